@@ -1,0 +1,2 @@
+//! gotctl(8).
+fn main() {}

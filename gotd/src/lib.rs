@@ -1,0 +1,1 @@
+//! A Git server of many small processes.

@@ -1,0 +1,1 @@
+//! pledge and unveil.
