@@ -11,3 +11,6 @@ pub mod codec;
 pub mod frame;
 
 pub mod names;
+pub mod wire_error;
+pub mod pktline;
+pub mod command;
