@@ -1,1 +1,77 @@
-//! pledge and unveil.
+//! pledge(2) and unveil(2) under one roof: the system's own on OpenBSD; on Linux resource limits, Landlock and one seccomp
+//! filter per stage, in the same words.
+//!
+//! A process says what it will do ([`Promises`]) and what it will see of the file system ([`Visible`]) as a [`Stage`] and
+//! calls [`enter`]; later it may enter another stage, and another. Every stage only takes rights away.
+//!
+//! ```no_run
+//! use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+//!
+//! libsandbox::harden_process("session")?;
+//! libsandbox::enter(&Stage {
+//!     promises: Promises::of(&[Promise::Stdio, Promise::Sendfd]),
+//!     paths: Some(&[]),
+//!     limits: Limits { nofile: Some(16), ..Limits::UNCHANGED },
+//!     enforcement: Enforcement::Required,
+//! })?;
+//! # Ok::<(), libsandbox::Error>(())
+//! ```
+
+mod limits;
+mod promise;
+mod stage;
+mod words;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as system;
+
+#[cfg(target_os = "openbsd")]
+mod openbsd;
+#[cfg(target_os = "openbsd")]
+use openbsd as system;
+
+#[cfg(not(any(target_os = "linux", target_os = "openbsd")))]
+compile_error!("this system has no sandbox that libsandbox knows");
+
+pub use promise::{Promise, Promises, UnknownPromise};
+pub use stage::{Access, Coverage, Enforcement, Error, Limits, Report, Stage, Visible};
+pub use words::{Call, openbsd_calls, openbsd_words};
+
+/// Exit status of a process that made a system call outside its promises (128 + `SIGSYS`). Its standard error then ends in
+/// one line with the name given to [`harden_process`] and the call's number.
+pub const FORBIDDEN_STATUS: i32 = 159;
+
+/// The first thing each process does: no core dumps; on Linux no new privileges by exec, and not dumpable (so that no
+/// process of the same user can ptrace it or read its memory). `name` is what a forbidden call is reported under.
+pub fn harden_process(name: &'static str) -> Result<(), Error> {
+    limits::no_core()?;
+    system::harden_process(name)
+}
+
+/// Enters a stage: from here on the process is held to its promises, its paths and its limits. Call it before any thread
+/// is started. May be called again by a stage that promised [`Promise::Narrow`] or [`Promise::Unveil`].
+pub fn enter(stage: &Stage<'_>) -> Result<Report, Error> {
+    system::enter(stage)
+}
+
+/// Can this kernel enforce a stage? The parent asks at start, so that a daemon on an unfit kernel does not come up at all
+/// rather than end at its first client. An error means no, with the reason.
+pub fn check_platform(enforcement: Enforcement) -> Result<Report, Error> {
+    system::check_platform(enforcement)
+}
+
+/// The paths that a process holding [`Promise::Exec`] has to keep visible so that its children, which run the same
+/// binary as it does, can be loaded: the directories of the shared libraries that this process itself has loaded. The
+/// binary itself is not among them.
+#[must_use]
+pub fn loader_paths() -> Vec<(std::path::PathBuf, Access)> {
+    system::loader_paths()
+}
+
+/// fstat(2) by descriptor alone. glibc before 2.39 makes fstat(3) a lookup of the empty path, which a process without
+/// `rpath` may not do: whether a path is empty is not visible to a filter.
+pub fn fstat(fd: std::os::fd::BorrowedFd<'_>) -> std::io::Result<libc::stat> {
+    system::fstat(fd)
+}

@@ -1,0 +1,100 @@
+//! Linux: resource limits, Landlock for paths, ports and scopes, and one seccomp filter per stage for everything else.
+//!
+//! Neither half is enough. Landlock lets a process connect to unix sockets by path, map memory executable and send
+//! datagrams with an address; seccomp cannot tell one path from another.
+
+mod landlock;
+
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Access, Enforcement, Error, Report, Stage};
+
+pub(crate) fn harden_process(_name: &'static str) -> Result<(), Error> {
+    prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    prctl("dumpable", libc::PR_SET_DUMPABLE, 0)
+}
+
+pub(crate) fn enter(stage: &Stage<'_>) -> Result<Report, Error> {
+    refuse_threads()?;
+    prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    crate::limits::set(&stage.limits)?;
+    let mut report = Report::default();
+    landlock::restrict(stage, &mut report)?;
+    Ok(report)
+}
+
+pub(crate) fn check_platform(enforcement: Enforcement) -> Result<Report, Error> {
+    let mut report = Report { landlock_abi: landlock::abi(), ..Report::default() };
+    landlock::check(enforcement, &mut report)?;
+    Ok(report)
+}
+
+/// Landlock restricts one thread only (before its ABI 8), and a filter is put on one thread, so a thread that runs
+/// already would be left free. unshare(CLONE_THREAD) changes nothing and fails exactly when there is a second thread.
+fn refuse_threads() -> Result<(), Error> {
+    // SAFETY: no pointer is passed, and CLONE_THREAD alone changes nothing.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::EINVAL) => Err(Error::Threads),
+        // A container's own filter may forbid unshare(2) whatever its flags: ask /proc, and if that is not there
+        // either, the caller's word that no thread runs has to do.
+        _ => match std::fs::read_dir("/proc/self/task").map(Iterator::count) {
+            Ok(tasks) if tasks > 1 => Err(Error::Threads),
+            _ => Ok(()),
+        },
+    }
+}
+
+fn prctl(name: &'static str, option: libc::c_int, value: libc::c_ulong) -> Result<(), Error> {
+    // SAFETY: the options used here take integers only.
+    if unsafe { libc::prctl(option, value, 0, 0, 0) } != 0 {
+        return Err(Error::Call(name, io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: on 64-bit Linux libc's stat is the kernel's; the call fills one through a valid pointer.
+    if unsafe { libc::syscall(libc::SYS_fstat, fd.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeroes is a valid stat, and the kernel has filled it.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// The directories of the objects that are mapped executable now, and the loader's cache. Directories rather than the
+/// files themselves, so that an upgrade of the C library does not keep children from starting.
+pub(crate) fn loader_paths() -> Vec<(PathBuf, Access)> {
+    let mut maps = Vec::new();
+    if std::fs::File::open("/proc/self/maps").and_then(|mut f| f.read_to_end(&mut maps)).is_err() {
+        maps.clear();
+    }
+    let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    let mut found: Vec<(PathBuf, Access)> = Vec::new();
+    for line in maps.split(|&b| b == b'\n') {
+        let mut fields = line.splitn(6, |&b| b == b' ');
+        let executable = fields.nth(1).is_some_and(|mode| mode.contains(&b'x'));
+        let Some(name) = fields.nth(3).map(<[u8]>::trim_ascii_start) else { continue };
+        let path = Path::new(std::ffi::OsStr::from_bytes(name));
+        if !executable || !path.is_absolute() || path == own {
+            continue;
+        }
+        if let Some(directory) = path.parent()
+            && !found.iter().any(|(seen, _)| seen == directory)
+        {
+            found.push((directory.to_owned(), Access::EXECUTE));
+        }
+    }
+    let cache = Path::new("/etc/ld.so.cache");
+    if cache.exists() {
+        found.push((cache.to_owned(), Access::READ));
+    }
+    found
+}
