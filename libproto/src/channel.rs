@@ -16,7 +16,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recv, recvmsg, send, sendmsg,
 };
 
-use crate::codec::{self, CodecError};
+use crate::codec::CodecError;
 use crate::frame::{self, FrameError, Header, MAX_FDS, MAX_FRAME};
 
 /// One direction of one link: an enum whose variants are the messages. Implemented by
@@ -126,7 +126,8 @@ impl SendError {
 pub fn encode<M: Message>(id: u64, peer: u64, message: &M) -> Result<Vec<u8>, SendError> {
     let mut out = vec![0; frame::HEADER_LEN];
     message.encode_body(&mut out).map_err(SendError::Codec)?;
-    let length = u32::try_from(out.len() - frame::HEADER_LEN).map_err(|_| SendError::Codec(CodecError::TooLarge))?;
+    let length =
+        u32::try_from(out.len() - frame::HEADER_LEN).map_err(|_| SendError::Codec(CodecError::TooLarge))?;
     let fds = M::descriptors(message.kind()).and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
     let header = Header { kind: message.kind(), fds, length, id, peer };
     out[..frame::HEADER_LEN].copy_from_slice(&header.encode());
@@ -172,7 +173,10 @@ pub fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, RecvE
 }
 
 /// Receives one record with at most [`MAX_FDS`] descriptors, close-on-exec.
-pub fn recv_record_with_fds(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), RecvError> {
+pub fn recv_record_with_fds(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> Result<(usize, Vec<OwnedFd>), RecvError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut vectors = [io::IoSliceMut::new(buffer)];
@@ -241,7 +245,13 @@ impl<S: Message, R: Message> Channel<S, R> {
 
     /// Sends one message with descriptors, as many as its type carries; does not wait for room, because a
     /// receiver that does not take its descriptors must not stop the sender.
-    pub fn send_with_fds(&self, id: u64, peer: u64, message: &S, fds: &[BorrowedFd<'_>]) -> Result<(), SendError> {
+    pub fn send_with_fds(
+        &self,
+        id: u64,
+        peer: u64,
+        message: &S,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), SendError> {
         if S::descriptors(message.kind()) != Some(fds.len()) || fds.len() > MAX_FDS {
             return Err(SendError::Descriptors(S::LINK));
         }
@@ -344,7 +354,8 @@ mod tests {
     }
 
     fn raw_pair() -> (OwnedFd, OwnedFd) {
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socketpair")
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("a socketpair")
     }
 
     #[test]

@@ -54,8 +54,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
     if body.len() > MAX_BODY {
         return Err(CodecError::TooLarge);
     }
-    let (value, used) =
-        bincode::serde::decode_from_slice(body, CONFIG).map_err(|_| CodecError::Malformed)?;
+    let (value, used) = bincode::serde::decode_from_slice(body, CONFIG).map_err(|_| CodecError::Malformed)?;
     match body.len().checked_sub(used) {
         Some(0) => Ok(value),
         Some(left) => Err(CodecError::TrailingBytes(left)),

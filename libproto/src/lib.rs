@@ -9,8 +9,10 @@
 pub mod channel;
 pub mod codec;
 pub mod frame;
+pub mod message;
+pub mod states;
 
-pub mod names;
-pub mod wire_error;
-pub mod pktline;
 pub mod command;
+pub mod names;
+pub mod pktline;
+pub mod wire_error;

@@ -1,0 +1,15 @@
+//! Who may talk to whom, and what they say: one enum per direction of each link.
+//!
+//! | link | carries |
+//! |---|---|
+//! | [`client`] | gotsh or gotctl ↔ `session`: the daemon's unix socket |
+//! | [`parent`] | `parent` ↔ every other process |
+//! | [`repo`] | `session` ↔ repository process |
+//!
+//! `listen` → `session` is one message, [`parent::ListenToSession`]. `parent` ↔ `sockets` has a format of its
+//! own, one byte and fixed lengths, in the file of that role.
+//!
+//! What each process may receive in which state is in [`crate::states`].
+
+pub mod client;
+pub mod parent;

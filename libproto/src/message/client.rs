@@ -1,0 +1,179 @@
+//! Between gotsh (or gotctl) and a `session`, over the daemon's unix socket.
+//!
+//! The client speaks first: a [`Hello`] of fixed size, then one [`ClientToSession`] frame. The session answers
+//! with frames of [`SessionToClient`]; the last one is `Exit`.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol. A difference is answered with an [`Exit`] that says so; `Hello` and `Exit` keep
+/// their shape in all versions.
+pub const VERSION: u16 = 1;
+
+/// First bytes of a [`Hello`].
+const MAGIC: [u8; 4] = *b"GOTD";
+/// Room for the user's name in a [`Hello`], in bytes; the rest is zero.
+pub const HELLO_USER: usize = 64;
+/// Length of a [`Hello`] in bytes.
+pub const HELLO_LEN: usize = 4 + 2 + 1 + 1 + HELLO_USER;
+
+/// What the client wants to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientKind {
+    /// gotsh: one Git request, with two descriptors.
+    Git,
+    /// gotctl: control of the daemon.
+    Control,
+}
+
+/// The greeting: fixed size, so that the session can forward whom it was told to speak for before it decodes
+/// a single string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// The sender's [`VERSION`].
+    pub version: u16,
+    /// What the client wants to be.
+    pub kind: ClientKind,
+    /// The name given with `--user`, zero-padded; all zero when none was.
+    pub user: [u8; HELLO_USER],
+}
+
+impl Hello {
+    /// The greeting of this version. `None`: the name is longer than [`HELLO_USER`] bytes or holds a NUL.
+    pub fn new(kind: ClientKind, user: Option<&str>) -> Option<Hello> {
+        let name = user.unwrap_or_default().as_bytes();
+        if name.contains(&0) {
+            return None;
+        }
+        let mut padded = [0; HELLO_USER];
+        padded.get_mut(..name.len())?.copy_from_slice(name);
+        Some(Hello { version: VERSION, kind, user: padded })
+    }
+
+    /// The bytes on the socket.
+    pub fn encode(&self) -> [u8; HELLO_LEN] {
+        let mut out = [0; HELLO_LEN];
+        out[..4].copy_from_slice(&MAGIC);
+        out[4..6].copy_from_slice(&self.version.to_le_bytes());
+        out[6] = match self.kind {
+            ClientKind::Git => 1,
+            ClientKind::Control => 2,
+        };
+        out[8..].copy_from_slice(&self.user);
+        out
+    }
+
+    /// `None`: not a greeting.
+    pub fn decode(record: &[u8]) -> Option<Hello> {
+        let record: &[u8; HELLO_LEN] = record.try_into().ok()?;
+        let kind = match (record[6], record[7]) {
+            (1, 0) => ClientKind::Git,
+            (2, 0) => ClientKind::Control,
+            _ => return None,
+        };
+        if record[..4] != MAGIC {
+            return None;
+        }
+        let version = u16::from_le_bytes([record[4], record[5]]);
+        let user = record[8..].try_into().ok()?;
+        Some(Hello { version, kind, user })
+    }
+
+    /// The bytes of the name, without padding; `None`: no name. Nonsense behind the first NUL is refused by
+    /// returning the whole field, which no `UserName` can hold.
+    pub fn user(&self) -> Option<&[u8]> {
+        let end = self.user.iter().position(|b| *b == 0).unwrap_or(HELLO_USER);
+        if self.user[end..].iter().any(|b| *b != 0) {
+            return Some(&self.user);
+        }
+        (end > 0).then(|| &self.user[..end])
+    }
+}
+
+/// The service that a client asks for, as untrusted strings; `session` turns them into types.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitRequest {
+    /// `git-upload-pack` or `git-receive-pack`.
+    pub service: String,
+    /// The repository's name as the client gave it, unquoted.
+    pub repository: Vec<u8>,
+    /// The environment variable `GIT_PROTOCOL`; empty when not set.
+    pub git_protocol: Vec<u8>,
+    /// The environment variable `SSH_CONNECTION`: the address that the client is said to come from.
+    pub ssh_connection: Vec<u8>,
+}
+
+/// What gotctl asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlRequest {
+    /// Tell about processes, sessions and limits.
+    Info,
+    /// End the daemon: drain with a bound, or at once.
+    Stop {
+        /// Do not wait for sessions under way.
+        now: bool,
+    },
+}
+
+crate::messages! {
+    /// What a client tells the session after its greeting.
+    pub enum ClientToSession: "client to session" {
+        /// A Git request, with the client's standard input and standard output.
+        1 => Git(GitRequest) with 2,
+        /// A control request.
+        2 => Control(ControlRequest),
+    }
+}
+
+/// The end of a session, for the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The status to exit with.
+    pub status: u8,
+    /// What to say on standard error, without the program's name; empty: nothing.
+    pub text: String,
+}
+
+crate::messages! {
+    /// What the session tells its client.
+    pub enum SessionToClient: "session to client" {
+        /// The end: exit with this.
+        1 => Exit(Exit),
+        /// A line for the client's standard error, while work goes on (already free of control bytes).
+        2 => Note(String),
+        /// A line for gotctl's standard output.
+        3 => Line(String),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hello_round_trip() {
+        let hello = Hello::new(ClientKind::Git, Some("alice")).expect("fits");
+        assert_eq!(Hello::decode(&hello.encode()), Some(hello));
+        assert_eq!(hello.user(), Some(&b"alice"[..]));
+        assert_eq!(Hello::new(ClientKind::Control, None).expect("fits").user(), None);
+    }
+
+    #[test]
+    fn what_is_not_a_hello_is_refused() {
+        let good = Hello::new(ClientKind::Git, None).expect("fits").encode();
+        assert_eq!(Hello::decode(&good[1..]), None);
+        for (at, byte) in [(0, b'X'), (6, 0), (6, 3), (7, 1)] {
+            let mut bad = good;
+            bad[at] = byte;
+            assert_eq!(Hello::decode(&bad), None);
+        }
+        assert_eq!(Hello::new(ClientKind::Git, Some(&"x".repeat(65))), None);
+        assert_eq!(Hello::new(ClientKind::Git, Some("a\0b")), None);
+    }
+
+    #[test]
+    fn bytes_behind_the_name_make_it_no_name() {
+        let mut hello = Hello::new(ClientKind::Git, Some("alice")).expect("fits");
+        hello.user[20] = b'x';
+        assert_eq!(hello.user().map(<[u8]>::len), Some(HELLO_USER));
+    }
+}

@@ -1,0 +1,456 @@
+//! Between `parent` and the processes it started.
+//!
+//! The header's `peer` field is the session number wherever a message is about one session.
+
+use serde::{Deserialize, Serialize};
+
+use super::client::{ClientKind, ControlRequest};
+use crate::command::Service;
+use crate::names::{HashKind, RepoName, UserName};
+
+/// The kernel's word about who is at the other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Peer {
+    /// `SO_PEERCRED` and `SO_PEERGROUPS`, or `getpeereid`.
+    Unix {
+        /// Process id of the client, 0 when the system does not tell.
+        pid: i32,
+        /// Effective user id.
+        uid: u32,
+        /// Effective group id.
+        gid: u32,
+        /// Supplementary groups; at most 1,024, a peer with more is refused.
+        groups: Vec<u32>,
+    },
+    /// The address of a TCP connection.
+    Tcp {
+        /// IPv6, or IPv4 mapped into it.
+        address: [u8; 16],
+        /// Port number.
+        port: u16,
+    },
+}
+
+/// Most supplementary groups of a peer.
+pub const MAX_GROUPS: usize = 1024;
+
+/// First message of every process: proves that parent and child are the same build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The child's build id.
+    pub id: String,
+}
+
+// --- listen
+
+/// Which waiting sessions a connection may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Pool {
+    /// Connections of the daemon's unix socket.
+    Unix,
+    /// git:// connections.
+    Tcp,
+}
+
+/// What `listen` needs to know before it accepts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenLimits {
+    /// Connections at once, waiting ones included.
+    pub connections: u32,
+    /// New connections per second, over all.
+    pub rate: u32,
+    /// How long a connection may wait for a session before it is refused, in milliseconds.
+    pub queue_ms: u32,
+    /// How many connections may wait for a session.
+    pub queue: u32,
+}
+
+crate::messages! {
+    /// What `parent` tells `listen`.
+    pub enum ParentToListen: "parent to listen" {
+        /// Limits, before the first listener.
+        1 => Limits(ListenLimits),
+        /// A listening socket.
+        2 => Listener(Pool) with 1,
+        /// A waiting session (the header's peer): the parent's end of its private socketpair.
+        3 => Waiting(Pool) with 1,
+        /// A session that was handed a connection is over.
+        4 => Over(()),
+        /// Accept no more.
+        5 => Drain(()),
+    }
+}
+
+crate::messages! {
+    /// What `listen` tells `parent`.
+    pub enum ListenToParent: "listen to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The session of the header's peer was handed a connection from this client.
+        2 => Accepted(Peer),
+        /// Connections were refused since the last word: how many, and the directive that says so.
+        3 => Refused((u32, String)),
+        /// The session of the header's peer could not be handed its connection; it must end.
+        4 => HandoverFailed(String),
+    }
+}
+
+crate::messages! {
+    /// The one message of `listen` to a waiting session.
+    pub enum ListenToSession: "listen to session" {
+        /// The accepted connection.
+        1 => Connection(Pool) with 1,
+    }
+}
+
+// --- session
+
+/// Limits and times of one session, from gotd.conf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStart {
+    /// Seconds until the request has been read.
+    pub first_request: u32,
+    /// Seconds that a client may be idle while it is its turn.
+    pub idle: u32,
+    /// Seconds without any progress while there is work (`request timeout`).
+    pub work: u32,
+    /// Bytes per second that a transfer must reach over a window of a minute.
+    pub minimum_rate: u32,
+    /// Wants of one request.
+    pub wants: u32,
+    /// Haves of one request.
+    pub haves: u32,
+    /// Reference prefixes of one request.
+    pub prefixes: u32,
+    /// Commands of one push.
+    pub commands: u32,
+}
+
+/// What the greeting of a client said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// The client's protocol version.
+    pub version: u16,
+    /// What it wants to be.
+    pub kind: ClientKind,
+    /// The 64 bytes of the name it was told to speak for, not decoded yet, without padding.
+    pub user: Option<Vec<u8>>,
+}
+
+/// A decoded Git request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitAsk {
+    /// The service.
+    pub service: Service,
+    /// The repository, as a request names it.
+    pub repository: RepoName,
+    /// Version of Git's protocol: 0, 1 or 2.
+    pub protocol: u8,
+    /// The address that the client says it comes from; empty when it says nothing.
+    pub told_address: String,
+}
+
+/// How a session ended, for the log line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Status given to the client.
+    pub status: u8,
+    /// The error text given to the client; empty: none.
+    pub text: String,
+    /// The client's agent, already free of control bytes, at most 128 bytes.
+    pub agent: String,
+    /// Bytes read from the client.
+    pub received: u64,
+    /// Bytes written to the client by the session itself.
+    pub sent: u64,
+}
+
+/// What a granted session may count on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Hash of the repository's object ids.
+    pub hash: HashKind,
+    /// What the configuration allows beyond plain fetches.
+    pub fetch: FetchRules,
+}
+
+/// What the configuration allows a fetch beyond advertised tips.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchRules {
+    /// Objects that are reachable from advertised references may be asked for (v0 too).
+    pub reachable: bool,
+    /// Any object may be asked for, and `filter` is offered.
+    pub partial_clone: bool,
+}
+
+crate::messages! {
+    /// What `parent` tells a `session`.
+    pub enum ParentToSession: "parent to session" {
+        /// Limits, queued before the process runs.
+        1 => Start(SessionStart),
+        /// Go on: the repository process is told.
+        2 => Granted(Grant),
+        /// Say this to the client and end.
+        3 => Refused(String),
+        /// One line of the answer to a control request.
+        4 => Line(String),
+        /// The answer to a control request is complete.
+        5 => Done(()),
+        /// The repository process is gone, with this word for the client.
+        6 => RepoGone(String),
+    }
+}
+
+crate::messages! {
+    /// What a `session` tells `parent`.
+    pub enum SessionToParent: "session to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The client's greeting, forwarded before anything else is read.
+        2 => Client(ClientHello),
+        /// A Git request.
+        3 => Git(GitAsk),
+        /// A control request.
+        4 => Control(ControlRequest),
+        /// The session is over.
+        5 => Finished(SessionReport),
+    }
+}
+
+// --- repository processes
+
+/// What a repository process does once it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Fetches: `repo_read`.
+    Read,
+    /// Pushes: `repo_write`.
+    Write,
+}
+
+/// Where a repository is: a configured path, and for a `repositories` directory the name below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoAddress {
+    /// Absolute path from the configuration.
+    pub path: Vec<u8>,
+    /// The name below that directory, for a `repositories` block.
+    pub below: Option<RepoName>,
+    /// For a `repositories` block: serve only what holds git-daemon's export marker.
+    pub export_ok: bool,
+}
+
+/// At the start of a repository process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoStart {
+    /// The directories that hold all repositories, absolute.
+    pub roots: Vec<Vec<u8>>,
+    /// Bytes of anonymous memory (`RLIMIT_DATA`).
+    pub memory: u64,
+    /// Threads that may work on one pack.
+    pub threads: u8,
+}
+
+/// A grant, for the repository process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serve {
+    /// Read or write.
+    pub access: Access,
+    /// Which repository.
+    pub repository: RepoAddress,
+    /// What fetches may ask for.
+    pub fetch: FetchRules,
+    /// Reference namespaces that do not exist for this client.
+    pub hidden: Vec<Vec<u8>>,
+    /// Times and limits, as for the session.
+    pub limits: SessionStart,
+    /// Rules of a push, encoded by the configuration's own module; empty for reading.
+    pub push_rules: Vec<u8>,
+    /// Whom this is for, for reference logs.
+    pub who: String,
+}
+
+/// The repository as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Device number of its directory.
+    pub device: u64,
+    /// Inode number of its directory.
+    pub inode: u64,
+    /// Hash of its object ids.
+    pub hash: HashKind,
+}
+
+/// Why a repository could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpenError {
+    /// Nothing that is a repository has this name.
+    NotFound,
+    /// There is one, but it cannot be served: the reason, for client and log.
+    Unusable(String),
+}
+
+/// What a repository process did, for the log line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoReport {
+    /// Objects sent or received.
+    pub objects: u64,
+    /// Bytes of packs sent or received.
+    pub bytes: u64,
+    /// What went wrong, for the log; empty: nothing.
+    pub text: String,
+    /// Auxiliary files that were ignored, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// What became of one reference, for the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefReport {
+    /// Name of the reference.
+    pub name: Vec<u8>,
+    /// Old object id in hexadecimal digits; zeros: created.
+    pub old: String,
+    /// New object id in hexadecimal digits; zeros: deleted.
+    pub new: String,
+    /// Why it was refused; empty: done.
+    pub refused: String,
+}
+
+crate::messages! {
+    /// What `parent` tells a repository process.
+    pub enum ParentToRepo: "parent to repository" {
+        /// Where repositories are.
+        1 => Start(RepoStart),
+        /// The one repository of this process.
+        2 => Serve(Serve),
+        /// The repository that was found is the right one: answer its session.
+        3 => Go(()),
+        /// The verify process of this push: its end of the link (`repo_write` only).
+        4 => Verify(()) with 1,
+        /// The verify process has ended, with this status; negative: killed by that signal.
+        5 => Reaped(i32),
+    }
+}
+
+crate::messages! {
+    /// What a repository process tells `parent`.
+    pub enum RepoToParent: "repository to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// Found.
+        2 => Opened(Opened),
+        /// Not found, or not usable.
+        3 => OpenFailed(OpenError),
+        /// The work is over.
+        4 => Finished(RepoReport),
+        /// One reference changed or was refused.
+        5 => Ref(RefReport),
+        /// The pack of this push is about to come: start `verify`.
+        6 => NeedVerify(()),
+    }
+}
+
+// --- auth
+
+/// May this client do this to that repository?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The kernel's word.
+    pub peer: Peer,
+    /// Whom the client was told to speak for; believed only from an account's uid.
+    pub told_user: Option<UserName>,
+    /// What it wants.
+    pub service: Service,
+    /// Where.
+    pub repository: RepoName,
+}
+
+/// The answer of `auth`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Granted.
+    Granted(Permit),
+    /// No such repository, or no rule matched, which must look the same.
+    NotFound,
+    /// A rule matched and says no: the text for the client, and `file:line` of the rule.
+    Denied(String, String),
+    /// No answer under this identity: the reason.
+    NoIdentity(String),
+}
+
+/// What was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permit {
+    /// Whom limits and logs count: `user:NAME`, `account:NAME`, `anonymous`.
+    pub identity: String,
+    /// Connections at once of this identity.
+    pub connections: u32,
+    /// `file:line` of the rule that decided.
+    pub rule: String,
+    /// Where the repository is.
+    pub repository: RepoAddress,
+    /// What fetches may ask for.
+    pub fetch: FetchRules,
+    /// Hidden reference namespaces.
+    pub hidden: Vec<Vec<u8>>,
+    /// Rules of a push, encoded by the configuration's own module.
+    pub push_rules: Vec<u8>,
+}
+
+crate::messages! {
+    /// What `parent` tells `auth`.
+    pub enum ParentToAuth: "parent to auth" {
+        /// One item of the configuration, in order; the last one completes it.
+        1 => Config(Vec<u8>),
+        /// A question about the session of the header's peer.
+        2 => Ask(Question),
+    }
+}
+
+crate::messages! {
+    /// What `auth` tells `parent`.
+    pub enum AuthToParent: "auth to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The configuration is complete and in force.
+        2 => Configured(()),
+        /// The answer about the session of the header's peer.
+        3 => Verdict(Verdict),
+        /// A request type that this process does not know.
+        4 => NotSupported(u16),
+    }
+}
+
+// --- config
+
+/// What the `config` process is to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadConfig {
+    /// Absolute path of gotd.conf.
+    pub path: Vec<u8>,
+    /// Absolute path of the secrets file; empty: the default one, which need not exist.
+    pub secrets: Vec<u8>,
+}
+
+crate::messages! {
+    /// What `parent` tells `config`.
+    pub enum ParentToConfig: "parent to config" {
+        /// Read these files.
+        1 => Load(LoadConfig),
+    }
+}
+
+crate::messages! {
+    /// What `config` tells `parent`.
+    pub enum ConfigToParent: "config to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// One item of the configuration, in order.
+        2 => Item(Vec<u8>),
+        /// A warning: `file:line:column: text`.
+        3 => Warning(String),
+        /// An error: `file:line:column: text`.
+        4 => Error(String),
+        /// All was sent: whether the configuration is good.
+        5 => End(bool),
+    }
+}
