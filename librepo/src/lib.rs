@@ -1,1 +1,35 @@
-//! One Git repository.
+//! One Git repository: references, objects, packs.
+//!
+//! Knows no process and no socket, and reads no configuration but the few keys of [`config`]. Nothing
+//! here starts a program, follows a symbolic link or trusts a file: whatever a repository holds, the worst it
+//! can do is to be refused.
+//!
+//! - [`repository`] opens one beneath a directory descriptor; [`refs`] and [`store`] are its two halves.
+//! - [`reader`] reads objects; every thread has its own.
+//! - [`alternates`] finds the object directories that a repository borrows from.
+
+pub mod alternates;
+pub mod beneath;
+pub mod commit_graph;
+pub mod config;
+pub mod delta_apply;
+pub mod error;
+pub mod id;
+pub mod loose;
+pub mod midx;
+pub mod object;
+pub mod pack;
+pub mod pack_index;
+pub mod reader;
+pub mod refs;
+pub mod repository;
+pub mod rev;
+pub mod store;
+
+pub use error::{Error, Result};
+pub use id::{HashKind, IdMap, IdSet, ObjectId};
+pub use object::Kind;
+pub use reader::{Object, Reader};
+pub use refs::{Head, Ref, Refs};
+pub use repository::{Options, Repository};
+pub use store::{Location, Store};

@@ -1,0 +1,1 @@
+//! Object directories that a repository borrows from (`objects/info/alternates`).

@@ -1,0 +1,1 @@
+//! Commit graphs (`gitformat-commit-graph`).

@@ -1,0 +1,160 @@
+//! Pack indexes, versions 1 and 2 (`gitformat-pack`).
+
+use std::cmp::Ordering;
+
+use crate::beneath::{Map, be32, be64};
+use crate::id::{HashKind, ObjectId};
+
+const MAGIC: &[u8; 4] = b"\xfftOc";
+const FANOUT: usize = 256 * 4;
+
+/// A pack's index: its ids in order, each with the offset of its entry.
+#[derive(Debug)]
+pub struct PackIndex {
+    map: Map,
+    hash: HashKind,
+    version: u8,
+    count: u32,
+    fanout: Box<[u32; 257]>,
+    /// Where the ids begin and how far apart they are.
+    ids: usize,
+    stride: usize,
+    crcs: usize,
+    offsets: usize,
+    large: usize,
+    large_end: usize,
+}
+
+impl PackIndex {
+    /// Checks sizes and the fan-out table; the error is the reason to ignore the file.
+    pub fn parse(map: Map, hash: HashKind) -> Result<PackIndex, &'static str> {
+        let data: &[u8] = &map;
+        let width = hash.len();
+        let (version, table) = if data.starts_with(MAGIC) {
+            match be32(data, 4) {
+                Some(2) => (2, 8),
+                _ => return Err("index of unknown version"),
+            }
+        } else {
+            (1, 0)
+        };
+        let mut fanout = Box::new([0; 257]);
+        for i in 0..256 {
+            let value = be32(data, table + i * 4).ok_or("index cut short")?;
+            if value < fanout[i] {
+                return Err("index with a fan-out that does not grow");
+            }
+            fanout[i + 1] = value;
+        }
+        let count = fanout[256];
+        let n = count as usize;
+        let start = table + FANOUT;
+        let end = data.len().checked_sub(2 * width).ok_or("index cut short")?;
+        let (ids, stride, crcs, offsets, large) = if version == 1 {
+            let size = n.checked_mul(4 + width).and_then(|size| size.checked_add(start));
+            if size != Some(end) {
+                return Err("index of the wrong size");
+            }
+            (start + 4, 4 + width, 0, start, end)
+        } else {
+            let fixed = n.checked_mul(width + 8).and_then(|size| size.checked_add(start));
+            let large = fixed.filter(|&large| large <= end).ok_or("index cut short")?;
+            if !(end - large).is_multiple_of(8) || (end - large) / 8 > n {
+                return Err("index of the wrong size");
+            }
+            let crcs = start + n * width;
+            (start, width, crcs, crcs + n * 4, large)
+        };
+        Ok(PackIndex { hash, version, count, fanout, ids, stride, crcs, offsets, large, large_end: end, map })
+    }
+
+    /// How many objects there are.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes of the id at `index`, counted in the order of ids; empty beyond the last.
+    #[inline]
+    pub fn id_bytes(&self, index: u32) -> &[u8] {
+        if index >= self.count {
+            return &[];
+        }
+        let at = self.ids + index as usize * self.stride;
+        &self.map[at..at + self.hash.len()]
+    }
+
+    /// The id at `index`; null beyond the last.
+    pub fn id_at(&self, index: u32) -> ObjectId {
+        ObjectId::from_bytes(self.hash, self.id_bytes(index)).unwrap_or(ObjectId::null(self.hash))
+    }
+
+    /// The offset of the entry at `index` in the pack; `u64::MAX` (where no pack has an entry) if the
+    /// index is damaged there.
+    #[inline]
+    pub fn offset_at(&self, index: u32) -> u64 {
+        if index >= self.count {
+            return u64::MAX;
+        }
+        let i = index as usize;
+        if self.version == 1 {
+            return be32(&self.map, self.offsets + i * self.stride).map_or(u64::MAX, u64::from);
+        }
+        match be32(&self.map, self.offsets + i * 4) {
+            Some(small) if small & 0x8000_0000 == 0 => u64::from(small),
+            Some(link) => {
+                let at = self.large + (link & 0x7fff_ffff) as usize * 8;
+                if at + 8 > self.large_end { u64::MAX } else { be64(&self.map, at).unwrap_or(u64::MAX) }
+            }
+            None => u64::MAX,
+        }
+    }
+
+    /// The CRC-32 of the entry's bytes in the pack; version 1 has none.
+    pub fn crc_at(&self, index: u32) -> Option<u32> {
+        if self.version == 1 || index >= self.count {
+            return None;
+        }
+        be32(&self.map, self.crcs + index as usize * 4)
+    }
+
+    /// The index of an id.
+    #[inline]
+    pub fn lookup(&self, id: &[u8]) -> Option<u32> {
+        let first = usize::from(*id.first()?);
+        let (mut low, mut high) = (self.fanout[first], self.fanout[first + 1]);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.id_bytes(middle).cmp(id) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(middle),
+            }
+        }
+        None
+    }
+
+    /// The indexes of all ids that begin with these bytes.
+    pub fn with_prefix(&self, prefix: &[u8]) -> std::ops::Range<u32> {
+        let part = |mut low: u32, mut high: u32, below: &dyn Fn(&[u8]) -> bool| {
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if below(self.id_bytes(middle)) { low = middle + 1 } else { high = middle }
+            }
+            low
+        };
+        let cut = &prefix[..prefix.len().min(self.hash.len())];
+        let start = part(0, self.count, &|id| id < cut);
+        start..part(start, self.count, &|id| id.starts_with(cut))
+    }
+
+    /// The checksum of the pack that this index belongs to.
+    pub fn pack_checksum(&self) -> &[u8] {
+        &self.map[self.large_end..self.large_end + self.hash.len()]
+    }
+
+    /// The algorithm of the ids.
+    pub fn hash(&self) -> HashKind {
+        self.hash
+    }
+}

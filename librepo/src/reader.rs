@@ -1,0 +1,393 @@
+//! Reading objects, with a cache of every object on the way of a delta chain.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+use crate::beneath::Map;
+use crate::delta_apply;
+use crate::error::{Error, Result};
+use crate::id::{FastState, ObjectId};
+use crate::loose;
+use crate::object::Kind;
+use crate::pack::{EntryKind, Pack};
+use crate::store::{Location, Store};
+
+/// The longest delta chain that is followed. C git makes chains of 4,095 at most; a cycle of
+/// deltas by name ends here too.
+pub const MAX_CHAIN: usize = 10_000;
+
+/// zlib cannot do better than 1032 : 1, so that a size beyond that is a lie before any memory is
+/// spent on it.
+const MAX_RATIO: u64 = 1040;
+
+/// An object in memory. Cloning shares the content.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its content.
+    pub data: Rc<Vec<u8>>,
+}
+
+/// Where a packed object lies: number of the pack, offset in bytes.
+type Key = (u32, u64);
+
+/// Two generations of objects: when the young have used up their half of the bytes they become
+/// the old, and the old that nobody asked for since are dropped.
+#[derive(Debug, Default)]
+struct Cache {
+    young: HashMap<Key, Object, FastState>,
+    old: HashMap<Key, Object, FastState>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Cache {
+    /// What an entry costs beside its content.
+    const OVERHEAD: usize = 96;
+
+    fn find(&mut self, key: Key) -> Option<Object> {
+        if let Some(object) = self.young.get(&key) {
+            return Some(object.clone());
+        }
+        let object = self.old.remove(&key)?;
+        self.insert(key, object.clone());
+        Some(object)
+    }
+
+    fn insert(&mut self, key: Key, object: Object) {
+        let cost = object.data.len() + Self::OVERHEAD;
+        // One that fills a generation alone would only drive the others out.
+        if cost > self.limit / 2 {
+            return;
+        }
+        if self.bytes + cost > self.limit {
+            self.old = std::mem::take(&mut self.young);
+            self.bytes = 0;
+        }
+        self.bytes += cost;
+        self.young.insert(key, object);
+    }
+}
+
+/// Reads objects of one [`Store`]; every thread has its own.
+#[derive(Debug)]
+pub struct Reader<'s> {
+    store: &'s Store,
+    cache: Cache,
+    inflate: Decompress,
+    chain: Vec<Step>,
+    delta: Vec<u8>,
+}
+
+/// A delta on the way to its base.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    offset: u64,
+    data_offset: u64,
+    size: u64,
+}
+
+impl<'s> Reader<'s> {
+    /// A reader whose cache holds `cache_bytes` at most.
+    pub fn new(store: &'s Store, cache_bytes: usize) -> Reader<'s> {
+        Reader {
+            store,
+            cache: Cache { limit: cache_bytes / 2, ..Cache::default() },
+            inflate: Decompress::new(true),
+            chain: Vec::new(),
+            delta: Vec::new(),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &'s Store {
+        self.store
+    }
+
+    /// Reads an object; `None` if it is not here.
+    pub fn read(&mut self, id: &ObjectId) -> Result<Option<Object>> {
+        match self.store.locate(id) {
+            Some(at) => self.read_at(at, id),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads an object that was located. `None` only for a loose one that has gone since.
+    pub fn read_at(&mut self, at: Location, id: &ObjectId) -> Result<Option<Object>> {
+        match at {
+            Location::Pack { pack, offset, .. } => match self.read_packed(pack, offset) {
+                Err(Error::EntryTooLarge(_, _, size, limit)) => Err(Error::ObjectTooLarge(*id, size, limit)),
+                result => result.map(Some),
+            },
+            Location::Loose { dir } => self.read_loose(dir, id),
+        }
+    }
+
+    fn pack(&self, number: u32) -> Result<&'s Pack> {
+        let pack = self.store.packs().get(number as usize);
+        pack.ok_or_else(|| Error::Limit(format!("no pack with the number {number}")))
+    }
+
+    /// Reads the object whose entry begins at `offset` of a pack.
+    pub fn read_packed(&mut self, pack_number: u32, offset: u64) -> Result<Object> {
+        let pack = self.pack(pack_number)?;
+        let limit = self.store.limits().object_bytes;
+        self.chain.clear();
+        let mut at = offset;
+        let mut object = loop {
+            if let Some(object) = self.cache.find((pack_number, at)) {
+                break object;
+            }
+            let entry = pack.entry(at)?;
+            if entry.size > limit {
+                return Err(Error::EntryTooLarge(pack.name().to_owned(), at, entry.size, limit));
+            }
+            let base = match entry.kind {
+                EntryKind::Base(kind) => {
+                    let mut data = Vec::new();
+                    inflate_all(&mut self.inflate, pack.data_from(entry.data_offset), entry.size, &mut data)
+                        .map_err(|why| pack.corrupt(at, why))?;
+                    let object = Object { kind, data: Rc::new(data) };
+                    self.cache.insert((pack_number, at), object.clone());
+                    break object;
+                }
+                EntryKind::OfsDelta(base) => base,
+                EntryKind::RefDelta(id) => base_by_name(pack, at, &id)?,
+            };
+            if self.chain.len() >= MAX_CHAIN {
+                return Err(pack.corrupt(offset, "delta chain too long"));
+            }
+            self.chain.push(Step { offset: at, data_offset: entry.data_offset, size: entry.size });
+            at = base;
+        };
+        while let Some(step) = self.chain.pop() {
+            let input = pack.data_from(step.data_offset);
+            let data = inflate_all(&mut self.inflate, input, step.size, &mut self.delta)
+                .and_then(|()| delta_apply::apply(&object.data, &self.delta, limit))
+                .map_err(|why| pack.corrupt(step.offset, why))?;
+            object = Object { kind: object.kind, data: Rc::new(data) };
+            self.cache.insert((pack_number, step.offset), object.clone());
+        }
+        Ok(object)
+    }
+
+    /// Kind and size in bytes of an object; `None` if it is not here. Reads only headers.
+    pub fn header(&mut self, id: &ObjectId) -> Result<Option<(Kind, u64)>> {
+        match self.store.locate(id) {
+            Some(at) => self.header_at(at, id),
+            None => Ok(None),
+        }
+    }
+
+    /// The same of an object that was located.
+    pub fn header_at(&mut self, at: Location, id: &ObjectId) -> Result<Option<(Kind, u64)>> {
+        match at {
+            Location::Pack { pack, offset, .. } => self.header_packed(pack, offset).map(Some),
+            Location::Loose { dir } => {
+                let Some(file) = self.map_loose(dir, id)? else { return Ok(None) };
+                let mut start = [0; loose::MAX_HEADER];
+                let (kind, size, _) = self.start_loose(&file, id, &mut start)?.0;
+                Ok(Some((kind, size)))
+            }
+        }
+    }
+
+    /// The kind of a packed object, by following its chain of deltas without inflating anything.
+    pub fn kind_packed(&mut self, pack_number: u32, offset: u64) -> Result<Kind> {
+        let pack = self.pack(pack_number)?;
+        let mut at = offset;
+        for _ in 0..=MAX_CHAIN {
+            if let Some(object) = self.cache.young.get(&(pack_number, at)) {
+                return Ok(object.kind);
+            }
+            match pack.entry(at)?.kind {
+                EntryKind::Base(kind) => return Ok(kind),
+                EntryKind::OfsDelta(base) => at = base,
+                EntryKind::RefDelta(id) => at = base_by_name(pack, at, &id)?,
+            }
+        }
+        Err(pack.corrupt(offset, "delta chain too long"))
+    }
+
+    /// Kind and size in bytes of a packed object.
+    pub fn header_packed(&mut self, pack_number: u32, offset: u64) -> Result<(Kind, u64)> {
+        let pack = self.pack(pack_number)?;
+        let entry = pack.entry(offset)?;
+        if let EntryKind::Base(kind) = entry.kind {
+            return Ok((kind, entry.size));
+        }
+        let kind = self.kind_packed(pack_number, offset)?;
+        let mut start = [0; 32];
+        self.inflate.reset(true);
+        let got = match self.inflate.decompress(
+            pack.data_from(entry.data_offset),
+            &mut start,
+            FlushDecompress::None,
+        ) {
+            Ok(_) => self.inflate.total_out() as usize,
+            Err(_) => return Err(pack.corrupt(offset, "bad compressed data")),
+        };
+        let sizes = delta_apply::sizes(&start[..got.min(start.len())]);
+        let (_, size, _) = sizes.map_err(|why| pack.corrupt(offset, why))?;
+        Ok((kind, size))
+    }
+
+    fn map_loose(&self, dir: u16, id: &ObjectId) -> Result<Option<Map>> {
+        match self.store.object_dir(dir) {
+            Some(dir) => loose::map(dir, id),
+            None => Ok(None),
+        }
+    }
+
+    /// Inflates the first bytes of a loose object: its header, how many bytes came out, whether they are all.
+    #[allow(clippy::type_complexity, reason = "private, named where it is taken apart")]
+    fn start_loose(
+        &mut self,
+        file: &[u8],
+        id: &ObjectId,
+        start: &mut [u8; loose::MAX_HEADER],
+    ) -> Result<((Kind, u64, usize), usize, bool)> {
+        self.inflate.reset(true);
+        let status = self.inflate.decompress(file, start, FlushDecompress::None);
+        let status = status.map_err(|_| loose::corrupt(id, "bad compressed data"))?;
+        let got = self.inflate.total_out() as usize;
+        let header = loose::parse_header(&start[..got]);
+        let header = header.ok_or_else(|| loose::corrupt(id, "bad header"))?;
+        Ok((header, got, status == Status::StreamEnd))
+    }
+
+    fn read_loose(&mut self, dir: u16, id: &ObjectId) -> Result<Option<Object>> {
+        let Some(file) = self.map_loose(dir, id)? else { return Ok(None) };
+        let mut start = [0; loose::MAX_HEADER];
+        let ((kind, size, skip), got, ended) = self.start_loose(&file, id, &mut start)?;
+        let limit = self.store.limits().object_bytes;
+        if size > limit {
+            return Err(Error::ObjectTooLarge(*id, size, limit));
+        }
+        if size / MAX_RATIO > file.len() as u64 {
+            return Err(loose::corrupt(id, "size too large for the file"));
+        }
+        let size = usize::try_from(size).map_err(|_| loose::corrupt(id, "larger than memory"))?;
+        let mut data = Vec::with_capacity(size + 1);
+        data.extend_from_slice(&start[skip..got]);
+        if !ended {
+            let rest = file.get(self.inflate.total_in() as usize..).unwrap_or(&[]);
+            finish(&mut self.inflate, rest, &mut data).map_err(|why| loose::corrupt(id, why))?;
+        }
+        if data.len() != size {
+            return Err(loose::corrupt(id, "not of the declared size"));
+        }
+        Ok(Some(Object { kind, data: Rc::new(data) }))
+    }
+
+    /// Gives an object's content in pieces: kind and size in bytes, or `None` if it is not here. One
+    /// that is stored whole never is in memory as a whole; a delta is made in memory, within the limit.
+    ///
+    /// The size is right by the time this returns; ask [`Reader::header`] before if it is needed first.
+    pub fn read_stream(
+        &mut self,
+        id: &ObjectId,
+        out: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Option<(Kind, u64)>> {
+        match self.store.locate(id) {
+            Some(Location::Pack { pack: number, offset, .. }) => {
+                let pack = self.pack(number)?;
+                let entry = pack.entry(offset)?;
+                let EntryKind::Base(kind) = entry.kind else {
+                    let object = self.read_packed(number, offset)?;
+                    out(&object.data)?;
+                    return Ok(Some((object.kind, object.data.len() as u64)));
+                };
+                self.inflate.reset(true);
+                let input = pack.data_from(entry.data_offset);
+                stream(&mut self.inflate, input, entry.size, out, &|why| pack.corrupt(offset, why))?;
+                Ok(Some((kind, entry.size)))
+            }
+            Some(Location::Loose { dir }) => {
+                let Some(file) = self.map_loose(dir, id)? else { return Ok(None) };
+                let mut start = [0; loose::MAX_HEADER];
+                let ((kind, size, skip), got, ended) = self.start_loose(&file, id, &mut start)?;
+                let first = &start[skip..got];
+                let left = size.checked_sub(first.len() as u64);
+                let left = left.ok_or_else(|| loose::corrupt(id, "not of the declared size"))?;
+                if ended && left > 0 {
+                    return Err(loose::corrupt(id, "not of the declared size"));
+                }
+                out(first)?;
+                if !ended {
+                    let rest = file.get(self.inflate.total_in() as usize..).unwrap_or(&[]);
+                    stream(&mut self.inflate, rest, left, out, &|why| loose::corrupt(id, why))?;
+                }
+                Ok(Some((kind, size)))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+/// The entry of a delta's base in the same pack.
+fn base_by_name(pack: &Pack, offset: u64, id: &ObjectId) -> Result<u64> {
+    let index = pack.lookup(id.as_bytes());
+    index.map(|index| pack.offset_at(index)).ok_or_else(|| pack.corrupt(offset, "base of a delta missing"))
+}
+
+/// Inflates to the end of the stream, into what room `out` has.
+fn finish(z: &mut Decompress, input: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), &'static str> {
+    match z.decompress_vec(input, out, FlushDecompress::Finish) {
+        Ok(Status::StreamEnd) => Ok(()),
+        Ok(_) => Err("compressed data of another size than declared"),
+        Err(_) => Err("bad compressed data"),
+    }
+}
+
+/// Inflates one stream of exactly `size` bytes into `out`, which is emptied first.
+fn inflate_all(
+    z: &mut Decompress,
+    input: &[u8],
+    size: u64,
+    out: &mut Vec<u8>,
+) -> std::result::Result<(), &'static str> {
+    out.clear();
+    if size / MAX_RATIO > input.len() as u64 {
+        return Err("size too large for the pack");
+    }
+    let size = usize::try_from(size).map_err(|_| "larger than memory")?;
+    // One more, so that a stream which yields too much is told from one that does not end.
+    out.reserve_exact(size + 1);
+    z.reset(true);
+    finish(z, input, out)?;
+    if out.len() == size { Ok(()) } else { Err("compressed data of another size than declared") }
+}
+
+/// Inflates `size` bytes, to the end of the stream, in pieces.
+fn stream(
+    z: &mut Decompress,
+    mut input: &[u8],
+    size: u64,
+    out: &mut dyn FnMut(&[u8]) -> Result<()>,
+    corrupt: &dyn Fn(&'static str) -> Error,
+) -> Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut left = size;
+    loop {
+        let (had_in, had_out) = (z.total_in(), z.total_out());
+        let status = z.decompress(input, &mut buffer, FlushDecompress::None);
+        let status = status.map_err(|_| corrupt("bad compressed data"))?;
+        let used = (z.total_in() - had_in) as usize;
+        let got = (z.total_out() - had_out) as usize;
+        input = &input[used..];
+        left = left.checked_sub(got as u64).ok_or_else(|| corrupt("not of the declared size"))?;
+        if got > 0 {
+            out(&buffer[..got])?;
+        }
+        match status {
+            Status::StreamEnd if left == 0 => return Ok(()),
+            Status::StreamEnd => return Err(corrupt("not of the declared size")),
+            _ if used == 0 && got == 0 => return Err(corrupt("compressed data cut short")),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Where a repository's objects are: packs, multi-pack indexes, loose files, alternates.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::beneath::{Dir, EntryType};
+use crate::error::Result;
+use crate::id::{HashKind, ObjectId};
+use crate::loose;
+use crate::midx::MultiPackIndex;
+use crate::pack::Pack;
+use crate::pack_index::PackIndex;
+
+/// The most entries that a pack directory may have.
+const MAX_PACK_ENTRIES: usize = 200_000;
+/// Packs of at least this many bytes keep their file open, for copying inside the kernel.
+const KEEP_OPEN_BYTES: usize = 1 << 20;
+/// How many packs keep their file open at most.
+const KEEP_OPEN: usize = 32;
+
+/// What a [`Store`] allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest object in bytes that is read into memory; larger ones can only be streamed.
+    pub object_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { object_bytes: 2 << 30 }
+    }
+}
+
+/// Where an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// In a pack.
+    Pack {
+        /// Which of [`Store::packs`].
+        pack: u32,
+        /// The object's index in the pack, in the order of ids.
+        index: u32,
+        /// The offset of its entry in bytes.
+        offset: u64,
+    },
+    /// In a file of its own.
+    Loose {
+        /// Which objects directory: 0 is the repository's own, then its alternates.
+        dir: u16,
+    },
+}
+
+/// A directory of objects.
+#[derive(Debug)]
+struct Objects {
+    dir: Dir,
+    midx: Option<Midx>,
+}
+
+/// A multi-pack index and which of our packs its numbers mean.
+#[derive(Debug)]
+struct Midx {
+    file: MultiPackIndex,
+    packs: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct StorePack {
+    /// Which objects directory it lies in; `u16::MAX` if it was added by hand.
+    dir: u16,
+    /// Whether a multi-pack index answers for it.
+    covered: bool,
+}
+
+/// All objects of one repository, as they were when it was opened.
+///
+/// Packs and their indexes are opened and mapped at once, so that a pack which maintenance removes
+/// meanwhile can still be read. Shared between threads; each reads through its own
+/// [`Reader`](crate::reader::Reader).
+#[derive(Debug)]
+pub struct Store {
+    hash: HashKind,
+    limits: Limits,
+    objects: Vec<Objects>,
+    packs: Vec<Pack>,
+    about: Vec<StorePack>,
+    notes: Vec<String>,
+    last_hit: AtomicU32,
+}
+
+impl Store {
+    /// Opens the packs of an objects directory and of its alternates' (all of them, already resolved:
+    /// see [`alternates`](crate::alternates)).
+    pub fn open(objects: Dir, alternates: Vec<Dir>, hash: HashKind, limits: Limits) -> Result<Store> {
+        let dirs = std::iter::once(objects).chain(alternates).take(usize::from(u16::MAX));
+        let mut store = Store {
+            hash,
+            limits,
+            objects: dirs.map(|dir| Objects { dir, midx: None }).collect(),
+            packs: Vec::new(),
+            about: Vec::new(),
+            notes: Vec::new(),
+            last_hit: AtomicU32::new(0),
+        };
+        store.refresh()?;
+        Ok(store)
+    }
+
+    /// Looks for packs that appeared since, and gives their number. Those already open stay, with their numbers.
+    pub fn refresh(&mut self) -> Result<usize> {
+        let before = self.packs.len();
+        for dir in 0..self.objects.len() {
+            self.scan(dir)?;
+        }
+        Ok(self.packs.len() - before)
+    }
+
+    fn scan(&mut self, number: usize) -> Result<()> {
+        let Some(dir) = self.objects[number].dir.open_dir(b"pack")? else { return Ok(()) };
+        let dir_number = u16::try_from(number).unwrap_or(u16::MAX);
+        let mut found = Vec::new();
+        for (name, kind) in dir.entries(MAX_PACK_ENTRIES)? {
+            let Some(stem) = name.strip_suffix(b".idx") else { continue };
+            let Ok(stem) = std::str::from_utf8(stem) else { continue };
+            if kind != EntryType::File || !stem.starts_with("pack-") || self.is_open(dir_number, stem) {
+                continue;
+            }
+            // A pack whose .pack is gone or not yet there is none.
+            let Some((EntryType::File, stat)) = dir.stat(format!("{stem}.pack").as_bytes())? else { continue };
+            found.push((stat.st_mtime, stem.to_owned()));
+        }
+        // The newest first, as C git has it: what is asked for is mostly new.
+        found.sort_by(|a, b| b.cmp(a));
+        for (_, stem) in found {
+            match self.open_pack(&dir, &stem) {
+                Ok(Some(pack)) => {
+                    self.packs.push(pack);
+                    self.about.push(StorePack { dir: dir_number, covered: false });
+                }
+                Ok(None) => {}
+                Err(why) => self.notes.push(format!("{}: {why}", dir.name_of(stem.as_bytes()).display())),
+            }
+        }
+        self.load_midx(number, &dir);
+        Ok(())
+    }
+
+    fn is_open(&self, dir: u16, stem: &str) -> bool {
+        self.packs.iter().zip(&self.about).any(|(pack, about)| about.dir == dir && pack.name() == stem)
+    }
+
+    /// Opens one pack; `None` if it went away under us, the reason if it is no good.
+    fn open_pack(&self, dir: &Dir, stem: &str) -> std::result::Result<Option<Pack>, String> {
+        let text = |e: crate::Error| e.to_string();
+        let Some(index) = dir.map(format!("{stem}.idx").as_bytes()).map_err(text)? else { return Ok(None) };
+        let index = PackIndex::parse(index, self.hash)?;
+        let Some(file) = dir.open_file(format!("{stem}.pack").as_bytes()).map_err(text)? else { return Ok(None) };
+        let map = crate::beneath::Map::of_file(&file).map_err(|e| e.to_string())?;
+        // A .rev file that cannot be opened is one that is not there.
+        let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
+        let keep = map.len() >= KEEP_OPEN_BYTES
+            && self.packs.iter().filter(|pack| pack.file().is_some()).count() < KEEP_OPEN;
+        let pack = Pack::new(stem.to_owned(), map, index, rev)?;
+        Ok(Some(if keep { pack.with_file(file) } else { pack }))
+    }
+
+    fn load_midx(&mut self, number: usize, dir: &Dir) {
+        let _ = (number, dir);
+    }
+
+    /// Adds a pack that lies elsewhere (one that is just being received), and gives its number.
+    pub fn add_pack(&mut self, pack: Pack) -> u32 {
+        self.packs.push(pack);
+        self.about.push(StorePack { dir: u16::MAX, covered: false });
+        (self.packs.len() - 1) as u32
+    }
+
+    /// The algorithm of the ids.
+    #[inline]
+    pub fn hash(&self) -> HashKind {
+        self.hash
+    }
+
+    /// The limits it was opened with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The packs. Their order is that of their numbers in [`Location`].
+    #[inline]
+    pub fn packs(&self) -> &[Pack] {
+        &self.packs
+    }
+
+    /// Files that were passed over because they are damaged, one line each, for the log.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether the pack lies in the repository itself, not in an alternate.
+    pub fn is_local(&self, pack: u32) -> bool {
+        self.about.get(pack as usize).is_some_and(|about| about.dir == 0)
+    }
+
+    /// The objects directories: the repository's own, then its alternates.
+    pub fn object_dirs(&self) -> impl Iterator<Item = &Dir> {
+        self.objects.iter().map(|objects| &objects.dir)
+    }
+
+    fn in_pack(&self, number: u32, id: &ObjectId) -> Option<Location> {
+        let pack = self.packs.get(number as usize)?;
+        let index = pack.lookup(id.as_bytes())?;
+        Some(Location::Pack { pack: number, index, offset: pack.offset_at(index) })
+    }
+
+    /// Where an object is in the packs.
+    pub fn locate_packed(&self, id: &ObjectId) -> Option<Location> {
+        if id.kind() != self.hash {
+            return None;
+        }
+        // The pack that had the last object has most often the next.
+        let last = self.last_hit.load(Relaxed);
+        if let Some(found) = self.in_pack(last, id) {
+            return Some(found);
+        }
+        for (number, _) in self.about.iter().enumerate() {
+            let number = number as u32;
+            if number == last {
+                continue;
+            }
+            if let Some(found) = self.in_pack(number, id) {
+                self.last_hit.store(number, Relaxed);
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// Where an object is.
+    pub fn locate(&self, id: &ObjectId) -> Option<Location> {
+        if id.kind() != self.hash {
+            return None;
+        }
+        if let Some(found) = self.locate_packed(id) {
+            return Some(found);
+        }
+        let dir = self.objects.iter().position(|objects| loose::contains(&objects.dir, id))?;
+        Some(Location::Loose { dir: dir as u16 })
+    }
+
+    /// Whether the object is here.
+    pub fn contains(&self, id: &ObjectId) -> bool {
+        self.locate(id).is_some()
+    }
+
+    /// The objects directory with this number.
+    pub(crate) fn object_dir(&self, number: u16) -> Option<&Dir> {
+        self.objects.get(usize::from(number)).map(|objects| &objects.dir)
+    }
+}
