@@ -16,3 +16,5 @@ pub mod command;
 pub mod names;
 pub mod pktline;
 pub mod wire_error;
+pub mod request;
+pub mod advertise;

@@ -1,0 +1,212 @@
+//! What clients ask in Git's wire protocol, line by line and typed.
+//!
+//! Nothing here collects: each parser turns one line into one value, so that a session can hand wants and haves on
+//! in batches and hold none of them. What has to be counted is counted by a [`Counter`], whose limit is in its error.
+
+pub mod daemon;
+pub mod filter;
+pub mod push;
+pub mod v0;
+pub mod v2;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{HashKind, ObjectId, RefName};
+use crate::wire_error::{WireError, quote};
+
+/// Most a client may say in one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Want lines.
+    pub wants: u64,
+    /// Have lines, in all rounds of one connection.
+    pub haves: u64,
+    /// Shallow lines.
+    pub shallows: u64,
+    /// `deepen-not` lines.
+    pub deepen_nots: u64,
+    /// `ref-prefix` lines that are remembered; from so many on all references are listed, as git does.
+    pub prefixes: u64,
+    /// Bytes of all remembered `ref-prefix` lines.
+    pub prefix_bytes: u64,
+    /// Lines before a v2 command's arguments.
+    pub capability_lines: u64,
+    /// Commands of one push.
+    pub commands: u64,
+    /// Push options of one push.
+    pub push_options: u64,
+    /// Flush packets between haves, and requests in v2, on one connection.
+    pub rounds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            wants: 100_000,
+            haves: 1_000_000,
+            shallows: 100_000,
+            deepen_nots: 1_000,
+            prefixes: 65_536,
+            prefix_bytes: 4 << 20,
+            capability_lines: 256,
+            commands: 20_000,
+            push_options: 64,
+            rounds: 100_000,
+        }
+    }
+}
+
+/// Counts one kind of thing against its limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Counter {
+    what: &'static str,
+    count: u64,
+    limit: u64,
+}
+
+impl Counter {
+    /// Nothing counted yet. `what` is the plural that the error names.
+    pub const fn new(what: &'static str, limit: u64) -> Counter {
+        Counter { what, count: 0, limit }
+    }
+
+    /// Counts one more.
+    ///
+    /// # Errors
+    /// [`WireError::Limit`] if that is one too many.
+    pub fn add(&mut self) -> Result<(), WireError> {
+        if self.count >= self.limit {
+            return Err(WireError::Limit(self.what, self.limit));
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// How many were counted.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+/// How deep the history of a shallow fetch reaches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Deepen {
+    /// So many commits; 2147483647 means all.
+    Depth(u32),
+    /// Commits after this time, in seconds since 1970.
+    Since(u64),
+    /// Nothing that this reference reaches. May be given several times.
+    Not(RefName),
+}
+
+/// The depth that means "all of the history".
+pub const INFINITE_DEPTH: u32 = i32::MAX as u32;
+
+/// A line about shallow history, which v0 and v2 write alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShallowLine {
+    /// The client has this commit without its parents.
+    Shallow(ObjectId),
+    /// How deep the answer is to reach.
+    Deepen(Deepen),
+}
+
+/// Parses a `shallow` or `deepen…` line; `None` if it is another line.
+fn shallow_line(line: &[u8], hash: HashKind) -> Option<Result<ShallowLine, WireError>> {
+    if let Some(id) = line.strip_prefix(b"shallow ") {
+        return Some(object_id("shallow", id, hash).map(ShallowLine::Shallow));
+    }
+    if let Some(depth) = line.strip_prefix(b"deepen ") {
+        let depth = number("deepen", depth).and_then(|n| match u32::try_from(n) {
+            Ok(n @ 1..=INFINITE_DEPTH) => Ok(n),
+            _ => Err(bad("deepen", depth)),
+        });
+        return Some(depth.map(|n| ShallowLine::Deepen(Deepen::Depth(n))));
+    }
+    if let Some(time) = line.strip_prefix(b"deepen-since ") {
+        let time = number("deepen-since", time);
+        return Some(time.map(|n| ShallowLine::Deepen(Deepen::Since(n))));
+    }
+    if let Some(name) = line.strip_prefix(b"deepen-not ") {
+        let name = RefName::parse(name).map_err(|_| bad("deepen-not", name));
+        return Some(name.map(|n| ShallowLine::Deepen(Deepen::Not(n))));
+    }
+    None
+}
+
+fn bad(what: &'static str, value: &[u8]) -> WireError {
+    WireError::BadValue(what, quote(value))
+}
+
+/// A decimal number of at most 18 digits, so that it fits into a signed one too.
+fn number(what: &'static str, digits: &[u8]) -> Result<u64, WireError> {
+    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(bad(what, digits));
+    }
+    Ok(digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
+}
+
+/// An object id of the repository's hash.
+fn object_id(what: &'static str, hex: &[u8], hash: HashKind) -> Result<ObjectId, WireError> {
+    match ObjectId::from_hex(hex) {
+        Ok(id) if id.kind() == hash => Ok(id),
+        _ => Err(bad(what, hex)),
+    }
+}
+
+/// Checks the value of an `object-format` capability.
+fn object_format(value: &[u8], hash: HashKind) -> Result<(), WireError> {
+    match HashKind::from_name(value) {
+        Ok(theirs) if theirs == hash => Ok(()),
+        _ => Err(WireError::ObjectFormat(hash.name(), quote(value))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_say_their_limit() {
+        let mut counter = Counter::new("wants", 2);
+        counter.add().unwrap();
+        counter.add().unwrap();
+        assert_eq!(counter.add().unwrap_err().to_string(), "too many wants: at most 2");
+        assert_eq!(counter.count(), 2);
+    }
+
+    #[test]
+    fn lines_about_shallow_history() {
+        let parse = |line: &str| shallow_line(line.as_bytes(), HashKind::Sha1);
+        let id = "a".repeat(40);
+        let shallow = ShallowLine::Shallow(ObjectId::from_hex(id.as_bytes()).unwrap());
+        assert_eq!(parse(&format!("shallow {id}")), Some(Ok(shallow)));
+        assert_eq!(parse("deepen 5"), Some(Ok(ShallowLine::Deepen(Deepen::Depth(5)))));
+        assert_eq!(parse("deepen 2147483647"), Some(Ok(ShallowLine::Deepen(Deepen::Depth(INFINITE_DEPTH)))));
+        assert_eq!(
+            parse("deepen-since 1700000000"),
+            Some(Ok(ShallowLine::Deepen(Deepen::Since(1_700_000_000))))
+        );
+        let name = RefName::parse(b"v1.0").unwrap();
+        assert_eq!(parse("deepen-not v1.0"), Some(Ok(ShallowLine::Deepen(Deepen::Not(name)))));
+        for line in [
+            "deepen 0",
+            "deepen -1",
+            "deepen 2147483648",
+            "deepen 99999999999999999999",
+            "deepen ",
+            "deepen 1x",
+            "deepen-since -1",
+            "deepen-since x",
+            "deepen-not ../x",
+            "deepen-not ",
+            "shallow x",
+            "shallow ",
+        ] {
+            assert!(matches!(parse(line), Some(Err(WireError::BadValue(..)))), "{line}");
+        }
+        assert!(matches!(parse(&format!("shallow {}", "a".repeat(64))), Some(Err(_))));
+        assert_eq!(parse("deepen-relative"), None);
+        assert_eq!(parse("done"), None);
+    }
+}
