@@ -1,0 +1,165 @@
+//! The client's two pipes, as a session or repository process uses them.
+//!
+//! The open file description is shared with the client, who can switch `O_NONBLOCK` on it at any time: every
+//! read and write handles both, and the watchdog handles a pipe that was filled after poll said it had room.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{system, watchdog};
+
+/// Waits until `fd` is ready for `events`, or until it never will be.
+pub fn wait_for(fd: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
+    let mut fds = [PollFd::new(fd, events)];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The reading end of the client's input.
+#[derive(Debug)]
+pub struct Input {
+    fd: OwnedFd,
+    /// Bytes read so far.
+    pub received: u64,
+}
+
+impl Input {
+    /// Takes the descriptor over.
+    pub fn new(fd: OwnedFd) -> Input {
+        Input { fd, received: 0 }
+    }
+
+    /// The descriptor, to be handed on to a process that reads on from here.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl io::Read for Input {
+    /// Reads what is there, at least one byte; 0: the client has closed its end. Never reads more than the
+    /// buffer holds: what follows may be for another process.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match nix::unistd::read(&self.fd, buffer) {
+                Ok(n) => {
+                    self.received = self.received.saturating_add(u64::try_from(n).unwrap_or(0));
+                    watchdog::moved(n);
+                    return Ok(n);
+                }
+                Err(Errno::EAGAIN) => wait_for(self.fd.as_fd(), PollFlags::POLLIN)?,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// The writing end of the client's output.
+#[derive(Debug)]
+pub struct Output {
+    fd: OwnedFd,
+    /// Bytes written so far.
+    pub sent: u64,
+}
+
+impl Output {
+    /// Takes the descriptor over.
+    pub fn new(fd: OwnedFd) -> Output {
+        Output { fd, sent: 0 }
+    }
+
+    /// The descriptor, to be handed to a process that writes an answer of its own.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match nix::unistd::write(&self.fd, bytes) {
+                Ok(n) => {
+                    self.sent = self.sent.saturating_add(u64::try_from(n).unwrap_or(0));
+                    watchdog::moved(n);
+                    return Ok(n);
+                }
+                Err(Errno::EAGAIN) => wait_for(self.fd.as_fd(), PollFlags::POLLOUT)?,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why a pair of descriptors cannot be a client's input and output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// One of them is no pipe.
+    NotAPipe,
+    /// The input cannot be read, or the output cannot be written, or one of them allows both.
+    WrongDirection,
+    /// Both are the same pipe.
+    SamePipe,
+}
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Unfit::NotAPipe => "standard input and output must be pipes",
+            Unfit::WrongDirection => "standard input must be read-only and standard output write-only",
+            Unfit::SamePipe => "standard input and output are the same pipe",
+        })
+    }
+}
+
+/// Checks the descriptors of an input, an output, or both, before anything else is done with them.
+pub fn check(input: Option<BorrowedFd<'_>>, output: Option<BorrowedFd<'_>>) -> Result<(), Unfit> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    for (fd, wanted) in [(input, OFlag::O_RDONLY), (output, OFlag::O_WRONLY)] {
+        let Some(fd) = fd else { continue };
+        // First, because nothing else may be asked of a file that could hang the asker.
+        system::pipe_size(fd).map_err(|_| Unfit::NotAPipe)?;
+        let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(|_| Unfit::WrongDirection)?;
+        if OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE != wanted {
+            return Err(Unfit::WrongDirection);
+        }
+    }
+    match (input, output) {
+        (Some(a), Some(b)) if system::same_file(a, b).map_err(|_| Unfit::NotAPipe)? => Err(Unfit::SamePipe),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::pipe;
+
+    #[test]
+    fn two_pipes_in_the_right_direction_are_fit() {
+        let ((r, _w), (_r, w)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        assert_eq!(check(Some(r.as_fd()), Some(w.as_fd())), Ok(()));
+        assert_eq!(check(Some(w.as_fd()), Some(r.as_fd())), Err(Unfit::WrongDirection));
+    }
+
+    #[test]
+    fn files_sockets_and_one_pipe_twice_are_not() {
+        let (r, w) = pipe().expect("a pipe");
+        assert_eq!(check(Some(r.as_fd()), Some(w.as_fd())), Err(Unfit::SamePipe));
+        let file = tempfile::tempfile().expect("a file");
+        assert_eq!(check(Some(file.as_fd()), Some(w.as_fd())), Err(Unfit::NotAPipe));
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        assert_eq!(check(Some(r.as_fd()), Some(socket.as_fd())), Err(Unfit::NotAPipe));
+        let directory = std::fs::File::open("/").expect("opens");
+        assert_eq!(check(Some(directory.as_fd()), Some(w.as_fd())), Err(Unfit::NotAPipe));
+    }
+}

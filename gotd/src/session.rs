@@ -1,0 +1,342 @@
+//! `session`: speaks Git's wire protocol with one client.
+//!
+//! Duty: receive one connection and its two pipes, decode what the client wants, ask the parent, then hold the
+//! conversation with client and repository process. Waits on: one connection from `listen`, then on the client.
+//! Talks to: the parent, its repository process, its client.
+//!
+//! **Invariant:** never opens a repository, sees no file system, and can receive no descriptor once it decodes
+//! what a client wrote. It parses everything a client sends except packs.
+
+use std::io::Write;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+
+use libproto::channel::{self, Channel, RecvError, Received};
+use libproto::command::{Parameters, Service};
+use libproto::frame::MAX_FRAME;
+use libproto::message::client::{
+    ClientKind, ClientToSession, ControlRequest, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, VERSION,
+};
+use libproto::message::parent::{
+    Build, ClientHello, GitAsk, Grant, ListenToSession, ParentToSession, SessionReport, SessionStart,
+    SessionToParent,
+};
+use libproto::message::repo::{RepoToSession, SessionToRepo};
+use libproto::names::{RepoName, escape};
+use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::client::{self, Input, Output};
+use crate::watchdog::{self, Phase, Words};
+use crate::{pktline_text, system};
+
+/// Until the client's descriptors are here: nothing that a client wrote is decoded in this stage but its
+/// greeting of fixed size.
+pub const SET_UP: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Narrow]);
+/// At work: `sendfd` hands the client's pipes to the repository process.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Sendfd]);
+
+type Parent = Channel<SessionToParent, ParentToSession>;
+type Listen = Channel<ListenToSession, ListenToSession>;
+type ClientSocket = Channel<SessionToClient, ClientToSession>;
+/// The link to the repository process.
+pub type Repo = Channel<SessionToRepo, RepoToSession>;
+
+/// How a conversation ended when it did not end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For the client, on its standard error.
+    pub text: String,
+    /// The client has been told in Git's protocol already, or nothing can be told any more.
+    pub told: bool,
+}
+
+impl Failure {
+    /// A failure that the client still has to be told as an `ERR` packet.
+    pub fn new(text: impl Into<String>) -> Failure {
+        Failure { text: text.into(), told: false }
+    }
+
+    /// A failure that has been told, or that nobody can be told.
+    pub fn told(text: impl Into<String>) -> Failure {
+        Failure { text: text.into(), told: true }
+    }
+}
+
+/// What a conversation works with.
+#[derive(Debug)]
+pub struct Conversation<'a> {
+    /// The client's input; `received` counts.
+    pub input: Input,
+    /// The client's output; `sent` counts.
+    pub output: Output,
+    /// The repository process.
+    pub repo: &'a Repo,
+    /// What was granted.
+    pub grant: Grant,
+    /// The service.
+    pub service: Service,
+    /// Version of Git's protocol: 0, 1 or 2.
+    pub protocol: u8,
+    /// Limits of one request.
+    pub limits: SessionStart,
+    /// The client's agent once it is known, free of control bytes.
+    pub agent: String,
+}
+
+/// Runs the role.
+pub fn run(parent: OwnedFd, listen: OwnedFd, repo: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+    let limits = Limits { fsize: Some(0), nofile: Some(16), ..Limits::UNCHANGED };
+    libsandbox::enter(&Stage { promises: SET_UP, paths: Some(&[]), limits, enforcement })
+        .map_err(|e| e.to_string())?;
+    let (parent, listen, repo) = (Parent::from(parent), Listen::from(listen), Repo::from(repo));
+    send(&parent, &SessionToParent::Hello(Build { id: crate::BUILD.into() }));
+    let start = match parent.recv() {
+        Ok(Received { message: ParentToSession::Start(start), .. }) => start,
+        _ => system::exit_now(0),
+    };
+    let client = ClientSocket::from(connection(&parent, listen));
+    let said = |text: &str, status| last_word(text, status);
+    let words = Words {
+        first_request: said(&format!("no request within {} seconds (connection {{ first request }})", start.first_request), 1),
+        idle: said(&format!("idle for {} seconds (connection {{ idle timeout }})", start.idle), 1),
+        work: said(&format!("no progress for {} seconds (connection {{ request timeout }})", start.work), 1),
+        transfer: said("transfer is too slow (connection { minimum rate })", 1),
+        done: said("", 0),
+    };
+    watchdog::phase(Phase::FirstRequest);
+    watchdog::start(start.clone(), &client, words).map_err(|e| format!("watchdog: {e}"))?;
+    let (request, fds) = receive(&parent, &client);
+    // From here on no descriptor can come in, and only now the client's strings are decoded.
+    let limits = Limits::UNCHANGED;
+    libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement }).map_err(|e| e.to_string())?;
+    let report = match channel::decode::<ClientToSession>(&request, fds) {
+        Ok(Received { message: ClientToSession::Git(request), fds, .. }) => {
+            git(&parent, &client, &repo, start, request, fds)
+        }
+        Ok(Received { message: ClientToSession::Control(request), .. }) => control(&parent, &client, request),
+        Err(e) => report(1, format!("request: {e}")),
+    };
+    finish(&parent, &client, report)
+}
+
+/// Waits for the one connection of this process.
+fn connection(parent: &Parent, listen: Listen) -> OwnedFd {
+    loop {
+        let mut fds = [PollFd::new(listen.as_fd(), PollFlags::POLLIN), PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::NONE).is_err() {
+            continue;
+        }
+        let ready = |at: usize| fds.get(at).and_then(PollFd::revents).is_some_and(|r| !r.is_empty());
+        if ready(1) {
+            // The parent has nothing to say now but that it is gone.
+            system::exit_now(0);
+        }
+        if !ready(0) {
+            continue;
+        }
+        match listen.recv_with_fds() {
+            Ok(mut received) => match received.fds.pop() {
+                Some(fd) => return fd,
+                None => system::exit_now(1),
+            },
+            Err(e) if e.is_transient() => {}
+            Err(_) => system::exit_now(0),
+        }
+    }
+}
+
+/// Receives the greeting, forwards it, and receives the request without decoding it.
+fn receive(parent: &Parent, client: &ClientSocket) -> (Vec<u8>, Vec<OwnedFd>) {
+    let mut buffer = [0; HELLO_LEN + 1];
+    let (n, fds) = receive_record(parent, client, &mut buffer);
+    if !fds.is_empty() {
+        refuse_descriptors(parent, fds, "greeting: descriptors where none belong");
+    }
+    let Some(hello) = Hello::decode(&buffer[..n]) else {
+        send(parent, &SessionToParent::Finished(report(1, "not a greeting".into())));
+        system::exit_now(1);
+    };
+    let user = hello.user().map(<[u8]>::to_vec);
+    send(parent, &SessionToParent::Client(ClientHello { version: hello.version, kind: hello.kind, user }));
+    if hello.version != VERSION {
+        let text = format!(
+            "client speaks version {} of gotd's protocol, the daemon version {VERSION}: install the same version of both",
+            hello.version
+        );
+        let _ = finish(parent, client, report(1, text));
+        system::exit_now(1);
+    }
+    let mut buffer = vec![0; MAX_FRAME + 1];
+    let (n, fds) = receive_record(parent, client, &mut buffer);
+    let most = if hello.kind == ClientKind::Git { 2 } else { 0 };
+    if fds.len() != most {
+        refuse_descriptors(parent, fds, "request: wrong number of descriptors");
+    }
+    buffer.truncate(n);
+    (buffer, fds)
+}
+
+fn receive_record(parent: &Parent, client: &ClientSocket, buffer: &mut [u8]) -> (usize, Vec<OwnedFd>) {
+    loop {
+        match channel::recv_record_with_fds(client.as_fd(), buffer) {
+            Ok(received) => return received,
+            Err(e) if e.is_transient() => {
+                let _ = client::wait_for(client.as_fd(), PollFlags::POLLIN);
+            }
+            Err(e) => {
+                let text = match e {
+                    RecvError::Closed => "client went away before its request".into(),
+                    e => format!("request: {e}"),
+                };
+                send(parent, &SessionToParent::Finished(report(1, text)));
+                system::exit_now(1);
+            }
+        }
+    }
+}
+
+/// Ends the session without closing what a hostile client sent: that may hang, and is left to the end of the
+/// process, for which nobody waits.
+fn refuse_descriptors(parent: &Parent, fds: Vec<OwnedFd>, text: &str) -> ! {
+    for fd in fds {
+        let _ = fd.into_raw_fd();
+    }
+    send(parent, &SessionToParent::Finished(report(1, text.into())));
+    system::exit_now(1)
+}
+
+/// One Git request.
+fn git(
+    parent: &Parent,
+    client: &ClientSocket,
+    repo: &Repo,
+    limits: SessionStart,
+    request: GitRequest,
+    fds: Vec<OwnedFd>,
+) -> SessionReport {
+    let Ok([input, output]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return report(1, "request: wrong number of descriptors".into());
+    };
+    if let Err(unfit) = client::check(Some(input.as_fd()), Some(output.as_fd())) {
+        let text = unfit.to_string();
+        say_exit(client, 1, &text);
+        refuse_descriptors(parent, vec![input, output], &text);
+    }
+    let (input, mut output) = (Input::new(input), Output::new(output));
+    let (ask, protocol) = match decode(request) {
+        Ok(decoded) => decoded,
+        Err(text) => return refused(&mut output, text),
+    };
+    let service = ask.service;
+    send(parent, &SessionToParent::Git(ask));
+    let grant = match answer(parent, client) {
+        Ok(grant) => grant,
+        Err(text) => return refused(&mut output, text),
+    };
+    let agent = String::new();
+    let mut talk = Conversation { input, output, repo, grant, service, protocol, limits, agent };
+    let end = converse(&mut talk);
+    watchdog::phase(Phase::Off);
+    let mut done = match end {
+        Ok(()) => report(0, String::new()),
+        Err(Failure { text, told: true }) => report(1, text),
+        Err(Failure { text, told: false }) => refused(&mut talk.output, text),
+    };
+    done.agent = talk.agent;
+    done.received = talk.input.received;
+    done.sent = talk.output.sent;
+    done
+}
+
+/// Turns the client's strings into types.
+fn decode(request: GitRequest) -> Result<(GitAsk, u8), String> {
+    let service = Service::from_name(request.service.as_bytes())
+        .ok_or_else(|| format!("{}: not a service of this server", escape(request.service.as_bytes())))?;
+    let repository = RepoName::parse(&request.repository).map_err(|e| e.to_string())?;
+    let protocol = Parameters::parse(&request.git_protocol).version_for(service) as u8;
+    let mut told_address = escape(&request.ssh_connection);
+    told_address.truncate(told_address.floor_char_boundary(128));
+    Ok((GitAsk { service, repository, protocol, told_address }, protocol))
+}
+
+/// Waits for the parent's verdict, and notices a client that has gone meanwhile.
+fn answer(parent: &Parent, client: &ClientSocket) -> Result<Grant, String> {
+    loop {
+        let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN), PollFd::new(client.as_fd(), PollFlags::empty())];
+        if poll(&mut fds, PollTimeout::NONE).is_err() {
+            continue;
+        }
+        if fds.get(1).and_then(PollFd::revents).is_some_and(|r| r.contains(PollFlags::POLLHUP)) {
+            return Err("client went away".into());
+        }
+        match parent.recv() {
+            Ok(Received { message: ParentToSession::Granted(grant), .. }) => return Ok(grant),
+            Ok(Received { message: ParentToSession::Refused(text), .. }) => return Err(text),
+            Ok(Received { message: ParentToSession::RepoGone(text), .. }) => return Err(text),
+            Ok(_) | Err(RecvError::Closed) => system::exit_now(1),
+            Err(e) if e.is_transient() => {}
+            Err(_) => system::exit_now(1),
+        }
+    }
+}
+
+/// The conversation itself.
+fn converse(talk: &mut Conversation<'_>) -> Result<(), Failure> {
+    match talk.service {
+        Service::UploadPack => crate::upload_pack::serve(talk),
+        Service::ReceivePack => Err(Failure::new("pushing is not supported by this version of gotd")),
+    }
+}
+
+/// Passes a control request on and its answer back.
+fn control(parent: &Parent, client: &ClientSocket, request: ControlRequest) -> SessionReport {
+    send(parent, &SessionToParent::Control(request));
+    watchdog::phase(Phase::Work);
+    loop {
+        match parent.recv() {
+            Ok(Received { message: ParentToSession::Line(line), .. }) => {
+                if client.send(0, 0, &SessionToClient::Line(line)).is_err() {
+                    return report(1, "gotctl went away".into());
+                }
+            }
+            Ok(Received { message: ParentToSession::Done(()), .. }) => return report(0, String::new()),
+            Ok(Received { message: ParentToSession::Refused(text), .. }) => return report(1, text),
+            Err(e) if e.is_transient() => {}
+            _ => system::exit_now(1),
+        }
+    }
+}
+
+fn report(status: u8, text: String) -> SessionReport {
+    SessionReport { status, text, agent: String::new(), received: 0, sent: 0 }
+}
+
+/// Tells the client in Git's own way; gotsh will repeat it on standard error.
+fn refused(output: &mut Output, text: String) -> SessionReport {
+    let _ = watchdog::during(Phase::Transfer, || output.write_all(&pktline_text::error(&text)));
+    SessionReport { sent: output.sent, ..report(1, text) }
+}
+
+fn say_exit(client: &ClientSocket, status: u8, text: &str) {
+    let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() }));
+}
+
+/// The record that a watchdog sends.
+fn last_word(text: &str, status: u8) -> Vec<u8> {
+    channel::encode(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() })).unwrap_or_default()
+}
+
+/// The end: the parent's log line first, so that it is there when the client has gone on.
+fn finish(parent: &Parent, client: &ClientSocket, report: SessionReport) -> Result<(), String> {
+    send(parent, &SessionToParent::Finished(report.clone()));
+    say_exit(client, report.status, &report.text);
+    Ok(())
+}
+
+/// A session without a parent has nothing left to do.
+fn send(parent: &Parent, message: &SessionToParent) {
+    if parent.send(0, 0, message).is_err() {
+        system::exit_now(1);
+    }
+}

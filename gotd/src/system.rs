@@ -1,0 +1,231 @@
+//! The daemon's only unsafe code, and what differs between Linux and OpenBSD outside the sandbox.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+
+/// Takes over a descriptor that this process was started with.
+///
+/// Call it once for each number, first thing: later the number may be somebody else's.
+/// Fails with `EBADF` when there is no such descriptor.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(F_GETFD) only looks the number up.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    if flags == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as above; the flag makes nothing unsound, whatever the descriptor is.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and by this function's contract nobody else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Closes every descriptor from `first` on: a child keeps exactly what it was given.
+pub fn close_from(first: RawFd) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: called before any descriptor above `first` is owned by a value in this process.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, 0);
+    }
+    #[cfg(target_os = "openbsd")]
+    // SAFETY: as above.
+    unsafe {
+        libc::closefrom(first);
+    }
+}
+
+/// Asks for `SIGKILL` when the parent dies, and ends at once when it is dead already. On OpenBSD the end of
+/// descriptor 3 alone tells.
+pub fn die_with_parent(parent: Option<nix::unistd::Pid>) {
+    #[cfg(target_os = "linux")]
+    {
+        if let Err(e) = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL) {
+            eprintln!("PR_SET_PDEATHSIG: {e}");
+            std::process::exit(1);
+        }
+    }
+    if parent.is_some_and(|p| p != nix::unistd::getppid()) {
+        std::process::exit(1);
+    }
+}
+
+/// Sets the name that `ps -o comm` shows, at most 15 bytes.
+pub fn set_name(name: &CStr) {
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_name(name);
+    #[cfg(not(target_os = "linux"))]
+    let _ = name;
+}
+
+/// Accepts one connection, close-on-exec.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let raw = nix::sys::socket::accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: accept4 just returned this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// The kernel's word about the process at the other end of a connected unix socket:
+/// process id (0: unknown), user id, group id.
+pub fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)> {
+    #[cfg(target_os = "linux")]
+    {
+        let cred = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::PeerCredentials)?;
+        Ok((cred.pid(), cred.uid(), cred.gid()))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let (uid, gid) = nix::unistd::getpeereid(fd)?;
+        Ok((0, uid.as_raw(), gid.as_raw()))
+    }
+}
+
+/// The supplementary groups of the process at the other end of a connected unix socket, as they were when it
+/// connected. `ERANGE`: more than `most`. OpenBSD does not tell: empty, and rules for groups use the
+/// membership resolved when the configuration was read.
+pub fn peer_groups(fd: BorrowedFd<'_>, most: usize) -> io::Result<Vec<u32>> {
+    #[cfg(target_os = "linux")]
+    {
+        const SO_PEERGROUPS: libc::c_int = 59;
+        let mut groups: Vec<libc::gid_t> = vec![0; most];
+        let size = most.checked_mul(size_of::<libc::gid_t>()).and_then(|n| libc::socklen_t::try_from(n).ok());
+        let mut length = size.ok_or_else(|| io::Error::from(Errno::EINVAL))?;
+        // SAFETY: the buffer has `length` bytes and lives through the call; the kernel writes at most that
+        // many and answers ERANGE when it needs more.
+        let rc = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &mut length,
+            )
+        };
+        if rc == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        let count = usize::try_from(length).map_or(0, |n| n / size_of::<libc::gid_t>());
+        groups.truncate(count);
+        Ok(groups)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (fd, most);
+        Ok(Vec::new())
+    }
+}
+
+/// The bytes a pipe can hold; an error means that this is no pipe, and nothing but this one question has been
+/// put to it: `fstat` on a file of a hostile FUSE server can hang.
+pub fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        let size = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETPIPE_SZ)?;
+        usize::try_from(size).map_err(|_| io::Error::from(Errno::EINVAL))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        use nix::sys::stat::{SFlag, fstat};
+        let stat = fstat(fd)?;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO {
+            Ok(usize::try_from(stat.st_blksize).unwrap_or(4096))
+        } else {
+            Err(Errno::EBADF.into())
+        }
+    }
+}
+
+/// The function that [`tick_every_second`] calls.
+static TICK: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn on_alarm(_: libc::c_int) {
+    let tick = TICK.load(Ordering::Acquire);
+    if tick != 0 {
+        // SAFETY: only tick_every_second stores here, and only a value of this type.
+        let tick: fn() = unsafe { std::mem::transmute::<usize, fn()>(tick) };
+        tick();
+    }
+}
+
+/// Calls `tick` once a second from a signal handler, whatever the process is stuck in. `tick` must do nothing
+/// but look at atomics and call [`last_words`]. No thread is started.
+pub fn tick_every_second(tick: fn()) -> io::Result<()> {
+    TICK.store(tick as usize, Ordering::Release);
+    let second = libc::timeval { tv_sec: 1, tv_usec: 0 };
+    let timer = libc::itimerval { it_interval: second, it_value: second };
+    // SAFETY: the handler is async-signal-safe by this function's contract; the structures are initialised.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_alarm as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        if libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) == -1
+            || libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) == -1
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Sends one record without waiting and ends the process at once. For signal handlers: nothing here
+/// allocates, locks or runs destructors.
+pub fn last_words(fd: RawFd, record: &[u8], status: i32) -> ! {
+    // SAFETY: send(2) and _exit(2) are async-signal-safe; a bad descriptor only makes send fail.
+    unsafe {
+        if !record.is_empty() {
+            libc::send(fd, record.as_ptr().cast(), record.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+        }
+        libc::_exit(status)
+    }
+}
+
+/// Ends the process at once, without running anything and without closing descriptors one by one: the close
+/// of a descriptor that a client chose may hang, and then only this process hangs with it.
+pub fn exit_now(status: i32) -> ! {
+    last_words(-1, &[], status)
+}
+
+/// Whether two descriptors are the same pipe, by device and inode. Ask only after [`pipe_size`] said that
+/// both are pipes.
+pub fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool> {
+    let (a, b) = (nix::sys::stat::fstat(a)?, nix::sys::stat::fstat(b)?);
+    Ok(a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+}
+
+/// A descriptor's copy with a number of at least `least`, close-on-exec.
+pub fn duplicate_above(fd: impl AsFd, least: RawFd) -> io::Result<OwnedFd> {
+    let raw = nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    // SAFETY: fcntl just made this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_are_told_from_other_files() {
+        let (read, write) = nix::unistd::pipe().expect("a pipe");
+        assert!(pipe_size(read.as_fd()).is_ok_and(|n| n > 0));
+        assert!(same_file(read.as_fd(), write.as_fd()).expect("stat"));
+        let null = std::fs::File::open("/dev/null").expect("opens");
+        assert!(pipe_size(null.as_fd()).is_err());
+    }
+
+    #[test]
+    fn the_kernel_tells_who_is_at_the_other_end() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let (_, uid, gid) = peer_credentials(a.as_fd()).expect("credentials");
+        assert_eq!((uid, gid), (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
+        peer_groups(a.as_fd(), 1024).expect("groups");
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_there_is_refused() {
+        assert!(inherited(999).is_err());
+    }
+}
