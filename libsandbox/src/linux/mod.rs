@@ -3,7 +3,10 @@
 //! Neither half is enough. Landlock lets a process connect to unix sockets by path, map memory executable and send
 //! datagrams with an address; seccomp cannot tell one path from another.
 
+mod calls;
+mod filter;
 mod landlock;
+mod trap;
 
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
@@ -13,24 +16,67 @@ use std::path::{Path, PathBuf};
 
 use crate::{Access, Enforcement, Error, Report, Stage};
 
-pub(crate) fn harden_process(_name: &'static str) -> Result<(), Error> {
+pub(crate) fn harden_process(name: &'static str) -> Result<(), Error> {
     prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    prctl("dumpable", libc::PR_SET_DUMPABLE, 0)
+    prctl("dumpable", libc::PR_SET_DUMPABLE, 0)?;
+    trap::set_name(name);
+    trap::install()
 }
 
 pub(crate) fn enter(stage: &Stage<'_>) -> Result<Report, Error> {
     refuse_threads()?;
     prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    trap::install()?;
     crate::limits::set(&stage.limits)?;
     let mut report = Report::default();
     landlock::restrict(stage, &mut report)?;
+    restrict_calls(stage, &mut report)?;
     Ok(report)
 }
 
 pub(crate) fn check_platform(enforcement: Enforcement) -> Result<Report, Error> {
     let mut report = Report { landlock_abi: landlock::abi(), ..Report::default() };
     landlock::check(enforcement, &mut report)?;
+    let action = libc::SECCOMP_RET_TRAP;
+    // SAFETY: the operation reads one u32 through a valid pointer.
+    let available =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0_u32, &raw const action) };
+    if available == 0 {
+        report.seccomp = true;
+    } else {
+        without_filter(io::Error::last_os_error(), enforcement, &mut report)?;
+    }
     Ok(report)
+}
+
+/// Installs the filter of a stage. It comes last, since it may take away what installing needs.
+fn restrict_calls(stage: &Stage<'_>, report: &mut Report) -> Result<(), Error> {
+    let mut program = filter::build(stage.promises, std::process::id());
+    report.instructions = program.len();
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).expect("a filter has at most 4096 instructions"),
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads the program, which lives until after the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u32, &raw const program) };
+    if result == 0 {
+        report.seccomp = true;
+        return Ok(());
+    }
+    report.instructions = 0;
+    without_filter(io::Error::last_os_error(), stage.enforcement, report)
+}
+
+/// The kernel takes no filter: the end, or a warning.
+fn without_filter(cause: io::Error, enforcement: Enforcement, report: &mut Report) -> Result<(), Error> {
+    match (enforcement, cause.raw_os_error()) {
+        (Enforcement::BestEffort, Some(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => {
+            report.warnings.push(format!("seccomp: {cause}: system calls are not restricted"));
+            Ok(())
+        }
+        _ => Err(Error::Call("seccomp", cause)),
+    }
 }
 
 /// Landlock restricts one thread only (before its ABI 8), and a filter is put on one thread, so a thread that runs
