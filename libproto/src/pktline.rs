@@ -165,6 +165,17 @@ impl Decoder {
         matches!(self.state, State::Header { have: 0 } | State::Complete(_))
     }
 
+    /// The packet that the last [`Decoder::push`] completed, if it did.
+    pub fn packet(&self) -> Option<Packet<'_>> {
+        match self.state {
+            State::Complete(Header::Flush) => Some(Packet::Flush),
+            State::Complete(Header::Delim) => Some(Packet::Delim),
+            State::Complete(Header::ResponseEnd) => Some(Packet::ResponseEnd),
+            State::Complete(_) => Some(Packet::Data(&self.payload)),
+            _ => None,
+        }
+    }
+
     /// Takes bytes from the front of `input`, at most to the end of one packet. Returns how many it took, and the
     /// packet if it is whole. The packet stays readable until the next call.
     ///
@@ -211,15 +222,7 @@ impl Decoder {
                     self.state = State::Skip { left: left - n };
                     return Ok((taken, None));
                 }
-                State::Complete(header) => {
-                    let packet = match header {
-                        Header::Flush => Packet::Flush,
-                        Header::Delim => Packet::Delim,
-                        Header::ResponseEnd => Packet::ResponseEnd,
-                        Header::Data(_) | Header::TooLong(_) => Packet::Data(&self.payload),
-                    };
-                    return Ok((taken, Some(packet)));
-                }
+                State::Complete(_) => return Ok((taken, self.packet())),
             }
         }
     }
