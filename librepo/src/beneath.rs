@@ -95,6 +95,10 @@ impl Dir {
     pub fn open_dir(&self, path: &[u8]) -> Result<Option<Dir>> {
         match self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => Ok(Some(Dir { fd, name: self.name_of(path) })),
+            // A link to a directory is told from nothing at all: what lies behind it would silently be missed.
+            Err(Errno::ENOTDIR) if matches!(self.stat(path)?, Some((EntryType::Symlink, _))) => {
+                Err(Error::Corrupt(self.name_of(path), "symbolic link, which is not followed"))
+            }
             Err(errno) if absent(errno) => Ok(None),
             Err(errno) => Err(Error::Open(self.name_of(path), io(errno))),
         }
@@ -106,6 +110,9 @@ impl Dir {
         let fd = match self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
             Ok(fd) => fd,
             Err(errno) if absent(errno) => return Ok(None),
+            Err(Errno::ELOOP) => {
+                return Err(Error::Corrupt(self.name_of(path), "symbolic link, which is not followed"));
+            }
             Err(errno) => return Err(Error::Open(self.name_of(path), io(errno))),
         };
         let stat = fstat(&fd).map_err(|errno| Error::Open(self.name_of(path), io(errno)))?;

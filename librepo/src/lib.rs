@@ -10,6 +10,7 @@
 
 pub mod alternates;
 pub mod beneath;
+pub mod chunks;
 pub mod commit_graph;
 pub mod config;
 pub mod delta_apply;

@@ -54,7 +54,8 @@ pub fn parse_header(data: &[u8]) -> Option<(Kind, u64, usize)> {
     let space = data[..end].iter().position(|&byte| byte == b' ')?;
     let kind = Kind::from_name(&data[..space])?;
     let digits = &data[space + 1..end];
-    if digits.is_empty() || (digits.len() > 1 && digits[0] == b'0') || !digits.iter().all(u8::is_ascii_digit) {
+    if digits.is_empty() || (digits.len() > 1 && digits[0] == b'0') || !digits.iter().all(u8::is_ascii_digit)
+    {
         return None;
     }
     let size = std::str::from_utf8(digits).ok()?.parse().ok()?;

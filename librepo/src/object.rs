@@ -346,7 +346,10 @@ mod tests {
     fn a_tag_gives_its_target() {
         let text = format!("object {HEX}\ntype commit\ntag v1\ntagger T <t> 9 +0000\n\nnotes");
         let tag = Tag::parse(text.as_bytes(), HashKind::Sha1).unwrap();
-        assert_eq!((tag.target().to_string().as_str(), tag.kind(), tag.name()), (HEX, Kind::Commit, &b"v1"[..]));
+        assert_eq!(
+            (tag.target().to_string().as_str(), tag.kind(), tag.name()),
+            (HEX, Kind::Commit, &b"v1"[..])
+        );
         assert_eq!((tag.tagger_seconds(), tag.message()), (9, &b"notes"[..]));
         assert!(Tag::parse(format!("object {HEX}\ntype thing\ntag v\n").as_bytes(), HashKind::Sha1).is_err());
         assert!(Tag::parse(b"", HashKind::Sha1).is_err());

@@ -1,12 +1,10 @@
 //! Pack indexes, versions 1 and 2 (`gitformat-pack`).
 
-use std::cmp::Ordering;
-
 use crate::beneath::{Map, be32, be64};
+use crate::chunks::{FANOUT_LEN, IdTable};
 use crate::id::{HashKind, ObjectId};
 
 const MAGIC: &[u8; 4] = b"\xfftOc";
-const FANOUT: usize = 256 * 4;
 
 /// A pack's index: its ids in order, each with the offset of its entry.
 #[derive(Debug)]
@@ -14,10 +12,8 @@ pub struct PackIndex {
     map: Map,
     hash: HashKind,
     version: u8,
-    count: u32,
-    fanout: Box<[u32; 257]>,
-    /// Where the ids begin and how far apart they are.
-    ids: usize,
+    ids: IdTable,
+    /// How far apart the records of version 1 are.
     stride: usize,
     crcs: usize,
     offsets: usize,
@@ -38,24 +34,17 @@ impl PackIndex {
         } else {
             (1, 0)
         };
-        let mut fanout = Box::new([0; 257]);
-        for i in 0..256 {
-            let value = be32(data, table + i * 4).ok_or("index cut short")?;
-            if value < fanout[i] {
-                return Err("index with a fan-out that does not grow");
-            }
-            fanout[i + 1] = value;
-        }
-        let count = fanout[256];
-        let n = count as usize;
-        let start = table + FANOUT;
+        let start = table + FANOUT_LEN;
+        let (ids, stride) = if version == 1 { (start + 4, 4 + width) } else { (start, width) };
+        let ids = IdTable::parse(data, table, ids, stride, width)?;
+        let n = ids.count() as usize;
         let end = data.len().checked_sub(2 * width).ok_or("index cut short")?;
-        let (ids, stride, crcs, offsets, large) = if version == 1 {
+        let (crcs, offsets, large) = if version == 1 {
             let size = n.checked_mul(4 + width).and_then(|size| size.checked_add(start));
             if size != Some(end) {
                 return Err("index of the wrong size");
             }
-            (start + 4, 4 + width, 0, start, end)
+            (0, start, end)
         } else {
             let fixed = n.checked_mul(width + 8).and_then(|size| size.checked_add(start));
             let large = fixed.filter(|&large| large <= end).ok_or("index cut short")?;
@@ -63,25 +52,21 @@ impl PackIndex {
                 return Err("index of the wrong size");
             }
             let crcs = start + n * width;
-            (start, width, crcs, crcs + n * 4, large)
+            (crcs, crcs + n * 4, large)
         };
-        Ok(PackIndex { hash, version, count, fanout, ids, stride, crcs, offsets, large, large_end: end, map })
+        Ok(PackIndex { hash, version, ids, stride, crcs, offsets, large, large_end: end, map })
     }
 
     /// How many objects there are.
     #[inline]
     pub fn count(&self) -> u32 {
-        self.count
+        self.ids.count()
     }
 
     /// The bytes of the id at `index`, counted in the order of ids; empty beyond the last.
     #[inline]
     pub fn id_bytes(&self, index: u32) -> &[u8] {
-        if index >= self.count {
-            return &[];
-        }
-        let at = self.ids + index as usize * self.stride;
-        &self.map[at..at + self.hash.len()]
+        self.ids.id(&self.map, index)
     }
 
     /// The id at `index`; null beyond the last.
@@ -93,7 +78,7 @@ impl PackIndex {
     /// index is damaged there.
     #[inline]
     pub fn offset_at(&self, index: u32) -> u64 {
-        if index >= self.count {
+        if index >= self.count() {
             return u64::MAX;
         }
         let i = index as usize;
@@ -112,7 +97,7 @@ impl PackIndex {
 
     /// The CRC-32 of the entry's bytes in the pack; version 1 has none.
     pub fn crc_at(&self, index: u32) -> Option<u32> {
-        if self.version == 1 || index >= self.count {
+        if self.version == 1 || index >= self.count() {
             return None;
         }
         be32(&self.map, self.crcs + index as usize * 4)
@@ -121,31 +106,12 @@ impl PackIndex {
     /// The index of an id.
     #[inline]
     pub fn lookup(&self, id: &[u8]) -> Option<u32> {
-        let first = usize::from(*id.first()?);
-        let (mut low, mut high) = (self.fanout[first], self.fanout[first + 1]);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.id_bytes(middle).cmp(id) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => return Some(middle),
-            }
-        }
-        None
+        self.ids.lookup(&self.map, id)
     }
 
     /// The indexes of all ids that begin with these bytes.
     pub fn with_prefix(&self, prefix: &[u8]) -> std::ops::Range<u32> {
-        let part = |mut low: u32, mut high: u32, below: &dyn Fn(&[u8]) -> bool| {
-            while low < high {
-                let middle = low + (high - low) / 2;
-                if below(self.id_bytes(middle)) { low = middle + 1 } else { high = middle }
-            }
-            low
-        };
-        let cut = &prefix[..prefix.len().min(self.hash.len())];
-        let start = part(0, self.count, &|id| id < cut);
-        start..part(start, self.count, &|id| id.starts_with(cut))
+        self.ids.with_prefix(&self.map, prefix)
     }
 
     /// The checksum of the pack that this index belongs to.

@@ -1,20 +1,25 @@
-//! One repository, opened beneath a directory descriptor.
+//! One repository, opened beneath a directory descriptor (`gitrepository-layout`).
 
 use std::os::fd::OwnedFd;
 
-use crate::beneath::Dir;
+use crate::alternates::Alternate;
+use crate::beneath::{Dir, EntryType};
+use crate::commit_graph::{self, CommitGraph};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::HashKind;
 use crate::refs::Refs;
 use crate::store::{Limits, Store};
 
+/// The largest `config` that is read, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
 /// How a repository is opened.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Object directories to borrow from, as [`alternates::resolve`](crate::alternates) found and the caller
-    /// opened them. `objects/info/alternates` itself is not read by [`Repository::open`].
-    pub alternates: Vec<OwnedFd>,
+    /// Object directories to borrow from, as [`alternates::resolve`](crate::alternates::resolve) found them.
+    /// `objects/info/alternates` itself is not read by [`Repository::open`].
+    pub alternates: Vec<Alternate>,
     /// What the object store allows.
     pub limits: Limits,
 }
@@ -26,25 +31,43 @@ pub struct Repository {
     config: Config,
     refs: Refs,
     store: Store,
+    graph: Option<CommitGraph>,
+    shallow: bool,
+    notes: Vec<String>,
 }
 
 impl Repository {
-    /// Opens the repository in a directory (`O_PATH` will do): a bare one, or the `.git` directory of a
-    /// worktree. Everything is opened beneath that descriptor, following no symbolic link.
+    /// Opens the repository in a directory (`O_PATH` will do): a bare one, or the `.git` directory of a worktree.
+    /// Everything is opened beneath that descriptor, following no symbolic link.
     pub fn open(dir: OwnedFd, options: Options) -> Result<Repository> {
         let dir = Dir::new(dir, "");
-        let config = Config {
-            hash: HashKind::Sha1,
-            bare: None,
-            shared: crate::config::Shared::Umask,
-            partial_clone: false,
-            precious_objects: false,
-        };
+        // A linked worktree keeps everything elsewhere, and would lead there.
+        if dir.stat(b"commondir")?.is_some() {
+            return Err(Error::NotARepository("a linked worktree"));
+        }
+        // HEAD is a file, or with very old repositories a symbolic link to one.
+        match dir.stat(b"HEAD")? {
+            Some((EntryType::File | EntryType::Symlink, _)) => {}
+            _ => return Err(Error::NotARepository("no HEAD")),
+        }
+        if !matches!(dir.stat(b"refs")?, Some((EntryType::Dir, _))) {
+            return Err(Error::NotARepository("no refs directory"));
+        }
         let objects = dir.open_dir(b"objects")?.ok_or(Error::NotARepository("no objects directory"))?;
-        let alternates = options.alternates.into_iter().map(|fd| Dir::new(fd, "alternate")).collect();
-        let store = Store::open(objects, alternates, config.hash, options.limits)?;
+        let mut config = Config::parse(&dir.read(b"config", MAX_CONFIG)?.unwrap_or_default())?;
+        if config.worktree_config
+            && let Some(text) = dir.read(b"config.worktree", MAX_CONFIG)?
+        {
+            config.parse_worktree(&text)?;
+        }
+        let others =
+            options.alternates.into_iter().map(|other| Dir::new(other.dir, "alternate/objects")).collect();
+        let store = Store::open(objects, others, config.hash, options.limits)?;
         let refs = Refs::new(dir.try_clone()?, config.hash);
-        Ok(Repository { dir, config, refs, store })
+        let shallow = commit_graph::is_shallow(&dir)?;
+        let mut notes = Vec::new();
+        let graph = if shallow { None } else { open_graph(&store, &mut notes) };
+        Ok(Repository { dir, config, refs, store, graph, shallow, notes })
     }
 
     /// The algorithm of the ids.
@@ -76,4 +99,31 @@ impl Repository {
     pub fn store_mut(&mut self) -> &mut Store {
         &mut self.store
     }
+
+    /// Its commit graph, if it has a usable one.
+    pub fn commit_graph(&self) -> Option<&CommitGraph> {
+        self.graph.as_ref()
+    }
+
+    /// Whether history was cut off here (`shallow` names commits) when it was opened.
+    pub fn is_shallow(&self) -> bool {
+        self.shallow
+    }
+
+    /// Files that were passed over because they are damaged, one line each, for the log.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.store.notes().iter().chain(&self.notes).map(String::as_str)
+    }
+}
+
+/// The first commit graph among the objects directories.
+fn open_graph(store: &Store, notes: &mut Vec<String>) -> Option<CommitGraph> {
+    let dirs: Vec<&Dir> = store.object_dirs().collect();
+    dirs.iter().find_map(|dir| match CommitGraph::open(dir, &dirs, store.hash())? {
+        Ok(graph) => Some(graph),
+        Err(why) => {
+            notes.push(format!("{}: {why}", dir.name_of(b"info/commit-graph").display()));
+            None
+        }
+    })
 }

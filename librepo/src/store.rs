@@ -105,6 +105,19 @@ impl Store {
         Ok(store)
     }
 
+    /// A store without a directory, for packs added by hand.
+    pub fn of_packs(hash: HashKind, limits: Limits) -> Store {
+        Store {
+            hash,
+            limits,
+            objects: Vec::new(),
+            packs: Vec::new(),
+            about: Vec::new(),
+            notes: Vec::new(),
+            last_hit: AtomicU32::new(0),
+        }
+    }
+
     /// Looks for packs that appeared since, and gives their number. Those already open stay, with their numbers.
     pub fn refresh(&mut self) -> Result<usize> {
         let before = self.packs.len();
@@ -125,7 +138,9 @@ impl Store {
                 continue;
             }
             // A pack whose .pack is gone or not yet there is none.
-            let Some((EntryType::File, stat)) = dir.stat(format!("{stem}.pack").as_bytes())? else { continue };
+            let Some((EntryType::File, stat)) = dir.stat(format!("{stem}.pack").as_bytes())? else {
+                continue;
+            };
             found.push((stat.st_mtime, stem.to_owned()));
         }
         // The newest first, as C git has it: what is asked for is mostly new.
@@ -153,7 +168,9 @@ impl Store {
         let text = |e: crate::Error| e.to_string();
         let Some(index) = dir.map(format!("{stem}.idx").as_bytes()).map_err(text)? else { return Ok(None) };
         let index = PackIndex::parse(index, self.hash)?;
-        let Some(file) = dir.open_file(format!("{stem}.pack").as_bytes()).map_err(text)? else { return Ok(None) };
+        let Some(file) = dir.open_file(format!("{stem}.pack").as_bytes()).map_err(text)? else {
+            return Ok(None);
+        };
         let map = crate::beneath::Map::of_file(&file).map_err(|e| e.to_string())?;
         // A .rev file that cannot be opened is one that is not there.
         let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
@@ -163,8 +180,47 @@ impl Store {
         Ok(Some(if keep { pack.with_file(file) } else { pack }))
     }
 
+    /// Takes the multi-pack index of a directory if all its packs are open; else each pack's own index does.
     fn load_midx(&mut self, number: usize, dir: &Dir) {
-        let _ = (number, dir);
+        let file = match dir.map(b"multi-pack-index") {
+            Ok(None) => None,
+            Ok(Some(map)) => Some(MultiPackIndex::parse(map, self.hash).map_err(str::to_owned)),
+            Err(e) => Some(Err(e.to_string())),
+        };
+        let file = file.map(|file| {
+            let file = file?;
+            let find = |name: &String| {
+                let mut open = self.packs.iter().zip(&self.about);
+                open.position(|(pack, about)| usize::from(about.dir) == number && pack.name() == name)
+            };
+            let packs: Option<Vec<u32>> =
+                file.packs().iter().map(|name| find(name).map(|number| number as u32)).collect();
+            let packs = packs.ok_or_else(|| "packs of the multi-pack index missing".to_owned())?;
+            Ok::<_, String>(Midx { file, packs })
+        });
+        let midx = match file {
+            Some(Ok(midx)) => Some(midx),
+            None => None,
+            Some(Err(why)) => {
+                self.notes.push(format!("{}: {why}", dir.name_of(b"multi-pack-index").display()));
+                None
+            }
+        };
+        for about in self.about.iter_mut().filter(|about| usize::from(about.dir) == number) {
+            about.covered = false;
+        }
+        for &pack in midx.iter().flat_map(|midx| &midx.packs) {
+            self.about[pack as usize].covered = true;
+        }
+        self.objects[number].midx = midx;
+    }
+
+    /// The multi-pack indexes in use, each with the numbers that its packs have here.
+    pub fn multi_pack_indexes(&self) -> impl Iterator<Item = (&MultiPackIndex, &[u32])> {
+        self.objects
+            .iter()
+            .filter_map(|objects| objects.midx.as_ref())
+            .map(|midx| (&midx.file, &midx.packs[..]))
     }
 
     /// Adds a pack that lies elsewhere (one that is just being received), and gives its number.
@@ -222,17 +278,26 @@ impl Store {
         if let Some(found) = self.in_pack(last, id) {
             return Some(found);
         }
-        for (number, _) in self.about.iter().enumerate() {
-            let number = number as u32;
-            if number == last {
-                continue;
-            }
-            if let Some(found) = self.in_pack(number, id) {
-                self.last_hit.store(number, Relaxed);
-                return Some(found);
-            }
+        let found = self.by_midx(id).or_else(|| self.by_packs(id, last, false))?;
+        if let Location::Pack { pack, .. } = found {
+            self.last_hit.store(pack, Relaxed);
         }
-        None
+        Some(found)
+    }
+
+    /// Asks the multi-pack indexes for the pack, and that pack's own index for the rest, so that a damaged
+    /// multi-pack index can cost time but never give a wrong object.
+    fn by_midx(&self, id: &ObjectId) -> Option<Location> {
+        self.objects.iter().filter_map(|objects| objects.midx.as_ref()).find_map(|midx| {
+            let (pack, _) = midx.file.entry_at(midx.file.lookup(id.as_bytes())?)?;
+            self.in_pack(*midx.packs.get(pack as usize)?, id)
+        })
+    }
+
+    /// Asks one pack after the other, those that a multi-pack index answers for or the others.
+    fn by_packs(&self, id: &ObjectId, but: u32, covered: bool) -> Option<Location> {
+        let packs = self.about.iter().zip(0u32..).filter(|(about, _)| about.covered == covered);
+        packs.filter(|&(_, number)| number != but).find_map(|(_, number)| self.in_pack(number, id))
     }
 
     /// Where an object is.
@@ -243,8 +308,11 @@ impl Store {
         if let Some(found) = self.locate_packed(id) {
             return Some(found);
         }
-        let dir = self.objects.iter().position(|objects| loose::contains(&objects.dir, id))?;
-        Some(Location::Loose { dir: dir as u16 })
+        if let Some(dir) = self.objects.iter().position(|objects| loose::contains(&objects.dir, id)) {
+            return Some(Location::Loose { dir: dir as u16 });
+        }
+        // What a multi-pack index should have known of, had it not been damaged.
+        self.by_packs(id, u32::MAX, true)
     }
 
     /// Whether the object is here.
