@@ -1,1 +1,3 @@
 //! A Git server of many small processes.
+pub mod auth;
+pub mod conf;

@@ -1,0 +1,40 @@
+//! What is wrong with a configuration, and where.
+
+use std::fmt;
+
+/// One error or warning about a configuration file. Displays as `file:line:column: message`, where a line and column
+/// of 0 mean the file as a whole and are left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigError {
+    /// The file as it was named; empty when the error belongs to none.
+    pub file: String,
+    /// Line, counted from 1; 0 for the file as a whole.
+    pub line: u32,
+    /// Column in characters, counted from 1; 0 for the file as a whole.
+    pub column: u32,
+    /// What was expected or what is wrong, lower case, without a full stop.
+    pub message: String,
+}
+
+impl ConfigError {
+    /// An error about a file as a whole.
+    pub fn whole(file: &str, message: impl Into<String>) -> ConfigError {
+        ConfigError { file: file.to_owned(), line: 0, column: 0, message: message.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.is_empty() {
+            f.write_str(&libproto::names::escape(self.file.as_bytes()))?;
+            f.write_str(":")?;
+            if self.line > 0 {
+                write!(f, "{}:{}:", self.line, self.column)?;
+            }
+            f.write_str(" ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}

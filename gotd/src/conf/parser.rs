@@ -1,0 +1,656 @@
+//! The grammar of gotd.conf: files, macros, and the directives at the top.
+//!
+//! One pass, by recursive descent; a directive that is wrong is reported and skipped with its block, so that one run
+//! finds all errors. Directives of a repository are in [`super::repository`], those about people in
+//! [`super::accounts`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use libproto::names::{RepoName, UserName};
+
+use super::error::ConfigError;
+use super::keywords::{RESERVED, either, nearest};
+use super::lexer::{Lexer, Macros, Severity, Token, TokenKind};
+use super::limits::{Scope, TABLE};
+use super::loader::{FILE_MAX, FILES_MAX, Loader, TOTAL_MAX, is_pattern};
+use super::model::{
+    Config, DEFAULT_GIT_PORT, ListenAddress, Listener, LogTo, Position, SOCKET_PATH_MAX, Sandbox, Subject,
+    User, UserLimit, Who,
+};
+use super::support::{Feature, Support};
+
+/// Most errors and most warnings that one run reports.
+const COMPLAINTS_MAX: usize = 200;
+/// How deep files may include files.
+const INCLUDE_DEPTH: usize = 8;
+/// Most repository blocks in one configuration.
+pub const REPOSITORIES_MAX: usize = 200_000;
+/// Most access rules in one configuration.
+pub const RULES_MAX: usize = 2_000_000;
+
+/// What came out of parsing.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    /// What was understood; to be used only if there are no errors. Names are not resolved yet.
+    pub config: Config,
+    /// In the order of the files.
+    pub errors: Vec<ConfigError>,
+    /// In the order of the files.
+    pub warnings: Vec<ConfigError>,
+}
+
+/// Parses a configuration whose main file is `path`.
+pub fn parse(path: &str, loader: &mut dyn Loader) -> Parsed {
+    let mut parser = Parser {
+        loader,
+        config: Config::empty(),
+        lexer: None,
+        ahead: None,
+        macros: Macros::default(),
+        total: 0,
+        errors: Vec::new(),
+        warnings: Vec::new(),
+        rules: 0,
+        repository_names: HashMap::new(),
+        user_names: HashMap::new(),
+        group_names: HashMap::new(),
+        group_members: Vec::new(),
+        open_files: Vec::new(),
+    };
+    parser.file(path, None);
+    parser.finish();
+    let Parser { config, errors, warnings, .. } = parser;
+    Parsed { config, errors, warnings }
+}
+
+/// A directive was wrong; this has been reported, and the caller skips to where the next one starts.
+#[derive(Debug)]
+pub(super) struct Skip;
+
+/// The outcome of a piece of grammar.
+pub(super) type Outcome<T = ()> = Result<T, Skip>;
+
+/// A word and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Word {
+    pub text: String,
+    pub at: Position,
+}
+
+pub(super) struct Parser<'l> {
+    loader: &'l mut dyn Loader,
+    pub config: Config,
+    lexer: Option<Lexer>,
+    ahead: Option<Token>,
+    macros: Macros,
+    total: usize,
+    errors: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
+    pub rules: usize,
+    /// Names of repositories without `.git`, and of prefixes with a slash at the end.
+    pub repository_names: HashMap<Vec<u8>, usize>,
+    pub user_names: HashMap<UserName, u32>,
+    pub group_names: HashMap<UserName, u32>,
+    /// Members of each group, looked up when all users are known.
+    pub group_members: Vec<Vec<(UserName, Position)>>,
+    open_files: Vec<String>,
+}
+
+const TOP: &[&str] = &[
+    "account",
+    "connection",
+    "group",
+    "include",
+    "limit",
+    "listen",
+    "log",
+    "repositories",
+    "repository",
+    "sandbox",
+    "user",
+];
+
+impl Parser<'_> {
+    // Files.
+
+    fn file(&mut self, path: &str, named_at: Option<Position>) {
+        let complain = |parser: &mut Self, message: String| match named_at {
+            Some(at) => parser.error_at(at, message),
+            None => parser.push_error(ConfigError::whole(path, message)),
+        };
+        let shown = named_at.map_or(String::new(), |_| format!("{path}: "));
+        if self.open_files.iter().any(|open| open == path) {
+            return complain(self, format!("{shown}the file includes itself"));
+        }
+        if self.open_files.len() >= INCLUDE_DEPTH {
+            return complain(self, format!("{shown}files are included more than {INCLUDE_DEPTH} deep"));
+        }
+        if self.config.files.len() >= FILES_MAX {
+            return complain(self, format!("{shown}more than {FILES_MAX} files"));
+        }
+        let text = match self.loader.load(path) {
+            Ok(text) => text,
+            Err(message) => return complain(self, format!("{shown}{message}")),
+        };
+        self.total = self.total.saturating_add(text.len());
+        if text.len() > FILE_MAX || self.total > TOTAL_MAX {
+            return complain(
+                self,
+                format!("{shown}larger than {FILE_MAX} bytes, or all files than {TOTAL_MAX}"),
+            );
+        }
+        let number = u32::try_from(self.config.files.len()).unwrap_or(u32::MAX);
+        self.config.files.push(path.to_owned());
+        match Lexer::new(number, &text) {
+            Ok(lexer) => {
+                let outer = (self.lexer.replace(lexer), self.ahead.take());
+                self.open_files.push(path.to_owned());
+                self.top();
+                self.open_files.pop();
+                (self.lexer, self.ahead) = outer;
+            }
+            Err(at) => self.error_at(at, "expected UTF-8 text"),
+        }
+    }
+
+    fn include(&mut self) -> Outcome {
+        let path = self.word("a path or pattern in quotes after \"include\"")?;
+        if !path.text.starts_with('/') {
+            return self.fail(path.at, format!("expected an absolute path, found \"{}\"", path.text));
+        }
+        let (directory, _) = super::loader::split_last(&path.text);
+        if is_pattern(directory) {
+            return self.fail(path.at, "expected \"*\" and \"?\" only behind the last slash");
+        }
+        self.end_of_directive()?;
+        if !is_pattern(&path.text) {
+            self.file(&path.text, Some(path.at));
+            return Ok(());
+        }
+        match self.loader.expand(&path.text) {
+            Ok(found) => found.iter().for_each(|file| self.file(file, Some(path.at))),
+            Err(message) => self.error_at(path.at, format!("{}: {message}", path.text)),
+        }
+        Ok(())
+    }
+
+    /// A file that is not gotd.conf itself, such as one of keys; it counts like the others.
+    pub fn load_aside(&mut self, path: &str) -> Result<String, String> {
+        let bytes = self.loader.load(path)?;
+        self.total = self.total.saturating_add(bytes.len());
+        if bytes.len() > FILE_MAX || self.total > TOTAL_MAX {
+            return Err(format!("larger than {FILE_MAX} bytes, or all files than {TOTAL_MAX}"));
+        }
+        String::from_utf8(bytes).map_err(|_| "expected UTF-8 text".to_owned())
+    }
+
+    // Pieces of text.
+
+    fn next_raw(&mut self) -> Token {
+        if let Some(token) = self.ahead.take() {
+            return token;
+        }
+        let Some(lexer) = &mut self.lexer else {
+            return Token { kind: TokenKind::End, at: Position::default() };
+        };
+        let token = lexer.token(&mut self.macros);
+        for (at, message, severity) in std::mem::take(&mut lexer.complaints) {
+            match severity {
+                Severity::Error => self.error_at(at, message),
+                Severity::Warning => self.warn_at(at, message),
+            }
+        }
+        token
+    }
+
+    pub fn next(&mut self) -> Token {
+        self.next_raw()
+    }
+
+    pub fn peek(&mut self) -> &Token {
+        let token = self.next_raw();
+        self.ahead.insert(token)
+    }
+
+    /// Whether the next piece is this word without quotes; it stays where it is.
+    pub fn at_keyword(&mut self, keyword: &str) -> bool {
+        matches!(&self.peek().kind, TokenKind::Word { text, quoted: false } if text == keyword)
+    }
+
+    /// Takes this word without quotes if it is next.
+    pub fn accept(&mut self, keyword: &str) -> bool {
+        let there = self.at_keyword(keyword);
+        if there {
+            self.next();
+        }
+        there
+    }
+
+    /// Takes an argument: any word in quotes, or a bare one that is not reserved.
+    pub fn word(&mut self, what: &str) -> Outcome<Word> {
+        let TokenKind::Word { text, quoted } = &self.peek().kind else {
+            return self.unexpected(what);
+        };
+        if !quoted && RESERVED.contains(&text.as_str()) {
+            let (text, at) = (text.clone(), self.peek().at);
+            return self.fail(at, format!("expected {what}, found the reserved word {text} without quotes"));
+        }
+        let token = self.next();
+        match token.kind {
+            TokenKind::Word { text, .. } => Ok(Word { text, at: token.at }),
+            _ => Err(Skip),
+        }
+    }
+
+    /// Takes one of these words without quotes.
+    pub fn keyword(&mut self, known: &[&'static str], what: &str) -> Outcome<&'static str> {
+        let token = self.peek().clone();
+        if let TokenKind::Word { text, quoted } = &token.kind {
+            if let Some(&word) = known.iter().find(|&&k| k == text) {
+                if !quoted {
+                    self.next();
+                    return Ok(word);
+                }
+            }
+            let hint = match nearest(text, known.iter().copied()) {
+                Some(near) if *quoted && near == text => format!(": write {near} without quotes"),
+                Some(near) => format!(": did you mean \"{near}\"?"),
+                None => String::new(),
+            };
+            return self.fail(token.at, format!("expected {what}, found \"{text}\"{hint}"));
+        }
+        self.unexpected(what)
+    }
+
+    /// Takes all of these words, none in quotes.
+    pub fn keywords(&mut self, words: &[&'static str]) -> Outcome {
+        words.iter().try_for_each(|&word| self.keyword(&[word], &format!("\"{word}\"")).map(|_| ()))
+    }
+
+    pub fn unexpected<T>(&mut self, what: &str) -> Outcome<T> {
+        let token = self.peek().clone();
+        let found = match token.kind {
+            TokenKind::Bad => return Err(Skip),
+            TokenKind::Word { text, .. } => format!("\"{text}\""),
+            TokenKind::Newline => "the end of the line".to_owned(),
+            TokenKind::Open => "{".to_owned(),
+            TokenKind::Close => "}".to_owned(),
+            TokenKind::Equals => "=".to_owned(),
+            TokenKind::Stray(c) if c.is_control() => format!("control character U+{:04X}", u32::from(c)),
+            TokenKind::Stray(c) => format!("{c} outside quotes"),
+            TokenKind::End => "the end of the file".to_owned(),
+        };
+        self.fail(token.at, format!("expected {what}, found {found}"))
+    }
+
+    pub fn fail<T>(&mut self, at: Position, message: impl Into<String>) -> Outcome<T> {
+        self.error_at(at, message);
+        Err(Skip)
+    }
+
+    pub fn error_at(&mut self, at: Position, message: impl Into<String>) {
+        let error = self.complaint(at, message.into());
+        self.push_error(error);
+    }
+
+    pub fn warn_at(&mut self, at: Position, message: impl Into<String>) {
+        if self.warnings.len() < COMPLAINTS_MAX {
+            let warning = self.complaint(at, message.into());
+            self.warnings.push(warning);
+        }
+    }
+
+    fn push_error(&mut self, error: ConfigError) {
+        if self.errors.len() < COMPLAINTS_MAX {
+            self.errors.push(error);
+        }
+    }
+
+    fn complaint(&self, at: Position, message: String) -> ConfigError {
+        let file = usize::try_from(at.file).ok().and_then(|i| self.config.files.get(i));
+        ConfigError { file: file.cloned().unwrap_or_default(), line: at.line, column: at.column, message }
+    }
+
+    /// Says what this version makes of a directive that depends on a mechanism of its own.
+    pub fn feature(&mut self, feature: Feature, at: Position) {
+        let name = feature.name();
+        match feature.support() {
+            Support::Full => {}
+            Support::Warn => self.warn_at(at, format!("{name} is without effect in this version")),
+            Support::Refuse => self.error_at(at, format!("{name} is not supported by this version")),
+        }
+    }
+
+    // Directives and blocks.
+
+    /// After an error: skips to the end of the line, past a block that starts on it.
+    fn recover(&mut self) {
+        let mut depth = 0_usize;
+        loop {
+            match self.peek().kind {
+                TokenKind::End => return,
+                TokenKind::Newline if depth == 0 => return,
+                TokenKind::Close if depth == 0 => return,
+                TokenKind::Open => depth += 1,
+                TokenKind::Close => depth -= 1,
+                _ => {}
+            }
+            self.next();
+        }
+    }
+
+    fn skip_newlines(&mut self) {
+        while self.peek().kind == TokenKind::Newline {
+            self.next();
+        }
+    }
+
+    /// A directive at the top ends with its line.
+    fn end_of_directive(&mut self) -> Outcome {
+        match self.peek().kind {
+            TokenKind::Newline | TokenKind::End => Ok(()),
+            _ => self.unexpected("the end of the line"),
+        }
+    }
+
+    /// `{ item item … }`, with line ends between items or not.
+    pub fn block(&mut self, what: &str, item: &mut dyn FnMut(&mut Self) -> Outcome) -> Outcome {
+        let open = self.peek().at;
+        if self.peek().kind != TokenKind::Open {
+            return self.unexpected(what);
+        }
+        self.next();
+        loop {
+            self.skip_newlines();
+            let end = match self.peek().kind {
+                TokenKind::Close => true,
+                TokenKind::End => {
+                    return self.unexpected(&format!("}} for the {{ of line {}", open.line));
+                }
+                _ => false,
+            };
+            if end {
+                self.next();
+                return Ok(());
+            }
+            if item(self).is_err() {
+                self.recover();
+            }
+        }
+    }
+
+    /// A block of items, or one item on the same line.
+    pub fn block_or_item(&mut self, item: &mut dyn FnMut(&mut Self) -> Outcome) -> Outcome {
+        if self.peek().kind == TokenKind::Open { self.block("{", item) } else { item(self) }
+    }
+
+    fn top(&mut self) {
+        loop {
+            self.skip_newlines();
+            if self.peek().kind == TokenKind::End {
+                return;
+            }
+            if self.directive().and_then(|()| self.end_of_directive()).is_err() {
+                self.recover();
+                if self.peek().kind == TokenKind::Close {
+                    self.next();
+                }
+            }
+        }
+    }
+
+    fn directive(&mut self) -> Outcome {
+        let token = self.peek().clone();
+        let TokenKind::Word { text, quoted } = token.kind else {
+            return self.unexpected("a directive");
+        };
+        // Only what follows tells a macro from a directive, since C gotd's manual names one "path".
+        self.next();
+        if self.peek().kind == TokenKind::Equals {
+            return self.macro_definition(&text, token.at);
+        }
+        if quoted || !TOP.contains(&text.as_str()) {
+            let hint = match nearest(&text, TOP.iter().copied()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("expected {} or NAME = VALUE", either(TOP)),
+            };
+            return self.fail(token.at, format!("unknown directive \"{text}\": {hint}"));
+        }
+        match text.as_str() {
+            "account" => self.account(token.at),
+            "connection" => self.block_or_item(&mut Self::connection_item),
+            "group" => self.group(token.at),
+            "include" => self.include(),
+            "limit" => self.block_or_item(&mut |p| p.global_limit_item()),
+            "listen" => self.listen(token.at),
+            "log" => self.block_or_item(&mut Self::log_item),
+            "repositories" => self.repositories(token.at),
+            "repository" => self.repository(token.at),
+            "sandbox" => {
+                let what = either(&["required", "best-effort"]);
+                self.config.sandbox = match self.keyword(&["required", "best-effort"], &what)? {
+                    "required" => Sandbox::Required,
+                    _ => Sandbox::BestEffort,
+                };
+                Ok(())
+            }
+            _ => self.user(token.at),
+        }
+    }
+
+    fn macro_definition(&mut self, name: &str, at: Position) -> Outcome {
+        self.next();
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return self.fail(
+                at,
+                format!("expected a macro name of letters, digits and underscores, found \"{name}\""),
+            );
+        }
+        let value = self.word("a value after \"=\"")?;
+        if !self.macros.set(name, &value.text) {
+            return self.fail(at, format!("more than {} macros", Macros::MAX));
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, at: Position) -> Outcome {
+        self.keywords(&["on"])?;
+        let address = if self.accept("git") {
+            self.feature(Feature::ListenGit, at);
+            let host = self.word("an IPv4 or IPv6 address")?;
+            let Ok(address) = host.text.parse::<IpAddr>() else {
+                return self
+                    .fail(host.at, format!("expected an IPv4 or IPv6 address, found \"{}\"", host.text));
+            };
+            let port = if self.accept("port") { self.port()? } else { DEFAULT_GIT_PORT };
+            ListenAddress::Git(address, port)
+        } else {
+            let path = self.word("the path of a unix socket, or git and an address")?;
+            self.check_path(&path)?;
+            if path.text.len() > SOCKET_PATH_MAX {
+                return self
+                    .fail(path.at, format!("expected a socket path of at most {SOCKET_PATH_MAX} bytes"));
+            }
+            ListenAddress::Unix(path.text)
+        };
+        if let Some(same) = self.config.listeners.iter().find(|l| l.address == address) {
+            let place = self.config.place(same.at);
+            return self.fail(at, format!("the same address is already in {place}"));
+        }
+        if self.config.listeners.len() >= 64 {
+            return self.fail(at, "more than 64 listeners");
+        }
+        self.config.listeners.push(Listener { address, at });
+        Ok(())
+    }
+
+    fn port(&mut self) -> Outcome<u16> {
+        let word = self.word("a port number")?;
+        match word.text.parse::<u16>() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => {
+                self.fail(word.at, format!("expected a port number from 1 to 65535, found \"{}\"", word.text))
+            }
+        }
+    }
+
+    fn user(&mut self, at: Position) -> Outcome {
+        let name = self.user_name("the name or number of a user")?;
+        self.config.user = Some(User { name: name.as_str().to_owned(), ids: None, at });
+        Ok(())
+    }
+
+    fn log_item(&mut self) -> Outcome {
+        let at = self.peek().at;
+        match self.keyword(&["verbose", "to"], &either(&["verbose", "to"]))? {
+            "verbose" => self.config.log_verbose = true,
+            _ => {
+                self.feature(Feature::LogTo, at);
+                self.config.log_to =
+                    match self.keyword(&["stderr", "syslog"], &either(&["stderr", "syslog"]))? {
+                        "stderr" => LogTo::Stderr,
+                        _ => LogTo::Syslog,
+                    };
+            }
+        }
+        Ok(())
+    }
+
+    // Connections and limits.
+
+    fn connection_item(&mut self) -> Outcome {
+        let at = self.peek().at;
+        if self.accept("informative") {
+            self.keywords(&["errors"])?;
+            self.config.informative_errors = true;
+            return Ok(());
+        }
+        self.limit_item(at, &[Scope::Connection], &mut |parser, limit, value, at| {
+            parser.config.limits.set(limit, value, at);
+            Ok(())
+        })
+    }
+
+    fn global_limit_item(&mut self) -> Outcome {
+        let at = self.peek().at;
+        self.limit_item(at, &[Scope::Global, Scope::Repository], &mut |parser, limit, value, at| {
+            parser.config.limits.set(limit, value, at);
+            Ok(())
+        })
+    }
+
+    /// The words of a row of the table of limits, and a value. `limit user` leads elsewhere.
+    pub fn limit_item(
+        &mut self,
+        at: Position,
+        scopes: &[Scope],
+        set: &mut dyn FnMut(&mut Self, super::limits::Limit, u64, Position) -> Outcome,
+    ) -> Outcome {
+        let connection = scopes.contains(&Scope::Connection);
+        let mut rows: Vec<_> = TABLE.iter().filter(|row| scopes.contains(&row.scope)).collect();
+        let mut depth = 0;
+        let row = loop {
+            let mut next: Vec<&'static str> = Vec::new();
+            for row in &rows {
+                if let Some(&word) = row.words.get(depth).filter(|word| !next.contains(word)) {
+                    next.push(word);
+                }
+            }
+            if connection && depth == 0 {
+                next.push("informative");
+            }
+            let in_limit =
+                connection && depth == 1 && rows.first().is_some_and(|row| row.words[0] == "limit");
+            if in_limit {
+                next.push("user");
+            }
+            let word = self.keyword(&next, &either(&next))?;
+            if in_limit && word == "user" {
+                return self.limit_user(at);
+            }
+            rows.retain(|row| row.words.get(depth) == Some(&word));
+            depth += 1;
+            // No row's words begin with another's: the table's test sees to it.
+            match rows.as_slice() {
+                [] => return Err(Skip),
+                [row] if row.words.len() == depth => break *row,
+                _ => {}
+            }
+        };
+        let word = self.word(&format!("a value for \"{}\"", row.words.join(" ")))?;
+        match row.value(&word.text) {
+            Ok(value) => set(self, row.limit, value, at),
+            Err(message) => self.fail(word.at, message),
+        }
+    }
+
+    fn limit_user(&mut self, at: Position) -> Outcome {
+        let name = self.user_name("the name or number of a user")?;
+        let word = self.word("a number of connections")?;
+        let row = super::limits::Limit::ConnectionsPerUser.row();
+        let connections = match row.value(&word.text).map(u32::try_from) {
+            Ok(Ok(connections)) => connections,
+            Ok(Err(_)) => return Err(Skip),
+            Err(message) => return self.fail(word.at, message),
+        };
+        let subject = Subject { group: false, name };
+        // The last line about a user wins.
+        self.config.user_limits.retain(|l| l.subject != subject);
+        if self.config.user_limits.len() >= 100_000 {
+            return self.fail(at, "more than 100000 limits of users");
+        }
+        self.config.user_limits.push(UserLimit { subject, who: Who::Nobody, connections, at });
+        Ok(())
+    }
+
+    // Arguments with a meaning.
+
+    pub fn user_name(&mut self, what: &str) -> Outcome<UserName> {
+        let word = self.word(what)?;
+        self.check_user_name(&word, &word.text, what)
+    }
+
+    pub fn check_user_name(&mut self, word: &Word, name: &str, what: &str) -> Outcome<UserName> {
+        match UserName::parse(name.as_bytes()) {
+            Ok(name) => Ok(name),
+            Err(error) => self.fail(word.at, format!("expected {what}, found \"{}\": {error}", word.text)),
+        }
+    }
+
+    pub fn check_path(&mut self, path: &Word) -> Outcome {
+        if !path.text.starts_with('/') {
+            return self.fail(path.at, format!("expected an absolute path, found \"{}\"", path.text));
+        }
+        if path.text.len() > 4000 || path.text.split('/').any(|c| c == "..") {
+            return self.fail(path.at, "expected a path of at most 4000 bytes without \"..\"");
+        }
+        Ok(())
+    }
+
+    pub fn repo_name(&mut self, word: &Word) -> Outcome<RepoName> {
+        match RepoName::parse(word.text.as_bytes()) {
+            Ok(name) => Ok(name),
+            Err(error) => self.fail(
+                word.at,
+                format!("expected the name of a repository, found \"{}\": {error}", word.text),
+            ),
+        }
+    }
+
+    // The end.
+
+    fn finish(&mut self) {
+        self.resolve_group_members();
+        if self.config.repositories.is_empty() && self.errors.is_empty() {
+            let main = self.config.files.first().cloned().unwrap_or_default();
+            self.push_error(ConfigError::whole(
+                &main,
+                "expected at least one \"repository\" or \"repositories\"",
+            ));
+        }
+        if self.errors.len() >= COMPLAINTS_MAX {
+            self.errors.push(ConfigError::whole("", "too many errors, the rest is not shown"));
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! The grammar of `repository` and `repositories` blocks.
+
+use super::keywords::{either, nearest};
+use super::lexer::TokenKind;
+use super::limits::Scope;
+use super::model::{
+    ANONYMOUS, Access, Action, Hidden, LimitOverride, NotifyReference, NotifyTarget, NotifyVia, Position,
+    Protection, ProtectionKind, Repository, RepositoryKind, Rule, Subject, Tolerated, Wants, Who,
+    branch_name, namespace,
+};
+use super::parser::{Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Skip, Word};
+use super::support::Feature;
+
+/// Most entries of one kind (protections, hidden namespaces, targets) in one repository.
+pub const ENTRIES_MAX: usize = 10_000;
+
+/// Names of findings as git-fsck(1) spells them; `fsck ignore` knows these.
+pub const FSCK_KINDS: &[&str] = &[
+    "badDate",
+    "badDateOverflow",
+    "badEmail",
+    "badFilemode",
+    "badGpgsig",
+    "badHeaderContinuation",
+    "badName",
+    "badObjectSha1",
+    "badPackedRefEntry",
+    "badPackedRefHeader",
+    "badParentSha1",
+    "badRefContent",
+    "badRefFiletype",
+    "badRefName",
+    "badReferentName",
+    "badTagName",
+    "badTimezone",
+    "badTree",
+    "badTreeSha1",
+    "badType",
+    "duplicateEntries",
+    "emptyName",
+    "emptyPackedRefsFile",
+    "extraHeaderEntry",
+    "fullPathname",
+    "gitattributesBlob",
+    "gitattributesLarge",
+    "gitattributesLineLength",
+    "gitattributesMissing",
+    "gitattributesSymlink",
+    "gitignoreSymlink",
+    "gitmodulesBlob",
+    "gitmodulesLarge",
+    "gitmodulesMissing",
+    "gitmodulesName",
+    "gitmodulesParse",
+    "gitmodulesPath",
+    "gitmodulesSymlink",
+    "gitmodulesUpdate",
+    "gitmodulesUrl",
+    "hasDot",
+    "hasDotdot",
+    "hasDotgit",
+    "largePathname",
+    "mailmapSymlink",
+    "missingAuthor",
+    "missingCommitter",
+    "missingEmail",
+    "missingNameBeforeEmail",
+    "missingObject",
+    "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "missingTag",
+    "missingTagEntry",
+    "missingTagger",
+    "missingTree",
+    "missingType",
+    "missingTypeEntry",
+    "multipleAuthors",
+    "nulInCommit",
+    "nulInHeader",
+    "nullSha1",
+    "refMissingNewline",
+    "symlinkRef",
+    "symlinkTargetLength",
+    "treeNotSorted",
+    "unknownType",
+    "unterminatedHeader",
+    "zeroPaddedDate",
+    "zeroPaddedFilemode",
+];
+
+const OPTIONS: &[&str] = &[
+    "path",
+    "permit",
+    "deny",
+    "protect",
+    "notify",
+    "hide",
+    "fsck",
+    "partial",
+    "wants",
+    "reflog",
+    "limit",
+    "create",
+    "export-ok",
+];
+
+impl Parser<'_> {
+    pub(super) fn repository(&mut self, at: Position) -> Outcome {
+        let word = self.word("the name of a repository")?;
+        let name = self.repo_name(&word)?;
+        let key = name.without_suffix().to_vec();
+        let what = format!("repository \"{}\"", word.text);
+        let block = Repository::new(Some(name), RepositoryKind::One, at);
+        self.repository_block(block, key, &what)
+    }
+
+    pub(super) fn repositories(&mut self, at: Position) -> Outcome {
+        let word = self.word("the prefix of the names of repositories")?;
+        let kind = RepositoryKind::Below { create: false };
+        let what = format!("repositories \"{}\"", word.text);
+        if word.text.is_empty() || word.text == "/" {
+            return self.repository_block(Repository::new(None, kind, at), vec![b'/'], &what);
+        }
+        let prefix = self.repo_name(&word)?;
+        let mut key = prefix.as_bytes().to_vec();
+        key.push(b'/');
+        self.repository_block(Repository::new(Some(prefix), kind, at), key, &what)
+    }
+
+    fn repository_block(&mut self, mut block: Repository, key: Vec<u8>, what: &str) -> Outcome {
+        let at = block.at;
+        let same = self.repository_names.get(&key).and_then(|&i| self.config.repositories.get(i));
+        if let Some(same) = same {
+            let place = self.config.place(same.at);
+            // The block is read all the same, for the errors in it.
+            self.error_at(at, format!("{what}: the same name is already in {place}"));
+        }
+        if self.config.repositories.len() >= REPOSITORIES_MAX {
+            return self.fail(at, format!("more than {REPOSITORIES_MAX} repositories"));
+        }
+        self.block("{ on the same line", &mut |parser| {
+            parser.repository_item(&mut block)?;
+            parser.end_of_item(OPTIONS)
+        })?;
+        if block.path.is_empty() {
+            self.error_at(at, format!("{what}: expected a \"path\" in the block"));
+        }
+        let index = self.config.repositories.len();
+        self.repository_names.entry(key).or_insert(index);
+        self.config.repositories.push(block);
+        Ok(())
+    }
+
+    /// Behind a directive in a block: the end of the line or of the block, or another directive.
+    fn end_of_item(&mut self, known: &[&str]) -> Outcome {
+        match &self.peek().kind {
+            TokenKind::Newline | TokenKind::Close | TokenKind::End => Ok(()),
+            TokenKind::Word { text, quoted: false } if known.contains(&text.as_str()) => Ok(()),
+            _ => self.unexpected("the end of the line"),
+        }
+    }
+
+    fn repository_item(&mut self, block: &mut Repository) -> Outcome {
+        let token = self.peek().clone();
+        let TokenKind::Word { text, quoted: false } = token.kind else {
+            return self.unexpected("a directive");
+        };
+        let at = token.at;
+        if !OPTIONS.contains(&text.as_str()) {
+            let hint = match nearest(&text, OPTIONS.iter().copied()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("expected {}", either(OPTIONS)),
+            };
+            return self.fail(at, format!("unknown directive \"{text}\": {hint}"));
+        }
+        self.next();
+        let below = matches!(block.kind, RepositoryKind::Below { .. });
+        match text.as_str() {
+            "path" => self.path(block),
+            "permit" => {
+                let access = match self.keyword(&["ro", "rw"], &either(&["ro", "rw"]))? {
+                    "ro" => Access::Read,
+                    _ => Access::Write,
+                };
+                self.rule(block, Action::Permit(access), at)
+            }
+            "deny" => self.rule(block, Action::Deny, at),
+            "protect" => self.block_or_item(&mut |p| p.protect_item(block)),
+            "notify" => {
+                self.feature(Feature::Notify, at);
+                self.block_or_item(&mut |p| p.notify_item(block))
+            }
+            "hide" => self.hide(block, at),
+            "fsck" => self.block_or_item(&mut |p| p.fsck_item(block)),
+            "partial" => {
+                self.keywords(&["clone"])?;
+                self.feature(Feature::PartialClone, at);
+                block.options.partial_clone = true;
+                Ok(())
+            }
+            "wants" => {
+                self.feature(Feature::Wants, at);
+                let known = ["advertised", "reachable", "any"];
+                block.options.wants = match self.keyword(&known, &either(&known))? {
+                    "advertised" => Wants::Advertised,
+                    "reachable" => Wants::Reachable,
+                    _ => Wants::Any,
+                };
+                Ok(())
+            }
+            "reflog" => {
+                self.feature(Feature::Reflog, at);
+                block.options.reflog = true;
+                Ok(())
+            }
+            "limit" => self.block_or_item(&mut |p| p.repository_limit_item(block)),
+            word if !below => self.fail(at, format!("\"{word}\" has a place only in \"repositories\"")),
+            "create" => {
+                self.feature(Feature::Create, at);
+                block.kind = RepositoryKind::Below { create: true };
+                Ok(())
+            }
+            _ => {
+                self.feature(Feature::ExportOk, at);
+                let Ok(name) = libproto::names::UserName::parse(ANONYMOUS.as_bytes()) else {
+                    return Err(Skip);
+                };
+                let subject = Subject { group: false, name };
+                self.push_rule(block, Rule { action: Action::PermitExported, subject, who: Who::Nobody, at })
+            }
+        }
+    }
+
+    fn path(&mut self, block: &mut Repository) -> Outcome {
+        let path = self.word("an absolute path")?;
+        self.check_path(&path)?;
+        block.path = path.text;
+        Ok(())
+    }
+
+    fn rule(&mut self, block: &mut Repository, action: Action, at: Position) -> Outcome {
+        let what = "a user, or a group with a colon before it";
+        let word = self.word(what)?;
+        let (group, name) = match word.text.strip_prefix(':') {
+            Some(name) => (true, name),
+            None => (false, word.text.as_str()),
+        };
+        let name = self.check_user_name(&word, name, what)?;
+        self.push_rule(block, Rule { action, subject: Subject { group, name }, who: Who::Nobody, at })
+    }
+
+    fn push_rule(&mut self, block: &mut Repository, rule: Rule) -> Outcome {
+        self.rules = self.rules.saturating_add(1);
+        if self.rules > RULES_MAX {
+            return self.fail(rule.at, format!("more than {RULES_MAX} rules"));
+        }
+        block.rules.push(rule);
+        Ok(())
+    }
+
+    fn branch(&mut self, word: &Word) -> Outcome<String> {
+        match branch_name(&word.text) {
+            Some(name) => Ok(name),
+            None => self.fail(word.at, format!("expected the name of a branch, found \"{}\"", word.text)),
+        }
+    }
+
+    fn namespace(&mut self) -> Outcome<String> {
+        let word = self.word("a namespace below refs/")?;
+        match namespace(&word.text) {
+            Some(name) => Ok(name),
+            None => self.fail(word.at, format!("expected a namespace below refs/, found \"{}\"", word.text)),
+        }
+    }
+
+    fn protect_item(&mut self, block: &mut Repository) -> Outcome {
+        let at = self.peek().at;
+        let known = ["branch", "tag", "create", "delete", "linear"];
+        let first = self.keyword(&known, &either(&known))?;
+        if matches!(first, "create" | "delete" | "linear") {
+            self.feature(Feature::ExtraProtection, at);
+        }
+        if first == "linear" {
+            self.keywords(&["branch"])?;
+        }
+        let kind = match first {
+            "branch" | "linear" => {
+                let below = self.accept("namespace");
+                match (first, below) {
+                    ("branch", false) => ProtectionKind::Branch,
+                    ("branch", true) => ProtectionKind::BranchNamespace,
+                    (_, false) => ProtectionKind::LinearBranch,
+                    (_, true) => ProtectionKind::LinearBranchNamespace,
+                }
+            }
+            _ => {
+                self.keywords(&["namespace"])?;
+                match first {
+                    "tag" => ProtectionKind::TagNamespace,
+                    "create" => ProtectionKind::CreateNamespace,
+                    _ => ProtectionKind::DeleteNamespace,
+                }
+            }
+        };
+        let name = if kind.is_namespace() {
+            self.namespace()?
+        } else {
+            let word = self.word("the name of a branch")?;
+            self.branch(&word)?
+        };
+        self.push_protection(block, Protection { kind, name, at })
+    }
+
+    fn push_protection(&mut self, block: &mut Repository, new: Protection) -> Outcome {
+        // As for C gotd: one namespace cannot hold branches and tags.
+        let group = |kind| match kind {
+            ProtectionKind::TagNamespace => ProtectionKind::BranchNamespace,
+            other => other,
+        };
+        let same = block.protections.iter().find(|p| group(p.kind) == group(new.kind) && p.name == new.name);
+        if let Some(same) = same {
+            let place = self.config.place(same.at);
+            return self.fail(new.at, format!("{}: already protected in {place}", new.name));
+        }
+        if block.protections.len() >= ENTRIES_MAX {
+            return self.fail(new.at, format!("more than {ENTRIES_MAX} protections in one repository"));
+        }
+        block.protections.push(new);
+        Ok(())
+    }
+
+    fn hide(&mut self, block: &mut Repository, at: Position) -> Outcome {
+        self.feature(Feature::Hide, at);
+        self.keywords(&["namespace"])?;
+        let namespace = self.namespace()?;
+        if block.hidden.len() >= ENTRIES_MAX {
+            return self.fail(at, format!("more than {ENTRIES_MAX} hidden namespaces in one repository"));
+        }
+        block.hidden.push(Hidden { namespace, at });
+        Ok(())
+    }
+
+    fn fsck_item(&mut self, block: &mut Repository) -> Outcome {
+        let at = self.peek().at;
+        self.feature(Feature::Fsck, at);
+        if self.keyword(&["ignore", "off"], &either(&["ignore", "off"]))? == "off" {
+            block.options.fsck_off = true;
+            return Ok(());
+        }
+        let word = self.word("the name of a finding of git fsck")?;
+        let Some(kind) = FSCK_KINDS.iter().find(|kind| kind.eq_ignore_ascii_case(&word.text)) else {
+            let hint = nearest(&word.text, FSCK_KINDS.iter().copied());
+            let hint = hint.map_or(String::new(), |near| format!(": did you mean \"{near}\"?"));
+            return self.fail(
+                word.at,
+                format!("expected the name of a finding of git fsck, found \"{}\"{hint}", word.text),
+            );
+        };
+        if !block.tolerated.iter().any(|t| t.kind == *kind) {
+            block.tolerated.push(Tolerated { kind: (*kind).to_owned(), at });
+        }
+        Ok(())
+    }
+
+    fn repository_limit_item(&mut self, block: &mut Repository) -> Outcome {
+        let at = self.peek().at;
+        self.limit_item(at, &[Scope::Repository], &mut |_, limit, value, at| {
+            block.limits.retain(|o| o.limit != limit);
+            block.limits.push(LimitOverride { limit, value, at });
+            Ok(())
+        })
+    }
+
+    // Notifications.
+
+    fn notify_item(&mut self, block: &mut Repository) -> Outcome {
+        let at = self.peek().at;
+        let known = ["branch", "reference", "email", "url"];
+        let full = block.notify.references.len().max(block.notify.targets.len()) >= ENTRIES_MAX;
+        if full {
+            return self.fail(at, format!("more than {ENTRIES_MAX} notifications in one repository"));
+        }
+        match self.keyword(&known, &either(&known))? {
+            "branch" => {
+                let word = self.word("the name of a branch")?;
+                let name = self.branch(&word)?;
+                self.notify_reference(block, name, at);
+                Ok(())
+            }
+            "reference" => {
+                self.keywords(&["namespace"])?;
+                let name = self.namespace()?;
+                self.notify_reference(block, name, at);
+                Ok(())
+            }
+            "email" => self.email(block, at),
+            _ => self.url(block, at),
+        }
+    }
+
+    fn notify_reference(&mut self, block: &mut Repository, name: String, at: Position) {
+        if !block.notify.references.iter().any(|r| r.name == name) {
+            block.notify.references.push(NotifyReference { name, at });
+        }
+    }
+
+    fn email(&mut self, block: &mut Repository, at: Position) -> Outcome {
+        let sender = if self.accept("from") { Some(self.word("a sender's address")?.text) } else { None };
+        self.keywords(&["to"])?;
+        let recipient = self.word("a recipient's address")?.text;
+        let responder = if self.accept("reply") {
+            self.keywords(&["to"])?;
+            Some(self.word("an address for replies")?.text)
+        } else {
+            None
+        };
+        let relay = if self.accept("relay") { Some(self.word("a host name")?.text) } else { None };
+        let port =
+            if relay.is_some() && self.accept("port") { Some(self.word("a port")?.text) } else { None };
+        let same =
+            |t: &&NotifyTarget| matches!(&t.via, NotifyVia::Email { recipient: r, .. } if *r == recipient);
+        if let Some(same) = block.notify.targets.iter().find(same) {
+            let place = self.config.place(same.at);
+            return self.fail(at, format!("{recipient}: already notified in {place}"));
+        }
+        let via = NotifyVia::Email { sender, recipient, responder, relay, port };
+        block.notify.targets.push(NotifyTarget { via, at });
+        Ok(())
+    }
+
+    fn url(&mut self, block: &mut Repository, at: Position) -> Outcome {
+        let word = self.word("a URL")?;
+        let Some(plain) = url_is_plain(&word.text) else {
+            return self
+                .fail(word.at, format!("expected http://HOST/… or https://HOST/…, found \"{}\"", word.text));
+        };
+        let auth =
+            if self.accept("auth") { Some(self.word("a label of gotd-secrets.conf")?.text) } else { None };
+        let insecure = auth.is_some() && self.accept("insecure");
+        let hmac =
+            if self.accept("hmac") { Some(self.word("a label of gotd-secrets.conf")?.text) } else { None };
+        if plain && auth.is_some() && !insecure {
+            return self
+                .fail(word.at, "expected https:// or \"insecure\": credentials would go over plain HTTP");
+        }
+        let same = |t: &&NotifyTarget| matches!(&t.via, NotifyVia::Url { url, .. } if *url == word.text);
+        if let Some(same) = block.notify.targets.iter().find(same) {
+            let place = self.config.place(same.at);
+            return self.fail(at, format!("{}: already notified in {place}", word.text));
+        }
+        let via = NotifyVia::Url { url: word.text, auth, insecure, hmac };
+        block.notify.targets.push(NotifyTarget { via, at });
+        Ok(())
+    }
+}
+
+/// Whether a URL is plain HTTP; `None` if it is not `http://HOST[:PORT]/…` or `https://…`.
+fn url_is_plain(url: &str) -> Option<bool> {
+    let (plain, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+        (Some(rest), _) => (true, rest),
+        (_, Some(rest)) => (false, rest),
+        _ => return None,
+    };
+    let (authority, _) = rest.split_once('/')?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let port_good =
+        port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    let host_good =
+        !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '@' || c.is_control());
+    (port_good && host_good && !url.contains([' ', '\t'])).then_some(plain)
+}
