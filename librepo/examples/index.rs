@@ -1,0 +1,52 @@
+//! Indexes a pack from standard input as a push would, without any process around it, for measuring.
+//!
+//! `index REPOSITORY DIRECTORY [threads [lenient]] < pack` writes `DIRECTORY/new.pack` and `new.idx`. With `-` for the repository
+//! the pack must be complete in itself.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::time::Instant;
+
+use librepo::receive::check::Policy;
+use librepo::receive::{self, Progress, Ticker};
+use librepo::{HashKind, Repository};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [repository, directory, rest @ ..] = args.as_slice() else {
+        return Err("usage: index REPOSITORY DIRECTORY [threads [lenient]] < pack".into());
+    };
+    let repository = match repository.as_str() {
+        "-" => None,
+        path => Some(Repository::open(File::open(path)?.into(), librepo::Options::default())?),
+    };
+    let hash = repository.as_ref().map_or(HashKind::Sha1, Repository::hash);
+    let create = |name: &str| {
+        let path = Path::new(directory).join(name);
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+    };
+    let (pack, idx) = (create("new.pack")?, create("new.idx")?);
+    let mut options = receive::Options::default();
+    options.threads = rest.first().map_or(Ok(2), |threads| threads.parse())?;
+    if rest.len() > 1 {
+        options.policy = Policy::lenient();
+    }
+    let start = Instant::now();
+    let mut report = |progress: &Progress| {
+        eprint!("\r{progress} {:.1?}   {}", start.elapsed(), if progress.finished { "\n" } else { "" });
+        Ok(())
+    };
+    let mut ticker = Ticker::new(&mut report);
+    let store = repository.as_ref().map(Repository::store);
+    let indexed = receive::index(&mut std::io::stdin().lock(), &pack, &idx, hash, store, &options, &mut ticker)?;
+    eprintln!(
+        "{} objects, {} received, {} deltas, {} bytes, {}; {:.2?}",
+        indexed.objects,
+        indexed.received,
+        indexed.deltas,
+        indexed.bytes,
+        indexed.checksum,
+        start.elapsed()
+    );
+    Ok(())
+}

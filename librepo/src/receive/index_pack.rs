@@ -1,0 +1,323 @@
+//! Indexing a pack that a client sends, as `git index-pack --stdin --fix-thin --strict` does.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::check::{self, Message, Policy, Special};
+use super::inspect::{self, Findings, Inspector};
+use super::resolve::{self, Children, Context};
+use super::stream::{self, Table};
+use super::{Limits, Stage, Ticker, bad, index_file, modules, pack_error, thin};
+use crate::beneath::Map;
+use crate::error::Result;
+use crate::id::{HashKind, IdSet, ObjectId};
+use crate::object::Kind;
+use crate::pack::Pack;
+use crate::pack_index::PackIndex;
+use crate::reader::Reader;
+use crate::store::{self, Store};
+
+/// How a pack is received.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What it may bring.
+    pub limits: Limits,
+    /// Which mistakes in objects are refused.
+    pub policy: Policy,
+    /// Threads that resolve deltas, besides the calling one; 0 and 1 mean none besides it.
+    pub threads: usize,
+    /// Whether a pack that names one object twice is taken, as `git index-pack` does unless it is strict.
+    pub allow_duplicates: bool,
+}
+
+/// A pack that was received, indexed and checked object by object. What is behind it is for
+/// [`connectivity`](super::connectivity).
+pub struct Indexed {
+    /// Objects in the pack file, those appended to complete it included.
+    pub objects: u64,
+    /// Objects that came in.
+    pub received: u64,
+    /// Deltas among them.
+    pub deltas: u64,
+    /// Bytes of the pack file.
+    pub bytes: u64,
+    /// The pack's checksum: the last bytes of the pack file.
+    pub checksum: ObjectId,
+    pub(super) hash: HashKind,
+    pub(super) findings: Findings,
+    /// Ids of all objects of the pack file, sorted, with kind and whether they were appended.
+    pub(super) contents: Vec<(ObjectId, Kind, bool)>,
+}
+
+impl Indexed {
+    /// What a push without a pack brings: nothing.
+    pub fn nothing(hash: HashKind) -> Indexed {
+        Indexed {
+            objects: 0,
+            received: 0,
+            deltas: 0,
+            bytes: 0,
+            checksum: ObjectId::null(hash),
+            hash,
+            findings: Inspector::new(hash, Arc::default(), None, None).findings,
+            contents: Vec::new(),
+        }
+    }
+
+    /// The largest blob that came in: its id and its size in bytes.
+    pub fn largest_blob(&self) -> Option<(ObjectId, u64)> {
+        self.findings.largest
+    }
+
+    /// The kind of an object that came in.
+    pub fn kind(&self, id: &ObjectId) -> Option<Kind> {
+        self.find(id).filter(|(_, _, external)| !external).map(|(_, kind, _)| *kind)
+    }
+
+    pub(super) fn find(&self, id: &ObjectId) -> Option<&(ObjectId, Kind, bool)> {
+        let at = self.contents.binary_search_by(|(known, ..)| known.cmp(id)).ok()?;
+        self.contents.get(at)
+    }
+}
+
+/// Receives one pack from `src` into the files `pack` and `idx`, which are empty, open for reading and writing, and nobody
+/// else's. `store` holds the objects of the repository, if it has any.
+///
+/// Reads from `src` to the end of the pack. Input is read in large pieces, so bytes that follow the pack may be consumed too:
+/// they are an error where they are seen, since nothing follows a pack in a push.
+///
+/// On an error the files hold garbage; the caller removes them.
+pub fn index<R: Read + ?Sized>(
+    src: &mut R,
+    pack: &File,
+    idx: &File,
+    hash: HashKind,
+    store: Option<&Store>,
+    options: &Options,
+    ticker: &mut Ticker<'_>,
+) -> Result<Indexed> {
+    let limits = &options.limits;
+    let policy = Arc::new(options.policy);
+    let loose = store.and_then(inspect::loose_ids).map(Arc::new);
+    let mut inspector = Inspector::new(hash, policy.clone(), store, loose.clone());
+    let mut table = stream::receive(src, pack, hash, limits, &mut inspector, ticker)?;
+    let mut findings = inspector.findings;
+    let received = table.entries.len() as u64;
+
+    let children = Children::new(&table);
+    let deltas = children.count();
+    let work = AtomicU64::new(0);
+    let context = Context {
+        children: &children,
+        limits,
+        policy: &policy,
+        store,
+        loose: &loose,
+        work: &work,
+        threads: options.threads,
+    };
+    let mut done = 0;
+    let mut checksum = table.trailer;
+    if deltas > 0 {
+        let map = map(pack)?;
+        done = resolve::round(&mut table, &context, &map, 0, 0, &mut findings, ticker)?;
+    }
+    if done < deltas {
+        let missing = children.missing_bases();
+        let first = table.entries.len();
+        thin::append(&mut table, pack, store, &missing, limits, &mut || ticker.poll())?;
+        checksum = thin::seal(&table, pack, &mut || ticker.poll())?;
+        let map = map(pack)?;
+        done = resolve::round(&mut table, &context, &map, first, done, &mut findings, ticker)?;
+    }
+    drop(children);
+    if done < deltas {
+        return Err(bad(format!("pack: {} of {deltas} deltas cannot be resolved", deltas - done)));
+    }
+    if deltas > 0 {
+        ticker.finish(Stage::Resolving, done, deltas, table.end)?;
+    }
+    let order = sorted(&table, options.allow_duplicates)?;
+    index_file::write(idx, hash, &table.entries, &order, &checksum)?;
+    compare_large(&table, pack, store, &findings, ticker)?;
+    let bytes = table.end + hash.len() as u64;
+    let objects = table.entries.len() as u64;
+    let contents = order.iter().filter_map(|&number| {
+        let entry = table.entries.get(number as usize)?;
+        Some((entry.id, entry.kind?, entry.external))
+    });
+    let contents = contents.collect();
+    drop(table);
+    let indexed = Indexed { objects, received, deltas, bytes, checksum, hash, findings, contents };
+    if !indexed.findings.modules.is_empty() || !indexed.findings.attributes.is_empty() {
+        special_files(&indexed, pack, idx, store, &policy, ticker)?;
+    }
+    Ok(indexed)
+}
+
+fn map(file: &File) -> Result<Map> {
+    Map::of_file(file).map_err(pack_error)
+}
+
+/// Entry numbers in the order of ids.
+fn sorted(table: &Table, allow_duplicates: bool) -> Result<Vec<u32>> {
+    let entries = &table.entries;
+    let mut order: Vec<u32> = (0..entries.len() as u32).collect();
+    order.sort_unstable_by(|&a, &b| entries[a as usize].id.cmp(&entries[b as usize].id).then(a.cmp(&b)));
+    let twice = order.windows(2).find(|pair| entries[pair[0] as usize].id == entries[pair[1] as usize].id);
+    match twice {
+        Some(pair) if !allow_duplicates => {
+            Err(bad(format!("pack: object {} appears twice", entries[pair[0] as usize].id)))
+        }
+        _ => Ok(order),
+    }
+}
+
+/// Opens what was just written as a pack like any other.
+pub(super) fn open_pack(pack: &File, idx: &File, hash: HashKind) -> Result<Pack> {
+    let index = PackIndex::parse(map(idx)?, hash).map_err(|why| bad(format!("incoming index: {why}")))?;
+    Pack::new("incoming".to_owned(), map(pack)?, index, None).map_err(|why| bad(format!("incoming pack: {why}")))
+}
+
+/// Compares blobs that are there already and were too large to be held, piece by piece.
+fn compare_large(
+    table: &Table,
+    pack: &File,
+    store: Option<&Store>,
+    findings: &Findings,
+    ticker: &mut Ticker<'_>,
+) -> Result<()> {
+    let Some(store) = store.filter(|_| !findings.compare.is_empty()) else { return Ok(()) };
+    let map = map(pack)?;
+    let mut reader = Reader::new(store, 0);
+    for &number in &findings.compare {
+        let Some(entry) = table.entries.get(number as usize) else { continue };
+        let (header, input) = resolve::open(&map, entry.offset, table.hash)?;
+        let mut new = Stream { z: flate2::Decompress::new(true), input, buf: vec![0; 64 << 10] };
+        if !matches!(header.kind, crate::pack::EntryKind::Base(_)) {
+            // The existing object is larger than this process may hold, and the new one is not: they differ.
+            return Err(inspect::collision(&entry.id));
+        }
+        let mut same = true;
+        reader.read_stream(&entry.id, &mut |bytes| {
+            same = same && new.is_next(bytes);
+            ticker.poll()
+        })?;
+        if !same {
+            return Err(inspect::collision(&entry.id));
+        }
+    }
+    Ok(())
+}
+
+/// A deflate stream of the pack, compared piece by piece.
+struct Stream<'p> {
+    z: flate2::Decompress,
+    input: &'p [u8],
+    buf: Vec<u8>,
+}
+
+impl Stream<'_> {
+    fn is_next(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let want = bytes.len().min(self.buf.len());
+            let (had_in, had_out) = (self.z.total_in(), self.z.total_out());
+            let status = self.z.decompress(self.input, &mut self.buf[..want], flate2::FlushDecompress::None);
+            let (used, got) = ((self.z.total_in() - had_in) as usize, (self.z.total_out() - had_out) as usize);
+            if status.is_err() || (used == 0 && got == 0) || self.buf[..got] != bytes[..got] {
+                return false;
+            }
+            self.input = &self.input[used..];
+            bytes = &bytes[got..];
+        }
+        true
+    }
+}
+
+/// Checks files that trees call `.gitmodules` or `.gitattributes`. They may lie anywhere in the pack, before or after the trees,
+/// or be in the repository already.
+fn special_files(
+    indexed: &Indexed,
+    pack: &File,
+    idx: &File,
+    store: Option<&Store>,
+    policy: &Policy,
+    ticker: &mut Ticker<'_>,
+) -> Result<()> {
+    let hash = indexed.hash;
+    let own = Own::new(open_pack(pack, idx, hash)?, hash)?;
+    let mut new = Reader::new(&own.0, 4 << 20);
+    let mut old = store.map(|store| Reader::new(store, 4 << 20));
+    for (ids, special) in
+        [(&indexed.findings.modules, Special::Modules), (&indexed.findings.attributes, Special::Attributes)]
+    {
+        for id in sorted_ids(ids) {
+            ticker.poll()?;
+            let header = match new.header(&id)? {
+                Some((kind, size)) => Some((&mut new, kind, size)),
+                None => match &mut old {
+                    Some(old) => old.header(&id)?.map(|(kind, size)| (old, kind, size)),
+                    None => None,
+                },
+            };
+            let verdict = match header {
+                // What is missing is found by the connectivity check, if a tip needs it.
+                None => Ok(()),
+                Some((_, kind, _)) if kind != Kind::Blob => check::report(policy, not_a_blob(special), "is not a blob"),
+                Some((_, _, size)) if size > largest(special) => {
+                    check::report(policy, too_large(special), "too large to parse")
+                }
+                Some((reader, ..)) => match reader.read(&id)? {
+                    Some(object) if special == Special::Modules => modules::check(policy, &object.data),
+                    Some(object) => check::attributes(policy, &object.data),
+                    None => Ok(()),
+                },
+            };
+            verdict.map_err(|problem| inspect::refused(&id, &problem))?;
+        }
+    }
+    Ok(())
+}
+
+fn sorted_ids(ids: &IdSet) -> Vec<ObjectId> {
+    let mut ids: Vec<ObjectId> = ids.iter().copied().collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Largest `.gitmodules` that is parsed, in bytes. git has no limit but its core.bigFileThreshold.
+const MAX_MODULES: u64 = 32 << 20;
+
+fn largest(special: Special) -> u64 {
+    match special {
+        Special::Modules => MAX_MODULES,
+        Special::Attributes => check::MAX_ATTRIBUTES,
+    }
+}
+
+fn too_large(special: Special) -> Message {
+    match special {
+        Special::Modules => Message::GitmodulesLarge,
+        Special::Attributes => Message::GitattributesLarge,
+    }
+}
+
+fn not_a_blob(special: Special) -> Message {
+    match special {
+        Special::Modules => Message::GitmodulesBlob,
+        Special::Attributes => Message::GitattributesBlob,
+    }
+}
+
+/// A store that holds the incoming pack and nothing else.
+pub(super) struct Own(pub(super) Store);
+
+impl Own {
+    pub(super) fn new(pack: Pack, hash: HashKind) -> Result<Own> {
+        let mut store = Store::of_packs(hash, store::Limits::default());
+        store.add_pack(pack);
+        Ok(Own(store))
+    }
+}

@@ -1,0 +1,184 @@
+//! Receiving a push: the pack, its checks, the facts that rules are decided on, and the quarantine.
+//!
+//! - [`index`] reads a pack from a client into files that somebody else created, checks every object and writes the index.
+//!   It opens nothing for writing.
+//! - [`connectivity`] makes sure that nothing is missing behind the new tips, and collects [`facts`] about each command.
+//! - [`quarantine`] is for the process that owns the repository: where the files lie until they are proven, and how they move in.
+//!
+//! **Invariant:** nothing here allocates by a number that the client named without checking it against [`Limits`] first, and
+//! every loop is bounded by bytes that really came in or by a limit.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+pub mod check;
+mod dotgit;
+mod hasher;
+mod index_file;
+pub mod index_pack;
+mod inspect;
+mod links;
+mod modules;
+mod resolve;
+mod stream;
+mod thin;
+
+pub use index_pack::{Indexed, Options, index};
+
+/// What a push may bring. Every field is a number of bytes or objects, and every refusal names its number and the limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of the pack as it comes in.
+    pub pack_bytes: u64,
+    /// Objects in the pack.
+    pub objects: u64,
+    /// Bytes of one blob.
+    pub blob_bytes: u64,
+    /// Bytes of one commit, tree or tag.
+    pub structure_bytes: u64,
+    /// Bytes of one delta, of its base and of its result: all three are held in memory.
+    pub delta_bytes: u64,
+    /// Deltas between an object and the whole object that it is made from.
+    pub chain: u32,
+    /// Objects of the repository appended to complete a thin pack.
+    pub external_bases: u64,
+    /// Bytes that all deltas may make, whatever the pack's size ...
+    pub work_floor: u64,
+    /// ... and so many more for each byte of the pack: what a pack unpacks to must be in some proportion to it.
+    pub work_ratio: u64,
+    /// Bytes of objects held at a time while deltas are resolved, all threads together. Objects beyond are made again when needed.
+    pub resolve_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            pack_bytes: 8 << 30,
+            objects: 20_000_000,
+            blob_bytes: 4 << 30,
+            structure_bytes: 64 << 20,
+            // git makes deltas of blobs up to core.bigFileThreshold.
+            delta_bytes: 512 << 20,
+            chain: 4096,
+            external_bases: 1_000_000,
+            work_floor: 1 << 30,
+            work_ratio: 4096,
+            resolve_bytes: 24 << 20,
+        }
+    }
+}
+
+/// What is being worked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Bytes come in, and whole objects are checked.
+    Receiving,
+    /// Deltas become objects, and are checked.
+    Resolving,
+    /// What lies behind the new tips is looked for.
+    Connectivity,
+}
+
+/// How far the work is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// What is being done.
+    pub stage: Stage,
+    /// Objects done.
+    pub done: u64,
+    /// Objects in total; 0 if unknown.
+    pub total: u64,
+    /// Bytes of the pack received.
+    pub bytes: u64,
+    /// Whether this stage is over.
+    pub finished: bool,
+}
+
+impl fmt::Display for Progress {
+    /// The line that git's users know, without a line end: `Resolving deltas:  50% (1/2)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.stage {
+            Stage::Receiving => "Receiving objects: ",
+            Stage::Resolving => "Resolving deltas: ",
+            Stage::Connectivity => "Checking connectivity: ",
+        })?;
+        if self.total == 0 {
+            write!(f, "{}", self.done)?;
+        } else {
+            let percent = u128::from(self.done) * 100 / u128::from(self.total);
+            write!(f, "{percent:3}% ({}/{})", self.done, self.total)?;
+        }
+        f.write_str(if self.finished { ", done." } else { "" })
+    }
+}
+
+/// Calls the caller back every now and then while work goes on; the caller may end the work by an error.
+pub struct Ticker<'c> {
+    callback: &'c mut dyn FnMut(&Progress) -> io::Result<()>,
+    next: Instant,
+    skipped: u32,
+    last: Progress,
+}
+
+/// How often the callback is called, roughly.
+const INTERVAL: Duration = Duration::from_millis(150);
+/// Calls between two looks at the clock.
+const SKIP: u32 = 16;
+
+impl<'c> Ticker<'c> {
+    /// A ticker that calls `callback` about every 150 ms of work, and at the end of each stage.
+    pub fn new(callback: &'c mut dyn FnMut(&Progress) -> io::Result<()>) -> Self {
+        let last = Progress { stage: Stage::Receiving, done: 0, total: 0, bytes: 0, finished: false };
+        Ticker { callback, next: Instant::now() + INTERVAL, skipped: 0, last }
+    }
+
+    pub(crate) fn tick(&mut self, stage: Stage, done: u64, total: u64, bytes: u64) -> Result<()> {
+        self.last = Progress { stage, done, total, bytes, finished: false };
+        self.poll()
+    }
+
+    /// The same place as before, some more work.
+    pub(crate) fn poll(&mut self) -> Result<()> {
+        self.skipped += 1;
+        if self.skipped < SKIP {
+            return Ok(());
+        }
+        self.skipped = 0;
+        let now = Instant::now();
+        if now < self.next {
+            return Ok(());
+        }
+        self.next = now + INTERVAL;
+        (self.callback)(&self.last).map_err(Error::Io)
+    }
+
+    /// Calls back at once.
+    pub(crate) fn now(&mut self, stage: Stage, done: u64, total: u64, bytes: u64) -> Result<()> {
+        self.last = Progress { stage, done, total, bytes, finished: false };
+        (self.callback)(&self.last).map_err(Error::Io)
+    }
+
+    pub(crate) fn finish(&mut self, stage: Stage, done: u64, total: u64, bytes: u64) -> Result<()> {
+        self.last = Progress { stage, done, total, bytes, finished: true };
+        (self.callback)(&self.last).map_err(Error::Io)
+    }
+}
+
+/// Something malformed came in.
+fn bad(why: impl Into<String>) -> Error {
+    Error::Invalid(why.into())
+}
+
+/// A limit was reached: `pack: 12 objects exceed the limit of 10`.
+fn limit(what: &str, value: u64, unit: &str, limit: u64) -> Error {
+    Error::Limit(format!("{what}: {value} {unit} exceed the limit of {limit}"))
+}
+
+/// The pack file cannot be written or read.
+fn pack_error(error: io::Error) -> Error {
+    Error::Write(PathBuf::from("incoming pack"), error)
+}
