@@ -1,0 +1,183 @@
+//! Commits as a walk needs them: parents, tree and date, each read once.
+
+use std::collections::HashMap;
+
+use super::space::{NO_OBJECT, Place, Space};
+use crate::error::{Error, Result};
+use crate::id::{FastState, ObjectId};
+use crate::object::{Commit, Kind, Tag};
+use crate::reader::{Object, Reader};
+use crate::store::{Location, Store};
+
+/// How many tags of tags are followed.
+const MOST_TAGS: usize = 1000;
+
+/// The repository as a fetch reads it: numbers, and objects by number.
+pub(crate) struct Source<'s> {
+    pub(crate) space: Space<'s>,
+    pub(crate) reader: Reader<'s>,
+}
+
+impl<'s> Source<'s> {
+    pub(crate) fn new(store: &'s Store, by_position: Option<u32>, cache_bytes: usize) -> Result<Source<'s>> {
+        Ok(Source { space: Space::new(store, by_position)?, reader: Reader::new(store, cache_bytes) })
+    }
+
+    /// The number of an object that must be here.
+    pub(crate) fn number(&mut self, id: &ObjectId) -> Result<u32> {
+        self.space.number(id).ok_or(Error::Missing(*id))
+    }
+
+    fn location(&self, number: u32) -> Result<(Location, ObjectId)> {
+        match self.space.place(number) {
+            Some(Place::Pack { pack, index, offset }) => {
+                Ok((Location::Pack { pack, index, offset }, ObjectId::null(self.space.store().hash())))
+            }
+            Some(Place::Loose { id, dir }) => Ok((Location::Loose { dir }, id)),
+            None => Err(Error::Limit(format!("no object with the number {number}"))),
+        }
+    }
+
+    /// The object with this number.
+    pub(crate) fn read(&mut self, number: u32) -> Result<Object> {
+        let (location, id) = self.location(number)?;
+        self.reader.read_at(location, &id)?.ok_or(Error::Missing(id))
+    }
+
+    /// Kind and size of the object with this number.
+    pub(crate) fn header(&mut self, number: u32) -> Result<(Kind, u64)> {
+        let (location, id) = self.location(number)?;
+        self.reader.header_at(location, &id)?.ok_or(Error::Missing(id))
+    }
+
+    /// Kind of the object with this number.
+    pub(crate) fn kind(&mut self, number: u32) -> Result<Kind> {
+        match self.space.place(number) {
+            Some(Place::Pack { pack, offset, .. }) => self.reader.kind_packed(pack, offset),
+            _ => Ok(self.header(number)?.0),
+        }
+    }
+
+    /// Follows tags to what they name in the end: every tag on the way, then the object with its kind. `None`
+    /// where that is not here.
+    pub(crate) fn peel(&mut self, number: u32) -> Result<(Vec<u32>, Option<(u32, Kind)>)> {
+        let mut tags = Vec::new();
+        let mut at = number;
+        loop {
+            let kind = self.kind(at)?;
+            if kind != Kind::Tag {
+                return Ok((tags, Some((at, kind))));
+            }
+            if tags.len() >= MOST_TAGS {
+                return Err(Error::Limit("too many tags of tags".to_owned()));
+            }
+            tags.push(at);
+            let object = self.read(at)?;
+            let target = Tag::parse(&object.data, self.space.store().hash())
+                .map_err(|e| Error::CorruptObject(self.space.id(at), e.0))?
+                .target();
+            match self.space.number(&target) {
+                Some(next) => at = next,
+                None => return Ok((tags, None)),
+            }
+        }
+    }
+}
+
+/// A commit that was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node {
+    pub(crate) number: u32,
+    /// The number of its tree, or [`NO_OBJECT`] if that is not here.
+    pub(crate) tree: u32,
+    pub(crate) seconds: u64,
+    first_parent: u32,
+    parent_count: u32,
+    /// Free for the walk's use.
+    pub(crate) flags: u8,
+}
+
+/// The commits read so far, in the order in which they were asked for.
+#[derive(Default)]
+pub(crate) struct Commits {
+    nodes: Vec<Node>,
+    parents: Vec<u32>,
+    by_number: HashMap<u32, u32, FastState>,
+}
+
+impl Commits {
+    /// The commit with this number, read if it was not yet. `None` if the object is no commit.
+    pub(crate) fn load(&mut self, source: &mut Source<'_>, number: u32) -> Result<Option<u32>> {
+        if let Some(at) = self.by_number.get(&number) {
+            return Ok(Some(*at));
+        }
+        let object = source.read(number)?;
+        if object.kind != Kind::Commit {
+            return Ok(None);
+        }
+        let commit = Commit::parse(&object.data, source.space.store().hash())
+            .map_err(|e| Error::CorruptObject(source.space.id(number), e.0))?;
+        let first_parent = self.parents.len() as u32;
+        for parent in commit.parents() {
+            self.parents.push(source.space.number(&parent).unwrap_or(NO_OBJECT));
+        }
+        let node = Node {
+            number,
+            tree: source.space.number(&commit.tree()).unwrap_or(NO_OBJECT),
+            seconds: commit.committer_seconds(),
+            first_parent,
+            parent_count: self.parents.len() as u32 - first_parent,
+            flags: 0,
+        };
+        let at = self.nodes.len() as u32;
+        self.nodes.push(node);
+        self.by_number.insert(number, at);
+        Ok(Some(at))
+    }
+
+    /// The same for an object that must be a commit.
+    pub(crate) fn must(&mut self, source: &mut Source<'_>, number: u32) -> Result<u32> {
+        self.load(source, number)?
+            .ok_or_else(|| Error::CorruptObject(source.space.id(number), "not the commit that it should be"))
+    }
+
+    pub(crate) fn node(&self, at: u32) -> &Node {
+        &self.nodes[at as usize]
+    }
+
+    pub(crate) fn node_mut(&mut self, at: u32) -> &mut Node {
+        &mut self.nodes[at as usize]
+    }
+
+    /// The numbers of a commit's parents; [`NO_OBJECT`] for those that are not here.
+    pub(crate) fn parents(&self, at: u32) -> &[u32] {
+        let node = self.node(at);
+        let first = node.first_parent as usize;
+        &self.parents[first..first + node.parent_count as usize]
+    }
+
+    /// The commit with this number, if it was read.
+    pub(crate) fn find(&self, number: u32) -> Option<u32> {
+        self.by_number.get(&number).copied()
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.nodes.len() as u32
+    }
+}
+
+/// The error for a parent or tree that is not here: reads the commit again for its name.
+pub(crate) fn missing_below(source: &mut Source<'_>, commit: u32) -> Error {
+    let hash = source.space.store().hash();
+    let object = match source.read(commit) {
+        Ok(object) => object,
+        Err(e) => return e,
+    };
+    let Ok(parsed) = Commit::parse(&object.data, hash) else {
+        return Error::Missing(source.space.id(commit));
+    };
+    let tree = parsed.tree();
+    let mut needed = std::iter::once(tree).chain(parsed.parents());
+    let lost = needed.find(|id| !source.space.store().contains(id));
+    Error::Missing(lost.unwrap_or(tree))
+}

@@ -1,0 +1,400 @@
+//! What a client wants and has, and when enough is known (`gitprotocol-pack`, "Packfile Negotiation").
+
+use std::collections::{BinaryHeap, HashMap};
+
+use super::bits::Bits;
+use super::commits::{Commits, Source};
+use super::progress::Progress;
+use super::shallow::{Cuts, Deepen, ShallowInfo};
+use super::space::NO_OBJECT;
+use super::{PackOptions, PackStats, Sink, reach};
+use crate::error::{Error, Result};
+use crate::id::{FastState, IdSet, ObjectId};
+use crate::object::{Commit, Kind};
+use crate::refs::Ref;
+use crate::repository::Repository;
+
+/// How many steps one look for [`Fetch::ready`] may take: the answer then is "not yet", which only
+/// costs the client another round.
+const READY_STEPS: u32 = 200_000;
+/// Reaches something that the client has.
+const ALIVE: u8 = 1;
+
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The tips that were advertised, and what tags among them name.
+    Advertised,
+    /// Also every commit and tag that can be reached from them. Trees and blobs by themselves are refused.
+    Reachable,
+    /// Any object of the repository: partial clones need that.
+    Any,
+}
+
+/// Bounds of one fetch.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes for objects that were read and may be needed again, for each thread.
+    pub cache_bytes: usize,
+    /// How many different objects may be wanted.
+    pub wants: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { cache_bytes: 32 << 20, wants: 1_000_000 }
+    }
+}
+
+/// The references that a client can see.
+#[derive(Clone, Debug, Default)]
+pub struct Tips {
+    ids: IdSet,
+    /// Annotated tags: the tag, and what it names in the end.
+    tags: Vec<(ObjectId, ObjectId)>,
+}
+
+impl Tips {
+    /// From the references that were or would be advertised, `HEAD` among them.
+    pub fn new<'r>(refs: impl IntoIterator<Item = &'r Ref>) -> Tips {
+        let mut tips = Tips::default();
+        for r in refs {
+            tips.ids.insert(r.target);
+            if let Some(peeled) = r.peeled {
+                tips.ids.insert(peeled);
+                if r.name.starts_with(b"refs/tags/") {
+                    tips.tags.push((r.target, peeled));
+                }
+            }
+        }
+        tips
+    }
+}
+
+/// Why a want is refused.
+#[derive(Debug)]
+pub enum WantError {
+    /// There is no such object.
+    NotFound,
+    /// The policy does not let it out.
+    NotAllowed,
+    /// More objects are wanted than the limit allows.
+    TooMany(usize),
+    /// The repository could not be read.
+    Repository(Error),
+}
+
+impl std::fmt::Display for WantError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            WantError::NotFound => f.write_str("no such object"),
+            WantError::NotAllowed => f.write_str("not our ref"),
+            WantError::TooMany(limit) => write!(f, "more than {limit} objects wanted"),
+            WantError::Repository(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for WantError {}
+
+impl From<Error> for WantError {
+    fn from(e: Error) -> WantError {
+        WantError::Repository(e)
+    }
+}
+
+/// The commits that can be reached from the tips, as far as somebody asked.
+struct Reachable {
+    seen: Bits,
+    queue: BinaryHeap<(u64, u32)>,
+}
+
+/// One fetch of one client, from its wants to the pack.
+pub struct Fetch<'r> {
+    pub(super) repository: &'r Repository,
+    pub(super) source: Source<'r>,
+    tips: Tips,
+    policy: Policy,
+    limits: Limits,
+    pub(super) wants: Vec<u32>,
+    wanted: Bits,
+    pub(super) haves: Vec<u32>,
+    /// What the client said it has, as far as we have it too.
+    common: Bits,
+    /// The same and the parents.
+    has: Bits,
+    oldest_have: u64,
+    reachable: Option<Reachable>,
+    commits: Commits,
+    /// In which call of `ready` a commit was last found to reach nothing.
+    dead: HashMap<u32, u32, FastState>,
+    calls: u32,
+    pub(super) shallow: Vec<u32>,
+    pub(super) shallow_set: Bits,
+    pub(super) deepen: Option<Deepen>,
+    pub(super) cuts: Option<Cuts>,
+    options: PackOptions,
+    log: Vec<String>,
+}
+
+impl<'r> Fetch<'r> {
+    /// A fetch that has heard nothing yet.
+    ///
+    /// # Errors
+    /// When the repository holds more objects than can be numbered (some two thousand million).
+    pub fn new(repository: &'r Repository, tips: Tips, policy: Policy, limits: Limits) -> Result<Fetch<'r>> {
+        let source =
+            Source::new(repository.store(), reach::pack_with_bitmap(repository), limits.cache_bytes)?;
+        Ok(Fetch {
+            repository,
+            source,
+            tips,
+            policy,
+            limits,
+            wants: Vec::new(),
+            wanted: Bits::default(),
+            haves: Vec::new(),
+            common: Bits::default(),
+            has: Bits::default(),
+            oldest_have: u64::MAX,
+            reachable: None,
+            commits: Commits::default(),
+            dead: HashMap::default(),
+            calls: 0,
+            shallow: Vec::new(),
+            shallow_set: Bits::default(),
+            deepen: None,
+            cuts: None,
+            options: PackOptions::default(),
+            log: Vec::new(),
+        })
+    }
+
+    /// The client wants an object. Wanting it again changes nothing.
+    ///
+    /// # Errors
+    /// [`WantError`].
+    pub fn want(&mut self, id: ObjectId) -> std::result::Result<(), WantError> {
+        let number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
+        if self.wanted.get(number) {
+            return Ok(());
+        }
+        if !self.tips.ids.contains(&id) {
+            let allowed = match self.policy {
+                Policy::Any => true,
+                Policy::Reachable => self.is_reachable(number)?,
+                Policy::Advertised => false,
+            };
+            if !allowed {
+                return Err(WantError::NotAllowed);
+            }
+        }
+        if self.wants.len() >= self.limits.wants {
+            return Err(WantError::TooMany(self.limits.wants));
+        }
+        self.wanted.set(number);
+        self.wants.push(number);
+        Ok(())
+    }
+
+    /// Whether a commit or tag can be reached from the tips. All questions together cost one walk over the history.
+    fn is_reachable(&mut self, number: u32) -> Result<bool> {
+        if !matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {
+            return Ok(false);
+        }
+        if self.reachable.is_none() {
+            let mut walk = Reachable { seen: Bits::default(), queue: BinaryHeap::new() };
+            for id in &self.tips.ids {
+                let Some(tip) = self.source.space.number(id) else { continue };
+                let (tags, target) = self.source.peel(tip)?;
+                for tag in tags {
+                    walk.seen.set(tag);
+                }
+                if let Some((commit, Kind::Commit)) = target
+                    && walk.seen.set(commit)
+                {
+                    walk.queue.push((u64::MAX, commit));
+                }
+            }
+            self.reachable = Some(walk);
+        }
+        let Some(walk) = &mut self.reachable else { return Ok(false) };
+        let hash = self.source.space.store().hash();
+        while !walk.seen.get(number) {
+            let Some((_, next)) = walk.queue.pop() else { return Ok(false) };
+            let object = self.source.read(next)?;
+            let Ok(commit) = Commit::parse(&object.data, hash) else { continue };
+            for parent in commit.parents() {
+                if let Some(parent) = self.source.space.number(&parent)
+                    && walk.seen.set(parent)
+                {
+                    // The child's date will do: the order is only a guess at where to look first.
+                    walk.queue.push((commit.committer_seconds(), parent));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The client says that it has an object; returns whether we have it too, that is whether it is common. The
+    /// same one again costs nothing.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub fn have(&mut self, id: ObjectId) -> Result<bool> {
+        let Some(number) = self.source.space.number(&id) else { return Ok(false) };
+        if !self.common.set(number) {
+            return Ok(true);
+        }
+        self.haves.push(number);
+        self.has.set(number);
+        if self.source.kind(number)? == Kind::Commit {
+            let at = self.commits.must(&mut self.source, number)?;
+            self.oldest_have = self.oldest_have.min(self.commits.node(at).seconds);
+            for parent in self.commits.parents(at) {
+                if *parent != NO_OBJECT {
+                    self.has.set(*parent);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the pack can be made: everything wanted has an ancestor that the client has (`ready` of the protocol).
+    /// As in git only commits not older than the oldest common one are looked at.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub fn ready(&mut self) -> Result<bool> {
+        if self.haves.is_empty() {
+            return Ok(false);
+        }
+        self.calls += 1;
+        let mut steps = READY_STEPS;
+        for want in 0..self.wants.len() {
+            let (_, target) = self.source.peel(self.wants[want])?;
+            // Whether a tree or blob is behind something the client has cannot be told.
+            let Some((commit, Kind::Commit)) = target else { continue };
+            if !self.reaches_common(commit, &mut steps)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Depth first; all of the way to something the client has is marked, and what leads nowhere, too.
+    fn reaches_common(&mut self, start: u32, steps: &mut u32) -> Result<bool> {
+        let first = self.commits.must(&mut self.source, start)?;
+        // A commit and which of its parents is next.
+        let mut path: Vec<(u32, usize)> = vec![(first, 0)];
+        while let Some((at, slot)) = path.last_mut() {
+            let node = *self.commits.node(*at);
+            if node.flags & ALIVE != 0 || self.has.get(node.number) {
+                for (at, _) in &path {
+                    self.commits.node_mut(*at).flags |= ALIVE;
+                }
+                return Ok(true);
+            }
+            let parent = self.commits.parents(*at).get(*slot).copied();
+            *slot += 1;
+            let Some(parent) = parent else {
+                self.dead.insert(*at, self.calls);
+                path.pop();
+                continue;
+            };
+            if parent == NO_OBJECT {
+                continue;
+            }
+            if *steps == 0 {
+                return Ok(false);
+            }
+            *steps -= 1;
+            let parent = self.commits.must(&mut self.source, parent)?;
+            let old = self.commits.node(parent).seconds < self.oldest_have;
+            if !old && self.dead.get(&parent) != Some(&self.calls) {
+                path.push((parent, 0));
+            }
+        }
+        Ok(false)
+    }
+
+    /// The client has this commit but not its parents.
+    ///
+    /// # Errors
+    /// `Invalid` if the object is no commit. One that is not here is passed over, as in git.
+    pub fn shallow(&mut self, id: ObjectId) -> Result<()> {
+        let Some(number) = self.source.space.number(&id) else { return Ok(()) };
+        if self.shallow_set.get(number) {
+            return Ok(());
+        }
+        if self.source.kind(number)? != Kind::Commit {
+            return Err(Error::Invalid(format!("invalid shallow object {id}")));
+        }
+        self.shallow_set.set(number);
+        self.shallow.push(number);
+        self.cuts = None;
+        Ok(())
+    }
+
+    /// Where the client wants its history cut.
+    pub fn deepen(&mut self, deepen: Deepen) {
+        self.deepen = Some(deepen);
+        self.cuts = None;
+    }
+
+    /// What changes in the client's shallow boundary, for the protocol's `shallow-info`. To be asked after all wants and
+    /// shallow lines. With protocol v0 it is sent only if the client asked to deepen.
+    ///
+    /// # Errors
+    /// When the repository cannot be read, or nothing is left after the cut (`Invalid`).
+    pub fn shallow_info(&mut self) -> Result<ShallowInfo> {
+        self.settle_shallow()?;
+        Ok(self.cuts.as_ref().map(|cuts| cuts.info.clone()).unwrap_or_default())
+    }
+
+    /// What the client understands and asks for.
+    pub fn options(&mut self, options: PackOptions) {
+        self.options = options;
+    }
+
+    /// Whether anything common was found.
+    #[must_use]
+    pub fn has_common(&self) -> bool {
+        !self.haves.is_empty()
+    }
+
+    /// Files that were passed over because they are damaged or foreign, one line each, for the log.
+    pub fn take_log(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+
+    /// Writes the pack. `threads` is how many threads may work at it.
+    ///
+    /// # Errors
+    /// `Missing` when something that must be sent is not here, `Io` when the sink fails, and whatever reading the
+    /// repository yields. A pack that was begun is then incomplete.
+    pub fn write_pack(&mut self, sink: &mut dyn Sink, threads: usize) -> Result<PackStats> {
+        self.settle_shallow()?;
+        let mut progress = Progress::new(sink);
+        progress.start("Enumerating objects", 0);
+        let cuts = self.cuts.take().unwrap_or_default();
+        let mut wants = self.wants.clone();
+        wants.extend(&cuts.wants);
+        let mut haves = self.haves.clone();
+        haves.extend(&cuts.haves);
+        let request = reach::Request {
+            wants: &wants,
+            haves: &haves,
+            cut: &cuts.cut,
+            filter: self.options.filter.as_ref(),
+            all_edges: !self.shallow.is_empty(),
+            tags: if self.options.include_tag { &self.tips.tags } else { &[] },
+            threads,
+            cache_bytes: self.limits.cache_bytes,
+        };
+        let plan = reach::plan(&mut self.source, self.repository, &request, &mut progress, &mut self.log)?;
+        self.cuts = Some(cuts);
+        progress.finish()?;
+        super::send(&mut self.source, &plan, &self.options, threads, &mut progress)
+    }
+}

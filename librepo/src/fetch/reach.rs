@@ -1,0 +1,96 @@
+//! From wants and haves to the plan of a pack: by bitmaps where there are any, else by walking.
+
+use super::bits::Bits;
+use super::commits::Source;
+use super::filter::Filter;
+use super::plan::Plan;
+use super::progress::Progress;
+use super::walk;
+use crate::error::Result;
+use crate::id::ObjectId;
+use crate::object::Kind;
+use crate::repository::Repository;
+
+/// What is asked, in object numbers.
+pub(crate) struct Request<'a> {
+    /// What the client wants: objects of any kind.
+    pub(crate) wants: &'a [u32],
+    /// What the client has: objects of any kind.
+    pub(crate) haves: &'a [u32],
+    /// Commits without parents: the client's shallow boundary, old and new, and the repository's own.
+    pub(crate) cut: &'a Bits,
+    /// What the client can do without.
+    pub(crate) filter: Option<&'a Filter>,
+    /// Whether the trees of all haves count, not only of those at the border (shallow clients).
+    pub(crate) all_edges: bool,
+    /// Annotated tags that come along with what they name: the tag, and what it names in the end.
+    pub(crate) tags: &'a [(ObjectId, ObjectId)],
+    /// How many threads may work.
+    pub(crate) threads: usize,
+    /// Bytes of cache for each thread.
+    pub(crate) cache_bytes: usize,
+}
+
+/// The pack whose bitmap will be used: its objects are numbered by position.
+pub(crate) fn pack_with_bitmap(_repository: &Repository) -> Option<u32> {
+    None
+}
+
+/// Finds out what to send.
+pub(crate) fn plan(
+    source: &mut Source<'_>,
+    _repository: &Repository,
+    request: &Request<'_>,
+    progress: &mut Progress<'_>,
+    _log: &mut Vec<String>,
+) -> Result<Plan> {
+    let walk = walk::Request {
+        wants: request.wants,
+        haves: request.haves,
+        cut: request.cut,
+        filter: request.filter,
+        all_edges: request.all_edges,
+    };
+    let mut plan = walk::walk(source, &walk, progress)?;
+    add_tags(source, request, &mut plan, progress)?;
+    if let Some(filter) = request.filter {
+        forget_filtered(source, filter, &mut plan)?;
+    }
+    Ok(plan)
+}
+
+/// Adds the tags, and tags of tags, of what is sent.
+fn add_tags(
+    source: &mut Source<'_>,
+    request: &Request<'_>,
+    plan: &mut Plan,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    for (tag, target) in request.tags {
+        let sent = source.space.number(target).is_some_and(|number| plan.wanted.get(number));
+        let Some(tag) = source.space.number(tag).filter(|_| sent) else { continue };
+        if plan.wanted.get(tag) || plan.client.get(tag) {
+            continue;
+        }
+        for number in source.peel(tag)?.0 {
+            if !plan.client.get(number) && plan.wanted.set(number) {
+                progress.step(1)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A client that asks for a filter may have asked for one before: what it is said to have, it need not have.
+fn forget_filtered(source: &mut Source<'_>, filter: &Filter, plan: &mut Plan) -> Result<()> {
+    let keeps = |kind| filter.passes_kind(kind) && !filter.needs_depth() && !filter.needs_size();
+    plan.edges.retain(|edge| keeps(edge.kind));
+    let had: Vec<u32> = plan.client.iter().collect();
+    for number in had {
+        let kind = source.kind(number)?;
+        if matches!(kind, Kind::Tree | Kind::Blob) && !keeps(kind) {
+            plan.client.clear(number);
+        }
+    }
+    Ok(())
+}

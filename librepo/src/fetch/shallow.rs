@@ -1,0 +1,253 @@
+//! Cut histories: what changes at a shallow client's boundary (`gitprotocol-v2`, "shallow-info").
+
+use std::collections::VecDeque;
+
+use super::bits::Bits;
+use super::commits::{Commits, Source, missing_below};
+use super::negotiate::Fetch;
+use super::space::NO_OBJECT;
+use super::walk::paint;
+use crate::error::{Error, Result};
+use crate::id::ObjectId;
+use crate::object::Kind;
+
+/// The depth that means "all of it".
+const INFINITE: u32 = 0x7fff_ffff;
+/// The largest `shallow` file of a repository, in bytes.
+const SHALLOW_FILE: u64 = 64 << 20;
+
+/// Where a client wants its history cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deepen {
+    /// After `n` commits from the tips, or (`relative`) `n` more than it has. 2,147,483,647 is all of it.
+    Depth {
+        /// Number of commits.
+        n: u32,
+        /// Whether to count from the present boundary.
+        relative: bool,
+    },
+    /// What the client must ask for, all at once: commits not older than `since` (seconds since 1970) that cannot be
+    /// reached from any of `not`.
+    Since {
+        /// Seconds since 1970.
+        since: Option<u64>,
+        /// Objects whose history is left out: commits, or tags of such.
+        not: Vec<ObjectId>,
+    },
+}
+
+/// How the client's boundary changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShallowInfo {
+    /// Commits whose parents the client will not have.
+    pub shallow: Vec<ObjectId>,
+    /// Commits that were on the boundary and are not any more.
+    pub unshallow: Vec<ObjectId>,
+}
+
+/// The boundary as the walk needs it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cuts {
+    pub(super) info: ShallowInfo,
+    /// Commits whose parents are not followed.
+    pub(super) cut: Bits,
+    /// Wanted too: the parents of commits that are no longer on the boundary.
+    pub(super) wants: Vec<u32>,
+    /// These commits the client has, with their trees.
+    pub(super) haves: Vec<u32>,
+}
+
+impl Fetch<'_> {
+    /// Computes the boundary, once.
+    pub(super) fn settle_shallow(&mut self) -> Result<()> {
+        if self.cuts.is_some() {
+            return Ok(());
+        }
+        let mut own = Bits::default();
+        let own_list = own_shallow(self)?;
+        for number in &own_list {
+            own.set(*number);
+        }
+        let mut cuts = Cuts { cut: own.clone(), ..Cuts::default() };
+        if self.deepen.is_none() && self.shallow.is_empty() && own_list.is_empty() {
+            self.cuts = Some(cuts);
+            return Ok(());
+        }
+        let mut heads = Vec::new();
+        for want in &self.wants {
+            if let (_, Some((commit, Kind::Commit))) = self.source.peel(*want)? {
+                heads.push(commit);
+            }
+        }
+        let mut edge = Edge::default();
+        match &self.deepen {
+            Some(Deepen::Depth { n, .. }) if *n >= INFINITE && own_list.is_empty() => {
+                for number in &self.shallow {
+                    edge.inside.set(*number);
+                }
+            }
+            Some(Deepen::Depth { n, relative: false }) => {
+                edge.by_depth(&mut self.source, &heads, *n, &own)?
+            }
+            Some(Deepen::Depth { n, relative: true }) => {
+                let present = boundary_of(&mut self.source, &heads, &self.shallow_set, &own)?;
+                edge.by_depth(&mut self.source, &present, n.saturating_add(1).min(INFINITE), &own)?;
+            }
+            Some(Deepen::Since { since, not }) => {
+                let not = commits_of(&mut self.source, not)?;
+                edge.by_history(&mut self.source, &heads, &not, *since, &own)?;
+            }
+            None if own_list.is_empty() => {}
+            None => edge.by_depth(&mut self.source, &heads, INFINITE, &own)?,
+        }
+        let space = &self.source.space;
+        for number in edge.boundary {
+            if !self.shallow_set.get(number) && !edge.inside.get(number) {
+                cuts.info.shallow.push(space.id(number));
+                cuts.cut.set(number);
+            }
+        }
+        let mut commits = Commits::default();
+        for number in &self.shallow {
+            if edge.inside.get(*number) {
+                cuts.info.unshallow.push(self.source.space.id(*number));
+                let at = commits.must(&mut self.source, *number)?;
+                // A commit on the repository's own boundary has no parents to send.
+                for parent in commits.parents(at).iter().filter(|_| !own.get(*number)) {
+                    if *parent == NO_OBJECT {
+                        return Err(missing_below(&mut self.source, *number));
+                    }
+                    cuts.wants.push(*parent);
+                }
+                cuts.haves.push(*number);
+            }
+            cuts.cut.set(*number);
+        }
+        self.cuts = Some(cuts);
+        Ok(())
+    }
+
+    /// The repository's own boundary, if it is a shallow clone itself: protocol v0 advertises it.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn repository_shallow(&mut self) -> Result<Vec<ObjectId>> {
+        let numbers = own_shallow(self)?;
+        Ok(numbers.into_iter().map(|number| self.source.space.id(number)).collect())
+    }
+}
+
+fn own_shallow(fetch: &mut Fetch<'_>) -> Result<Vec<u32>> {
+    let Some(text) = fetch.repository.dir().read(b"shallow", SHALLOW_FILE)? else { return Ok(Vec::new()) };
+    let ids = text.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex);
+    Ok(ids.filter_map(|id| fetch.source.space.number(&id)).collect())
+}
+
+fn commits_of(source: &mut Source<'_>, ids: &[ObjectId]) -> Result<Vec<u32>> {
+    let mut commits = Vec::new();
+    let mut seen = Bits::default();
+    for id in ids {
+        let Some(number) = source.space.number(id) else {
+            return Err(Error::Invalid(format!("deepen-not is not a ref: {id}")));
+        };
+        if let (_, Some((commit, Kind::Commit))) = source.peel(number)?
+            && seen.set(commit)
+        {
+            commits.push(commit);
+        }
+    }
+    Ok(commits)
+}
+
+/// The client's boundary commits that can be reached from the heads.
+fn boundary_of(source: &mut Source<'_>, heads: &[u32], shallow: &Bits, own: &Bits) -> Result<Vec<u32>> {
+    let mut commits = Commits::default();
+    let mut seen = Bits::default();
+    let mut found = Vec::new();
+    let mut stack: Vec<u32> = heads.to_vec();
+    while let Some(number) = stack.pop() {
+        if !seen.set(number) {
+            continue;
+        }
+        if shallow.get(number) {
+            found.push(number);
+            continue;
+        }
+        let at = commits.must(source, number)?;
+        if !own.get(number) {
+            stack.extend(commits.parents(at).iter().filter(|parent| **parent != NO_OBJECT));
+        }
+    }
+    Ok(found)
+}
+
+/// A cut through the history.
+#[derive(Default)]
+struct Edge {
+    /// Commits whose parents are cut off.
+    boundary: Vec<u32>,
+    /// Commits whose parents are not.
+    inside: Bits,
+}
+
+impl Edge {
+    /// Cuts `depth` commits after the heads, which count as the first.
+    fn by_depth(&mut self, source: &mut Source<'_>, heads: &[u32], depth: u32, own: &Bits) -> Result<()> {
+        let mut commits = Commits::default();
+        let mut seen = Bits::default();
+        let mut queue: VecDeque<(u32, u32)> = VecDeque::new();
+        for head in heads {
+            if seen.set(*head) {
+                queue.push_back((*head, 1));
+            }
+        }
+        // Breadth first: each commit is met at its least depth.
+        while let Some((number, at_depth)) = queue.pop_front() {
+            if at_depth >= depth && depth != INFINITE || own.get(number) {
+                self.boundary.push(number);
+                continue;
+            }
+            self.inside.set(number);
+            let at = commits.must(source, number)?;
+            for parent in commits.parents(at) {
+                if *parent == NO_OBJECT {
+                    return Err(missing_below(source, number));
+                }
+                if seen.set(*parent) {
+                    queue.push_back((*parent, at_depth.saturating_add(1)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts where commits are too old, or reachable from `not`.
+    fn by_history(
+        &mut self,
+        source: &mut Source<'_>,
+        heads: &[u32],
+        not: &[u32],
+        since: Option<u64>,
+        own: &Bits,
+    ) -> Result<()> {
+        let mut commits = Commits::default();
+        let selected = paint(&mut commits, source, heads, not, own, since, &mut |_| Ok(()))?;
+        if selected.is_empty() {
+            return Err(Error::Invalid("no commits selected for shallow requests".to_owned()));
+        }
+        let mut chosen = Bits::default();
+        for at in &selected {
+            chosen.set(commits.node(*at).number);
+        }
+        for at in selected {
+            let number = commits.node(at).number;
+            let cut_off = own.get(number) || commits.parents(at).iter().any(|parent| !chosen.get(*parent));
+            if cut_off {
+                self.boundary.push(number);
+            } else {
+                self.inside.set(number);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,511 @@
+//! Which objects a client lacks, found by walking: commits by date from both sides until only what the
+//! client has is left, then the trees of the new commits path by path beside those of their nearest
+//! commits that the client has.
+//!
+//! As in C git the result may hold a few objects more than are missing (a file moved between
+//! directories, an old version that came back): only the trees at the border are compared.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use super::bits::Bits;
+use super::commits::{Commits, Source, missing_below};
+use super::filter::Filter;
+use super::plan::{Edge, Plan, name_hash};
+use super::progress::Progress;
+use super::space::NO_OBJECT;
+use crate::error::{Error, Result};
+use crate::id::FastState;
+use crate::object::{Kind, TreeEntries};
+
+/// A commit that the client wants.
+const WANT: u8 = 1;
+/// A commit that the client has.
+const HAVE: u8 = 2;
+/// In the queue, or was.
+const SEEN: u8 = 4;
+/// Taken from the queue.
+const DONE: u8 = 8;
+
+/// How many commits that the client has are looked at after the last one it lacks, in case the dates lie.
+/// C git looks at five.
+const SLOP: u32 = 32;
+
+/// What a walk starts from, in object numbers.
+pub(crate) struct Request<'a> {
+    /// What the client wants: objects of any kind.
+    pub(crate) wants: &'a [u32],
+    /// What the client has: objects of any kind.
+    pub(crate) haves: &'a [u32],
+    /// Commits without parents for the client: its shallow boundary, old and new, and the repository's own.
+    pub(crate) cut: &'a Bits,
+    /// What the client can do without.
+    pub(crate) filter: Option<&'a Filter>,
+    /// Whether the trees of all haves count, not only of those at the border (shallow clients).
+    pub(crate) all_edges: bool,
+}
+
+/// Walks. `plan` may hold objects already; they stay.
+pub(crate) fn walk(
+    source: &mut Source<'_>,
+    request: &Request<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Plan> {
+    let mut walk = Walk {
+        commits: Commits::default(),
+        plan: Plan::default(),
+        filter: request.filter,
+        depths: HashMap::default(),
+        named: Bits::default(),
+    };
+    walk.plan.wanted = Bits::with_room(source.space.count());
+    walk.plan.client = Bits::with_room(source.space.count());
+    let mut roots = Roots::default();
+    let haves = walk.take_haves(source, request.haves, &mut roots)?;
+    let wants = walk.take_wants(source, request.wants, &mut roots)?;
+    let new = paint(&mut walk.commits, source, &wants, &haves, request.cut, None, &mut |n| progress.step(n))?;
+    let edges = walk.border(request, &new, &haves);
+    for at in new {
+        let node = *walk.commits.node(at);
+        if request.filter.is_none_or(|f| f.passes_kind(Kind::Commit)) || walk.named.get(node.number) {
+            walk.want(node.number, 0);
+        }
+        progress.step(1)?;
+        if node.tree == NO_OBJECT {
+            return Err(missing_below(source, node.number));
+        }
+        roots.wanted.push(node.tree);
+    }
+    for at in edges {
+        let tree = walk.commits.node(at).tree;
+        if tree != NO_OBJECT {
+            roots.client.push(tree);
+        }
+    }
+    walk.trees(source, roots, progress)?;
+    let mut plan = walk.plan;
+    plan.wanted.subtract(plan.client.words());
+    Ok(plan)
+}
+
+/// The commits that can be reached from `wants` and not from `haves`, newest first. The history is not followed
+/// behind commits in `cut`; with `since` (seconds since 1970) older ones count as had. In `commits` then all that were
+/// looked at remain; `step` is called for each.
+pub(super) fn paint(
+    commits: &mut Commits,
+    source: &mut Source<'_>,
+    wants: &[u32],
+    haves: &[u32],
+    cut: &Bits,
+    since: Option<u64>,
+    step: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Vec<u32>> {
+    let mut queue: BinaryHeap<(u64, Reverse<u32>)> = BinaryHeap::new();
+    // How many in the queue the client lacks.
+    let mut open = 0u64;
+    for (list, flag) in [(haves, HAVE), (wants, WANT)] {
+        for number in list {
+            let at = commits.must(source, *number)?;
+            let node = commits.node_mut(at);
+            let flag = if since.is_some_and(|since| node.seconds < since) { HAVE } else { flag };
+            if node.flags & SEEN == 0 {
+                queue.push((node.seconds, Reverse(at)));
+                open += u64::from(flag == WANT);
+            }
+            node.flags |= flag | SEEN;
+        }
+    }
+    let mut new = Vec::new();
+    let mut oldest = None;
+    let mut slop = SLOP;
+    while let Some((seconds, Reverse(at))) = queue.pop() {
+        step(0)?;
+        let node = *commits.node(at);
+        let has = node.flags & HAVE != 0;
+        commits.node_mut(at).flags |= DONE;
+        if !has {
+            open -= 1;
+            oldest = Some(seconds);
+            new.push(at);
+        }
+        let parents = if cut.get(node.number) { 0 } else { commits.parents(at).len() };
+        for slot in 0..parents {
+            let parent = commits.parents(at)[slot];
+            if parent == NO_OBJECT {
+                // Of a commit that the client has, the history may well be gone here.
+                if has {
+                    continue;
+                }
+                return Err(missing_below(source, node.number));
+            }
+            let parent = if has {
+                let Ok(parent) = commits.must(source, parent) else { continue };
+                open -= mark_had(commits, cut, parent);
+                parent
+            } else {
+                commits.must(source, parent)?
+            };
+            let node = commits.node_mut(parent);
+            if node.flags & SEEN == 0 {
+                let had = has || since.is_some_and(|since| node.seconds < since);
+                node.flags |= SEEN | if had { HAVE } else { WANT };
+                queue.push((node.seconds, Reverse(parent)));
+                open += u64::from(!had);
+            }
+        }
+        // With only what the client has left: look a little further, dates may lie.
+        let Some(oldest) = oldest.or((open > 0).then_some(0)) else { break };
+        if open > 0 || queue.peek().is_some_and(|(next, _)| oldest <= *next) {
+            slop = SLOP;
+        } else if slop == 0 {
+            break;
+        } else {
+            slop -= 1;
+        }
+    }
+    new.retain(|at| commits.node(*at).flags & HAVE == 0);
+    Ok(new)
+}
+
+/// The client has this commit, and so its ancestors among those already looked at. Returns how many of them were in
+/// the queue as lacking.
+fn mark_had(commits: &mut Commits, cut: &Bits, at: u32) -> u64 {
+    let mut closed = 0;
+    let mut stack = vec![at];
+    while let Some(at) = stack.pop() {
+        let node = commits.node_mut(at);
+        if node.flags & HAVE != 0 || node.flags & SEEN == 0 {
+            continue;
+        }
+        node.flags |= HAVE;
+        let node = *node;
+        if node.flags & DONE == 0 {
+            closed += 1;
+        } else if !cut.get(node.number) {
+            let parents = commits.parents(at).to_vec();
+            stack.extend(parents.into_iter().filter_map(|parent| commits.find(parent)));
+        }
+    }
+    closed
+}
+
+/// Trees to begin with.
+#[derive(Default)]
+struct Roots {
+    wanted: Vec<u32>,
+    client: Vec<u32>,
+}
+
+struct Walk<'a> {
+    commits: Commits,
+    plan: Plan,
+    filter: Option<&'a Filter>,
+    /// The least depth at which a tree was read, where a filter asks for depths.
+    depths: HashMap<u32, u64, FastState>,
+    /// Asked for by name, and so sent whatever the filter says.
+    named: Bits,
+}
+
+/// All versions of one directory.
+struct Directory {
+    /// Hash of its path.
+    name: u32,
+    /// Hash of its path with the slash, from which its entries' go on.
+    prefix: u32,
+    depth: u64,
+    wanted: Vec<u32>,
+    client: Vec<u32>,
+}
+
+impl Directory {
+    fn new(name: u32, prefix: u32, depth: u64) -> Directory {
+        Directory { name, prefix, depth, wanted: Vec::new(), client: Vec::new() }
+    }
+}
+
+impl Walk<'_> {
+    fn want(&mut self, number: u32, name: u32) -> bool {
+        let new = self.plan.wanted.set(number);
+        if new && name != 0 {
+            self.plan.set_name(number, name);
+        }
+        new
+    }
+
+    /// Sorts the haves: commits are returned, trees become roots, blobs and tags are marked.
+    fn take_haves(&mut self, source: &mut Source<'_>, haves: &[u32], roots: &mut Roots) -> Result<Vec<u32>> {
+        let mut commits = Vec::new();
+        for have in haves {
+            let (tags, target) = source.peel(*have)?;
+            for tag in tags {
+                self.plan.client.set(tag);
+            }
+            match target {
+                Some((number, Kind::Commit)) => commits.push(number),
+                Some((number, Kind::Tree)) => roots.client.push(number),
+                Some((number, _)) => {
+                    self.plan.client.set(number);
+                }
+                None => {}
+            }
+        }
+        Ok(commits)
+    }
+
+    fn take_wants(&mut self, source: &mut Source<'_>, wants: &[u32], roots: &mut Roots) -> Result<Vec<u32>> {
+        let mut commits = Vec::new();
+        for want in wants {
+            self.named.set(*want);
+            let (tags, target) = source.peel(*want)?;
+            for tag in &tags {
+                if tag == want || self.filter.is_none_or(|f| f.passes_kind(Kind::Tag)) {
+                    self.want(*tag, 0);
+                }
+            }
+            match target {
+                Some((number, Kind::Commit)) => commits.push(number),
+                Some((number, Kind::Tree)) => roots.wanted.push(number),
+                Some((number, kind)) => {
+                    if number == *want || self.filter.is_none_or(|f| f.passes_kind(kind)) {
+                        self.want(number, 0);
+                    }
+                }
+                None => return Err(tag_without_target(source, tags.last().copied().unwrap_or(*want))),
+            }
+        }
+        Ok(commits)
+    }
+
+    /// The commits that the client has and that are parents of ones it lacks.
+    fn border(&mut self, request: &Request<'_>, new: &[u32], haves: &[u32]) -> Vec<u32> {
+        let mut edges = Vec::new();
+        let mut known = Bits::with_room(self.commits.len());
+        for at in new {
+            let node = *self.commits.node(*at);
+            if request.cut.get(node.number) {
+                continue;
+            }
+            for parent in self.commits.parents(*at) {
+                if let Some(parent) = self.commits.find(*parent)
+                    && self.commits.node(parent).flags & HAVE != 0
+                    && known.set(parent)
+                {
+                    edges.push(parent);
+                }
+            }
+        }
+        if request.all_edges {
+            for have in haves {
+                if let Some(have) = self.commits.find(*have)
+                    && known.set(have)
+                {
+                    edges.push(have);
+                }
+            }
+        }
+        for at in 0..self.commits.len() {
+            let node = *self.commits.node(at);
+            if node.flags & HAVE != 0 {
+                self.plan.client.set(node.number);
+            }
+        }
+        edges
+    }
+
+    /// Walks all wanted trees, a directory with all its versions at a time: their deltas build upon each other, so
+    /// that the reader's cache need hold little else.
+    fn trees(&mut self, source: &mut Source<'_>, roots: Roots, progress: &mut Progress<'_>) -> Result<()> {
+        let mut top = Directory::new(0, 0, 0);
+        for tree in roots.client {
+            if self.plan.client.set(tree) {
+                top.client.push(tree);
+            }
+        }
+        for tree in roots.wanted {
+            self.take_tree(&mut top, tree, progress)?;
+        }
+        let mut stack = vec![top];
+        while let Some(directory) = stack.pop() {
+            // Where nothing is wanted, it does not matter what the client has.
+            if !directory.wanted.is_empty() {
+                self.directory(source, directory, &mut stack, progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A version of a directory: counted, and noted to be read unless it was.
+    fn take_tree(&mut self, directory: &mut Directory, tree: u32, progress: &mut Progress<'_>) -> Result<()> {
+        if self.plan.client.get(tree) {
+            return Ok(());
+        }
+        let Some(filter) = self.filter else {
+            if self.want(tree, directory.name) {
+                progress.step(1)?;
+                directory.wanted.push(tree);
+            }
+            return Ok(());
+        };
+        let named = self.named.get(tree);
+        if named || (filter.passes_kind(Kind::Tree) && filter.passes_depth(directory.depth)) {
+            progress.step(u64::from(self.want(tree, directory.name)))?;
+        }
+        if !filter.reads_tree(directory.depth) {
+            return Ok(());
+        }
+        let depth = if filter.needs_depth() { directory.depth } else { 0 };
+        let least = self.depths.entry(tree).or_insert(u64::MAX);
+        if depth < *least {
+            *least = depth;
+            directory.wanted.push(tree);
+        }
+        Ok(())
+    }
+
+    fn directory(
+        &mut self,
+        source: &mut Source<'_>,
+        directory: Directory,
+        stack: &mut Vec<Directory>,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
+        let hash = source.space.store().hash();
+        let mut below: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut children: Vec<Directory> = Vec::new();
+        let depth = directory.depth.saturating_add(1);
+        let child = |children: &mut Vec<Directory>, below: &mut HashMap<Vec<u8>, usize>, name: &[u8]| {
+            if let Some(at) = below.get(name) {
+                return *at;
+            }
+            let name_of = name_hash(directory.prefix, name);
+            below.insert(name.to_vec(), children.len());
+            children.push(Directory::new(name_of, name_hash(name_of, b"/"), depth));
+            children.len() - 1
+        };
+
+        let mut old = Vec::new();
+        for tree in &directory.client {
+            progress.step(0)?;
+            // What the client has may be damaged or gone here: then it is no help, and no harm.
+            let Ok(object) = source.read(*tree) else { continue };
+            for entry in TreeEntries::new(&object.data, hash) {
+                let Ok(entry) = entry else { break };
+                if entry.is_submodule() {
+                    continue;
+                }
+                let Some(number) = source.space.number(&entry.id()) else { continue };
+                if entry.is_tree() {
+                    if self.plan.client.set(number) {
+                        let at = child(&mut children, &mut below, entry.name);
+                        children[at].client.push(number);
+                    }
+                } else {
+                    self.plan.client.set(number);
+                }
+            }
+            old.push(object);
+        }
+
+        let mut changed: std::collections::HashSet<u32, FastState> = Default::default();
+        // Versions of a directory share most of their entries.
+        let mut recent: Vec<[u8; 32]> = Vec::new();
+        recent.resize(if directory.wanted.len() > 16 { 1 << 12 } else { 1 << 6 }, [0; 32]);
+        let mask = recent.len() - 1;
+        for tree in &directory.wanted {
+            let object = source.read(*tree)?;
+            if object.kind != Kind::Tree {
+                return Err(Error::CorruptObject(source.space.id(*tree), "not the tree that it should be"));
+            }
+            for entry in TreeEntries::new(&object.data, hash) {
+                let entry = entry.map_err(|e| Error::CorruptObject(source.space.id(*tree), e.0))?;
+                if entry.is_submodule() {
+                    continue;
+                }
+                let slot = usize::from(entry.id_bytes[4]) | usize::from(entry.id_bytes[5]) << 8;
+                let slot = &mut recent[slot & mask];
+                if slot[..entry.id_bytes.len()] == *entry.id_bytes {
+                    continue;
+                }
+                slot[..entry.id_bytes.len()].copy_from_slice(entry.id_bytes);
+                let number = source.number(&entry.id())?;
+                if self.plan.client.get(number) {
+                    continue;
+                }
+                if entry.is_tree() {
+                    let at = child(&mut children, &mut below, entry.name);
+                    let before = children[at].wanted.len();
+                    self.take_tree(&mut children[at], number, progress)?;
+                    if children[at].wanted.len() > before {
+                        changed.insert(children[at].name);
+                    }
+                    continue;
+                }
+                if let Some(filter) = self.filter
+                    && !self.blob_passes(source, filter, number, depth)?
+                {
+                    continue;
+                }
+                let name = name_hash(directory.prefix, entry.name);
+                if self.want(number, name) {
+                    progress.step(1)?;
+                    changed.insert(name);
+                }
+            }
+        }
+        if !changed.is_empty() {
+            self.note_edges(source, &directory, &old, &changed);
+        }
+        stack.append(&mut children);
+        Ok(())
+    }
+
+    fn blob_passes(&self, source: &mut Source<'_>, filter: &Filter, number: u32, depth: u64) -> Result<bool> {
+        if self.named.get(number) || self.plan.wanted.get(number) {
+            return Ok(true);
+        }
+        if !filter.passes_kind(Kind::Blob) || !filter.passes_depth(depth) {
+            return Ok(false);
+        }
+        Ok(!filter.needs_size() || filter.passes_size(source.header(number)?.1))
+    }
+
+    /// What the client has in this directory under the names that changed.
+    fn note_edges(
+        &mut self,
+        source: &mut Source<'_>,
+        directory: &Directory,
+        old: &[crate::reader::Object],
+        changed: &std::collections::HashSet<u32, FastState>,
+    ) {
+        for object in old {
+            for entry in TreeEntries::new(&object.data, source.space.store().hash()) {
+                let Ok(entry) = entry else { break };
+                if entry.is_submodule() {
+                    continue;
+                }
+                let name = name_hash(directory.prefix, entry.name);
+                let kind = if entry.is_tree() { Kind::Tree } else { Kind::Blob };
+                if changed.contains(&name)
+                    && let Some(number) = source.space.number(&entry.id())
+                {
+                    self.plan.edges.push(Edge { number, kind, name });
+                }
+            }
+        }
+        // A subtree is noted with its parent directory; a root tree has none.
+        for tree in directory.client.iter().filter(|_| directory.depth == 0) {
+            self.plan.edges.push(Edge { number: *tree, kind: Kind::Tree, name: directory.name });
+        }
+    }
+}
+
+fn tag_without_target(source: &mut Source<'_>, tag: u32) -> Error {
+    let hash = source.space.store().hash();
+    match source.read(tag) {
+        Ok(object) => match crate::object::Tag::parse(&object.data, hash) {
+            Ok(parsed) => Error::Missing(parsed.target()),
+            Err(e) => Error::CorruptObject(source.space.id(tag), e.0),
+        },
+        Err(e) => e,
+    }
+}
