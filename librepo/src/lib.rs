@@ -10,11 +10,14 @@
 
 pub mod alternates;
 pub mod beneath;
+pub mod bitmap;
 pub mod chunks;
 pub mod commit_graph;
 pub mod config;
 pub mod delta_apply;
 pub mod error;
+pub mod ewah;
+pub mod fetch;
 pub mod id;
 pub mod loose;
 pub mod midx;
@@ -22,6 +25,8 @@ pub mod object;
 pub mod pack;
 pub mod pack_index;
 pub mod reader;
+pub mod receive;
+pub mod ref_name;
 pub mod refs;
 pub mod repository;
 pub mod rev;
