@@ -35,6 +35,9 @@ use openbsd as system;
 #[cfg(not(any(target_os = "linux", target_os = "openbsd")))]
 compile_error!("this system has no sandbox that libsandbox knows");
 
+#[cfg(all(feature = "escapes", target_os = "linux"))]
+pub mod escape;
+
 pub use promise::{Promise, Promises, UnknownPromise};
 pub use stage::{Access, Coverage, Enforcement, Error, Limits, Report, Stage, Visible};
 pub use words::{Call, openbsd_calls, openbsd_words};

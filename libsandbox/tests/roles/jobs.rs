@@ -1,0 +1,447 @@
+//! What each role has to be able to do in its sandbox. A process makes its own counterparts before it enters: a client that
+//! waits in the queue of a listening socket, messages that wait in a socket pair.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut, IsTerminal, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use libsandbox::{Access, Coverage, Enforcement, Limits, Promises, Stage, Visible};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    accept4, bind, getpeername, getsockopt, listen, recvmsg, sendmsg, socket, socketpair, sockopt,
+};
+use nix::unistd::pipe2;
+
+use crate::{run, table};
+
+/// The directories that the stages name.
+pub(crate) fn fill(directory: &Path) {
+    fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).expect("mode");
+    for name in ["roots/x.git/objects/pack", "roots/x.git/refs/heads", "roots/y.git", "sockets", "conf"] {
+        fs::create_dir_all(directory.join(name)).expect("directory");
+    }
+    for (name, bytes) in [
+        ("roots/x.git/HEAD", &b"ref: refs/heads/main\n"[..]),
+        ("roots/x.git/config", b"[core]\n"),
+        ("roots/x.git/objects/pack/p.pack", &[0x5a; 200_000]),
+        ("roots/y.git/HEAD", b"ref: refs/heads/other\n"),
+        ("conf/gotd.conf", b"user git\n"),
+    ] {
+        fs::write(directory.join(name), bytes).expect("file");
+    }
+}
+
+/// A place as a role walks to it: a descriptor that opens nothing.
+pub(crate) fn open_place(path: &Path) -> OwnedFd {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).expect("a visible place").into()
+}
+
+/// `job ROLE DIRECTORY`.
+pub(crate) fn child(arguments: &[String]) -> ExitCode {
+    let [role, directory] = arguments else { return ExitCode::FAILURE };
+    let directory = Path::new(directory);
+    let (ours, theirs) = pair();
+    let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
+    match role.as_str() {
+        "parent" => {
+            enter(role, directory);
+            start_children(directory);
+            let (one, _other) = pair();
+            send_descriptors(&ours, &[one.as_raw_fd()]);
+            assert_eq!(receive_descriptors(&theirs).len(), 1);
+        }
+        "sockets" => {
+            enter(role, directory);
+            bind_and_remove(directory, &ours);
+        }
+        "listen" => {
+            let path = directory.join("sockets/gotd.sock");
+            let unix = UnixListener::bind(&path).expect("bind");
+            let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let _clients = (
+                UnixStream::connect(&path).expect("connect"),
+                TcpStream::connect(tcp.local_addr().expect("address")),
+            );
+            send_descriptors(&theirs, &[theirs.as_raw_fd()]);
+            enter(role, directory);
+            accept_and_hand_over(&unix, &tcp, &ours);
+        }
+        "session" => {
+            send_descriptors(&theirs, &[read_end.as_raw_fd(), write_end.as_raw_fd()]);
+            let mut fifos = Vec::new();
+            table::enter(role, directory, |stage| {
+                if stage == 0 {
+                    fifos = receive_descriptors(&ours);
+                }
+            });
+            assert_eq!(fifos.len(), 2);
+            for fifo in &fifos {
+                assert!(fcntl(fifo, FcntlArg::F_GETPIPE_SZ).is_ok_and(|size| size > 0));
+                let stat = libsandbox::fstat(fifo.as_fd()).expect("fstat");
+                assert_eq!(stat.st_mode & libc::S_IFMT, libc::S_IFIFO);
+            }
+            send_descriptors(&ours, &[fifos[1].as_raw_fd()]);
+        }
+        "repo_read" | "verify" => {
+            let output = directory.join("roots/given");
+            let given = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(output)
+                .expect("a given file");
+            send_descriptors(&theirs, &[write_end.as_raw_fd(), given.as_raw_fd()]);
+            enter(role, directory);
+            let fds = receive_descriptors(&ours);
+            read_repository(directory, &fds[0]);
+            if role == "verify" {
+                let mut given = File::from(fds[1].try_clone().expect("dup"));
+                given.write_all(b"PACK").expect("write");
+                given.set_len(2).expect("truncate");
+                given.sync_all().expect("fsync");
+            }
+        }
+        "repo_write" | "maintain" => {
+            enter(role, directory);
+            write_repository(&directory.join("roots/x.git"), role == "repo_write");
+            if role == "repo_write" {
+                send_descriptors(&ours, &[read_end.as_raw_fd()]);
+            }
+        }
+        "create" => {
+            enter(role, directory);
+            let new = directory.join("roots/.new");
+            fs::DirBuilder::new().mode(0o755).create(&new).expect("mkdir");
+            fs::write(new.join("HEAD"), "ref: refs/heads/main\n").expect("write");
+            fs::set_permissions(&new, PermissionsExt::from_mode(0o2775)).expect("chmod");
+            fs::rename(&new, directory.join("roots/z.git")).expect("rename");
+        }
+        "list" => {
+            enter(role, directory);
+            assert_eq!(fs::read_dir(directory.join("roots")).expect("list").count(), 2);
+        }
+        "send" => {
+            let server = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let port = server.local_addr().expect("address").port();
+            enter(role, directory);
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+            stream.write_all(b"POST").expect("write");
+            let resolved =
+                std::net::ToSocketAddrs::to_socket_addrs(&("localhost", port)).map(Iterator::count);
+            println!("localhost has {resolved:?} addresses");
+        }
+        "config" => {
+            enter(role, directory);
+            assert_eq!(fs::read(directory.join("conf/gotd.conf")).expect("read"), b"user git\n");
+            let root = nix::unistd::User::from_name("root").expect("account database");
+            assert!(root.is_some_and(|root| root.uid.is_root()));
+            assert!(nix::unistd::User::from_name("no-such-user-at-all").expect("account database").is_none());
+            assert!(nix::unistd::Group::from_name("root").expect("group database").is_some());
+        }
+        "gotsh" => {
+            let path = directory.join("sockets/gotd.sock");
+            let _server = UnixListener::bind(&path).expect("bind");
+            enter(role, directory);
+            let stream = UnixStream::connect(&path).expect("connect");
+            send_descriptors(&stream.into(), &[read_end.as_raw_fd()]);
+        }
+        "auth" | "notify" => enter(role, directory),
+        other => panic!("{other}: no such job"),
+    }
+    everyday_work();
+    ExitCode::SUCCESS
+}
+
+fn enter(role: &str, directory: &Path) {
+    table::enter(role, directory, |_| ());
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("socketpair")
+}
+
+fn send_descriptors(socket: &OwnedFd, fds: &[RawFd]) {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let sent =
+        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::MSG_NOSIGNAL, None);
+    assert_eq!(sent, Ok(1));
+}
+
+fn receive_descriptors(socket: &OwnedFd) -> Vec<OwnedFd> {
+    let mut byte = [0; 16];
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
+        .expect("recvmsg");
+    let mut fds = Vec::new();
+    for control in message.cmsgs().expect("control messages fit") {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            // SAFETY: the kernel has just made these descriptors for us.
+            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    fds
+}
+
+/// What the C library and Rust's own do behind everyone's back, and what every role may use: threads, hash maps, clocks,
+/// sleeping, pipes, poll, signals and a timer, large allocations, the terminal question, a look at files that fails.
+fn everyday_work() {
+    let before = Instant::now();
+    let threads: Vec<_> = (0..3_u64)
+        .map(|number| {
+            std::thread::Builder::new()
+                .name(format!("worker {number}"))
+                .spawn(move || (0..1000).map(|i| (i, i * number)).collect::<HashMap<u64, u64>>().len())
+                .expect("a thread starts")
+        })
+        .collect();
+    assert_eq!(threads.into_iter().map(|thread| thread.join().expect("it ends")).sum::<usize>(), 3000);
+    std::thread::sleep(Duration::from_millis(1));
+    assert!(before.elapsed() >= Duration::from_millis(1));
+    assert!(std::thread::available_parallelism().is_ok());
+    assert!(!io::stdin().is_terminal());
+    let large = vec![1_u8; 64 << 20];
+    assert_eq!(large.iter().step_by(4096).map(|&b| usize::from(b)).sum::<usize>(), 16384);
+    drop(large);
+    let _ =
+        (std::env::current_dir(), std::env::current_exe(), fs::metadata("/nowhere"), File::open("/nowhere"));
+
+    let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
+    let mut pipe = File::from(write_end);
+    pipe.write_all(b"hello").expect("write");
+    let mut ready = [nix::poll::PollFd::new(read_end.as_fd(), nix::poll::PollFlags::POLLIN)];
+    assert_eq!(nix::poll::poll(&mut ready, 1000_u16), Ok(1));
+    let (other_end, other) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
+    assert_eq!(
+        nix::fcntl::splice(&read_end, None, &other, None, 5, nix::fcntl::SpliceFFlags::empty()),
+        Ok(5)
+    );
+    drop(other);
+    let mut text = String::new();
+    File::from(other_end).read_to_string(&mut text).expect("read");
+    assert_eq!(text, "hello");
+    fcntl(&read_end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("F_SETFL");
+    fcntl(&read_end, FcntlArg::F_SETPIPE_SZ(1 << 16)).expect("F_SETPIPE_SZ");
+
+    watchdog();
+    // SAFETY: integers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }, 0);
+}
+
+static ALARMS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn alarm(_: i32) {
+    ALARMS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// A timer interrupts a read that would never end.
+fn watchdog() {
+    let action = SigAction::new(SigHandler::Handler(alarm), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler only adds to an atomic number.
+    unsafe { sigaction(Signal::SIGALRM, &action) }.expect("sigaction");
+    let once = libc::itimerval {
+        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_value: libc::timeval { tv_sec: 0, tv_usec: 2000 },
+    };
+    let (silent, _open) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
+    // SAFETY: the timer's value is valid.
+    assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const once, std::ptr::null_mut()) }, 0);
+    assert_eq!(nix::unistd::read(&silent, &mut [0; 1]), Err(nix::Error::EINTR));
+    assert_eq!(ALARMS.load(Ordering::SeqCst), 1);
+}
+
+/// The children are this binary, loaded dynamically, in the sandboxes of their own roles.
+fn start_children(directory: &Path) {
+    let place = directory.to_str().expect("a name in UTF-8");
+    for role in ["session", "repo_read", "repo_write", "verify", "auth", "list"] {
+        let output = run(&["job", role, place]);
+        assert!(
+            output.status.success(),
+            "{role}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let _ = fs::remove_file(directory.join("roots/given"));
+    }
+    let binary = std::env::current_exe().expect("own name");
+    let mut child = Command::new(binary).arg("--list").stdout(Stdio::piped()).spawn().expect("spawn");
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    assert!(Command::new("/bin/sh").arg("-c").arg("true").status().is_err(), "no other program");
+}
+
+fn bind_and_remove(directory: &Path, parent: &OwnedFd) {
+    let path = directory.join("sockets/new.sock");
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
+    let unix =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    bind(unix.as_raw_fd(), &UnixAddr::new(&path).expect("address")).expect("bind");
+    listen(&unix, Backlog::MAXCONN).expect("listen");
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a TCP socket");
+    send_descriptors(parent, &[unix.as_raw_fd(), tcp.as_raw_fd()]);
+    fs::remove_file(&path).expect("unlink");
+    assert!(fs::write(directory.join("sockets/file"), "x").is_err(), "sockets only");
+}
+
+fn accept_and_hand_over(unix: &UnixListener, tcp: &TcpListener, parent: &OwnedFd) {
+    assert_eq!(receive_descriptors(parent).len(), 1);
+    for listener in [unix.as_fd(), tcp.as_fd()] {
+        let fd =
+            accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK).expect("accept");
+        // SAFETY: accept4 has just made this descriptor for us.
+        let client = unsafe { OwnedFd::from_raw_fd(fd) };
+        getpeername::<nix::sys::socket::SockaddrStorage>(client.as_raw_fd()).expect("getpeername");
+        if listener.as_raw_fd() == unix.as_raw_fd() {
+            let credentials = getsockopt(&client, sockopt::PeerCredentials).expect("SO_PEERCRED");
+            assert_eq!(credentials.uid(), nix::unistd::geteuid().as_raw());
+            option(&client, 59);
+            option(&client, 77);
+        }
+        send_descriptors(parent, &[client.as_raw_fd()]);
+    }
+}
+
+/// An option that may not exist on this kernel, but must not be refused by the filter.
+fn option(fd: &OwnedFd, number: libc::c_int) {
+    let mut bytes = [0_u32; 1024];
+    let mut length = size_of_val(&bytes) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into the buffer.
+    unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            number,
+            bytes.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+    }
+}
+
+fn read_repository(directory: &Path, output: &OwnedFd) {
+    let repository = directory.join("roots/x.git");
+    for entry in fs::read_dir(&repository).expect("list") {
+        entry.expect("entry").metadata().expect("metadata");
+    }
+    assert_eq!(fs::read_to_string(repository.join("HEAD")).expect("HEAD"), "ref: refs/heads/main\n");
+    assert!(File::open(directory.join("roots/y.git/HEAD")).is_err(), "another repository");
+    let pack = File::open(repository.join("objects/pack/p.pack")).expect("pack");
+    let length = pack.metadata().expect("metadata").len();
+    assert_eq!(length, 200_000);
+    // SAFETY: a private, read-only mapping of a file that nobody changes, of its length.
+    let mapped = unsafe {
+        let flags = libc::MAP_PRIVATE;
+        let start = libc::mmap(std::ptr::null_mut(), 200_000, libc::PROT_READ, flags, pack.as_raw_fd(), 0);
+        assert_ne!(start, libc::MAP_FAILED);
+        std::slice::from_raw_parts(start.cast::<u8>(), 200_000)
+    };
+    std::thread::scope(|scope| {
+        let half = scope.spawn(|| mapped[..100_000].iter().all(|&byte| byte == 0x5a));
+        assert!(half.join().expect("it ends") && mapped[100_000..].iter().all(|&byte| byte == 0x5a));
+    });
+    let mut offset = 0;
+    let fd: BorrowedFd<'_> = output.as_fd();
+    // SAFETY: the offset is valid; nothing else is a pointer.
+    let sent = unsafe { libc::sendfile(fd.as_raw_fd(), pack.as_raw_fd(), &raw mut offset, 4096) };
+    assert_eq!(sent, 4096);
+    let mut offset = 4096;
+    assert_eq!(
+        nix::fcntl::splice(&pack, Some(&mut offset), fd, None, 4096, nix::fcntl::SpliceFFlags::empty()),
+        Ok(4096)
+    );
+    fcntl(fd, FcntlArg::F_GETFL).expect("F_GETFL");
+}
+
+fn write_repository(repository: &Path, quarantine: bool) {
+    let lock = repository.join("refs/heads/main.lock");
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o444).open(&lock).expect("lock file");
+    file.write_all(b"0123\n").expect("write");
+    file.sync_all().expect("fsync");
+    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e).expect("flock");
+    fs::rename(&lock, repository.join("refs/heads/main")).expect("rename");
+    drop(file);
+    let directory = repository.join("objects/incoming-1");
+    if quarantine {
+        fs::create_dir(&directory).expect("mkdir");
+        fs::write(directory.join("p.pack"), b"PACK").expect("write");
+        fs::set_permissions(directory.join("p.pack"), PermissionsExt::from_mode(0o444)).expect("chmod");
+        // From one directory to another, as a pack is installed.
+        fs::rename(directory.join("p.pack"), repository.join("objects/pack/q.pack")).expect("rename");
+        File::open(&directory).and_then(|open| open.sync_all()).expect("fsync of a directory");
+        fs::remove_dir_all(&directory).expect("rmdir");
+    }
+    assert!(fs::write(repository.join("config"), "x").is_err(), "config is not for writing");
+    assert!(fs::write(repository.join("new"), "x").is_err(), "nor is the top directory");
+    assert!(fs::rename(repository.join("refs/heads/main"), repository.join("HEAD")).is_err());
+}
+
+/// Limits are in force, are not raised by a later stage, and core dumps are off.
+pub(crate) fn limits() -> ExitCode {
+    let stage = |nofile, words: &str| Stage {
+        promises: words.parse::<Promises>().expect("words of the test"),
+        paths: None,
+        limits: Limits {
+            nofile: Some(nofile),
+            data: Some(256 << 20),
+            fsize: Some(1000),
+            stack: Some(4 << 20),
+        },
+        enforcement: Enforcement::Required,
+    };
+    let limit = |resource| {
+        let mut limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        // SAFETY: getrlimit writes one rlimit through a valid pointer.
+        assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
+        (limit.rlim_cur, limit.rlim_max)
+    };
+    let mut file = tempfile::tempfile().expect("a file");
+    libsandbox::enter(&stage(32, "stdio narrow")).expect("entered");
+    libsandbox::enter(&stage(64, "stdio")).expect("entered again");
+    assert_eq!(limit(libc::RLIMIT_NOFILE), (32, 32));
+    assert_eq!(limit(libc::RLIMIT_CORE), (0, 0));
+    assert!(Vec::<u8>::new().try_reserve_exact(512 << 20).is_err(), "data");
+    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { sigaction(Signal::SIGXFSZ, &action) }.expect("sigaction");
+    assert!(file.write_all(&[0; 1001]).is_err(), "fsize");
+    ExitCode::SUCCESS
+}
+
+/// What the report says of three stages in one process, and how long they took.
+pub(crate) fn report() -> ExitCode {
+    libsandbox::harden_process("report").expect("hardened");
+    libsandbox::check_platform(Enforcement::Required).expect("a kernel that will do");
+    let root = [Visible::named(Path::new("/"), Access::READ)];
+    let stages: [(&str, Option<&[Visible<'_>]>); 3] =
+        [("stdio rpath unveil recvfd", Some(&root)), ("stdio rpath narrow", Some(&[])), ("stdio", None)];
+    for (words, paths) in stages {
+        let begun = Instant::now();
+        let report = libsandbox::enter(&Stage {
+            promises: words.parse().expect("words of the test"),
+            paths,
+            limits: Limits::UNCHANGED,
+            enforcement: Enforcement::Required,
+        })
+        .expect("entered");
+        let elapsed = begun.elapsed();
+        assert!(report.seccomp && report.instructions > 100);
+        assert_ne!(report.landlock, Coverage::None);
+        assert_eq!(report.warnings.is_empty(), report.landlock == Coverage::Full);
+        println!(
+            "{words}: {elapsed:?}, {} instructions, Landlock {}",
+            report.instructions, report.landlock_abi
+        );
+    }
+    ExitCode::SUCCESS
+}
