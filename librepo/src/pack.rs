@@ -220,6 +220,9 @@ impl Pack {
     /// The index of the entry that comes `position`th in the pack.
     #[inline]
     pub fn index_of_position(&self, position: u32) -> Option<u32> {
+        if position >= self.count() {
+            return None;
+        }
         self.order().index_at(self.rev.as_ref(), position)
     }
 

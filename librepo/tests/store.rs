@@ -1,0 +1,427 @@
+//! Objects as C git sees them, from every kind of storage.
+
+mod common;
+
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::symlink;
+
+use common::{Scratch, open};
+use librepo::alternates::{self, Root};
+use librepo::{HashKind, IdSet, Kind, Location, ObjectId, Options, Reader, Repository, Store};
+
+/// Compares all objects with `git cat-file --batch-all-objects`, reads and hashes every one.
+fn same_objects(scratch: &Scratch, repository: &Repository) {
+    let listed = scratch.git(&["cat-file", "--batch-all-objects", "--batch-check"]);
+    assert!(!listed.is_empty());
+    let store = repository.store();
+    for cache in [0, 1 << 20] {
+        let mut reader = Reader::new(store, cache);
+        for line in listed.lines() {
+            let mut words = line.split(' ');
+            let id = ObjectId::from_hex(words.next().unwrap().as_bytes()).unwrap();
+            let kind = Kind::from_name(words.next().unwrap().as_bytes()).unwrap();
+            let size: u64 = words.next().unwrap().parse().unwrap();
+            assert!(store.contains(&id));
+            assert_eq!(reader.header(&id).unwrap(), Some((kind, size)), "{line}");
+            let object = reader.read(&id).unwrap().unwrap();
+            assert_eq!((object.kind, object.data.len() as u64), (kind, size), "{line}");
+            assert_eq!(repository.hash().hash_object(kind, &object.data), id);
+            let mut streamed = Vec::new();
+            let told = reader.read_stream(&id, &mut |bytes| {
+                streamed.extend_from_slice(bytes);
+                Ok(())
+            });
+            assert_eq!(told.unwrap(), Some((kind, size)));
+            assert!(streamed == *object.data);
+        }
+    }
+    let absent = ObjectId::from_bytes(repository.hash(), &vec![0x5a; repository.hash().len()]).unwrap();
+    assert!(!store.contains(&absent));
+    assert!(Reader::new(store, 0).read(&absent).unwrap().is_none());
+    assert!(!store.contains(&ObjectId::null(repository.hash())));
+}
+
+fn each_hash(test: impl Fn(Scratch)) {
+    test(Scratch::bare(&[]));
+    test(Scratch::bare(&["--object-format=sha256"]));
+}
+
+/// Some history in several packs and loose.
+fn several_packs(scratch: &Scratch) {
+    for seed in 0..3 {
+        scratch.git(&["config", "fastimport.unpackLimit", "0"]);
+        scratch.history(&format!("b{seed}"), 40, seed);
+    }
+    scratch.git(&["config", "fastimport.unpackLimit", "1000"]);
+    scratch.history("loose", 5, 9);
+    scratch.git(&["tag", "-a", "-m", "one", "v1", "b0"]);
+    scratch.git(&["tag", "-a", "-m", "two", "v2", "v1"]);
+}
+
+fn packs(repository: &Repository) -> usize {
+    repository.store().packs().len()
+}
+
+#[test]
+fn packs_and_loose_objects() {
+    each_hash(|scratch| {
+        several_packs(&scratch);
+        let repository = scratch.open();
+        assert_eq!(packs(&repository), 3);
+        let loose = librepo::loose::list(repository.store().object_dirs().next().unwrap(), repository.hash());
+        assert!(loose.unwrap().len() >= 15);
+        same_objects(&scratch, &repository);
+        let found =
+            repository.store().locate(&repository.refs().find(b"refs/tags/v2").unwrap().unwrap().target);
+        assert_eq!(found, Some(Location::Loose { dir: 0 }));
+    });
+}
+
+#[test]
+fn one_pack_with_long_chains() {
+    each_hash(|scratch| {
+        scratch.history("main", 120, 1);
+        scratch.git(&["repack", "-adfq", "--depth=200", "--window=20"]);
+        let repository = scratch.open();
+        assert_eq!(packs(&repository), 1);
+        same_objects(&scratch, &repository);
+    });
+}
+
+/// Deltas by name: what git makes for clients without `ofs-delta`.
+#[test]
+fn deltas_by_name() {
+    let scratch = Scratch::bare(&[]);
+    scratch.git(&["config", "repack.useDeltaBaseOffset", "false"]);
+    scratch.history("main", 60, 1);
+    scratch.git(&["repack", "-adfq"]);
+    same_objects(&scratch, &scratch.open());
+}
+
+#[test]
+fn index_version_1() {
+    let scratch = Scratch::bare(&[]);
+    scratch.git(&["config", "pack.indexVersion", "1"]);
+    scratch.history("main", 60, 1);
+    scratch.git(&["repack", "-adfq"]);
+    let repository = scratch.open();
+    assert_eq!(repository.store().packs()[0].crc_at(0), None);
+    same_objects(&scratch, &repository);
+}
+
+/// An index whose offsets are all written as if the pack were larger than 2 GiB.
+#[test]
+fn large_offsets() {
+    let scratch = Scratch::bare(&[]);
+    scratch.history("main", 60, 1);
+    scratch.git(&["repack", "-adfq"]);
+    let pack = files(&scratch, "pack").remove(0);
+    let index = pack.with_extension("idx");
+    fs::remove_file(&index).unwrap();
+    scratch.git(&[
+        "index-pack",
+        "--index-version=2,0x40",
+        "-o",
+        index.to_str().unwrap(),
+        pack.to_str().unwrap(),
+    ]);
+    same_objects(&scratch, &scratch.open());
+}
+
+fn files(scratch: &Scratch, extension: &str) -> Vec<std::path::PathBuf> {
+    let listing = fs::read_dir(scratch.dir.join("objects/pack")).unwrap();
+    let paths = listing.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+}
+
+#[test]
+fn the_order_in_a_pack_is_the_same_from_the_file_and_computed() {
+    each_hash(|scratch| {
+        scratch.history("main", 80, 1);
+        scratch.git(&["-c", "pack.writeReverseIndex=true", "repack", "-adfq"]);
+        let repository = scratch.open();
+        let pack = &repository.store().packs()[0];
+        assert!(pack.order().is_from_file());
+        fs::remove_file(files(&scratch, "rev").remove(0)).unwrap();
+        let again = scratch.open();
+        let other = &again.store().packs()[0];
+        assert!(!other.order().is_from_file());
+        let mut end = 12;
+        for position in 0..pack.count() {
+            let index = pack.index_of_position(position).unwrap();
+            assert_eq!(other.index_of_position(position), Some(index));
+            let offset = pack.offset_at(index);
+            assert_eq!(offset, end);
+            assert_eq!(pack.position_of_offset(offset), Some(position));
+            assert_eq!(pack.position_of_offset(offset + 1), None);
+            end = pack.end_of(offset).unwrap();
+        }
+        assert_eq!(end as usize + repository.hash().len(), pack.bytes().len());
+        assert_eq!(pack.index_of_position(pack.count()), None);
+    });
+}
+
+#[test]
+fn a_multi_pack_index() {
+    each_hash(|scratch| {
+        several_packs(&scratch);
+        scratch.git(&["multi-pack-index", "write"]);
+        let repository = scratch.open();
+        let (midx, numbers) = repository.store().multi_pack_indexes().next().unwrap();
+        assert_eq!((midx.packs().len(), numbers.len()), (3, 3));
+        for index in 0..midx.count() {
+            let id = midx.id_at(index);
+            assert_eq!(midx.lookup(id.as_bytes()), Some(index));
+            let (pack, offset) = midx.entry_at(index).unwrap();
+            let pack = &repository.store().packs()[numbers[pack as usize] as usize];
+            assert_eq!(pack.lookup(id.as_bytes()).map(|index| pack.offset_at(index)), Some(offset));
+        }
+        same_objects(&scratch, &repository);
+        // A pack that the multi-pack index does not know.
+        scratch.git(&["config", "fastimport.unpackLimit", "0"]);
+        scratch.history("more", 20, 77);
+        same_objects(&scratch, &scratch.open());
+        // A multi-pack index whose pack is gone counts for nothing.
+        scratch.git(&["repack", "-adq"]);
+        scratch.git(&["multi-pack-index", "write"]);
+        let midx = fs::read(scratch.dir.join("objects/pack/multi-pack-index")).unwrap();
+        scratch.history("again", 20, 78);
+        scratch.git(&["repack", "-adq"]);
+        fs::write(scratch.dir.join("objects/pack/multi-pack-index"), midx).unwrap();
+        let repository = scratch.open();
+        assert_eq!(repository.store().multi_pack_indexes().count(), 0);
+        assert_eq!(repository.notes().count(), 1);
+        fs::remove_file(scratch.dir.join("objects/pack/multi-pack-index")).unwrap();
+        same_objects(&scratch, &repository);
+    });
+}
+
+#[test]
+fn packs_that_appear_later() {
+    let scratch = Scratch::bare(&[]);
+    scratch.git(&["config", "fastimport.unpackLimit", "0"]);
+    scratch.history("main", 20, 1);
+    let mut repository = scratch.open();
+    scratch.history("other", 20, 2);
+    let tip = repository.refs().find(b"refs/heads/other").unwrap().unwrap().target;
+    assert!(!repository.store().contains(&tip));
+    let name = repository.store().packs()[0].name().to_owned();
+    assert_eq!(repository.store_mut().refresh().unwrap(), 1);
+    assert!(repository.store().contains(&tip));
+    assert_eq!(repository.store().packs()[0].name(), name);
+    assert_eq!(repository.store_mut().refresh().unwrap(), 0);
+    // What was removed since can still be read.
+    let ids: Vec<ObjectId> =
+        repository.store().packs().iter().flat_map(|pack| (0..pack.count()).map(|i| pack.id_at(i))).collect();
+    scratch.git(&["repack", "-adq"]);
+    let mut reader = Reader::new(repository.store(), 1 << 20);
+    assert!(ids.iter().all(|id| reader.read(id).unwrap().is_some()));
+}
+
+#[test]
+fn alternates_inside_of_the_roots() {
+    let scratch = Scratch::bare(&[]);
+    scratch.history("main", 30, 1);
+    scratch.git_in(scratch.top(), &["clone", "-q", "--bare", "--shared", "repo.git", "fork.git"]);
+    let fork = scratch.top().join("fork.git");
+    let dir = fs::File::open(&fork).unwrap();
+    let objects = fork.join("objects");
+    let root = fs::File::open(scratch.top()).unwrap();
+    let roots = [Root { path: scratch.top(), dir: root.as_fd() }];
+    let found = alternates::resolve(fs::File::open(&objects).unwrap().as_fd(), &objects, &roots).unwrap();
+    assert_eq!((found.dirs.len(), found.refused.len()), (1, 0));
+    let options = Options { alternates: found.dirs, ..Options::default() };
+    let repository = Repository::open(dir.into(), options).unwrap();
+    assert!(!repository.store().is_local(0));
+    same_objects(&scratch, &repository);
+    // Not resolved, not borrowed.
+    let tip = repository.refs().find(b"refs/heads/main").unwrap().unwrap().target;
+    assert!(!open(&fork).unwrap().store().contains(&tip));
+    let none = alternates::resolve(fs::File::open(&objects).unwrap().as_fd(), &objects, &[]).unwrap();
+    assert_eq!((none.dirs.len(), none.refused.len()), (0, 1));
+}
+
+/// A repository whose `objects`, fan-out directory or packs are links to elsewhere must not be read through them.
+#[test]
+fn symbolic_links_are_not_followed() {
+    let victim = Scratch::bare(&[]);
+    victim.history("main", 10, 1);
+    let tip = victim.open().refs().find(b"refs/heads/main").unwrap().unwrap().target;
+    for name in ["objects", "objects/pack", "refs"] {
+        let scratch = Scratch::bare(&[]);
+        fs::remove_dir_all(scratch.dir.join(name)).unwrap();
+        symlink(victim.dir.join(name), scratch.dir.join(name)).unwrap();
+        assert!(scratch.try_open().is_err(), "{name}");
+    }
+    let fan = &tip.to_hex()[..2];
+    let scratch = Scratch::bare(&[]);
+    symlink(victim.dir.join("objects").join(fan), scratch.dir.join("objects").join(fan)).unwrap();
+    assert!(victim.open().store().contains(&tip));
+    assert!(!scratch.open().store().contains(&tip));
+    victim.git(&["repack", "-adq"]);
+    for file in fs::read_dir(victim.dir.join("objects/pack")).unwrap() {
+        let file = file.unwrap();
+        symlink(file.path(), scratch.dir.join("objects/pack").join(file.file_name())).unwrap();
+    }
+    assert_eq!(packs(&scratch.open()), 0);
+    symlink(victim.dir.join("config"), scratch.dir.join("config.link")).unwrap();
+    fs::rename(scratch.dir.join("config.link"), scratch.dir.join("config")).unwrap();
+    assert!(scratch.try_open().is_err());
+}
+
+#[test]
+fn what_is_no_repository_is_refused() {
+    let scratch = Scratch::bare(&[]);
+    let text = |dir: &std::path::Path| open(dir).err().map(|e| e.to_string());
+    assert_eq!(text(&scratch.dir), None);
+    assert_eq!(text(scratch.top()).as_deref(), Some("not a repository: no HEAD"));
+    scratch.git_in(scratch.top(), &["init", "-q", "-b", "main", "work"]);
+    let work = scratch.top().join("work");
+    scratch.git_in(&work, &["commit", "-q", "--allow-empty", "-m", "x"]);
+    assert_eq!(text(&work.join(".git")), None);
+    assert_eq!(open(&work.join(".git")).unwrap().config().bare, Some(false));
+    scratch.git_in(&work, &["worktree", "add", "-q", "-b", "side", "../linked"]);
+    let linked = work.join(".git/worktrees/linked");
+    assert_eq!(text(&linked).as_deref(), Some("not a repository: a linked worktree"));
+    scratch.git(&["config", "core.repositoryFormatVersion", "1"]);
+    scratch.git(&["config", "extensions.frotz", "true"]);
+    assert_eq!(text(&scratch.dir).as_deref(), Some("repository not supported: extension frotz"));
+}
+
+#[test]
+fn shared_store_between_threads() {
+    let scratch = Scratch::bare(&[]);
+    scratch.history("main", 60, 1);
+    scratch.git(&["repack", "-adq"]);
+    let repository = scratch.open();
+    let store: &Store = repository.store();
+    let pack = &store.packs()[0];
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut reader = Reader::new(store, 1 << 20);
+                for index in 0..pack.count() {
+                    let object = reader.read(&pack.id_at(index)).unwrap().unwrap();
+                    assert_eq!(HashKind::Sha1.hash_object(object.kind, &object.data), pack.id_at(index));
+                }
+            });
+        }
+    });
+}
+
+/// A graph knows what the commits say, single and as a chain, with levels and with dates.
+#[test]
+fn commit_graphs() {
+    each_hash(|scratch| {
+        let mut seen = IdSet::default();
+        for (round, options) in [
+            &[
+                "-c",
+                "commitGraph.generationVersion=2",
+                "commit-graph",
+                "write",
+                "--reachable",
+                "--split=no-merge",
+            ][..],
+            &[
+                "-c",
+                "commitGraph.generationVersion=2",
+                "commit-graph",
+                "write",
+                "--reachable",
+                "--split=no-merge",
+            ],
+            &[
+                "-c",
+                "commitGraph.generationVersion=1",
+                "commit-graph",
+                "write",
+                "--reachable",
+                "--split=no-merge",
+            ],
+            &["-c", "commitGraph.generationVersion=2", "commit-graph", "write", "--reachable"],
+            &["-c", "commitGraph.generationVersion=1", "commit-graph", "write", "--reachable"],
+        ]
+        .iter()
+        .enumerate()
+        {
+            scratch.history("main", 30, round);
+            octopus(&scratch);
+            if round >= 3 {
+                let _ = fs::remove_dir_all(scratch.dir.join("objects/info/commit-graphs"));
+            }
+            scratch.git(options);
+            let repository = scratch.open();
+            let graph = repository.commit_graph().expect("a graph");
+            assert_eq!(repository.notes().count(), 0);
+            assert_eq!(graph.has_corrected_dates(), matches!(round, 0 | 1 | 3), "round {round}");
+            let listed = scratch.git(&["log", "--all", "--format=%H %ct %T %P"]);
+            assert_eq!(listed.lines().count(), graph.count() as usize);
+            for line in listed.lines() {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let id = |word: &str| ObjectId::from_hex(word.as_bytes()).unwrap();
+                let number = graph.lookup(&id(words[0])).unwrap();
+                assert_eq!(graph.id_at(number), id(words[0]));
+                let commit = graph.commit(number).unwrap();
+                assert_eq!((commit.date, commit.tree), (words[1].parse().unwrap(), id(words[2])));
+                let parents: Vec<ObjectId> = commit.parents().map(|parent| graph.id_at(parent)).collect();
+                assert_eq!(parents, words[3..].iter().map(|word| id(word)).collect::<Vec<_>>());
+                for parent in commit.parents() {
+                    assert!(graph.generation(parent) < graph.generation(number));
+                    assert!(graph.commit(parent).unwrap().level < commit.level);
+                }
+                assert_eq!(Some(commit.generation), graph.generation(number));
+                seen.insert(id(words[0]));
+            }
+            assert_eq!(graph.lookup(&ObjectId::null(repository.hash())), None);
+        }
+        // Where history is cut off, the graph does not count.
+        let tip = scratch.git(&["rev-parse", "main"]);
+        fs::write(scratch.dir.join("shallow"), tip).unwrap();
+        let repository = scratch.open();
+        assert!(repository.is_shallow() && repository.commit_graph().is_none());
+    });
+}
+
+/// A merge of five.
+fn octopus(scratch: &Scratch) {
+    let tree = scratch.git(&["rev-parse", "main^{tree}"]);
+    let mut args = vec!["commit-tree".to_owned(), "-m".into(), "octopus".into(), tree.trim().into()];
+    for back in ["main", "main~2", "main~4", "main~6", "main~8"] {
+        args.extend(["-p".to_owned(), scratch.git(&["rev-parse", back]).trim().to_owned()]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let merge = scratch.git(&args);
+    scratch.git(&["update-ref", "refs/heads/main", merge.trim()]);
+}
+
+/// An object larger than the limit is refused whole, and can be streamed.
+#[test]
+fn large_objects() {
+    let scratch = Scratch::bare(&[]);
+    let blob: Vec<u8> = (0..3_000_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let id = scratch.git_with(&["hash-object", "-w", "--stdin"], &blob);
+    let id = ObjectId::from_hex(id.trim_ascii()).unwrap();
+    for packed in [false, true] {
+        if packed {
+            scratch.git(&["update-ref", "refs/tags/blob", &id.to_string()]);
+            scratch.git(&["repack", "-adq"]);
+        }
+        let options =
+            Options { limits: librepo::store::Limits { object_bytes: 1 << 20 }, ..Options::default() };
+        let repository = Repository::open(fs::File::open(&scratch.dir).unwrap().into(), options).unwrap();
+        let mut reader = Reader::new(repository.store(), 1 << 20);
+        let refused = reader.read(&id).unwrap_err().to_string();
+        assert_eq!(refused, format!("object {id}: 12000000 bytes, larger than the limit of 1048576"));
+        let (mut got, mut largest) = (0, 0);
+        let told = reader.read_stream(&id, &mut |bytes| {
+            assert_eq!(bytes, &blob[got..got + bytes.len()]);
+            got += bytes.len();
+            largest = largest.max(bytes.len());
+            Ok(())
+        });
+        assert_eq!(told.unwrap(), Some((Kind::Blob, blob.len() as u64)));
+        assert!(got == blob.len() && largest <= 1 << 16);
+    }
+}
