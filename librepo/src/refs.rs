@@ -113,7 +113,8 @@ impl Refs {
     /// All references whose names begin with one of `prefixes` (all if there are none): `HEAD` first, the others
     /// sorted by name. Broken ones are passed over.
     ///
-    /// With a reader, those whose object is missing are passed over too, as C git does, and tags are peeled.
+    /// With a reader, tags are peeled. A reference whose object is missing is listed, as C git does: who wants it is
+    /// to fail, and nobody to take it for deleted.
     pub fn list<P: AsRef<[u8]>>(
         &self,
         prefixes: &[P],
@@ -123,7 +124,7 @@ impl Refs {
         let mut refs = Vec::new();
         if prefixes.iter().any(|prefix| b"HEAD".starts_with(prefix)) {
             let (value, symref_target) = self.resolve(b"HEAD")?;
-            self.push(&mut refs, b"HEAD", value, symref_target, reader.as_deref_mut())?;
+            push(&mut refs, b"HEAD", value, symref_target, reader.as_deref_mut());
         }
         if !prefixes.iter().any(|prefix| may_hold(b"refs/", prefix)) {
             return Ok(refs);
@@ -138,43 +139,15 @@ impl Refs {
         let mut packed = packed.into_iter().peekable();
         for (name, (value, symref_target)) in loose {
             while let Some((other, value)) = packed.next_if(|(other, _)| *other < name) {
-                self.push(&mut refs, &other, Some(value), None, reader.as_deref_mut())?;
+                push(&mut refs, &other, Some(value), None, reader.as_deref_mut());
             }
             packed.next_if(|(other, _)| *other == name);
-            self.push(&mut refs, &name, value, symref_target, reader.as_deref_mut())?;
+            push(&mut refs, &name, value, symref_target, reader.as_deref_mut());
         }
         for (name, value) in packed {
-            self.push(&mut refs, &name, Some(value), None, reader.as_deref_mut())?;
+            push(&mut refs, &name, Some(value), None, reader.as_deref_mut());
         }
         Ok(refs)
-    }
-
-    /// Adds a reference to a listing, unless it is broken.
-    fn push(
-        &self,
-        refs: &mut Vec<Ref>,
-        name: &[u8],
-        value: Option<PackedValue>,
-        symref_target: Option<Vec<u8>>,
-        reader: Option<&mut Reader<'_>>,
-    ) -> Result<()> {
-        let Some(value) = value else { return Ok(()) };
-        let mut peeled = value.peeled;
-        if let Some(reader) = reader {
-            if value.peel_known {
-                if !reader.store().contains(&value.target) {
-                    return Ok(());
-                }
-            } else {
-                match reader.header(&value.target) {
-                    Ok(None) | Err(_) => return Ok(()),
-                    Ok(Some((Kind::Tag, _))) => peeled = peel(reader, &value.target)?,
-                    Ok(Some(_)) => {}
-                }
-            }
-        }
-        refs.push(Ref { name: name.to_vec(), target: value.target, peeled, symref_target });
-        Ok(())
     }
 
     /// Follows symbolic references from `name`: the object if they lead to one, and the last reference's name if
@@ -267,6 +240,25 @@ impl Refs {
     }
 }
 
+/// Adds a reference to a listing, unless it is broken.
+fn push(
+    refs: &mut Vec<Ref>,
+    name: &[u8],
+    value: Option<PackedValue>,
+    symref_target: Option<Vec<u8>>,
+    reader: Option<&mut Reader<'_>>,
+) {
+    let Some(value) = value else { return };
+    let mut peeled = value.peeled;
+    if let Some(reader) = reader
+        && !value.peel_known
+        && let Ok(Some((Kind::Tag, _))) = reader.header(&value.target)
+    {
+        peeled = peel(reader, &value.target);
+    }
+    refs.push(Ref { name: name.to_vec(), target: value.target, peeled, symref_target });
+}
+
 /// Whether a directory (with a slash at the end) can hold names that begin with `prefix`.
 fn may_hold(dir: &[u8], prefix: &[u8]) -> bool {
     dir.starts_with(prefix) || prefix.starts_with(dir)
@@ -311,20 +303,20 @@ fn parse_loose(text: &[u8], hash: HashKind) -> Loose {
 }
 
 /// What a tag names in the end; `None` if that is missing or not to be read.
-pub fn peel(reader: &mut Reader<'_>, tag: &ObjectId) -> Result<Option<ObjectId>> {
+pub fn peel(reader: &mut Reader<'_>, tag: &ObjectId) -> Option<ObjectId> {
     let mut at = *tag;
     for _ in 0..MAX_TAGS {
-        let Ok(Some((kind, _))) = reader.header(&at) else { return Ok(None) };
+        let Ok(Some((kind, _))) = reader.header(&at) else { return None };
         if kind != Kind::Tag {
-            return Ok(Some(at));
+            return Some(at);
         }
-        let Ok(Some(object)) = reader.read(&at) else { return Ok(None) };
+        let Ok(Some(object)) = reader.read(&at) else { return None };
         match Tag::parse(&object.data, at.kind()) {
             Ok(tag) => at = tag.target(),
-            Err(_) => return Ok(None),
+            Err(_) => return None,
         }
     }
-    Ok(None)
+    None
 }
 
 /// The `packed-refs` file: lines `id name`, each perhaps followed by `^peeled id`.
