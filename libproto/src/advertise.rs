@@ -99,21 +99,24 @@ pub fn v0_peeled(out: &mut Vec<u8>, peeled: &ObjectId, name: &[u8]) -> Result<()
     v0_ref(out, peeled, &[name, b"^{}"].concat(), &mut None)
 }
 
-/// Appends the end of a v0 advertisement: the capabilities on a line of their own if there was no reference, the
-/// commits at which the repository itself is shallow, and a flush packet.
-pub fn v0_end(
+/// Appends what comes between the references of a v0 advertisement and its shallow lines: the capabilities on a line of
+/// their own if there was no reference.
+pub fn v0_before_shallow(
     out: &mut Vec<u8>,
     hash: HashKind,
     capabilities: &mut Option<Vec<u8>>,
-    shallow: &[ObjectId],
 ) -> Result<(), WireError> {
     if capabilities.is_some() {
         v0_ref(out, &ObjectId::null(hash), b"capabilities^{}", capabilities)?;
     }
+    Ok(())
+}
+
+/// Appends the commits at which the repository itself is shallow. A flush packet ends the advertisement.
+pub fn v0_shallow(out: &mut Vec<u8>, shallow: &[ObjectId]) -> Result<(), WireError> {
     for id in shallow {
         write(out, format!("shallow {id}").as_bytes())?;
     }
-    out.extend_from_slice(FLUSH);
     Ok(())
 }
 
@@ -180,7 +183,8 @@ mod tests {
         v0_ref(&mut out, &id(b'1'), b"HEAD", &mut capabilities).unwrap();
         v0_ref(&mut out, &id(b'2'), b"refs/tags/x", &mut capabilities).unwrap();
         v0_peeled(&mut out, &id(b'3'), b"refs/tags/x").unwrap();
-        v0_end(&mut out, HashKind::Sha1, &mut capabilities, &[]).unwrap();
+        v0_before_shallow(&mut out, HashKind::Sha1, &mut capabilities).unwrap();
+        out.extend_from_slice(FLUSH);
         let text = String::from_utf8(out).unwrap();
         let list = "multi_ack thin-pack side-band side-band-64k ofs-delta shallow deepen-since deepen-not deepen-relative \
             no-progress include-tag multi_ack_detailed allow-reachable-sha1-in-want filter symref=HEAD:refs/heads/main \
@@ -198,11 +202,12 @@ mod tests {
     fn an_empty_repository_has_a_line_for_its_capabilities() {
         let mut capabilities = Some(PushOffer { hash: HashKind::Sha256, push_options: true }.capabilities());
         let mut out = Vec::new();
-        v0_end(&mut out, HashKind::Sha256, &mut capabilities, &[id(b'1')]).unwrap();
+        v0_before_shallow(&mut out, HashKind::Sha256, &mut capabilities).unwrap();
+        v0_shallow(&mut out, &[id(b'1')]).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text[4..].starts_with(&format!("{} capabilities^{{}}\0report-status ", "0".repeat(64))));
         assert!(text.contains(" push-options object-format=sha256 agent=gotd/"));
-        assert!(text.ends_with(&format!("0034shallow {}0000", "1".repeat(40))));
+        assert!(text.ends_with(&format!("0034shallow {}", "1".repeat(40))));
     }
 
     #[test]

@@ -39,6 +39,26 @@ pub enum ObjectType {
     Tag,
 }
 
+impl std::fmt::Display for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Filter::NoBlobs => f.write_str("blob:none"),
+            Filter::BlobLimit(limit) => write!(f, "blob:limit={limit}"),
+            Filter::TreeDepth(depth) => write!(f, "tree:{depth}"),
+            Filter::Type(ObjectType::Commit) => f.write_str("object:type=commit"),
+            Filter::Type(ObjectType::Tree) => f.write_str("object:type=tree"),
+            Filter::Type(ObjectType::Blob) => f.write_str("object:type=blob"),
+            Filter::Type(ObjectType::Tag) => f.write_str("object:type=tag"),
+            Filter::All(parts) => {
+                for (at, part) in parts.iter().enumerate() {
+                    write!(f, "{}{part}", if at == 0 { "combine:" } else { "+" })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 impl Filter {
     /// Parses a specification as a client sends it.
     pub fn parse(spec: &[u8]) -> Result<Filter, WireError> {
@@ -144,6 +164,8 @@ mod tests {
         );
         assert_eq!(parse("combine:blob%3Anone"), Ok(Filter::NoBlobs));
         let nested = Filter::All(vec![Filter::TreeDepth(1), Filter::NoBlobs, Filter::TreeDepth(2)]);
+        assert_eq!(nested.to_string(), "combine:tree:1+blob:none+tree:2");
+        assert_eq!(parse(&nested.to_string()), Ok(nested.clone()));
         assert_eq!(parse("combine:tree:1+combine:blob:none%2btree:2"), Ok(nested));
     }
 

@@ -1,0 +1,429 @@
+//! `repo_read`: reads one repository for one client that fetches.
+//!
+//! Duty: answer what the session asks about references, wants and haves, and write the pack straight to the client.
+//! Waits on: the session's questions, then on the client's pipe. Talks to: the session, and the client one way.
+//!
+//! **Invariant:** reads no byte that a client wrote except object ids and names in typed messages, and treats the
+//! session as if it had been taken over: what it may say when is [`READ_STATES`], and every want is judged here.
+
+mod pack_out;
+mod refs;
+
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+
+use libproto::channel::{Channel, Message, Received, RecvError};
+use libproto::message::parent::{FetchRules, RepoReport, SessionStart};
+use libproto::message::repo::{
+    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, Refusal,
+    RepoToSession, SessionToRepo,
+};
+use libproto::names::{self, escape};
+use libproto::request;
+use libproto::states::allowed;
+use librepo::error::Error;
+use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, WantError};
+use librepo::repository::Repository;
+
+use crate::client;
+use crate::watchdog::{self, Phase};
+use pack_out::PackOut;
+use refs::Advertised;
+
+/// The repository's end of the link to its session.
+pub type Session = Channel<RepoToSession, SessionToRepo>;
+
+/// What was granted, and how much work it may be.
+#[derive(Debug)]
+pub struct Grant<'a> {
+    /// What fetches may ask for.
+    pub rules: FetchRules,
+    /// Reference namespaces that do not exist for this client.
+    pub hidden: &'a [Vec<u8>],
+    /// Limits of one request.
+    pub limits: &'a SessionStart,
+    /// Threads that may work on one pack.
+    pub threads: usize,
+    /// Bytes of objects to keep, for each thread.
+    pub cache_bytes: usize,
+}
+
+/// Why the session is not answered any more.
+#[derive(Debug)]
+enum Broken {
+    /// It has closed its end: the conversation is over.
+    Closed,
+    /// It broke a rule, or the link failed: the reason, for the log.
+    Rule(String),
+}
+
+/// Answers one session until it closes its end. `output_came` is called when the client's output has been received and
+/// no descriptor is expected any more, so that the caller can give up receiving them.
+pub fn serve(
+    link: &Session,
+    repository: &Repository,
+    grant: &Grant<'_>,
+    output_came: &mut dyn FnMut(),
+) -> RepoReport {
+    let mut server = Server {
+        link,
+        repository,
+        grant,
+        output_came,
+        state: ReadState::Idle,
+        advertised: Advertised::new(repository, grant.hidden),
+        negotiation: None,
+        haves_left: grant.limits.haves.into(),
+        output: None,
+        report: RepoReport::default(),
+    };
+    watchdog::phase(Phase::Off);
+    let end = loop {
+        if let Err(broken) = server.step() {
+            break broken;
+        }
+    };
+    let mut report = server.report;
+    if let Broken::Rule(text) = end {
+        report.text = text;
+    }
+    report
+}
+
+/// One negotiation.
+struct Negotiation<'a> {
+    fetch: Fetch<'a>,
+    /// Depth and time, or what is to be left out; applied when everything was said.
+    depth: Option<u32>,
+    since: Option<u64>,
+    nots: Vec<librepo::id::ObjectId>,
+    /// Whether enough is common, if it was looked at since the last new common object.
+    ready: Option<bool>,
+    commons: IdSet,
+}
+
+type IdSet = std::collections::HashSet<names::ObjectId>;
+
+struct Server<'a> {
+    link: &'a Session,
+    repository: &'a Repository,
+    grant: &'a Grant<'a>,
+    output_came: &'a mut dyn FnMut(),
+    state: ReadState,
+    advertised: Advertised<'a>,
+    negotiation: Option<Negotiation<'a>>,
+    /// Haves that may still come on this connection.
+    haves_left: u64,
+    output: Option<client::Output>,
+    report: RepoReport,
+}
+
+impl<'a> Server<'a> {
+    /// Takes one question and answers it.
+    fn step(&mut self) -> Result<(), Broken> {
+        let (question, fds) = self.receive()?;
+        if !allowed(READ_STATES, self.state, question.kind()) {
+            return Err(Broken::Rule(format!("session: {} in state {:?}", question.name(), self.state)));
+        }
+        watchdog::phase(Phase::Work);
+        let answer = self.answer(question, fds);
+        watchdog::phase(Phase::Off);
+        match answer? {
+            Ok(answer) => self.send(&answer),
+            Err(refusal) => {
+                self.report.text = escape(refusal.to_string().as_bytes());
+                self.send(&RepoToSession::Refused(refusal))
+            }
+        }
+    }
+
+    fn receive(&self) -> Result<(SessionToRepo, Vec<OwnedFd>), Broken> {
+        loop {
+            let received = if self.output.is_some() { self.link.recv() } else { self.link.recv_with_fds() };
+            match received {
+                Ok(Received { message, fds, .. }) => return Ok((message, fds)),
+                Err(e) if e.is_transient() => {}
+                Err(RecvError::Closed) => return Err(Broken::Closed),
+                Err(e) => return Err(Broken::Rule(format!("session: {e}"))),
+            }
+        }
+    }
+
+    fn send(&self, answer: &RepoToSession) -> Result<(), Broken> {
+        self.link.send(0, 0, answer).map_err(|_| Broken::Closed)
+    }
+
+    /// The outer error ends the session, the inner one is told to it.
+    fn answer(
+        &mut self,
+        question: SessionToRepo,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Result<RepoToSession, Refusal>, Broken> {
+        Ok(match question {
+            SessionToRepo::Prefixes(more) => {
+                self.state = ReadState::Listing;
+                self.advertised.prefixes(more.prefixes).map(RepoToSession::Done)
+            }
+            SessionToRepo::List(ask) => {
+                self.state = ReadState::Idle;
+                return self.list(ask);
+            }
+            SessionToRepo::Begin(begin) => self.begin(begin.v2).map(RepoToSession::Done),
+            SessionToRepo::Wants(ids) => self.wants(&ids).map(RepoToSession::Done),
+            SessionToRepo::Shallows(ids) => self.shallows(&ids).map(RepoToSession::Done),
+            SessionToRepo::Deepen(deepen) => self.deepen(deepen).map(RepoToSession::Done),
+            SessionToRepo::Bound(relative) => return self.bound(relative),
+            SessionToRepo::Haves(haves) => self.haves(&haves).map(RepoToSession::Haved),
+            SessionToRepo::Judge(()) => self.judge().map(RepoToSession::Ready),
+            SessionToRepo::Output(()) => return self.take_output(fds).map(|()| Ok(RepoToSession::Done(()))),
+            SessionToRepo::Pack(ask) => self.pack(&ask).map(RepoToSession::Packed),
+        })
+    }
+
+    fn list(
+        &mut self,
+        ask: libproto::message::repo::ListAsk,
+    ) -> Result<Result<RepoToSession, Refusal>, Broken> {
+        let batches = match self.advertised.list(ask) {
+            Ok(batches) => batches,
+            Err(error) => return Ok(Err(broken(error))),
+        };
+        let mut last = None;
+        for batch in batches {
+            if let Some(before) = last.replace(RepoToSession::Refs(batch)) {
+                self.send(&before)?;
+            }
+        }
+        Ok(last.ok_or_else(|| Refusal::Broken("references: none".into())))
+    }
+
+    fn begin(&mut self, v2: bool) -> Result<(), Refusal> {
+        self.state = ReadState::Idle;
+        self.negotiation = None;
+        let policy = match self.grant.rules {
+            FetchRules { any: true, .. } => Policy::Any,
+            FetchRules { reachable: true, .. } => Policy::Reachable,
+            _ if v2 => Policy::Reachable,
+            _ => Policy::Advertised,
+        };
+        let limits = Limits {
+            cache_bytes: self.grant.cache_bytes,
+            wants: usize::try_from(self.grant.limits.wants).unwrap_or(usize::MAX),
+        };
+        let tips = self.advertised.tips().map_err(broken)?;
+        let fetch = Fetch::new(self.repository, tips, policy, limits).map_err(broken)?;
+        let (depth, since, nots, ready, commons) = (None, None, Vec::new(), None, IdSet::new());
+        self.negotiation = Some(Negotiation { fetch, depth, since, nots, ready, commons });
+        self.state = ReadState::Needs;
+        Ok(())
+    }
+
+    fn negotiation(&mut self) -> Result<&mut Negotiation<'a>, Refusal> {
+        self.negotiation.as_mut().ok_or_else(|| Refusal::Broken("no negotiation under way".into()))
+    }
+
+    fn wants(&mut self, ids: &[names::ObjectId]) -> Result<(), Refusal> {
+        let negotiation = self.negotiation()?;
+        for id in ids {
+            let ours = to_repo(id).ok_or(Refusal::NotFound(*id))?;
+            negotiation.fetch.want(ours).map_err(|error| match error {
+                WantError::NotFound | WantError::NotAllowed => Refusal::NotFound(*id),
+                WantError::TooMany(limit) => Refusal::Limit("wants".into(), limit as u64),
+                WantError::Repository(error) => broken(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn shallows(&mut self, ids: &[names::ObjectId]) -> Result<(), Refusal> {
+        let negotiation = self.negotiation()?;
+        for id in ids {
+            if let Some(ours) = to_repo(id) {
+                negotiation.fetch.shallow(ours).map_err(broken)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn deepen(&mut self, deepen: request::Deepen) -> Result<(), Refusal> {
+        let not = match &deepen {
+            request::Deepen::Not(name) => Some(self.advertised.resolve(name)?),
+            _ => None,
+        };
+        let negotiation = self.negotiation()?;
+        match deepen {
+            request::Deepen::Depth(depth) => negotiation.depth = Some(depth),
+            request::Deepen::Since(time) => negotiation.since = Some(time),
+            request::Deepen::Not(_) => {
+                let most = request::Limits::default().deepen_nots;
+                if negotiation.nots.len() as u64 >= most {
+                    return Err(Refusal::Limit("deepen-not lines".into(), most));
+                }
+                negotiation.nots.extend(not);
+            }
+        }
+        Ok(())
+    }
+
+    fn bound(&mut self, relative: bool) -> Result<Result<RepoToSession, Refusal>, Broken> {
+        let boundary = match self.settle(relative) {
+            Ok(boundary) => boundary,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        self.state = ReadState::Common;
+        let mut ids = boundary
+            .shallow
+            .iter()
+            .map(|id| (true, id))
+            .chain(boundary.unshallow.iter().map(|id| (false, id)));
+        loop {
+            let mut batch = BoundaryBatch { shallow: Vec::new(), unshallow: Vec::new(), last: false };
+            for (shallow, id) in ids.by_ref().take(BATCH_IDS) {
+                if shallow { &mut batch.shallow } else { &mut batch.unshallow }.extend(to_wire(id));
+            }
+            if batch.shallow.len() + batch.unshallow.len() < BATCH_IDS {
+                batch.last = true;
+                return Ok(Ok(RepoToSession::Boundary(batch)));
+            }
+            self.send(&RepoToSession::Boundary(batch))?;
+        }
+    }
+
+    fn settle(&mut self, relative: bool) -> Result<librepo::fetch::ShallowInfo, Refusal> {
+        let negotiation = self.negotiation()?;
+        let (depth, since, not) =
+            (negotiation.depth, negotiation.since, std::mem::take(&mut negotiation.nots));
+        match (depth, since.is_some() || !not.is_empty()) {
+            (Some(_), true) => {
+                return Err(Refusal::Broken("deepen and deepen-since cannot be used together".into()));
+            }
+            (Some(n), false) => negotiation.fetch.deepen(Deepen::Depth { n, relative }),
+            (None, true) => negotiation.fetch.deepen(Deepen::Since { since, not }),
+            (None, false) => {}
+        }
+        negotiation.fetch.shallow_info().map_err(broken)
+    }
+
+    fn haves(&mut self, haves: &Haves) -> Result<Vec<HaveStatus>, Refusal> {
+        let limit = || Refusal::Limit("haves".into(), self.grant.limits.haves.into());
+        self.haves_left = self.haves_left.checked_sub(haves.ids.len() as u64).ok_or_else(limit)?;
+        let negotiation = self.negotiation()?;
+        let mut statuses = Vec::with_capacity(haves.ids.len());
+        for id in &haves.ids {
+            let common = match to_repo(id) {
+                Some(ours) => negotiation.fetch.have(ours).map_err(broken)?,
+                None => false,
+            };
+            statuses.push(if !common {
+                if haves.judge && negotiation.ready()? { HaveStatus::Ready } else { HaveStatus::Missing }
+            } else if negotiation.commons.insert(*id) {
+                negotiation.ready = None;
+                HaveStatus::Common
+            } else {
+                HaveStatus::Known
+            });
+        }
+        Ok(statuses)
+    }
+
+    fn judge(&mut self) -> Result<bool, Refusal> {
+        self.negotiation()?.ready()
+    }
+
+    fn take_output(&mut self, mut fds: Vec<OwnedFd>) -> Result<(), Broken> {
+        let (None, Some(fd)) = (&self.output, fds.pop()) else {
+            return Err(Broken::Rule("session: a second output".into()));
+        };
+        // The session has checked it, unless it was taken over.
+        if let Err(unfit) = client::check(None, Some(fd.as_fd())) {
+            // Closing what a hostile session sent may hang: that is left to the end of the process.
+            let _ = fd.into_raw_fd();
+            return Err(Broken::Rule(format!("session: {unfit}")));
+        }
+        self.output = Some(client::Output::new(fd));
+        (self.output_came)();
+        Ok(())
+    }
+
+    fn pack(&mut self, ask: &PackAsk) -> Result<PackReport, Refusal> {
+        if ask.filter.is_some() && !self.grant.rules.filter {
+            return Err(Refusal::Broken("filter: not offered".into()));
+        }
+        // The engine reads the specification again, written anew from what was understood of it.
+        let filter = match &ask.filter {
+            Some(filter) => {
+                let spec = filter.to_string();
+                Some(
+                    Filter::parse(spec.as_bytes())
+                        .ok_or_else(|| Refusal::Broken("filter: not supported".into()))?,
+                )
+            }
+            None => None,
+        };
+        let Some(mut negotiation) = self.negotiation.take() else {
+            return Err(Refusal::Broken("no negotiation under way".into()));
+        };
+        self.state = ReadState::Idle;
+        let Some(output) = &mut self.output else {
+            return Err(Refusal::Broken("no output".into()));
+        };
+        negotiation.fetch.options(PackOptions {
+            thin: ask.thin,
+            ofs_delta: ask.ofs_delta,
+            include_tag: ask.include_tag,
+            filter,
+        });
+        let rate = self.grant.limits.minimum_rate;
+        let mut out = PackOut::new(output, ask.side_band, ask.progress, rate);
+        let written = negotiation.fetch.write_pack(&mut out, self.grant.threads.max(1));
+        self.report.warnings.extend(negotiation.fetch.take_log());
+        let result = match written {
+            Ok(stats) => {
+                self.report.objects = self.report.objects.saturating_add(stats.objects);
+                self.report.bytes = self.report.bytes.saturating_add(stats.bytes);
+                out.finish().map(|()| PackReport { objects: stats.objects, bytes: stats.bytes })
+            }
+            Err(error) => {
+                let refusal = broken(error);
+                out.fail(&refusal.to_string());
+                return Err(refusal);
+            }
+        };
+        result.map_err(|error| broken(Error::Io(error)))
+    }
+}
+
+impl Negotiation<'_> {
+    /// Whether enough is common; looked at again only after something new was.
+    fn ready(&mut self) -> Result<bool, Refusal> {
+        if let Some(known) = self.ready {
+            return Ok(known);
+        }
+        let ready = self.fetch.ready().map_err(broken)?;
+        self.ready = Some(ready);
+        Ok(ready)
+    }
+}
+
+/// An error of the repository for its client: one line without control bytes, paths relative.
+fn broken(error: Error) -> Refusal {
+    match error {
+        Error::Io(_) => Refusal::ClientGone,
+        error => Refusal::Broken(escape(error.to_string().as_bytes()).chars().take(500).collect()),
+    }
+}
+
+fn to_repo(id: &names::ObjectId) -> Option<librepo::id::ObjectId> {
+    let kind = match id.kind() {
+        names::HashKind::Sha1 => librepo::id::HashKind::Sha1,
+        names::HashKind::Sha256 => librepo::id::HashKind::Sha256,
+    };
+    librepo::id::ObjectId::from_bytes(kind, id.as_bytes())
+}
+
+fn to_wire(id: &librepo::id::ObjectId) -> Option<names::ObjectId> {
+    let kind = match id.kind() {
+        librepo::id::HashKind::Sha1 => names::HashKind::Sha1,
+        librepo::id::HashKind::Sha256 => names::HashKind::Sha256,
+    };
+    names::ObjectId::from_bytes(kind, id.as_bytes())
+}

@@ -1,0 +1,277 @@
+//! The pack on its way to the client: side-band framing, progress, keepalives, and an end for a client that takes
+//! too little.
+
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use libproto::names::escape;
+use libproto::pktline::{self, Band, FLUSH, KEEPALIVE};
+use libproto::request::v0::SideBand;
+use librepo::fetch::Sink;
+
+use crate::client::Output;
+use crate::watchdog::{self, Phase};
+
+/// How long a side band may be silent, as in C git.
+const QUIET: Duration = Duration::from_secs(5);
+/// Room for the length and the band in front of data.
+const HEADER: usize = 5;
+/// Bytes of a raw pack that are gathered for one write.
+const RAW: usize = 64 * 1024;
+
+/// Writes a pack to the client.
+pub(super) struct PackOut<'a> {
+    output: &'a mut Output,
+    /// Most data in one packet; `None`: raw, and then there is no room for progress, keepalives and errors.
+    band: Option<usize>,
+    progress: bool,
+    /// A packet under way: its header's place, and data.
+    buffer: Vec<u8>,
+    last_sent: Instant,
+    pace: Pace,
+}
+
+impl<'a> PackOut<'a> {
+    /// A pack that has not begun. `minimum_rate` is in bytes per second.
+    pub(super) fn new(
+        output: &'a mut Output,
+        side_band: SideBand,
+        progress: bool,
+        minimum_rate: u32,
+    ) -> PackOut<'a> {
+        let band = side_band.max();
+        let mut buffer = Vec::with_capacity(HEADER + band.unwrap_or(RAW));
+        buffer.resize(HEADER, 0);
+        let pace = Pace::new(minimum_rate);
+        PackOut { output, band, progress, buffer, last_sent: Instant::now(), pace }
+    }
+
+    /// Sends the packet under way, if it holds anything.
+    fn flush(&mut self) -> io::Result<()> {
+        let data = self.buffer.len().saturating_sub(HEADER);
+        if data == 0 {
+            return Ok(());
+        }
+        let from = match self.band {
+            Some(_) => {
+                let header = pktline::band_header(Band::Data, data).map_err(io::Error::other)?;
+                self.buffer[..HEADER].copy_from_slice(&header);
+                0
+            }
+            None => HEADER,
+        };
+        let sent = send(self.output, &mut self.pace, &self.buffer[from..]);
+        self.buffer.truncate(HEADER);
+        self.last_sent = Instant::now();
+        sent
+    }
+
+    fn room(&self) -> usize {
+        (HEADER + self.band.unwrap_or(RAW)).saturating_sub(self.buffer.len())
+    }
+
+    fn message(&mut self, band: Band, text: &[u8]) -> io::Result<()> {
+        let Some(max) = self.band else { return Ok(()) };
+        let mut packet = Vec::with_capacity(text.len() + HEADER);
+        pktline::write_band(&mut packet, band, text, max);
+        self.last_sent = Instant::now();
+        send(self.output, &mut self.pace, &packet)
+    }
+
+    /// The pack is complete.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        match self.band {
+            Some(_) => send(self.output, &mut self.pace, FLUSH),
+            None => Ok(()),
+        }
+    }
+
+    /// The pack cannot be completed. What was not sent of it is dropped, and the client is told why on side band 3.
+    pub(super) fn fail(mut self, text: &str) {
+        let _ = self.message(Band::Error, escape(text.as_bytes()).as_bytes());
+    }
+}
+
+impl Sink for PackOut<'_> {
+    fn pack(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = bytes.len().min(self.room());
+            self.buffer.extend_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            if self.room() == 0 {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, text: &str) -> io::Result<()> {
+        if self.progress { self.message(Band::Progress, text.as_bytes()) } else { Ok(()) }
+    }
+
+    fn tick(&mut self) -> io::Result<()> {
+        watchdog::worked();
+        if self.band.is_none() || self.last_sent.elapsed() < QUIET {
+            return Ok(());
+        }
+        if self.buffer.len() > HEADER {
+            return self.flush();
+        }
+        self.last_sent = Instant::now();
+        send(self.output, &mut self.pace, KEEPALIVE)
+    }
+
+    fn splice(&mut self, file: BorrowedFd<'_>, mut offset: u64, mut len: u64) -> io::Result<()> {
+        // The file's bytes go straight into the packet under way.
+        while len > 0 {
+            let have = self.buffer.len();
+            let want = usize::try_from(len).unwrap_or(usize::MAX).min(self.room());
+            self.buffer.resize(have + want, 0);
+            let at = i64::try_from(offset).map_err(io::Error::other)?;
+            let n = match nix::sys::uio::pread(file, &mut self.buffer[have..], at) {
+                Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(n) => Ok(n),
+                Err(nix::errno::Errno::EINTR) => Ok(0),
+                Err(e) => Err(e.into()),
+            };
+            self.buffer.truncate(have + *n.as_ref().unwrap_or(&0));
+            let n = n? as u64;
+            (offset, len) = (offset.saturating_add(n), len.saturating_sub(n));
+            if self.room() == 0 {
+                self.flush()?;
+                self.pace.worked();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn send(output: &mut Output, pace: &mut Pace, bytes: &[u8]) -> io::Result<()> {
+    let begun = Instant::now();
+    let sent = watchdog::during(Phase::Transfer, || output.write_all(bytes));
+    pace.sent(bytes.len(), begun.elapsed())?;
+    sent
+}
+
+/// What the client took, against the time that we waited for it. Our own work does not count: the watchdog looks
+/// into each single write, this adds them up.
+struct Pace {
+    rate: u64,
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Pace {
+    fn new(rate: u32) -> Pace {
+        Pace { rate: rate.into(), bytes: 0, waited: Duration::ZERO }
+    }
+
+    fn sent(&mut self, bytes: usize, waited: Duration) -> io::Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        self.waited = self.waited.saturating_add(waited);
+        if self.waited < Duration::from_secs(watchdog::WINDOW.into()) {
+            return Ok(());
+        }
+        let least = self.waited.as_secs().saturating_mul(self.rate);
+        let slow = self.bytes < least;
+        (self.bytes, self.waited) = (0, Duration::ZERO);
+        if slow { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(()) }
+    }
+
+    fn worked(&self) {
+        watchdog::worked();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    fn sent(side_band: SideBand, write: impl FnOnce(PackOut<'_>) + Send + 'static) -> Vec<u8> {
+        let (r, w) = nix::unistd::pipe().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut output = Output::new(w);
+            write(PackOut::new(&mut output, side_band, true, 0));
+        });
+        let mut all = Vec::new();
+        std::fs::File::from(r).read_to_end(&mut all).unwrap();
+        writer.join().unwrap();
+        all
+    }
+
+    #[test]
+    fn data_is_cut_into_packets() {
+        let all = sent(SideBand::Large, |mut out| {
+            out.pack(&[7; 65510]).unwrap();
+            out.pack(&[8; 10]).unwrap();
+            out.progress("x\r").unwrap();
+            out.finish().unwrap();
+        });
+        assert_eq!(&all[..6], b"fff0\x01\x07");
+        assert_eq!(
+            &all[65520..],
+            b"0006\x02x\r000a\x01\x08\x08\x08\x08\x080000".as_slice().replace_first(b"0006", b"0007")
+        );
+        let small = sent(SideBand::Small, |mut out| {
+            out.pack(&[7; 996]).unwrap();
+            out.finish().unwrap();
+        });
+        assert_eq!((&small[..5], &small[1000..]), (&b"03e8\x01"[..], &b"0006\x01\x070000"[..]));
+    }
+
+    trait ReplaceFirst {
+        fn replace_first(&self, from: &[u8], to: &[u8]) -> Vec<u8>;
+    }
+    impl ReplaceFirst for [u8] {
+        fn replace_first(&self, from: &[u8], to: &[u8]) -> Vec<u8> {
+            let at = self.windows(from.len()).position(|w| w == from).unwrap();
+            [&self[..at], to, &self[at + from.len()..]].concat()
+        }
+    }
+
+    #[test]
+    fn without_side_band_there_is_nothing_but_the_pack() {
+        let all = sent(SideBand::None, |mut out| {
+            out.progress("Counting\r").unwrap();
+            out.pack(b"PACK").unwrap();
+            out.tick().unwrap();
+            out.finish().unwrap();
+        });
+        assert_eq!(all, b"PACK");
+        assert_eq!(sent(SideBand::None, |out| out.fail("broken")), b"");
+    }
+
+    #[test]
+    fn a_failure_is_told_on_band_three_and_nothing_follows() {
+        let all = sent(SideBand::Large, |mut out| {
+            out.pack(b"PA").unwrap();
+            out.fail("object x: missing\x1b");
+        });
+        assert_eq!(all, b"001a\x03object x: missing\\x1b");
+    }
+
+    #[test]
+    fn parts_of_a_file_go_out_as_they_lie() {
+        let mut file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
+        file.write_all(&content).unwrap();
+        let expected = content[10..150_010].to_vec();
+        let all = sent(SideBand::None, move |mut out| {
+            out.splice(file.as_fd(), 10, 150_000).unwrap();
+            assert!(out.splice(file.as_fd(), 199_999, 2).is_err());
+        });
+        assert!(all.starts_with(&expected[..131_072]));
+    }
+
+    #[test]
+    fn a_client_that_takes_too_little_is_too_slow() {
+        let mut pace = Pace::new(100);
+        assert!(pace.sent(10, Duration::from_secs(59)).is_ok());
+        assert!(pace.sent(10, Duration::from_secs(2)).is_err());
+        assert!(pace.sent(100_000, Duration::from_secs(61)).is_ok());
+    }
+}

@@ -1,0 +1,218 @@
+//! The references that a client may see, in batches, and what the shallow file of the repository adds to them.
+
+use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine, Refusal};
+use libproto::names::{self, RefName};
+use libproto::request::Limits;
+use librepo::error::Error;
+use librepo::fetch::Tips;
+use librepo::reader::Reader;
+use librepo::refs::{Head, Ref};
+use librepo::repository::Repository;
+
+use super::to_wire;
+
+/// Bytes of objects that are kept while tags are looked up.
+const CACHE: usize = 4 << 20;
+/// Largest `shallow` file, in bytes.
+const SHALLOW_FILE: u64 = 16 << 20;
+
+/// The references as they were read last on this connection: what is advertised and what may be wanted are the same.
+pub(super) struct Advertised<'a> {
+    repository: &'a Repository,
+    hidden: &'a [Vec<u8>],
+    refs: Option<Vec<Ref>>,
+    prefixes: Vec<Vec<u8>>,
+    prefix_bytes: u64,
+}
+
+impl<'a> Advertised<'a> {
+    pub(super) fn new(repository: &'a Repository, hidden: &'a [Vec<u8>]) -> Advertised<'a> {
+        Advertised { repository, hidden, refs: None, prefixes: Vec::new(), prefix_bytes: 0 }
+    }
+
+    /// Takes prefixes for the next list.
+    pub(super) fn prefixes(&mut self, more: Vec<Vec<u8>>) -> Result<(), Refusal> {
+        let limits = Limits::default();
+        let bytes = more.iter().fold(0_u64, |sum, prefix| sum.saturating_add(prefix.len() as u64));
+        self.prefix_bytes = self.prefix_bytes.saturating_add(bytes);
+        self.prefixes.extend(more);
+        if self.prefixes.len() as u64 > limits.prefixes || self.prefix_bytes > limits.prefix_bytes {
+            return Err(Refusal::Limit("reference prefixes".into(), limits.prefixes));
+        }
+        Ok(())
+    }
+
+    /// Reads the references anew, and gives those that are asked for; always at least one batch.
+    pub(super) fn list(&mut self, ask: ListAsk) -> Result<Vec<RefBatch>, Error> {
+        let prefixes = Prefixes::new(std::mem::take(&mut self.prefixes));
+        self.prefix_bytes = 0;
+        let refs = self.read()?;
+        let mut lines = Vec::new();
+        if refs.first().is_none_or(|r| r.name != b"HEAD") {
+            lines.extend(self.unborn()?);
+        }
+        lines.extend(refs.iter().filter_map(|r| ref_line(r, ask.peel)));
+        self.refs = Some(refs);
+        if ask.prefixed {
+            lines.retain(|line| prefixes.match_name(line.name.as_bytes()));
+        }
+        let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
+        Ok(batches(lines, &shallow))
+    }
+
+    /// What may be wanted: what was listed, or would be.
+    pub(super) fn tips(&mut self) -> Result<Tips, Error> {
+        let refs = match self.refs.take() {
+            Some(refs) => refs,
+            None => self.read()?,
+        };
+        let tips = Tips::new(&refs);
+        self.refs = Some(refs);
+        Ok(tips)
+    }
+
+    /// The object of a reference in any of the ways to abbreviate its name, if only one of them is a reference.
+    pub(super) fn resolve(&mut self, name: &RefName) -> Result<librepo::id::ObjectId, Refusal> {
+        if self.refs.is_none() {
+            self.refs = Some(self.read().map_err(super::broken)?);
+        }
+        let refs = self.refs.as_deref().unwrap_or_default();
+        let short = name.as_bytes();
+        let ways: [(&[u8], &[u8]); 6] = [
+            (b"", b""),
+            (b"refs/", b""),
+            (b"refs/tags/", b""),
+            (b"refs/heads/", b""),
+            (b"refs/remotes/", b""),
+            (b"refs/remotes/", b"/HEAD"),
+        ];
+        let mut found = ways.iter().filter_map(|(before, after)| {
+            let full = [before, short, after].concat();
+            refs.iter().find(|r| r.name == full)
+        });
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one.target),
+            _ => Err(Refusal::NoSuchRef(name.clone())),
+        }
+    }
+
+    /// All references that are not hidden, with what tags point to.
+    fn read(&self) -> Result<Vec<Ref>, Error> {
+        let mut reader = Reader::new(self.repository.store(), CACHE);
+        let everything: [&[u8]; 0] = [];
+        let mut refs = self.repository.refs().list(&everything, Some(&mut reader))?;
+        refs.retain(|r| {
+            !self.is_hidden(&r.name) && !r.symref_target.as_ref().is_some_and(|t| self.is_hidden(t))
+        });
+        Ok(refs)
+    }
+
+    fn is_hidden(&self, name: &[u8]) -> bool {
+        self.hidden.iter().any(|space| match name.strip_prefix(space.as_slice()) {
+            Some(rest) => rest.is_empty() || rest[0] == b'/' || space.ends_with(b"/"),
+            None => false,
+        })
+    }
+
+    /// A `HEAD` whose branch does not exist yet.
+    fn unborn(&self) -> Result<Option<RefLine>, Error> {
+        let Head::Symbolic(target, None) = self.repository.refs().head()? else { return Ok(None) };
+        if self.is_hidden(&target) {
+            return Ok(None);
+        }
+        let (name, target) = (RefName::parse(b"HEAD").ok(), RefName::parse(&target).ok());
+        Ok(name.zip(target).map(|(name, target)| RefLine {
+            name,
+            id: None,
+            peeled: None,
+            target: Some(target),
+        }))
+    }
+
+    /// Commits at which the repository itself is shallow.
+    fn shallow(&self) -> Result<Vec<names::ObjectId>, Error> {
+        let file = self.repository.dir().read(b"shallow", SHALLOW_FILE)?.unwrap_or_default();
+        let ids = file.split(|&b| b == b'\n').filter_map(|line| names::ObjectId::from_hex(line).ok());
+        Ok(ids.collect())
+    }
+}
+
+/// `None` for a name that has no place in Git's protocol.
+fn ref_line(r: &Ref, peel: bool) -> Option<RefLine> {
+    let target = match &r.symref_target {
+        Some(target) => Some(RefName::parse(target).ok()?),
+        None => None,
+    };
+    let peeled = r.peeled.as_ref().filter(|_| peel).and_then(to_wire);
+    Some(RefLine { name: RefName::parse(&r.name).ok()?, id: Some(to_wire(&r.target)?), peeled, target })
+}
+
+fn batches(lines: Vec<RefLine>, shallow: &[names::ObjectId]) -> Vec<RefBatch> {
+    let empty = || RefBatch { refs: Vec::new(), shallow: Vec::new(), last: false };
+    let mut all = Vec::new();
+    let (mut batch, mut weight) = (empty(), 0_usize);
+    for line in lines {
+        weight = weight.saturating_add(line.weight());
+        batch.refs.push(line);
+        if weight >= BATCH_BYTES {
+            all.push(std::mem::replace(&mut batch, empty()));
+            weight = 0;
+        }
+    }
+    all.push(batch);
+    for ids in shallow.chunks(BATCH_IDS) {
+        all.push(RefBatch { shallow: ids.to_vec(), ..empty() });
+    }
+    if let Some(last) = all.last_mut() {
+        last.last = true;
+    }
+    all
+}
+
+/// Prefixes, sorted, none of which is a prefix of another: one search tells whether a name matches.
+struct Prefixes(Vec<Vec<u8>>);
+
+impl Prefixes {
+    fn new(mut all: Vec<Vec<u8>>) -> Prefixes {
+        all.sort_unstable();
+        all.dedup_by(|longer, shorter| longer.starts_with(shorter));
+        Prefixes(all)
+    }
+
+    fn match_name(&self, name: &[u8]) -> bool {
+        let behind = self.0.partition_point(|prefix| prefix.as_slice() <= name);
+        behind.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|prefix| name.starts_with(prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn one_search_finds_what_comparing_with_all_finds(
+            prefixes in proptest::collection::vec("[ab/]{0,4}", 0..12), name in "[ab/]{0,6}") {
+            let expected = prefixes.iter().any(|p| name.starts_with(p.as_str()));
+            let found = Prefixes::new(prefixes.into_iter().map(String::into_bytes).collect()).match_name(name.as_bytes());
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn batches_are_full_and_the_last_says_so() {
+        let id = names::ObjectId::null(names::HashKind::Sha1);
+        let line = |n: usize| RefLine {
+            name: RefName::parse(format!("refs/heads/{n}").as_bytes()).unwrap(),
+            id: Some(id),
+            peeled: None,
+            target: None,
+        };
+        let all = batches((0..1000).map(line).collect(), &[id; 500]);
+        assert_eq!(all.iter().map(|b| b.refs.len()).sum::<usize>(), 1000);
+        assert_eq!(all.iter().map(|b| b.shallow.len()).sum::<usize>(), 500);
+        assert!(all.len() > 5 && all.iter().filter(|b| b.last).count() == 1 && all[all.len() - 1].last);
+        assert_eq!(batches(Vec::new(), &[]).len(), 1);
+    }
+}

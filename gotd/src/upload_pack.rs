@@ -1,0 +1,226 @@
+//! A session's conversation with a client that fetches: `git-upload-pack` in v0, v1 and v2.
+//!
+//! The client's lines become typed, bounded batches for the repository process; its answers become lines again.
+//! Nothing is collected here but the acknowledgments of one v2 request, and those the repository vouches for.
+//!
+//! **Invariant:** no byte of a pack passes through here.
+
+mod link;
+mod v0;
+mod v2;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use libproto::message::repo::{BATCH_IDS, BoundaryBatch, PackAsk, Refusal, SessionToRepo};
+use libproto::names::ObjectId;
+use libproto::pktline;
+use libproto::request::{Counter, Deepen, Limits, ShallowLine};
+use libproto::wire_error::WireError;
+
+use crate::session::{Conversation, Failure};
+use link::Link;
+use wire::Wire;
+
+/// Why a conversation ended early.
+#[derive(Debug)]
+pub enum TalkError {
+    /// The client broke the protocol or a limit.
+    Wire(WireError),
+    /// The repository process said no.
+    Refused(Refusal),
+    /// The repository process failed after it was given the client's output.
+    Pack(Refusal),
+    /// The client's pipes failed.
+    Client(io::Error),
+    /// The link to the repository process failed, or it said what does not belong there.
+    Link(String),
+}
+
+impl From<WireError> for TalkError {
+    fn from(error: WireError) -> TalkError {
+        TalkError::Wire(error)
+    }
+}
+
+impl TalkError {
+    /// What the session reports, and whether an `ERR` packet is still to be sent.
+    pub fn failure(self) -> Failure {
+        match self {
+            TalkError::Wire(error) => Failure::new(error.to_string()),
+            TalkError::Refused(refusal) => Failure::new(refusal.to_string()),
+            TalkError::Pack(refusal) => Failure::told(refusal.to_string()),
+            TalkError::Client(error) => Failure::told(format!("client's connection: {error}")),
+            TalkError::Link(text) => Failure::told(text),
+        }
+    }
+}
+
+/// Holds the conversation to its end.
+pub fn serve(talk: &mut Conversation<'_>) -> Result<(), Failure> {
+    let limits = Limits {
+        wants: talk.limits.wants.into(),
+        haves: talk.limits.haves.into(),
+        prefixes: talk.limits.prefixes.into(),
+        ..Limits::default()
+    };
+    let mut session = Session {
+        hash: talk.grant.hash,
+        reachable: talk.grant.fetch.reachable,
+        any: talk.grant.fetch.any,
+        filter: talk.grant.fetch.filter,
+        limits,
+        wire: Wire::new(&mut talk.input, &mut talk.output),
+        repo: Link::new(talk.repo),
+        output_given: false,
+        agent: &mut talk.agent,
+    };
+    let result = match talk.protocol {
+        2 => session.v2(),
+        version => session.v0(version == 1),
+    };
+    // What was answered before the error belongs before it.
+    let flushed = session.wire.flush();
+    result.and(flushed).map_err(TalkError::failure)
+}
+
+/// One conversation.
+struct Session<'a> {
+    hash: libproto::names::HashKind,
+    /// Anything reachable may be wanted in v0 too.
+    reachable: bool,
+    /// Anything at all may be wanted.
+    any: bool,
+    /// Partial clones are served.
+    filter: bool,
+    limits: Limits,
+    wire: Wire<'a>,
+    repo: Link<'a>,
+    /// The repository process has the client's output already.
+    output_given: bool,
+    agent: &'a mut String,
+}
+
+impl Session<'_> {
+    /// Hands wants on, a batch at a time.
+    fn want(&mut self, needs: &mut Needs, id: ObjectId) -> Result<(), TalkError> {
+        needs.wants.add()?;
+        needs.want_batch.push(id);
+        if needs.want_batch.len() >= BATCH_IDS {
+            self.flush_wants(needs)?;
+        }
+        Ok(())
+    }
+
+    fn flush_wants(&mut self, needs: &mut Needs) -> Result<(), TalkError> {
+        if needs.want_batch.is_empty() {
+            return Ok(());
+        }
+        self.repo.done(&SessionToRepo::Wants(std::mem::take(&mut needs.want_batch)))
+    }
+
+    /// Hands on a line about shallow history.
+    fn shallow(&mut self, needs: &mut Needs, line: ShallowLine) -> Result<(), TalkError> {
+        match line {
+            ShallowLine::Shallow(id) => {
+                needs.shallows.add()?;
+                needs.shallow_batch.push(id);
+                if needs.shallow_batch.len() >= BATCH_IDS {
+                    self.flush_shallows(needs)?;
+                }
+                Ok(())
+            }
+            ShallowLine::Deepen(deepen) => {
+                match deepen {
+                    Deepen::Depth(_) => needs.depth = true,
+                    Deepen::Since(_) => needs.cut = true,
+                    Deepen::Not(_) => {
+                        needs.cut = true;
+                        needs.nots.add()?;
+                    }
+                }
+                self.repo.done(&SessionToRepo::Deepen(deepen))
+            }
+        }
+    }
+
+    fn flush_shallows(&mut self, needs: &mut Needs) -> Result<(), TalkError> {
+        if needs.shallow_batch.is_empty() {
+            return Ok(());
+        }
+        self.repo.done(&SessionToRepo::Shallows(std::mem::take(&mut needs.shallow_batch)))
+    }
+
+    /// Says that wants and depth are complete. With `tell`, writes the boundary's lines for the client, and returns
+    /// whether there were any.
+    fn settle(&mut self, needs: &mut Needs, tell: bool) -> Result<bool, TalkError> {
+        self.flush_wants(needs)?;
+        self.flush_shallows(needs)?;
+        if needs.depth && needs.cut {
+            return Err(WireError::Conflict("deepen and deepen-since (or deepen-not)").into());
+        }
+        let wire = &mut self.wire;
+        let mut told = false;
+        self.repo.boundary(needs.relative, |batch: BoundaryBatch| {
+            if tell {
+                told |= !batch.shallow.is_empty() || !batch.unshallow.is_empty();
+                for id in &batch.shallow {
+                    pktline::write(&mut wire.out, format!("shallow {id}").as_bytes())?;
+                }
+                for id in &batch.unshallow {
+                    pktline::write(&mut wire.out, format!("unshallow {id}").as_bytes())?;
+                }
+                wire.flush_if_large()?;
+            }
+            Ok(())
+        })?;
+        Ok(told)
+    }
+
+    /// Lets the repository process write the pack, and waits until it has.
+    fn pack(&mut self, ask: PackAsk) -> Result<(), TalkError> {
+        self.wire.flush()?;
+        if !self.output_given {
+            self.repo.give_output(self.wire.output_fd())?;
+            self.output_given = true;
+        }
+        self.repo.pack(ask)?;
+        self.wire.answered();
+        Ok(())
+    }
+}
+
+/// What one request wants, as far as it came: counters, and batches that are not handed on yet.
+struct Needs {
+    wants: Counter,
+    shallows: Counter,
+    nots: Counter,
+    want_batch: Vec<ObjectId>,
+    shallow_batch: Vec<ObjectId>,
+    depth: bool,
+    cut: bool,
+    relative: bool,
+}
+
+impl Needs {
+    fn new(limits: &Limits) -> Needs {
+        Needs {
+            wants: Counter::new("wants", limits.wants),
+            shallows: Counter::new("shallow lines", limits.shallows),
+            nots: Counter::new("deepen-not lines", limits.deepen_nots),
+            want_batch: Vec::new(),
+            shallow_batch: Vec::new(),
+            depth: false,
+            cut: false,
+            relative: false,
+        }
+    }
+
+    /// Whether the client is told where its history ends.
+    fn deepens(&self) -> bool {
+        self.depth || self.cut
+    }
+}

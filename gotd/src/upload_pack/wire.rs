@@ -1,0 +1,130 @@
+//! The client's two pipes as packets: reading exactly or ahead, and a buffer of what is to be written, which goes out
+//! before every read that could wait.
+
+use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
+
+use libproto::pktline::{Decoder, Packet};
+use libproto::wire_error::WireError;
+
+use super::TalkError;
+use crate::client::{Input, Output};
+use crate::watchdog::{self, Phase};
+
+/// Bytes that are read at once.
+const READ_AHEAD: usize = 16 * 1024;
+/// Bytes of answers that may wait for a write.
+const WRITE_LATE: usize = 48 * 1024;
+
+/// Packets from and to one client.
+pub struct Wire<'a> {
+    input: &'a mut Input,
+    output: &'a mut Output,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// A pack may follow on the same pipe: read no byte beyond the packet.
+    exact: bool,
+    /// What the client is expected to do next, for the watchdog.
+    waiting: Phase,
+    /// Packets that are to be written.
+    pub out: Vec<u8>,
+}
+
+impl<'a> Wire<'a> {
+    /// The pipes of a client of whom nobody else reads: reads ahead.
+    pub fn new(input: &'a mut Input, output: &'a mut Output) -> Wire<'a> {
+        let (decoder, buffer) = (Decoder::new(), vec![0; READ_AHEAD]);
+        let waiting = Phase::FirstRequest;
+        Wire { input, output, decoder, buffer, start: 0, end: 0, exact: false, waiting, out: Vec::new() }
+    }
+
+    /// The pipes of a client whose input somebody else reads on from: reads exactly.
+    pub fn exact(input: &'a mut Input, output: &'a mut Output) -> Wire<'a> {
+        Wire { exact: true, ..Wire::new(input, output) }
+    }
+
+    /// The client's output, to be handed on.
+    pub fn output_fd(&self) -> BorrowedFd<'_> {
+        self.output.fd()
+    }
+
+    /// A complete answer is out: the client may stay idle, and its going is no failure.
+    pub fn answered(&mut self) {
+        self.waiting = Phase::Done;
+    }
+
+    /// The next packet; `None` at the end of the input, if no packet has begun.
+    ///
+    /// # Errors
+    /// What is wrong with the packet, or [`WireError::UnexpectedEof`] in the middle of one.
+    pub fn packet(&mut self) -> Result<Option<Packet<'_>>, TalkError> {
+        Ok(if self.advance()? { self.decoder.packet() } else { None })
+    }
+
+    /// The packet that [`Wire::advance`] has read.
+    pub fn current(&self) -> Option<Packet<'_>> {
+        self.decoder.packet()
+    }
+
+    /// Reads the next packet; `false` at the end of the input.
+    ///
+    /// # Errors
+    /// As [`Wire::packet`].
+    pub fn advance(&mut self) -> Result<bool, TalkError> {
+        loop {
+            if self.start < self.end {
+                let (taken, complete) = match self.decoder.push(&self.buffer[self.start..self.end]) {
+                    Ok((taken, packet)) => (taken, packet.is_some()),
+                    Err(error) => return Err(error.into()),
+                };
+                self.start += taken;
+                if complete {
+                    break;
+                }
+            }
+            if !self.fill()? {
+                return if self.decoder.at_boundary() {
+                    Ok(false)
+                } else {
+                    Err(WireError::UnexpectedEof.into())
+                };
+            }
+        }
+        self.waiting = Phase::Idle;
+        Ok(true)
+    }
+
+    /// Reads what is there; `false` at the end of the input.
+    fn fill(&mut self) -> Result<bool, TalkError> {
+        self.flush()?;
+        // A byte a second is no progress within a packet, and between packets there need not be any for a while.
+        let phase = match (self.decoder.at_boundary(), self.waiting) {
+            (false, Phase::Idle | Phase::Done) => Phase::Transfer,
+            (_, waiting) => waiting,
+        };
+        if watchdog::current() != phase {
+            watchdog::phase(phase);
+        }
+        let most = if self.exact { self.decoder.need().min(self.buffer.len()) } else { self.buffer.len() };
+        let n = self.input.read(&mut self.buffer[..most]).map_err(TalkError::Client)?;
+        (self.start, self.end) = (0, n);
+        Ok(n > 0)
+    }
+
+    /// Writes what is to be written.
+    pub fn flush(&mut self) -> Result<(), TalkError> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let written = watchdog::during(Phase::Transfer, || self.output.write_all(&self.out));
+        self.out.clear();
+        written.map_err(TalkError::Client)
+    }
+
+    /// Writes if much has gathered.
+    pub fn flush_if_large(&mut self) -> Result<(), TalkError> {
+        if self.out.len() >= WRITE_LATE { self.flush() } else { Ok(()) }
+    }
+}
