@@ -161,6 +161,8 @@ const STDIO: Group = Group {
         SYS_fsync,
         SYS_fdatasync,
         SYS_ftruncate,
+        // A directory that is open; sockets binds beneath one, for which there is no other way.
+        SYS_fchdir,
         SYS_fadvise64,
         SYS_dup,
         SYS_dup3,
@@ -328,7 +330,6 @@ const RPATH: Group = Group {
         SYS_getcwd,
         SYS_statfs,
         SYS_chdir,
-        SYS_fchdir,
         #[cfg(target_arch = "x86_64")]
         SYS_stat,
         #[cfg(target_arch = "x86_64")]
@@ -548,7 +549,7 @@ const NARROW: Group = Group {
     always: &[SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self],
     when: &[
         // Without flags: no listener that would answer calls in the kernel's place.
-        (SYS_seccomp, &[is(0, SET_MODE_FILTER), null(1)]),
+        (SYS_seccomp, &[is(0, SET_MODE_FILTER), is(1, 0)]),
         (SYS_seccomp, &[is(0, GET_ACTION_AVAIL)]),
         (SYS_prctl, &[is(0, PR_SET_NO_NEW_PRIVS)]),
         (SYS_prctl, &[is(0, PR_SET_DUMPABLE), null(1)]),

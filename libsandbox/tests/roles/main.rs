@@ -2,8 +2,12 @@
 //! each attempt is made in a process of its own, which is this binary again. `--nocapture` shows the table.
 #![cfg(target_os = "linux")]
 
+#[cfg(feature = "escapes")]
+use libsandbox::escape;
+
 // As part of this binary, so that the attempts are made against the sandbox and trap that are shipped, not
 // against those of a build with the feature.
+#[cfg(not(feature = "escapes"))]
 #[path = "../../src/escape.rs"]
 #[expect(dead_code, reason = "the feature's users need more of it than this test")]
 mod escape;
@@ -14,11 +18,16 @@ use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, Output, Stdio};
 
-use libsandbox::{Enforcement, Error, FORBIDDEN_STATUS, Limits, Promise, Promises, Stage};
+#[cfg(not(feature = "escapes"))]
+use libsandbox::FORBIDDEN_STATUS;
+use libsandbox::{Enforcement, Error, Limits, Promise, Promises, Stage};
 
 const TESTS: &[(&str, fn())] = &[
     ("each_role_does_its_job", table::each_role_does_its_job),
     ("no_role_does_what_its_promises_do_not_name", table::no_role_does_what_its_promises_do_not_name),
+    #[cfg(feature = "escapes")]
+    ("one_process_makes_every_attempt", table::one_process_makes_every_attempt),
+    #[cfg(not(feature = "escapes"))]
     ("a_forbidden_call_is_named_and_ends_the_process", a_forbidden_call_is_named_and_ends_the_process),
     ("blocking_the_signal_does_not_help", blocking_the_signal_does_not_help),
     ("another_architectures_call_kills", another_architectures_call_kills),
@@ -33,6 +42,8 @@ type Child = fn(&[String]) -> ExitCode;
 const CHILDREN: &[(&str, Child)] = &[
     ("job", jobs::child),
     ("attempt", table::attempt_child),
+    #[cfg(feature = "escapes")]
+    ("all", table::all_child),
     ("forbidden", |_| {
         in_stdio();
         // SAFETY: the path is a C string; the call is the one refused.
@@ -120,6 +131,7 @@ pub(crate) fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
         .expect("this binary runs once more")
 }
 
+#[cfg(not(feature = "escapes"))]
 fn a_forbidden_call_is_named_and_ends_the_process() {
     let output = run(&["forbidden"]);
     let error = String::from_utf8_lossy(&output.stderr);
