@@ -387,7 +387,7 @@ impl<'r> Fetch<'r> {
             haves: &haves,
             cut: &cuts.cut,
             filter: self.options.filter.as_ref(),
-            all_edges: !self.shallow.is_empty(),
+            all_edges: cuts.cut.count() > 0,
             tags: if self.options.include_tag { &self.tips.tags } else { &[] },
             threads,
             cache_bytes: self.limits.cache_bytes,

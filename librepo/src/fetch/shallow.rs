@@ -98,7 +98,12 @@ impl Fetch<'_> {
                 edge.by_history(&mut self.source, &heads, &not, *since, &own)?;
             }
             None if own_list.is_empty() => {}
-            None => edge.by_depth(&mut self.source, &heads, INFINITE, &own)?,
+            None => {
+                // The client's own boundary holds as long as it does not ask for more.
+                let mut ends = own.clone();
+                ends.or(self.shallow_set.words());
+                edge.by_depth(&mut self.source, &heads, INFINITE, &ends)?;
+            }
         }
         let space = &self.source.space;
         for number in edge.boundary {

@@ -255,20 +255,23 @@ impl Walk<'_> {
     fn take_wants(&mut self, source: &mut Source<'_>, wants: &[u32], roots: &mut Roots) -> Result<Vec<u32>> {
         let mut commits = Vec::new();
         for want in wants {
-            self.named.set(*want);
+            // As in git, what a wanted tag names counts as asked for too.
             let (tags, target) = source.peel(*want)?;
             for tag in &tags {
-                if tag == want || self.filter.is_none_or(|f| f.passes_kind(Kind::Tag)) {
-                    self.want(*tag, 0);
-                }
+                self.named.set(*tag);
+                self.want(*tag, 0);
             }
             match target {
-                Some((number, Kind::Commit)) => commits.push(number),
-                Some((number, Kind::Tree)) => roots.wanted.push(number),
-                Some((number, kind)) => {
-                    if number == *want || self.filter.is_none_or(|f| f.passes_kind(kind)) {
-                        self.want(number, 0);
-                    }
+                Some((number, Kind::Commit)) => {
+                    self.named.set(number);
+                    commits.push(number);
+                }
+                Some((number, Kind::Tree)) => {
+                    self.named.set(number);
+                    roots.wanted.push(number);
+                }
+                Some((number, _)) => {
+                    self.want(number, 0);
                 }
                 None => return Err(tag_without_target(source, tags.last().copied().unwrap_or(*want))),
             }
