@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Most characters of a message that are shown.
+const SHOWN_MAX: usize = 600;
+
 /// One error or warning about a configuration file. Displays as `file:line:column: message`, where a line and column
 /// of 0 mean the file as a whole and are left out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +36,11 @@ impl fmt::Display for ConfigError {
             }
             f.write_str(" ")?;
         }
-        f.write_str(&self.message)
+        // What was found may be a word of many thousand bytes, and a message between processes is bounded.
+        match self.message.char_indices().nth(SHOWN_MAX) {
+            None => f.write_str(&self.message),
+            Some((cut, _)) => write!(f, "{}…", &self.message[..cut]),
+        }
     }
 }
 

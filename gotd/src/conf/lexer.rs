@@ -12,7 +12,7 @@ use super::model::Position;
 /// Longest word, in bytes.
 pub const WORD_MAX: usize = 8000;
 /// Most bytes that expanded macros may add to one configuration.
-pub const EXPANSION_MAX: usize = 32 << 20;
+pub const EXPANSION_MAX: usize = 8 << 20;
 
 /// What a piece of the text is.
 #[derive(Debug, Clone, PartialEq, Eq)]

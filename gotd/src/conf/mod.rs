@@ -13,10 +13,13 @@ pub mod limits;
 pub mod loader;
 pub mod model;
 pub mod parser;
+pub mod print;
+pub mod push;
 pub mod repository;
 pub mod resolve;
 pub mod secrets;
 pub mod support;
+pub mod wire;
 
 pub use error::ConfigError;
 pub use limits::{Limit, Limits};

@@ -26,6 +26,8 @@ const COMPLAINTS_MAX: usize = 200;
 const INCLUDE_DEPTH: usize = 8;
 /// Most repository blocks in one configuration.
 pub const REPOSITORIES_MAX: usize = 200_000;
+/// Longest path in a configuration, in bytes: it travels in one message with other things.
+pub const PATH_MAX: usize = 2000;
 /// Most access rules in one configuration.
 pub const RULES_MAX: usize = 2_000_000;
 
@@ -622,8 +624,8 @@ impl Parser<'_> {
         if !path.text.starts_with('/') {
             return self.fail(path.at, format!("expected an absolute path, found \"{}\"", path.text));
         }
-        if path.text.len() > 4000 || path.text.split('/').any(|c| c == "..") {
-            return self.fail(path.at, "expected a path of at most 4000 bytes without \"..\"");
+        if path.text.len() > PATH_MAX || path.text.split('/').any(|c| c == "..") {
+            return self.fail(path.at, format!("expected a path of at most {PATH_MAX} bytes without \"..\""));
         }
         Ok(())
     }

@@ -145,6 +145,15 @@ impl Parser<'_> {
         if block.path.is_empty() {
             self.error_at(at, format!("{what}: expected a \"path\" in the block"));
         }
+        // Both travel in one message, together with other things.
+        let rules = super::push::PushRules::of(&self.config, &block).encode();
+        let hidden: usize = block.hidden.iter().map(|h| h.namespace.len() + 4).sum();
+        if rules.is_err() || hidden > super::push::HIDDEN_MAX {
+            self.error_at(
+                at,
+                format!("{what}: expected fewer \"protect\", \"hide\" and \"fsck\" directives"),
+            );
+        }
         let index = self.config.repositories.len();
         self.repository_names.entry(key).or_insert(index);
         self.config.repositories.push(block);
