@@ -264,19 +264,17 @@ impl<'a> TreeEntries<'a> {
 
     #[inline]
     fn parse(&mut self) -> Result<TreeEntry<'a>, Malformed> {
-        let mut mode: u32 = 0;
-        let mut at = 0;
-        loop {
-            match self.rest.get(at) {
-                Some(&digit @ b'0'..=b'7') if at < 10 => mode = (mode << 3) | u32::from(digit - b'0'),
-                Some(b' ') if at > 0 => break,
-                _ => return Err(Malformed("tree entry with a bad mode")),
-            }
-            at += 1;
-        }
+        // Nearly all entries are these two; eight bytes are there in every well-formed one.
+        let start = word_at(self.rest, 0).unwrap_or(0);
+        let (mode, at) = if start & MASK_7 == FILE {
+            (0o100_644, 6)
+        } else if start & MASK_6 == DIR {
+            (0o040_000, 5)
+        } else {
+            self.parse_mode()?
+        };
         let named = &self.rest[at + 1..];
-        let end = named.iter().position(|&byte| byte == 0);
-        let end = end.ok_or(Malformed("tree entry cut short"))?;
+        let end = find_nul(named).ok_or(Malformed("tree entry cut short"))?;
         if end == 0 {
             return Err(Malformed("tree entry without a name"));
         }
@@ -286,6 +284,48 @@ impl<'a> TreeEntries<'a> {
         self.rest = rest;
         Ok(TreeEntry { mode, name: &named[..end], id_bytes })
     }
+
+    /// The mode, and where the space after it is.
+    fn parse_mode(&self) -> Result<(u32, usize), Malformed> {
+        let mut mode: u32 = 0;
+        let mut at = 0;
+        loop {
+            match self.rest.get(at) {
+                Some(&digit @ b'0'..=b'7') if at < 10 => mode = (mode << 3) | u32::from(digit - b'0'),
+                Some(b' ') if at > 0 => return Ok((mode, at)),
+                _ => return Err(Malformed("tree entry with a bad mode")),
+            }
+            at += 1;
+        }
+    }
+}
+
+const MASK_7: u64 = 0x00ff_ffff_ffff_ffff;
+const MASK_6: u64 = 0x0000_ffff_ffff_ffff;
+const FILE: u64 = u64::from_le_bytes(*b"100644 \0");
+const DIR: u64 = u64::from_le_bytes(*b"40000 \0\0");
+
+/// Eight bytes at `at`, the first the lowest, if they lie within.
+#[inline]
+fn word_at(data: &[u8], at: usize) -> Option<u64> {
+    let bytes = data.get(at..at + 8)?;
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// Where the first NUL is. Eight bytes at a time: trees are most of what a walk reads, and names most of a tree.
+#[inline]
+fn find_nul(data: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut at = 0;
+    while let Some(word) = word_at(data, at) {
+        // The lowest bit set is that of the first zero byte; only above it carries can be wrong.
+        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zeros != 0 {
+            return Some(at + zeros.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    data[at..].iter().position(|&byte| byte == 0).map(|found| at + found)
 }
 
 impl<'a> Iterator for TreeEntries<'a> {
@@ -377,6 +417,20 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_nul_is_found_where_it_is(data in proptest::collection::vec(0u8..3, 0..40), high: u8) {
+            let data: Vec<u8> = data.iter().map(|&byte| if byte == 2 { high } else { byte }).collect();
+            assert_eq!(find_nul(&data), data.iter().position(|&byte| byte == 0));
+        }
+
+        #[test]
+        fn modes_mean_the_same_on_both_ways(mode in "[0-7]{1,8}|100644|40000") {
+            let mut tree = format!("{mode} name\0").into_bytes();
+            tree.extend([7; 20]);
+            let entry = TreeEntries::new(&tree, HashKind::Sha1).next().unwrap().unwrap();
+            assert_eq!((entry.mode, entry.name), (u32::from_str_radix(&mode, 8).unwrap(), &b"name"[..]));
+        }
+
         #[test]
         fn parsers_never_panic(data: Vec<u8>, prefix in 0..4usize) {
             let mut input = [&b""[..], b"tree ", b"object ", b"100644 "][prefix].to_vec();
