@@ -4,6 +4,22 @@
 //! A process says what it will do ([`Promises`]) and what it will see of the file system ([`Visible`]) as a [`Stage`] and
 //! calls [`enter`]; later it may enter another stage, and another. Every stage only takes rights away.
 //!
+//! What each promise allows is in the tables of `linux/calls.rs`, each group with the roles that need it. Beyond them:
+//!
+//! - A stage has to be entered **before any thread is started**; otherwise [`Error::Threads`].
+//! - On Linux a process can never do what its starter gave up, since filters and Landlock survive exec. So a process that
+//!   promises [`Promise::Exec`] keeps everything its children need, the dynamic loader included, and what it sees of the
+//!   file system must hold what they see ([`loader_paths`] names the libraries).
+//! - A forbidden system call is not made: it ends the process with [`FORBIDDEN_STATUS`] and a line that names the call.
+//!   Calls that libraries only try are answered with an error instead, and with [`Promise::Getpw`] and [`Promise::Dns`] all
+//!   of them are, because modules of the name services run then. Such modules cannot be loaded any more (memory is never
+//!   executable): look up one name before the stage.
+//! - Landlock has no right for looking at names (stat, chdir) and for modes and times: a role with `rpath` can ask
+//!   whether any file exists, and one with `fattr` can change the mode of any file that belongs to its user.
+//! - Nothing here keeps a process that was taken over from switching off its own timers: who must end a process after some
+//!   time has to be another process.
+//! - Descriptors that a process has are its own: a stage takes none away.
+//!
 //! ```no_run
 //! use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 //!

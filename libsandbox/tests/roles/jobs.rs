@@ -445,3 +445,61 @@ pub(crate) fn report() -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+/// Makes the kernel an older one for this process: it does not know one system call.
+fn take_away(call: libc::c_long) {
+    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        instruction(0x20, 0, 0, 0),
+        instruction(0x15, 0, 1, u32::try_from(call).expect("a call's number")),
+        instruction(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        instruction(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: integers only, and then a program that lives until after the call.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u64, &raw const program),
+            0
+        );
+    }
+}
+
+/// First the kernel loses Landlock, then seccomp.
+pub(crate) fn unfit() -> ExitCode {
+    let stage = |enforcement| Stage {
+        promises: "stdio narrow".parse().expect("words of the test"),
+        paths: Some(&[]),
+        limits: Limits::UNCHANGED,
+        enforcement,
+    };
+    take_away(libc::SYS_landlock_create_ruleset);
+    for refused in
+        [libsandbox::check_platform(Enforcement::Required), libsandbox::enter(&stage(Enforcement::Required))]
+    {
+        let text = refused.expect_err("no Landlock").to_string();
+        assert_eq!(text, "sandbox: the kernel has no Landlock, or it is switched off");
+    }
+    for report in [
+        libsandbox::check_platform(Enforcement::BestEffort),
+        libsandbox::enter(&stage(Enforcement::BestEffort)),
+    ] {
+        let report = report.expect("best effort");
+        assert_eq!((report.landlock, report.seccomp, report.warnings.len()), (Coverage::None, true, 1));
+    }
+    take_away(libc::SYS_seccomp);
+    for refused in
+        [libsandbox::check_platform(Enforcement::Required), libsandbox::enter(&stage(Enforcement::Required))]
+    {
+        assert!(refused.is_err());
+    }
+    for report in [
+        libsandbox::check_platform(Enforcement::BestEffort),
+        libsandbox::enter(&stage(Enforcement::BestEffort)),
+    ] {
+        let report = report.expect("best effort");
+        assert_eq!((report.landlock, report.seccomp, report.warnings.len()), (Coverage::None, false, 2));
+    }
+    ExitCode::SUCCESS
+}

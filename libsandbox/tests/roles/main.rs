@@ -34,6 +34,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_stage_is_not_entered_once_threads_run", a_stage_is_not_entered_once_threads_run),
     ("limits_hold_and_are_never_raised", limits_hold_and_are_never_raised),
     ("the_report_says_what_is_in_force", the_report_says_what_is_in_force),
+    ("an_unfit_kernel_is_refused_unless_best_effort", an_unfit_kernel_is_refused_unless_best_effort),
 ];
 
 type Child = fn(&[String]) -> ExitCode;
@@ -80,6 +81,7 @@ const CHILDREN: &[(&str, Child)] = &[
     }),
     ("limits", |_| jobs::limits()),
     ("report", |_| jobs::report()),
+    ("unfit", |_| jobs::unfit()),
 ];
 
 fn main() -> ExitCode {
@@ -166,4 +168,9 @@ fn the_report_says_what_is_in_force() {
     let output = run(&["report"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("{}", String::from_utf8_lossy(&output.stdout).trim_end());
+}
+
+fn an_unfit_kernel_is_refused_unless_best_effort() {
+    let output = run(&["unfit"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
