@@ -18,6 +18,7 @@ pub mod delta_apply;
 pub mod error;
 pub mod ewah;
 pub mod fetch;
+pub mod fs_ops;
 pub mod id;
 pub mod loose;
 pub mod midx;
@@ -31,6 +32,7 @@ pub mod refs;
 pub mod repository;
 pub mod rev;
 pub mod store;
+pub mod transaction;
 
 pub use error::{Error, Result};
 pub use id::{HashKind, IdMap, IdSet, ObjectId};

@@ -1,0 +1,362 @@
+//! Every change to a repository, as one operation each: create, write, synchronise, rename, link, remove.
+//!
+//! All paths are relative to the repository's directory and are walked component by component without following symbolic links.
+//! An observer sees the operations in their order, which is how the tests replay what a power cut could have left at any moment.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use crate::config::Shared;
+use crate::error::{Error, Result};
+
+/// One change that was made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// A new, empty file.
+    Create(Vec<u8>),
+    /// Bytes appended to a file.
+    Append(Vec<u8>, Vec<u8>),
+    /// A file that somebody else filled through a descriptor: its name only.
+    Filled(Vec<u8>),
+    /// A file's content is on the disk.
+    SyncFile(Vec<u8>),
+    /// A directory's entries are on the disk.
+    SyncDir(Vec<u8>),
+    /// A new directory.
+    MakeDir(Vec<u8>),
+    /// An empty directory was removed.
+    RemoveDir(Vec<u8>),
+    /// A file got a second name: from, to.
+    Link(Vec<u8>, Vec<u8>),
+    /// A file moved over whatever was there: from, to.
+    Rename(Vec<u8>, Vec<u8>),
+    /// A name was removed.
+    Remove(Vec<u8>),
+}
+
+/// The repository's directory, for changing it.
+pub struct Fs {
+    root: OwnedFd,
+    shared: Shared,
+    observer: Option<Box<dyn Fn(&Op)>>,
+}
+
+/// Device and inode: which file a name means.
+pub type Identity = (u64, u64);
+
+impl Fs {
+    /// Changes what is beneath `root`, a directory's descriptor; new files get modes as `shared` says.
+    pub fn new(root: OwnedFd, shared: Shared) -> Fs {
+        Fs { root, shared, observer: None }
+    }
+
+    /// Tells `observer` every change right after it was made.
+    pub fn observed(self, observer: Box<dyn Fn(&Op)>) -> Fs {
+        Fs { observer: Some(observer), ..self }
+    }
+
+    /// Tells the observer of a change that was made through a descriptor.
+    pub fn note(&self, op: &Op) {
+        if let Some(observer) = &self.observer {
+            observer(op);
+        }
+    }
+
+    /// Opens the directory that holds `path`, and gives the last component.
+    fn parent<'p>(&self, path: &'p [u8]) -> std::result::Result<(Option<OwnedFd>, &'p [u8]), Errno> {
+        if !path.split(|&byte| byte == b'/').all(|part| !matches!(part, b"" | b"." | b"..")) {
+            return Err(Errno::EINVAL);
+        }
+        let mut parent: Option<OwnedFd> = None;
+        let mut rest = path;
+        while let Some(slash) = rest.iter().position(|&byte| byte == b'/') {
+            parent = Some(openat(self.at(&parent), &rest[..slash], DIRECTORY, Mode::empty())?);
+            rest = &rest[slash + 1..];
+        }
+        Ok((parent, rest))
+    }
+
+    fn at<'s>(&'s self, parent: &'s Option<OwnedFd>) -> BorrowedFd<'s> {
+        parent.as_ref().map_or(self.root.as_fd(), AsFd::as_fd)
+    }
+
+    /// Creates a file that must not exist, open for reading and writing.
+    pub fn create(&self, path: &[u8], mode: u32) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let open = || {
+            let (parent, name) = self.parent(path)?;
+            openat(self.at(&parent), name, flags, Mode::from_bits_truncate(mode))
+        };
+        let file = File::from(open().map_err(|errno| failed(path, errno))?);
+        self.share(&file, false).map_err(|errno| failed(path, errno))?;
+        self.note(&Op::Create(path.to_vec()));
+        Ok(file)
+    }
+
+    /// Appends to a file that [`Fs::create`] gave.
+    pub fn append(&self, file: &File, path: &[u8], bytes: &[u8]) -> Result<()> {
+        let mut file = file;
+        file.write_all(bytes).map_err(|e| Error::Write(name(path), e))?;
+        self.note(&Op::Append(path.to_vec(), bytes.to_vec()));
+        Ok(())
+    }
+
+    /// Puts a file's content on the disk.
+    pub fn sync_file(&self, file: &File, path: &[u8]) -> Result<()> {
+        file.sync_all().map_err(|e| Error::Write(name(path), e))?;
+        self.note(&Op::SyncFile(path.to_vec()));
+        Ok(())
+    }
+
+    /// Puts a directory's entries on the disk; the empty path is the repository's own directory.
+    pub fn sync_dir(&self, path: &[u8]) -> Result<()> {
+        let sync = || {
+            let dir = self.open_dir_raw(path)?;
+            nix::unistd::fsync(&dir)
+        };
+        sync().map_err(|errno| failed(path, errno))?;
+        self.note(&Op::SyncDir(path.to_vec()));
+        Ok(())
+    }
+
+    fn open_dir_raw(&self, path: &[u8]) -> std::result::Result<OwnedFd, Errno> {
+        if path.is_empty() {
+            // A descriptor that can be synchronised, even where ours is O_PATH.
+            return openat(&self.root, ".", DIRECTORY, Mode::empty());
+        }
+        let (parent, name) = self.parent(path)?;
+        openat(self.at(&parent), name, DIRECTORY, Mode::empty())
+    }
+
+    /// Opens a directory.
+    pub fn open_dir(&self, path: &[u8]) -> Result<OwnedFd> {
+        self.open_dir_raw(path).map_err(|errno| failed(path, errno))
+    }
+
+    /// Creates a directory; false if there is something of that name.
+    pub fn make_dir(&self, path: &[u8]) -> Result<bool> {
+        let make = || {
+            let (parent, name) = self.parent(path)?;
+            mkdirat(self.at(&parent), name, Mode::from_bits_truncate(0o777))
+        };
+        match make() {
+            Ok(()) => {
+                if self.shared != Shared::Umask {
+                    let dir = self.open_dir(path)?;
+                    self.share(&dir, true).map_err(|errno| failed(path, errno))?;
+                }
+                self.note(&Op::MakeDir(path.to_vec()));
+                Ok(true)
+            }
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(failed(path, errno)),
+        }
+    }
+
+    /// Creates the directories on the way to `path` that are missing, and gives them, outermost first.
+    pub fn make_parents(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut made = Vec::new();
+        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            let dir = &path[..at];
+            if self.stat(dir)?.is_none() && self.make_dir(dir)? {
+                made.push(dir.to_vec());
+            }
+        }
+        Ok(made)
+    }
+
+    /// Removes an empty directory; false if it is not there or not empty.
+    pub fn remove_dir(&self, path: &[u8]) -> Result<bool> {
+        let remove = || {
+            let (parent, name) = self.parent(path)?;
+            unlinkat(self.at(&parent), name, UnlinkatFlags::RemoveDir)
+        };
+        match remove() {
+            Ok(()) => {
+                self.note(&Op::RemoveDir(path.to_vec()));
+                Ok(true)
+            }
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR | Errno::EBUSY) => Ok(false),
+            Err(errno) => Err(failed(path, errno)),
+        }
+    }
+
+    /// Gives a file a second name, which must not exist.
+    pub fn link(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        let link = || {
+            let (old, old_name) = self.parent(from)?;
+            let (new, new_name) = self.parent(to)?;
+            linkat(self.at(&old), old_name, self.at(&new), new_name, AtFlags::empty())
+        };
+        link().map_err(|errno| failed(to, errno))?;
+        self.note(&Op::Link(from.to_vec(), to.to_vec()));
+        Ok(())
+    }
+
+    /// Moves a file over whatever file is there.
+    pub fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        let rename = || {
+            let (old, old_name) = self.parent(from)?;
+            let (new, new_name) = self.parent(to)?;
+            renameat(self.at(&old), old_name, self.at(&new), new_name)
+        };
+        rename().map_err(|errno| failed(to, errno))?;
+        self.note(&Op::Rename(from.to_vec(), to.to_vec()));
+        Ok(())
+    }
+
+    /// Removes a name; false if it is not there.
+    pub fn remove(&self, path: &[u8]) -> Result<bool> {
+        let remove = || {
+            let (parent, name) = self.parent(path)?;
+            unlinkat(self.at(&parent), name, UnlinkatFlags::NoRemoveDir)
+        };
+        match remove() {
+            Ok(()) => {
+                self.note(&Op::Remove(path.to_vec()));
+                Ok(true)
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
+            Err(errno) => Err(failed(path, errno)),
+        }
+    }
+
+    /// What a name means, not following a link at its end; `None` if nothing.
+    pub fn stat(&self, path: &[u8]) -> Result<Option<FileStat>> {
+        let stat = || {
+            let (parent, name) = self.parent(path)?;
+            fstatat(self.at(&parent), name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        };
+        match stat() {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(errno) => Err(failed(path, errno)),
+        }
+    }
+
+    /// Reads a regular file of at most `limit` bytes; `None` if there is none, or a directory in its place.
+    pub fn read(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let open = || {
+            let (parent, name) = self.parent(path)?;
+            openat(self.at(&parent), name, flags, Mode::empty())
+        };
+        let file = match open() {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+            Err(errno) => return Err(Error::Read(name(path), io_error(errno))),
+        };
+        let stat = fstat(&file).map_err(|errno| Error::Read(name(path), io_error(errno)))?;
+        if is(&stat, SFlag::S_IFDIR) {
+            return Ok(None);
+        }
+        if !is(&stat, SFlag::S_IFREG) {
+            return Err(Error::Corrupt(name(path), "not a regular file"));
+        }
+        let mut data = Vec::new();
+        file.take(limit.saturating_add(1)).read_to_end(&mut data).map_err(|e| Error::Read(name(path), e))?;
+        if data.len() as u64 > limit {
+            return Err(Error::FileTooLarge(name(path), limit));
+        }
+        Ok(Some(data))
+    }
+
+    /// Opens a file that exists for appending; `None` if there is none.
+    pub fn open_append(&self, path: &[u8]) -> Result<Option<File>> {
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let open = || {
+            let (parent, name) = self.parent(path)?;
+            openat(self.at(&parent), name, flags, Mode::empty())
+        };
+        match open() {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR) => Ok(None),
+            Err(errno) => Err(failed(path, errno)),
+        }
+    }
+
+    /// Names in a directory with whether each is a directory itself, `limit` of them at most; none if there is no such directory.
+    pub fn list(&self, path: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bool)>> {
+        let dir = match self.open_dir_raw(path) {
+            Ok(fd) => crate::beneath::Dir::new(fd, name(path)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Vec::new()),
+            Err(errno) => return Err(Error::Open(name(path), io_error(errno))),
+        };
+        let entries = dir.entries(limit)?;
+        Ok(entries.into_iter().map(|(name, kind)| (name, kind == crate::beneath::EntryType::Dir)).collect())
+    }
+
+    /// Gives what was created the mode that a shared repository asks for.
+    fn share(&self, file: &impl AsFd, dir: bool) -> std::result::Result<(), Errno> {
+        let bits = match self.shared {
+            Shared::Umask => return Ok(()),
+            Shared::Group => 0o660,
+            Shared::All => 0o664,
+            Shared::Mode(mode) => mode,
+        };
+        let now = fstat(file)?.st_mode & 0o7777;
+        // Who may not write the file may not through sharing either: packs stay read-only.
+        let bits = if now & 0o200 == 0 && !dir { bits & !0o222 } else { bits };
+        let mut mode = match self.shared {
+            Shared::Mode(_) => (now & !0o777) | bits,
+            _ => now | bits,
+        };
+        if dir {
+            // Whoever may read may enter, and new files belong to the directory's group.
+            mode |= (mode & 0o444) >> 2 | 0o2000;
+        }
+        fchmod(file, Mode::from_bits_truncate(mode))
+    }
+}
+
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// Whether this is a regular file.
+pub fn is_file(stat: &FileStat) -> bool {
+    is(stat, SFlag::S_IFREG)
+}
+
+/// Whether this is a directory.
+pub fn is_dir(stat: &FileStat) -> bool {
+    is(stat, SFlag::S_IFDIR)
+}
+
+fn is(stat: &FileStat, kind: SFlag) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == kind
+}
+
+/// Which file this is.
+pub fn identity(stat: &FileStat) -> Identity {
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+fn name(path: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(path))
+}
+
+fn io_error(errno: Errno) -> io::Error {
+    io::Error::from_raw_os_error(errno as i32)
+}
+
+fn failed(path: &[u8], errno: Errno) -> Error {
+    Error::Write(name(path), io_error(errno))
+}
+
+/// The kind of failure behind an error of this module.
+pub(crate) fn errno(error: &Error) -> Option<Errno> {
+    match error {
+        Error::Write(_, e) | Error::Read(_, e) | Error::Open(_, e) => e.raw_os_error().map(Errno::from_raw),
+        _ => None,
+    }
+}
