@@ -127,10 +127,12 @@ const NAMESPACES: c_int = CLONE_NEWNS
     | CLONE_PTRACE;
 /// What makes a clone a thread.
 const THREAD: c_int = CLONE_THREAD | CLONE_VM | CLONE_SIGHAND;
-/// renameat(2) of aarch64, which libc does not name.
+/// Two calls of aarch64 that libc does not name (`asm-generic/unistd.h`).
 #[cfg(target_arch = "aarch64")]
+#[expect(non_upper_case_globals, reason = "named as libc names the others")]
 const SYS_renameat: c_long = 38;
 #[cfg(target_arch = "aarch64")]
+#[expect(non_upper_case_globals, reason = "named as libc names the others")]
 const SYS_getrlimit: c_long = 163;
 
 /// The tables.
