@@ -611,10 +611,18 @@ fn histories_are_cut_as_git_cuts_them() {
                     git.unshallow.difference(&answer.unshallow).cloned().collect();
                 assert!(not_ours.is_subset(&own), "{context}: unshallow {not_ours:?}");
                 assert!(answer.unshallow.is_subset(&git.unshallow), "{context}: unshallow");
+                let asked = question.shallow.join("\n");
+                let known = scratch.lines(&client, &["cat-file", "--batch-check"], asked.as_bytes());
                 let got = received(&scratch, &client, &answer.pack, false)
                     .unwrap_or_else(|e| panic!("{context}: {e}"));
+                // git may count on commits of the boundary that the client never got; then it sends too little.
                 let limit = count(&git.pack) + 6;
-                assert!(got.len() <= limit, "{context}: {} objects, git {}", got.len(), count(&git.pack));
+                assert!(
+                    got.len() <= limit || known.iter().any(|line| line.ends_with("missing")),
+                    "{context}: {} objects, git {}",
+                    got.len(),
+                    count(&git.pack)
+                );
                 let mut boundary: BTreeSet<String> = question.shallow.iter().cloned().collect();
                 boundary.append(&mut answer.shallow);
                 boundary.retain(|id| !answer.unshallow.contains(id));

@@ -381,7 +381,7 @@ impl<'r> Fetch<'r> {
         let mut wants = self.wants.clone();
         wants.extend(&cuts.wants);
         let mut haves = self.haves.clone();
-        haves.extend(&cuts.haves);
+        haves.extend(self.had_at_boundary(&cuts)?);
         let request = reach::Request {
             wants: &wants,
             haves: &haves,

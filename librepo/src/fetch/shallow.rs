@@ -51,10 +51,12 @@ pub(super) struct Cuts {
     pub(super) info: ShallowInfo,
     /// Commits whose parents are not followed.
     pub(super) cut: Bits,
+    /// The repository's own boundary.
+    own: Bits,
     /// Wanted too: the parents of commits that are no longer on the boundary.
     pub(super) wants: Vec<u32>,
-    /// These commits the client has, with their trees.
-    pub(super) haves: Vec<u32>,
+    /// Commits that were on the boundary and are not any more.
+    unshallow: Vec<u32>,
 }
 
 impl Fetch<'_> {
@@ -68,7 +70,7 @@ impl Fetch<'_> {
         for number in &own_list {
             own.set(*number);
         }
-        let mut cuts = Cuts { cut: own.clone(), ..Cuts::default() };
+        let mut cuts = Cuts { cut: own.clone(), own: own.clone(), ..Cuts::default() };
         if self.deepen.is_none() && self.shallow.is_empty() && own_list.is_empty() {
             self.cuts = Some(cuts);
             return Ok(());
@@ -124,12 +126,31 @@ impl Fetch<'_> {
                     }
                     cuts.wants.push(*parent);
                 }
-                cuts.haves.push(*number);
+                cuts.unshallow.push(*number);
             }
             cuts.cut.set(*number);
         }
         self.cuts = Some(cuts);
         Ok(())
+    }
+
+    /// Those commits off the boundary that the client has, with their trees. Not all that it named: git keeps commits
+    /// in its list that it never got (cut off by another one), so only what can be reached from its haves counts.
+    pub(super) fn had_at_boundary(&mut self, cuts: &Cuts) -> Result<Vec<u32>> {
+        if cuts.unshallow.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut heads = Vec::new();
+        for have in &self.haves {
+            if let (_, Some((commit, Kind::Commit))) = self.source.peel(*have)? {
+                heads.push(commit);
+            }
+        }
+        let mut had = Bits::default();
+        for number in boundary_of(&mut self.source, &heads, &self.shallow_set, &cuts.own)? {
+            had.set(number);
+        }
+        Ok(cuts.unshallow.iter().copied().filter(|number| had.get(*number)).collect())
     }
 
     /// The repository's own boundary, if it is a shallow clone itself: protocol v0 advertises it.
