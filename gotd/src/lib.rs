@@ -1,3 +1,28 @@
-//! A Git server of many small processes.
+//! gotd: a Git server of many small processes.
+//!
+//! One file per process role, and the file is the role: its duty, its sandbox, its loop. `parent` starts all
+//! others; [`roles`] maps names to entry functions; `libproto::states` holds who may talk to whom.
+
 pub mod auth;
+pub mod auth_role;
+pub mod client;
 pub mod conf;
+pub mod config;
+pub mod config_role;
+pub mod explain;
+pub mod listen;
+pub mod log;
+pub mod parent;
+pub mod repo_read;
+pub mod repository;
+pub mod roles;
+pub mod session;
+pub mod sockets;
+pub mod spawn;
+pub mod system;
+pub mod upload_pack;
+pub mod users;
+pub mod watchdog;
+
+/// What parent and child compare at their greeting: they must be the same build.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");

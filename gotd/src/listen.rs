@@ -23,8 +23,7 @@ use nix::sys::socket::{SockaddrStorage, getpeername};
 use crate::system;
 
 /// Accept, hand over, and nothing of the file system.
-pub const WORK: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]);
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]);
 
 /// The directives that refusals name.
 const LIMIT_TOTAL: &str = "connection { limit total }";
@@ -195,11 +194,21 @@ impl Listen {
         }
     }
 
-    fn hand_over(&mut self, number: u64, session: &Channel<ListenToSession, ListenToSession>, queued: Queued) {
+    fn hand_over(
+        &mut self,
+        number: u64,
+        session: &Channel<ListenToSession, ListenToSession>,
+        queued: Queued,
+    ) {
         self.active = self.active.saturating_add(1);
         let told = peer(queued.connection.as_fd(), queued.pool).and_then(|peer| {
             session
-                .send_with_fds(0, number, &ListenToSession::Connection(queued.pool), &[queued.connection.as_fd()])
+                .send_with_fds(
+                    0,
+                    number,
+                    &ListenToSession::Connection(queued.pool),
+                    &[queued.connection.as_fd()],
+                )
                 .map_err(|e| e.to_string())?;
             Ok(peer)
         });
@@ -241,7 +250,8 @@ impl Listen {
 fn peer(connection: BorrowedFd<'_>, pool: Pool) -> Result<Peer, String> {
     match pool {
         Pool::Unix => {
-            let (pid, uid, gid) = system::peer_credentials(connection).map_err(|e| format!("credentials: {e}"))?;
+            let (pid, uid, gid) =
+                system::peer_credentials(connection).map_err(|e| format!("credentials: {e}"))?;
             let groups = system::peer_groups(connection, MAX_GROUPS).map_err(|e| format!("groups: {e}"))?;
             Ok(Peer::Unix { pid, uid, gid, groups })
         }

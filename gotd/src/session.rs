@@ -10,7 +10,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
-use libproto::channel::{self, Channel, RecvError, Received};
+use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{Parameters, Service};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
@@ -22,12 +22,13 @@ use libproto::message::parent::{
 };
 use libproto::message::repo::{RepoToSession, SessionToRepo};
 use libproto::names::{RepoName, escape};
+use libproto::pktline;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::client::{self, Input, Output};
+use crate::system;
 use crate::watchdog::{self, Phase, Words};
-use crate::{pktline_text, system};
 
 /// Until the client's descriptors are here: nothing that a client wrote is decoded in this stage but its
 /// greeting of fixed size.
@@ -98,7 +99,10 @@ pub fn run(parent: OwnedFd, listen: OwnedFd, repo: OwnedFd, enforcement: Enforce
     let client = ClientSocket::from(connection(&parent, listen));
     let said = |text: &str, status| last_word(text, status);
     let words = Words {
-        first_request: said(&format!("no request within {} seconds (connection {{ first request }})", start.first_request), 1),
+        first_request: said(
+            &format!("no request within {} seconds (connection {{ first request }})", start.first_request),
+            1,
+        ),
         idle: said(&format!("idle for {} seconds (connection {{ idle timeout }})", start.idle), 1),
         work: said(&format!("no progress for {} seconds (connection {{ request timeout }})", start.work), 1),
         transfer: said("transfer is too slow (connection { minimum rate })", 1),
@@ -109,7 +113,8 @@ pub fn run(parent: OwnedFd, listen: OwnedFd, repo: OwnedFd, enforcement: Enforce
     let (request, fds) = receive(&parent, &client);
     // From here on no descriptor can come in, and only now the client's strings are decoded.
     let limits = Limits::UNCHANGED;
-    libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement }).map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement })
+        .map_err(|e| e.to_string())?;
     let report = match channel::decode::<ClientToSession>(&request, fds) {
         Ok(Received { message: ClientToSession::Git(request), fds, .. }) => {
             git(&parent, &client, &repo, start, request, fds)
@@ -123,7 +128,8 @@ pub fn run(parent: OwnedFd, listen: OwnedFd, repo: OwnedFd, enforcement: Enforce
 /// Waits for the one connection of this process.
 fn connection(parent: &Parent, listen: Listen) -> OwnedFd {
     loop {
-        let mut fds = [PollFd::new(listen.as_fd(), PollFlags::POLLIN), PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            [PollFd::new(listen.as_fd(), PollFlags::POLLIN), PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::NONE).is_err() {
             continue;
         }
@@ -263,7 +269,8 @@ fn decode(request: GitRequest) -> Result<(GitAsk, u8), String> {
 /// Waits for the parent's verdict, and notices a client that has gone meanwhile.
 fn answer(parent: &Parent, client: &ClientSocket) -> Result<Grant, String> {
     loop {
-        let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN), PollFd::new(client.as_fd(), PollFlags::empty())];
+        let mut fds =
+            [PollFd::new(parent.as_fd(), PollFlags::POLLIN), PollFd::new(client.as_fd(), PollFlags::empty())];
         if poll(&mut fds, PollTimeout::NONE).is_err() {
             continue;
         }
@@ -314,7 +321,9 @@ fn report(status: u8, text: String) -> SessionReport {
 
 /// Tells the client in Git's own way; gotsh will repeat it on standard error.
 fn refused(output: &mut Output, text: String) -> SessionReport {
-    let _ = watchdog::during(Phase::Transfer, || output.write_all(&pktline_text::error(&text)));
+    let mut packet = Vec::new();
+    pktline::write_err(&mut packet, &text);
+    let _ = watchdog::during(Phase::Transfer, || output.write_all(&packet));
     SessionReport { sent: output.sent, ..report(1, text) }
 }
 

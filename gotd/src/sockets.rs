@@ -74,8 +74,13 @@ pub fn run(parent: OwnedFd, paths: &[String], enforcement: Enforcement) -> Resul
         .collect();
     // Connecting needs the right to write: anybody may connect, rules decide about the rest.
     umask(Mode::from_bits_truncate(0o111));
-    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits: Limits::UNCHANGED, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage {
+        promises: WORK,
+        paths: Some(&visible),
+        limits: Limits::UNCHANGED,
+        enforcement,
+    })
+    .map_err(|e| e.to_string())?;
     serve(parent.as_fd(), &mut places);
     for place in &mut places {
         if place.bound {
@@ -132,7 +137,8 @@ fn create(place: &mut Place, replace: bool) -> Result<OwnedFd, (u8, Errno)> {
             Err(e) => return Err((1, e)),
         }
     }
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(|e| (2, e))?;
+    let fd =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(|e| (2, e))?;
     let address = UnixAddr::new(&place.name).map_err(|e| (3, e))?;
     bind(fd.as_raw_fd(), &address).map_err(|e| (3, e))?;
     place.bound = true;
@@ -197,7 +203,9 @@ mod tests {
             std::fs::write(path, b"in the way").expect("writes");
             assert_eq!(ask(fd, BIND, 0).err(), Some("bind: Address already in use".into()));
             let socket = ask(fd, REPLACE, 0).expect("a socket");
-            assert!(nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::AcceptConn).expect("asks"));
+            assert!(
+                nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::AcceptConn).expect("asks")
+            );
             assert!(std::os::unix::fs::FileTypeExt::is_socket(
                 &std::fs::symlink_metadata(path).expect("stat").file_type()
             ));

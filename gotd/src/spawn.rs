@@ -80,33 +80,59 @@ impl Starter {
         self.binary.as_fd()
     }
 
+    /// Starts the daemon itself, for a caller that goes away. Returns a pipe that holds one byte once it listens,
+    /// and its standard error until then.
+    pub fn start_daemon(&self, arguments: &[String]) -> io::Result<(OwnedFd, OwnedFd)> {
+        let (status, status_child) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, stderr_child) = pipe2(OFlag::O_CLOEXEC)?;
+        let mut argv = vec![CString::new("gotd")?];
+        for argument in arguments {
+            argv.push(CString::new(argument.as_str())?);
+        }
+        self.exec(&argv, &[stderr_child.as_fd(), status_child.as_fd()])?;
+        Ok((status, stderr))
+    }
+
     /// Starts `gotd -T role arguments…` with the given descriptors from 4 on.
-    pub fn start<S, R>(&self, role: Role, arguments: &[&str], fds: &[BorrowedFd<'_>]) -> io::Result<Child<S, R>> {
+    pub fn start<S, R>(
+        &self,
+        role: Role,
+        arguments: &[&str],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<Child<S, R>> {
         let (ours, theirs) = pair()?;
         let (stderr, stderr_child) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let mut argv = vec![CString::new("gotd")?, CString::new("-T")?, CString::new(role.name())?];
+        for argument in arguments {
+            argv.push(CString::new(*argument)?);
+        }
+        let mut placed = vec![stderr_child.as_fd(), theirs.as_fd()];
+        placed.extend(fds);
+        let pid = self.exec(&argv, &placed)?;
+        Ok(Child { pid, role, channel: ours.into(), stderr })
+    }
+
+    /// Executes our binary with /dev/null as 0 and 1 and the given descriptors from 2 on.
+    fn exec(&self, argv: &[CString], fds: &[BorrowedFd<'_>]) -> io::Result<Pid> {
         let mut actions = PosixSpawnFileActions::init()?;
-        let mut placed = Vec::with_capacity(fds.len().saturating_add(2));
+        let mut placed = Vec::with_capacity(fds.len());
         actions.add_dup2(self.null.as_raw_fd(), 0)?;
         actions.add_dup2(self.null.as_raw_fd(), 1)?;
-        for (fd, number) in [stderr_child.as_fd(), theirs.as_fd()].iter().chain(fds).zip(2..) {
+        for (fd, number) in fds.iter().zip(2..) {
             let safe = system::duplicate_above(fd, SAFE_FD)?;
             actions.add_dup2(safe.as_raw_fd(), number)?;
             placed.push(safe);
         }
         let mut attributes = PosixSpawnAttr::init()?;
-        attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+        attributes
+            .set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
         let mut defaults = SigSet::all();
         for fixed in [Signal::SIGKILL, Signal::SIGSTOP] {
             defaults.remove(fixed);
         }
         attributes.set_sigdefault(&defaults)?;
         attributes.set_sigmask(&SigSet::empty())?;
-        let mut argv = vec![CString::new("gotd")?, CString::new("-T")?, CString::new(role.name())?];
-        for argument in arguments {
-            argv.push(CString::new(*argument)?);
-        }
         let environment: [CString; 0] = [];
-        let pid = posix_spawn(self.path.as_c_str(), &actions, &attributes, &argv, &environment)?;
-        Ok(Child { pid, role, channel: ours.into(), stderr })
+        Ok(posix_spawn(self.path.as_c_str(), &actions, &attributes, argv, &environment)?)
     }
 }

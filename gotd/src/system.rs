@@ -39,18 +39,15 @@ pub fn close_from(first: RawFd) {
     }
 }
 
-/// Asks for `SIGKILL` when the parent dies, and ends at once when it is dead already. On OpenBSD the end of
-/// descriptor 3 alone tells.
-pub fn die_with_parent(parent: Option<nix::unistd::Pid>) {
+/// Asks for `SIGKILL` when the parent dies. A parent that is dead already, and OpenBSD's, is noticed by the end
+/// of descriptor 3.
+pub fn die_with_parent() {
     #[cfg(target_os = "linux")]
     {
         if let Err(e) = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL) {
             eprintln!("PR_SET_PDEATHSIG: {e}");
             std::process::exit(1);
         }
-    }
-    if parent.is_some_and(|p| p != nix::unistd::getppid()) {
-        std::process::exit(1);
     }
 }
 
@@ -189,10 +186,20 @@ pub fn exit_now(status: i32) -> ! {
     last_words(-1, &[], status)
 }
 
+/// Puts /dev/null where standard error was.
+pub fn silence_stderr() -> io::Result<()> {
+    nix::unistd::dup2_stderr(nix::fcntl::open(
+        "/dev/null",
+        nix::fcntl::OFlag::O_WRONLY,
+        nix::sys::stat::Mode::empty(),
+    )?)?;
+    Ok(())
+}
+
 /// Whether two descriptors are the same pipe, by device and inode. Ask only after [`pipe_size`] said that
 /// both are pipes.
 pub fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool> {
-    let (a, b) = (nix::sys::stat::fstat(a)?, nix::sys::stat::fstat(b)?);
+    let (a, b) = (libsandbox::fstat(a)?, libsandbox::fstat(b)?);
     Ok(a.st_dev == b.st_dev && a.st_ino == b.st_ino)
 }
 

@@ -1,2 +1,200 @@
-//! gotsh(1).
-fn main() {}
+//! gotsh(1): what sshd runs in place of `git-upload-pack` and `git-receive-pack`.
+//!
+//! Duty: find out what the client asks for, connect to gotd, hand over standard input and output, wait, and
+//! exit with the status that comes back. It keeps running so that sshd sees the end.
+//!
+//! **Invariant:** decides nothing: who this is, the kernel tells gotd; what is allowed, gotd tells us.
+
+#![forbid(unsafe_code)]
+
+mod relay;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process::ExitCode;
+
+use libproto::channel::{Channel, Received, RecvError};
+use libproto::command::{self, Command, CommandError, Service};
+use libproto::message::client::{ClientKind, ClientToSession, GitRequest, Hello, SessionToClient};
+use libproto::names::escape;
+use libproto::pktline;
+use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+/// Where gotd listens when `GOTD_UNIX_SOCKET` does not say.
+const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
+/// A longer one is no name of a repository, whatever it is.
+const VARIABLE_MAX: usize = 4096;
+
+/// To connect and to hand over.
+const SET_UP: Promises = Promises::of(&[
+    Promise::Stdio,
+    Promise::Rpath,
+    Promise::Wpath,
+    Promise::Unix,
+    Promise::Sendfd,
+    Promise::Narrow,
+]);
+/// Waiting, and perhaps relaying.
+const WORK: Promises = Promises::of(&[Promise::Stdio]);
+
+type Session = Channel<ClientToSession, SessionToClient>;
+
+/// What the command line says.
+struct Wish {
+    command: Command,
+    user: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let _ = libsandbox::harden_process("gotsh");
+    let wish = match wish() {
+        Ok(wish) => wish,
+        Err(CommandError::Usage) => {
+            let _ = writeln!(std::io::stderr(), "{USAGE}");
+            return ExitCode::from(1);
+        }
+        Err(error) => {
+            // A client waits for Git's protocol, and shows what stands in an ERR packet.
+            let mut packet = Vec::new();
+            pktline::write_err(&mut packet, &error.to_string());
+            let _ = std::io::stdout().write_all(&packet);
+            complain(&error.to_string());
+            return ExitCode::from(1);
+        }
+    };
+    match run(&wish) {
+        Ok(status) => ExitCode::from(status),
+        Err(text) => {
+            complain(&text);
+            ExitCode::from(1)
+        }
+    }
+}
+
+const USAGE: &str = "\
+usage: gotsh -c \"git-upload-pack|git-receive-pack 'repository'\"
+       gotsh [--user name]    as a forced command";
+
+/// Finds the request: `-c` of a login shell, the environment of a forced command, or our own name.
+fn wish() -> Result<Wish, CommandError> {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let arguments: Vec<OsString> = arguments.take(8).collect();
+    let base = name.as_bytes().rsplit(|b| *b == b'/').next().unwrap_or_default();
+    let words: Vec<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
+    if let Some(service) = Service::from_name(base) {
+        let [path] = words.as_slice() else { return Err(CommandError::Usage) };
+        return Ok(Wish { command: command::parse_argument(service, path)?, user: None });
+    }
+    let (line, user) = match words.as_slice() {
+        // A login shell. What a client types after -c is never an option of ours.
+        [b"-c", line] => (line.to_vec(), None),
+        [] => (original_command()?, None),
+        [b"--user", user] => (original_command()?, Some(String::from_utf8_lossy(user).into_owned())),
+        _ => return Err(CommandError::Usage),
+    };
+    Ok(Wish { command: command::parse(&line)?, user })
+}
+
+/// What the client of a forced command asked for.
+fn original_command() -> Result<Vec<u8>, CommandError> {
+    std::env::var_os("SSH_ORIGINAL_COMMAND").map(OsString::into_vec).ok_or(CommandError::Usage)
+}
+
+/// A variable of the environment, or nothing when it is absent or too long to be honest.
+fn variable(name: &str) -> Vec<u8> {
+    std::env::var_os(name).map(OsString::into_vec).filter(|v| v.len() <= VARIABLE_MAX).unwrap_or_default()
+}
+
+fn run(wish: &Wish) -> Result<u8, String> {
+    let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let visible = [Visible::named(path.as_ref(), Access::READ.and(Access::WRITE))];
+    // A socket that is not there is told by connect below, in better words.
+    let paths = std::path::Path::new(&path).exists().then_some(&visible[..]).unwrap_or_default();
+    sandbox(SET_UP, Some(paths));
+    let hello = Hello::new(ClientKind::Git, wish.user.as_deref()).ok_or("--user: not a user name")?;
+    let request = ClientToSession::Git(GitRequest {
+        service: wish.command.service.name().into(),
+        repository: wish.command.repo.as_bytes().to_vec(),
+        git_protocol: variable("GIT_PROTOCOL"),
+        ssh_connection: variable("SSH_CONNECTION"),
+    });
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    let relay = relay::prepare(stdin.as_fd(), stdout.as_fd()).map_err(|e| format!("relay: {e}"))?;
+    let session = dial(path.as_ref())?;
+    libproto::channel::send_record(session.as_fd(), &hello.encode(), true)
+        .map_err(|e| format!("gotd: {e}"))?;
+    let (input, output) = match &relay {
+        Some(relay) => relay.theirs(),
+        None => (stdin.as_fd(), stdout.as_fd()),
+    };
+    hand_over(&session, &request, input, output)?;
+    sandbox(WORK, None);
+    match relay {
+        Some(relay) => relay.run(&session),
+        None => wait(&session),
+    }
+}
+
+/// Hands the descriptors over, once there is room for them.
+fn hand_over(
+    session: &Session,
+    request: &ClientToSession,
+    input: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+) -> Result<(), String> {
+    session.send_with_fds(0, 0, request, &[input, output]).map_err(|e| format!("gotd: {e}"))
+}
+
+/// A sandbox of our own is a second line: where the system has none, gotd's own processes decide.
+fn sandbox(promises: Promises, paths: Option<&[Visible<'_>]>) {
+    let stage = Stage { promises, paths, limits: Limits::UNCHANGED, enforcement: Enforcement::BestEffort };
+    if let Err(e) = libsandbox::enter(&stage) {
+        eprintln!("gotsh: {e}");
+    }
+}
+
+fn dial(path: &std::ffi::OsStr) -> Result<Session, String> {
+    let text = |e: nix::Error| format!("connect: {}: {}", escape(path.as_bytes()), e.desc());
+    let fd: OwnedFd =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(text)?;
+    let address = UnixAddr::new(path).map_err(text)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(text)?;
+    Ok(fd.into())
+}
+
+/// Waits for the end of the session.
+fn wait(session: &Session) -> Result<u8, String> {
+    loop {
+        if let Some(status) = hear(session)? {
+            return Ok(status);
+        }
+    }
+}
+
+/// Receives one message; the status when it was the last.
+fn hear(session: &Session) -> Result<Option<u8>, String> {
+    match session.recv() {
+        Ok(Received { message: SessionToClient::Exit(exit), .. }) => {
+            if !exit.text.is_empty() {
+                complain(&exit.text);
+            }
+            Ok(Some(exit.status))
+        }
+        Ok(Received { message: SessionToClient::Note(text) | SessionToClient::Line(text), .. }) => {
+            complain(&text);
+            Ok(None)
+        }
+        Err(RecvError::Closed) => Err("the session ended unexpectedly".into()),
+        Err(e) if e.is_transient() => Ok(None),
+        Err(e) => Err(format!("gotd: {e}")),
+    }
+}
+
+/// One line on standard error, harmless to a terminal, and no panic when nobody reads it.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "gotsh: {}", escape(text.as_bytes()));
+}

@@ -162,7 +162,11 @@ pub fn send_record(fd: BorrowedFd<'_>, record: &[u8], wait: bool) -> io::Result<
 /// Receives one record of at most `buffer.len() - 1` bytes into `buffer`, without descriptors: what is
 /// attached is discarded by the kernel. Returns its length; a longer one is an error.
 pub fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, RecvError> {
-    match recv(fd, &mut *buffer, RecvFlags::empty()) {
+    recv_record_as(fd, buffer, RecvFlags::empty())
+}
+
+fn recv_record_as(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, RecvError> {
+    match recv(fd, &mut *buffer, flags) {
         Ok((_, 0)) => Err(RecvError::Closed),
         // The spare byte at the end tells a record that was cut off from one that just fits.
         Ok((_, n)) if n >= buffer.len() => Err(RecvError::Truncated),
@@ -276,6 +280,13 @@ impl<S: Message, R: Message> Channel<S, R> {
     pub fn recv(&self) -> Result<Received<R>, RecvError> {
         let mut buffer = [0; MAX_FRAME + 1];
         let n = recv_record(self.as_fd(), &mut buffer)?;
+        decode(&buffer[..n], Vec::new())
+    }
+
+    /// As [`Channel::recv`], but does not wait: `WouldBlock` when there is nothing.
+    pub fn try_recv(&self) -> Result<Received<R>, RecvError> {
+        let mut buffer = [0; MAX_FRAME + 1];
+        let n = recv_record_as(self.as_fd(), &mut buffer, RecvFlags::DONTWAIT)?;
         decode(&buffer[..n], Vec::new())
     }
 

@@ -179,8 +179,10 @@ pub struct Grant {
 pub struct FetchRules {
     /// Objects that are reachable from advertised references may be asked for (v0 too).
     pub reachable: bool,
-    /// Any object may be asked for, and `filter` is offered.
-    pub partial_clone: bool,
+    /// Any object that is there may be asked for.
+    pub any: bool,
+    /// `filter` is offered, for partial clones.
+    pub filter: bool,
 }
 
 crate::messages! {

@@ -1,0 +1,46 @@
+# gotd: `make run` shows it, `make regress` tests it. See README.md.
+
+CARGO ?= cargo
+PROFILE ?= release
+BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
+
+.PHONY: all build run regress test lint man bench fuzz clean install-test-tools
+
+all: build
+
+build:
+	$(CARGO) build --workspace --locked --profile $(PROFILE)
+
+# A demo: a scratch directory with a repository, gotd in the foreground as the present user.
+run:
+	@sh regress/demo/run.sh
+
+# All tests. Installs what they need when run as root, else names it.
+regress: install-test-tools
+	@sh regress/regress.sh
+
+install-test-tools:
+	@sh regress/tools.sh
+
+test:
+	$(CARGO) test --workspace --locked
+
+lint: man
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+man:
+	mandoc -T lint -W warning man/*.[0-9]
+
+# REPO=path of a bare repository. See regress/bench/README.md.
+bench: build
+	$(CARGO) build --release --locked -p regress --bin bench
+	$(BIN)/bench --gotd $(BIN) --repo $(REPO) $(BENCHFLAGS)
+
+# SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
+SECONDS ?= 60
+fuzz:
+	@sh regress/fuzz/run.sh $(SECONDS)
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,130 @@
+//! `auth`: answers who may do what.
+//!
+//! Duty: "may this identity do this to that repository, and by which line of the configuration".
+//! Waits on: the parent. Talks to: the parent alone.
+//!
+//! **Invariant:** never sees a descriptor nor a repository. The identity comes from the kernel's credentials in
+//! the question; what the client claims is believed only from the account that may claim it.
+
+use std::os::fd::OwnedFd;
+
+use libproto::channel::{Channel, RecvError};
+use libproto::message::parent::{
+    AuthToParent, Build, FetchRules, ParentToAuth, Peer, Permit, Question, RepoAddress, Verdict,
+};
+use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+
+use crate::auth::{self, Found, Identity, Table};
+use crate::conf::model::{Config, Position, Wants};
+use crate::conf::wire::Assembler;
+use crate::system;
+
+/// Nothing but its channel.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
+
+type Parent = Channel<AuthToParent, ParentToAuth>;
+
+/// Runs the role until the parent is gone.
+pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    libsandbox::enter(&Stage { promises: WORK, paths: Some(&[]), limits, enforcement })
+        .map_err(|e| e.to_string())?;
+    let parent = Parent::from(parent);
+    say(&parent, 0, &AuthToParent::Hello(Build { id: crate::BUILD.into() }));
+    let mut table: Option<Table> = None;
+    let mut coming: Option<Assembler> = None;
+    loop {
+        let received = match parent.recv() {
+            Ok(received) => received,
+            Err(RecvError::Closed) => system::exit_now(0),
+            Err(RecvError::UnknownType(_, kind, _)) => {
+                say(&parent, 0, &AuthToParent::NotSupported(kind));
+                continue;
+            }
+            Err(e) if e.is_transient() => continue,
+            Err(e) => return Err(e.to_string()),
+        };
+        match received.message {
+            ParentToAuth::Config(item) => {
+                let assembler = coming.get_or_insert_with(Assembler::default);
+                if let Some(config) = assembler.item(&item).map_err(|e| e.to_string())? {
+                    coming = None;
+                    table = Some(Table::new(config));
+                    say(&parent, 0, &AuthToParent::Configured(()));
+                }
+            }
+            ParentToAuth::Ask(question) => {
+                let verdict = match &table {
+                    Some(table) => answer(table, &question),
+                    None => Verdict::NoIdentity("not configured yet".into()),
+                };
+                say(&parent, received.peer, &AuthToParent::Verdict(verdict));
+            }
+        }
+    }
+}
+
+fn say(parent: &Parent, peer: u64, message: &AuthToParent) {
+    if parent.send(0, peer, message).is_err() {
+        system::exit_now(1);
+    }
+}
+
+/// One question.
+fn answer(table: &Table, question: &Question) -> Verdict {
+    let identity = match &question.peer {
+        Peer::Tcp { .. } => Identity::Anonymous,
+        Peer::Unix { uid, gid, groups, .. } => {
+            match table.identify(*uid, *gid, groups, question.told_user.as_ref()) {
+                Ok(identity) => identity,
+                Err(e) => return Verdict::NoIdentity(e.to_string()),
+            }
+        }
+    };
+    let config = table.config();
+    match table.decide(&identity, &question.repository, question.service) {
+        auth::Verdict::NotFound => Verdict::NotFound,
+        denied @ auth::Verdict::Denied { at, .. } => {
+            Verdict::Denied(denied.refusal().unwrap_or_default(), place(config, at))
+        }
+        auth::Verdict::Granted(grant) => match permit(table, &identity, &grant) {
+            Some(permit) => Verdict::Granted(permit),
+            None => Verdict::NotFound,
+        },
+    }
+}
+
+fn permit(table: &Table, identity: &Identity, grant: &auth::Grant) -> Option<Permit> {
+    let config = table.config();
+    let block = config.repositories.get(grant.block)?;
+    let below = match &grant.found {
+        Found::Configured => None,
+        Found::Below(name) => Some(name.clone()),
+    };
+    let connections =
+        table.connection_limit(identity).map_or(u32::MAX, |(n, _)| u32::try_from(n).unwrap_or(u32::MAX));
+    let options = &block.options;
+    Some(Permit {
+        identity: table.display(identity),
+        connections,
+        rule: place(config, grant.at),
+        repository: RepoAddress {
+            path: block.path.clone().into_bytes(),
+            below,
+            export_ok: grant.needs_export_marker,
+        },
+        fetch: FetchRules {
+            reachable: options.wants != Wants::Advertised,
+            any: options.wants == Wants::Any || options.partial_clone,
+            filter: options.partial_clone,
+        },
+        hidden: block.hidden.iter().map(|h| h.namespace.clone().into()).collect(),
+        push_rules: Vec::new(),
+    })
+}
+
+/// `file:line` of a place in the configuration.
+fn place(config: &Config, at: Position) -> String {
+    let file = usize::try_from(at.file).ok().and_then(|file| config.files.get(file));
+    format!("{}:{}", file.map_or("?", String::as_str), at.line)
+}

@@ -1,0 +1,75 @@
+//! `config`: reads the configuration, once.
+//!
+//! Duty: parse gotd.conf and secrets, resolve names to ids, send the typed result. Waits on: the parent's one
+//! word. Talks to: the parent alone. At the start of the daemon it still has the privilege to read secrets.
+//!
+//! **Invariant:** the only process that reads configuration text; it writes nothing and sees no client.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use libproto::channel::{Channel, Received};
+use libproto::codec::CodecError;
+use libproto::message::parent::{Build, ConfigToParent, ParentToConfig};
+use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+
+use crate::conf::wire::{self, Audience};
+use crate::system;
+
+/// Reading files, and the system's users and groups.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);
+/// Longest text that the parent is told, in bytes.
+const TEXT_MAX: usize = 4000;
+
+type Parent = Channel<ConfigToParent, ParentToConfig>;
+
+/// Runs the role. Whether the sandbox is required is known only from the configuration: here it is used as far
+/// as the system has it, because no client can have written what is read.
+pub fn run(parent: OwnedFd) -> Result<(), String> {
+    // The first question may load a library of the name service, which the sandbox forbids.
+    let _ = nix::unistd::User::from_name("root");
+    let _ = nix::unistd::Group::from_name("root");
+    // Name services may live anywhere, and files that gotd.conf names too: all stays visible for reading.
+    let visible = [Visible::named(Path::new("/"), Access::READ)];
+    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    let stage = Stage { promises: WORK, paths: Some(&visible), limits, enforcement: Enforcement::BestEffort };
+    libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    let parent = Parent::from(parent);
+    say(&parent, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
+    let load = match parent.recv() {
+        Ok(Received { message: ParentToConfig::Load(load), .. }) => load,
+        _ => system::exit_now(0),
+    };
+    let path = OsStr::from_bytes(&load.path);
+    let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
+    let loaded = crate::config::load(Path::new(path), secrets.map(Path::new));
+    for warning in &loaded.warnings {
+        say(&parent, &ConfigToParent::Warning(bounded(warning.to_string())));
+    }
+    for error in &loaded.errors {
+        say(&parent, &ConfigToParent::Error(bounded(error.to_string())));
+    }
+    let good = loaded.errors.is_empty();
+    if good {
+        let mut sink = |batch| -> Result<(), CodecError> {
+            say(&parent, &ConfigToParent::Item(batch));
+            Ok(())
+        };
+        wire::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
+    }
+    say(&parent, &ConfigToParent::End(good));
+    Ok(())
+}
+
+fn bounded(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_MAX));
+    text
+}
+
+fn say(parent: &Parent, message: &ConfigToParent) {
+    if parent.send(0, 0, message).is_err() {
+        system::exit_now(1);
+    }
+}

@@ -1,0 +1,848 @@
+//! `parent`: starts every other process and keeps the table of sessions.
+//!
+//! Duty: owns the configuration, the table of sessions, timers and the log. Waits on: its children and
+//! signals. Talks to: every process it started.
+//!
+//! **Invariant:** never reads a byte that a client wrote, never opens a repository, never holds a client's
+//! connection. What a session reports came from a client and is treated as hostile: bounded, typed, and allowed
+//! only in the state that the table in `libproto::states` says.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use libproto::channel::{Message, Received, RecvError};
+use libproto::message::client::{ClientKind, ControlRequest};
+use libproto::message::parent::{
+    Access, AuthToParent, Build, Grant, ListenToParent, OpenError, Opened, ParentToAuth, ParentToListen,
+    ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RefReport, RepoToParent, Serve,
+    SessionToParent, Verdict,
+};
+use libproto::names::{UserName, escape};
+use libproto::states::{self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use self::children::{Complaints, Outbox};
+use self::table::{Ending, Process, RepoChild, Session, SessionChild, Table};
+use crate::conf::limits::Limit;
+use crate::log::{Level, Log};
+use crate::spawn::{self, Child, Starter};
+
+pub mod children;
+pub mod control;
+pub mod start;
+pub mod table;
+
+/// How long a session may take to be over once it has reported its end, or its repository process once the
+/// session is gone.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long `gotctl stop` waits for sessions under way.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Connections of one uid that have not been counted by name yet are ended beyond this many times its limit.
+const UNNAMED_FACTOR: usize = 4;
+
+/// What the client of a repository that it may not see is told.
+const NOT_FOUND: &str = "no git repository found";
+/// What a client beyond its number of connections is told.
+const TOO_MANY: &str = "connection limit exceeded";
+
+/// Everything the parent knows.
+pub struct Parent {
+    starter: Starter,
+    log: Log,
+    settings: start::Settings,
+    signals: UnixStream,
+    sockets: Child<ParentToListen, ListenToParent>,
+    listen: Child<ParentToListen, ListenToParent>,
+    listen_out: Outbox,
+    auth: Child<ParentToAuth, AuthToParent>,
+    auth_out: Outbox,
+    complaints: Complaints,
+    table: Table,
+    started: Instant,
+    served: u64,
+    draining: Option<Instant>,
+}
+
+/// Why the loop ended.
+enum End {
+    /// As asked.
+    Stopped,
+    /// A process that the daemon cannot do without is gone.
+    Lost(String),
+}
+
+/// One thing that poll can report.
+#[derive(Clone, Copy)]
+enum Source {
+    Signals,
+    Listen,
+    Auth,
+    Sockets,
+    Session(u64),
+    Repo(u64),
+    Stderr(Pid),
+}
+
+impl Parent {
+    /// Serves until the daemon is told to stop or cannot go on.
+    pub fn serve(mut self) -> Result<(), String> {
+        self.refill();
+        let end = loop {
+            if let Some(end) = self.turn() {
+                break end;
+            }
+        };
+        let result = match end {
+            End::Stopped => Ok(()),
+            End::Lost(what) => {
+                self.log.line(Level::Error, "fatal", &[("error", &what)]);
+                Err(what)
+            }
+        };
+        self.shut_down();
+        result
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) -> Option<End> {
+        let (sources, ready) = self.wait();
+        for (source, events) in sources.into_iter().zip(ready) {
+            if events.is_empty() {
+                continue;
+            }
+            let end = match source {
+                Source::Signals => self.on_signals(),
+                Source::Listen => self.on_listen(events),
+                Source::Auth => self.on_auth(events),
+                Source::Sockets => Some(End::Lost("sockets: ended".into())),
+                Source::Session(number) => {
+                    self.on_session(number);
+                    None
+                }
+                Source::Repo(number) => {
+                    self.on_repo(number);
+                    None
+                }
+                Source::Stderr(pid) => {
+                    self.complaints.read(pid, &mut self.log);
+                    None
+                }
+            };
+            if end.is_some() {
+                return end;
+            }
+        }
+        self.expire();
+        self.refill();
+        self.drained()
+    }
+
+    /// Waits for something to happen; at most a second, for the timers.
+    fn wait(&self) -> (Vec<Source>, Vec<PollFlags>) {
+        let mut sources = vec![Source::Signals, Source::Listen, Source::Auth, Source::Sockets];
+        let out = |outbox: &Outbox| {
+            if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
+        };
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.listen.channel.as_fd(), out(&self.listen_out)),
+            PollFd::new(self.auth.channel.as_fd(), out(&self.auth_out)),
+            // It never speaks unasked: only its end is of interest.
+            PollFd::new(self.sockets.channel.as_fd(), PollFlags::empty()),
+        ];
+        for session in self.table.iter() {
+            if let Some(child) = session.session.running() {
+                sources.push(Source::Session(session.number));
+                fds.push(PollFd::new(
+                    child.channel.as_fd(),
+                    reading(session.state != SessionState::Finished),
+                ));
+            }
+            if let Some(child) = session.repo.running() {
+                sources.push(Source::Repo(session.number));
+                fds.push(PollFd::new(
+                    child.channel.as_fd(),
+                    reading(session.repo_state != RepoState::Finished),
+                ));
+            }
+        }
+        for (pid, fd) in self.complaints.iter() {
+            sources.push(Source::Stderr(pid));
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        }
+        let timeout = PollTimeout::from(1000u16);
+        let ready = match poll(&mut fds, timeout) {
+            Ok(_) => fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect(),
+            Err(_) => vec![PollFlags::empty(); fds.len()],
+        };
+        (sources, ready)
+    }
+
+    // --- signals and the end of processes
+
+    fn on_signals(&mut self) -> Option<End> {
+        let mut end = None;
+        for signal in children::drain_signals(&mut self.signals) {
+            match signal {
+                Signal::SIGCHLD => end = self.reap().or(end),
+                Signal::SIGTERM | Signal::SIGINT => end = Some(End::Stopped),
+                _ => {}
+            }
+        }
+        end
+    }
+
+    /// Reaps whoever has ended; never waits.
+    fn reap(&mut self) -> Option<End> {
+        loop {
+            let status = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+                Ok(status) => status,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return None,
+            };
+            let (Some(pid), Some(ending)) = (status.pid(), Ending::of(status)) else { return None };
+            self.complaints.end(pid, &mut self.log);
+            for role in [
+                (&self.sockets.pid, Role::Sockets),
+                (&self.listen.pid, Role::Listen),
+                (&self.auth.pid, Role::Auth),
+            ] {
+                if *role.0 == pid {
+                    return Some(End::Lost(format!("{}: {ending}", role.1.name())));
+                }
+            }
+            self.on_session_process_end(pid, ending);
+        }
+    }
+
+    fn on_session_process_end(&mut self, pid: Pid, ending: Ending) {
+        let owner = |s: &&Session| {
+            s.session.running().is_some_and(|c| c.pid == pid)
+                || s.repo.running().is_some_and(|c| c.pid == pid)
+        };
+        let Some(number) = self.table.iter().find(owner).map(|s| s.number) else { return };
+        // What it said last may still be unread.
+        self.on_session(number);
+        self.on_repo(number);
+        let Some(session) = self.table.get(number) else { return };
+        let now = Instant::now();
+        if session.session.running().is_some_and(|c| c.pid == pid) {
+            session.session = Process::Ended(ending);
+            session.state = SessionState::Finished;
+            // The repository process sees the end of its link, and has this long to take note.
+            session.deadline = Some(now + LINGER);
+            if session.offered || session.peer.is_some() {
+                self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
+            }
+            // One that was never told its repository waits for the parent's word alone.
+            let idle = self.table.get(number).filter(|s| s.repo_state == RepoState::Waiting);
+            if let Some(child) = idle.and_then(|s| s.repo.running()) {
+                let _ = kill(child.pid, Signal::SIGKILL);
+            }
+        } else {
+            session.repo = Process::Ended(ending);
+            session.repo_state = RepoState::Finished;
+            if session.state == SessionState::Asked {
+                self.refuse(number, "the repository process ended");
+            } else if session.peer.is_none() {
+                self.end_session(number, "its repository process ended");
+            }
+        }
+        if self.table.get(number).is_some_and(|s| s.is_over()) {
+            if let Some(session) = self.table.remove(number) {
+                self.log_session(&session);
+            }
+        }
+    }
+
+    /// Ends what should have ended by itself.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let late: Vec<u64> =
+            self.table.iter().filter(|s| s.deadline.is_some_and(|d| d <= now)).map(|s| s.number).collect();
+        for number in late {
+            self.end_session(number, "did not end by itself");
+        }
+    }
+
+    /// Ends both processes of a session, and that session alone.
+    fn end_session(&mut self, number: u64, why: &str) {
+        let Some(session) = self.table.get(number) else { return };
+        if session.killed.is_none() {
+            session.killed = Some(why.to_owned());
+        }
+        session.deadline = Some(Instant::now() + LINGER);
+        for pid in [session.session.running().map(|c| c.pid), session.repo.running().map(|c| c.pid)] {
+            if let Some(pid) = pid {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+    }
+
+    // --- waiting sessions
+
+    /// Starts sessions until enough are waiting.
+    fn refill(&mut self) {
+        if self.draining.is_some() {
+            return;
+        }
+        for (pool, wanted) in self.settings.pools.clone() {
+            // At most one in each turn: whoever is being served comes first.
+            if self.table.free(pool) < wanted {
+                if let Err(e) = self.start_session(pool) {
+                    self.log.line(Level::Warning, "session start", &[("error", &e)]);
+                }
+            }
+        }
+    }
+
+    fn start_session(&mut self, pool: Pool) -> Result<(), String> {
+        let number = self.table.next_number();
+        let text = |e: std::io::Error| e.to_string();
+        let (session_end, repo_end) = spawn::pair().map_err(text)?;
+        let (listen_end, from_listen) = spawn::pair().map_err(text)?;
+        let flags = self.settings.flags();
+        let session: SessionChild = self
+            .starter
+            .start(Role::Session, &flags, &[from_listen.as_fd(), session_end.as_fd()])
+            .map_err(text)?;
+        drop((from_listen, session_end));
+        let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &[repo_end.as_fd()]) {
+            Ok(repo) => repo,
+            Err(e) => {
+                let _ = kill(session.pid, Signal::SIGKILL);
+                return Err(text(e));
+            }
+        };
+        self.complaints.watch(session.pid, Role::Session, &session.stderr);
+        self.complaints.watch(repo.pid, Role::Repository, &repo.stderr);
+        let _ = session.channel.try_send(0, number, &ParentToSession::Start(self.settings.session.clone()));
+        let _ = repo.channel.try_send(0, number, &ParentToRepo::Start(self.settings.repo.clone()));
+        self.table.insert(Session {
+            number,
+            pool,
+            session: Process::Running(session),
+            repo: Process::Running(repo),
+            state: SessionState::Starting,
+            repo_state: RepoState::Starting,
+            offered: false,
+            listen_end: Some(listen_end),
+            peer: None,
+            accepted: None,
+            hello: None,
+            ask: None,
+            asked_control: None,
+            permit: None,
+            refused: None,
+            report: None,
+            repo_report: None,
+            deadline: None,
+            killed: None,
+        });
+        Ok(())
+    }
+
+    /// Offers a session to `listen` once both of its processes have greeted.
+    fn offer(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        if session.state != SessionState::Waiting
+            || session.repo_state != RepoState::Waiting
+            || session.offered
+        {
+            return;
+        }
+        let Some(end) = session.listen_end.take() else { return };
+        session.offered = true;
+        let message = ParentToListen::Waiting(session.pool);
+        if let Err(e) = self.listen.channel.send_with_fds(0, number, &message, &[end.as_fd()]) {
+            self.end_session(number, &format!("not offered: {e}"));
+        }
+    }
+
+    // --- listen
+
+    fn on_listen(&mut self, events: PollFlags) -> Option<End> {
+        if events.contains(PollFlags::POLLOUT) {
+            self.listen_out.flush(&self.listen.channel);
+        }
+        loop {
+            let received = match self.listen.channel.try_recv() {
+                Ok(received) => received,
+                Err(e) if e.is_transient() => return None,
+                Err(e) => return Some(End::Lost(format!("listen: {e}"))),
+            };
+            match received.message {
+                ListenToParent::Hello(_) => return Some(End::Lost("listen: greeted twice".into())),
+                ListenToParent::Accepted(peer) => self.accepted(received.peer, peer),
+                ListenToParent::Refused((count, limit)) => {
+                    self.log.line(Level::Warning, "refused", &[("connections", &count), ("limit", &limit)]);
+                }
+                ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
+            }
+        }
+    }
+
+    /// `listen`'s word about a session: only now anything is decided for it.
+    fn accepted(&mut self, number: u64, peer: Peer) {
+        let Some(session) = self.table.get(number) else { return };
+        if session.peer.is_some() || !session.offered {
+            return self.end_session(number, "a second word about its connection");
+        }
+        session.accepted = Some(Instant::now());
+        session.peer = Some(peer.clone());
+        if self.is_crowded(&peer) {
+            return self.end_session(number, TOO_MANY);
+        }
+        self.consider(number);
+        self.consider_control(number);
+    }
+
+    /// Whether one uid has far more connections than it could ever use. Users of a shared account are counted by
+    /// name later; connections that never say a name must not take every place until they time out.
+    fn is_crowded(&self, peer: &Peer) -> bool {
+        let Peer::Unix { uid, .. } = peer else { return false };
+        let Some(limit) = self.settings.limit_of_uid(*uid) else { return false };
+        let same = |s: &&Session| matches!(&s.peer, Some(Peer::Unix { uid: other, .. }) if other == uid);
+        let count = self.table.iter().filter(same).filter(|s| s.session.running().is_some()).count();
+        count > limit.saturating_mul(UNNAMED_FACTOR)
+    }
+
+    // --- sessions
+
+    fn on_session(&mut self, number: u64) {
+        loop {
+            let Some(session) = self.table.get(number) else { return };
+            let Some(child) = session.session.running() else { return };
+            match child.channel.try_recv() {
+                Ok(received) => self.session_says(number, received),
+                Err(e) if e.is_transient() => return,
+                // Its process is about to be reaped; that is where its end is noted.
+                Err(RecvError::Closed) => {
+                    session.state = SessionState::Finished;
+                    session.deadline.get_or_insert(Instant::now() + LINGER);
+                    return;
+                }
+                Err(e) => return self.end_session(number, &format!("session: {e}")),
+            }
+        }
+    }
+
+    fn session_says(&mut self, number: u64, received: Received<SessionToParent>) {
+        let Some(session) = self.table.get(number) else { return };
+        let message = received.message;
+        if !states::allowed(SESSION_TO_PARENT, session.state, message.kind()) {
+            let text = format!("session: {} in state {:?}", message.name(), session.state);
+            return self.end_session(number, &text);
+        }
+        match message {
+            SessionToParent::Hello(build) => {
+                if !same_build(&build) {
+                    return self.end_session(number, "session: another build");
+                }
+                session.state = SessionState::Waiting;
+                self.offer(number);
+            }
+            SessionToParent::Client(hello) => {
+                session.state = SessionState::Greeted;
+                session.hello = Some(hello);
+            }
+            SessionToParent::Git(ask) => {
+                session.state = SessionState::Asked;
+                session.ask = Some(ask);
+                self.consider(number);
+            }
+            SessionToParent::Control(request) => {
+                session.state = SessionState::Control;
+                session.asked_control = Some(request);
+                self.consider_control(number);
+            }
+            SessionToParent::Finished(report) => {
+                session.state = SessionState::Finished;
+                session.report = Some(report);
+                session.deadline = Some(Instant::now() + LINGER);
+                self.served = self.served.saturating_add(1);
+            }
+        }
+    }
+
+    /// Asks `auth` once both are known: who it is, and what it wants.
+    fn consider(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(peer), Some(ask), SessionState::Asked) = (&session.peer, &session.ask, session.state)
+        else {
+            return;
+        };
+        let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
+        let told_user = match told.map(|name| UserName::parse(&name)).transpose() {
+            Ok(told_user) => told_user,
+            Err(_) => return self.refuse(number, "--user: not a user name"),
+        };
+        if session.hello.as_ref().is_some_and(|hello| hello.kind != ClientKind::Git) {
+            return self.end_session(number, "a Git request of a control client");
+        }
+        let question = Question {
+            peer: peer.clone(),
+            told_user,
+            service: ask.service,
+            repository: ask.repository.clone(),
+        };
+        self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Ask(question));
+    }
+
+    fn refuse(&mut self, number: u64, text: &str) {
+        let Some(session) = self.table.get(number) else { return };
+        session.refused.get_or_insert_with(|| text.to_owned());
+        let sent = session.session.running().is_none_or(|child| {
+            child.channel.try_send(0, number, &ParentToSession::Refused(text.into())).is_ok()
+        });
+        if !sent {
+            self.end_session(number, "does not listen");
+        }
+    }
+
+    // --- auth
+
+    fn on_auth(&mut self, events: PollFlags) -> Option<End> {
+        if events.contains(PollFlags::POLLOUT) {
+            self.auth_out.flush(&self.auth.channel);
+        }
+        loop {
+            let received = match self.auth.channel.try_recv() {
+                Ok(received) => received,
+                Err(e) if e.is_transient() => return None,
+                Err(e) => return Some(End::Lost(format!("auth: {e}"))),
+            };
+            match received.message {
+                AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),
+                AuthToParent::Configured(()) => {}
+                AuthToParent::Hello(_) => return Some(End::Lost("auth: greeted twice".into())),
+                AuthToParent::NotSupported(kind) => {
+                    return Some(End::Lost(format!("auth: does not know message type {kind}")));
+                }
+            }
+        }
+    }
+
+    fn decided(&mut self, number: u64, verdict: Verdict) {
+        match verdict {
+            Verdict::Granted(permit) => self.granted(number, permit),
+            Verdict::NotFound => self.refuse(number, NOT_FOUND),
+            Verdict::Denied(text, rule) => {
+                if let Some(session) = self.table.get(number) {
+                    session.refused = Some(format!("{text} ({rule})"));
+                }
+                self.refuse(number, &text);
+            }
+            Verdict::NoIdentity(text) => self.refuse(number, &text),
+        }
+    }
+
+    fn granted(&mut self, number: u64, permit: Permit) {
+        let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
+        if self.table.of_identity(&permit.identity) >= limit {
+            if let Some(session) = self.table.get(number) {
+                session.refused = Some(format!(
+                    "{TOO_MANY} ({} {})",
+                    Limit::ConnectionsPerUser.directive(),
+                    permit.identity
+                ));
+            }
+            return self.refuse(number, TOO_MANY);
+        }
+        let limits = self.settings.session.clone();
+        let Some(session) = self.table.get(number) else { return };
+        let Some(ask) = &session.ask else { return };
+        let serve = Serve {
+            access: match ask.service {
+                libproto::command::Service::UploadPack => Access::Read,
+                libproto::command::Service::ReceivePack => Access::Write,
+            },
+            repository: permit.repository.clone(),
+            fetch: permit.fetch,
+            hidden: permit.hidden.clone(),
+            limits,
+            push_rules: permit.push_rules.clone(),
+            who: permit.identity.clone(),
+        };
+        session.permit = Some(permit);
+        session.repo_state = RepoState::Opening;
+        let sent = session
+            .repo
+            .running()
+            .is_some_and(|child| child.channel.try_send(0, number, &ParentToRepo::Serve(serve)).is_ok());
+        if !sent {
+            self.refuse(number, "the repository process ended");
+        }
+    }
+
+    // --- repository processes
+
+    fn on_repo(&mut self, number: u64) {
+        loop {
+            let Some(session) = self.table.get(number) else { return };
+            let Some(child) = session.repo.running() else { return };
+            match child.channel.try_recv() {
+                Ok(received) => self.repo_says(number, received.message),
+                Err(e) if e.is_transient() => return,
+                Err(RecvError::Closed) => {
+                    session.repo_state = RepoState::Finished;
+                    return;
+                }
+                Err(e) => return self.end_session(number, &format!("repository: {e}")),
+            }
+        }
+    }
+
+    fn repo_says(&mut self, number: u64, message: RepoToParent) {
+        let Some(session) = self.table.get(number) else { return };
+        if !states::allowed(REPO_TO_PARENT, session.repo_state, message.kind()) {
+            let text = format!("repository: {} in state {:?}", message.name(), session.repo_state);
+            return self.end_session(number, &text);
+        }
+        match message {
+            RepoToParent::Hello(build) => {
+                if !same_build(&build) {
+                    return self.end_session(number, "repository: another build");
+                }
+                session.repo_state = RepoState::Waiting;
+                self.offer(number);
+            }
+            RepoToParent::Opened(opened) => self.opened(number, opened),
+            RepoToParent::OpenFailed(OpenError::NotFound) => self.refuse(number, NOT_FOUND),
+            RepoToParent::OpenFailed(OpenError::Unusable(text)) => self.refuse(number, &text),
+            RepoToParent::Finished(report) => {
+                session.repo_state = RepoState::Finished;
+                session.repo_report = Some(report);
+            }
+            RepoToParent::Ref(report) => self.log_ref(number, &report),
+            RepoToParent::NeedVerify(()) => {
+                self.end_session(number, "repository: asked for verify while reading")
+            }
+        }
+    }
+
+    /// The repository was found: is it the right one?
+    fn opened(&mut self, number: u64, opened: Opened) {
+        let Some(session) = self.table.get(number) else { return };
+        let below = session.permit.as_ref().is_some_and(|p| p.repository.below.is_some());
+        if below && self.settings.own_blocks.contains(&(opened.device, opened.inode)) {
+            // It has rules of its own, and this name would walk around them.
+            session.refused = Some("this repository has a block of its own under another name".into());
+            return self.refuse(number, NOT_FOUND);
+        }
+        let Some(permit) = &session.permit else { return };
+        let grant = Grant { hash: opened.hash, fetch: permit.fetch };
+        session.repo_state = RepoState::Serving;
+        if session.state == SessionState::Asked {
+            session.state = SessionState::Granted;
+        }
+        let told = session
+            .repo
+            .running()
+            .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(())).is_ok())
+            && session
+                .session
+                .running()
+                .is_some_and(|c| c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok());
+        if !told {
+            self.end_session(number, "does not listen");
+        }
+    }
+
+    // --- control
+
+    /// Answers a control request once `listen` has said whose it is.
+    fn consider_control(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        if session.peer.is_none() {
+            return;
+        }
+        if let Some(request) = session.asked_control.take() {
+            self.control(number, &request);
+        }
+    }
+
+    fn control(&mut self, number: u64, request: &ControlRequest) {
+        let Some(session) = self.table.get(number) else { return };
+        let permitted =
+            matches!(&session.peer, Some(Peer::Unix { uid, .. }) if self.settings.controllers.contains(uid));
+        if !permitted {
+            return self.refuse(number, "Permission denied");
+        }
+        let lines = match request {
+            ControlRequest::Info => {
+                control::info(&self.table, &self.settings, self.started, self.served, number)
+            }
+            ControlRequest::Stop { now } => {
+                let bound = if *now { Duration::ZERO } else { DRAIN };
+                self.draining = Some(Instant::now() + bound);
+                self.listen_out.send(&self.listen.channel, 0, &ParentToListen::Drain(()));
+                Vec::new()
+            }
+        };
+        let Some(session) = self.table.get(number) else { return };
+        let Some(child) = session.session.running() else { return };
+        let sent = lines
+            .into_iter()
+            .map(ParentToSession::Line)
+            .chain([ParentToSession::Done(())])
+            .try_for_each(|message| child.channel.try_send(0, number, &message));
+        if sent.is_err() {
+            self.end_session(number, "does not listen");
+        }
+    }
+
+    /// While draining: whether nothing is left to wait for.
+    fn drained(&self) -> Option<End> {
+        let bound = self.draining?;
+        let busy = |s: &&Session| s.peer.is_some() && s.session.running().is_some();
+        (Instant::now() >= bound || self.table.iter().filter(busy).count() == 0).then_some(End::Stopped)
+    }
+
+    // --- the log
+
+    fn log_session(&mut self, session: &Session) {
+        let number = session.number;
+        let ended = |process: &str, ending: &Ending| {
+            (*ending != Ending::Exit(0)).then(|| format!("{process} {ending}")).unwrap_or_default()
+        };
+        let mut troubles: Vec<String> = Vec::new();
+        if let Process::Ended(ending) = &session.session {
+            troubles.push(ended("session", ending));
+        }
+        if let (Process::Ended(ending), true) = (&session.repo, session.permit.is_some()) {
+            troubles.push(ended("repository", ending));
+        }
+        troubles.extend(session.killed.clone().map(|why| format!("ended: {why}")));
+        troubles.retain(|t| !t.is_empty());
+        let troubles = troubles.join(", ");
+        if session.peer.is_none() {
+            if !troubles.is_empty() && self.draining.is_none() {
+                self.log.line(
+                    Level::Warning,
+                    "waiting session lost",
+                    &[("session", &number), ("why", &troubles)],
+                );
+            }
+            return;
+        }
+        let repo = session.repo_report.clone().unwrap_or_default();
+        for warning in repo.warnings.iter().take(16) {
+            self.log.line(Level::Warning, "repository", &[("session", &number), ("warning", warning)]);
+        }
+        let (pid, uid, address) = match &session.peer {
+            Some(Peer::Unix { pid, uid, .. }) => (pid.to_string(), uid.to_string(), String::new()),
+            Some(Peer::Tcp { address, port }) => (
+                String::new(),
+                String::new(),
+                format!("{}:{port}", std::net::Ipv6Addr::from(*address).to_canonical()),
+            ),
+            None => Default::default(),
+        };
+        let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
+        let rule = session.permit.as_ref().map(|p| p.rule.clone()).unwrap_or_default();
+        let told = session.ask.as_ref().map(|a| a.told_address.clone()).unwrap_or_default();
+        let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+        let service = session.ask.as_ref().map(|a| a.service.name()).unwrap_or_default();
+        let protocol = session.ask.as_ref().map(|a| a.protocol.to_string()).unwrap_or_default();
+        let report = session.report.as_ref();
+        let agent = report.map(|r| r.agent.clone()).unwrap_or_default();
+        let (received, sent) = report.map_or((0, 0), |r| (r.received, r.sent));
+        let ms = session.accepted.map_or(0, |at| at.elapsed().as_millis());
+        let text = session.refused.clone().or_else(|| report.map(|r| r.text.clone())).unwrap_or_default();
+        let result = match (report.map(|r| r.status), session.refused.is_some()) {
+            (_, true) => "refused",
+            (Some(0), _) => "ok",
+            (Some(_), _) => "failed",
+            (None, _) => "lost",
+        };
+        let level = if result == "ok" { Level::Info } else { Level::Warning };
+        let error =
+            [text, repo.text, troubles].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ");
+        let control = session.hello.as_ref().is_some_and(|h| h.kind == ClientKind::Control);
+        let event = if control { "control" } else { "session" };
+        let sent = sent.saturating_add(repo.bytes);
+        self.log.line(
+            level,
+            event,
+            &[
+                ("number", &number),
+                ("result", &result),
+                ("who", &who),
+                ("uid", &uid),
+                ("pid", &pid),
+                ("address", &address),
+                ("told-address", &told),
+                ("repository", &repository),
+                ("service", &service),
+                ("protocol", &protocol),
+                ("agent", &agent),
+                ("objects", &repo.objects),
+                ("received", &received),
+                ("sent", &sent),
+                ("ms", &ms),
+                ("rule", &rule),
+                ("error", &error),
+            ],
+        );
+    }
+
+    fn log_ref(&mut self, number: u64, report: &RefReport) {
+        let Some(session) = self.table.get(number) else { return };
+        let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
+        let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+        let name = escape(&report.name);
+        let (level, event) = if report.refused.is_empty() {
+            (Level::Info, "reference")
+        } else {
+            (Level::Warning, "reference refused")
+        };
+        self.log.line(
+            level,
+            event,
+            &[
+                ("number", &number),
+                ("who", &who),
+                ("repository", &repository),
+                ("name", &name),
+                ("old", &report.old),
+                ("new", &report.new),
+                ("error", &report.refused),
+            ],
+        );
+    }
+
+    // --- the end
+
+    /// Ends every process and waits for them, with a bound.
+    fn shut_down(&mut self) {
+        let _ = libproto::channel::send_record(
+            self.sockets.channel.as_fd(),
+            &[crate::sockets::TERMINATE, 0],
+            false,
+        );
+        let mut pids = vec![self.listen.pid, self.auth.pid];
+        for session in self.table.iter() {
+            pids.extend(session.session.running().map(|c| c.pid));
+            pids.extend(session.repo.running().map(|c| c.pid));
+        }
+        for pid in pids {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        children::wait_for_all(Duration::from_millis(1500), self.sockets.pid);
+        self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
+    }
+}
+
+fn reading(yes: bool) -> PollFlags {
+    if yes { PollFlags::POLLIN } else { PollFlags::empty() }
+}
+
+fn same_build(build: &Build) -> bool {
+    build.id == crate::BUILD
+}

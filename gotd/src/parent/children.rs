@@ -1,0 +1,199 @@
+//! What the parent does for its children: queues for those that must not be lost, their standard error,
+//! signals, and their end.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use libproto::channel::{self, Channel, Message};
+use libproto::states::Role;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::log::{Level, Log};
+
+/// Frames for a process that is slower than we are. The parent never waits for it; there are at most as many
+/// frames as sessions.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    frames: VecDeque<Vec<u8>>,
+}
+
+impl Outbox {
+    /// Nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Sends a message about a session, behind those that wait.
+    pub fn send<S: Message, R: Message>(&mut self, channel: &Channel<S, R>, peer: u64, message: &S) {
+        if let Ok(frame) = channel::encode(0, peer, message) {
+            self.frames.push_back(frame);
+            self.flush(channel);
+        }
+    }
+
+    /// Sends what the other end takes.
+    pub fn flush<S, R>(&mut self, channel: &Channel<S, R>) {
+        while let Some(frame) = self.frames.front() {
+            match channel::send_record(channel.as_fd(), frame, false) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // A broken link is noticed where it is read.
+                Ok(()) | Err(_) => self.frames.pop_front(),
+            };
+        }
+    }
+}
+
+/// Bytes that one process may put into the log through its standard error.
+const COMPLAINT_BYTES: usize = 16 * 1024;
+
+struct Voice {
+    role: Role,
+    fd: OwnedFd,
+    rest: Vec<u8>,
+    left: usize,
+    dropped: usize,
+}
+
+/// The standard errors of all children: drained, bounded, escaped.
+#[derive(Default)]
+pub struct Complaints {
+    voices: HashMap<Pid, Voice>,
+}
+
+impl Complaints {
+    /// Listens to a process. Its own descriptor stays with the child's record; this is a copy.
+    pub fn watch(&mut self, pid: Pid, role: Role, stderr: &OwnedFd) {
+        if let Ok(fd) = stderr.try_clone() {
+            self.voices.insert(pid, Voice { role, fd, rest: Vec::new(), left: COMPLAINT_BYTES, dropped: 0 });
+        }
+    }
+
+    /// Descriptors to poll.
+    pub fn iter(&self) -> impl Iterator<Item = (Pid, BorrowedFd<'_>)> {
+        self.voices.iter().map(|(pid, voice)| (*pid, voice.fd.as_fd()))
+    }
+
+    /// Reads what a process wrote.
+    pub fn read(&mut self, pid: Pid, log: &mut Log) {
+        let Some(voice) = self.voices.get_mut(&pid) else { return };
+        let mut buffer = [0; 4096];
+        match nix::unistd::read(&voice.fd, &mut buffer) {
+            Ok(0) => {
+                voice.say(pid, log, true);
+                self.voices.remove(&pid);
+            }
+            Ok(n) => voice.hear(&buffer[..n], pid, log),
+            Err(_) => {}
+        }
+    }
+
+    /// The process was reaped: what is left in its pipe, then no more.
+    pub fn end(&mut self, pid: Pid, log: &mut Log) {
+        for _ in 0..32 {
+            if !self.voices.contains_key(&pid) {
+                return;
+            }
+            let before = self.voices.get(&pid).map(|v| v.left + v.rest.len());
+            self.read(pid, log);
+            if before == self.voices.get(&pid).map(|v| v.left + v.rest.len()) {
+                break;
+            }
+        }
+        if let Some(mut voice) = self.voices.remove(&pid) {
+            voice.say(pid, log, true);
+        }
+    }
+}
+
+impl Voice {
+    fn hear(&mut self, bytes: &[u8], pid: Pid, log: &mut Log) {
+        let taken = bytes.len().min(self.left);
+        self.left -= taken;
+        self.dropped += bytes.len() - taken;
+        self.rest.extend_from_slice(&bytes[..taken]);
+        self.say(pid, log, false);
+    }
+
+    /// Logs whole lines; with `all` the rest too.
+    fn say(&mut self, pid: Pid, log: &mut Log, all: bool) {
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            self.line(&line[..end], pid, log);
+        }
+        if all {
+            let rest = std::mem::take(&mut self.rest);
+            self.line(&rest, pid, log);
+            if self.dropped > 0 {
+                log.line(
+                    Level::Warning,
+                    self.role.name(),
+                    &[("pid", &pid), ("dropped-bytes", &std::mem::take(&mut self.dropped))],
+                );
+            }
+        }
+    }
+
+    fn line(&self, line: &[u8], pid: Pid, log: &mut Log) {
+        if !line.is_empty() {
+            log.line(
+                Level::Warning,
+                self.role.name(),
+                &[("pid", &pid), ("says", &String::from_utf8_lossy(line))],
+            );
+        }
+    }
+}
+
+/// The signals that the parent handles, through a pipe.
+pub fn catch_signals() -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    for (signal, byte) in HANDLED {
+        let pipe = theirs.try_clone()?;
+        pipe.set_nonblocking(true)?;
+        // signal-hook writes one byte 'X' whatever the signal; one flag per signal tells them apart.
+        signal_hook::flag::register(*signal as i32, FLAGS[usize::from(*byte)].clone())?;
+        signal_hook::low_level::pipe::register(*signal as i32, pipe)?;
+    }
+    Ok(ours)
+}
+
+const HANDLED: &[(Signal, u8)] =
+    &[(Signal::SIGCHLD, 0), (Signal::SIGTERM, 1), (Signal::SIGINT, 2), (Signal::SIGHUP, 3)];
+
+static FLAGS: std::sync::LazyLock<[std::sync::Arc<std::sync::atomic::AtomicBool>; 4]> =
+    std::sync::LazyLock::new(Default::default);
+
+/// The signals that came since the last call.
+pub fn drain_signals(pipe: &mut UnixStream) -> Vec<Signal> {
+    let mut buffer = [0; 256];
+    while pipe.read(&mut buffer).is_ok_and(|n| n == buffer.len()) {}
+    HANDLED
+        .iter()
+        .filter(|(_, at)| FLAGS[usize::from(*at)].swap(false, std::sync::atomic::Ordering::AcqRel))
+        .map(|(signal, _)| *signal)
+        .collect()
+}
+
+/// Waits until no child is left, at most `bound`; then kills `last`, which was asked to end by itself.
+pub fn wait_for_all(bound: Duration, last: Pid) {
+    let end = Instant::now() + bound;
+    loop {
+        match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => {}
+            Ok(_) => continue,
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => return,
+        }
+        if Instant::now() >= end {
+            let _ = kill(last, Signal::SIGKILL);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

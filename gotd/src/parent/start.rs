@@ -1,0 +1,504 @@
+//! From the command line to a running daemon: configuration, sockets, the loss of privilege, the sandbox, and
+//! the processes that live as long as the daemon.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use libproto::channel::{Channel, Message, RecvError};
+use libproto::message::parent::{
+    AuthToParent, ConfigToParent, ListenLimits, ListenToParent, LoadConfig, ParentToAuth, ParentToConfig,
+    ParentToListen, Pool, RepoStart, SessionStart,
+};
+use libproto::states::Role;
+use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+use super::children::{self, Complaints, Outbox};
+use super::table::Table;
+use super::{Parent, same_build};
+use crate::conf::limits::Limit;
+use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
+use crate::conf::wire::{Assembler, Audience, send};
+use crate::log::{Level, Log};
+use crate::sockets;
+use crate::spawn::{Child, Starter};
+
+/// At work. On Linux the filter also holds what the children need, since they inherit it.
+const WORK: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Proc, Promise::Exec, Promise::Sendfd, Promise::Recvfd]);
+/// Most directories that a waiting repository process is restricted to; with more, their parents.
+const MOST_ROOTS: usize = 48;
+/// What the children need of the system, for reading: name services and time zones.
+const SYSTEM_PATHS: [&str; 2] = ["/etc", "/usr/share/zoneinfo"];
+
+/// The command line.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// This is the process that has left the terminal.
+    pub detached: bool,
+    /// Check the configuration and end.
+    pub check: bool,
+    /// Log more.
+    pub verbose: u8,
+    /// gotd.conf.
+    pub config: PathBuf,
+    /// The secrets file.
+    pub secrets: Option<PathBuf>,
+}
+
+/// What the parent takes from the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Paths of the unix sockets.
+    pub sockets: Vec<String>,
+    /// Waiting sessions of each pool.
+    pub pools: Vec<(Pool, usize)>,
+    /// Limits of a session.
+    pub session: SessionStart,
+    /// What each repository process is told.
+    pub repo: RepoStart,
+    /// Limits of `listen`.
+    pub listen: ListenLimits,
+    /// Device and inode of each repository that has a block of its own.
+    pub own_blocks: HashSet<(u64, u64)>,
+    /// Who may control the daemon.
+    pub controllers: BTreeSet<u32>,
+    /// Uids of shared accounts: their users are counted by name.
+    accounts: BTreeSet<u32>,
+    /// Connections of a Unix user, and of some in particular.
+    per_user: usize,
+    users: Vec<(u32, usize)>,
+    /// For gotctl.
+    pub repository_names: Vec<String>,
+    /// `sandbox best-effort`.
+    pub enforcement: Enforcement,
+}
+
+impl Settings {
+    /// Flags that each role is started with.
+    pub fn flags(&self) -> Vec<&'static str> {
+        if self.enforcement == Enforcement::BestEffort { vec!["--best-effort"] } else { Vec::new() }
+    }
+
+    /// Connections that a Unix user may have; `None` for the uid of a shared account.
+    pub fn limit_of_uid(&self, uid: u32) -> Option<usize> {
+        if self.accounts.contains(&uid) {
+            return None;
+        }
+        let own = self.users.iter().rev().find(|(other, _)| *other == uid).map(|(_, limit)| *limit);
+        Some(own.unwrap_or(self.per_user))
+    }
+
+    fn new(config: &Config) -> Settings {
+        let limits = &config.limits;
+        let number = |limit: Limit| u32::try_from(limits.get(limit)).unwrap_or(u32::MAX);
+        let session = SessionStart {
+            first_request: number(Limit::FirstRequest),
+            idle: number(Limit::IdleTimeout),
+            work: number(Limit::RequestTimeout),
+            minimum_rate: number(Limit::MinimumRate),
+            wants: number(Limit::Wants),
+            haves: number(Limit::Haves),
+            prefixes: number(Limit::Prefixes),
+            commands: number(Limit::Commands),
+        };
+        let mut sockets: Vec<String> = config
+            .listeners
+            .iter()
+            .filter_map(|listener| match &listener.address {
+                ListenAddress::Unix(path) => Some(path.clone()),
+                ListenAddress::Git(..) => None,
+            })
+            .collect();
+        if config.listeners.is_empty() {
+            sockets.push(model::DEFAULT_SOCKET.into());
+        }
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let repo = RepoStart {
+            roots: roots(config).into_iter().map(|root| root.into_os_string().into_vec()).collect(),
+            memory: limits.get(Limit::ProcessMemory),
+            threads: u8::try_from(threads.min(4)).unwrap_or(1),
+        };
+        let listen = ListenLimits {
+            connections: number(Limit::ConnectionsTotal),
+            rate: number(Limit::RateTotal),
+            queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
+            queue: number(Limit::QueueLength).max(1),
+        };
+        let one = |r: &&model::Repository| r.kind == RepositoryKind::One;
+        let own_blocks = config
+            .repositories
+            .iter()
+            .filter(one)
+            .flat_map(|r| [PathBuf::from(&r.path), Path::new(&r.path).join(".git")])
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|meta| (meta.dev(), meta.ino()))
+            .collect();
+        let uid = nix::unistd::geteuid().as_raw();
+        let uids = config.user_limits.iter().filter_map(|limit| match limit.who {
+            model::Who::Uid(uid) => Some((uid, usize::try_from(limit.connections).unwrap_or(usize::MAX))),
+            _ => None,
+        });
+        let names = config.repositories.iter().take(256).map(|r| {
+            let name = r.name.as_ref().map(ToString::to_string).unwrap_or_default();
+            match r.kind {
+                RepositoryKind::One => format!("repository \"{name}\" path {}", r.path),
+                RepositoryKind::Below { .. } => format!("repositories \"{name}\" path {}", r.path),
+            }
+        });
+        Settings {
+            sockets,
+            pools: vec![(Pool::Unix, limits.size(Limit::Waiting))],
+            session,
+            repo,
+            listen,
+            own_blocks,
+            controllers: BTreeSet::from([0, uid]),
+            accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
+            per_user: limits.size(Limit::ConnectionsPerUser),
+            users: uids.collect(),
+            repository_names: names.collect(),
+            enforcement: match config.sandbox {
+                Sandbox::Required => Enforcement::Required,
+                Sandbox::BestEffort => Enforcement::BestEffort,
+            },
+        }
+    }
+}
+
+/// The directories that hold all repositories: each configured path, or their parents when they are many.
+fn roots(config: &Config) -> Vec<PathBuf> {
+    let mut roots: BTreeSet<PathBuf> = config.repositories.iter().map(|r| PathBuf::from(&r.path)).collect();
+    while roots.len() > MOST_ROOTS {
+        let parents: BTreeSet<PathBuf> =
+            roots.iter().map(|root| root.parent().unwrap_or(root).to_owned()).collect();
+        if parents == roots {
+            break;
+        }
+        roots = parents;
+    }
+    // What lies below another root is granted by that one.
+    let all = roots.clone();
+    roots.retain(|root| !root.ancestors().skip(1).any(|above| all.contains(above)));
+    roots.into_iter().collect()
+}
+
+/// Starts the daemon and serves until it ends.
+pub fn run(options: &Options) -> Result<(), String> {
+    let starter = Starter::new().map_err(|e| format!("start: {e}"))?;
+    if !options.foreground && !options.detached && !options.check {
+        return detach(&starter, options);
+    }
+    if options.detached {
+        nix::unistd::setsid().map_err(|e| format!("setsid: {e}"))?;
+    }
+    let config = load(&starter, options)?;
+    if options.check {
+        println!("configuration OK");
+        return Ok(());
+    }
+    let settings = Settings::new(&config);
+    let report = libsandbox::check_platform(settings.enforcement).map_err(|e| e.to_string())?;
+    let verbose = options.verbose > 0 || config.log_verbose;
+    let mut log = match config.log_to {
+        LogTo::Stderr => Log::stderr(verbose),
+        LogTo::Syslog => Log::syslog(verbose),
+        LogTo::Auto if options.foreground => Log::stderr(verbose),
+        LogTo::Auto => Log::syslog(verbose),
+    };
+    for warning in &report.warnings {
+        log.line(Level::Warning, "sandbox", &[("warning", warning)]);
+    }
+    raise_descriptor_limit();
+    let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
+    let (socket_creator, listeners) = bind(&starter, &settings)?;
+    drop_privilege(&config)?;
+    restrict(&starter, &settings, options)?;
+    let parent = connect_roles(starter, log, settings, signals, socket_creator, listeners, &config);
+    let mut parent = parent?;
+    parent.log.line(
+        Level::Info,
+        "started",
+        &[
+            ("version", &crate::BUILD),
+            ("uid", &nix::unistd::geteuid()),
+            ("landlock", &report.landlock_abi),
+            ("seccomp", &report.seccomp),
+        ],
+    );
+    if options.detached {
+        ready();
+    }
+    parent.serve()
+}
+
+/// Reads the configuration in a process of its own; prints every error and warning.
+fn load(starter: &Starter, options: &Options) -> Result<Config, String> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+    let child: Child<ParentToConfig, ConfigToParent> =
+        starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
+    let secrets = options.secrets.as_deref().map(absolute).transpose()?;
+    let message = ParentToConfig::Load(LoadConfig {
+        path: absolute(&options.config)?.into_os_string().into_vec(),
+        secrets: secrets.map(|path| path.into_os_string().into_vec()).unwrap_or_default(),
+    });
+    child.channel.send(0, 0, &message).map_err(|e| format!("config: {e}"))?;
+    let (mut assembler, mut config) = (Assembler::default(), None);
+    let mut errors = 0usize;
+    let good = loop {
+        let received = match child.channel.recv() {
+            Ok(received) => received,
+            Err(e) if e.is_transient() => continue,
+            Err(RecvError::Closed) => {
+                return Err(format!("config: ended early{}", last_words(&child.stderr)));
+            }
+            Err(e) => return Err(format!("config: {e}")),
+        };
+        match received.message {
+            ConfigToParent::Hello(build) if same_build(&build) => {}
+            ConfigToParent::Hello(_) => return Err("config: another build".into()),
+            ConfigToParent::Item(item) => {
+                config = assembler.item(&item).map_err(|e| format!("config: {e}"))?;
+            }
+            ConfigToParent::Warning(text) => eprintln!("{text}"),
+            ConfigToParent::Error(text) => {
+                errors = errors.saturating_add(1);
+                eprintln!("{text}");
+            }
+            ConfigToParent::End(good) => break good,
+        }
+    };
+    let _ = nix::sys::wait::waitpid(child.pid, None);
+    if !good || errors > 0 {
+        return Err(format!("{}: not usable", options.config.display()));
+    }
+    config.ok_or_else(|| "config: ended early".into())
+}
+
+/// What a child that failed to start wrote.
+fn last_words(stderr: &OwnedFd) -> String {
+    let mut buffer = [0; 1024];
+    match nix::unistd::read(stderr, &mut buffer) {
+        Ok(n) if n > 0 => format!(": {}", String::from_utf8_lossy(&buffer[..n]).trim()),
+        _ => String::new(),
+    }
+}
+
+/// As many descriptors as the system allows: four for each session.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard);
+    }
+}
+
+/// Starts `sockets` with its privilege and has it bind every unix socket.
+fn bind(
+    starter: &Starter,
+    settings: &Settings,
+) -> Result<(Child<ParentToListen, ListenToParent>, Vec<(Pool, OwnedFd)>), String> {
+    let mut arguments = settings.flags();
+    arguments.push("--");
+    arguments.extend(settings.sockets.iter().map(String::as_str));
+    let commands = settings.sockets.iter().map(|path| may_bind(Path::new(path)));
+    let commands: Vec<u8> = commands.collect::<Result<_, _>>()?;
+    let child = starter.start(Role::Sockets, &arguments, &[]).map_err(|e| format!("sockets: {e}"))?;
+    let mut listeners = Vec::with_capacity(commands.len());
+    for (number, (command, path)) in (0u8..).zip(commands.into_iter().zip(&settings.sockets)) {
+        let listener = sockets::ask(child.channel.as_fd(), command, number)
+            .map_err(|e| format!("{path}: {e}{}", last_words(&child.stderr)))?;
+        listeners.push((Pool::Unix, listener));
+    }
+    Ok((child, listeners))
+}
+
+/// A socket file that nobody answers on is a dead daemon's and is replaced; a live one refuses the start.
+fn may_bind(path: &Path) -> Result<u8, String> {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(sockets::BIND) };
+    if !meta.file_type().is_socket() {
+        return Err(format!("{}: exists and is not a socket", path.display()));
+    }
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|e| format!("socket: {e}"))?;
+    let address = UnixAddr::new(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    match connect(fd.as_raw_fd(), &address) {
+        Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOENT) => Ok(sockets::REPLACE),
+        _ => Err(format!("{}: another daemon is listening", path.display())),
+    }
+}
+
+/// From here on nothing but `sockets` has a privilege. Started as an ordinary user there is none to drop.
+fn drop_privilege(config: &Config) -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let name = config.user.as_ref().map_or(model::DEFAULT_USER, |user| user.name.as_str());
+    let ids = match config.user.as_ref().and_then(|user| user.ids) {
+        Some(ids) => ids,
+        None => nix::unistd::User::from_name(name)
+            .ok()
+            .flatten()
+            .map(|user| (user.uid.as_raw(), user.gid.as_raw()))
+            .ok_or_else(|| format!("user {name}: no such user; see `user` in gotd.conf(5)"))?,
+    };
+    let (uid, gid) = (Uid::from_raw(ids.0), Gid::from_raw(ids.1));
+    if uid.is_root() {
+        return Err("user: gotd does not run as root".into());
+    }
+    setgroups(&[gid]).map_err(|e| format!("setgroups: {e}"))?;
+    setresgid(gid, gid, gid).map_err(|e| format!("setresgid: {e}"))?;
+    setresuid(uid, uid, uid).map_err(|e| format!("setresuid: {e}"))?;
+    Ok(())
+}
+
+/// The parent's own sandbox, which holds for all its children.
+fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result<(), String> {
+    libsandbox::harden_process("parent").map_err(|e| e.to_string())?;
+    let mut named: Vec<(PathBuf, Access)> = libsandbox::loader_paths();
+    named.extend(SYSTEM_PATHS.iter().map(|path| (PathBuf::from(path), Access::READ)));
+    for file in [Some(&options.config), options.secrets.as_ref()].into_iter().flatten() {
+        let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        named.push((directory.to_owned(), Access::READ));
+    }
+    for root in &settings.repo.roots {
+        named.push((OsStr::from_bytes(root).into(), Access::READ_WRITE_CREATE));
+    }
+    named.retain(|(path, _)| path.exists());
+    let mut visible: Vec<Visible<'_>> =
+        named.iter().map(|(path, access)| Visible::named(path, *access)).collect();
+    #[cfg(target_os = "linux")]
+    visible.push(Visible::opened(starter.binary(), Path::new("/proc/self/exe"), Access::EXECUTE));
+    let enforcement = settings.enforcement;
+    libsandbox::enter(&Stage {
+        promises: WORK,
+        paths: Some(&visible),
+        limits: Limits::UNCHANGED,
+        enforcement,
+    })
+    .map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+/// Starts `listen` and `auth` and tells them what they need.
+fn connect_roles(
+    starter: Starter,
+    log: Log,
+    settings: Settings,
+    signals: std::os::unix::net::UnixStream,
+    sockets: Child<ParentToListen, ListenToParent>,
+    listeners: Vec<(Pool, OwnedFd)>,
+    config: &Config,
+) -> Result<Parent, String> {
+    let flags = settings.flags();
+    let auth: Child<ParentToAuth, AuthToParent> =
+        starter.start(Role::Auth, &flags, &[]).map_err(|e| format!("auth: {e}"))?;
+    let listen: Child<ParentToListen, ListenToParent> =
+        starter.start(Role::Listen, &flags, &[]).map_err(|e| format!("listen: {e}"))?;
+    match greeting(&auth)? {
+        AuthToParent::Hello(build) if same_build(&build) => {}
+        _ => return Err("auth: another build".into()),
+    }
+    let mut tell = |batch| -> Result<(), Untold> {
+        auth.channel.send(0, 0, &ParentToAuth::Config(batch)).map_err(|e| Untold(format!("auth: {e}")))
+    };
+    send(config, Audience::Parent, &mut tell)
+        .map_err(|Untold(e)| format!("{e}{}", last_words(&auth.stderr)))?;
+    match greeting(&auth)? {
+        AuthToParent::Configured(()) => {}
+        _ => return Err("auth: not configured".into()),
+    }
+    match greeting(&listen)? {
+        ListenToParent::Hello(build) if same_build(&build) => {}
+        _ => return Err("listen: another build".into()),
+    }
+    let text = |e: libproto::channel::SendError| format!("listen: {e}");
+    listen.channel.send(0, 0, &ParentToListen::Limits(settings.listen.clone())).map_err(text)?;
+    for (pool, listener) in &listeners {
+        listen
+            .channel
+            .send_with_fds(0, 0, &ParentToListen::Listener(*pool), &[listener.as_fd()])
+            .map_err(text)?;
+    }
+    let mut complaints = Complaints::default();
+    complaints.watch(sockets.pid, Role::Sockets, &sockets.stderr);
+    complaints.watch(auth.pid, Role::Auth, &auth.stderr);
+    complaints.watch(listen.pid, Role::Listen, &listen.stderr);
+    Ok(Parent {
+        starter,
+        log,
+        settings,
+        signals,
+        sockets,
+        listen,
+        listen_out: Outbox::default(),
+        auth,
+        auth_out: Outbox::default(),
+        complaints,
+        table: Table::default(),
+        started: Instant::now(),
+        served: 0,
+        draining: None,
+    })
+}
+
+/// Why `auth` could not be told the configuration.
+struct Untold(String);
+
+impl From<libproto::codec::CodecError> for Untold {
+    fn from(e: libproto::codec::CodecError) -> Untold {
+        Untold(format!("auth: configuration: {e}"))
+    }
+}
+
+/// The next message of a process that is being started.
+fn greeting<S: Message, R: Message>(child: &Child<S, R>) -> Result<R, String> {
+    loop {
+        match Channel::<S, R>::recv(&child.channel) {
+            Ok(received) => return Ok(received.message),
+            Err(e) if e.is_transient() => {}
+            Err(e) => return Err(format!("{}: {e}{}", child.role.name(), last_words(&child.stderr))),
+        }
+    }
+}
+
+// --- leaving the terminal
+
+/// Starts the daemon as a process of its own session, waits until it listens, and passes on what it has to say
+/// until then.
+fn detach(starter: &Starter, options: &Options) -> Result<(), String> {
+    let config = std::path::absolute(&options.config).map_err(|e| e.to_string())?;
+    let secrets =
+        options.secrets.as_deref().map(std::path::absolute).transpose().map_err(|e| e.to_string())?;
+    let mut arguments = vec!["--detached".to_owned(), "-f".to_owned(), config.to_string_lossy().into_owned()];
+    arguments.extend(std::iter::repeat_n("-v".to_owned(), options.verbose.into()));
+    if let Some(secrets) = secrets {
+        arguments.extend(["-s".to_owned(), secrets.to_string_lossy().into_owned()]);
+    }
+    let (status, stderr) = starter.start_daemon(&arguments).map_err(|e| format!("start: {e}"))?;
+    let mut said = String::new();
+    let _ = std::fs::File::from(stderr).take(64 * 1024).read_to_string(&mut said);
+    eprint!("{said}");
+    let mut byte = [0];
+    match std::fs::File::from(status).read(&mut byte) {
+        Ok(1) => Ok(()),
+        _ => Err("not started".into()),
+    }
+}
+
+/// Tells the process that started us that clients are served from now on, and lets go of its terminal.
+fn ready() {
+    if let Ok(status) = crate::system::inherited(crate::spawn::PARENT_FD) {
+        let _ = nix::unistd::write(&status, b"r");
+    }
+    let _ = crate::system::silence_stderr();
+}

@@ -1,0 +1,171 @@
+//! The table of sessions: what the parent knows about each, and how far it is.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use libproto::message::client::ControlRequest;
+use libproto::message::parent::{
+    ClientHello, GitAsk, ParentToRepo, ParentToSession, Peer, Permit, Pool, RepoReport, RepoToParent,
+    SessionReport, SessionToParent,
+};
+use libproto::states::{RepoState, SessionState};
+use nix::sys::wait::WaitStatus;
+
+use crate::spawn::Child;
+
+/// A `session` process.
+pub type SessionChild = Child<ParentToSession, SessionToParent>;
+/// A repository process.
+pub type RepoChild = Child<ParentToRepo, RepoToParent>;
+
+/// A process of a session: there, or how it ended.
+#[derive(Debug)]
+pub enum Process<C> {
+    /// Not reaped yet.
+    Running(C),
+    /// Reaped.
+    Ended(Ending),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With this status.
+    Exit(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Ending {
+    /// From wait(2); `None`: still running.
+    pub fn of(status: WaitStatus) -> Option<Ending> {
+        match status {
+            WaitStatus::Exited(_, status) => Some(Ending::Exit(status)),
+            WaitStatus::Signaled(_, signal, _) => Some(Ending::Signal(signal as i32)),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Exit(status) => write!(f, "exit {status}"),
+            Ending::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+impl<C> Process<C> {
+    /// The process, while it runs.
+    pub fn running(&self) -> Option<&C> {
+        match self {
+            Process::Running(child) => Some(child),
+            Process::Ended(_) => None,
+        }
+    }
+}
+
+/// One session: two processes and what they said.
+#[derive(Debug)]
+pub struct Session {
+    /// Never repeats while the daemon runs.
+    pub number: u64,
+    /// Which connections it may take.
+    pub pool: Pool,
+    /// The `session` process.
+    pub session: Process<SessionChild>,
+    /// The repository process.
+    pub repo: Process<RepoChild>,
+    /// How far the session is.
+    pub state: SessionState,
+    /// How far the repository process is.
+    pub repo_state: RepoState,
+    /// `listen` was given the other end of its socketpair.
+    pub offered: bool,
+    /// `listen`'s end for this session, until it is offered.
+    pub listen_end: Option<std::os::fd::OwnedFd>,
+    /// `listen`'s word, once.
+    pub peer: Option<Peer>,
+    /// When `listen`'s word came.
+    pub accepted: Option<Instant>,
+    /// The client's greeting.
+    pub hello: Option<ClientHello>,
+    /// The Git request.
+    pub ask: Option<GitAsk>,
+    /// A control request that is not answered yet.
+    pub asked_control: Option<ControlRequest>,
+    /// What was granted.
+    pub permit: Option<Permit>,
+    /// Why it was refused.
+    pub refused: Option<String>,
+    /// What the session said at its end.
+    pub report: Option<SessionReport>,
+    /// What the repository process said at its end.
+    pub repo_report: Option<RepoReport>,
+    /// When this session has to be over, once it is ending.
+    pub deadline: Option<Instant>,
+    /// Why the parent ended it.
+    pub killed: Option<String>,
+}
+
+impl Session {
+    /// Whether both processes have been reaped.
+    pub fn is_over(&self) -> bool {
+        self.session.running().is_none() && self.repo.running().is_none()
+    }
+
+    /// Whether it could still be handed a connection.
+    pub fn is_free(&self) -> bool {
+        self.peer.is_none()
+            && self.session.running().is_some()
+            && self.killed.is_none()
+            && self.deadline.is_none()
+    }
+}
+
+/// All sessions by number.
+#[derive(Debug, Default)]
+pub struct Table {
+    sessions: HashMap<u64, Session>,
+    last: u64,
+}
+
+impl Table {
+    /// A number that was never used.
+    pub fn next_number(&mut self) -> u64 {
+        self.last = self.last.saturating_add(1);
+        self.last
+    }
+
+    /// Adds a session.
+    pub fn insert(&mut self, session: Session) {
+        self.sessions.insert(session.number, session);
+    }
+
+    /// The session of that number.
+    pub fn get(&mut self, number: u64) -> Option<&mut Session> {
+        self.sessions.get_mut(&number)
+    }
+
+    /// Takes a session out.
+    pub fn remove(&mut self, number: u64) -> Option<Session> {
+        self.sessions.remove(&number)
+    }
+
+    /// All sessions, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    /// Sessions of a pool that can still be handed a connection.
+    pub fn free(&self, pool: Pool) -> usize {
+        self.iter().filter(|s| s.pool == pool && s.is_free()).count()
+    }
+
+    /// Sessions that an identity has at this moment.
+    pub fn of_identity(&self, identity: &str) -> usize {
+        let same = |s: &&Session| s.permit.as_ref().is_some_and(|p| p.identity == identity);
+        self.iter().filter(same).filter(|s| s.session.running().is_some()).count()
+    }
+}

@@ -1,0 +1,281 @@
+//! `repository`: waits to become `repo_read` or `repo_write`.
+//!
+//! Duty: started ahead of time and restricted to the directories that hold repositories; when the parent names
+//! its one repository, finds it, narrows itself to it, and answers its session from then on.
+//! Waits on: the parent. Talks to: the parent and its session.
+//!
+//! **Invariant:** has parsed nothing from a client while it can see more than one repository.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use libproto::channel::{self, Channel, Received};
+use libproto::message::parent::{
+    Access, Build, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport, RepoStart, RepoToParent, Serve,
+};
+use libproto::names::HashKind;
+use librepo::alternates::{self, Alternate, Alternates, Root};
+use librepo::repository::{Options, Repository};
+use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, fstatat};
+
+use crate::watchdog::{self, Words};
+use crate::{repo_read, system};
+
+/// While waiting.
+pub const WAITING: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
+
+/// `repo_read` before the client's output has come.
+pub const READING: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Narrow]);
+/// `repo_read` from then on.
+pub const WRITING_PACK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+/// Bytes of unpacked objects that each thread keeps.
+const CACHE_BYTES: usize = 96 << 20;
+
+/// The link to the parent.
+pub type Parent = Channel<RepoToParent, ParentToRepo>;
+
+/// A repository that was found, and where.
+#[derive(Debug)]
+pub struct Found {
+    /// `O_PATH` descriptor of the directory that holds `HEAD`, `objects` and `refs`.
+    pub directory: OwnedFd,
+    /// Its path, for unveil(2) and the log.
+    pub path: PathBuf,
+    /// It is the `.git` directory of a worktree.
+    pub worktree: bool,
+}
+
+/// Runs the role.
+pub fn run(parent: OwnedFd, session: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+    let parent = Parent::from(parent);
+    let start = match parent.recv() {
+        Ok(Received { message: ParentToRepo::Start(start), .. }) => start,
+        _ => system::exit_now(0),
+    };
+    let roots: Vec<PathBuf> = start.roots.iter().map(|root| OsStr::from_bytes(root).into()).collect();
+    // A root that is not there (a disk that is not mounted) hides only its own repositories.
+    let visible: Vec<Visible<'_>> = roots
+        .iter()
+        .filter(|root| root.is_dir())
+        .map(|root| Visible::named(root, libsandbox::Access::READ))
+        .collect();
+    let limits = Limits { fsize: Some(0), data: Some(start.memory), ..Limits::UNCHANGED };
+    libsandbox::enter(&Stage { promises: WAITING, paths: Some(&visible), limits, enforcement })
+        .map_err(|e| e.to_string())?;
+    send(&parent, &RepoToParent::Hello(Build { id: crate::BUILD.into() }));
+    let serve = match parent.recv() {
+        Ok(Received { message: ParentToRepo::Serve(serve), .. }) => serve,
+        // The daemon or the session ended before there was anything to do.
+        _ => system::exit_now(0),
+    };
+    match serve.access {
+        Access::Read => system::set_name(c"repo_read"),
+        Access::Write => system::set_name(c"repo_write"),
+    }
+    let found = match find(&serve.repository) {
+        Ok(Some(found)) => found,
+        Ok(None) => return failed(&parent, OpenError::NotFound),
+        Err(text) => return failed(&parent, OpenError::Unusable(text)),
+    };
+    match serve.access {
+        Access::Read => read(&parent, session, &start, &serve, found, enforcement),
+        Access::Write => {
+            failed(&parent, OpenError::Unusable("pushing is not supported by this version of gotd".into()))
+        }
+    }
+}
+
+/// Becomes `repo_read`.
+fn read(
+    parent: &Parent,
+    session: OwnedFd,
+    start: &RepoStart,
+    serve: &Serve,
+    found: Found,
+    enforcement: Enforcement,
+) -> Result<(), String> {
+    let alternates = match alternates(&found, start) {
+        Ok(alternates) => alternates,
+        Err(text) => return failed(parent, OpenError::Unusable(text)),
+    };
+    narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, enforcement)?;
+    let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
+    let options = Options { alternates: alternates.dirs, ..Options::default() };
+    let repository = match Repository::open(directory, options) {
+        Ok(repository) => repository,
+        Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
+    };
+    let hash = match repository.hash() {
+        librepo::id::HashKind::Sha1 => HashKind::Sha1,
+        librepo::id::HashKind::Sha256 => HashKind::Sha256,
+    };
+    let expired = |what: &str| {
+        let text = format!("{what}: ended by its watchdog");
+        channel::encode(0, 0, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }))
+            .unwrap_or_default()
+    };
+    let words = Words {
+        first_request: Vec::new(),
+        idle: Vec::new(),
+        work: expired("no progress"),
+        transfer: expired("transfer too slow"),
+        done: Vec::new(),
+    };
+    watchdog::start(serve.limits.clone(), parent, words).map_err(|e| format!("watchdog: {e}"))?;
+    announce(parent, found.directory.as_fd(), hash)?;
+    let grant = repo_read::Grant {
+        rules: serve.fetch,
+        hidden: &serve.hidden,
+        limits: &serve.limits,
+        threads: start.threads.into(),
+        cache_bytes: CACHE_BYTES,
+    };
+    // The client's output has come: from here on no descriptor can be received.
+    let mut output_came = || {
+        let stage = Stage { promises: WRITING_PACK, paths: None, limits: Limits::UNCHANGED, enforcement };
+        if libsandbox::enter(&stage).is_err() {
+            system::exit_now(1);
+        }
+    };
+    let mut report = repo_read::serve(&session.into(), &repository, &grant, &mut output_came);
+    report.warnings.extend(repository.notes().take(16).map(str::to_owned));
+    report.warnings.extend(
+        alternates.refused.iter().take(16).map(|(path, why)| format!("alternate {}: {why}", path.display())),
+    );
+    send(parent, &RepoToParent::Finished(report));
+    Ok(())
+}
+
+/// The alternates of a repository, those inside the configured roots.
+fn alternates(found: &Found, start: &RepoStart) -> Result<Alternates, String> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let objects = openat(&found.directory, "objects", flags | OFlag::O_NOFOLLOW, Mode::empty())
+        .map_err(|e| format!("objects: {e}"))?;
+    let paths: Vec<&Path> = start.roots.iter().map(|root| Path::new(OsStr::from_bytes(root))).collect();
+    let opened: Vec<(&Path, OwnedFd)> =
+        paths.iter().filter_map(|path| Some((*path, open(*path, flags, Mode::empty()).ok()?))).collect();
+    let roots: Vec<Root<'_>> = opened.iter().map(|(path, dir)| Root { path, dir: dir.as_fd() }).collect();
+    alternates::resolve(objects.as_fd(), &found.path.join("objects"), &roots).map_err(|e| e.to_string())
+}
+
+/// Reports a repository that cannot be served, and ends.
+pub fn failed(parent: &Parent, error: OpenError) -> Result<(), String> {
+    send(parent, &RepoToParent::OpenFailed(error));
+    // The session ends when it has told its client; the parent then ends this process.
+    let _ = parent.recv();
+    Ok(())
+}
+
+/// A repository process without a parent has nothing left to do.
+pub fn send(parent: &Parent, message: &RepoToParent) {
+    if parent.send(0, 0, message).is_err() {
+        system::exit_now(1);
+    }
+}
+
+/// Tells the parent what was found and waits for its word that this is the right one.
+pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
+    let stat = libsandbox::fstat(found).map_err(|e| format!("stat: {e}"))?;
+    send(parent, &RepoToParent::Opened(Opened { device: stat.st_dev, inode: stat.st_ino, hash }));
+    match parent.recv() {
+        Ok(Received { message: ParentToRepo::Go(()), .. }) => Ok(()),
+        _ => system::exit_now(0),
+    }
+}
+
+/// Walks to the repository of an address. `None`: there is none.
+///
+/// A configured path may hold symbolic links, which are the admin's; nothing below a `repositories` directory
+/// may, because its owners are others. The name was checked when it became a `RepoName`, and again here.
+fn find(address: &RepoAddress) -> Result<Option<Found>, String> {
+    let path = Path::new(OsStr::from_bytes(&address.path));
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(root) = open(path, flags, Mode::empty()) else { return Ok(None) };
+    let Some(below) = &address.below else { return Ok(repository_at(root, path.to_owned())) };
+    let mut names: Vec<Vec<u8>> = vec![below.as_bytes().to_vec()];
+    if below.without_suffix().len() == below.as_bytes().len() {
+        // As git does: `x.git` before `x`... but a worktree or bare repository of exactly that name comes first
+        // only when there is no `x.git`, so that one name never means two things.
+        names.insert(0, below.with_suffix());
+    } else {
+        names.push(below.without_suffix().to_vec());
+    }
+    for name in names {
+        let Some((directory, full)) = descend(&root, path, &name)? else { continue };
+        if let Some(found) = repository_at(directory, full) {
+            if address.export_ok && !has(&found.directory, "git-daemon-export-ok", libc::S_IFREG) {
+                return Ok(None);
+            }
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Follows a name component by component, never through a symbolic link, never into a repository.
+fn descend(root: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<(OwnedFd, PathBuf)>, String> {
+    let mut at = root.try_clone().map_err(|e| e.to_string())?;
+    let mut full = path.to_owned();
+    let mut components = name.split(|b| *b == b'/').peekable();
+    while let Some(component) = components.next() {
+        if component.is_empty() || component.starts_with(b".") || component.contains(&0) {
+            return Ok(None);
+        }
+        let component = OsStr::from_bytes(component);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let Ok(next) = openat(&at, component, flags, Mode::empty()) else { return Ok(None) };
+        full.push(component);
+        at = next;
+        if components.peek().is_some() && is_repository(&at) {
+            return Ok(None);
+        }
+    }
+    Ok(Some((at, full)))
+}
+
+/// The repository in a directory: bare, or the `.git` directory of a worktree.
+fn repository_at(directory: OwnedFd, path: PathBuf) -> Option<Found> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    if let Ok(inner) = openat(&directory, ".git", flags, Mode::empty()) {
+        if is_repository(&inner) {
+            return Some(Found { directory: inner, path: path.join(".git"), worktree: true });
+        }
+    }
+    is_repository(&directory).then_some(Found { directory, path, worktree: false })
+}
+
+/// As git's own test: HEAD, objects and refs; a shared `commondir` is not followed.
+fn is_repository(directory: &OwnedFd) -> bool {
+    has(directory, "objects", libc::S_IFDIR)
+        && has(directory, "refs", libc::S_IFDIR)
+        && (has(directory, "HEAD", libc::S_IFREG) || has(directory, "HEAD", libc::S_IFLNK))
+        && !has(directory, "commondir", libc::S_IFREG)
+}
+
+fn has(directory: &OwnedFd, name: &str, kind: libc::mode_t) -> bool {
+    fstatat(directory, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == kind)
+}
+
+/// The final stage of a repository process: its one repository (and allowed alternates), and its own words.
+pub fn narrow(
+    promises: Promises,
+    found: &Found,
+    access: libsandbox::Access,
+    alternates: &[Alternate],
+    enforcement: Enforcement,
+) -> Result<(), String> {
+    let mut visible = vec![Visible::opened(found.directory.as_fd(), &found.path, access)];
+    for alternate in alternates {
+        visible.push(Visible::opened(alternate.dir.as_fd(), &alternate.path, libsandbox::Access::READ));
+    }
+    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits: Limits::UNCHANGED, enforcement })
+        .map_err(|e| e.to_string())?;
+    Ok(())
+}

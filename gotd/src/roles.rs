@@ -1,0 +1,45 @@
+//! From the name of a role to its entry function, and what all started processes have in common.
+
+use libproto::states::Role;
+use libsandbox::Enforcement;
+
+use crate::spawn::{FIRST_FD, PARENT_FD};
+use crate::{auth_role, config_role, listen, repository, session, sockets, system};
+
+/// How many descriptors beyond the parent's channel a role is given.
+const fn given(role: Role) -> i32 {
+    match role {
+        Role::Session => 2,
+        Role::Repository => 1,
+        _ => 0,
+    }
+}
+
+/// Runs a role to its end. `arguments` is what the parent gave it on its command line.
+pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), String> {
+    system::close_from(FIRST_FD + given(role));
+    // The kernel names a process after the descriptor it was executed from.
+    if let Ok(name) = std::ffi::CString::new(role.name()) {
+        system::set_name(&name);
+    }
+    libsandbox::harden_process(role.name()).map_err(|e| e.to_string())?;
+    // `sockets` outlives a parent that was killed for as long as it takes to unlink its sockets.
+    if role != Role::Sockets {
+        system::die_with_parent();
+    }
+    if nix::unistd::geteuid().is_root() && !matches!(role, Role::Sockets | Role::Config) {
+        return Err(format!("{}: refuses to run as root", role.name()));
+    }
+    let enforcement = if best_effort { Enforcement::BestEffort } else { Enforcement::Required };
+    let fd = |at: i32| system::inherited(at).map_err(|e| format!("descriptor {at}: {e}"));
+    let parent = fd(PARENT_FD)?;
+    match role {
+        Role::Sockets => sockets::run(parent, arguments, enforcement),
+        Role::Listen => listen::run(parent, enforcement),
+        Role::Auth => auth_role::run(parent, enforcement),
+        Role::Session => session::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
+        Role::Repository => repository::run(parent, fd(FIRST_FD)?, enforcement),
+        Role::Config => config_role::run(parent),
+        Role::Parent | Role::Verify => Err(format!("{}: cannot be started", role.name())),
+    }
+}
