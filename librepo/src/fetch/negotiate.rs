@@ -197,6 +197,11 @@ impl<'r> Fetch<'r> {
         Ok(())
     }
 
+    /// Whether the policy lets the client have a commit and its history.
+    pub(super) fn may_see(&mut self, number: u32) -> Result<bool> {
+        Ok(self.policy == Policy::Any || self.is_reachable(number)?)
+    }
+
     /// Whether a commit or tag can be reached from the tips. All questions together cost one walk over the history.
     fn is_reachable(&mut self, number: u32) -> Result<bool> {
         if !matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {

@@ -82,22 +82,20 @@ impl Fetch<'_> {
             }
         }
         let mut edge = Edge::default();
-        match &self.deepen {
-            Some(Deepen::Depth { n, .. }) if *n >= INFINITE && own_list.is_empty() => {
-                for number in &self.shallow {
-                    edge.inside.set(*number);
+        match self.deepen.clone() {
+            Some(Deepen::Depth { n, .. }) if n >= INFINITE && own_list.is_empty() => {
+                for number in self.visible_boundary()? {
+                    edge.inside.set(number);
                 }
             }
-            Some(Deepen::Depth { n, relative: false }) => {
-                edge.by_depth(&mut self.source, &heads, *n, &own)?
-            }
+            Some(Deepen::Depth { n, relative: false }) => edge.by_depth(&mut self.source, &heads, n, &own)?,
             Some(Deepen::Depth { n, relative: true }) => {
-                let present = boundary_of(&mut self.source, &heads, &self.shallow_set, &own)?;
+                let present = self.visible_boundary()?;
                 edge.by_depth(&mut self.source, &present, n.saturating_add(1).min(INFINITE), &own)?;
             }
             Some(Deepen::Since { since, not }) => {
-                let not = commits_of(&mut self.source, not)?;
-                edge.by_history(&mut self.source, &heads, &not, *since, &own)?;
+                let not = commits_of(&mut self.source, &not)?;
+                edge.by_history(&mut self.source, &heads, &not, since, &own)?;
             }
             None if own_list.is_empty() => {}
             None => {
@@ -132,6 +130,19 @@ impl Fetch<'_> {
         }
         self.cuts = Some(cuts);
         Ok(())
+    }
+
+    /// The client's boundary as far as the policy lets it see behind: without this, naming a hidden commit as shallow and
+    /// deepening would fetch its history.
+    fn visible_boundary(&mut self) -> Result<Vec<u32>> {
+        let mut visible = Vec::new();
+        for at in 0..self.shallow.len() {
+            let number = self.shallow[at];
+            if self.may_see(number)? {
+                visible.push(number);
+            }
+        }
+        Ok(visible)
     }
 
     /// Those commits off the boundary that the client has, with their trees. Not all that it named: git keeps commits
