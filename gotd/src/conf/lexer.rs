@@ -167,16 +167,6 @@ impl Lexer {
         c
     }
 
-    fn skip_line(&mut self) {
-        self.expansion = None;
-        while let Some(c) = self.peek() {
-            if c == '\n' {
-                break;
-            }
-            self.take();
-        }
-    }
-
     /// The next piece. After [`TokenKind::End`] it is that forever.
     pub fn token(&mut self, macros: &mut Macros) -> Token {
         loop {
@@ -214,7 +204,6 @@ impl Lexer {
             let known = macros.values.keys().map(String::as_str);
             let hint = super::keywords::nearest(&name, known).map(|n| format!(": did you mean \"${n}\"?"));
             self.error(at, format!("macro \"${name}\" is not defined{}", hint.unwrap_or_default()));
-            self.skip_line();
             return false;
         };
         macros.expanded = macros.expanded.saturating_add(value.len());
@@ -312,7 +301,6 @@ impl Lexer {
         match wrong {
             Some(message) => {
                 self.error(at, message);
-                self.skip_line();
                 TokenKind::Bad
             }
             None => TokenKind::Word { text, quoted },
@@ -381,7 +369,7 @@ mod tests {
         assert_eq!(words("\"a\nb\" c"), ["'ab'", "c"]);
         assert_eq!(words("\"$root\""), ["'$root'"]);
         assert_eq!(words("\"open"), ["bad expected a closing \" before the end of the file"]);
-        assert_eq!(words("'a\x07' x\ny"), ["bad control character U+0007 in a word", "\\n", "y"]);
+        assert_eq!(words("'a\x07' x\ny"), ["bad control character U+0007 in a word", "x", "\\n", "y"]);
     }
 
     #[test]
@@ -392,7 +380,7 @@ mod tests {
         assert_eq!(words("$quoted"), ["'a b'"]);
         assert_eq!(
             words("x $rot y\nz"),
-            ["x", "bad macro \"$rot\" is not defined: did you mean \"$root\"?", "\\n", "z"]
+            ["x", "bad macro \"$rot\" is not defined: did you mean \"$root\"?", "y", "\\n", "z"]
         );
     }
 

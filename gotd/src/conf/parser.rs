@@ -415,7 +415,7 @@ impl Parser<'_> {
         if quoted || !TOP.contains(&text.as_str()) {
             let hint = match nearest(&text, TOP.iter().copied()) {
                 Some(near) => format!("did you mean \"{near}\"?"),
-                None => format!("expected {} or NAME = VALUE", either(TOP)),
+                None => format!("expected {}, or NAME = VALUE for a macro", either(TOP)),
             };
             return self.fail(token.at, format!("unknown directive \"{text}\": {hint}"));
         }
@@ -651,6 +651,9 @@ impl Parser<'_> {
                 "expected at least one \"repository\" or \"repositories\"",
             ));
         }
+        // A block that lacks something is only known at its end.
+        let order: HashMap<String, usize> = self.config.files.iter().cloned().zip(0..).collect();
+        self.errors.sort_by_key(|e| (order.get(&e.file).copied(), e.line, e.column));
         if self.errors.len() >= COMPLAINTS_MAX {
             self.errors.push(ConfigError::whole("", "too many errors, the rest is not shown"));
         }

@@ -241,6 +241,8 @@ impl Parser<'_> {
     }
 
     fn path(&mut self, block: &mut Repository) -> Outcome {
+        // Whatever is wrong with the path, it is not missing.
+        block.path = "/".to_owned();
         let path = self.word("an absolute path")?;
         self.check_path(&path)?;
         block.path = path.text;
