@@ -257,7 +257,8 @@ pub fn tag(policy: &Policy, data: &[u8], hash: HashKind) -> Result<(), Problem> 
         rest = after;
         while rest.starts_with(b" ") {
             let Some((_, after)) = line(rest) else {
-                return policy.report(BadHeaderContinuation, "invalid format - unexpected end in continuation line");
+                return policy
+                    .report(BadHeaderContinuation, "invalid format - unexpected end in continuation line");
             };
             rest = after;
         }
@@ -401,7 +402,9 @@ fn find_nul(data: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let mut at = 0;
     while let Some(chunk) = data.get(at..at + 8) {
-        let word = u64::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3], chunk[4], chunk[5], chunk[6], chunk[7]]);
+        let word = u64::from_le_bytes([
+            chunk[0], chunk[1], chunk[2], chunk[3], chunk[4], chunk[5], chunk[6], chunk[7],
+        ]);
         let zero = word.wrapping_sub(ONES) & !word & (ONES << 7);
         if zero != 0 {
             return Some(at + (zero.trailing_zeros() / 8) as usize);

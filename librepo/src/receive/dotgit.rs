@@ -111,8 +111,23 @@ mod tests {
     #[test]
     fn disguises_of_dot_git() {
         for name in [
-            ".git", ".GIT", ".Git", ".git.", ".git ", ".git...", ".git ::", ".git::$INDEX_ALLOCATION", "git~1", "GIT~1",
-            "git~1 .", "a\\.git", "a\\git~1\\b", ".git\\x", ".gi\u{200c}t", "\u{feff}.git", ".g\u{206f}it\u{202e}",
+            ".git",
+            ".GIT",
+            ".Git",
+            ".git.",
+            ".git ",
+            ".git...",
+            ".git ::",
+            ".git::$INDEX_ALLOCATION",
+            "git~1",
+            "GIT~1",
+            "git~1 .",
+            "a\\.git",
+            "a\\git~1\\b",
+            ".git\\x",
+            ".gi\u{200c}t",
+            "\u{feff}.git",
+            ".g\u{206f}it\u{202e}",
         ] {
             assert!(suspicious(name.as_bytes()) && is_dotgit(name.as_bytes()), "{name:?}");
         }
@@ -124,17 +139,45 @@ mod tests {
     #[test]
     fn disguises_of_gitmodules() {
         for name in [
-            ".gitmodules", ".GITMODULES", ".gitmodules ", ".gitmodules . .", ".gitmodules::$DATA", "GITMOD~1", "gitmod~4",
-            "GI7EBA~1", "gi7eba~9", "GI7EB~10", "~1000000", "~9999999", "gi7e~123 ", "a\\.gitmodules", ".gitm\u{200c}odules",
+            ".gitmodules",
+            ".GITMODULES",
+            ".gitmodules ",
+            ".gitmodules . .",
+            ".gitmodules::$DATA",
+            "GITMOD~1",
+            "gitmod~4",
+            "GI7EBA~1",
+            "gi7eba~9",
+            "GI7EB~10",
+            "~1000000",
+            "~9999999",
+            "gi7e~123 ",
+            "a\\.gitmodules",
+            ".gitm\u{200c}odules",
         ] {
             assert!(is_gitmodules(name.as_bytes()), "{name:?}");
         }
         for name in [
-            "gitmodules", ".gitmodule", ".gitmodulesx", "gitmod~5", "gitmod~0", "GI7EBA~0", "GI7EBA~x", "GI7EBA1~", "~000000",
-            "GI7EBA~", "GI7D29~1", "gi7eba", ".gitmodules/x~1",
+            "gitmodules",
+            ".gitmodule",
+            ".gitmodulesx",
+            "gitmod~5",
+            "gitmod~0",
+            "GI7EBA~0",
+            "GI7EBA~x",
+            "GI7EBA1~",
+            "~000000",
+            "GI7EBA~",
+            "GI7D29~1",
+            "gi7eba",
+            ".gitmodules/x~1",
         ] {
             assert!(!is_gitmodules(name.as_bytes()), "{name:?}");
         }
-        assert!(is_gitattributes(b".gitattributes") && is_gitattributes(b"GI7D29~1") && !is_gitattributes(b"GI7EBA~1"));
+        assert!(
+            is_gitattributes(b".gitattributes")
+                && is_gitattributes(b"GI7D29~1")
+                && !is_gitattributes(b"GI7EBA~1")
+        );
     }
 }

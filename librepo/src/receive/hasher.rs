@@ -85,7 +85,9 @@ impl Checksum {
     pub(crate) fn finish(self) -> ObjectId {
         let (kind, id) = match self {
             Self::Sha1(hasher) => (HashKind::Sha1, ObjectId::from_bytes(HashKind::Sha1, &hasher.finalize())),
-            Self::Sha256(hasher) => (HashKind::Sha256, ObjectId::from_bytes(HashKind::Sha256, &hasher.finalize())),
+            Self::Sha256(hasher) => {
+                (HashKind::Sha256, ObjectId::from_bytes(HashKind::Sha256, &hasher.finalize()))
+            }
         };
         id.unwrap_or(ObjectId::null(kind))
     }
@@ -100,7 +102,10 @@ mod tests {
         for hash in [HashKind::Sha1, HashKind::Sha256] {
             for len in [0, 1, 54, 55, 56, 63, 64, 65, 1000] {
                 let data = vec![b'x'; len];
-                assert_eq!(ObjectHasher::object(hash, Kind::Blob, &data), Some(hash.hash_object(Kind::Blob, &data)));
+                assert_eq!(
+                    ObjectHasher::object(hash, Kind::Blob, &data),
+                    Some(hash.hash_object(Kind::Blob, &data))
+                );
             }
         }
     }

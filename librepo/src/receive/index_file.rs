@@ -10,9 +10,20 @@ use crate::error::{Error, Result};
 use crate::id::{HashKind, ObjectId};
 
 /// Writes the index of a pack with these entries, sorted by id by way of `order`, into an empty file.
-pub(super) fn write(file: &File, hash: HashKind, entries: &[Entry], order: &[u32], pack_sum: &ObjectId) -> Result<()> {
-    write_to(Summed { inner: io::BufWriter::with_capacity(128 << 10, file), sum: Checksum::new(hash) }, entries, order, pack_sum)
-        .map_err(|e| Error::Write(PathBuf::from("incoming index"), e))
+pub(super) fn write(
+    file: &File,
+    hash: HashKind,
+    entries: &[Entry],
+    order: &[u32],
+    pack_sum: &ObjectId,
+) -> Result<()> {
+    write_to(
+        Summed { inner: io::BufWriter::with_capacity(128 << 10, file), sum: Checksum::new(hash) },
+        entries,
+        order,
+        pack_sum,
+    )
+    .map_err(|e| Error::Write(PathBuf::from("incoming index"), e))
 }
 
 fn write_to(mut out: Summed<'_>, entries: &[Entry], order: &[u32], pack_sum: &ObjectId) -> io::Result<()> {

@@ -178,7 +178,8 @@ fn sorted(table: &Table, allow_duplicates: bool) -> Result<Vec<u32>> {
 /// Opens what was just written as a pack like any other.
 pub(super) fn open_pack(pack: &File, idx: &File, hash: HashKind) -> Result<Pack> {
     let index = PackIndex::parse(map(idx)?, hash).map_err(|why| bad(format!("incoming index: {why}")))?;
-    Pack::new("incoming".to_owned(), map(pack)?, index, None).map_err(|why| bad(format!("incoming pack: {why}")))
+    Pack::new("incoming".to_owned(), map(pack)?, index, None)
+        .map_err(|why| bad(format!("incoming pack: {why}")))
 }
 
 /// Compares blobs that are there already and were too large to be held, piece by piece.
@@ -225,7 +226,8 @@ impl Stream<'_> {
             let want = bytes.len().min(self.buf.len());
             let (had_in, had_out) = (self.z.total_in(), self.z.total_out());
             let status = self.z.decompress(self.input, &mut self.buf[..want], flate2::FlushDecompress::None);
-            let (used, got) = ((self.z.total_in() - had_in) as usize, (self.z.total_out() - had_out) as usize);
+            let (used, got) =
+                ((self.z.total_in() - had_in) as usize, (self.z.total_out() - had_out) as usize);
             if status.is_err() || (used == 0 && got == 0) || self.buf[..got] != bytes[..got] {
                 return false;
             }
@@ -265,7 +267,9 @@ fn special_files(
             let verdict = match header {
                 // What is missing is found by the connectivity check, if a tip needs it.
                 None => Ok(()),
-                Some((_, kind, _)) if kind != Kind::Blob => check::report(policy, not_a_blob(special), "is not a blob"),
+                Some((_, kind, _)) if kind != Kind::Blob => {
+                    check::report(policy, not_a_blob(special), "is not a blob")
+                }
                 Some((_, _, size)) if size > largest(special) => {
                     check::report(policy, too_large(special), "too large to parse")
                 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::bad;
 use super::check::{self, Policy, Special};
 use super::hasher::ObjectHasher;
 use super::links::Links;
-use super::bad;
 use crate::beneath::EntryType;
 use crate::error::{Error, Result};
 use crate::id::{HashKind, IdSet, ObjectId};

@@ -116,7 +116,8 @@ impl Links {
     /// All ids, with what each is wanted as.
     pub(super) fn iter(&self) -> impl Iterator<Item = (ObjectId, Wanted)> {
         let null = ObjectId::null(self.hash);
-        self.iter_bytes().map(move |(id, wanted)| (ObjectId::from_bytes(self.hash, id).unwrap_or(null), wanted))
+        self.iter_bytes()
+            .map(move |(id, wanted)| (ObjectId::from_bytes(self.hash, id).unwrap_or(null), wanted))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`index`] reads a pack from a client into files that somebody else created, checks every object and writes the index.
 //!   It opens nothing for writing.
-//! - [`connectivity`] makes sure that nothing is missing behind the new tips, and collects [`facts`] about each command.
+//! - [`facts`](facts()) makes sure that nothing is missing behind the new tips, and collects what rules are decided on.
 //! - [`quarantine`] is for the process that owns the repository: where the files lie until they are proven, and how they move in.
 //!
 //! **Invariant:** nothing here allocates by a number that the client named without checking it against [`Limits`] first, and
@@ -16,18 +16,24 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 
 pub mod check;
+pub mod connectivity;
 mod dotgit;
+pub mod facts;
 mod hasher;
 mod index_file;
 pub mod index_pack;
 mod inspect;
 mod links;
 mod modules;
+pub mod quarantine;
 mod resolve;
 mod stream;
 mod thin;
+mod world;
 
+pub use facts::{Command, Facts, Refusal, facts};
 pub use index_pack::{Indexed, Options, index};
+pub use quarantine::Quarantine;
 
 /// What a push may bring. Every field is a number of bytes or objects, and every refusal names its number and the limit.
 #[derive(Clone, Debug)]

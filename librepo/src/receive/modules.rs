@@ -96,7 +96,9 @@ fn good_escapes(url: &[u8]) -> bool {
     let mut rest = url;
     while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
         match rest.get(at + 1..at + 3) {
-            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00" => rest = &rest[at + 3..],
+            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00" => {
+                rest = &rest[at + 3..]
+            }
             _ => return false,
         }
     }

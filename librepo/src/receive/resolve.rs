@@ -109,7 +109,8 @@ impl Children {
 
     /// The ids of bases that no object of the pack turned out to have, sorted, once each.
     pub(super) fn missing_bases(&self) -> Vec<ObjectId> {
-        let open = self.refs.iter().zip(&self.claimed).filter(|(_, claimed)| !claimed.load(Ordering::Relaxed));
+        let open =
+            self.refs.iter().zip(&self.claimed).filter(|(_, claimed)| !claimed.load(Ordering::Relaxed));
         let mut ids: Vec<ObjectId> = open.map(|((base, _), _)| *base).collect();
         ids.dedup();
         ids
@@ -185,7 +186,14 @@ pub(super) fn round(
         stop: AtomicBool::new(false),
         held: usize::try_from(limits.resolve_bytes).unwrap_or(usize::MAX) / threads,
     };
-    let worker = |inspector| Worker { round: &round, inspector, z: Decompress::new(true), resolved: Vec::new(), stack: Vec::new(), held: 0 };
+    let worker = |inspector| Worker {
+        round: &round,
+        inspector,
+        z: Decompress::new(true),
+        resolved: Vec::new(),
+        stack: Vec::new(),
+        held: 0,
+    };
     let inspector =
         || Inspector::new(round.table.hash, context.policy.clone(), context.store, context.loose.clone());
     let mut results: Vec<(Resolved, Findings)> = Vec::new();
@@ -320,7 +328,12 @@ impl Worker<'_, '_, '_> {
         let limits = self.round.limits;
         if self.stack.len() > limits.chain as usize {
             let offset = self.round.table.entries[number as usize].offset;
-            return Err(limit(&format!("pack: entry at {offset}"), self.stack.len() as u64, "deltas in a chain", u64::from(limits.chain)));
+            return Err(limit(
+                &format!("pack: entry at {offset}"),
+                self.stack.len() as u64,
+                "deltas in a chain",
+                u64::from(limits.chain),
+            ));
         }
         let top = self.stack.len() - 1;
         let base = match self.stack[top].data.take() {
@@ -396,7 +409,12 @@ impl Worker<'_, '_, '_> {
         let (offset, allowed) = (entry.offset, self.round.limits.delta_bytes);
         let (header, input) = open(self.round.pack, offset, self.round.table.hash)?;
         if header.size > allowed {
-            return Err(limit(&format!("pack: {kind} at {offset}, a delta's base"), header.size, "bytes", allowed));
+            return Err(limit(
+                &format!("pack: {kind} at {offset}, a delta's base"),
+                header.size,
+                "bytes",
+                allowed,
+            ));
         }
         self.count(header.size)?;
         inflate(&mut self.z, input, header.size).map_err(|why| at(offset, why))
@@ -428,7 +446,11 @@ pub(super) fn open(pack: &[u8], offset: u64, hash: HashKind) -> Result<(pack::En
 }
 
 /// Inflates a stream that the first pass has seen: its size is right and within the limits.
-pub(super) fn inflate(z: &mut Decompress, input: &[u8], size: u64) -> std::result::Result<Vec<u8>, &'static str> {
+pub(super) fn inflate(
+    z: &mut Decompress,
+    input: &[u8],
+    size: u64,
+) -> std::result::Result<Vec<u8>, &'static str> {
     let size = usize::try_from(size).map_err(|_| "object is larger than memory")?;
     let mut data = Vec::with_capacity(size.saturating_add(1));
     z.reset(true);

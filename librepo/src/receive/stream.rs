@@ -151,7 +151,8 @@ impl Pass<'_> {
                 for byte in raw.iter_mut() {
                     *byte = input.byte()?;
                 }
-                let id = ObjectId::from_bytes(self.table.hash, raw).unwrap_or(ObjectId::null(self.table.hash));
+                let id =
+                    ObjectId::from_bytes(self.table.hash, raw).unwrap_or(ObjectId::null(self.table.hash));
                 self.table.refs.push((id, index));
                 self.delta(input, offset, size, ticker)?;
             }
@@ -204,7 +205,12 @@ impl Pass<'_> {
         ticker: &mut Ticker<'_>,
     ) -> Result<ObjectId> {
         if size > self.limits.blob_bytes {
-            return Err(limit(&format!("pack: blob at {}", input.offset), size, "bytes", self.limits.blob_bytes));
+            return Err(limit(
+                &format!("pack: blob at {}", input.offset),
+                size,
+                "bytes",
+                self.limits.blob_bytes,
+            ));
         }
         let mut hasher = ObjectHasher::new(self.table.hash, Kind::Blob, size);
         self.chunks(input, size, |chunk| {

@@ -57,7 +57,8 @@ pub(super) fn append(
         let mut crc = Crc::new();
         crc.update(&out);
         file.write_all_at(&out, table.end).map_err(pack_error)?;
-        let entry = Entry { offset: table.end, crc: crc.sum(), base: NONE, kind: Some(kind), id, external: true };
+        let entry =
+            Entry { offset: table.end, crc: crc.sum(), base: NONE, kind: Some(kind), id, external: true };
         table.entries.push(entry);
         table.end += out.len() as u64;
         tick()?;

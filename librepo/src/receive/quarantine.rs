@@ -1,0 +1,228 @@
+//! Where a push lies until it is proven, and how it moves in.
+//!
+//! The directory lies in the repository's own object store, so that moving in is a matter of names. Readers do not look into it,
+//! C git's `prune` does not know its name, and a lock on it lives exactly as long as its owner: what a dead process left can be
+//! told from what a living one is filling.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use super::bad;
+use crate::error::{Error, Result};
+use crate::fs_ops::{self, Fs, Op};
+use crate::id::{HashKind, ObjectId};
+use crate::transaction::{self, Staging};
+
+/// How the directories are named, below `objects`; sixteen hexadecimal digits follow.
+const PREFIX: &[u8] = b"gotd-incoming-";
+const DIGITS: usize = 16;
+/// How many names in `objects` are looked at.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// One push's quarantine. Dropping it leaves the directory to the next [`sweep`]; [`Quarantine::remove`] takes it away.
+#[derive(Debug)]
+pub struct Quarantine {
+    dir: Vec<u8>,
+    /// Holds the lock.
+    _alive: File,
+    files: Option<(File, File)>,
+}
+
+/// What became of a pack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Installed {
+    /// It is a pack of the repository now.
+    New,
+    /// The very same pack was there already.
+    Known,
+}
+
+impl Quarantine {
+    /// Makes a new one.
+    pub fn create(fs: &Fs) -> Result<Quarantine> {
+        // A sweep of somebody else's may take the directory in the moment before it is locked.
+        for _ in 0..16 {
+            let number = RandomState::new().hash_one(std::process::id());
+            let dir = [b"objects/".as_slice(), PREFIX, format!("{number:016x}").as_bytes()].concat();
+            if !fs.make_dir(&dir)? {
+                continue;
+            }
+            if let Some(alive) = lock(fs, &dir)? {
+                return Ok(Quarantine { dir, _alive: alive, files: None });
+            }
+        }
+        Err(Error::Limit("objects: cannot create a quarantine directory".into()))
+    }
+
+    /// The directory, relative to the repository.
+    pub fn path(&self) -> &[u8] {
+        &self.dir
+    }
+
+    /// Where locks are staged.
+    pub fn staging(&self) -> Staging {
+        Staging::new(&self.dir)
+    }
+
+    fn file(&self, name: &str) -> Vec<u8> {
+        [&self.dir, b"/".as_slice(), name.as_bytes()].concat()
+    }
+
+    /// Creates the two files that a pack will be received into, and gives further descriptors of them: pack, index.
+    pub fn create_files(&mut self, fs: &Fs) -> Result<(File, File)> {
+        let pack = fs.create(&self.file("pack"), 0o444)?;
+        let idx = fs.create(&self.file("idx"), 0o444)?;
+        let copy = |file: &File| file.try_clone().map_err(|e| Error::Open(PathBuf::from("incoming pack"), e));
+        let copies = (copy(&pack)?, copy(&idx)?);
+        self.files = Some((pack, idx));
+        Ok(copies)
+    }
+
+    /// Makes the pack one of the repository's: synchronises both files, names them, and synchronises the names. When this returns
+    /// they survive a power cut.
+    ///
+    /// To be called when whoever filled the files is gone. `checksum` is what it said the pack's checksum is; it is compared with
+    /// the end of both files.
+    pub fn install(&mut self, fs: &Fs, hash: HashKind, checksum: &ObjectId) -> Result<Installed> {
+        let (pack, idx) = self.files.take().ok_or_else(|| bad("incoming pack: not created"))?;
+        let (pack_path, idx_path) = (self.file("pack"), self.file("idx"));
+        for (file, path) in [(&pack, &pack_path), (&idx, &idx_path)] {
+            self.still_ours(fs, file, path)?;
+        }
+        let width = hash.len() as u64;
+        let said = |file: &File, from_end: u64| -> Result<bool> {
+            let mut found = vec![0; hash.len()];
+            let fail = |e| Error::Read(PathBuf::from("incoming pack"), e);
+            let size = file.metadata().map_err(fail)?.len();
+            let Some(at) = size.checked_sub(from_end) else { return Ok(false) };
+            file.read_exact_at(&mut found, at).map_err(fail)?;
+            Ok(found == checksum.as_bytes())
+        };
+        if checksum.kind() != hash || !said(&pack, width)? || !said(&idx, 2 * width)? {
+            return Err(bad("incoming pack: not what it was said to be"));
+        }
+        for (file, path) in [(&pack, &pack_path), (&idx, &idx_path)] {
+            fs.note(&Op::Filled(path.clone()));
+            fs.sync_file(file, path)?;
+        }
+        if fs.make_dir(b"objects/pack")? {
+            fs.sync_dir(b"objects")?;
+        }
+        let name = |suffix: &str| format!("objects/pack/pack-{checksum}{suffix}").into_bytes();
+        let (pack_name, idx_name) = (name(".pack"), name(".idx"));
+        if fs.stat(&pack_name)?.is_some() && fs.stat(&idx_name)?.is_some() {
+            return self.known(fs, &pack, &pack_name);
+        }
+        // The pack first: readers find packs by their indexes.
+        self.move_in(fs, &pack_path, &pack_name)?;
+        self.move_in(fs, &idx_path, &idx_name)?;
+        fs.sync_dir(b"objects/pack")?;
+        Ok(Installed::New)
+    }
+
+    /// The file is still what was created: regular, with one name, and that name means it.
+    fn still_ours(&self, fs: &Fs, file: &File, path: &[u8]) -> Result<()> {
+        let meta = file.metadata().map_err(|e| Error::Read(PathBuf::from("incoming pack"), e))?;
+        let named = fs.stat(path)?;
+        let same = named.is_some_and(|named| fs_ops::identity(&named) == (meta.dev(), meta.ino()));
+        if meta.is_file() && meta.nlink() == 1 && same {
+            return Ok(());
+        }
+        Err(bad("incoming pack: not the file that was created"))
+    }
+
+    fn known(&self, fs: &Fs, pack: &File, name: &[u8]) -> Result<Installed> {
+        let size = pack.metadata().map_err(|e| Error::Read(PathBuf::from("incoming pack"), e))?.len();
+        match fs.stat(name)? {
+            Some(stat) if fs_ops::is_file(&stat) && u64::try_from(stat.st_size) == Ok(size) => {
+                // Whoever wrote it may not have waited for the disk.
+                fs.sync_dir(b"objects/pack")?;
+                Ok(Installed::Known)
+            }
+            _ => Err(bad(format!("{}: exists with other content", OsStr::from_bytes(name).display()))),
+        }
+    }
+
+    /// Gives the file its final name, which must not be anybody's.
+    fn move_in(&self, fs: &Fs, from: &[u8], to: &[u8]) -> Result<()> {
+        match fs.link(from, to) {
+            Ok(()) => fs.remove(from).map(|_| ()),
+            Err(e) if fs_ops::errno(&e) == Some(Errno::EEXIST) => {
+                // Half of a pack, left by a crash between the two names: ours is the same or better.
+                match fs.stat(to)? {
+                    Some(stat) if fs_ops::is_file(&stat) => fs.rename(from, to),
+                    _ => Err(e),
+                }
+            }
+            Err(e)
+                if matches!(
+                    fs_ops::errno(&e),
+                    Some(Errno::EPERM | Errno::EXDEV | Errno::EMLINK | Errno::EOPNOTSUPP | Errno::ENOSYS)
+                ) =>
+            {
+                fs.rename(from, to)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes the directory with all that is in it.
+    pub fn remove(self, fs: &Fs) -> Result<()> {
+        empty(fs, &self.dir)
+    }
+}
+
+/// Removes quarantines whose owners are gone, with the locks on references that they left, and gives their number. Those of living
+/// processes are left alone.
+pub fn sweep(fs: &Fs) -> Result<usize> {
+    let mut removed = 0;
+    for (name, is_dir) in fs.list(b"objects", MAX_ENTRIES)? {
+        let ours = name.strip_prefix(PREFIX).is_some_and(|digits| {
+            digits.len() == DIGITS && digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        if !is_dir || !ours {
+            continue;
+        }
+        let dir = [b"objects/".as_slice(), &name].concat();
+        if let Some(_lock) = lock(fs, &dir)? {
+            transaction::release_stale(fs, &dir)?;
+            empty(fs, &dir)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Locks a quarantine; `None` while its owner lives, or if it has gone meanwhile.
+fn lock(fs: &Fs, dir: &[u8]) -> Result<Option<File>> {
+    let file = match fs.open_dir(dir) {
+        Ok(fd) => File::from(fd),
+        Err(e) if fs_ops::errno(&e) == Some(Errno::ENOENT) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+        Err(std::fs::TryLockError::Error(e)) => {
+            return Err(Error::Open(PathBuf::from(OsStr::from_bytes(dir)), e));
+        }
+    }
+    let meta = file.metadata().map_err(|e| Error::Open(PathBuf::from(OsStr::from_bytes(dir)), e))?;
+    let named = fs.stat(dir)?;
+    let same = named.is_some_and(|named| fs_ops::identity(&named) == (meta.dev(), meta.ino()));
+    Ok(same.then_some(file))
+}
+
+fn empty(fs: &Fs, dir: &[u8]) -> Result<()> {
+    for (name, _) in fs.list(dir, MAX_ENTRIES)? {
+        fs.remove(&[dir, b"/", &name].concat())?;
+    }
+    fs.remove_dir(dir)?;
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The objects of a push and those of the repository side by side.
+
+use super::index_pack::{Indexed, Own};
+use crate::error::Result;
+use crate::id::ObjectId;
+use crate::object::{Commit, Kind, Tag};
+use crate::reader::{Object, Reader};
+use crate::store::Store;
+
+/// A commit, wherever it lies.
+#[derive(Clone, Debug)]
+pub(super) struct CommitInfo {
+    pub(super) tree: ObjectId,
+    pub(super) parents: Vec<ObjectId>,
+    /// Seconds since 1970.
+    pub(super) date: u64,
+}
+
+/// Where an object lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// It came with the push.
+    New(Kind),
+    /// The repository had it before.
+    Old(Kind),
+}
+
+impl Place {
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Place::New(kind) | Place::Old(kind) => kind,
+        }
+    }
+}
+
+/// Reads both.
+pub(super) struct World<'a> {
+    pub(super) indexed: &'a Indexed,
+    new: Option<Reader<'a>>,
+    old: Option<Reader<'a>>,
+    /// Positions in the findings' commits, sorted by id.
+    commits: Vec<u32>,
+}
+
+/// Bytes of cache for each side.
+const CACHE: usize = 8 << 20;
+
+impl<'a> World<'a> {
+    pub(super) fn new(indexed: &'a Indexed, own: Option<&'a Own>, store: Option<&'a Store>) -> Self {
+        let list = &indexed.findings.commits;
+        let mut commits: Vec<u32> = (0..list.len() as u32).collect();
+        commits.sort_unstable_by_key(|&at| list[at as usize].id);
+        World {
+            indexed,
+            new: own.map(|own| Reader::new(&own.0, CACHE)),
+            old: store.map(|store| Reader::new(store, CACHE)),
+            commits,
+        }
+    }
+
+    /// Where an object lies; `None` if nowhere.
+    pub(super) fn place(&mut self, id: &ObjectId) -> Result<Option<Place>> {
+        if let Some((_, kind, false)) = self.indexed.find(id) {
+            return Ok(Some(Place::New(*kind)));
+        }
+        match &mut self.old {
+            Some(old) => Ok(old.header(id)?.map(|(kind, _)| Place::Old(kind))),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the repository had the object before.
+    pub(super) fn is_old(&self, id: &ObjectId) -> bool {
+        self.old.as_ref().is_some_and(|old| old.store().contains(id))
+    }
+
+    /// Kind and size of an object that came with the push.
+    pub(super) fn new_header(&mut self, id: &ObjectId) -> Result<Option<(Kind, u64)>> {
+        match &mut self.new {
+            Some(new) => new.header(id),
+            None => Ok(None),
+        }
+    }
+
+    /// An object's content; `None` if it is nowhere.
+    pub(super) fn read(&mut self, id: &ObjectId) -> Result<Option<Object>> {
+        if let (Some((_, _, false)), Some(new)) = (self.indexed.find(id), &mut self.new) {
+            return new.read(id);
+        }
+        match &mut self.old {
+            Some(old) => old.read(id),
+            None => Ok(None),
+        }
+    }
+
+    /// The commit of this id; `None` if there is none, or it is something else.
+    pub(super) fn commit(&mut self, id: &ObjectId) -> Result<Option<CommitInfo>> {
+        let findings = &self.indexed.findings;
+        let found = self.commits.binary_search_by_key(id, |&at| findings.commits[at as usize].id);
+        if let Some(commit) = found.ok().and_then(|at| findings.commits.get(self.commits[at] as usize)) {
+            let from = commit.first_parent as usize;
+            let parents = findings.parents.get(from..from + commit.parents as usize).unwrap_or(&[]).to_vec();
+            return Ok(Some(CommitInfo { tree: commit.tree, parents, date: commit.date }));
+        }
+        let Some(object) = self.read(id)?.filter(|object| object.kind == Kind::Commit) else { return Ok(None) };
+        Ok(Commit::parse(&object.data, self.indexed.hash).ok().map(|commit| CommitInfo {
+            tree: commit.tree(),
+            parents: commit.parents().collect(),
+            date: commit.committer_seconds(),
+        }))
+    }
+
+    /// What an annotated tag names; `None` if this is none.
+    pub(super) fn tag(&mut self, id: &ObjectId) -> Result<Option<(ObjectId, Kind)>> {
+        let Some(object) = self.read(id)?.filter(|object| object.kind == Kind::Tag) else { return Ok(None) };
+        Ok(Tag::parse(&object.data, self.indexed.hash).ok().map(|tag| (tag.target(), tag.kind())))
+    }
+}
