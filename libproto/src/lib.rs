@@ -12,9 +12,9 @@ pub mod frame;
 pub mod message;
 pub mod states;
 
+pub mod advertise;
 pub mod command;
 pub mod names;
 pub mod pktline;
-pub mod wire_error;
 pub mod request;
-pub mod advertise;
+pub mod wire_error;

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`client`] | gotsh or gotctl ↔ `session`: the daemon's unix socket |
 //! | [`parent`] | `parent` ↔ every other process |
-//! | [`repo`] | `session` ↔ repository process |
+//! | [`repo`] | `session` ↔ `repo_read` |
+//! | [`push`] | `session`, `repo_write` and `verify` among each other |
 //!
 //! `listen` → `session` is one message, [`parent::ListenToSession`]. `parent` ↔ `sockets` has a format of its
 //! own, one byte and fixed lengths, in the file of that role.
@@ -13,4 +14,5 @@
 
 pub mod client;
 pub mod parent;
+pub mod push;
 pub mod repo;

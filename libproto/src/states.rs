@@ -125,6 +125,21 @@ pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Finished, &[]),
 ];
 
+/// How far a verify process is, as `parent` sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyState {
+    /// Started; has not greeted.
+    Starting,
+    /// At work.
+    Working,
+    /// Has reported its end.
+    Finished,
+}
+
+/// Which messages of a verify process are allowed in which state, by their type number.
+pub const VERIFY_TO_PARENT: &[(VerifyState, &[u16])] =
+    &[(VerifyState::Starting, &[1, 2]), (VerifyState::Working, &[2]), (VerifyState::Finished, &[])];
+
 /// Whether `kind` stands in `table` for `state`.
 pub fn allowed<S: Copy + PartialEq>(table: &[(S, &[u16])], state: S, kind: u16) -> bool {
     table.iter().any(|(s, kinds)| *s == state && kinds.contains(&kind))

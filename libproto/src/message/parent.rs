@@ -326,10 +326,10 @@ crate::messages! {
         2 => Serve(Serve),
         /// The repository that was found is the right one: answer its session.
         3 => Go(()),
-        /// The verify process of this push: its end of the link (`repo_write` only).
-        4 => Verify(()) with 1,
-        /// The verify process has ended, with this status; negative: killed by that signal.
-        5 => Reaped(i32),
+        /// The verify process of this push runs, or could not be started.
+        4 => Verify(bool),
+        /// The verify process has ended: whether with status 0.
+        5 => Reaped(bool),
     }
 }
 
@@ -348,6 +348,45 @@ crate::messages! {
         5 => Ref(RefReport),
         /// The pack of this push is about to come: start `verify`.
         6 => NeedVerify(()),
+    }
+}
+
+// --- verify
+
+/// What a `verify` process is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyStart {
+    /// The repository.
+    pub repository: RepoAddress,
+    /// The directories that hold all repositories, absolute: alternates may lie there.
+    pub roots: Vec<Vec<u8>>,
+    /// Bytes of anonymous memory (`RLIMIT_DATA`).
+    pub memory: u64,
+    /// Bytes of the largest file it may write (`RLIMIT_FSIZE`).
+    pub file_size: u64,
+    /// Threads that may work on one pack.
+    pub threads: u8,
+    /// Times, as for the session.
+    pub limits: SessionStart,
+    /// Device and inode of the repository, as its writing process found it.
+    pub found: Opened,
+}
+
+crate::messages! {
+    /// What `parent` tells `verify`.
+    pub enum ParentToVerify: "parent to verify" {
+        /// The one repository of this process.
+        1 => Start(VerifyStart),
+    }
+}
+
+crate::messages! {
+    /// What `verify` tells `parent`.
+    pub enum VerifyToParent: "verify to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// What went wrong, for the log.
+        2 => Finished(String),
     }
 }
 

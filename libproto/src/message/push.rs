@@ -1,0 +1,272 @@
+//! A push: `session`, `repo_write` and `verify` among each other.
+//!
+//! The session parses commands; `repo_write` decides and changes references; `verify` alone reads the pack.
+//!
+//! ```text
+//! session → repo_write   List                       references to advertise
+//!                        Commands*, Shallows*, Begin  what the client wants
+//! repo_write → session   TakePack                   (a pack is coming, and verify runs)
+//! session → verify       Input + descriptor         the client's input, from the pack's first byte on
+//! repo_write → verify    Files + two descriptors, Commands*, Shallows*, Go
+//! verify → session       Progress*                  for the client
+//! verify → repo_write    Indexed, Facts*, or Failed
+//! repo_write → session   Results*, End
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use super::repo::RefBatch;
+use crate::names::{ObjectId, RefName};
+
+/// Most commands in one message.
+pub const BATCH_COMMANDS: usize = 64;
+/// Most bytes of names in one batch of commands; one more command always fits.
+pub const BATCH_NAME_BYTES: usize = 8 * 1024;
+
+/// One reference that the client wants to change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Its value by the client's word; null: it does not exist.
+    pub old: ObjectId,
+    /// Its new value; null: delete it.
+    pub new: ObjectId,
+    /// Its name, below `refs/`.
+    pub name: RefName,
+}
+
+/// All commands have been said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushBegin {
+    /// All or none.
+    pub atomic: bool,
+    /// A pack follows on the client's input (there is a command that is no deletion).
+    pub pack: bool,
+    /// The client's push options, free of control bytes, for the log.
+    pub options: Vec<String>,
+}
+
+crate::messages! {
+    /// What a `session` tells `repo_write`.
+    pub enum SessionToWriter: "session to repo_write" {
+        /// Send the references.
+        1 => List(()),
+        /// Some commands, in the client's order.
+        2 => Commands(Vec<Command>),
+        /// Commits that the client's history ends at.
+        3 => Shallows(Vec<ObjectId>),
+        /// That was all: do it.
+        4 => Begin(PushBegin),
+    }
+}
+
+/// What became of one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandResult {
+    /// The reference.
+    pub name: RefName,
+    /// Why it was refused, one line; `None`: done.
+    pub refused: Option<String>,
+}
+
+crate::messages! {
+    /// What `repo_write` tells its `session`.
+    pub enum WriterToSession: "repo_write to session" {
+        /// Some references.
+        1 => Refs(RefBatch),
+        /// Tips of alternates, to be advertised as `.have`; before the last batch of references.
+        2 => Haves(Vec<ObjectId>),
+        /// The message was taken.
+        3 => Taken(()),
+        /// `verify` is there: give it the client's input.
+        4 => TakePack(()),
+        /// Some results, in the order of the commands.
+        5 => Results(Vec<CommandResult>),
+        /// The push is over: `ok`, or why the pack was refused.
+        6 => End(String),
+        /// The push cannot be taken at all: for the client, and nothing was changed.
+        7 => Refused(String),
+    }
+}
+
+crate::messages! {
+    /// What a `session` tells `verify`.
+    pub enum SessionToVerify: "session to verify" {
+        /// The client's input, at the first byte of the pack.
+        1 => Input(()) with 1,
+    }
+}
+
+crate::messages! {
+    /// What `verify` tells its `session`.
+    pub enum VerifyToSession: "verify to session" {
+        /// A line of progress, without a line end; the flag says that it is this stage's last.
+        1 => Progress((String, bool)),
+        /// Work goes on: time for a keepalive.
+        2 => Tick(()),
+        /// The pack has been read to its end; a client that sends more breaks the protocol.
+        3 => InputEnd(u64),
+    }
+}
+
+/// What `verify` is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyTask {
+    /// Bytes of a pack.
+    pub pack_bytes: u64,
+    /// Objects in a pack.
+    pub objects: u64,
+    /// Bytes of one object, inflated.
+    pub object_bytes: u64,
+    /// Bytes of the result of a delta.
+    pub delta_bytes: u64,
+    /// Length of a chain of deltas.
+    pub chain: u32,
+    /// Objects that a thin pack may leave out.
+    pub external_bases: u64,
+    /// Check objects as `git fsck` does.
+    pub fsck: bool,
+    /// Message ids of findings that are let through.
+    pub tolerated: Vec<String>,
+    /// Bytes that must stay free on the disk.
+    pub disk_reserve: u64,
+    /// Whether a pack comes at all.
+    pub pack: bool,
+}
+
+crate::messages! {
+    /// What `repo_write` tells `verify`.
+    pub enum WriterToVerify: "repo_write to verify" {
+        /// What to do, with the empty files for pack and index.
+        1 => Files(VerifyTask) with 2,
+        /// Some of the commands that no rule has refused yet.
+        2 => Commands(Vec<(ObjectId, ObjectId)>),
+        /// Commits that the client's history ends at.
+        3 => Shallows(Vec<ObjectId>),
+        /// All was said.
+        4 => Go(()),
+    }
+}
+
+/// What was received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexedPack {
+    /// Objects in the pack file, appended ones included; 0: there is no pack to keep.
+    pub objects: u64,
+    /// Objects that came in.
+    pub received: u64,
+    /// Bytes of the pack file.
+    pub bytes: u64,
+    /// Its checksum: the last bytes of the file.
+    pub checksum: ObjectId,
+}
+
+/// The kind of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectKind {
+    /// A commit.
+    Commit,
+    /// A tree.
+    Tree,
+    /// A blob.
+    Blob,
+    /// An annotated tag.
+    Tag,
+}
+
+/// What is known about one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandFacts {
+    /// The reason to refuse it whatever the rules say.
+    pub refused: Option<String>,
+    /// The kind of the new tip; `None` for a deletion.
+    pub kind: Option<ObjectKind>,
+    /// What an annotated tag finally names, and its kind.
+    pub peeled: Option<(ObjectId, ObjectKind)>,
+    /// Whether the new tip descends from the old one; `None` unless both are commits.
+    pub fast_forward: Option<bool>,
+    /// Whether it brings merge commits that no reference reached.
+    pub merges: bool,
+    /// Bytes of the largest blob that came for it.
+    pub largest_blob: Option<u64>,
+}
+
+crate::messages! {
+    /// What `verify` tells `repo_write`.
+    pub enum VerifyToWriter: "verify to repo_write" {
+        /// The pack is received and every object in it is good.
+        1 => Indexed(IndexedPack),
+        /// Facts, in the order of the commands.
+        2 => Facts(Vec<CommandFacts>),
+        /// All facts were said.
+        3 => Done(()),
+        /// The pack is refused: why, for the client.
+        4 => Failed(String),
+    }
+}
+
+/// How far a push is, as `repo_write` sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteState {
+    /// Nothing was said yet.
+    Idle,
+    /// The references were sent.
+    Listed,
+    /// Commands are coming.
+    Commands,
+    /// The session has nothing more to say.
+    Working,
+}
+
+/// Which messages of a session `repo_write` takes in which state, by their type number.
+pub const WRITE_STATES: &[(WriteState, &[u16])] = &[
+    (WriteState::Idle, &[1]),
+    (WriteState::Listed, &[2, 3]),
+    (WriteState::Commands, &[2, 3, 4]),
+    (WriteState::Working, &[]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Message;
+    use crate::names::{HashKind, REF_NAME_MAX};
+    use crate::states::allowed;
+
+    #[test]
+    fn the_largest_batches_fit_into_a_frame() {
+        let id = ObjectId::from_bytes(HashKind::Sha256, &[7; 32]).expect("an id");
+        let command = |n: usize| Command {
+            old: id,
+            new: id,
+            name: RefName::parse(format!("refs/{}", "x".repeat(n)).as_bytes()).expect("a name"),
+        };
+        let mut batch: Vec<Command> = (0..BATCH_COMMANDS - 1).map(|_| command(100)).collect();
+        batch.push(Command {
+            name: RefName::parse(
+                &[b"refs/".as_slice(), &"x/".repeat(REF_NAME_MAX / 2 - 3).as_bytes(), b"x"].concat(),
+            )
+            .expect("a name"),
+            ..command(1)
+        });
+        let mut out = Vec::new();
+        SessionToWriter::Commands(batch).encode_body(&mut out).expect("fits");
+        let facts = CommandFacts {
+            refused: Some("missing necessary objects".into()),
+            kind: Some(ObjectKind::Tag),
+            peeled: Some((id, ObjectKind::Commit)),
+            fast_forward: Some(true),
+            merges: true,
+            largest_blob: Some(u64::MAX),
+        };
+        let mut out = Vec::new();
+        VerifyToWriter::Facts(vec![facts; BATCH_COMMANDS]).encode_body(&mut out).expect("fits");
+    }
+
+    #[test]
+    fn nothing_is_taken_while_working_and_commands_need_a_list() {
+        for kind in 0..10 {
+            assert!(!allowed(WRITE_STATES, WriteState::Working, kind));
+            assert_eq!(allowed(WRITE_STATES, WriteState::Idle, kind), kind == 1);
+        }
+    }
+}
