@@ -1,5 +1,7 @@
 //! gotd.conf from outside: files written for C gotd, files with every kind of mistake, and what they decide.
 
+#![allow(clippy::unwrap_used)]
+
 use gotd::auth::{Found, Identity, Table, Verdict};
 use gotd::conf::loader::Texts;
 use gotd::conf::model::{Access, Config, Secret, UnixUser};

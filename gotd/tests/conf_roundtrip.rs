@@ -1,5 +1,7 @@
 //! Any configuration, printed and parsed again, is the same; and so is one that travelled between processes.
 
+#![allow(clippy::unwrap_used)]
+
 use gotd::conf::limits::{Scope, TABLE};
 use gotd::conf::loader::Texts;
 use gotd::conf::model::*;

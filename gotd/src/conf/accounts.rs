@@ -202,7 +202,7 @@ pub fn parse_key(text: &str, at: Position) -> Result<Key, String> {
 /// Strict base64 with padding; `None` for anything else.
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let body = text.trim_end_matches('=');
-    if text.is_empty() || text.len() % 4 != 0 || text.len() - body.len() > 2 {
+    if text.is_empty() || !text.len().is_multiple_of(4) || text.len() - body.len() > 2 {
         return None;
     }
     let (mut out, mut bits, mut held) = (Vec::with_capacity(body.len()), 0_u32, 0_u32);

@@ -175,7 +175,7 @@ impl Row {
             .suffixes()
             .iter()
             .rev()
-            .find(|(_, size)| value > 0 && value % size == 0)
+            .find(|(_, size)| value > 0 && value.is_multiple_of(*size))
             .copied()
             .unwrap_or(("", 1));
         format!("{}{suffix}", value / size)

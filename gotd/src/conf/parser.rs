@@ -249,11 +249,9 @@ impl Parser<'_> {
     pub fn keyword(&mut self, known: &[&'static str], what: &str) -> Outcome<&'static str> {
         let token = self.peek().clone();
         if let TokenKind::Word { text, quoted } = &token.kind {
-            if let Some(&word) = known.iter().find(|&&k| k == text) {
-                if !quoted {
-                    self.next();
-                    return Ok(word);
-                }
+            if let Some(&word) = known.iter().find(|&&k| k == text && !quoted) {
+                self.next();
+                return Ok(word);
             }
             let hint = match nearest(text, known.iter().copied()) {
                 Some(near) if *quoted && near == text => format!(": write {near} without quotes"),
