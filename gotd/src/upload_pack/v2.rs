@@ -57,8 +57,9 @@ impl Session<'_> {
     fn ls_refs(&mut self, arguments: bool) -> Result<(), TalkError> {
         let (mut peel, mut symrefs, mut unborn) = (false, false, false);
         let mut prefixes = PrefixList::new(self);
-        while arguments {
-            let Some(line) = argument(self.wire.packet()?)? else { break };
+        loop {
+            let packet = if arguments { self.wire.packet()? } else { Some(Packet::Flush) };
+            let Some(line) = argument(packet)? else { break };
             match LsRefs::parse(line)? {
                 LsRefs::Peel => peel = true,
                 LsRefs::Symrefs => symrefs = true,
@@ -97,8 +98,9 @@ impl Session<'_> {
         self.repo.done(&SessionToRepo::Begin(Begin { v2: true }))?;
         let mut needs = Needs::new(&self.limits);
         let mut asked = Asked::default();
-        while arguments {
-            let line = match self.wire.packet() {
+        loop {
+            let packet = if arguments { self.wire.packet() } else { Ok(Some(Packet::Flush)) };
+            let line = match packet {
                 Ok(packet) => argument(packet)?,
                 Err(error) => {
                     self.flush_wants(&mut needs)?;

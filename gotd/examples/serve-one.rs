@@ -1,0 +1,92 @@
+//! Serves one fetch of one repository on standard input and output, with session and repository process as two
+//! threads and no sandbox: `git clone --upload-pack='serve-one [--any]' DIRECTORY`. For tests that compare the
+//! conversation with C git's, byte by byte, and for profiling; the daemon never runs this.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use gotd::client::{Input, Output};
+use gotd::repo_read;
+use gotd::session::{Conversation, Failure, Repo};
+use gotd::upload_pack;
+use libproto::command::{Parameters, Service};
+use libproto::message::parent::{FetchRules, Grant, SessionStart};
+use libproto::names::HashKind;
+use librepo::repository::{Options, Repository};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+fn main() {
+    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let any = arguments.first().is_some_and(|a| a == "--any");
+    let path = arguments.pop().expect("a directory");
+    let rules = FetchRules { reachable: any, any, filter: any };
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .expect("a socketpair");
+    let limits = SessionStart {
+        first_request: 30,
+        idle: 600,
+        work: 3600,
+        minimum_rate: 0,
+        wants: 100_000,
+        haves: 1_000_000,
+        prefixes: 65_536,
+        commands: 20_000,
+    };
+    let repository = open(path);
+    let hash = match repository.hash() {
+        librepo::id::HashKind::Sha1 => HashKind::Sha1,
+        librepo::id::HashKind::Sha256 => HashKind::Sha256,
+    };
+    let repo_limits = limits.clone();
+    let server = std::thread::spawn(move || {
+        let grant =
+            repo_read::Grant { rules, hidden: &[], limits: &repo_limits, threads: 2, cache_bytes: 96 << 20 };
+        repo_read::serve(&repo_read::Session::from(theirs), &repository, &grant, &mut || {})
+    });
+    let protocol = std::env::var_os("GIT_PROTOCOL").unwrap_or_default();
+    let version = Parameters::parse(protocol.as_encoded_bytes()).version_for(Service::UploadPack);
+    let own = |fd: std::os::fd::BorrowedFd<'_>| -> OwnedFd { fd.try_clone_to_owned().expect("a descriptor") };
+    let repo = Repo::from(ours);
+    let mut talk = Conversation {
+        input: Input::new(own(std::io::stdin().as_fd())),
+        output: Output::new(own(std::io::stdout().as_fd())),
+        repo: &repo,
+        grant: Grant { hash, fetch: rules },
+        service: Service::UploadPack,
+        protocol: version as u8,
+        limits,
+        agent: String::new(),
+    };
+    let end = upload_pack::serve(&mut talk);
+    let agent = std::mem::take(&mut talk.agent);
+    let failed = end.is_err();
+    if let Err(Failure { text, told }) = end {
+        if !told {
+            let mut packet = Vec::new();
+            libproto::pktline::write_err(&mut packet, &text);
+            let _ = talk.output.write_all(&packet);
+        }
+        eprintln!("serve-one: {text}");
+    }
+    drop(talk);
+    drop(repo);
+    let report = server.join().expect("the repository's thread");
+    if std::env::var_os("SERVE_ONE_REPORT").is_some() {
+        eprintln!("serve-one: agent={agent} {report:?}");
+    }
+    std::process::exit(i32::from(failed));
+}
+
+/// The bare repository in `path`, or that of the worktree there.
+fn open(path: std::ffi::OsString) -> Repository {
+    let path = std::path::PathBuf::from(path);
+    let inner = path.join(".git");
+    let dir = std::fs::File::open(if inner.is_dir() { &inner } else { &path });
+    let opened = dir
+        .map_err(|e| e.to_string())
+        .and_then(|dir| Repository::open(dir.into(), Options::default()).map_err(|e| e.to_string()));
+    opened.unwrap_or_else(|error| {
+        eprintln!("serve-one: {}: {error}", path.display());
+        std::process::exit(1);
+    })
+}
