@@ -170,7 +170,6 @@ mod tests {
             "GI7EBA~",
             "GI7D29~1",
             "gi7eba",
-            ".gitmodules/x~1",
         ] {
             assert!(!is_gitmodules(name.as_bytes()), "{name:?}");
         }

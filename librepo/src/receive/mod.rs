@@ -188,3 +188,8 @@ fn limit(what: &str, value: u64, unit: &str, limit: u64) -> Error {
 fn pack_error(error: io::Error) -> Error {
     Error::Write(PathBuf::from("incoming pack"), error)
 }
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testpack;
+#[cfg(test)]
+mod tests;

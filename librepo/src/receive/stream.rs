@@ -399,9 +399,6 @@ impl<'s, R: Read + ?Sized> Input<'s, R> {
             if self.end == 0 {
                 return Err(bad(format!("pack: cut short after {} bytes", self.offset)));
             }
-            if self.offset > self.max {
-                return Err(limit("pack", self.offset, "bytes", self.max));
-            }
         }
         Ok(&self.buf[self.pos..self.end])
     }
@@ -420,6 +417,9 @@ impl<'s, R: Read + ?Sized> Input<'s, R> {
 
     /// Sums and writes what was consumed since the last time.
     fn flush(&mut self) -> Result<()> {
+        if self.offset > self.max {
+            return Err(limit("pack", self.offset, "bytes", self.max));
+        }
         // Consumed bytes always lie at the buffer's start: it is refilled only after this.
         let done = &self.buf[..self.pos];
         self.sum.update(done);
