@@ -1,4 +1,4 @@
-//! Measures reading: `read REPOSITORY all|walk|lookup|order [CACHE-MIB]`. Prints what it did and the CPU time in seconds.
+//! Measures reading: `read REPOSITORY all|walk|lookup|order|refs [CACHE-MIB | PREFIX]`. Prints what it did and the CPU time in seconds.
 
 use std::collections::BinaryHeap;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use librepo::{Location, ObjectId, Options, Reader, Repository};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let (path, what) = (&arguments[1], &arguments[2][..]);
-    let cache = arguments.get(3).map_or(Ok(96), |text| text.parse::<usize>())? << 20;
+    let cache = arguments.get(3).and_then(|text| text.parse::<usize>().ok()).unwrap_or(96) << 20;
     let start = Instant::now();
     let repository = Repository::open(std::fs::File::open(path)?.into(), Options::default())?;
     let opened = start.elapsed();
@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "all" => all(&repository, cache)?,
         "walk" => walk(&repository, cache)?,
         "lookup" => lookup(&repository),
+        "refs" => refs(&repository, arguments.get(3))?,
         _ => order(&repository),
     };
     println!(
@@ -137,4 +138,13 @@ fn order(repository: &Repository) -> String {
     let start = Instant::now();
     let from_file = repository.store().packs().iter().filter(|pack| pack.order().is_from_file()).count();
     format!("{from_file} orders from files, {:.6} s", start.elapsed().as_secs_f64())
+}
+
+/// Lists references, peeled.
+fn refs(repository: &Repository, prefix: Option<&String>) -> librepo::Result<String> {
+    let start = Instant::now();
+    let mut reader = Reader::new(repository.store(), 1 << 20);
+    let prefixes: Vec<&String> = prefix.into_iter().collect();
+    let count = repository.refs().list(&prefixes, Some(&mut reader))?.len();
+    Ok(format!("{count} references in {:.6} s", start.elapsed().as_secs_f64()))
 }

@@ -25,6 +25,8 @@ pub mod midx;
 pub mod object;
 pub mod pack;
 pub mod pack_index;
+pub mod packed_refs;
+pub mod prefixes;
 pub mod reader;
 pub mod receive;
 pub mod ref_name;

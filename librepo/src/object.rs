@@ -274,7 +274,7 @@ impl<'a> TreeEntries<'a> {
             self.parse_mode()?
         };
         let named = &self.rest[at + 1..];
-        let end = find_nul(named).ok_or(Malformed("tree entry cut short"))?;
+        let end = find_byte(named, 0).ok_or(Malformed("tree entry cut short"))?;
         if end == 0 {
             return Err(Malformed("tree entry without a name"));
         }
@@ -312,12 +312,14 @@ fn word_at(data: &[u8], at: usize) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// Where the first NUL is. Eight bytes at a time: trees are most of what a walk reads, and names most of a tree.
+/// Where a byte is first. Eight bytes at a time: trees are most of what a walk reads, and names most of a tree.
 #[inline]
-fn find_nul(data: &[u8]) -> Option<usize> {
+pub(crate) fn find_byte(data: &[u8], byte: u8) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
+    let pattern = u64::from(byte) * ONES;
     let mut at = 0;
     while let Some(word) = word_at(data, at) {
+        let word = word ^ pattern;
         // The lowest bit set is that of the first zero byte; only above it carries can be wrong.
         let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
         if zeros != 0 {
@@ -325,7 +327,7 @@ fn find_nul(data: &[u8]) -> Option<usize> {
         }
         at += 8;
     }
-    data[at..].iter().position(|&byte| byte == 0).map(|found| at + found)
+    data[at..].iter().position(|&other| other == byte).map(|found| at + found)
 }
 
 impl<'a> Iterator for TreeEntries<'a> {
@@ -418,9 +420,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_nul_is_found_where_it_is(data in proptest::collection::vec(0u8..3, 0..40), high: u8) {
-            let data: Vec<u8> = data.iter().map(|&byte| if byte == 2 { high } else { byte }).collect();
-            assert_eq!(find_nul(&data), data.iter().position(|&byte| byte == 0));
+        fn a_byte_is_found_where_it_is(data in proptest::collection::vec(0u8..3, 0..40), a: u8, b: u8) {
+            let data: Vec<u8> = data.iter().map(|&byte| [a, b, a ^ 1][usize::from(byte)]).collect();
+            assert_eq!(find_byte(&data, b), data.iter().position(|&byte| byte == b));
         }
 
         #[test]

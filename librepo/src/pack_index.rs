@@ -95,6 +95,11 @@ impl PackIndex {
         }
     }
 
+    /// The table of 32-bit offsets of version 2, empty for version 1.
+    pub(crate) fn small_offsets(&self) -> &[u8] {
+        if self.version == 1 { &[] } else { &self.map[self.offsets..self.large] }
+    }
+
     /// The CRC-32 of the entry's bytes in the pack; version 1 has none.
     pub fn crc_at(&self, index: u32) -> Option<u32> {
         if self.version == 1 || index >= self.count() {

@@ -3,10 +3,12 @@
 //! A listing reads no more than its prefixes ask for: directories that cannot hold a match are not entered, and the
 //! sorted `packed-refs` is searched, not read through. References of linked worktrees are never shown.
 
-use crate::beneath::{Dir, EntryType, Map};
+use crate::beneath::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::id::{HashKind, ObjectId};
 use crate::object::{Kind, Tag};
+use crate::packed_refs::{PackedRefs, PackedValue};
+use crate::prefixes::Prefixes;
 use crate::reader::Reader;
 
 /// The largest loose reference in bytes; a symbolic one holds a name.
@@ -62,21 +64,6 @@ enum Loose {
     Symbolic(Vec<u8>),
 }
 
-/// What a packed reference says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PackedValue {
-    target: ObjectId,
-    peeled: Option<ObjectId>,
-    /// Whether `peeled` is known: then none means that the target is no tag.
-    peel_known: bool,
-}
-
-impl PackedValue {
-    fn loose(target: ObjectId) -> PackedValue {
-        PackedValue { target, peeled: None, peel_known: false }
-    }
-}
-
 /// The object that a reference leads to, if there is one, and the last symbolic reference's target.
 type Resolved = (Option<PackedValue>, Option<Vec<u8>>);
 
@@ -120,13 +107,13 @@ impl Refs {
         prefixes: &[P],
         mut reader: Option<&mut Reader<'_>>,
     ) -> Result<Vec<Ref>> {
-        let prefixes = normalise(prefixes);
+        let prefixes = Prefixes::new(prefixes);
         let mut refs = Vec::new();
-        if prefixes.iter().any(|prefix| b"HEAD".starts_with(prefix)) {
+        if prefixes.matches(b"HEAD") {
             let (value, symref_target) = self.resolve(b"HEAD")?;
-            push(&mut refs, b"HEAD", value, symref_target, reader.as_deref_mut());
+            push(&mut refs, b"HEAD".to_vec(), value, symref_target, reader.as_deref_mut());
         }
-        if !prefixes.iter().any(|prefix| may_hold(b"refs/", prefix)) {
+        if !prefixes.may_match_below(b"refs/") {
             return Ok(refs);
         }
         // All loose ones first: what is packed and removed under us is in the packed-refs that is opened after.
@@ -139,13 +126,13 @@ impl Refs {
         let mut packed = packed.into_iter().peekable();
         for (name, (value, symref_target)) in loose {
             while let Some((other, value)) = packed.next_if(|(other, _)| *other < name) {
-                push(&mut refs, &other, Some(value), None, reader.as_deref_mut());
+                push(&mut refs, other, Some(value), None, reader.as_deref_mut());
             }
             packed.next_if(|(other, _)| *other == name);
-            push(&mut refs, &name, value, symref_target, reader.as_deref_mut());
+            push(&mut refs, name, value, symref_target, reader.as_deref_mut());
         }
         for (name, value) in packed {
-            push(&mut refs, &name, Some(value), None, reader.as_deref_mut());
+            push(&mut refs, name, Some(value), None, reader.as_deref_mut());
         }
         Ok(refs)
     }
@@ -201,7 +188,7 @@ impl Refs {
         &self,
         dir: &Dir,
         path: &[u8],
-        prefixes: &[Vec<u8>],
+        prefixes: &Prefixes,
         depth: usize,
         found: &mut Vec<(Vec<u8>, Resolved)>,
     ) -> Result<()> {
@@ -210,16 +197,14 @@ impl Refs {
             match kind {
                 EntryType::Dir if depth < MAX_DEPTH => {
                     name.push(b'/');
-                    if prefixes.iter().any(|prefix| may_hold(&name, prefix))
+                    if prefixes.may_match_below(&name)
                         && !entry.starts_with(b".")
                         && let Some(dir) = dir.open_dir(&entry)?
                     {
                         self.walk(&dir, &name, prefixes, depth + 1, found)?;
                     }
                 }
-                EntryType::File | EntryType::Symlink
-                    if prefixes.iter().any(|prefix| name.starts_with(prefix)) && good_name(&name) =>
-                {
+                EntryType::File | EntryType::Symlink if prefixes.matches(&name) && good_name(&name) => {
                     let value = match dir.read(&entry, MAX_LOOSE) {
                         Ok(Some(text)) => parse_loose(&text, self.hash),
                         Ok(None) => continue,
@@ -243,7 +228,7 @@ impl Refs {
 /// Adds a reference to a listing, unless it is broken.
 fn push(
     refs: &mut Vec<Ref>,
-    name: &[u8],
+    name: Vec<u8>,
     value: Option<PackedValue>,
     symref_target: Option<Vec<u8>>,
     reader: Option<&mut Reader<'_>>,
@@ -256,40 +241,24 @@ fn push(
     {
         peeled = peel(reader, &value.target);
     }
-    refs.push(Ref { name: name.to_vec(), target: value.target, peeled, symref_target });
-}
-
-/// Whether a directory (with a slash at the end) can hold names that begin with `prefix`.
-fn may_hold(dir: &[u8], prefix: &[u8]) -> bool {
-    dir.starts_with(prefix) || prefix.starts_with(dir)
-}
-
-/// The prefixes sorted, without those that begin with another; no prefix means all names.
-fn normalise<P: AsRef<[u8]>>(prefixes: &[P]) -> Vec<Vec<u8>> {
-    if prefixes.is_empty() {
-        return vec![Vec::new()];
-    }
-    let mut sorted: Vec<Vec<u8>> = prefixes.iter().map(|prefix| prefix.as_ref().to_vec()).collect();
-    sorted.sort_unstable();
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    for prefix in sorted {
-        if !kept.last().is_some_and(|last| prefix.starts_with(last)) {
-            kept.push(prefix);
-        }
-    }
-    kept
+    refs.push(Ref { name, target: value.target, peeled, symref_target });
 }
 
 /// Whether this is a reference's name below `refs/`, by `git check-ref-format`.
 pub fn good_name(name: &[u8]) -> bool {
-    let good_part = |part: &[u8]| !part.is_empty() && !part.starts_with(b".") && !part.ends_with(b".lock");
-    let bad_byte =
-        |byte: &u8| *byte <= b' ' || matches!(byte, b'~' | b'^' | b':' | b'?' | b'*' | b'[' | b'\\' | 0x7f);
-    name.starts_with(b"refs/")
-        && name.split(|&byte| byte == b'/').all(good_part)
-        && !name.ends_with(b".")
-        && !name.iter().any(bad_byte)
-        && !name.windows(2).any(|pair| matches!(pair, b".." | b"@{"))
+    let Some(below) = name.strip_prefix(b"refs/") else { return false };
+    let mut last = b'/';
+    for (at, &byte) in below.iter().enumerate() {
+        match byte {
+            0..=b' ' | b'~' | b'^' | b':' | b'?' | b'*' | b'[' | b'\\' | 0x7f => return false,
+            b'/' if last == b'/' || below[..at].ends_with(b".lock") => return false,
+            b'.' if last == b'/' || last == b'.' => return false,
+            b'{' if last == b'@' => return false,
+            _ => {}
+        }
+        last = byte;
+    }
+    last != b'/' && last != b'.' && !below.ends_with(b".lock")
 }
 
 fn parse_loose(text: &[u8], hash: HashKind) -> Loose {
@@ -319,160 +288,51 @@ pub fn peel(reader: &mut Reader<'_>, tag: &ObjectId) -> Option<ObjectId> {
     None
 }
 
-/// The `packed-refs` file: lines `id name`, each perhaps followed by `^peeled id`.
-#[derive(Debug)]
-pub struct PackedRefs {
-    map: Option<Map>,
-    hash: HashKind,
-    /// Where the lines begin, after the header.
-    start: usize,
-    sorted: bool,
-    peeled: bool,
-    fully_peeled: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl PackedRefs {
-    fn open(dir: &Dir, hash: HashKind) -> Result<PackedRefs> {
-        PackedRefs::parse(dir.map(b"packed-refs")?, hash)
-    }
-
-    /// Reads the header, and makes sure that the last line is complete.
-    pub fn parse(map: Option<Map>, hash: HashKind) -> Result<PackedRefs> {
-        let mut packed =
-            PackedRefs { map: None, hash, start: 0, sorted: false, peeled: false, fully_peeled: false };
-        let text = map.as_deref().unwrap_or(&[]);
-        if !text.is_empty() && !text.ends_with(b"\n") {
-            return Err(corrupt("last line cut short"));
+    /// The names that git takes, and no others.
+    #[test]
+    fn names_are_git_s() {
+        for name in [
+            "refs/heads/main",
+            "refs/x",
+            "refs/",
+            "refs",
+            "refs//x",
+            "refs/x/",
+            "refs/a./b",
+            "refs/a.",
+            "refs/.a",
+            "refs/a/.b",
+            "refs/a..b",
+            "refs/a.b",
+            "refs/a.lock",
+            "refs/a.lock/b",
+            "refs/a.lock.b",
+            "refs/.lock",
+            "refs/lock",
+            "refs/a@{b",
+            "refs/@",
+            "refs/@/{",
+            "refs/a{@b",
+            "refs/a b",
+            "refs/a~b",
+            "refs/a^b",
+            "refs/a:b",
+            "refs/a?b",
+            "refs/a*b",
+            "refs/a[b",
+            "refs/a]b",
+            "refs/a\\b",
+            "refs/a\u{7f}b",
+            "refs/a\tb",
+            "refs/m\u{e4}rz",
+            "refs/-a",
+        ] {
+            let git = std::process::Command::new("git").args(["check-ref-format", name]).status().unwrap();
+            assert_eq!(good_name(name.as_bytes()), git.success(), "{name}");
         }
-        if let Some(rest) = text.strip_prefix(b"# pack-refs with:") {
-            let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
-            let traits: Vec<&[u8]> = rest[..end].split(|&byte| byte == b' ').collect();
-            let has = |word: &[u8]| traits.contains(&word);
-            let (sorted, peeled, fully_peeled) = (has(b"sorted"), has(b"peeled"), has(b"fully-peeled"));
-            let start = text.len() - rest.len() + end + 1;
-            packed = PackedRefs { start, sorted, peeled, fully_peeled, ..packed };
-        }
-        packed.map = map;
-        Ok(packed)
-    }
-
-    fn text(&self) -> &[u8] {
-        let text = self.map.as_deref().unwrap_or(&[]);
-        text.get(self.start..).unwrap_or(&[])
-    }
-
-    /// Takes one reference off the front of some lines: what follows, its name and its value.
-    fn next<'t>(&self, text: &'t [u8]) -> Result<(&'t [u8], &'t [u8], PackedValue)> {
-        let bad = || corrupt("bad line");
-        let (line, mut rest) = split_line(text);
-        let (hex, name) = line.split_at_checked(self.hash.hex_len()).ok_or_else(bad)?;
-        let target = ObjectId::from_hex(hex).ok_or_else(bad)?;
-        let name = name.strip_prefix(b" ").filter(|name| !name.is_empty()).ok_or_else(bad)?;
-        let mut peeled = None;
-        if rest.starts_with(b"^") {
-            let (line, after) = split_line(rest);
-            peeled =
-                Some(ObjectId::from_hex(&line[1..]).filter(|id| id.kind() == self.hash).ok_or_else(bad)?);
-            rest = after;
-        }
-        let peel_known =
-            peeled.is_some() || self.fully_peeled || (self.peeled && name.starts_with(b"refs/tags/"));
-        Ok((rest, name, PackedValue { target, peeled, peel_known }))
-    }
-
-    /// The lines from the first reference on whose name is not less than `name`. Only if the file is sorted.
-    fn seek(&self, name: &[u8]) -> Result<&[u8]> {
-        let text = self.text();
-        let (mut low, mut high) = (0, text.len());
-        while low < high {
-            // Both ends are beginnings of references; so is `at`, the last one at or before the middle.
-            let middle = low + (high - low) / 2;
-            let at = beginning(text, low, middle);
-            let (rest, found, _) = self.next(&text[at..])?;
-            if found < name { low = text.len() - rest.len() } else { high = at }
-        }
-        Ok(&text[low..])
-    }
-
-    fn find(&self, name: &[u8]) -> Result<Option<PackedValue>> {
-        let mut text = if self.sorted { self.seek(name)? } else { self.text() };
-        while !text.is_empty() {
-            let (rest, found, value) = self.next(text)?;
-            if found == name {
-                return Ok(Some(value).filter(|value| !value.target.is_null()));
-            }
-            if self.sorted {
-                break;
-            }
-            text = rest;
-        }
-        Ok(None)
-    }
-
-    /// The references that begin with one of the prefixes (see [`normalise`]), sorted by name.
-    fn matching(&self, prefixes: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, PackedValue)>> {
-        let mut refs = Vec::new();
-        let mut keep = |name: &[u8], value: PackedValue| {
-            if good_name(name) && !value.target.is_null() {
-                refs.push((name.to_vec(), value));
-            }
-        };
-        if self.sorted {
-            for prefix in prefixes {
-                let mut text = self.seek(prefix)?;
-                while !text.is_empty() {
-                    let (rest, name, value) = self.next(text)?;
-                    if !name.starts_with(prefix) {
-                        break;
-                    }
-                    keep(name, value);
-                    text = rest;
-                }
-            }
-            // A file that only says that it is sorted must not make the listing wrong.
-            if refs.is_sorted_by(|a, b| a.0 < b.0) {
-                return Ok(refs);
-            }
-        } else {
-            let mut text = self.text();
-            while !text.is_empty() {
-                let (rest, name, value) = self.next(text)?;
-                if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
-                    keep(name, value);
-                }
-                text = rest;
-            }
-        }
-        refs.sort_by(|a, b| a.0.cmp(&b.0));
-        refs.dedup_by(|a, b| a.0 == b.0);
-        Ok(refs)
-    }
-
-    /// How many references there are; fails where a line is bad.
-    pub fn check(&self) -> Result<usize> {
-        self.matching(&[Vec::new()]).map(|refs| refs.len())
-    }
-}
-
-fn corrupt(why: &'static str) -> Error {
-    Error::Corrupt("packed-refs".into(), why)
-}
-
-fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
-    match text.iter().position(|&byte| byte == b'\n') {
-        Some(end) => (&text[..end], &text[end + 1..]),
-        None => (text, &[]),
-    }
-}
-
-/// The beginning of the reference that `at` lies in, not before `low`, which is one: a line that does not begin with `^`.
-fn beginning(text: &[u8], low: usize, at: usize) -> usize {
-    let mut end = at;
-    loop {
-        let start = text[low..end].iter().rposition(|&byte| byte == b'\n').map_or(low, |line| low + line + 1);
-        if start == low || text[start] != b'^' {
-            return start;
-        }
-        end = start - 1;
     }
 }

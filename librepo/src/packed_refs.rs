@@ -1,0 +1,189 @@
+//! The `packed-refs` file (`git-pack-refs`).
+//!
+//! It is not auxiliary: what it holds is nowhere else, so that a bad line is an error. A list without the rest
+//! would look like deletions to a client that prunes.
+
+use crate::beneath::{Dir, Map};
+use crate::error::{Error, Result};
+use crate::id::{HashKind, ObjectId};
+use crate::object::find_byte;
+use crate::prefixes::Prefixes;
+use crate::refs::good_name;
+
+/// What a packed reference says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackedValue {
+    pub target: ObjectId,
+    pub peeled: Option<ObjectId>,
+    /// Whether `peeled` is known: then none means that the target is no tag.
+    pub peel_known: bool,
+}
+
+impl PackedValue {
+    /// What a loose reference says.
+    pub fn loose(target: ObjectId) -> PackedValue {
+        PackedValue { target, peeled: None, peel_known: false }
+    }
+}
+
+/// The `packed-refs` file: lines `id name`, each perhaps followed by `^peeled id`.
+#[derive(Debug)]
+pub struct PackedRefs {
+    map: Option<Map>,
+    hash: HashKind,
+    /// Where the lines begin, after the header.
+    start: usize,
+    sorted: bool,
+    peeled: bool,
+    fully_peeled: bool,
+}
+
+impl PackedRefs {
+    pub(crate) fn open(dir: &Dir, hash: HashKind) -> Result<PackedRefs> {
+        PackedRefs::parse(dir.map(b"packed-refs")?, hash)
+    }
+
+    /// Reads the header, and makes sure that the last line is complete.
+    pub fn parse(map: Option<Map>, hash: HashKind) -> Result<PackedRefs> {
+        let mut packed =
+            PackedRefs { map: None, hash, start: 0, sorted: false, peeled: false, fully_peeled: false };
+        let text = map.as_deref().unwrap_or(&[]);
+        if !text.is_empty() && !text.ends_with(b"\n") {
+            return Err(corrupt("last line cut short"));
+        }
+        if let Some(rest) = text.strip_prefix(b"# pack-refs with:") {
+            let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
+            let traits: Vec<&[u8]> = rest[..end].split(|&byte| byte == b' ').collect();
+            let has = |word: &[u8]| traits.contains(&word);
+            let (sorted, peeled, fully_peeled) = (has(b"sorted"), has(b"peeled"), has(b"fully-peeled"));
+            let start = text.len() - rest.len() + end + 1;
+            packed = PackedRefs { start, sorted, peeled, fully_peeled, ..packed };
+        }
+        packed.map = map;
+        Ok(packed)
+    }
+
+    fn text(&self) -> &[u8] {
+        let text = self.map.as_deref().unwrap_or(&[]);
+        text.get(self.start..).unwrap_or(&[])
+    }
+
+    /// Takes one reference off the front of some lines: what follows, its name and its value.
+    fn next<'t>(&self, text: &'t [u8]) -> Result<(&'t [u8], &'t [u8], PackedValue)> {
+        let bad = || corrupt("bad line");
+        let (line, mut rest) = split_line(text);
+        let (hex, name) = line.split_at_checked(self.hash.hex_len()).ok_or_else(bad)?;
+        let target = ObjectId::from_hex(hex).ok_or_else(bad)?;
+        let name = name.strip_prefix(b" ").filter(|name| !name.is_empty()).ok_or_else(bad)?;
+        let mut peeled = None;
+        if rest.starts_with(b"^") {
+            let (line, after) = split_line(rest);
+            peeled =
+                Some(ObjectId::from_hex(&line[1..]).filter(|id| id.kind() == self.hash).ok_or_else(bad)?);
+            rest = after;
+        }
+        let peel_known =
+            peeled.is_some() || self.fully_peeled || (self.peeled && name.starts_with(b"refs/tags/"));
+        Ok((rest, name, PackedValue { target, peeled, peel_known }))
+    }
+
+    /// The lines from the first reference on whose name is not less than `name`. Only if the file is sorted.
+    fn seek(&self, name: &[u8]) -> Result<&[u8]> {
+        let text = self.text();
+        let (mut low, mut high) = (0, text.len());
+        while low < high {
+            // Both ends are beginnings of references; so is `at`, the last one at or before the middle.
+            let middle = low + (high - low) / 2;
+            let at = beginning(text, low, middle);
+            let (rest, found, _) = self.next(&text[at..])?;
+            if found < name { low = text.len() - rest.len() } else { high = at }
+        }
+        Ok(&text[low..])
+    }
+
+    pub(crate) fn find(&self, name: &[u8]) -> Result<Option<PackedValue>> {
+        let mut text = if self.sorted { self.seek(name)? } else { self.text() };
+        while !text.is_empty() {
+            let (rest, found, value) = self.next(text)?;
+            if found == name {
+                return Ok(Some(value).filter(|value| !value.target.is_null()));
+            }
+            if self.sorted {
+                break;
+            }
+            text = rest;
+        }
+        Ok(None)
+    }
+
+    /// The references that begin with one of the prefixes , sorted by name.
+    pub(crate) fn matching(&self, prefixes: &Prefixes) -> Result<Vec<(Vec<u8>, PackedValue)>> {
+        let mut refs = Vec::new();
+        // A file that only says that it is sorted must not make the listing wrong.
+        let mut in_order = true;
+        let mut last: &[u8] = b"";
+        let mut take = |name, value: PackedValue| {
+            if good_name(name) && !value.target.is_null() {
+                in_order &= last < name;
+                last = name;
+                refs.push((name.to_vec(), value));
+            }
+        };
+        if self.sorted {
+            for prefix in prefixes.iter() {
+                let mut text = self.seek(prefix)?;
+                while !text.is_empty() {
+                    let (rest, name, value) = self.next(text)?;
+                    if !name.starts_with(prefix) {
+                        break;
+                    }
+                    take(name, value);
+                    text = rest;
+                }
+            }
+        } else {
+            let mut text = self.text();
+            while !text.is_empty() {
+                let (rest, name, value) = self.next(text)?;
+                if prefixes.matches(name) {
+                    take(name, value);
+                }
+                text = rest;
+            }
+        }
+        if in_order {
+            return Ok(refs);
+        }
+        refs.sort_by(|a, b| a.0.cmp(&b.0));
+        refs.dedup_by(|a, b| a.0 == b.0);
+        Ok(refs)
+    }
+
+    /// The names that begin with one of `prefixes` (all if there are none), sorted; fails where a line is bad.
+    pub fn list<P: AsRef<[u8]>>(&self, prefixes: &[P]) -> Result<Vec<Vec<u8>>> {
+        Ok(self.matching(&Prefixes::new(prefixes))?.into_iter().map(|(name, _)| name).collect())
+    }
+}
+
+fn corrupt(why: &'static str) -> Error {
+    Error::Corrupt("packed-refs".into(), why)
+}
+
+fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+    match find_byte(text, b'\n') {
+        Some(end) => (&text[..end], &text[end + 1..]),
+        None => (text, &[]),
+    }
+}
+
+/// The beginning of the reference that `at` lies in, not before `low`, which is one: a line that does not begin with `^`.
+fn beginning(text: &[u8], low: usize, at: usize) -> usize {
+    let mut end = at;
+    loop {
+        let start = text[low..end].iter().rposition(|&byte| byte == b'\n').map_or(low, |line| low + line + 1);
+        if start == low || text[start] != b'^' {
+            return start;
+        }
+        end = start - 1;
+    }
+}
