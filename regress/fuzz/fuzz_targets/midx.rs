@@ -1,0 +1,20 @@
+//! Multi-pack indexes: every answer lies within the file.
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use librepo::HashKind;
+use librepo::beneath::Map;
+use librepo::midx::MultiPackIndex;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&first, data)) = data.split_first() else { return };
+    let hash = if first & 1 == 0 { HashKind::Sha1 } else { HashKind::Sha256 };
+    let Ok(midx) = MultiPackIndex::parse(Map::of_bytes(data).expect("memory"), hash) else { return };
+    for i in (0..midx.count().min(300)).chain([midx.count(), u32::MAX]) {
+        if let Some(found) = midx.lookup(midx.id_at(i).as_bytes()) {
+            assert_eq!(midx.id_at(found), midx.id_at(i));
+        }
+        assert!(midx.entry_at(i).is_none_or(|(pack, _)| (pack as usize) < midx.packs().len()));
+        assert!(midx.index_of_position(i).is_none_or(|index| index < midx.count()));
+    }
+    let _ = (midx.chunk(b"BTMP"), midx.checksum());
+});
