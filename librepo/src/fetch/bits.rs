@@ -66,7 +66,7 @@ impl Bits {
 
     /// The numbers in the set, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        (0u32..).zip(&self.words).flat_map(|(at, word)| ones(*word).map(move |bit| at * 64 + bit))
+        bits_of(&self.words)
     }
 
     /// The numbers from `first` on and below `first + count`, in order, as distances from `first`.
@@ -79,6 +79,11 @@ impl Bits {
             .filter(move |number| (first..end).contains(number))
             .map(move |number| number - first)
     }
+}
+
+/// The numbers of the bits that are set.
+pub(crate) fn bits_of(words: &[u64]) -> impl Iterator<Item = u32> + '_ {
+    (0u32..).zip(words).flat_map(|(at, word)| ones(*word).map(move |bit| at * 64 + bit))
 }
 
 fn ones(mut word: u64) -> impl Iterator<Item = u32> {

@@ -103,14 +103,21 @@ fn send(
     plan: &plan::Plan,
     options: &PackOptions,
     threads: usize,
+    cache_bytes: usize,
     progress: &mut progress::Progress<'_>,
 ) -> Result<PackStats> {
     let count = plan.wanted.count();
     progress.start("Counting objects", count);
     progress.long_step(count)?;
     progress.finish()?;
-    let made = search::search(source, plan, options, threads, progress)?;
-    let stats = writer::write(source, plan, &made, options, progress)?;
+    let parts = writer::parts(source, plan)?;
+    let stats = match writer::whole_pack(source, options, &parts, count, progress)? {
+        Some(stats) => stats,
+        None => {
+            let made = search::search(source, plan, &parts, options, threads, cache_bytes, progress)?;
+            writer::write(source, plan, parts, &made, options, progress)?
+        }
+    };
     let whole = if stats.whole_pack { (stats.reused, 1) } else { (0, 0) };
     progress.say(&format!(
         "Total {} (delta {}), reused {} (delta {}), pack-reused {} (from {})\n",

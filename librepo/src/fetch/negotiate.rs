@@ -400,6 +400,7 @@ impl<'r> Fetch<'r> {
         let plan = reach::plan(&mut self.source, self.repository, &request, &mut progress, &mut self.log)?;
         self.cuts = Some(cuts);
         progress.finish()?;
-        super::send(&mut self.source, &plan, &self.options, threads, &mut progress)
+        let cache = self.limits.cache_bytes;
+        super::send(&mut self.source, &plan, &self.options, threads, cache, &mut progress)
     }
 }

@@ -1,19 +1,394 @@
 //! The search for deltas: for objects that nothing on disk makes small.
+//!
+//! Whatever can be copied from disk is copied, with three exceptions: a delta whose base is not sent, an object in a
+//! file of its own, and (thin packs) one that is large on disk although the client has an older version. For these,
+//! objects of the same kind and path are tried as bases: versions that come earlier in this pack, and versions
+//! that the client has. Candidates are few, the first good one wins, and the work has a bound: a client that
+//! asks for much gets a larger pack, not a busier server.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::PackOptions;
 use super::commits::Source;
+use super::delta::DeltaIndex;
 use super::plan::Plan;
 use super::progress::Progress;
-use super::writer::MadeDeltas;
+use super::writer::{Made, MadeDeltas, Part, compressor, deflate, pack_of};
 use crate::error::Result;
+use crate::id::FastState;
+use crate::object::Kind;
+use crate::pack::EntryKind;
 
-/// Makes deltas for those objects of the plan that profit.
-pub(crate) fn search(
-    _source: &mut Source<'_>,
-    _plan: &Plan,
-    _options: &PackOptions,
-    _threads: usize,
-    _progress: &mut Progress<'_>,
+/// Smaller objects (bytes) are not worth a delta.
+const SMALLEST: u64 = 50;
+/// Larger ones are not worth the memory.
+const LARGEST: u64 = 16 << 20;
+/// A delta or object that occupies fewer bytes than this on disk is good enough.
+const GOOD_ENOUGH: u64 = 1024;
+/// How many versions before an object are tried, and how many that the client has.
+const WINDOW: usize = 8;
+const EDGES: usize = 4;
+/// How many deltas made here build upon each other.
+const DEEPEST: u8 = 40;
+/// Bytes scanned before the search ends, and bytes of deltas kept.
+const WORK: u64 = 8 << 30;
+const KEPT: u64 = 192 << 20;
+/// Bytes of indexes of bases that a thread keeps.
+const INDEXES: usize = 16 << 20;
+
+/// Objects of one kind and path.
+type Key = (u32, Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It would go out whole: any base is welcome.
+    Whole,
+    /// It lies on disk with this many bytes: only what the client has could make it smaller.
+    Large(u64),
+}
+
+/// One version of a path that is sent, in the order of the pack.
+#[derive(Clone, Copy)]
+struct Version {
+    number: u32,
+    why: Option<Why>,
+}
+
+#[derive(Default)]
+struct Group {
+    versions: Vec<Version>,
+    edges: Vec<u32>,
+}
+
+/// Makes deltas for those objects of the plan that profit. `parts` is what is sent of each pack.
+pub(super) fn search(
+    source: &mut Source<'_>,
+    plan: &Plan,
+    parts: &[Part],
+    options: &PackOptions,
+    threads: usize,
+    cache_bytes: usize,
+    progress: &mut Progress<'_>,
 ) -> Result<MadeDeltas> {
-    Ok(MadeDeltas::default())
+    let mut groups: HashMap<Key, Group, FastState> = HashMap::default();
+    if options.thin {
+        for edge in &plan.edges {
+            groups.entry((edge.name, edge.kind)).or_default().edges.push(edge.number);
+        }
+    }
+    let targets = targets(source, plan, parts, options, &groups, progress)?;
+    if targets.is_empty() {
+        return Ok(MadeDeltas::default());
+    }
+    let mut total = 0;
+    let mut names: HashMap<u32, u8, FastState> = HashMap::default();
+    let mut whys: HashMap<u32, Why, FastState> = HashMap::default();
+    for (number, why) in &targets {
+        let kind = source.kind(*number)?;
+        // Commits and tags share little; blobs of unknown path are strangers to each other.
+        let name = plan.name(*number);
+        if matches!(kind, Kind::Commit | Kind::Tag) || (kind == Kind::Blob && name == 0) {
+            continue;
+        }
+        groups.entry((name, kind)).or_default();
+        *names.entry(name).or_default() |= 1 << kind as u8;
+        whys.insert(*number, *why);
+        total += 1;
+    }
+    if total == 0 {
+        return Ok(MadeDeltas::default());
+    }
+    for number in in_order(source, plan, parts)? {
+        let name = plan.name(number);
+        let Some(kinds) = names.get(&name) else { continue };
+        let kind = source.kind(number)?;
+        if kinds >> kind as u8 & 1 == 1
+            && let Some(group) = groups.get_mut(&(name, kind))
+        {
+            group.versions.push(Version { number, why: whys.get(&number).copied() });
+        }
+    }
+    let mut groups: Vec<Group> = groups
+        .into_values()
+        .filter(|group| group.versions.iter().any(|version| version.why.is_some()))
+        .filter(|group| group.versions.len() + group.edges.len() > 1)
+        .collect();
+    // The longest first, so that the threads end together.
+    groups.sort_by_key(|group| std::cmp::Reverse(group.versions.len()));
+    progress.start("Compressing objects", total);
+    let made = run(source, &groups, threads, cache_bytes, progress)?;
+    progress.finish()?;
+    Ok(made)
+}
+
+/// The wanted objects in the order in which they are written.
+fn in_order(source: &Source<'_>, plan: &Plan, parts: &[Part]) -> Result<Vec<u32>> {
+    let mut order = Vec::new();
+    for part in parts {
+        for position in part.positions() {
+            order.extend(source.space.number_of_position(part.pack, position));
+        }
+    }
+    let packed = source.space.packed();
+    order.extend(plan.wanted.between(packed, u32::MAX - packed).map(|n| packed + n));
+    Ok(order)
+}
+
+/// The objects that may profit.
+fn targets(
+    source: &mut Source<'_>,
+    plan: &Plan,
+    parts: &[Part],
+    options: &PackOptions,
+    edges: &HashMap<Key, Group, FastState>,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<(u32, Why)>> {
+    let mut named: std::collections::HashSet<u32, FastState> = Default::default();
+    named.extend(edges.keys().map(|(name, _)| *name));
+    let mut targets = Vec::new();
+    for part in parts {
+        let pack = pack_of(source, part.pack)?;
+        // The run of neighbours that are all sent.
+        let (mut run_start, mut run_end) = (0, 0);
+        for position in part.positions() {
+            progress.step(0)?;
+            let (Some(offset), Some(end)) =
+                (pack.offset_of_position(position), pack.end_of_position(position))
+            else {
+                continue;
+            };
+            if run_end != offset {
+                run_start = offset;
+            }
+            run_end = end;
+            let entry = pack.entry(offset)?;
+            let number = || source.space.number_of_position(part.pack, position);
+            let stored = end - offset;
+            let large = |number: Option<u32>| {
+                number
+                    .filter(|number| named.contains(&plan.name(*number)))
+                    .map(|number| (number, Why::Large(stored)))
+            };
+            let base = match entry.kind {
+                EntryKind::Base(Kind::Commit | Kind::Tag) => continue,
+                EntryKind::Base(_) => {
+                    if !named.is_empty() && (SMALLEST..LARGEST).contains(&entry.size) {
+                        targets.extend(large(number()));
+                    }
+                    continue;
+                }
+                EntryKind::OfsDelta(base) if base >= run_start => {
+                    if stored > GOOD_ENOUGH && !named.is_empty() {
+                        targets.extend(large(number()));
+                    }
+                    continue;
+                }
+                EntryKind::OfsDelta(base) => pack.position_of_offset(base),
+                EntryKind::RefDelta(id) => pack
+                    .lookup(id.as_bytes())
+                    .and_then(|index| pack.position_of_offset(pack.offset_at(index))),
+            };
+            let Some(base) = base else { continue };
+            let kept = part.wants(base) || {
+                let base = pack.index_of_position(base).map(|index| pack.id_at(index));
+                let base = base.and_then(|id| source.space.packed_place(id.as_bytes()));
+                let base = base.and_then(|(pack, index)| source.space.number_of_index(pack, index));
+                base.is_some_and(|base| plan.wanted.get(base) || (options.thin && plan.client.get(base)))
+            };
+            if !kept {
+                targets.extend(number().map(|number| (number, Why::Whole)));
+            } else if stored > GOOD_ENOUGH && !named.is_empty() {
+                targets.extend(large(number()));
+            }
+        }
+    }
+    let packed = source.space.packed();
+    for number in plan.wanted.between(packed, u32::MAX - packed).map(|n| packed + n) {
+        progress.step(0)?;
+        let (kind, size) = source.header(number)?;
+        if matches!(kind, Kind::Tree | Kind::Blob) && (SMALLEST..LARGEST).contains(&size) {
+            targets.push((number, Why::Whole));
+        }
+    }
+    Ok(targets)
+}
+
+/// What the threads share.
+struct Shared<'g> {
+    groups: &'g [Group],
+    next: AtomicUsize,
+    work: AtomicU64,
+    kept: AtomicU64,
+    done: AtomicU64,
+    made: Mutex<MadeDeltas>,
+}
+
+fn run(
+    source: &mut Source<'_>,
+    groups: &[Group],
+    threads: usize,
+    cache_bytes: usize,
+    progress: &mut Progress<'_>,
+) -> Result<MadeDeltas> {
+    let shared = Shared {
+        groups,
+        next: AtomicUsize::new(0),
+        work: AtomicU64::new(0),
+        kept: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+        made: Mutex::new(MadeDeltas::default()),
+    };
+    // A thread costs more than a few deltas.
+    let versions: usize = groups.iter().map(|group| group.versions.len()).sum();
+    let helpers = threads.saturating_sub(1).min(versions / 64).min(7);
+    let store = source.space.store();
+    std::thread::scope(|scope| {
+        let mut running = Vec::new();
+        for _ in 0..helpers {
+            let space = source.space.clone();
+            let shared = &shared;
+            running.push(scope.spawn(move || -> Result<()> {
+                let mut source = Source { space, reader: crate::reader::Reader::new(store, cache_bytes) };
+                let mut worker = Worker::new(&mut source, shared);
+                worker.run(&mut || Ok(()))
+            }));
+        }
+        let mut told = 0;
+        let result = Worker::new(source, &shared).run(&mut || {
+            let done = shared.done.load(Relaxed);
+            progress.step(done.saturating_sub(told))?;
+            told = done;
+            Ok(())
+        });
+        if result.is_err() {
+            // The others need not go on.
+            shared.work.store(u64::MAX / 2, Relaxed);
+        }
+        let mut outcome = result;
+        for thread in running {
+            loop {
+                if thread.is_finished() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                if outcome.is_ok() {
+                    outcome = progress.long_step(0);
+                    if outcome.is_err() {
+                        shared.work.store(u64::MAX / 2, Relaxed);
+                    }
+                }
+            }
+            match thread.join() {
+                Ok(result) => outcome = outcome.and(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        outcome
+    })?;
+    Ok(shared.made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// One thread of the search.
+struct Worker<'w, 's, 'g> {
+    source: &'w mut Source<'s>,
+    shared: &'w Shared<'g>,
+    indexes: HashMap<u32, Rc<DeltaIndex>, FastState>,
+    index_bytes: usize,
+    z: flate2::Compress,
+}
+
+impl<'w, 's, 'g> Worker<'w, 's, 'g> {
+    fn new(source: &'w mut Source<'s>, shared: &'w Shared<'g>) -> Worker<'w, 's, 'g> {
+        Worker { source, shared, indexes: HashMap::default(), index_bytes: 0, z: compressor() }
+    }
+
+    fn run(&mut self, step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        loop {
+            let next = self.shared.next.fetch_add(1, Relaxed);
+            let Some(group) = self.shared.groups.get(next) else { return Ok(()) };
+            self.group(group, step)?;
+            self.indexes.clear();
+            self.index_bytes = 0;
+        }
+    }
+
+    fn group(&mut self, group: &Group, step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        // How deep the new delta of each version lies.
+        let mut depths = vec![0u8; group.versions.len()];
+        for (at, version) in group.versions.iter().enumerate() {
+            let Some(why) = version.why else { continue };
+            let spent = self.shared.work.load(Relaxed) > WORK || self.shared.kept.load(Relaxed) > KEPT;
+            if !spent && let Some((made, depth)) = self.best(group, at, why, &depths)? {
+                depths[at] = depth;
+                self.shared.kept.fetch_add(made.compressed.len() as u64, Relaxed);
+                let mut all = self.shared.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                all.insert(version.number, made);
+            }
+            self.shared.done.fetch_add(1, Relaxed);
+            step()?;
+        }
+        Ok(())
+    }
+
+    /// The best delta for a version, and how deep it lies.
+    fn best(&mut self, group: &Group, at: usize, why: Why, depths: &[u8]) -> Result<Option<(Made, u8)>> {
+        let number = group.versions[at].number;
+        let object = self.source.read(number)?;
+        let target = object.data;
+        if !(SMALLEST..LARGEST).contains(&(target.len() as u64)) {
+            return Ok(None);
+        }
+        let earlier = group.versions[..at].iter().zip(depths).rev();
+        let near = earlier.filter(|_| why == Why::Whole).take(WINDOW);
+        let near = near.filter(|(_, depth)| **depth < DEEPEST).map(|(v, depth)| (v.number, false, depth + 1));
+        let edges = group.edges.iter().take(EDGES).map(|edge| (*edge, true, 1));
+        let enough = target.len() / 64 + 32;
+        let mut best: Option<(u32, bool, u8, Vec<u8>)> = None;
+        for (base, thin, depth) in near.chain(edges) {
+            // What the client has may be unreadable here: then it is no base.
+            let Ok(object) = self.source.read(base) else { continue };
+            let base_data = object.data;
+            let limit = best.as_ref().map_or(target.len() / 2, |(.., delta)| delta.len().saturating_sub(8));
+            let grows = target.len().saturating_sub(base_data.len());
+            if base_data.len() as u64 >= LARGEST || grows > limit || base_data.len() / 32 > target.len() {
+                continue;
+            }
+            let work = (target.len() + base_data.len()) as u64;
+            self.shared.work.fetch_add(work, Relaxed);
+            let Some(index) = self.index(base, &base_data) else { continue };
+            if let Some(delta) = index.encode(&base_data, &target, limit) {
+                let good = delta.len() <= enough;
+                best = Some((base, thin, depth, delta));
+                if good {
+                    break;
+                }
+            }
+        }
+        let Some((base, thin, depth, delta)) = best else { return Ok(None) };
+        let compressed = deflate(&mut self.z, &delta)?;
+        // A base by name costs its name.
+        if let Why::Large(stored) = why
+            && compressed.len() as u64 + 40 > stored
+        {
+            return Ok(None);
+        }
+        Ok(Some((Made { base, thin, compressed, size: delta.len() as u64 }, depth)))
+    }
+
+    fn index(&mut self, number: u32, data: &[u8]) -> Option<Rc<DeltaIndex>> {
+        if let Some(index) = self.indexes.get(&number) {
+            return Some(index.clone());
+        }
+        let index = Rc::new(DeltaIndex::new(data)?);
+        if self.index_bytes + index.size() > INDEXES {
+            self.indexes.clear();
+            self.index_bytes = 0;
+        }
+        self.index_bytes += index.size();
+        self.indexes.insert(number, index.clone());
+        Some(index)
+    }
 }

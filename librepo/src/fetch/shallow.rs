@@ -218,6 +218,40 @@ fn boundary_of(source: &mut Source<'_>, heads: &[u32], shallow: &Bits, own: &Bit
     Ok(found)
 }
 
+/// The commits not older than `since` that can be reached through such ones alone: as git has it, an old one
+/// says nothing about its ancestors that are reached on another way.
+fn younger(
+    commits: &mut Commits,
+    source: &mut Source<'_>,
+    heads: &[u32],
+    since: u64,
+    own: &Bits,
+) -> Result<Vec<u32>> {
+    let mut seen = Bits::default();
+    let mut stack: Vec<u32> = heads.to_vec();
+    let mut young = Vec::new();
+    while let Some(number) = stack.pop() {
+        if !seen.set(number) {
+            continue;
+        }
+        let at = commits.must(source, number)?;
+        if commits.node(at).seconds < since {
+            continue;
+        }
+        young.push(at);
+        if own.get(number) {
+            continue;
+        }
+        for parent in commits.parents(at) {
+            if *parent == NO_OBJECT {
+                return Err(missing_below(source, number));
+            }
+            stack.push(*parent);
+        }
+    }
+    Ok(young)
+}
+
 /// A cut through the history.
 #[derive(Default)]
 struct Edge {
@@ -268,7 +302,11 @@ impl Edge {
         own: &Bits,
     ) -> Result<()> {
         let mut commits = Commits::default();
-        let selected = paint(&mut commits, source, heads, not, own, since, &mut |_| Ok(()))?;
+        let selected = if not.is_empty() {
+            younger(&mut commits, source, heads, since.unwrap_or(0), own)?
+        } else {
+            paint(&mut commits, source, heads, not, own, since, &mut |_| Ok(()))?
+        };
         if selected.is_empty() {
             return Err(Error::Invalid("no commits selected for shallow requests".to_owned()));
         }

@@ -20,6 +20,7 @@ pub(crate) enum Place {
 ///
 /// The objects of the pack that has a bitmap are numbered by their position in it, from 0 on, so that the
 /// bitmap's bits are numbers.
+#[derive(Clone)]
 pub(crate) struct Space<'s> {
     store: &'s Store,
     /// The first number of each pack.

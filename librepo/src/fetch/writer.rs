@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use flate2::{Compress, Compression, FlushCompress, Status};
 use sha1::Digest as _;
 
+use super::bits::bits_of;
 use super::commits::Source;
 use super::plan::Plan;
 use super::progress::Progress;
@@ -152,8 +153,8 @@ pub(crate) fn compressor() -> Compress {
 }
 
 /// What is sent of one pack.
-struct Part {
-    pack: u32,
+pub(super) struct Part {
+    pub(super) pack: u32,
     /// The wanted positions.
     bits: Vec<u64>,
     /// Where runs began: offset in the pack on disk, offset in the pack sent. Both grow.
@@ -163,8 +164,13 @@ struct Part {
 }
 
 impl Part {
-    fn wants(&self, position: u32) -> bool {
+    pub(super) fn wants(&self, position: u32) -> bool {
         bit(&self.bits, position)
+    }
+
+    /// The wanted positions, in order.
+    pub(super) fn positions(&self) -> impl Iterator<Item = u32> + '_ {
+        bits_of(&self.bits)
     }
 }
 
@@ -218,9 +224,10 @@ struct Writer<'w, 's, 'p, 'k> {
 
 /// Writes the pack with everything that the plan wants. `made` holds new deltas: a base among them that is not
 /// `thin` must be wanted too.
-pub(crate) fn write(
+pub(super) fn write(
     source: &mut Source<'_>,
     plan: &Plan,
+    parts: Vec<Part>,
     made: &MadeDeltas,
     options: &PackOptions,
     progress: &mut Progress<'_>,
@@ -229,10 +236,6 @@ pub(crate) fn write(
     let count = plan.wanted.count();
     let header_count =
         u32::try_from(count).map_err(|_| Error::Limit("more objects than a pack can hold".to_owned()))?;
-    let parts = parts(source, plan)?;
-    if let Some(stats) = whole_pack(source, options, &parts, count, progress)? {
-        return Ok(stats);
-    }
     let checksum = match hash {
         HashKind::Sha1 => Checksum::Sha1(sha1::Sha1::new()),
         HashKind::Sha256 => Checksum::Sha256(sha2::Sha256::new()),
@@ -267,7 +270,7 @@ pub(crate) fn write(
 }
 
 /// What is wanted of each pack, in pack order.
-fn parts(source: &Source<'_>, plan: &Plan) -> Result<Vec<Part>> {
+pub(super) fn parts(source: &Source<'_>, plan: &Plan) -> Result<Vec<Part>> {
     let space = &source.space;
     let words = plan.wanted.words();
     let mut parts = Vec::new();
@@ -316,13 +319,13 @@ fn order_broken(pack: &Pack) -> Error {
     Error::CorruptEntry(pack.name().to_owned(), 0, "index with two entries at one place")
 }
 
-fn pack_of<'s>(source: &Source<'s>, pack: u32) -> Result<&'s Pack> {
+pub(super) fn pack_of<'s>(source: &Source<'s>, pack: u32) -> Result<&'s Pack> {
     let packs = source.space.store().packs();
     packs.get(pack as usize).ok_or_else(|| Error::Limit(format!("no pack with the number {pack}")))
 }
 
 /// If one whole pack is wanted and nothing else, its file is the answer, trailer and all.
-fn whole_pack(
+pub(super) fn whole_pack(
     source: &Source<'_>,
     options: &PackOptions,
     parts: &[Part],
