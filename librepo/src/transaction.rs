@@ -139,7 +139,13 @@ pub type RefResult = Result<(), RefError>;
 /// Makes each update by itself: one that fails leaves the others be. The results come in the order of `updates`.
 ///
 /// When this returns, everything that succeeded is on the disk.
-pub fn commit_each(fs: &Fs, staging: &Staging, hash: HashKind, updates: &[Update], options: &Options<'_>) -> Vec<RefResult> {
+pub fn commit_each(
+    fs: &Fs,
+    staging: &Staging,
+    hash: HashKind,
+    updates: &[Update],
+    options: &Options<'_>,
+) -> Vec<RefResult> {
     let mut work = Work::new(fs, staging, hash, options);
     let mut results: Vec<RefResult> = updates.iter().map(|_| Ok(())).collect();
     if updates.iter().all(Update::is_noop) {
@@ -169,7 +175,13 @@ pub fn commit_each(fs: &Fs, staging: &Staging, hash: HashKind, updates: &[Update
 }
 
 /// Makes all updates, or none: the results are all good, or name at least one reason.
-pub fn commit_atomic(fs: &Fs, staging: &Staging, hash: HashKind, updates: &[Update], options: &Options<'_>) -> Vec<RefResult> {
+pub fn commit_atomic(
+    fs: &Fs,
+    staging: &Staging,
+    hash: HashKind,
+    updates: &[Update],
+    options: &Options<'_>,
+) -> Vec<RefResult> {
     let changing: Vec<usize> = (0..updates.len()).filter(|&at| !updates[at].is_noop()).collect();
     if let ([_], 1) = (changing.as_slice(), updates.len()) {
         return commit_each(fs, staging, hash, updates, options);
@@ -223,7 +235,16 @@ const MAX_PACKED: u64 = 1 << 30;
 
 impl<'a> Work<'a> {
     fn new(fs: &'a Fs, staging: &'a Staging, hash: HashKind, options: &'a Options<'a>) -> Self {
-        Work { fs, staging, hash, options, locks: Vec::new(), dirty: BTreeSet::new(), head: None, packed: None }
+        Work {
+            fs,
+            staging,
+            hash,
+            options,
+            locks: Vec::new(),
+            dirty: BTreeSet::new(),
+            head: None,
+            packed: None,
+        }
     }
 
     /// Creates or changes one reference.
@@ -253,7 +274,12 @@ impl<'a> Work<'a> {
                     self.dirty.insert(parent(name));
                     return Ok(());
                 }
-                Err(e) if matches!(fs_ops::errno(&e), Some(Errno::EISDIR | Errno::ENOTEMPTY | Errno::EEXIST)) => {
+                Err(e)
+                    if matches!(
+                        fs_ops::errno(&e),
+                        Some(Errno::EISDIR | Errno::ENOTEMPTY | Errno::EEXIST)
+                    ) =>
+                {
                     if !remove_empty_tree(self.fs, name, 0)? {
                         return Err(RefError::Conflict([name, b"/"].concat()));
                     }
@@ -327,12 +353,13 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         self.lock_packed()?;
-        let result = Packed::read(self.fs, self.hash, MAX_PACKED).map_err(RefError::from).and_then(|mut packed| {
-            for name in &names {
-                packed.remove(name);
-            }
-            self.write_packed(&packed)
-        });
+        let result =
+            Packed::read(self.fs, self.hash, MAX_PACKED).map_err(RefError::from).and_then(|mut packed| {
+                for name in &names {
+                    packed.remove(name);
+                }
+                self.write_packed(&packed)
+            });
         self.unlock_packed();
         result
     }
@@ -623,7 +650,9 @@ impl<'a> Work<'a> {
         let log = [b"logs/", name].concat();
         if matches!(self.fs.remove(&log), Ok(true)) {
             let mut dir = parent(&log);
-            while dir.iter().filter(|&&byte| byte == b'/').count() >= 3 && matches!(self.fs.remove_dir(&dir), Ok(true)) {
+            while dir.iter().filter(|&&byte| byte == b'/').count() >= 3
+                && matches!(self.fs.remove_dir(&dir), Ok(true))
+            {
                 dir = parent(&dir);
             }
         }
@@ -632,7 +661,9 @@ impl<'a> Work<'a> {
     /// Removes directories that hold nothing any more, but never `refs/heads` and its like.
     fn remove_empty_parents(&self, name: &[u8]) {
         let mut dir = parent(name);
-        while dir.iter().filter(|&&byte| byte == b'/').count() >= 2 && matches!(self.fs.remove_dir(&dir), Ok(true)) {
+        while dir.iter().filter(|&&byte| byte == b'/').count() >= 2
+            && matches!(self.fs.remove_dir(&dir), Ok(true))
+        {
             dir = parent(&dir);
         }
     }
@@ -694,3 +725,5 @@ fn first_loose_below(fs: &Fs, dir: &[u8], depth: usize) -> Result<Option<Vec<u8>
     Ok(None)
 }
 
+#[cfg(test)]
+mod tests;

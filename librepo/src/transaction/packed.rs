@@ -180,7 +180,14 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_refused_not_rewritten() {
-        for bad in ["x", "x\n", &format!("^{A}\n"), &format!("{A}\n"), &format!("{A} refs/heads/a"), &format!("{A}  \n")] {
+        for bad in [
+            "x",
+            "x\n",
+            &format!("^{A}\n"),
+            &format!("{A}\n"),
+            &format!("{A} refs/heads/a"),
+            &format!("{A}  \n"),
+        ] {
             // A name of one blank is odd but has the right shape.
             assert_eq!(parse(bad).is_none(), !bad.ends_with("  \n"), "{bad:?}");
         }

@@ -1,0 +1,468 @@
+//! Transactions beside C git, and what a crash at every single operation leaves.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::Shared;
+use crate::fs_ops::Op;
+use crate::receive::Quarantine;
+use crate::receive::quarantine::sweep;
+
+fn git(dir: &Path, args: &[&str]) -> std::result::Result<String, String> {
+    let output = Command::new("git")
+        .args(args)
+        .current_dir(dir)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("HOME", dir)
+        .env("GIT_AUTHOR_NAME", "A")
+        .env("GIT_AUTHOR_EMAIL", "a@x")
+        .env("GIT_COMMITTER_NAME", "C")
+        .env("GIT_COMMITTER_EMAIL", "c@x")
+        .output()
+        .unwrap();
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// A bare repository with three commits in a row and a tag object; gives their ids.
+fn repository() -> (TempDir, Vec<ObjectId>) {
+    let dir = tempfile::tempdir().unwrap();
+    let p = dir.path();
+    git(p, &["init", "-q", "--bare", "-b", "main"]).unwrap();
+    let tree = git(p, &["hash-object", "-t", "tree", "-w", "/dev/null"]).unwrap();
+    let mut ids: Vec<String> = Vec::new();
+    for i in 0..3 {
+        let message = format!("c{i}");
+        let mut args = vec!["commit-tree", "-m", &message, &tree];
+        if let Some(last) = ids.last() {
+            args.extend(["-p", last]);
+        }
+        ids.push(git(p, &args).unwrap());
+    }
+    git(p, &["tag", "-a", "-m", "t", "first", &ids[0]]).unwrap();
+    ids.push(git(p, &["rev-parse", "first"]).unwrap());
+    let ids = ids.iter().map(|hex| ObjectId::from_hex(hex.as_bytes()).unwrap()).collect();
+    (dir, ids)
+}
+
+fn fs_of(dir: &Path) -> Fs {
+    Fs::new(File::open(dir).unwrap().into(), Shared::Umask)
+}
+
+fn update(name: &str, old: Option<ObjectId>, new: Option<ObjectId>) -> Update {
+    let null = ObjectId::null(HashKind::Sha1);
+    Update {
+        name: RefName::new(name.as_bytes()).unwrap(),
+        old: old.unwrap_or(null),
+        new: new.unwrap_or(null),
+    }
+}
+
+fn quick<'a>() -> Options<'a> {
+    Options {
+        ref_timeout: Duration::from_millis(50),
+        packed_timeout: Duration::from_millis(50),
+        ..Options::default()
+    }
+}
+
+fn commit(dir: &Path, updates: &[Update], atomic: bool) -> Vec<RefResult> {
+    let fs = fs_of(dir);
+    let quarantine = Quarantine::create(&fs).unwrap();
+    let staging = quarantine.staging();
+    let results = match atomic {
+        true => commit_atomic(&fs, &staging, HashKind::Sha1, updates, &quick()),
+        false => commit_each(&fs, &staging, HashKind::Sha1, updates, &quick()),
+    };
+    quarantine.remove(&fs).unwrap();
+    results
+}
+
+fn refs(dir: &Path) -> String {
+    git(dir, &["for-each-ref", "--format=%(refname) %(objectname)"]).unwrap()
+}
+
+/// Every file of the repository but its objects: nothing temporary may be among them.
+fn files(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut stack = vec![dir.to_owned()];
+    while let Some(at) = stack.pop() {
+        for entry in fs::read_dir(&at).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                stack.push(entry.path());
+            }
+            found.push(entry.path().strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    found.sort();
+    found
+}
+
+fn clean(dir: &Path) {
+    for file in files(dir) {
+        assert!(!file.ends_with(".lock") && !file.ends_with(".new") && !file.contains("incoming"), "{file}");
+    }
+    git(dir, &["fsck", "--full", "--strict"]).unwrap();
+}
+
+#[test]
+fn create_change_delete_loose_and_packed() {
+    for packed in [false, true] {
+        for atomic in [false, true] {
+            let (dir, ids) = repository();
+            let p = dir.path();
+            git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+            git(p, &["update-ref", "refs/heads/old/gone", &ids[0].to_string()]).unwrap();
+            if packed {
+                git(p, &["pack-refs", "--all"]).unwrap();
+            }
+            let results = commit(
+                p,
+                &[
+                    update("refs/heads/main", Some(ids[0]), Some(ids[1])),
+                    update("refs/heads/new/deep/er", None, Some(ids[2])),
+                    update("refs/heads/old/gone", Some(ids[0]), None),
+                ],
+                atomic,
+            );
+            assert!(results.iter().all(Result::is_ok), "{results:?}");
+            let want = format!(
+                "refs/heads/main {}\nrefs/heads/new/deep/er {}\nrefs/tags/first {}",
+                ids[1], ids[2], ids[3]
+            );
+            assert_eq!(refs(p), want, "packed {packed} atomic {atomic}");
+            clean(p);
+            assert!(!p.join("refs/heads/old").exists());
+        }
+    }
+}
+
+#[test]
+fn a_stale_old_value_fails_itself_alone_or_all() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    let updates = [
+        update("refs/heads/main", Some(ids[1]), Some(ids[2])),
+        update("refs/heads/b", None, Some(ids[2])),
+        update("refs/heads/c", Some(ids[0]), None),
+        update("refs/heads/main", None, Some(ids[2])),
+    ];
+    let before = refs(p);
+    let results = commit(p, &updates[..3], true);
+    assert!(matches!(results[0], Err(RefError::Other | RefError::Changed(_))), "{results:?}");
+    assert!(results.iter().all(Result::is_err));
+    assert_eq!(refs(p), before);
+    clean(p);
+    let results = commit(p, &updates, false);
+    assert!(matches!(results[0], Err(RefError::Changed(Some(id))) if id == ids[0]));
+    assert!(results[1].is_ok());
+    assert!(matches!(results[2], Err(RefError::Changed(None))));
+    assert!(matches!(results[3], Err(RefError::Twice)));
+    clean(p);
+}
+
+#[test]
+fn names_that_exclude_each_other() {
+    for packed in [false, true] {
+        for atomic in [false, true] {
+            let (dir, ids) = repository();
+            let p = dir.path();
+            git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+            git(p, &["update-ref", "refs/heads/dir/x", &ids[0].to_string()]).unwrap();
+            if packed {
+                git(p, &["pack-refs", "--all"]).unwrap();
+            }
+            for (name, other) in
+                [("refs/heads/main/sub", "refs/heads/main"), ("refs/heads/dir", "refs/heads/dir/x")]
+            {
+                // Two updates, so that `atomic` is more than one by itself.
+                let also = update("refs/heads/other", None, Some(ids[0]));
+                let results = commit(p, &[update(name, None, Some(ids[1])), also.clone()], atomic);
+                match &results[0] {
+                    Err(RefError::Conflict(found)) => assert_eq!(found, other.as_bytes()),
+                    result => panic!("{name} packed {packed} atomic {atomic}: {result:?}"),
+                }
+                if !atomic {
+                    commit(p, &[update("refs/heads/other", Some(ids[0]), None)], false);
+                }
+                clean(p);
+            }
+            // Empty directories are no reason.
+            fs::create_dir_all(p.join("refs/heads/empty/of/all")).unwrap();
+            let results = commit(p, &[update("refs/heads/empty", None, Some(ids[1]))], atomic);
+            assert!(results[0].is_ok(), "{results:?}");
+            let results = commit(
+                p,
+                &[update("refs/heads/p", None, Some(ids[1])), update("refs/heads/p/q", None, Some(ids[1]))],
+                atomic,
+            );
+            assert!(results.iter().any(Result::is_err));
+            clean(p);
+        }
+    }
+}
+
+#[test]
+fn locks_of_git_are_respected() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    git(p, &["pack-refs", "--all"]).unwrap();
+    let change = [update("refs/heads/main", Some(ids[0]), Some(ids[1]))];
+    let delete = [update("refs/heads/main", Some(ids[0]), None)];
+    fs::write(p.join("refs/heads/main.lock"), "").unwrap();
+    for updates in [&change, &delete] {
+        assert!(matches!(commit(p, updates, false)[0], Err(RefError::Locked)));
+    }
+    assert!(p.join("refs/heads/main.lock").exists());
+    fs::remove_file(p.join("refs/heads/main.lock")).unwrap();
+    fs::write(p.join("packed-refs.lock"), "").unwrap();
+    assert!(matches!(commit(p, &delete, false)[0], Err(RefError::Locked)));
+    assert!(commit(p, &change, false)[0].is_ok());
+    assert!(p.join("packed-refs.lock").exists());
+}
+
+#[test]
+fn symbolic_references_are_left_alone() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    git(p, &["symbolic-ref", "refs/heads/alias", "refs/heads/main"]).unwrap();
+    for atomic in [false, true] {
+        for new in [Some(ids[1]), None] {
+            let results = commit(p, &[update("refs/heads/alias", Some(ids[0]), new)], atomic);
+            assert!(matches!(results[0], Err(RefError::Symbolic)), "{results:?}");
+        }
+    }
+    std::os::unix::fs::symlink("main", p.join("refs/heads/link")).unwrap();
+    assert!(commit(p, &[update("refs/heads/link", Some(ids[0]), Some(ids[1]))], false)[0].is_err());
+    assert_eq!(git(p, &["rev-parse", "main"]).unwrap(), ids[0].to_string());
+}
+
+#[test]
+fn a_no_op_writes_nothing() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    let ops = Rc::new(RefCell::new(Vec::new()));
+    let log = ops.clone();
+    let fs = fs_of(p).observed(Box::new(move |op| log.borrow_mut().push(op.clone())));
+    let staging = Staging::new(b"objects/none");
+    let updates = [update("refs/heads/main", Some(ids[0]), Some(ids[0]))];
+    assert!(commit_each(&fs, &staging, HashKind::Sha1, &updates, &quick())[0].is_ok());
+    assert!(commit_atomic(&fs, &staging, HashKind::Sha1, &[&updates[..], &updates[..]].concat(), &quick())[0].is_ok());
+    assert_eq!(*ops.borrow(), []);
+}
+
+#[test]
+fn reflogs_that_exist_are_written() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    git(p, &["config", "core.logAllRefUpdates", "true"]).unwrap();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    let fs = fs_of(p);
+    let quarantine = Quarantine::create(&fs).unwrap();
+    let reflog = Reflog { identity: "P <p@x>".into(), seconds: 1_700_000_000, message: "push\nx".into() };
+    let options = Options { reflog: Some(reflog), ..quick() };
+    let updates = [
+        update("refs/heads/main", Some(ids[0]), Some(ids[1])),
+        update("refs/heads/none", None, Some(ids[1])),
+    ];
+    let results = commit_each(&fs, &quarantine.staging(), HashKind::Sha1, &updates, &options);
+    assert!(results.iter().all(Result::is_ok));
+    quarantine.remove(&fs).unwrap();
+    assert!(!p.join("logs/refs/heads/none").exists());
+    for log in ["main", "HEAD"] {
+        let shown = git(p, &["reflog", "show", "--format=%H %gs %gn", log]).unwrap();
+        assert_eq!(shown.lines().next().unwrap(), format!("{} pushx P", ids[1]), "{log}");
+    }
+    assert!(commit(p, &[update("refs/heads/main", Some(ids[1]), None)], false)[0].is_ok());
+    assert!(!p.join("logs/refs/heads/main").exists());
+}
+
+#[test]
+fn peeled_values_are_kept_or_promised_no_more() {
+    for known in [true, false] {
+        let (dir, ids) = repository();
+        let p = dir.path();
+        git(p, &["pack-refs", "--all"]).unwrap();
+        let fs = fs_of(p);
+        let quarantine = Quarantine::create(&fs).unwrap();
+        let (tag, target) = (ids[3], ids[0]);
+        let peel = move |id: &ObjectId| match (known, *id == tag) {
+            (false, _) => Peel::Unknown,
+            (true, true) => Peel::To(target),
+            (true, false) => Peel::Nothing,
+        };
+        let options = Options { peel: &peel, ..quick() };
+        let updates =
+            [update("refs/tags/t2", None, Some(tag)), update("refs/heads/main", None, Some(ids[1]))];
+        let results = commit_atomic(&fs, &quarantine.staging(), HashKind::Sha1, &updates, &options);
+        assert!(results.iter().all(Result::is_ok));
+        quarantine.remove(&fs).unwrap();
+        let shown = git(p, &["for-each-ref", "--format=%(refname) %(*objectname)", "refs/tags"]).unwrap();
+        assert_eq!(shown, format!("refs/tags/first {target}\nrefs/tags/t2 {target}"));
+        let text = fs::read_to_string(p.join("packed-refs")).unwrap();
+        assert_eq!(text.contains("fully-peeled"), known, "{text}");
+        clean(p);
+    }
+}
+
+#[test]
+fn many_at_once_from_many_threads() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    git(p, &["pack-refs", "--all"]).unwrap();
+    let patient = || Options { ref_timeout: Duration::from_secs(20), ..Options::default() };
+    let won: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..12)
+            .map(|i| {
+                scope.spawn({
+                    let (new, old) = (ids[1 + i % 2], ids[0]);
+                    move || {
+                        let fs = fs_of(p);
+                        sweep(&fs).unwrap();
+                        let quarantine = Quarantine::create(&fs).unwrap();
+                        let updates = [
+                            update("refs/heads/main", Some(old), Some(new)),
+                            update(&format!("refs/heads/own/{i}"), None, Some(new)),
+                        ];
+                        let results =
+                            commit_each(&fs, &quarantine.staging(), HashKind::Sha1, &updates, &patient());
+                        assert!(results[1].is_ok(), "{results:?}");
+                        let own = [update(&format!("refs/heads/own/{i}"), Some(new), None)];
+                        let gone = commit_each(&fs, &quarantine.staging(), HashKind::Sha1, &own, &patient());
+                        assert!(gone[0].is_ok(), "{gone:?}");
+                        quarantine.remove(&fs).unwrap();
+                        usize::from(results[0].is_ok())
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(won, 1);
+    clean(p);
+}
+
+/// Copies a repository's directory tree.
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Does one recorded operation on a copy. A file whose content was not synchronised yet is `torn`: it lost what was written.
+fn replay(root: &Path, op: &Op) {
+    use std::os::unix::ffi::OsStrExt as _;
+    let at = |path: &[u8]| root.join(std::ffi::OsStr::from_bytes(path));
+    match op {
+        Op::Create(path) => drop(File::create_new(at(path)).unwrap()),
+        Op::Append(path, bytes) => {
+            use std::io::Write as _;
+            fs::OpenOptions::new().append(true).open(at(path)).unwrap().write_all(bytes).unwrap();
+        }
+        Op::MakeDir(path) => fs::create_dir(at(path)).unwrap(),
+        Op::RemoveDir(path) => fs::remove_dir(at(path)).unwrap(),
+        Op::Link(from, to) => fs::hard_link(at(from), at(to)).unwrap(),
+        Op::Rename(from, to) => fs::rename(at(from), at(to)).unwrap(),
+        Op::Remove(path) => fs::remove_file(at(path)).unwrap(),
+        Op::SyncFile(_) | Op::SyncDir(_) | Op::Filled(_) => {}
+    }
+}
+
+/// The model: operations on names reach the disk in their order, any number of the last ones may be lost unless the directory was
+/// synchronised; what was written to a file may be lost unless the file was synchronised, whatever became of its names.
+#[test]
+fn a_crash_at_any_operation_leaves_old_or_new() {
+    for packed in [false, true] {
+        for atomic in [false, true] {
+            let (dir, ids) = repository();
+            let p = dir.path();
+            for name in ["main", "b/two", "gone/x"] {
+                git(p, &["update-ref", &format!("refs/heads/{name}"), &ids[0].to_string()]).unwrap();
+            }
+            if packed {
+                git(p, &["pack-refs", "--all"]).unwrap();
+                git(p, &["update-ref", "refs/heads/b/two", &ids[1].to_string()]).unwrap();
+            }
+            let two = if packed { ids[1] } else { ids[0] };
+            let start = tempfile::tempdir().unwrap();
+            copy(p, start.path());
+            let updates = [
+                update("refs/heads/main", Some(ids[0]), Some(ids[1])),
+                update("refs/heads/b/two", Some(two), Some(ids[2])),
+                update("refs/heads/new/n", None, Some(ids[2])),
+                update("refs/heads/gone/x", Some(ids[0]), None),
+            ];
+            let ops = Rc::new(RefCell::new(Vec::new()));
+            let log = ops.clone();
+            let fs = fs_of(p).observed(Box::new(move |op| log.borrow_mut().push(op.clone())));
+            let quarantine = Quarantine::create(&fs).unwrap();
+            let staging = quarantine.staging();
+            let results = match atomic {
+                true => commit_atomic(&fs, &staging, HashKind::Sha1, &updates, &quick()),
+                false => commit_each(&fs, &staging, HashKind::Sha1, &updates, &quick()),
+            };
+            assert!(results.iter().all(Result::is_ok), "{results:?}");
+            let answered = ops.borrow().len();
+            quarantine.remove(&fs).unwrap();
+            let ops = ops.borrow();
+            let old = refs(start.path());
+            let new = refs(p);
+            for cut in 0..=ops.len() {
+                let copied = tempfile::tempdir().unwrap();
+                let root = copied.path();
+                copy(start.path(), root);
+                for (at, op) in ops[..cut].iter().enumerate() {
+                    // Content that no later operation (before the crash) synchronised is gone.
+                    if let Op::Append(path, _) = op
+                        && !ops[at..cut].iter().any(|later| matches!(later, Op::SyncFile(synced) if synced == path))
+                    {
+                        continue;
+                    }
+                    replay(root, op);
+                }
+                let now = refs(root);
+                if atomic {
+                    assert!(now == old || now == new, "cut at {cut}, {:?}:\n{now}", ops.get(cut));
+                } else {
+                    for line in now.lines() {
+                        assert!(old.contains(line) || new.contains(line), "cut at {cut}: {line}");
+                    }
+                    for line in old.lines().filter(|line| new.contains(*line)) {
+                        assert!(now.contains(line), "cut at {cut}: lost {line}");
+                    }
+                }
+                if cut >= answered {
+                    assert_eq!(now, new, "cut at {cut} after the answer");
+                }
+                // The next push finds the owner gone, and removes all that it left.
+                let fs = fs_of(root);
+                sweep(&fs).unwrap();
+                assert_eq!(refs(root), now);
+                clean(root);
+                let next = commit(root, &[update("refs/heads/after", None, Some(ids[0]))], false);
+                assert!(next[0].is_ok(), "cut at {cut}: {next:?}");
+            }
+        }
+    }
+}
