@@ -9,6 +9,7 @@
 use std::os::fd::OwnedFd;
 
 use libproto::channel::{Channel, RecvError};
+use libproto::command::Service;
 use libproto::message::parent::{
     AuthToParent, Build, FetchRules, ParentToAuth, Peer, Permit, Question, RepoAddress, Verdict,
 };
@@ -16,6 +17,7 @@ use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
 use crate::auth::{self, Found, Identity, Table};
 use crate::conf::model::{Config, Position, Wants};
+use crate::conf::push::PushRules;
 use crate::conf::wire::Assembler;
 use crate::system;
 
@@ -87,14 +89,14 @@ fn answer(table: &Table, question: &Question) -> Verdict {
         denied @ auth::Verdict::Denied { at, .. } => {
             Verdict::Denied(denied.refusal().unwrap_or_default(), place(config, at))
         }
-        auth::Verdict::Granted(grant) => match permit(table, &identity, &grant) {
+        auth::Verdict::Granted(grant) => match permit(table, &identity, &grant, question.service) {
             Some(permit) => Verdict::Granted(permit),
             None => Verdict::NotFound,
         },
     }
 }
 
-fn permit(table: &Table, identity: &Identity, grant: &auth::Grant) -> Option<Permit> {
+fn permit(table: &Table, identity: &Identity, grant: &auth::Grant, service: Service) -> Option<Permit> {
     let config = table.config();
     let block = config.repositories.get(grant.block)?;
     let below = match &grant.found {
@@ -119,7 +121,11 @@ fn permit(table: &Table, identity: &Identity, grant: &auth::Grant) -> Option<Per
             filter: options.partial_clone,
         },
         hidden: block.hidden.iter().map(|h| h.namespace.clone().into()).collect(),
-        push_rules: Vec::new(),
+        push_rules: match service {
+            Service::UploadPack => Vec::new(),
+            // The parser refuses a block whose rules do not fit.
+            Service::ReceivePack => PushRules::of(config, block).encode().ok()?,
+        },
     })
 }
 
@@ -127,4 +133,34 @@ fn permit(table: &Table, identity: &Identity, grant: &auth::Grant) -> Option<Per
 fn place(config: &Config, at: Position) -> String {
     let file = usize::try_from(at.file).ok().and_then(|file| config.files.get(file));
     format!("{}:{}", file.map_or("?", String::as_str), at.line)
+}
+
+#[cfg(test)]
+mod tests {
+    use libproto::names::RepoName;
+
+    use super::*;
+    use crate::conf::loader::Texts;
+    use crate::conf::push::Change;
+    use crate::conf::resolve::{FixedNames, resolve};
+
+    #[test]
+    fn a_push_is_granted_with_its_rules() {
+        let text = "repository \"r\" {\n path \"/r\"\n permit rw 1000\n protect branch main\n}\n";
+        let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;
+        assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
+        let table = Table::new(config);
+        let ask = |uid, service| {
+            let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
+            let repository = RepoName::parse(b"r.git").expect("a good name");
+            answer(&table, &Question { peer, told_user: None, service, repository })
+        };
+        let Verdict::Granted(permit) = ask(1000, Service::ReceivePack) else { panic!("not granted") };
+        assert_eq!((permit.rule.as_str(), permit.connections), ("f:3", 4));
+        let rules = PushRules::decode(&permit.push_rules).expect("rules that travel");
+        assert!(rules.refusal(b"refs/heads/main", Change::Delete, false).is_some());
+        let Verdict::Granted(permit) = ask(1000, Service::UploadPack) else { panic!("not granted") };
+        assert!(permit.push_rules.is_empty());
+        assert_eq!(ask(1001, Service::UploadPack), Verdict::NotFound);
+    }
 }
