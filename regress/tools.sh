@@ -15,8 +15,11 @@ need ssh-keygen openssh-client
 need mandoc mandoc
 need python3 python3
 need ps procps
-python3 -c 'import dulwich' 2>/dev/null || missing="$missing python3-dulwich"
-python3 -c 'import pygit2' 2>/dev/null || missing="$missing python3-pygit2"
+# The system's own Python first: another one in PATH may lack the distribution's packages.
+python=/usr/bin/python3
+[ -x "$python" ] || python=python3
+"$python" -c 'import dulwich' 2>/dev/null || missing="$missing python3-dulwich"
+"$python" -c 'import pygit2' 2>/dev/null || missing="$missing python3-pygit2"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	export DEBIAN_FRONTEND=noninteractive

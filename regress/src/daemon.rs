@@ -1,0 +1,181 @@
+//! A real gotd in the foreground.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::process::{self, Process};
+use crate::run::{Done, run, wait_until};
+use crate::{Site, binaries};
+
+/// A running daemon. It is stopped at the end of its life, and must then leave no process and no socket.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    status: Option<ExitStatus>,
+    log: PathBuf,
+    socket: PathBuf,
+    site: PathBuf,
+}
+
+impl Daemon {
+    /// Starts gotd and waits until it answers. An error is what it wrote.
+    pub fn start(site: &Site, configuration: &str) -> Result<Daemon, String> {
+        let conf = site.path("gotd.conf");
+        fs::write(&conf, configuration).map_err(|e| e.to_string())?;
+        let log = site.path("gotd.log");
+        let file =
+            fs::File::options().create(true).append(true).open(&log).map_err(|e| format!("log: {e}"))?;
+        let child = site
+            .command(binaries().join("gotd"))
+            .args(["-d", "-v", "-f"])
+            .arg(&conf)
+            .stdin(std::process::Stdio::null())
+            .stdout(file.try_clone().map_err(|e| e.to_string())?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .map_err(|e| format!("{}: {e}", binaries().display()))?;
+        let mut daemon = Daemon { child, status: None, log, socket: site.socket(), site: site.path("") };
+        let ready = wait_until(20.0, || daemon.ended() || daemon.answers());
+        if !ready || daemon.status.is_some() {
+            let log = daemon.log();
+            daemon.end();
+            return Err(log);
+        }
+        Ok(daemon)
+    }
+
+    /// The parent's process id, which is the group's of all its processes too.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for a line of the log that holds all of `words`, at most five seconds, and returns it.
+    #[track_caller]
+    pub fn logged(&self, words: &[&str]) -> String {
+        let mut found = None;
+        wait_until(5.0, || {
+            let log = self.log();
+            found = log.lines().find(|line| words.iter().all(|w| line.contains(w))).map(str::to_owned);
+            found.is_some()
+        });
+        found.unwrap_or_else(|| panic!("{words:?}: in no line of the log:\n{}", self.log()))
+    }
+
+    /// gotctl with the daemon's socket.
+    pub fn gotctl(&self, arguments: &[&str]) -> Done {
+        let mut command = std::process::Command::new(binaries().join("gotctl"));
+        run(command.arg("-f").arg(&self.socket).args(arguments), b"", 40)
+    }
+
+    /// Whether `gotctl info` is answered.
+    pub fn answers(&self) -> bool {
+        self.socket.exists() && self.gotctl(&["info"]).status == 0
+    }
+
+    /// Its processes, without those that have ended and wait to be reaped.
+    pub fn processes(&self) -> Vec<Process> {
+        let mut all = process::group(self.pid());
+        all.retain(|p| p.state != 'Z');
+        all
+    }
+
+    /// Its processes with this name; names are roles.
+    pub fn role(&self, name: &str) -> Vec<i32> {
+        self.processes()
+            .into_iter()
+            .filter(|p| p.name == name && p.pid != self.pid())
+            .map(|p| p.pid)
+            .collect()
+    }
+
+    /// Kills one of its processes, as a crash would.
+    #[track_caller]
+    pub fn kill(&self, pid: i32) {
+        assert!(self.processes().iter().any(|p| p.pid == pid), "{pid}: not a process of this daemon");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kills");
+    }
+
+    /// Sends a signal to the parent.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.pid()), signal);
+    }
+
+    /// Whether the parent has ended.
+    pub fn ended(&mut self) -> bool {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().ok().flatten();
+        }
+        self.status.is_some()
+    }
+
+    /// Waits until every process is gone, at most this many seconds.
+    pub fn gone_within(&mut self, seconds: f64) -> bool {
+        wait_until(seconds, || self.ended() && self.processes().is_empty())
+    }
+
+    /// Stops it by SIGTERM; a process or a socket that is left after two seconds fails the test.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        self.assert_nothing_is_left(3.0);
+    }
+
+    /// Fails the test if a process or the socket is left after this many seconds.
+    #[track_caller]
+    pub fn assert_nothing_is_left(&mut self, seconds: f64) {
+        let gone = self.gone_within(seconds);
+        let left = self.processes();
+        assert!(gone, "left after the end: {left:?}\n{}", self.log());
+        assert!(wait_until(1.0, || !self.socket.exists()), "{}: left after the end", self.socket.display());
+    }
+
+    /// Fails the test unless the daemon lives and serves a client.
+    #[track_caller]
+    pub fn assert_serves(&mut self) {
+        assert!(!self.ended(), "the daemon has ended:\n{}", self.log());
+        assert!(wait_until(10.0, || self.answers()), "the daemon does not answer:\n{}", self.log());
+    }
+
+    /// The end without looking at what is left.
+    fn end(&mut self) {
+        if !self.ended() {
+            self.signal(Signal::SIGTERM);
+            if !wait_until(4.0, || self.ended()) {
+                let _ = self.child.kill();
+            }
+        }
+        for process in self.processes() {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        if !self.ended() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("gotd's log ({}):\n{}", self.site.display(), self.log());
+            return self.end();
+        }
+        if !self.ended() {
+            self.signal(Signal::SIGTERM);
+        }
+        let gone = self.gone_within(4.0);
+        let left = self.processes();
+        self.end();
+        assert!(gone, "left after the end: {left:?}\n{}", self.log());
+    }
+}

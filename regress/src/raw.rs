@@ -1,0 +1,224 @@
+//! Clients that speak to the daemon's socket themselves, well or badly.
+
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use libproto::channel;
+use libproto::message::client::{ClientKind, ClientToSession, Exit, GitRequest, Hello, SessionToClient};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
+
+/// A connection to the daemon's socket that has said nothing yet.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket.
+    pub fd: OwnedFd,
+}
+
+/// How the daemon ended a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// With a status and a text for standard error.
+    Exit(u8, String),
+    /// It just closed.
+    Closed,
+}
+
+impl Connection {
+    /// Connects.
+    #[track_caller]
+    pub fn open(path: &Path) -> Connection {
+        Connection::try_open(path).expect("connects")
+    }
+
+    /// Connects, or tells why not.
+    pub fn try_open(path: &Path) -> nix::Result<Connection> {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Connection { fd })
+    }
+
+    /// Sends one record with any descriptors; the error tells that the daemon has closed.
+    pub fn send(&self, record: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &[] } else { &rights[..] };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(self.fd.as_raw_fd(), &[IoSlice::new(record)], control, flags, None).map(|_| ())
+    }
+
+    /// Sends a proper greeting.
+    pub fn greet(&self) {
+        let hello = Hello::new(ClientKind::Git, None).expect("no name fits");
+        let _ = self.send(&hello.encode(), &[]);
+    }
+
+    /// Sends a request with these descriptors, whose number the frame tells truly.
+    pub fn request(&self, request: &GitRequest, fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+        let mut record = frame(request);
+        if let Ok(count) = u16::try_from(fds.len()) {
+            record[2..4].copy_from_slice(&count.to_le_bytes());
+        }
+        self.send(&record, fds)
+    }
+
+    /// Waits for the end of the connection, at most this many seconds; the notes before it are left out.
+    #[track_caller]
+    pub fn end(&self, seconds: u64) -> End {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            assert!(readable(self.fd.as_fd(), deadline), "not ended after {seconds} seconds");
+            let mut buffer = vec![0; 64 * 1024];
+            let n = match channel::recv_record(self.fd.as_fd(), &mut buffer) {
+                Ok(n) => n,
+                Err(_) => return End::Closed,
+            };
+            let received = channel::decode::<SessionToClient>(&buffer[..n], Vec::new());
+            if let SessionToClient::Exit(Exit { status, text }) = received.expect("a message").message {
+                return End::Exit(status, text);
+            }
+        }
+    }
+}
+
+/// The record of a request, which says that it has two descriptors.
+pub fn frame(request: &GitRequest) -> Vec<u8> {
+    channel::encode(0, 0, &ClientToSession::Git(request.clone())).expect("encodes")
+}
+
+/// A request for a fetch.
+pub fn fetch_request(repository: &str, protocol: u8) -> GitRequest {
+    GitRequest {
+        service: "git-upload-pack".into(),
+        repository: repository.as_bytes().to_vec(),
+        git_protocol: if protocol == 0 { Vec::new() } else { format!("version={protocol}").into_bytes() },
+        ssh_connection: Vec::new(),
+    }
+}
+
+/// A session with two pipes, as gotsh makes one.
+#[derive(Debug)]
+pub struct Session {
+    /// The connection to the daemon.
+    pub connection: Connection,
+    /// Where the client writes; `None` once it has closed it.
+    pub to: Option<File>,
+    /// Where the client reads.
+    pub from: File,
+}
+
+impl Session {
+    /// Connects, greets and asks to fetch from a repository.
+    #[track_caller]
+    pub fn fetch(socket: &Path, repository: &str, protocol: u8) -> Session {
+        let connection = Connection::open(socket);
+        connection.greet();
+        let (input, to) = nix::unistd::pipe().expect("a pipe");
+        let (from, output) = nix::unistd::pipe().expect("a pipe");
+        let request = fetch_request(repository, protocol);
+        connection.request(&request, &[input.as_fd(), output.as_fd()]).expect("sends");
+        Session { connection, to: Some(to.into()), from: from.into() }
+    }
+
+    /// Writes; false when the daemon has closed its end. Never blocks for more than ten seconds: a pipe that stays
+    /// full that long is a false too.
+    pub fn write(&mut self, mut bytes: &[u8]) -> bool {
+        let Some(to) = self.to.as_mut() else { return false };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !bytes.is_empty() {
+            if !ready(to.as_fd(), PollFlags::POLLOUT, deadline) {
+                return false;
+            }
+            // No more than a pipe is sure to take without blocking once it has room.
+            let part = bytes.len().min(4096);
+            match to.write(&bytes[..part]) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Closes the client's writing end.
+    pub fn close(&mut self) {
+        self.to = None;
+    }
+
+    /// Reads up to and with a flush packet, or to the end.
+    #[track_caller]
+    pub fn read_to_flush(&mut self) -> Vec<u8> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut out = Vec::new();
+        loop {
+            let mut head = [0; 4];
+            if !self.fill(&mut head, deadline) {
+                return out;
+            }
+            out.extend_from_slice(&head);
+            let text = std::str::from_utf8(&head).expect("a packet's length");
+            let length = usize::from_str_radix(text, 16).expect("a packet's length");
+            if length == 0 {
+                return out;
+            }
+            let mut payload = vec![0; length.saturating_sub(4)];
+            assert!(self.fill(&mut payload, deadline), "the end within a packet");
+            out.extend_from_slice(&payload);
+        }
+    }
+
+    /// Reads to the end, at most this many seconds.
+    #[track_caller]
+    pub fn read_to_end(&mut self, seconds: u64) -> Vec<u8> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let mut out = Vec::new();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            assert!(readable(self.from.as_fd(), deadline), "not ended after {seconds} seconds");
+            match self.from.read(&mut buffer) {
+                Ok(0) => return out,
+                Ok(n) => out.extend_from_slice(&buffer[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) => panic!("read: {e}"),
+            }
+        }
+    }
+
+    /// Fills the buffer; false at the end of the input.
+    #[track_caller]
+    fn fill(&mut self, buffer: &mut [u8], deadline: Instant) -> bool {
+        let mut at = 0;
+        while at < buffer.len() {
+            assert!(readable(self.from.as_fd(), deadline), "nothing comes");
+            match self.from.read(&mut buffer[at..]) {
+                Ok(0) => return false,
+                Ok(n) => at += n,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) => panic!("read: {e}"),
+            }
+        }
+        true
+    }
+}
+
+/// Waits until something can be read, or the end; false at the deadline.
+pub fn readable(fd: BorrowedFd<'_>, deadline: Instant) -> bool {
+    ready(fd, PollFlags::POLLIN, deadline)
+}
+
+fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, events)], timeout) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => panic!("poll: {e}"),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A fresh directory with repositories, a configuration and everything that clients need.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::run::{Done, run};
+use crate::{Daemon, binaries, is_root};
+
+/// The account that gotd runs as when it is started as root.
+pub const UNPRIVILEGED: &str = "nobody";
+/// Longest that one git command may take, in seconds.
+pub const GIT_SECONDS: u64 = 60;
+
+/// The directory of one test. It is removed at the end, and kept when the test fails.
+#[derive(Debug)]
+pub struct Site {
+    dir: Option<TempDir>,
+    root: PathBuf,
+}
+
+impl Site {
+    /// Makes the directory, with an empty `repositories` in it, and the stand-in for ssh.
+    pub fn new() -> Site {
+        let dir = tempfile::Builder::new().prefix("gotd-regress.").tempdir().expect("a temporary directory");
+        let root = dir.path().to_owned();
+        let site = Site { dir: Some(dir), root };
+        open_to_all(&site.root);
+        for name in ["repositories", "home", "clones"] {
+            fs::create_dir(site.path(name)).expect("makes a directory");
+            open_to_all(&site.path(name));
+        }
+        // The repositories belong to gotd's account, and git asks whose they are.
+        fs::write(site.path("home/.gitconfig"), "[safe]\n\tdirectory = *\n").expect("writes");
+        site.script("ssh", &stand_in(&site.socket(), &binaries().join("gotsh")));
+        site
+    }
+
+    /// A path in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// A path below the directory of repositories.
+    pub fn repository(&self, name: &str) -> PathBuf {
+        self.root.join("repositories").join(name)
+    }
+
+    /// A path for a clone.
+    pub fn clone_path(&self, name: &str) -> PathBuf {
+        self.root.join("clones").join(name)
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.path("gotd.sock")
+    }
+
+    /// Writes an executable script.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).expect("writes a script");
+        open_to_all(&path);
+        path
+    }
+
+    /// A program with a clean environment.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.env_clear().current_dir(&self.root);
+        command.envs([
+            ("PATH", std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into())),
+            ("HOME", self.path("home").to_string_lossy().into_owned()),
+            ("LC_ALL", "C".into()),
+            ("GIT_CONFIG_NOSYSTEM", "1".into()),
+            ("GIT_TERMINAL_PROMPT", "0".into()),
+            ("GIT_AUTHOR_NAME", "A U Thor".into()),
+            ("GIT_AUTHOR_EMAIL", "author@example.org".into()),
+            ("GIT_COMMITTER_NAME", "C O Mitter".into()),
+            ("GIT_COMMITTER_EMAIL", "committer@example.org".into()),
+            ("GIT_SSH_COMMAND", self.path("ssh").to_string_lossy().into_owned()),
+            ("GIT_SSH_VARIANT", "ssh".into()),
+        ]);
+        command
+    }
+
+    /// git with a clean environment, which reaches the daemon as `gotd:NAME` through the stand-in for ssh.
+    pub fn git<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Done {
+        run(self.command("git").args(arguments), b"", GIT_SECONDS)
+    }
+
+    /// Runs git in a directory and returns what it prints; a failure fails the test.
+    #[track_caller]
+    pub fn git_in<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        dir: &Path,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> String {
+        run(self.command("git").arg("-C").arg(dir).args(arguments), b"", GIT_SECONDS).good().text()
+    }
+
+    /// `gotsh -c LINE`, as a login shell gets it.
+    pub fn gotsh(&self, line: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = self.command(binaries().join("gotsh"));
+        command.env("GOTD_UNIX_SOCKET", self.socket()).arg("-c").arg(line);
+        command
+    }
+
+    /// The lines of a configuration that every one of ours needs: user and socket.
+    pub fn head(&self) -> String {
+        format!("user \"{}\"\nlisten on \"{}\"\n", account(), self.socket().display())
+    }
+
+    /// A configuration that serves everything in `repositories` to the present user.
+    pub fn serve_all(&self) -> String {
+        format!(
+            "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n}}\n",
+            self.head(),
+            self.path("repositories").display(),
+            me = present_user(),
+        )
+    }
+
+    /// Gives the repositories to gotd's account.
+    pub fn hand_over(&self) {
+        if is_root() {
+            let mut command = self.command("chown");
+            run(command.args(["-hR", UNPRIVILEGED]).arg(self.path("repositories")), b"", 30).good();
+        }
+    }
+
+    /// Starts a daemon that serves everything in `repositories` to the present user.
+    #[track_caller]
+    pub fn start(&self) -> Daemon {
+        self.start_with(&self.serve_all())
+    }
+
+    /// Starts a daemon with this configuration; one that does not start fails the test.
+    #[track_caller]
+    pub fn start_with(&self, configuration: &str) -> Daemon {
+        self.hand_over();
+        match Daemon::start(self, configuration) {
+            Ok(daemon) => daemon,
+            Err(log) => panic!("gotd did not start: {log}\n{configuration}"),
+        }
+    }
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Site::new()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            if let Some(dir) = self.dir.take() {
+                eprintln!("kept: {}", dir.keep().display());
+            }
+        }
+    }
+}
+
+/// The name of whoever runs the tests.
+pub fn present_user() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    user.expect("the present user has a name").name
+}
+
+/// The account that gotd runs as.
+pub fn account() -> String {
+    if is_root() { UNPRIVILEGED.into() } else { present_user() }
+}
+
+fn open_to_all(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("changes a mode");
+}
+
+/// What takes ssh's options, host and command, and runs gotsh as sshd would.
+fn stand_in(socket: &Path, gotsh: &Path) -> String {
+    format!(
+        "#!/bin/sh\nwhile [ \"${{1#-}}\" != \"$1\" ]; do shift 2; done\n\
+         GOTD_UNIX_SOCKET=\"{}\" exec \"{}\" -c \"$2\"\n",
+        socket.display(),
+        gotsh.display()
+    )
+}

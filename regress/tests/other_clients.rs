@@ -1,0 +1,96 @@
+//! Clients that are not git: dulwich and libgit2 (pygit2), through a real sshd.
+
+use std::process::Command;
+
+use regress::compare::{assert_mirror, assert_whole, listing, objects};
+use regress::history;
+use regress::{Setup, Site, Sshd, run};
+
+/// The system's own Python: another one in PATH may lack Debian's packages.
+const PYTHON: [&str; 2] = ["/usr/bin/python3", "python3"];
+
+/// A Python that has this module; says so if there is none.
+fn python(module: &str) -> Option<&'static str> {
+    let has = |python: &&&str| {
+        let mut command = Command::new(python);
+        command.args(["-c", &format!("import {module}")]).stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let found = PYTHON.iter().find(has).copied();
+    if found.is_none() {
+        regress::skipped(&format!("needs python3-{module}"));
+    }
+    found
+}
+
+#[test]
+fn dulwich_clones_and_fetches() {
+    let Some(python) = python("dulwich") else { return };
+    if !Sshd::available() {
+        return;
+    }
+    let site = Site::new();
+    let original = history::repository(&site, "demo.git", 30, "sha1");
+    let daemon = site.start();
+    let sshd = Sshd::start(&site, Setup::ForcedCommand, None);
+    let before = listing(&original);
+    let script = "\
+import sys
+from dulwich import client, repo
+url, path = sys.argv[1:3]
+c, name = client.get_transport_and_path(url)
+r = repo.Repo.init_bare(path, mkdir=True)
+result = c.fetch(name, r)
+for ref, value in result.refs.items():
+    if ref != b'HEAD' and not ref.endswith(b'^{}'):
+        r.refs[ref] = value
+r.refs.set_symbolic_ref(b'HEAD', result.symrefs[b'HEAD'])
+again = c.fetch(name, r)
+assert again.refs == result.refs
+print(result.symrefs.get(b'HEAD', b'').decode())
+";
+    let clone = site.clone_path("dulwich.git");
+    let url = format!("ssh://{}@127.0.0.1:{}/demo.git", sshd.user, sshd.port);
+    let mut command = site.command(python);
+    command.env("GIT_SSH_COMMAND", &sshd.command).args(["-c", script, &url]).arg(&clone);
+    assert_eq!(run(&mut command, b"", 60).good().text(), "refs/heads/main\n");
+    assert_mirror(&site, &original, &clone);
+    assert_eq!(before, listing(&original));
+    daemon.logged(&["result=ok", "protocol=0", "repository=demo.git"]);
+}
+
+#[test]
+fn pygit2_clones_and_fetches() {
+    let Some(python) = python("pygit2") else { return };
+    if !Sshd::available() {
+        return;
+    }
+    let site = Site::new();
+    let original = history::repository(&site, "demo.git", 30, "sha1");
+    let daemon = site.start();
+    let sshd = Sshd::start(&site, Setup::ForcedCommand, None);
+    let script = "\
+import sys, pygit2
+url, path, key, user = sys.argv[1:5]
+class Callbacks(pygit2.RemoteCallbacks):
+    def credentials(self, url, username, allowed):
+        return pygit2.Keypair(user, key + '.pub', key, '')
+    def certificate_check(self, certificate, valid, host):
+        return True
+r = pygit2.clone_repository(url, path, bare=True, callbacks=Callbacks())
+r.remotes['origin'].fetch(callbacks=Callbacks())
+print(r.head.name)
+";
+    let clone = site.clone_path("pygit2.git");
+    let url = format!("ssh://{}@127.0.0.1:{}/demo.git", sshd.user, sshd.port);
+    let fetch = |seconds| {
+        let mut command = site.command(python);
+        command.args(["-c", script, &url]).arg(&clone).arg(&sshd.key).arg(&sshd.user);
+        run(&mut command, b"", seconds)
+    };
+    assert_eq!(fetch(60).good().text(), "refs/heads/main\n");
+    assert_whole(&site, &clone);
+    assert_eq!(objects(&site, &original), objects(&site, &clone));
+    // libgit2 speaks version 0 only.
+    daemon.logged(&["result=ok", "protocol=0", "repository=demo.git"]);
+}
