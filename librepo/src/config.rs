@@ -79,7 +79,9 @@ impl Config {
                     b"preciousobjects" => config.precious_objects = bool()?,
                     b"partialclone" => config.partial_clone = true,
                     b"worktreeconfig" => config.worktree_config = bool()?,
-                    b"noop-v1" | b"relativeworktrees" => only_in_1 = Some(key.to_vec()),
+                    b"noop-v1" | b"relativeworktrees" | b"submodulepathconfig" => {
+                        only_in_1 = Some(key.to_vec())
+                    }
                     b"objectformat" => {
                         only_in_1 = Some(key.to_vec());
                         config.hash = match variable.value.as_deref() {
@@ -88,6 +90,8 @@ impl Config {
                             _ => return Err(unsupported(&variable)),
                         };
                     }
+                    // Names in a second algorithm would have to be kept up to date.
+                    b"compatobjectformat" => return Err(unsupported(&variable)),
                     b"refstorage" => {
                         only_in_1 = Some(key.to_vec());
                         if variable.value.as_deref() != Some(b"files") {

@@ -1,6 +1,7 @@
 //! Packs: entries, and the order in which they lie (`gitformat-pack`).
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 
@@ -234,7 +235,7 @@ impl Pack {
 
     /// The position of the entry that begins at `offset`.
     pub fn position_of_offset(&self, offset: u64) -> Option<u32> {
-        let (mut low, mut high) = (0, self.count());
+        let Range { start: mut low, end: mut high } = self.order().near(offset);
         while low < high {
             let middle = low + (high - low) / 2;
             let found = self.offset_of_position(middle)?;

@@ -1,5 +1,7 @@
 //! The order of a pack's entries: `.rev` files (`gitformat-pack`), or computed.
 
+use std::ops::Range;
+
 use crate::beneath::{Map, be32};
 use crate::pack_index::PackIndex;
 
@@ -7,60 +9,119 @@ const HEADER_LEN: usize = 12;
 
 /// The indexes of a pack's entries in the order of their offsets.
 #[derive(Debug)]
-pub enum Order {
-    /// As the `.rev` file has it.
-    File,
-    /// Computed here.
-    Computed(Vec<u32>),
+pub struct Order {
+    /// The order as computed here; none if the `.rev` file has it.
+    computed: Option<Vec<u32>>,
+    starts: Starts,
 }
 
 impl Order {
     /// The order of a pack's entries. A `.rev` file is used only if every number in it is where it
     /// belongs, which one pass shows: `n` indexes whose offsets grow are the order, and no others are.
     pub fn of(index: &PackIndex, rev: Option<&Map>) -> Order {
-        match rev {
-            Some(rev) if good(index, rev) => Order::File,
-            _ => Order::Computed(compute(index)),
+        if let Some(starts) = rev.and_then(|rev| check(index, rev)) {
+            return Order { computed: None, starts };
         }
+        let order = compute(index);
+        let largest = order.last().map_or(0, |&i| index.offset_at(i));
+        let mut starts = Starts::new(index.count(), largest);
+        for (&i, position) in order.iter().zip(0..) {
+            starts.add(index.offset_at(i), position);
+        }
+        Order { computed: Some(order), starts }
     }
 
     /// The index at a position; `rev` must be the file that [`Order::of`] got.
     #[inline]
     pub fn index_at(&self, rev: Option<&Map>, position: u32) -> Option<u32> {
-        match self {
-            Order::File => be32(rev?, HEADER_LEN + position as usize * 4),
-            Order::Computed(order) => order.get(position as usize).copied(),
+        match &self.computed {
+            None => be32(rev?, HEADER_LEN + position as usize * 4),
+            Some(order) => order.get(position as usize).copied(),
         }
+    }
+
+    /// The few positions among which an entry with this offset must be.
+    #[inline]
+    pub fn near(&self, offset: u64) -> Range<u32> {
+        self.starts.near(offset)
     }
 
     /// Whether the `.rev` file is in use.
     pub fn is_from_file(&self) -> bool {
-        matches!(self, Order::File)
+        self.computed.is_none()
+    }
+}
+
+/// For every stretch of a pack the first position in it, about one for four entries: a binary search over all of them
+/// would miss the cache at most of its steps.
+#[derive(Debug)]
+struct Starts {
+    shift: u32,
+    count: u32,
+    first: Vec<u32>,
+}
+
+impl Starts {
+    fn new(count: u32, largest: u64) -> Starts {
+        let most = u64::from(count / 4).max(1);
+        let mut shift = 0;
+        while largest >> shift > most {
+            shift += 1;
+        }
+        Starts { shift, count, first: Vec::with_capacity((largest >> shift) as usize + 1) }
+    }
+
+    /// Adds the next entry; offsets must not fall, nor exceed the largest.
+    #[inline]
+    fn add(&mut self, offset: u64, position: u32) {
+        let stretch = (offset >> self.shift) as usize;
+        while self.first.len() <= stretch {
+            self.first.push(position);
+        }
+    }
+
+    #[inline]
+    fn near(&self, offset: u64) -> Range<u32> {
+        let stretch = usize::try_from(offset >> self.shift).unwrap_or(usize::MAX);
+        let Some(&low) = self.first.get(stretch) else { return 0..0 };
+        low..self.first.get(stretch + 1).copied().unwrap_or(self.count)
     }
 }
 
 /// Whether the file is the order of this index's entries.
-fn good(index: &PackIndex, rev: &[u8]) -> bool {
+fn check(index: &PackIndex, rev: &[u8]) -> Option<Starts> {
     let (count, width) = (index.count() as usize, index.hash().len());
     let header = [0x5249_4458, 1, u32::from(index.hash().format_number())];
     if rev.len() != HEADER_LEN + count * 4 + 2 * width
         || (0..3).any(|i| be32(rev, i * 4) != Some(header[i]))
         || rev[rev.len() - 2 * width..rev.len() - width] != *index.pack_checksum()
     {
-        return false;
+        return None;
     }
     let small = index.small_offsets();
+    let offset_at = |i: u32| match be32(small, i as usize * 4) {
+        Some(small) if small & 0x8000_0000 == 0 => u64::from(small),
+        _ => index.offset_at(i),
+    };
+    let order = &rev[HEADER_LEN..HEADER_LEN + count * 4];
+    let largest = match be32(order, order.len().wrapping_sub(4)) {
+        Some(last) => offset_at(last),
+        None => 0,
+    };
+    if largest == u64::MAX {
+        return None;
+    }
+    let mut starts = Starts::new(index.count(), largest);
     let mut last = 0;
-    rev[HEADER_LEN..HEADER_LEN + count * 4].chunks_exact(4).all(|bytes| {
-        let i = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        let offset = match be32(small, i as usize * 4) {
-            Some(small) if small & 0x8000_0000 == 0 => u64::from(small),
-            _ => index.offset_at(i),
-        };
-        let grows = offset > last && offset != u64::MAX;
+    for (bytes, position) in order.chunks_exact(4).zip(0..) {
+        let offset = offset_at(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        if offset <= last || offset > largest {
+            return None;
+        }
         last = offset;
-        grows
-    })
+        starts.add(offset, position);
+    }
+    Some(starts)
 }
 
 /// Sorts the entries by offset.

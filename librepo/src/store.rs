@@ -1,5 +1,6 @@
 //! Where a repository's objects are: packs, multi-pack indexes, loose files, alternates.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::beneath::{Dir, EntryType};
@@ -130,19 +131,27 @@ impl Store {
     fn scan(&mut self, number: usize) -> Result<()> {
         let Some(dir) = self.objects[number].dir.open_dir(b"pack")? else { return Ok(()) };
         let dir_number = u16::try_from(number).unwrap_or(u16::MAX);
-        let mut found = Vec::new();
+        let open: HashSet<&str> = self.of_dir(dir_number).map(|(pack, _)| pack.name()).collect();
+        let (mut found, mut odd) = (Vec::new(), Vec::new());
         for (name, kind) in dir.entries(MAX_PACK_ENTRIES)? {
             let Some(stem) = name.strip_suffix(b".idx") else { continue };
             let Ok(stem) = std::str::from_utf8(stem) else { continue };
-            if kind != EntryType::File || !stem.starts_with("pack-") || self.is_open(dir_number, stem) {
+            if !stem.starts_with("pack-") || open.contains(stem) {
+                continue;
+            }
+            if kind != EntryType::File {
+                odd.push(name);
                 continue;
             }
             // A pack whose .pack is gone or not yet there is none.
-            let Some((EntryType::File, stat)) = dir.stat(format!("{stem}.pack").as_bytes())? else {
-                continue;
-            };
-            found.push((stat.st_mtime, stem.to_owned()));
+            match dir.stat(format!("{stem}.pack").as_bytes())? {
+                Some((EntryType::File, stat)) => found.push((stat.st_mtime, stem.to_owned())),
+                Some(_) => odd.push(name),
+                None => {}
+            }
         }
+        let notes = odd.iter().map(|name| format!("{}: not a regular file", dir.name_of(name).display()));
+        self.notes.extend(notes);
         // The newest first, as C git has it: what is asked for is mostly new.
         found.sort_by(|a, b| b.cmp(a));
         for (_, stem) in found {
@@ -159,8 +168,10 @@ impl Store {
         Ok(())
     }
 
-    fn is_open(&self, dir: u16, stem: &str) -> bool {
-        self.packs.iter().zip(&self.about).any(|(pack, about)| about.dir == dir && pack.name() == stem)
+    /// The packs of one objects directory, with their numbers.
+    fn of_dir(&self, dir: u16) -> impl Iterator<Item = (&Pack, u32)> {
+        let numbered = self.packs.iter().zip(&self.about).zip(0u32..);
+        numbered.filter(move |((_, about), _)| about.dir == dir).map(|((pack, _), number)| (pack, number))
     }
 
     /// Opens one pack; `None` if it went away under us, the reason if it is no good.
@@ -189,12 +200,10 @@ impl Store {
         };
         let file = file.map(|file| {
             let file = file?;
-            let find = |name: &String| {
-                let mut open = self.packs.iter().zip(&self.about);
-                open.position(|(pack, about)| usize::from(about.dir) == number && pack.name() == name)
-            };
+            let of_dir = self.of_dir(u16::try_from(number).unwrap_or(u16::MAX));
+            let numbers: HashMap<&str, u32> = of_dir.map(|(pack, number)| (pack.name(), number)).collect();
             let packs: Option<Vec<u32>> =
-                file.packs().iter().map(|name| find(name).map(|number| number as u32)).collect();
+                file.packs().iter().map(|name| numbers.get(&name[..]).copied()).collect();
             let packs = packs.ok_or_else(|| "packs of the multi-pack index missing".to_owned())?;
             Ok::<_, String>(Midx { file, packs })
         });

@@ -10,6 +10,20 @@ use common::{Scratch, open};
 use librepo::alternates::{self, Root};
 use librepo::{HashKind, IdSet, Kind, Location, ObjectId, Options, Reader, Repository, Store};
 
+/// A descriptor that only names the directory is enough.
+#[test]
+#[cfg(target_os = "linux")]
+fn opened_by_a_path_descriptor() {
+    use nix::fcntl::{OFlag, open};
+    let scratch = Scratch::bare(&[]);
+    several_packs(&scratch);
+    scratch.git(&["pack-refs", "--all"]);
+    let dir = open(&scratch.dir, OFlag::O_PATH | OFlag::O_DIRECTORY, nix::sys::stat::Mode::empty()).unwrap();
+    let repository = Repository::open(dir, Options::default()).unwrap();
+    same_objects(&scratch, &repository);
+    assert_eq!(repository.refs().list::<&str>(&["refs/heads/"], None).unwrap().len(), 4);
+}
+
 /// Compares all objects with `git cat-file --batch-all-objects`, reads and hashes every one.
 fn same_objects(scratch: &Scratch, repository: &Repository) {
     let listed = scratch.git(&["cat-file", "--batch-all-objects", "--batch-check"]);
@@ -264,7 +278,7 @@ fn symbolic_links_are_not_followed() {
         let file = file.unwrap();
         symlink(file.path(), scratch.dir.join("objects/pack").join(file.file_name())).unwrap();
     }
-    assert_eq!(packs(&scratch.open()), 0);
+    assert_eq!((packs(&scratch.open()), scratch.open().notes().count()), (0, 1));
     symlink(victim.dir.join("config"), scratch.dir.join("config.link")).unwrap();
     fs::rename(scratch.dir.join("config.link"), scratch.dir.join("config")).unwrap();
     assert!(scratch.try_open().is_err());
@@ -381,6 +395,10 @@ fn commit_graphs() {
         fs::write(scratch.dir.join("shallow"), tip).unwrap();
         let repository = scratch.open();
         assert!(repository.is_shallow() && repository.commit_graph().is_none());
+        let main = repository.refs().find(b"refs/heads/main").unwrap().unwrap().target;
+        assert_eq!(repository.shallow_commits().unwrap(), [main]);
+        fs::write(scratch.dir.join("shallow"), "x\n").unwrap();
+        assert!(scratch.open().shallow_commits().is_err());
     });
 }
 
