@@ -73,7 +73,9 @@ impl Parser<'_> {
         if user.keys.len().max(user.principals.len()) >= KEYS_MAX {
             return self.fail(at, format!("more than {KEYS_MAX} keys of one user"));
         }
-        if self.keyword(&["key", "principal"], &either(&["key", "principal"]))? == "principal" {
+        let kind = self.keyword(&["key", "principal"], &either(&["key", "principal"]))?;
+        self.feature(Feature::Keys, at);
+        if kind == "principal" {
             let name = self.user_name("the principal of a certificate")?;
             user.principals.push(Principal { name, at });
             return Ok(());
@@ -158,7 +160,10 @@ impl Parser<'_> {
                 match self.user_names.get(&name) {
                     Some(&user) => found.push(user),
                     None => {
-                        let hint = nearest(name.as_str(), self.user_names.keys().map(UserName::as_str));
+                        // Looking for it takes a while, so only as long as errors are shown.
+                        let most = if self.shows_errors() { usize::MAX } else { 0 };
+                        let known = self.user_names.keys().map(UserName::as_str).take(most);
+                        let hint = nearest(name.as_str(), known);
                         let hint = hint.map_or(String::new(), |near| format!(": did you mean \"{near}\"?"));
                         self.error_at(at, format!("\"{name}\" is not a user of an \"account\"{hint}"));
                     }

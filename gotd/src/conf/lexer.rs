@@ -54,6 +54,7 @@ pub struct Token {
 pub struct Macros {
     values: HashMap<String, Rc<[char]>>,
     expanded: usize,
+    unknown: usize,
 }
 
 impl Macros {
@@ -201,7 +202,13 @@ impl Lexer {
             self.take();
         }
         let Some(value) = macros.values.get(&name) else {
-            let known = macros.values.keys().map(String::as_str);
+            // Looking for it takes a while, so not for the thousandth time.
+            macros.unknown = macros.unknown.saturating_add(1);
+            let known = macros.values.keys().map(String::as_str).take(if macros.unknown > 200 {
+                0
+            } else {
+                usize::MAX
+            });
             let hint = super::keywords::nearest(&name, known).map(|n| format!(": did you mean \"${n}\"?"));
             self.error(at, format!("macro \"${name}\" is not defined{}", hint.unwrap_or_default()));
             return false;

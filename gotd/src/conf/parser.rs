@@ -4,7 +4,7 @@
 //! finds all errors. Directives of a repository are in [`super::repository`], those about people in
 //! [`super::accounts`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use libproto::names::{RepoName, UserName};
@@ -18,7 +18,7 @@ use super::model::{
     Config, DEFAULT_GIT_PORT, ListenAddress, Listener, LogTo, Position, SOCKET_PATH_MAX, Sandbox, Subject,
     User, UserLimit, Who,
 };
-use super::support::{Feature, Support};
+use super::support::{Feature, LIMITS_WITHOUT_EFFECT, Support};
 
 /// Most errors and most warnings that one run reports.
 const COMPLAINTS_MAX: usize = 200;
@@ -59,6 +59,8 @@ pub fn parse(path: &str, loader: &mut dyn Loader) -> Parsed {
         group_names: HashMap::new(),
         group_members: Vec::new(),
         open_files: Vec::new(),
+        warned: HashSet::new(),
+        limited: HashMap::new(),
     };
     parser.file(path, None);
     parser.finish();
@@ -97,6 +99,9 @@ pub(super) struct Parser<'l> {
     /// Members of each group, looked up when all users are known.
     pub group_members: Vec<Vec<(UserName, Position)>>,
     open_files: Vec<String>,
+    warned: HashSet<String>,
+    /// Where each user's limit is in the configuration.
+    limited: HashMap<UserName, usize>,
 }
 
 const TOP: &[&str] = &[
@@ -301,8 +306,13 @@ impl Parser<'_> {
         }
     }
 
+    /// Whether another error would still be shown.
+    pub fn shows_errors(&self) -> bool {
+        self.errors.len() < COMPLAINTS_MAX
+    }
+
     fn push_error(&mut self, error: ConfigError) {
-        if self.errors.len() < COMPLAINTS_MAX {
+        if self.shows_errors() {
             self.errors.push(error);
         }
     }
@@ -315,6 +325,10 @@ impl Parser<'_> {
     /// Says what this version makes of a directive that depends on a mechanism of its own.
     pub fn feature(&mut self, feature: Feature, at: Position) {
         let name = feature.name();
+        // Once says it; a thousand repositories would only bury the rest.
+        if feature.support() == Support::Warn && !self.warned.insert(name.to_owned()) {
+            return;
+        }
         match feature.support() {
             Support::Full => {}
             Support::Warn => self.warn_at(at, format!("{name} is without effect in this version")),
@@ -523,6 +537,7 @@ impl Parser<'_> {
         let at = self.peek().at;
         if self.accept("informative") {
             self.keywords(&["errors"])?;
+            self.feature(Feature::InformativeErrors, at);
             self.config.informative_errors = true;
             return Ok(());
         }
@@ -579,6 +594,10 @@ impl Parser<'_> {
             }
         };
         let word = self.word(&format!("a value for \"{}\"", row.words.join(" ")))?;
+        let directive = row.limit.directive();
+        if LIMITS_WITHOUT_EFFECT.contains(&row.limit) && self.warned.insert(directive.clone()) {
+            self.warn_at(at, format!("{directive} is without effect in this version"));
+        }
         match row.value(&word.text) {
             Ok(value) => set(self, row.limit, value, at),
             Err(message) => self.fail(word.at, message),
@@ -595,12 +614,18 @@ impl Parser<'_> {
             Err(message) => return self.fail(word.at, message),
         };
         let subject = Subject { group: false, name };
+        let limit = UserLimit { subject, who: Who::Nobody, connections, at };
         // The last line about a user wins.
-        self.config.user_limits.retain(|l| l.subject != subject);
+        let known = self.limited.get(&limit.subject.name).and_then(|&i| self.config.user_limits.get_mut(i));
+        if let Some(known) = known {
+            *known = limit;
+            return Ok(());
+        }
         if self.config.user_limits.len() >= 100_000 {
             return self.fail(at, "more than 100000 limits of users");
         }
-        self.config.user_limits.push(UserLimit { subject, who: Who::Nobody, connections, at });
+        self.limited.insert(limit.subject.name.clone(), self.config.user_limits.len());
+        self.config.user_limits.push(limit);
         Ok(())
     }
 

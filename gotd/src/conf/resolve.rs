@@ -249,13 +249,14 @@ impl Resolver<'_> {
 
     /// The labels in `notify` must exist, as for C gotd.
     fn secrets(&mut self, config: &Config) {
-        let label = |want_auth: bool, label: &str| {
-            config.secrets.iter().any(|s| matches!(s, Secret::Auth { .. }) == want_auth && s.label() == label)
-        };
+        let known: HashSet<(bool, &str)> =
+            config.secrets.iter().map(|s| (matches!(s, Secret::Auth { .. }), s.label())).collect();
         for target in config.repositories.iter().flat_map(|r| &r.notify.targets) {
             let NotifyVia::Url { auth, hmac, .. } = &target.via else { continue };
             for (kind, wanted) in [("auth", auth), ("hmac", hmac)] {
-                if let Some(wanted) = wanted.as_ref().filter(|w| !label(kind == "auth", w)) {
+                if let Some(wanted) =
+                    wanted.as_ref().filter(|w| !known.contains(&(kind == "auth", w.as_str())))
+                {
                     let message = format!("no {kind} secret \"{wanted}\" in gotd-secrets.conf");
                     self.findings.errors.push(complaint(config, target.at, message));
                 }
@@ -272,11 +273,14 @@ impl Resolver<'_> {
         for user in listed.into_iter().chain(named).take(UNIX_USERS_MAX) {
             all.entry(user.uid).or_insert(user);
         }
+        let uids: HashMap<&str, u32> = all.values().map(|u| (u.name.as_str(), u.uid)).collect();
         for &gid in &self.denied {
             let by_number = self.names.group_by_id(gid);
             let mut members: Vec<u32> = all.values().filter(|u| u.gid == gid).map(|u| u.uid).collect();
             for name in by_number.iter().flat_map(|g| &g.members).take(MEMBERS_MAX) {
-                members.extend(self.names.user(name).map(|u| u.uid));
+                members.extend(
+                    uids.get(name.as_str()).copied().or_else(|| self.names.user(name).map(|u| u.uid)),
+                );
             }
             members.sort_unstable();
             members.dedup();

@@ -1,10 +1,27 @@
 //! Directives whose mechanism this version may not have yet.
 //!
 //! Nothing is accepted silently that has no effect: a directive here either works, or loads with a warning, or is
-//! refused. This table is the one place to change when a mechanism comes.
+//! refused. This table is the one place to change when a mechanism comes; gotd.conf(5) names what is without effect,
+//! and a test compares.
+
+use super::limits::Limit;
+
+/// Limits that nothing enforces yet.
+pub const LIMITS_WITHOUT_EFFECT: &[Limit] = &[
+    Limit::RateWindow,
+    Limit::ConnectionsPerAddress,
+    Limit::RatePerAddress,
+    Limit::Bandwidth,
+    Limit::WaitingGit,
+    Limit::PacksTotal,
+    Limit::PacksPerRepository,
+    Limit::Shallows,
+    Limit::CommandBytes,
+    Limit::TreeDepth,
+];
 
 /// A part of the language that depends on a mechanism of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Feature {
     /// `notify`
     Notify,
@@ -16,6 +33,10 @@ pub enum Feature {
     ListenGit,
     /// `account` and `group`
     Accounts,
+    /// `key` and `principal` of a user: telling sshd about them.
+    Keys,
+    /// `connection informative errors`
+    InformativeErrors,
     /// `protect create|delete|linear`
     ExtraProtection,
     /// `hide namespace`
@@ -44,12 +65,42 @@ pub enum Support {
 }
 
 impl Feature {
+    /// All of them.
+    pub const ALL: [Feature; 14] = [
+        Feature::Notify,
+        Feature::Create,
+        Feature::ExportOk,
+        Feature::ListenGit,
+        Feature::Accounts,
+        Feature::Keys,
+        Feature::InformativeErrors,
+        Feature::ExtraProtection,
+        Feature::Hide,
+        Feature::Fsck,
+        Feature::PartialClone,
+        Feature::Wants,
+        Feature::Reflog,
+        Feature::LogTo,
+    ];
+
     /// What this version does with it.
     pub const fn support(self) -> Support {
         match self {
             // Files written for C gotd have it, so it must load.
             Feature::Notify => Support::Warn,
-            _ => Support::Full,
+            // Without these less is permitted, never more.
+            Feature::Create | Feature::ListenGit | Feature::Keys | Feature::InformativeErrors => {
+                Support::Warn
+            }
+            Feature::ExportOk
+            | Feature::Accounts
+            | Feature::ExtraProtection
+            | Feature::Hide
+            | Feature::Fsck
+            | Feature::PartialClone
+            | Feature::Wants
+            | Feature::Reflog
+            | Feature::LogTo => Support::Full,
         }
     }
 
@@ -61,6 +112,8 @@ impl Feature {
             Feature::ExportOk => "export-ok",
             Feature::ListenGit => "listen on git",
             Feature::Accounts => "account",
+            Feature::Keys => "key",
+            Feature::InformativeErrors => "informative errors",
             Feature::ExtraProtection => "protect create, delete and linear",
             Feature::Hide => "hide",
             Feature::Fsck => "fsck",
