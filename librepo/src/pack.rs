@@ -263,3 +263,67 @@ impl Pack {
         (end <= limit).then_some(end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA1: HashKind = HashKind::Sha1;
+
+    fn parse(bytes: &[u8]) -> Result<Entry, &'static str> {
+        let mut data = vec![0; 300];
+        data.extend(bytes);
+        Entry::parse(&data, 300, SHA1)
+    }
+
+    #[test]
+    fn whole_objects() {
+        let entry = parse(&[0x35, 9, 9]).unwrap();
+        assert_eq!((entry.kind, entry.size), (EntryKind::Base(Kind::Blob), 5));
+        assert_eq!((entry.header_len, entry.data_offset), (1, 301));
+        // 5 + (3 << 4) + (1 << 11)
+        assert_eq!(parse(&[0x95, 0x83, 0x01]).unwrap().size, 5 + 48 + 2048);
+        let most = [0x9f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f];
+        assert_eq!(parse(&most).unwrap().size, u64::MAX);
+    }
+
+    #[test]
+    fn deltas() {
+        assert_eq!(parse(&[0x61, 100]).unwrap().kind, EntryKind::OfsDelta(200));
+        // The distance's encoding skips what a shorter one could say: 0x80 0x00 is 128.
+        assert_eq!(parse(&[0x61, 0x80, 0]).unwrap().kind, EntryKind::OfsDelta(172));
+        let mut by_name = vec![0x72];
+        by_name.extend([7; 20]);
+        let entry = parse(&by_name).unwrap();
+        assert_eq!(entry.kind, EntryKind::RefDelta(ObjectId::from_bytes(SHA1, &[7; 20]).unwrap()));
+        assert_eq!(entry.header_len, 21);
+    }
+
+    #[test]
+    fn every_lie_is_refused() {
+        for (bytes, why) in [
+            (&[][..], "entry cut short"),
+            (&[0x95], "entry cut short"),
+            (&[0x61], "entry cut short"),
+            (&[0x61, 0x80], "entry cut short"),
+            (&[0x72, 1, 2], "entry cut short"),
+            (&[0x05], "entry of unknown kind"),
+            (&[0x55], "entry of unknown kind"),
+            (&[0x61, 0], "entry with a base outside of the pack"),
+            (&[0x61, 0x81, 0x40], "entry with a base outside of the pack"),
+            (&[0x61, 0x81, 0x22], "entry with a base outside of the pack"),
+            (
+                &[0x61, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+                "entry with a base too far away",
+            ),
+            (
+                &[0x9f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f],
+                "entry with a size of more than 64 bits",
+            ),
+            (&[0xff; 30], "entry with a size of more than 64 bits"),
+        ] {
+            assert_eq!(parse(bytes), Err(why), "{bytes:?}");
+        }
+        assert!(Entry::parse(&[0x35], u64::MAX, SHA1).is_err());
+    }
+}

@@ -284,6 +284,48 @@ fn symbolic_links_are_not_followed() {
     assert!(scratch.try_open().is_err());
 }
 
+/// FIFOs, directories and devices in the place of files: an error or passed over, and never a wait.
+#[test]
+fn odd_files_do_not_hang() {
+    let scratch = Scratch::bare(&[]);
+    several_packs(&scratch);
+    scratch.git(&["pack-refs", "--all"]);
+    scratch.git(&["commit-graph", "write", "--reachable"]);
+    scratch.git(&["multi-pack-index", "write"]);
+    let id = scratch.git_with(&["hash-object", "-w", "--stdin"], b"odd");
+    let id = ObjectId::from_hex(id.trim_ascii()).unwrap();
+    let loose = format!("objects/{}", librepo::loose::path_of(&id));
+    let pack = files(&scratch, "pack").remove(0);
+    let pack = pack.strip_prefix(&scratch.dir).unwrap().to_owned();
+    let mut names: Vec<_> = ["pack", "idx", "rev"].map(|extension| pack.with_extension(extension)).into();
+    let more =
+        ["packed-refs", "config", "HEAD", "shallow", "refs/heads/odd", "objects/info/commit-graph", &loose];
+    names.extend(more.map(std::path::PathBuf::from));
+    names.push("objects/pack/multi-pack-index".into());
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+    for name in names {
+        let (path, aside) = (scratch.dir.join(&name), scratch.top().join("aside"));
+        let there = fs::rename(&path, &aside).is_ok();
+        for round in 0..2 {
+            match round {
+                0 => nix::unistd::mkfifo(&path, mode).unwrap(),
+                _ => fs::create_dir(&path).unwrap(),
+            }
+            if let Ok(repository) = scratch.try_open() {
+                let mut reader = Reader::new(repository.store(), 0);
+                let _ = repository.refs().list::<&str>(&[], Some(&mut reader));
+                let _ = (repository.refs().head(), repository.refs().find(b"refs/heads/odd"));
+                assert!(!matches!(reader.read(&id), Ok(None)) || name.as_os_str() == &loose[..]);
+            }
+            fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+        }
+        if there {
+            fs::rename(&aside, &path).unwrap();
+        }
+    }
+    same_objects(&scratch, &scratch.open());
+}
+
 #[test]
 fn what_is_no_repository_is_refused() {
     let scratch = Scratch::bare(&[]);
