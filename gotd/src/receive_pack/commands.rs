@@ -1,0 +1,232 @@
+//! What a client wants to change: its lines up to the pack (`gitprotocol-pack`, "Reference Update Request"), handed on
+//! to `repo_write` in batches as they come.
+
+use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command as Batched, SessionToWriter};
+use libproto::message::repo::BATCH_IDS;
+use libproto::names::{HashKind, ObjectId, RefName, escape};
+use libproto::pktline::Packet;
+use libproto::request::push::{self, Capabilities, Command, Line, Target};
+use libproto::request::{Counter, Limits};
+use libproto::wire_error::WireError;
+
+use super::writer::{Taken, Writer};
+use crate::wire::TalkError;
+use crate::wire::Wire;
+
+/// Most bytes of the names of one push, which are kept for its report.
+const NAME_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of one push option, escaped, that go to the log.
+const OPTION_LOG_MAX: usize = 1024;
+/// Most bytes of all of them.
+const OPTIONS_LOG_MAX: usize = 8 * 1024;
+/// Why a name that no reference can have is refused, in C git's words.
+pub(super) const FUNNY: &str = "funny refname";
+
+/// A command, as far as the report needs it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The name as the report says it.
+    pub name: Box<[u8]>,
+    /// `repo_write` was not asked, because no reference can have this name.
+    pub funny: bool,
+}
+
+/// A whole request.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    /// What the client chose.
+    pub caps: Capabilities,
+    /// All commands in the client's order.
+    pub commands: Vec<Asked>,
+    /// How many of them are [`Asked::funny`].
+    pub funny: usize,
+    /// A pack follows.
+    pub pack: bool,
+    /// The push options, for the log.
+    pub options: Vec<String>,
+    /// Why `repo_write` takes nothing of it.
+    pub refused: Option<String>,
+    /// The link to `repo_write` failed.
+    pub broken: Option<String>,
+}
+
+impl Request {
+    /// Whether `repo_write` takes part no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.refused.is_some() || self.broken.is_some()
+    }
+}
+
+/// Reads one request.
+pub(super) struct Reader<'w, 'a> {
+    wire: &'w mut Wire<'a>,
+    writer: &'w Writer<'w>,
+    hash: HashKind,
+    commands: Counter,
+    shallows: Counter,
+    options: Counter,
+    name_bytes: usize,
+    batch: Vec<Batched>,
+    batch_bytes: usize,
+    shallow_batch: Vec<ObjectId>,
+    request: Request,
+    /// The client named its capabilities, and a side band is among them.
+    side_band: bool,
+}
+
+impl<'w, 'a> Reader<'w, 'a> {
+    pub(super) fn new(
+        wire: &'w mut Wire<'a>,
+        writer: &'w Writer<'w>,
+        hash: HashKind,
+        limits: &Limits,
+    ) -> Reader<'w, 'a> {
+        Reader {
+            wire,
+            writer,
+            hash,
+            commands: Counter::new("commands", limits.commands),
+            shallows: Counter::new("shallow lines", limits.shallows),
+            options: Counter::new("push options", limits.push_options),
+            name_bytes: 0,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            shallow_batch: Vec::new(),
+            request: Request::default(),
+            side_band: false,
+        }
+    }
+
+    /// What was read, and whether the client expects side bands, also after an error.
+    pub(super) fn finish(self) -> (Request, bool) {
+        (self.request, self.side_band)
+    }
+
+    /// Reads up to the first byte of the pack, and not beyond.
+    pub(super) fn read(&mut self) -> Result<(), TalkError> {
+        let mut begun = false;
+        while self.next_line(begun)? {
+            begun = true;
+        }
+        self.hand_on_commands();
+        self.hand_on_shallows();
+        if self.request.caps.push_options && !self.request.commands.is_empty() {
+            while self.next_option()? {}
+        }
+        Ok(())
+    }
+
+    /// Reads a command or a shallow line; `false` at their end.
+    fn next_line(&mut self, begun: bool) -> Result<bool, TalkError> {
+        if !self.wire.advance()? {
+            // A client that only looked at the references may simply go.
+            return if begun { Err(WireError::UnexpectedEof.into()) } else { Ok(false) };
+        }
+        let payload = match self.wire.current() {
+            Some(Packet::Data(payload)) => payload,
+            Some(Packet::Flush) | None => return Ok(false),
+            // In v0 the lengths 1 and 2 are no packets of their own.
+            Some(Packet::Delim | Packet::ResponseEnd) => return Err(WireError::TooShort.into()),
+        };
+        let first = self.request.commands.is_empty();
+        if first {
+            // Known even if the rest of the line cannot be understood: the refusal has to reach the client.
+            self.side_band = names_side_band(payload);
+        }
+        match Line::parse(payload, first, self.hash)? {
+            Line::Shallow(id) => {
+                self.shallows.add()?;
+                self.shallow_batch.push(id);
+                if self.shallow_batch.len() >= BATCH_IDS {
+                    self.hand_on_shallows();
+                }
+            }
+            Line::Command(command, caps) => {
+                if let Some(caps) = caps {
+                    self.request.caps = caps;
+                }
+                self.commands.add()?;
+                self.command(command)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), TalkError> {
+        self.request.pack |= !command.new.is_null();
+        let (name, funny) = match &command.target {
+            Target::Ref(name) => (name.as_bytes(), false),
+            Target::Bad(name) => (name.as_bytes(), true),
+        };
+        self.name_bytes = self.name_bytes.saturating_add(name.len());
+        if self.name_bytes > NAME_BYTES_MAX {
+            return Err(WireError::Limit("bytes of reference names", NAME_BYTES_MAX as u64).into());
+        }
+        self.request.commands.push(Asked { name: name.into(), funny });
+        match command.target {
+            Target::Ref(name) => self.batch(command.old, command.new, name),
+            Target::Bad(_) => self.request.funny += 1,
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, old: ObjectId, new: ObjectId, name: RefName) {
+        self.batch_bytes += name.as_bytes().len();
+        self.batch.push(Batched { old, new, name });
+        if self.batch.len() >= BATCH_COMMANDS || self.batch_bytes >= BATCH_NAME_BYTES {
+            self.hand_on_commands();
+        }
+    }
+
+    fn hand_on_commands(&mut self) {
+        self.batch_bytes = 0;
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.give(&SessionToWriter::Commands(batch));
+        }
+    }
+
+    fn hand_on_shallows(&mut self) {
+        if !self.shallow_batch.is_empty() {
+            let batch = std::mem::take(&mut self.shallow_batch);
+            self.give(&SessionToWriter::Shallows(batch));
+        }
+    }
+
+    /// Hands a batch on. After a refusal the rest is read all the same, because the report names every command.
+    fn give(&mut self, batch: &SessionToWriter) {
+        if self.request.is_over() {
+            return;
+        }
+        match self.writer.give(batch) {
+            Ok(Taken::Yes) => {}
+            Ok(Taken::Refused(text)) => self.request.refused = Some(text),
+            Err(error) => self.request.broken = Some(error.failure().text),
+        }
+    }
+
+    /// Reads a push option; `false` at their end.
+    fn next_option(&mut self) -> Result<bool, TalkError> {
+        let packet = match self.wire.packet()? {
+            Some(Packet::Flush) => return Ok(false),
+            Some(Packet::Data(payload)) => payload,
+            Some(Packet::Delim | Packet::ResponseEnd) => return Err(WireError::TooShort.into()),
+            None => return Err(WireError::UnexpectedEof.into()),
+        };
+        let mut option = escape(push::option(packet)?);
+        self.options.add()?;
+        option.truncate(option.floor_char_boundary(OPTION_LOG_MAX));
+        let logged: usize = self.request.options.iter().map(|o| o.len() + 8).sum();
+        if logged + option.len() <= OPTIONS_LOG_MAX {
+            self.request.options.push(option);
+        }
+        Ok(true)
+    }
+}
+
+/// Whether the capabilities in a command line name `side-band-64k`.
+fn names_side_band(payload: &[u8]) -> bool {
+    let mut parts = payload.splitn(2, |&b| b == 0);
+    let (_, list) = (parts.next(), parts.next());
+    list.is_some_and(|list| list.split(|b| b.is_ascii_whitespace()).any(|word| word == b"side-band-64k"))
+}

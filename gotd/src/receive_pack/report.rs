@@ -1,0 +1,162 @@
+//! The report of a push (`gitprotocol-pack`, "Report Status"), written piece by piece.
+
+use libproto::pktline::{self, BAND_MAX, Band, FLUSH};
+
+use super::commands::{Asked, FUNNY, Request};
+use super::work::Outcome;
+
+/// Longest reason in bytes.
+const REASON_MAX: usize = 1000;
+/// A piece of the report is handed on when it has so many bytes.
+const PIECE: usize = 32 * 1024;
+/// What C git says of every command when the pack is not good.
+const UNPACKER_ERROR: &str = "unpacker error";
+/// What C git says of the other commands when one of an atomic push is refused.
+pub(super) const ATOMIC: &str = "atomic push failure";
+/// A command without an answer.
+const NO_ANSWER: &str = "no answer from the repository process: look at the reference before you push again";
+/// Both of C gotd's refusals by `protect` end so.
+const PROTECTED: &str = "is protected";
+
+/// Makes text fit for a line of the report: one line, no control bytes, nothing that would turn the text around.
+pub(super) fn one_line(text: &str) -> String {
+    let text = text.trim();
+    let mut line: String = text
+        .chars()
+        .map(|c| match c {
+            '\n' | '\t' => ' ',
+            ' '..='~' => c,
+            c if !c.is_ascii() && c.is_alphanumeric() => c,
+            _ => '?',
+        })
+        .collect();
+    line.truncate(line.floor_char_boundary(REASON_MAX));
+    line
+}
+
+/// What became of a push, command by command.
+pub(super) struct Report {
+    request: Request,
+    outcome: Outcome,
+}
+
+impl Report {
+    pub(super) fn new(request: Request, outcome: Outcome) -> Report {
+        Report { request, outcome }
+    }
+
+    /// Why this command was refused; `None`: done.
+    fn refusal(&self, at: usize, asked: &Asked) -> Option<&str> {
+        if asked.funny {
+            return Some(FUNNY);
+        }
+        match (self.outcome.results.get(at), &self.outcome.unpack) {
+            (Some(Some(Err(reason))), _) => Some(reason),
+            (Some(Some(Ok(()))), None) => None,
+            (_, Some(_)) if self.outcome.broken && self.outcome.begun => Some(NO_ANSWER),
+            (_, Some(_)) => Some(UNPACKER_ERROR),
+            (_, None) => Some(NO_ANSWER),
+        }
+    }
+
+    /// What the client's standard error has to say: what no report can, and the words of C gotd that sites look for
+    /// there.
+    pub(super) fn aside(&self) -> Option<String> {
+        let caps = &self.request.caps;
+        let reports = caps.report_status || caps.report_status_v2;
+        if let Some(unpack) = &self.outcome.unpack
+            && (self.outcome.broken || !reports || !caps.side_band)
+        {
+            return Some(unpack.clone());
+        }
+        let mut refusals =
+            self.request.commands.iter().enumerate().filter_map(|(at, asked)| {
+                Some((String::from_utf8_lossy(&asked.name), self.refusal(at, asked)?))
+            });
+        let (name, reason) = refusals.find(|(_, reason)| !reports || reason.ends_with(PROTECTED))?;
+        Some(if reason.starts_with("refs/") {
+            reason.to_owned()
+        } else {
+            one_line(&format!("{name}: {reason}"))
+        })
+    }
+
+    /// The bytes for the client.
+    pub(super) fn lines(self) -> Lines {
+        let caps = &self.request.caps;
+        let state = if caps.report_status || caps.report_status_v2 { State::Unpack } else { State::End };
+        Lines { state, report: self }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    /// The pack's line is next.
+    Unpack,
+    /// The line of this command is next.
+    Command(usize),
+    /// The end of the side band is next.
+    End,
+    /// Nothing is left.
+    Over,
+}
+
+/// A report on its way.
+pub(super) struct Lines {
+    report: Report,
+    state: State,
+}
+
+impl Lines {
+    /// Appends the next piece; `false` if there was none left.
+    pub(super) fn more(&mut self, out: &mut Vec<u8>) -> bool {
+        if matches!(self.state, State::Over) {
+            return false;
+        }
+        let side_band = self.report.request.caps.side_band;
+        let mut piece = Vec::new();
+        while piece.len() < PIECE && self.line(&mut piece) {}
+        if side_band {
+            pktline::write_band(out, Band::Data, &piece, BAND_MAX);
+        } else {
+            out.append(&mut piece);
+        }
+        if matches!(self.state, State::End) {
+            if side_band {
+                out.extend_from_slice(FLUSH);
+            }
+            self.state = State::Over;
+        }
+        true
+    }
+
+    /// Appends one packet of the report; `false` if there was none left.
+    fn line(&mut self, piece: &mut Vec<u8>) -> bool {
+        let report = &self.report;
+        let at = match self.state {
+            State::Unpack => {
+                packet(piece, &[b"unpack ", report.outcome.unpack.as_deref().unwrap_or("ok").as_bytes()]);
+                self.state = State::Command(0);
+                return true;
+            }
+            State::Command(at) => at,
+            State::End | State::Over => return false,
+        };
+        let Some(asked) = report.request.commands.get(at) else {
+            piece.extend_from_slice(FLUSH);
+            self.state = State::End;
+            return true;
+        };
+        match report.refusal(at, asked) {
+            None => packet(piece, &[b"ok ", &asked.name]),
+            Some(reason) => packet(piece, &[b"ng ", &asked.name, b" ", reason.as_bytes()]),
+        }
+        self.state = State::Command(at + 1);
+        true
+    }
+}
+
+fn packet(piece: &mut Vec<u8>, words: &[&[u8]]) {
+    let line = [&words.concat(), b"\n".as_slice()].concat();
+    pktline::write(piece, &line).expect("a name and a reason are far below the limit of a packet");
+}

@@ -1,0 +1,122 @@
+//! The session's end of the link to `repo_write`.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use libproto::channel::{Message, RecvError};
+use libproto::message::push::{SessionToWriter, WriterToSession};
+use libproto::message::repo::{RefBatch, Refusal};
+use libproto::names::ObjectId;
+
+use super::WriterLink;
+use crate::watchdog::{self, Phase};
+use crate::wire::TalkError;
+
+/// A part of the list of references.
+pub(super) enum Listed {
+    /// Some references, or commits at which the repository is shallow.
+    Refs(RefBatch),
+    /// Objects that the repository has without a reference of its own.
+    Haves(Vec<ObjectId>),
+}
+
+/// How a batch was taken.
+pub(super) enum Taken {
+    /// Go on.
+    Yes,
+    /// The push cannot be taken at all.
+    Refused(String),
+}
+
+/// One end of the link.
+#[derive(Clone, Copy)]
+pub(super) struct Writer<'a> {
+    link: &'a WriterLink,
+}
+
+impl AsFd for Writer<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(link: &'a WriterLink) -> Writer<'a> {
+        Writer { link }
+    }
+
+    /// Sends a message without waiting for its answer.
+    pub(super) fn send(&self, message: &SessionToWriter) -> Result<(), TalkError> {
+        self.link.send(0, 0, message).map_err(|e| TalkError::Link(format!("repository: {e}")))
+    }
+
+    /// Waits for the next message.
+    fn receive(&self) -> Result<WriterToSession, TalkError> {
+        loop {
+            match self.link.recv() {
+                Ok(received) => return Ok(received.message),
+                Err(e) if e.is_transient() => {}
+                Err(e) => return Err(broken(&e)),
+            }
+        }
+    }
+
+    /// The next message if there is one.
+    pub(super) fn try_receive(&self) -> Result<Option<WriterToSession>, TalkError> {
+        match self.link.try_recv() {
+            Ok(received) => Ok(Some(received.message)),
+            Err(e) if e.is_transient() => Ok(None),
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
+    /// Lists references, a batch at a time.
+    pub(super) fn list(
+        &self,
+        mut each: impl FnMut(Listed) -> Result<(), TalkError>,
+    ) -> Result<(), TalkError> {
+        watchdog::phase(Phase::Work);
+        self.send(&SessionToWriter::List(()))?;
+        loop {
+            match self.receive()? {
+                WriterToSession::Refs(batch) => {
+                    let last = batch.last;
+                    each(Listed::Refs(batch))?;
+                    if last {
+                        return Ok(());
+                    }
+                }
+                WriterToSession::Haves(ids) => each(Listed::Haves(ids))?,
+                WriterToSession::Refused(text) => return Err(refused(text)),
+                answer => return Err(unexpected(&answer)),
+            }
+        }
+    }
+
+    /// Hands on a batch of what the client said.
+    pub(super) fn give(&self, batch: &SessionToWriter) -> Result<Taken, TalkError> {
+        watchdog::phase(Phase::Work);
+        self.send(batch)?;
+        match self.receive()? {
+            WriterToSession::Taken(()) => Ok(Taken::Yes),
+            WriterToSession::Refused(text) => Ok(Taken::Refused(text)),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+}
+
+fn broken(error: &RecvError) -> TalkError {
+    TalkError::Link(match error {
+        RecvError::Closed => "repository process ended before it answered".into(),
+        error => format!("repository: {error}"),
+    })
+}
+
+/// A refusal before anything was asked, which becomes an `ERR` packet.
+fn refused(text: String) -> TalkError {
+    TalkError::Refused(Refusal::Broken(super::report::one_line(&text)))
+}
+
+/// An answer that does not belong there.
+pub(super) fn unexpected(answer: &WriterToSession) -> TalkError {
+    TalkError::Link(format!("repository: unexpected {}", answer.name()))
+}
