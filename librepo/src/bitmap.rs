@@ -8,6 +8,7 @@
 //! Pseudo-merges are skipped: they only add more sets.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use crate::ewah::Ewah;
@@ -43,18 +44,22 @@ struct Entry {
     xor: Option<u32>,
 }
 
-/// An opened bitmap file, borrowed from its bytes.
+/// An opened bitmap file over its bytes (a map, or a slice).
 ///
 /// Bits count objects in pack order (by offset; for a multi-pack index in its pseudo-pack order), entries
 /// and name hashes in index order (by id).
 #[derive(Debug)]
-pub struct Bitmap<'a> {
-    data: &'a [u8],
+pub struct Bitmap<D> {
+    data: D,
+    /// Where the bitmaps end and the extensions begin.
+    end: usize,
     objects: u32,
     entries: Vec<Entry>,
     by_commit: HashMap<u32, u32, FastState>,
-    types: [Ewah<'a>; 4],
-    hashes: Option<&'a [[u8; 4]]>,
+    /// Where the sets of commits, trees, blobs and tags begin.
+    types: [usize; 4],
+    /// Where the name hashes begin.
+    hashes: Option<usize>,
 }
 
 /// Expanded bitmaps that one fetch has used, bounded.
@@ -81,18 +86,14 @@ fn checksum_matches(hash: HashKind, data: &[u8]) -> bool {
     }
 }
 
-impl<'a> Bitmap<'a> {
+impl<D: Deref<Target = [u8]>> Bitmap<D> {
     /// Opens the file's bytes. `objects` is how many objects the pack or multi-pack index holds and
     /// `checksum` its trailing checksum, by which the bitmap says to what it belongs.
     ///
     /// # Errors
     /// `Unusable` for anything that keeps the file from being used.
-    pub fn parse(
-        data: &'a [u8],
-        hash: HashKind,
-        objects: u32,
-        checksum: &[u8],
-    ) -> Result<Bitmap<'a>, Unusable> {
+    pub fn parse(map: D, hash: HashKind, objects: u32, checksum: &[u8]) -> Result<Bitmap<D>, Unusable> {
+        let data: &[u8] = &map;
         let header = 12 + hash.len();
         if data.len() < header + hash.len() {
             return Err(Unusable("too short"));
@@ -127,8 +128,7 @@ impl<'a> Bitmap<'a> {
         let objects_size = usize::try_from(objects).map_err(|_| Unusable("too large"))?;
         let hashes = if flags & HASH_CACHE != 0 {
             let size = objects_size.checked_mul(4).ok_or(Unusable("too large"))?;
-            let start = take(&mut end, size)?;
-            data.get(start..start + size).map(|b| b.as_chunks::<4>().0)
+            Some(take(&mut end, size)?)
         } else {
             None
         };
@@ -148,11 +148,12 @@ impl<'a> Bitmap<'a> {
 
         let body = data.get(..end).ok_or(Unusable("too short"))?;
         let mut at = header;
-        let mut next = || -> Result<Ewah<'a>, Unusable> {
-            let (ewah, used) =
+        let mut next = || -> Result<usize, Unusable> {
+            let here = at;
+            let (_, used) =
                 body.get(at..).and_then(|b| Ewah::parse(b).ok()).ok_or(Unusable("malformed type bitmap"))?;
             at += used;
-            Ok(ewah)
+            Ok(here)
         };
         let types = [next()?, next()?, next()?, next()?];
         let entries = match table {
@@ -163,7 +164,7 @@ impl<'a> Bitmap<'a> {
         for (row, entry) in (0u32..).zip(&entries) {
             by_commit.insert(entry.commit, row);
         }
-        Ok(Bitmap { data: body, objects, entries, by_commit, types, hashes })
+        Ok(Bitmap { data: map, end, objects, entries, by_commit, types, hashes })
     }
 
     /// How many commits have a bitmap.
@@ -199,11 +200,12 @@ impl<'a> Bitmap<'a> {
     /// The hash of a path at which the object with this index position (by id) is found; 0 is unknown.
     #[must_use]
     pub fn name_hash(&self, index_position: u32) -> u32 {
-        let hashes = self.hashes.unwrap_or_default();
-        usize::try_from(index_position)
-            .ok()
-            .and_then(|i| hashes.get(i))
-            .map_or(0, |bytes| u32::from_be_bytes(*bytes))
+        match self.hashes {
+            Some(start) if index_position < self.objects => {
+                be32(&self.data, start + index_position as usize * 4).unwrap_or(0)
+            }
+            _ => 0,
+        }
     }
 
     /// Whether the file has name hashes.
@@ -216,14 +218,15 @@ impl<'a> Bitmap<'a> {
     #[must_use]
     pub fn of_kind(&self, kind: crate::object::Kind) -> Option<Vec<u64>> {
         use crate::object::Kind;
-        let ewah = match kind {
-            Kind::Commit => &self.types[0],
-            Kind::Tree => &self.types[1],
-            Kind::Blob => &self.types[2],
-            Kind::Tag => &self.types[3],
+        let at = match kind {
+            Kind::Commit => self.types[0],
+            Kind::Tree => self.types[1],
+            Kind::Blob => self.types[2],
+            Kind::Tag => self.types[3],
         };
         let mut out = vec![0; self.words()];
-        ewah.or_into(&mut out).ok()?;
+        let body = self.data.get(at..self.end)?;
+        Ewah::parse(body).ok()?.0.or_into(&mut out).ok()?;
         Some(out)
     }
 
@@ -258,7 +261,7 @@ impl<'a> Bitmap<'a> {
                 None => vec![0; self.words()],
             };
             let at = self.entries.get(usize::try_from(row).ok()?)?.at;
-            Ewah::parse(self.data.get(at..)?).ok()?.0.xor_into(&mut words).ok()?;
+            Ewah::parse(self.data.get(at..self.end)?).ok()?.0.xor_into(&mut words).ok()?;
             let words: Rc<[u64]> = words.into();
             cache.keep(row, &words);
             set = Some(words);

@@ -8,6 +8,7 @@
 //! is cut, `walk` (or a bitmap) which objects that makes, `search` which of them get a new delta, and `writer`
 //! puts them out, as far as possible in the very bytes that lie on disk.
 
+mod bitmapped;
 mod bits;
 mod commits;
 mod delta;
@@ -100,7 +101,8 @@ pub struct PackStats {
 /// The second half of a fetch: counted, compressed and written.
 fn send(
     source: &mut commits::Source<'_>,
-    plan: &plan::Plan,
+    mut plan: plan::Plan,
+    bitmap: Option<&bitmapped::PackBitmap>,
     options: &PackOptions,
     threads: usize,
     cache_bytes: usize,
@@ -110,12 +112,15 @@ fn send(
     progress.start("Counting objects", count);
     progress.long_step(count)?;
     progress.finish()?;
-    let parts = writer::parts(source, plan)?;
+    let parts = writer::parts(source, &plan)?;
     let stats = match writer::whole_pack(source, options, &parts, count, progress)? {
         Some(stats) => stats,
         None => {
-            let made = search::search(source, plan, &parts, options, threads, cache_bytes, progress)?;
-            writer::write(source, plan, parts, &made, options, progress)?
+            if let Some(bitmap) = bitmap {
+                bitmap.complete(source, &mut plan, options, progress)?;
+            }
+            let made = search::search(source, &plan, &parts, options, threads, cache_bytes, progress)?;
+            writer::write(source, &plan, parts, &made, options, progress)?
         }
     };
     let whole = if stats.whole_pack { (stats.reused, 1) } else { (0, 0) };

@@ -2,6 +2,7 @@
 
 use std::collections::{BinaryHeap, HashMap};
 
+use super::bitmapped::PackBitmap;
 use super::bits::Bits;
 use super::commits::{Commits, Source};
 use super::progress::Progress;
@@ -134,6 +135,7 @@ pub struct Fetch<'r> {
     pub(super) deepen: Option<Deepen>,
     pub(super) cuts: Option<Cuts>,
     options: PackOptions,
+    bitmap: Option<PackBitmap>,
     log: Vec<String>,
 }
 
@@ -143,8 +145,10 @@ impl<'r> Fetch<'r> {
     /// # Errors
     /// When the repository holds more objects than can be numbered (some two thousand million).
     pub fn new(repository: &'r Repository, tips: Tips, policy: Policy, limits: Limits) -> Result<Fetch<'r>> {
-        let source =
-            Source::new(repository.store(), reach::pack_with_bitmap(repository), limits.cache_bytes)?;
+        let mut log = Vec::new();
+        let bitmap = PackBitmap::find(repository, &mut log);
+        let pack = bitmap.as_ref().map(|bitmap| bitmap.pack);
+        let source = Source::new(repository.store(), pack, limits.cache_bytes)?;
         Ok(Fetch {
             repository,
             source,
@@ -166,7 +170,8 @@ impl<'r> Fetch<'r> {
             deepen: None,
             cuts: None,
             options: PackOptions::default(),
-            log: Vec::new(),
+            bitmap,
+            log,
         })
     }
 
@@ -397,10 +402,11 @@ impl<'r> Fetch<'r> {
             threads,
             cache_bytes: self.limits.cache_bytes,
         };
-        let plan = reach::plan(&mut self.source, self.repository, &request, &mut progress, &mut self.log)?;
+        let bitmap = self.bitmap.as_ref();
+        let plan = reach::plan(&mut self.source, bitmap, &request, &mut progress)?;
         self.cuts = Some(cuts);
         progress.finish()?;
         let cache = self.limits.cache_bytes;
-        super::send(&mut self.source, &plan, &self.options, threads, cache, &mut progress)
+        super::send(&mut self.source, plan, bitmap, &self.options, threads, cache, &mut progress)
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) client: Bits,
     /// Hash of a path for each wanted object, 0 if unknown; may be shorter than the numbers go.
     pub(crate) names: Vec<u32>,
+    /// Whether a walk made it, so that paths and bases are known.
+    pub(crate) walked: bool,
     /// Bases for deltas among what the client has.
     pub(crate) edges: Vec<Edge>,
 }

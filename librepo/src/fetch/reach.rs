@@ -1,5 +1,6 @@
 //! From wants and haves to the plan of a pack: by bitmaps where there are any, else by walking.
 
+use super::bitmapped::{self, PackBitmap};
 use super::bits::Bits;
 use super::commits::Source;
 use super::filter::Filter;
@@ -9,7 +10,6 @@ use super::walk;
 use crate::error::Result;
 use crate::id::ObjectId;
 use crate::object::Kind;
-use crate::repository::Repository;
 
 /// What is asked, in object numbers.
 pub(crate) struct Request<'a> {
@@ -31,30 +31,43 @@ pub(crate) struct Request<'a> {
     pub(crate) cache_bytes: usize,
 }
 
-/// The pack whose bitmap will be used: its objects are numbered by position.
-pub(crate) fn pack_with_bitmap(_repository: &Repository) -> Option<u32> {
-    None
-}
-
 /// Finds out what to send.
 pub(crate) fn plan(
     source: &mut Source<'_>,
-    _repository: &Repository,
+    bitmap: Option<&PackBitmap>,
     request: &Request<'_>,
     progress: &mut Progress<'_>,
-    _log: &mut Vec<String>,
 ) -> Result<Plan> {
-    let walk = walk::Request {
-        wants: request.wants,
-        haves: request.haves,
-        cut: request.cut,
-        filter: request.filter,
-        all_edges: request.all_edges,
+    // A cut history is not what bitmaps describe, and they know neither sizes nor depths.
+    let measured = request.filter.is_some_and(|filter| filter.needs_size() || filter.needs_depth());
+    let bitmap = bitmap.filter(|_| request.cut.count() == 0 && !measured);
+    let mut plan = None;
+    let mut client = Bits::default();
+    if let Some(bitmap) = bitmap
+        && let Some(found) = bitmapped::reach(source, bitmap, request, progress)?
+    {
+        match found {
+            bitmapped::Found::Everything(all) => plan = Some(all),
+            bitmapped::Found::Client(had) => client = had,
+        }
+    }
+    let mut plan = match plan {
+        Some(plan) => plan,
+        None => {
+            let walk = walk::Request {
+                wants: request.wants,
+                haves: request.haves,
+                cut: request.cut,
+                filter: request.filter,
+                all_edges: request.all_edges,
+                client,
+            };
+            walk::walk(source, walk, progress)?
+        }
     };
-    let mut plan = walk::walk(source, &walk, progress)?;
     add_tags(source, request, &mut plan, progress)?;
     if let Some(filter) = request.filter {
-        forget_filtered(source, filter, &mut plan)?;
+        forget_filtered(source, bitmap, filter, &mut plan)?;
     }
     Ok(plan)
 }
@@ -82,11 +95,28 @@ fn add_tags(
 }
 
 /// A client that asks for a filter may have asked for one before: what it is said to have, it need not have.
-fn forget_filtered(source: &mut Source<'_>, filter: &Filter, plan: &mut Plan) -> Result<()> {
+fn forget_filtered(
+    source: &mut Source<'_>,
+    bitmap: Option<&PackBitmap>,
+    filter: &Filter,
+    plan: &mut Plan,
+) -> Result<()> {
     let keeps = |kind| filter.passes_kind(kind) && !filter.needs_depth() && !filter.needs_size();
     plan.edges.retain(|edge| keeps(edge.kind));
+    if let Some(bitmap) = bitmap {
+        for kind in [Kind::Tree, Kind::Blob] {
+            match bitmap.bitmap.of_kind(kind) {
+                Some(all) if !keeps(kind) => plan.client.subtract(&all),
+                Some(_) => {}
+                None => plan.client = Bits::default(),
+            }
+        }
+    }
     let had: Vec<u32> = plan.client.iter().collect();
     for number in had {
+        if bitmap.is_some_and(|bitmap| number < bitmap.bitmap.objects()) {
+            continue;
+        }
         let kind = source.kind(number)?;
         if matches!(kind, Kind::Tree | Kind::Blob) && !keeps(kind) {
             plan.client.clear(number);

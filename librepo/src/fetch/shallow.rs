@@ -6,7 +6,7 @@ use super::bits::Bits;
 use super::commits::{Commits, Source, missing_below};
 use super::negotiate::Fetch;
 use super::space::NO_OBJECT;
-use super::walk::paint;
+use super::walk::{Painting, paint};
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::object::Kind;
@@ -305,7 +305,8 @@ impl Edge {
         let selected = if not.is_empty() {
             younger(&mut commits, source, heads, since.unwrap_or(0), own)?
         } else {
-            paint(&mut commits, source, heads, not, own, since, &mut |_| Ok(()))?
+            let limits = Painting { cut: own, since, known: None };
+            paint(&mut commits, source, heads, not, &limits, &mut |_| Ok(()))?
         };
         if selected.is_empty() {
             return Err(Error::Invalid("no commits selected for shallow requests".to_owned()));

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use super::bits::Bits;
-use super::commits::{Commits, Source, missing_below};
+use super::commits::{Commits, Node, Source, missing_below};
 use super::filter::Filter;
 use super::plan::{Edge, Plan, name_hash};
 use super::progress::Progress;
@@ -43,27 +43,37 @@ pub(crate) struct Request<'a> {
     pub(crate) filter: Option<&'a Filter>,
     /// Whether the trees of all haves count, not only of those at the border (shallow clients).
     pub(crate) all_edges: bool,
+    /// All of what the client has, where bitmaps say so; else empty.
+    pub(crate) client: Bits,
 }
 
 /// Walks. `plan` may hold objects already; they stay.
 pub(crate) fn walk(
     source: &mut Source<'_>,
-    request: &Request<'_>,
+    mut request: Request<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Plan> {
+    let client = std::mem::take(&mut request.client);
+    let request = &request;
     let mut walk = Walk {
         commits: Commits::default(),
         plan: Plan::default(),
         filter: request.filter,
         depths: HashMap::default(),
         named: Bits::default(),
+        complete: false,
+        edge_trees: Bits::default(),
     };
     walk.plan.wanted = Bits::with_room(source.space.count());
-    walk.plan.client = Bits::with_room(source.space.count());
+    // The trees of the border must still be read, for what lies at which path.
+    walk.complete = client.count() > 0;
+    walk.plan.client = if walk.complete { client } else { Bits::with_room(source.space.count()) };
     let mut roots = Roots::default();
     let haves = walk.take_haves(source, request.haves, &mut roots)?;
     let wants = walk.take_wants(source, request.wants, &mut roots)?;
-    let new = paint(&mut walk.commits, source, &wants, &haves, request.cut, None, &mut |n| progress.step(n))?;
+    let known = walk.complete.then_some(&walk.plan.client);
+    let limits = Painting { cut: request.cut, since: None, known };
+    let new = paint(&mut walk.commits, source, &wants, &haves, &limits, &mut |n| progress.step(n))?;
     let edges = walk.border(request, &new, &haves);
     for at in new {
         let node = *walk.commits.node(at);
@@ -84,22 +94,39 @@ pub(crate) fn walk(
     }
     walk.trees(source, roots, progress)?;
     let mut plan = walk.plan;
+    plan.walked = true;
     plan.wanted.subtract(plan.client.words());
     Ok(plan)
 }
 
-/// The commits that can be reached from `wants` and not from `haves`, newest first. The history is not followed
-/// behind commits in `cut`; with `since` (seconds since 1970) older ones count as had. In `commits` then all that were
+/// What bounds a walk over commits.
+pub(super) struct Painting<'a> {
+    /// Commits whose parents are not followed.
+    pub(super) cut: &'a Bits,
+    /// Commits older than this (seconds since 1970) count as had.
+    pub(super) since: Option<u64>,
+    /// All that the client has, if that is known.
+    pub(super) known: Option<&'a Bits>,
+}
+
+impl Painting<'_> {
+    fn has(&self, node: &Node) -> bool {
+        self.since.is_some_and(|since| node.seconds < since)
+            || self.known.is_some_and(|known| known.get(node.number))
+    }
+}
+
+/// The commits that can be reached from `wants` and not from `haves`, newest first. In `commits` then all that were
 /// looked at remain; `step` is called for each.
 pub(super) fn paint(
     commits: &mut Commits,
     source: &mut Source<'_>,
     wants: &[u32],
     haves: &[u32],
-    cut: &Bits,
-    since: Option<u64>,
+    limits: &Painting<'_>,
     step: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Vec<u32>> {
+    let cut = limits.cut;
     let mut queue: BinaryHeap<(u64, Reverse<u32>)> = BinaryHeap::new();
     // How many in the queue the client lacks.
     let mut open = 0u64;
@@ -107,8 +134,10 @@ pub(super) fn paint(
         for number in list {
             let at = commits.must(source, *number)?;
             let node = commits.node_mut(at);
-            let flag = if since.is_some_and(|since| node.seconds < since) { HAVE } else { flag };
-            if node.flags & SEEN == 0 {
+            let flag = if limits.has(node) { HAVE } else { flag };
+            // Where all that the client has is known, none of it need be walked.
+            let queued = flag == WANT || limits.known.is_none();
+            if node.flags & SEEN == 0 && queued {
                 queue.push((node.seconds, Reverse(at)));
                 open += u64::from(flag == WANT);
             }
@@ -147,10 +176,12 @@ pub(super) fn paint(
             };
             let node = commits.node_mut(parent);
             if node.flags & SEEN == 0 {
-                let had = has || since.is_some_and(|since| node.seconds < since);
+                let had = has || limits.has(node);
                 node.flags |= SEEN | if had { HAVE } else { WANT };
-                queue.push((node.seconds, Reverse(parent)));
-                open += u64::from(!had);
+                if !had || limits.known.is_none() {
+                    queue.push((node.seconds, Reverse(parent)));
+                    open += u64::from(!had);
+                }
             }
         }
         // With only what the client has left: look a little further, dates may lie.
@@ -204,6 +235,10 @@ struct Walk<'a> {
     depths: HashMap<u32, u64, FastState>,
     /// Asked for by name, and so sent whatever the filter says.
     named: Bits,
+    /// Whether `plan.client` was complete from the start.
+    complete: bool,
+    /// Trees of the client's that are or will be read.
+    edge_trees: Bits,
 }
 
 /// All versions of one directory.
@@ -320,7 +355,8 @@ impl Walk<'_> {
     fn trees(&mut self, source: &mut Source<'_>, roots: Roots, progress: &mut Progress<'_>) -> Result<()> {
         let mut top = Directory::new(0, 0, 0);
         for tree in roots.client {
-            if self.plan.client.set(tree) {
+            self.plan.client.set(tree);
+            if self.edge_trees.set(tree) {
                 top.client.push(tree);
             }
         }
@@ -398,7 +434,8 @@ impl Walk<'_> {
                 }
                 let Some(number) = source.space.number(&entry.id()) else { continue };
                 if entry.is_tree() {
-                    if self.plan.client.set(number) {
+                    self.plan.client.set(number);
+                    if self.edge_trees.set(number) {
                         let at = child(&mut children, &mut below, entry.name);
                         children[at].client.push(number);
                     }
