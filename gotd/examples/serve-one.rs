@@ -50,14 +50,13 @@ fn main() {
     let mut talk = Conversation {
         input: Input::new(own(std::io::stdin().as_fd())),
         output: Output::new(own(std::io::stdout().as_fd())),
-        repo: &repo,
         grant: Grant { hash, fetch: rules },
         service: Service::UploadPack,
         protocol: version as u8,
         limits,
         agent: String::new(),
     };
-    let end = upload_pack::serve(&mut talk);
+    let end = upload_pack::serve(&mut talk, &repo);
     let agent = std::mem::take(&mut talk.agent);
     let failed = end.is_err();
     if let Err(Failure { text, told }) = end {

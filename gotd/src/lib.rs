@@ -13,8 +13,12 @@ pub mod explain;
 pub mod listen;
 pub mod log;
 pub mod parent;
+pub mod receive_pack;
 pub mod repo_read;
 pub mod repository;
+pub mod verify;
+pub mod repo_write;
+pub mod ids;
 pub mod roles;
 pub mod session;
 pub mod sockets;
@@ -23,6 +27,7 @@ pub mod system;
 pub mod upload_pack;
 pub mod users;
 pub mod watchdog;
+pub mod wire;
 
 /// What parent and child compare at their greeting: they must be the same build.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");

@@ -19,7 +19,9 @@ use libproto::message::parent::{
     SessionToParent, Verdict,
 };
 use libproto::names::{UserName, escape};
-use libproto::states::{self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState};
+use libproto::states::{
+    self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState, VerifyState,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -34,6 +36,7 @@ use crate::spawn::{self, Child, Starter};
 
 pub mod children;
 pub mod control;
+pub mod push;
 pub mod start;
 pub mod table;
 
@@ -85,6 +88,7 @@ enum Source {
     Sockets,
     Session(u64),
     Repo(u64),
+    Verify(u64),
     Stderr(Pid),
 }
 
@@ -128,6 +132,10 @@ impl Parent {
                     self.on_repo(number);
                     None
                 }
+                Source::Verify(number) => {
+                    self.on_verify(number);
+                    None
+                }
                 Source::Stderr(pid) => {
                     self.complaints.read(pid, &mut self.log);
                     None
@@ -168,6 +176,15 @@ impl Parent {
                 fds.push(PollFd::new(
                     child.channel.as_fd(),
                     reading(session.repo_state != RepoState::Finished),
+                ));
+            }
+        }
+        for session in self.table.iter() {
+            if let Some(child) = session.verify.as_ref().and_then(Process::running) {
+                sources.push(Source::Verify(session.number));
+                fds.push(PollFd::new(
+                    child.channel.as_fd(),
+                    reading(session.verify_state != VerifyState::Finished),
                 ));
             }
         }
@@ -221,21 +238,20 @@ impl Parent {
     }
 
     fn on_session_process_end(&mut self, pid: Pid, ending: Ending) {
-        let owner = |s: &&Session| {
-            s.session.running().is_some_and(|c| c.pid == pid)
-                || s.repo.running().is_some_and(|c| c.pid == pid)
-        };
+        let owner = |s: &&Session| s.pids().contains(&pid);
         let Some(number) = self.table.iter().find(owner).map(|s| s.number) else { return };
         // What it said last may still be unread.
         self.on_session(number);
         self.on_repo(number);
+        self.on_verify(number);
         let Some(session) = self.table.get(number) else { return };
         let now = Instant::now();
         if session.session.running().is_some_and(|c| c.pid == pid) {
             session.session = Process::Ended(ending);
             session.state = SessionState::Finished;
-            // The repository process sees the end of its link, and has this long to take note.
-            session.deadline = Some(now + LINGER);
+            // The repository process sees the end of its link, and has this long to take note; a push that is
+            // under way is decided without its client, within its own limits.
+            session.deadline = (!session.is_pushing()).then_some(now + LINGER);
             if session.offered || session.peer.is_some() {
                 self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
             }
@@ -244,6 +260,10 @@ impl Parent {
             if let Some(child) = idle.and_then(|s| s.repo.running()) {
                 let _ = kill(child.pid, Signal::SIGKILL);
             }
+        } else if session.verify.as_ref().and_then(Process::running).is_some_and(|c| c.pid == pid) {
+            session.verify = Some(Process::Ended(ending));
+            session.verify_state = VerifyState::Finished;
+            self.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
         } else {
             session.repo = Process::Ended(ending);
             session.repo_state = RepoState::Finished;
@@ -277,10 +297,8 @@ impl Parent {
             session.killed = Some(why.to_owned());
         }
         session.deadline = Some(Instant::now() + LINGER);
-        for pid in [session.session.running().map(|c| c.pid), session.repo.running().map(|c| c.pid)] {
-            if let Some(pid) = pid {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
+        for pid in session.pids() {
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 
@@ -305,14 +323,20 @@ impl Parent {
         let number = self.table.next_number();
         let text = |e: std::io::Error| e.to_string();
         let (session_end, repo_end) = spawn::pair().map_err(text)?;
+        let (session_verify, verify_session) = spawn::pair().map_err(text)?;
+        let (repo_verify, verify_repo) = spawn::pair().map_err(text)?;
         let (listen_end, from_listen) = spawn::pair().map_err(text)?;
         let flags = self.settings.flags();
         let session: SessionChild = self
             .starter
-            .start(Role::Session, &flags, &[from_listen.as_fd(), session_end.as_fd()])
+            .start(Role::Session, &flags, &[
+                from_listen.as_fd(),
+                session_end.as_fd(),
+                session_verify.as_fd(),
+            ])
             .map_err(text)?;
-        drop((from_listen, session_end));
-        let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &[repo_end.as_fd()]) {
+        drop((from_listen, session_end, session_verify));
+        let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &[repo_end.as_fd(), repo_verify.as_fd()]) {
             Ok(repo) => repo,
             Err(e) => {
                 let _ = kill(session.pid, Signal::SIGKILL);
@@ -328,6 +352,11 @@ impl Parent {
             pool,
             session: Process::Running(session),
             repo: Process::Running(repo),
+            verify: None,
+            verify_ends: Some((verify_session, verify_repo)),
+            verify_state: VerifyState::Starting,
+            verify_text: String::new(),
+            opened: None,
             state: SessionState::Starting,
             repo_state: RepoState::Starting,
             offered: false,
@@ -424,7 +453,9 @@ impl Parent {
                 // Its process is about to be reaped; that is where its end is noted.
                 Err(RecvError::Closed) => {
                     session.state = SessionState::Finished;
-                    session.deadline.get_or_insert(Instant::now() + LINGER);
+                    if !session.is_pushing() {
+                        session.deadline.get_or_insert(Instant::now() + LINGER);
+                    }
                     return;
                 }
                 Err(e) => return self.end_session(number, &format!("session: {e}")),
@@ -464,7 +495,7 @@ impl Parent {
             SessionToParent::Finished(report) => {
                 session.state = SessionState::Finished;
                 session.report = Some(report);
-                session.deadline = Some(Instant::now() + LINGER);
+                session.deadline = (!session.is_pushing()).then(|| Instant::now() + LINGER);
                 self.served = self.served.saturating_add(1);
             }
         }
@@ -620,9 +651,7 @@ impl Parent {
                 session.repo_report = Some(report);
             }
             RepoToParent::Ref(report) => self.log_ref(number, &report),
-            RepoToParent::NeedVerify(()) => {
-                self.end_session(number, "repository: asked for verify while reading")
-            }
+            RepoToParent::NeedVerify(()) => self.start_verify(number),
         }
     }
 
@@ -635,6 +664,7 @@ impl Parent {
             session.refused = Some("this repository has a block of its own under another name".into());
             return self.refuse(number, NOT_FOUND);
         }
+        session.opened = Some(opened.clone());
         let Some(permit) = &session.permit else { return };
         let grant = Grant { hash: opened.hash, fetch: permit.fetch };
         session.repo_state = RepoState::Serving;
@@ -718,6 +748,10 @@ impl Parent {
         if let (Process::Ended(ending), true) = (&session.repo, session.permit.is_some()) {
             troubles.push(ended("repository", ending));
         }
+        if let Some(Process::Ended(ending)) = &session.verify {
+            troubles.push(ended("verify", ending));
+        }
+        troubles.push(session.verify_text.clone());
         troubles.extend(session.killed.clone().map(|why| format!("ended: {why}")));
         troubles.retain(|t| !t.is_empty());
         let troubles = troubles.join(", ");
@@ -828,8 +862,7 @@ impl Parent {
         );
         let mut pids = vec![self.listen.pid, self.auth.pid];
         for session in self.table.iter() {
-            pids.extend(session.session.running().map(|c| c.pid));
-            pids.extend(session.repo.running().map(|c| c.pid));
+            pids.extend(session.pids());
         }
         for pid in pids {
             let _ = kill(pid, Signal::SIGKILL);

@@ -7,7 +7,7 @@
 //! session as if it had been taken over: what it may say when is [`READ_STATES`], and every want is judged here.
 
 mod pack_out;
-mod refs;
+pub(crate) mod refs;
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 

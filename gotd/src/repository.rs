@@ -23,11 +23,20 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::watchdog::{self, Words};
-use crate::{repo_read, system};
+use crate::{repo_read, repo_write, system};
 
 /// While waiting.
-pub const WAITING: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
+pub const WAITING: Promises = Promises::of(&[
+    Promise::Stdio,
+    Promise::Rpath,
+    Promise::Wpath,
+    Promise::Cpath,
+    Promise::Fattr,
+    Promise::Flock,
+    Promise::Recvfd,
+    Promise::Sendfd,
+    Promise::Unveil,
+]);
 
 /// `repo_read` before the client's output has come.
 pub const READING: Promises =
@@ -52,7 +61,7 @@ pub struct Found {
 }
 
 /// Runs the role.
-pub fn run(parent: OwnedFd, session: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(parent: OwnedFd, session: OwnedFd, verify: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     let parent = Parent::from(parent);
     let start = match parent.recv() {
         Ok(Received { message: ParentToRepo::Start(start), .. }) => start,
@@ -63,9 +72,9 @@ pub fn run(parent: OwnedFd, session: OwnedFd, enforcement: Enforcement) -> Resul
     let visible: Vec<Visible<'_>> = roots
         .iter()
         .filter(|root| root.is_dir())
-        .map(|root| Visible::named(root, libsandbox::Access::READ))
+        .map(|root| Visible::named(root, libsandbox::Access::READ_WRITE_CREATE))
         .collect();
-    let limits = Limits { fsize: Some(0), data: Some(start.memory), ..Limits::UNCHANGED };
+    let limits = Limits { data: Some(start.memory), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WAITING, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
     send(&parent, &RepoToParent::Hello(Build { id: crate::BUILD.into() }));
@@ -85,9 +94,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, enforcement: Enforcement) -> Resul
     };
     match serve.access {
         Access::Read => read(&parent, session, &start, &serve, found, enforcement),
-        Access::Write => {
-            failed(&parent, OpenError::Unusable("pushing is not supported by this version of gotd".into()))
-        }
+        Access::Write => repo_write::run(&parent, session, verify, &serve, &start, &found, enforcement),
     }
 }
 
@@ -104,17 +111,13 @@ fn read(
         Ok(alternates) => alternates,
         Err(text) => return failed(parent, OpenError::Unusable(text)),
     };
-    narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, enforcement)?;
-    let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
-    let options = Options { alternates: alternates.dirs, ..Options::default() };
-    let repository = match Repository::open(directory, options) {
+    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
+    let repository = match open_repository(&found, alternates.dirs) {
         Ok(repository) => repository,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
-    let hash = match repository.hash() {
-        librepo::id::HashKind::Sha1 => HashKind::Sha1,
-        librepo::id::HashKind::Sha256 => HashKind::Sha256,
-    };
+    let hash = crate::ids::hash_to_wire(repository.hash());
     let expired = |what: &str| {
         let text = format!("{what}: ended by its watchdog");
         channel::encode(0, 0, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }))
@@ -152,8 +155,14 @@ fn read(
     Ok(())
 }
 
+/// Opens a repository that was found.
+pub fn open_repository(found: &Found, alternates: Vec<Alternate>) -> librepo::error::Result<Repository> {
+    let directory = found.directory.try_clone().map_err(librepo::error::Error::Io)?;
+    Repository::open(directory, Options { alternates, ..Options::default() })
+}
+
 /// The alternates of a repository, those inside the configured roots.
-fn alternates(found: &Found, start: &RepoStart) -> Result<Alternates, String> {
+pub fn alternates(found: &Found, start: &RepoStart) -> Result<Alternates, String> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let objects = openat(&found.directory, "objects", flags | OFlag::O_NOFOLLOW, Mode::empty())
         .map_err(|e| format!("objects: {e}"))?;
@@ -180,11 +189,12 @@ pub fn send(parent: &Parent, message: &RepoToParent) {
 }
 
 /// Tells the parent what was found and waits for its word that this is the right one.
-pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
+pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<Opened, String> {
     let stat = libsandbox::fstat(found).map_err(|e| format!("stat: {e}"))?;
-    send(parent, &RepoToParent::Opened(Opened { device: stat.st_dev, inode: stat.st_ino, hash }));
+    let opened = Opened { device: stat.st_dev, inode: stat.st_ino, hash };
+    send(parent, &RepoToParent::Opened(opened.clone()));
     match parent.recv() {
-        Ok(Received { message: ParentToRepo::Go(()), .. }) => Ok(()),
+        Ok(Received { message: ParentToRepo::Go(()), .. }) => Ok(opened),
         _ => system::exit_now(0),
     }
 }
@@ -193,7 +203,7 @@ pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Resul
 ///
 /// A configured path may hold symbolic links, which are the admin's; nothing below a `repositories` directory
 /// may, because its owners are others. The name was checked when it became a `RepoName`, and again here.
-fn find(address: &RepoAddress) -> Result<Option<Found>, String> {
+pub fn find(address: &RepoAddress) -> Result<Option<Found>, String> {
     let path = Path::new(OsStr::from_bytes(&address.path));
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let Ok(root) = open(path, flags, Mode::empty()) else { return Ok(None) };
@@ -269,13 +279,14 @@ pub fn narrow(
     found: &Found,
     access: libsandbox::Access,
     alternates: &[Alternate],
+    limits: Limits,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     let mut visible = vec![Visible::opened(found.directory.as_fd(), &found.path, access)];
     for alternate in alternates {
         visible.push(Visible::opened(alternate.dir.as_fd(), &alternate.path, libsandbox::Access::READ));
     }
-    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits: Limits::UNCHANGED, enforcement })
+    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
     Ok(())
 }

@@ -4,13 +4,13 @@ use libproto::states::Role;
 use libsandbox::Enforcement;
 
 use crate::spawn::{FIRST_FD, PARENT_FD};
-use crate::{auth_role, config_role, listen, repository, session, sockets, system};
+use crate::{auth_role, config_role, listen, repository, session, sockets, system, verify};
 
 /// How many descriptors beyond the parent's channel a role is given.
 const fn given(role: Role) -> i32 {
     match role {
-        Role::Session => 2,
-        Role::Repository => 1,
+        Role::Session => 3,
+        Role::Repository | Role::Verify => 2,
         _ => 0,
     }
 }
@@ -37,9 +37,12 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
         Role::Sockets => sockets::run(parent, arguments, enforcement),
         Role::Listen => listen::run(parent, enforcement),
         Role::Auth => auth_role::run(parent, enforcement),
-        Role::Session => session::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
-        Role::Repository => repository::run(parent, fd(FIRST_FD)?, enforcement),
+        Role::Session => {
+            session::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, fd(FIRST_FD + 2)?, enforcement)
+        },
+        Role::Repository => repository::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
         Role::Config => config_role::run(parent),
-        Role::Parent | Role::Verify => Err(format!("{}: cannot be started", role.name())),
+        Role::Verify => verify::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
+        Role::Parent => Err(format!("{}: cannot be started", role.name())),
     }
 }

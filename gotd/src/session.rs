@@ -66,13 +66,11 @@ impl Failure {
 
 /// What a conversation works with.
 #[derive(Debug)]
-pub struct Conversation<'a> {
+pub struct Conversation {
     /// The client's input; `received` counts.
     pub input: Input,
     /// The client's output; `sent` counts.
     pub output: Output,
-    /// The repository process.
-    pub repo: &'a Repo,
     /// What was granted.
     pub grant: Grant,
     /// The service.
@@ -86,11 +84,17 @@ pub struct Conversation<'a> {
 }
 
 /// Runs the role.
-pub fn run(parent: OwnedFd, listen: OwnedFd, repo: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(
+    parent: OwnedFd,
+    listen: OwnedFd,
+    repo: OwnedFd,
+    verify: OwnedFd,
+    enforcement: Enforcement,
+) -> Result<(), String> {
     let limits = Limits { fsize: Some(0), nofile: Some(16), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: SET_UP, paths: Some(&[]), limits, enforcement })
         .map_err(|e| e.to_string())?;
-    let (parent, listen, repo) = (Parent::from(parent), Listen::from(listen), Repo::from(repo));
+    let (parent, listen) = (Parent::from(parent), Listen::from(listen));
     send(&parent, &SessionToParent::Hello(Build { id: crate::BUILD.into() }));
     let start = match parent.recv() {
         Ok(Received { message: ParentToSession::Start(start), .. }) => start,
@@ -117,7 +121,7 @@ pub fn run(parent: OwnedFd, listen: OwnedFd, repo: OwnedFd, enforcement: Enforce
         .map_err(|e| e.to_string())?;
     let report = match channel::decode::<ClientToSession>(&request, fds) {
         Ok(Received { message: ClientToSession::Git(request), fds, .. }) => {
-            git(&parent, &client, &repo, start, request, fds)
+            git(&parent, &client, (repo, verify), start, request, fds)
         }
         Ok(Received { message: ClientToSession::Control(request), .. }) => control(&parent, &client, request),
         Err(e) => report(1, format!("request: {e}")),
@@ -216,7 +220,7 @@ fn refuse_descriptors(parent: &Parent, fds: Vec<OwnedFd>, text: &str) -> ! {
 fn git(
     parent: &Parent,
     client: &ClientSocket,
-    repo: &Repo,
+    links: (OwnedFd, OwnedFd),
     limits: SessionStart,
     request: GitRequest,
     fds: Vec<OwnedFd>,
@@ -241,8 +245,8 @@ fn git(
         Err(text) => return refused(&mut output, text),
     };
     let agent = String::new();
-    let mut talk = Conversation { input, output, repo, grant, service, protocol, limits, agent };
-    let end = converse(&mut talk);
+    let mut talk = Conversation { input, output, grant, service, protocol, limits, agent };
+    let end = converse(&mut talk, links);
     watchdog::phase(Phase::Off);
     let mut done = match end {
         Ok(()) => report(0, String::new()),
@@ -289,10 +293,10 @@ fn answer(parent: &Parent, client: &ClientSocket) -> Result<Grant, String> {
 }
 
 /// The conversation itself.
-fn converse(talk: &mut Conversation<'_>) -> Result<(), Failure> {
+fn converse(talk: &mut Conversation, (repo, verify): (OwnedFd, OwnedFd)) -> Result<(), Failure> {
     match talk.service {
-        Service::UploadPack => crate::upload_pack::serve(talk),
-        Service::ReceivePack => Err(Failure::new("pushing is not supported by this version of gotd")),
+        Service::UploadPack => crate::upload_pack::serve(talk, &repo.into()),
+        Service::ReceivePack => crate::receive_pack::serve(talk, &repo.into(), &verify.into()),
     }
 }
 

@@ -8,59 +8,24 @@
 mod link;
 mod v0;
 mod v2;
-pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
-
-use libproto::message::repo::{BATCH_IDS, BoundaryBatch, PackAsk, Refusal, SessionToRepo};
+use libproto::message::repo::{BATCH_IDS, BoundaryBatch, PackAsk, SessionToRepo};
 use libproto::names::ObjectId;
 use libproto::pktline;
 use libproto::request::{Counter, Deepen, Limits, ShallowLine};
 use libproto::wire_error::WireError;
 
-use crate::session::{Conversation, Failure};
+use crate::session::{Conversation, Failure, Repo};
+use crate::wire::Wire;
 use link::Link;
-use wire::Wire;
 
-/// Why a conversation ended early.
-#[derive(Debug)]
-pub enum TalkError {
-    /// The client broke the protocol or a limit.
-    Wire(WireError),
-    /// The repository process said no.
-    Refused(Refusal),
-    /// The repository process failed after it was given the client's output.
-    Pack(Refusal),
-    /// The client's pipes failed.
-    Client(io::Error),
-    /// The link to the repository process failed, or it said what does not belong there.
-    Link(String),
-}
-
-impl From<WireError> for TalkError {
-    fn from(error: WireError) -> TalkError {
-        TalkError::Wire(error)
-    }
-}
-
-impl TalkError {
-    /// What the session reports, and whether an `ERR` packet is still to be sent.
-    pub fn failure(self) -> Failure {
-        match self {
-            TalkError::Wire(error) => Failure::new(error.to_string()),
-            TalkError::Refused(refusal) => Failure::new(refusal.to_string()),
-            TalkError::Pack(refusal) => Failure::told(refusal.to_string()),
-            TalkError::Client(error) => Failure::told(format!("client's connection: {error}")),
-            TalkError::Link(text) => Failure::told(text),
-        }
-    }
-}
+pub use crate::wire::{self, TalkError};
 
 /// Holds the conversation to its end.
-pub fn serve(talk: &mut Conversation<'_>) -> Result<(), Failure> {
+pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
     let limits = Limits {
         wants: talk.limits.wants.into(),
         haves: talk.limits.haves.into(),
@@ -74,7 +39,7 @@ pub fn serve(talk: &mut Conversation<'_>) -> Result<(), Failure> {
         filter: talk.grant.fetch.filter,
         limits,
         wire: Wire::new(&mut talk.input, &mut talk.output),
-        repo: Link::new(talk.repo),
+        repo: Link::new(repo),
         output_given: false,
         agent: &mut talk.agent,
     };

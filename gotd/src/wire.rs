@@ -1,20 +1,55 @@
 //! The client's two pipes as packets: reading exactly or ahead, and a buffer of what is to be written, which goes out
 //! before every read that could wait.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
+use libproto::message::repo::Refusal;
 use libproto::pktline::{Decoder, Packet};
 use libproto::wire_error::WireError;
 
-use super::TalkError;
 use crate::client::{Input, Output};
+use crate::session::Failure;
 use crate::watchdog::{self, Phase};
 
 /// Bytes that are read at once.
 const READ_AHEAD: usize = 16 * 1024;
 /// Bytes of answers that may wait for a write.
 const WRITE_LATE: usize = 48 * 1024;
+
+/// Why a conversation ended early.
+#[derive(Debug)]
+pub enum TalkError {
+    /// The client broke the protocol or a limit.
+    Wire(WireError),
+    /// The repository process said no.
+    Refused(Refusal),
+    /// The repository process failed after it was given the client's output.
+    Pack(Refusal),
+    /// The client's pipes failed.
+    Client(io::Error),
+    /// The link to the repository process failed, or it said what does not belong there.
+    Link(String),
+}
+
+impl From<WireError> for TalkError {
+    fn from(error: WireError) -> TalkError {
+        TalkError::Wire(error)
+    }
+}
+
+impl TalkError {
+    /// What the session reports, and whether an `ERR` packet is still to be sent.
+    pub fn failure(self) -> Failure {
+        match self {
+            TalkError::Wire(error) => Failure::new(error.to_string()),
+            TalkError::Refused(refusal) => Failure::new(refusal.to_string()),
+            TalkError::Pack(refusal) => Failure::told(refusal.to_string()),
+            TalkError::Client(error) => Failure::told(format!("client's connection: {error}")),
+            TalkError::Link(text) => Failure::told(text),
+        }
+    }
+}
 
 /// Packets from and to one client.
 pub struct Wire<'a> {
@@ -48,6 +83,11 @@ impl<'a> Wire<'a> {
     /// The client's output, to be handed on.
     pub fn output_fd(&self) -> BorrowedFd<'_> {
         self.output.fd()
+    }
+
+    /// The client's input, to be handed to who reads on from behind the last packet. Only of use when reading exactly.
+    pub fn input_fd(&self) -> BorrowedFd<'_> {
+        self.input.fd()
     }
 
     /// A complete answer is out: the client may stay idle, and its going is no failure.

@@ -229,7 +229,6 @@ type Stamp = Option<(fs_ops::Identity, i64, i64, i64)>;
 
 const PACKED: &[u8] = b"packed-refs";
 const PACKED_LOCK: &[u8] = b"packed-refs.lock";
-const PACKED_NEW: &[u8] = b"packed-refs.new";
 /// Largest packed-refs file that is rewritten, in bytes.
 const MAX_PACKED: u64 = 1 << 30;
 
@@ -452,18 +451,19 @@ impl<'a> Work<'a> {
         self.write_packed(&packed)
     }
 
-    /// Writes a new packed-refs under its lock: when this returns it is visible and on the disk.
+    /// Writes a new packed-refs under its lock: when this returns it is visible and on the disk. It is written in the staging
+    /// directory, so that the repository's top directory need not be writable but for names.
     fn write_packed(&mut self, packed: &Packed) -> RefResult {
-        // Nobody but the holder of the lock writes this name: one that is there is a dead process's.
-        self.fs.remove(PACKED_NEW)?;
-        let file = self.fs.create(PACKED_NEW, 0o666)?;
+        let new = self.staging.packed_new();
+        self.fs.remove(&new)?;
+        let file = self.fs.create(&new, 0o666)?;
         let written = self
             .fs
-            .append(&file, PACKED_NEW, &packed.to_bytes())
-            .and_then(|()| self.fs.sync_file(&file, PACKED_NEW))
-            .and_then(|()| self.fs.rename(PACKED_NEW, PACKED));
+            .append(&file, &new, &packed.to_bytes())
+            .and_then(|()| self.fs.sync_file(&file, &new))
+            .and_then(|()| self.fs.rename(&new, PACKED));
         if let Err(e) = written {
-            let _ = self.fs.remove(PACKED_NEW);
+            let _ = self.fs.remove(&new);
             return Err(e.into());
         }
         self.fs.sync_dir(b"")?;

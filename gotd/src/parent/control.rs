@@ -54,10 +54,6 @@ fn describe(session: &Session) -> String {
         (None, _) => "no request yet".into(),
     };
     let seconds = session.accepted.map_or(0, |at| at.elapsed().as_secs());
-    let pids: Vec<String> = [session.session.running().map(|c| c.pid), session.repo.running().map(|c| c.pid)]
-        .into_iter()
-        .flatten()
-        .map(|pid| pid.to_string())
-        .collect();
+    let pids: Vec<String> = session.pids().iter().map(ToString::to_string).collect();
     format!("session {}: {who}: {what}, {seconds} seconds, pids {}", session.number, pids.join(" "))
 }

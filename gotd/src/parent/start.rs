@@ -67,6 +67,8 @@ pub struct Settings {
     pub session: SessionStart,
     /// What each repository process is told.
     pub repo: RepoStart,
+    /// Largest file that a `verify` process may write, in bytes.
+    pub file_size: u64,
     /// Limits of `listen`.
     pub listen: ListenLimits,
     /// Device and inode of each repository that has a block of its own.
@@ -156,7 +158,11 @@ impl Settings {
                 RepositoryKind::Below { .. } => format!("repositories \"{name}\" path {}", r.path),
             }
         });
+        // Each block may have a limit of its own; verify enforces that one, this is the kernel's bound.
+        let own_sizes = config.repositories.iter().map(|r| r.limit(Limit::PackSize, limits));
+        let file_size = own_sizes.max().unwrap_or_else(|| limits.get(Limit::PackSize)).saturating_mul(2);
         Settings {
+            file_size,
             sockets,
             pools: vec![(Pool::Unix, limits.size(Limit::Waiting))],
             session,

@@ -1,15 +1,18 @@
 //! The table of sessions: what the parent knows about each, and how far it is.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use libproto::command::Service;
 use libproto::message::client::ControlRequest;
 use libproto::message::parent::{
-    ClientHello, GitAsk, ParentToRepo, ParentToSession, Peer, Permit, Pool, RepoReport, RepoToParent,
-    SessionReport, SessionToParent,
+    ClientHello, GitAsk, Opened, ParentToRepo, ParentToSession, ParentToVerify, Peer, Permit, Pool,
+    RepoReport, RepoToParent, SessionReport, SessionToParent, VerifyToParent,
 };
-use libproto::states::{RepoState, SessionState};
+use libproto::states::{RepoState, SessionState, VerifyState};
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 
 use crate::spawn::Child;
 
@@ -17,6 +20,9 @@ use crate::spawn::Child;
 pub type SessionChild = Child<ParentToSession, SessionToParent>;
 /// A repository process.
 pub type RepoChild = Child<ParentToRepo, RepoToParent>;
+
+/// A `verify` process.
+pub type VerifyChild = Child<ParentToVerify, VerifyToParent>;
 
 /// A process of a session: there, or how it ended.
 #[derive(Debug)]
@@ -66,7 +72,7 @@ impl<C> Process<C> {
     }
 }
 
-/// One session: two processes and what they said.
+/// One session: two processes, three for a push, and what they said.
 #[derive(Debug)]
 pub struct Session {
     /// Never repeats while the daemon runs.
@@ -77,6 +83,16 @@ pub struct Session {
     pub session: Process<SessionChild>,
     /// The repository process.
     pub repo: Process<RepoChild>,
+    /// The `verify` process of a push, once it was needed.
+    pub verify: Option<Process<VerifyChild>>,
+    /// Its ends of the links to session and repository process, until it is started.
+    pub verify_ends: Option<(OwnedFd, OwnedFd)>,
+    /// How far the verify process is.
+    pub verify_state: VerifyState,
+    /// What the verify process said at its end, for the log.
+    pub verify_text: String,
+    /// The repository, as it was found.
+    pub opened: Option<Opened>,
     /// How far the session is.
     pub state: SessionState,
     /// How far the repository process is.
@@ -84,7 +100,7 @@ pub struct Session {
     /// `listen` was given the other end of its socketpair.
     pub offered: bool,
     /// `listen`'s end for this session, until it is offered.
-    pub listen_end: Option<std::os::fd::OwnedFd>,
+    pub listen_end: Option<OwnedFd>,
     /// `listen`'s word, once.
     pub peer: Option<Peer>,
     /// When `listen`'s word came.
@@ -110,9 +126,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// Whether both processes have been reaped.
+    /// Whether all its processes have been reaped.
     pub fn is_over(&self) -> bool {
-        self.session.running().is_none() && self.repo.running().is_none()
+        self.pids().is_empty()
+    }
+
+    /// The processes that have not been reaped.
+    pub fn pids(&self) -> Vec<Pid> {
+        let verify = self.verify.as_ref().and_then(Process::running).map(|c| c.pid);
+        [self.session.running().map(|c| c.pid), self.repo.running().map(|c| c.pid), verify]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Whether a push is under way that goes on without its client.
+    pub fn is_pushing(&self) -> bool {
+        self.repo_state == RepoState::Serving
+            && self.ask.as_ref().is_some_and(|ask| ask.service == Service::ReceivePack)
     }
 
     /// Whether it could still be handed a connection.

@@ -17,7 +17,7 @@ const CACHE: usize = 4 << 20;
 const SHALLOW_FILE: u64 = 16 << 20;
 
 /// The references as they were read last on this connection: what is advertised and what may be wanted are the same.
-pub(super) struct Advertised<'a> {
+pub(crate) struct Advertised<'a> {
     repository: &'a Repository,
     hidden: &'a [Vec<u8>],
     refs: Option<Vec<Ref>>,
@@ -26,7 +26,7 @@ pub(super) struct Advertised<'a> {
 }
 
 impl<'a> Advertised<'a> {
-    pub(super) fn new(repository: &'a Repository, hidden: &'a [Vec<u8>]) -> Advertised<'a> {
+    pub(crate) fn new(repository: &'a Repository, hidden: &'a [Vec<u8>]) -> Advertised<'a> {
         Advertised { repository, hidden, refs: None, prefixes: Vec::new(), prefix_bytes: 0 }
     }
 
@@ -43,7 +43,7 @@ impl<'a> Advertised<'a> {
     }
 
     /// Reads the references anew, and gives those that are asked for; always at least one batch.
-    pub(super) fn list(&mut self, ask: ListAsk) -> Result<Vec<RefBatch>, Error> {
+    pub(crate) fn list(&mut self, ask: ListAsk) -> Result<Vec<RefBatch>, Error> {
         let prefixes = Prefixes::new(std::mem::take(&mut self.prefixes));
         self.prefix_bytes = 0;
         let refs = self.read()?;

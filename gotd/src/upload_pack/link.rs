@@ -8,9 +8,9 @@ use libproto::message::repo::{
 };
 use libproto::names::ObjectId;
 
-use super::TalkError;
 use crate::session::Repo;
 use crate::watchdog::{self, Phase};
+use crate::wire::TalkError;
 
 /// One end of the link.
 pub(super) struct Link<'a> {

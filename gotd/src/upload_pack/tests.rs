@@ -137,14 +137,13 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
         let mut talk = Conversation {
             input: Input::new(in_r),
             output: Output::new(out_w),
-            repo: &repo,
             grant: Grant { hash, fetch: rules },
             service: Service::UploadPack,
             protocol: version,
             limits: limits(),
             agent: String::new(),
         };
-        let end = super::serve(&mut talk);
+        let end = super::serve(&mut talk, &repo);
         if let Err(Failure { text, told: false }) = &end {
             let mut packet = Vec::new();
             libproto::pktline::write_err(&mut packet, text);
@@ -530,7 +529,7 @@ fn a_request_in_single_bytes_is_the_same_request() {
     let mut input = Input::new(in_r);
     let mut output = Output::new(out_w);
     drop(out_r);
-    let mut wire = super::wire::Wire::new(&mut input, &mut output);
+    let mut wire = crate::wire::Wire::new(&mut input, &mut output);
     let mut count = 0;
     while wire.advance().unwrap() {
         count += 1;

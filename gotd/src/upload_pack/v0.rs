@@ -9,7 +9,8 @@ use libproto::request::filter::Filter;
 use libproto::request::v0::{Capabilities, Common, MultiAck, Need};
 use libproto::wire_error::WireError;
 
-use super::{Needs, Session, TalkError};
+use super::{Needs, Session};
+use crate::wire::TalkError;
 
 /// How far acknowledging is.
 #[derive(Default)]

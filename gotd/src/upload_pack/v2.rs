@@ -12,7 +12,8 @@ use libproto::request::v0::SideBand;
 use libproto::request::v2::{Command, Fetch, Head, LsRefs};
 use libproto::wire_error::WireError;
 
-use super::{Needs, Session, TalkError};
+use super::{Needs, Session};
+use crate::wire::TalkError;
 
 impl Session<'_> {
     /// Holds the whole conversation.

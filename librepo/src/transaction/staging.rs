@@ -30,6 +30,11 @@ impl Staging {
         [&self.dir, b"/".as_slice(), name].concat()
     }
 
+    /// Where a new packed-refs is written before it moves to its name.
+    pub(super) fn packed_new(&self) -> Vec<u8> {
+        self.path(b"packed-refs.new")
+    }
+
     /// Notes which names are about to be locked, before any of them is.
     pub(super) fn announce<'n>(&self, fs: &Fs, names: impl Iterator<Item = &'n [u8]>) -> Result<()> {
         let list = self.path(LIST);

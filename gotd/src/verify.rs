@@ -1,0 +1,328 @@
+//! `verify`: indexes and checks one incoming pack.
+//!
+//! Duty: read the pack from the client into the files it was given, check every object and everything behind the
+//! new tips, and report facts about each command. Waits on: `repo_write` for its task, the session for the
+//! client's input, then on the client. Talks to: both of them, and the parent.
+//!
+//! **Invariant:** opens nothing for writing and never touches a reference; once it reads what a client sent, it can
+//! receive no descriptor.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use libproto::channel::{self, Channel, Received};
+use libproto::message::parent::{
+    Build, ParentToVerify, RepoStart, VerifyStart, VerifyToParent,
+};
+use libproto::message::push::{
+    BATCH_COMMANDS, CommandFacts, IndexedPack, ObjectKind, SessionToVerify, VerifyTask, VerifyToSession,
+    VerifyToWriter, WriterToVerify,
+};
+use libproto::names;
+use librepo::error::Error;
+use librepo::id::{IdSet, ObjectId};
+use librepo::object::Kind;
+use librepo::reader::Reader;
+use librepo::receive::check::{Message, Policy};
+use librepo::receive::connectivity::Shallow;
+use librepo::receive::{self, Command, Facts, Indexed, Limits, Options, Progress, Ticker};
+use librepo::repository::Repository;
+use libsandbox::{Enforcement, Promise, Promises, Stage};
+use nix::sys::statvfs::fstatvfs;
+
+use crate::client::{self, Input};
+use crate::ids::{to_repo, to_wire};
+use crate::repository::{self, Found};
+use crate::system;
+use crate::watchdog::{self, Phase, Words};
+
+/// Until the client's input and the two files have come.
+pub const SET_UP: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
+/// While it reads what the client sent.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+/// Bytes of objects that are kept while history is walked.
+const CACHE_BYTES: usize = 16 << 20;
+/// Largest `shallow` file, in bytes.
+const SHALLOW_FILE: u64 = 16 << 20;
+/// How often the client is told how far the work is.
+const TELL: Duration = Duration::from_millis(200);
+
+type Parent = Channel<VerifyToParent, ParentToVerify>;
+type Session = Channel<VerifyToSession, SessionToVerify>;
+type Writer = Channel<VerifyToWriter, WriterToVerify>;
+
+/// What `repo_write` wants to know.
+struct Task {
+    task: VerifyTask,
+    pack: File,
+    idx: File,
+    commands: Vec<Command>,
+    shallow: IdSet,
+}
+
+/// Runs the role.
+pub fn run(parent: OwnedFd, session: OwnedFd, writer: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+    let (parent, session, writer) = (Parent::from(parent), Session::from(session), Writer::from(writer));
+    let start = match parent.recv() {
+        Ok(Received { message: ParentToVerify::Start(start), .. }) => start,
+        _ => system::exit_now(0),
+    };
+    let found = find(&start)?;
+    let roots = RepoStart { roots: start.roots.clone(), memory: start.memory, threads: start.threads };
+    let alternates = repository::alternates(&found, &roots)?;
+    let limits = libsandbox::Limits {
+        data: Some(start.memory),
+        fsize: Some(start.file_size),
+        ..libsandbox::Limits::UNCHANGED
+    };
+    repository::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
+    let repository = repository::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
+    say(&parent, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
+    let task = task(&writer)?;
+    let input = if task.task.pack { Some(input(&session)?) } else { None };
+    let stage =
+        Stage { promises: WORK, paths: None, limits: libsandbox::Limits::UNCHANGED, enforcement };
+    libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    let expired = |text: &str| {
+        channel::encode(0, 0, &VerifyToWriter::Failed(text.into())).unwrap_or_default()
+    };
+    let words = Words {
+        first_request: Vec::new(),
+        idle: Vec::new(),
+        work: expired("no progress (connection request timeout)"),
+        transfer: expired("transfer is too slow (connection minimum rate)"),
+        done: Vec::new(),
+    };
+    watchdog::start(start.limits.clone(), &writer, words).map_err(|e| format!("watchdog: {e}"))?;
+    match work(&repository, &session, &writer, task, input, start.threads) {
+        Ok(()) => Ok(()),
+        Err(e) => {
+            watchdog::phase(Phase::Off);
+            // The writer first: it waits. The parent's log has the long form.
+            let _ = writer.send(0, 0, &VerifyToWriter::Failed(bounded(&e.to_string())));
+            say(&parent, &VerifyToParent::Finished(bounded(&e.to_string())));
+            Ok(())
+        }
+    }
+}
+
+/// The repository of the start message, if it is still the one that `repo_write` found.
+fn find(start: &VerifyStart) -> Result<Found, String> {
+    let found = repository::find(&start.repository)?.ok_or("repository: gone")?;
+    let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| format!("repository: {e}"))?;
+    if (stat.st_dev, stat.st_ino) != (start.found.device, start.found.inode) {
+        return Err("repository: replaced".into());
+    }
+    Ok(found)
+}
+
+/// Receives the files, the commands and where the client's history ends.
+fn task(writer: &Writer) -> Result<Task, String> {
+    let text = |e: channel::RecvError| format!("repo_write: {e}");
+    let first = writer.recv_with_fds().map_err(text)?;
+    let (WriterToVerify::Files(task), Ok([pack, idx])) = (first.message, <[OwnedFd; 2]>::try_from(first.fds)) else {
+        return Err("repo_write: no files".into());
+    };
+    let mut whole =
+        Task { task, pack: pack.into(), idx: idx.into(), commands: Vec::new(), shallow: IdSet::default() };
+    loop {
+        match writer.recv().map_err(text)?.message {
+            WriterToVerify::Commands(batch) => {
+                for (old, new) in batch {
+                    whole.commands.push(Command { old: to_repo(&old), new: to_repo(&new) });
+                }
+            }
+            WriterToVerify::Shallows(batch) => {
+                for id in batch {
+                    whole.shallow.insert(to_repo(&id));
+                }
+            }
+            WriterToVerify::Go(()) => return Ok(whole),
+            WriterToVerify::Files(_) => return Err("repo_write: files twice".into()),
+        }
+    }
+}
+
+/// Receives the client's input, which must be a pipe that can be read and nothing else.
+fn input(session: &Session) -> Result<Input, String> {
+    let mut received = session.recv_with_fds().map_err(|e| format!("session: {e}"))?;
+    let fd = received.fds.pop().ok_or("session: no input")?;
+    if let Err(unfit) = client::check(Some(fd.as_fd()), None) {
+        // Closing it may hang; the end of this process takes care of it.
+        let _ = std::os::fd::IntoRawFd::into_raw_fd(fd);
+        return Err(unfit.to_string());
+    }
+    Ok(Input::new(fd))
+}
+
+/// Tells the session how far the work is, feeds the watchdog, and looks at the disk.
+struct Teller<'a> {
+    session: &'a Session,
+    pack: &'a File,
+    reserve: u64,
+    told: Instant,
+}
+
+impl Teller<'_> {
+    fn tick(&mut self, progress: &Progress) -> std::io::Result<()> {
+        watchdog::worked();
+        let now = Instant::now();
+        if !progress.finished && now.duration_since(self.told) < TELL {
+            return Ok(());
+        }
+        self.told = now;
+        // A session that does not listen is no reason to give up: the push is decided without it.
+        let _ = self.session.try_send(0, 0, &VerifyToSession::Progress((progress.to_string(), progress.finished)));
+        check_reserve(self.pack, self.reserve)
+    }
+}
+
+/// Whether the disk still has the configured reserve.
+fn check_reserve(file: &File, reserve: u64) -> std::io::Result<()> {
+    if reserve == 0 {
+        return Ok(());
+    }
+    let stat = fstatvfs(file)?;
+    let free = u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size());
+    if free < reserve {
+        return Err(std::io::Error::other(format!(
+            "disk: {free} bytes free, {reserve} are reserved (limit disk reserve)"
+        )));
+    }
+    Ok(())
+}
+
+/// The work itself.
+fn work(
+    repository: &Repository,
+    session: &Session,
+    writer: &Writer,
+    task: Task,
+    input: Option<Input>,
+    threads: u8,
+) -> Result<(), Error> {
+    let hash = repository.hash();
+    let mut teller = Teller {
+        session,
+        pack: &task.pack,
+        reserve: task.task.disk_reserve,
+        told: Instant::now(),
+    };
+    let mut callback = |progress: &Progress| teller.tick(progress);
+    let mut ticker = Ticker::new(&mut callback);
+    let options = Options {
+        limits: limits(&task.task),
+        policy: policy(&task.task),
+        threads: threads.into(),
+        ..Options::default()
+    };
+    let store = Some(repository.store());
+    let indexed = match input {
+        Some(mut input) => {
+            watchdog::phase(Phase::Transfer);
+            let indexed = receive::index(&mut input, &task.pack, &task.idx, hash, store, &options, &mut ticker)?;
+            let _ = session.try_send(0, 0, &VerifyToSession::InputEnd(input.received));
+            indexed
+        }
+        None => Indexed::nothing(hash),
+    };
+    watchdog::phase(Phase::Work);
+    let files = (indexed.objects > 0).then_some((&task.pack, &task.idx));
+    let tips = tips(repository)?;
+    let own = own_shallow(repository)?;
+    let shallow = Shallow { client: task.shallow, own };
+    let facts = receive::facts(&indexed, files, store, &tips, &task.commands, &shallow, &mut ticker)?;
+    watchdog::phase(Phase::Off);
+    let said = tell(writer, &indexed, &facts);
+    said.map_err(|e| Error::Limit(format!("repo_write: {e}")))
+}
+
+fn tell(writer: &Writer, indexed: &Indexed, facts: &[Facts]) -> Result<(), channel::SendError> {
+    writer.send(
+        0,
+        0,
+        &VerifyToWriter::Indexed(IndexedPack {
+            objects: indexed.objects,
+            received: indexed.received,
+            bytes: indexed.bytes,
+            checksum: to_wire(&indexed.checksum),
+        }),
+    )?;
+    for batch in facts.chunks(BATCH_COMMANDS) {
+        let batch = batch.iter().map(command_facts).collect();
+        writer.send(0, 0, &VerifyToWriter::Facts(batch))?;
+    }
+    writer.send(0, 0, &VerifyToWriter::Done(()))
+}
+
+fn command_facts(facts: &Facts) -> CommandFacts {
+    CommandFacts {
+        refused: facts.refusal.map(|refusal| refusal.to_string()),
+        kind: facts.kind.map(kind),
+        peeled: facts.peeled.map(|(id, k)| (to_wire(&id), kind(k))),
+        fast_forward: facts.fast_forward,
+        merges: facts.merge.is_some(),
+        largest_blob: facts.largest_blob.map(|(_, bytes)| bytes),
+    }
+}
+
+fn limits(task: &VerifyTask) -> Limits {
+    let default = Limits::default();
+    Limits {
+        pack_bytes: task.pack_bytes,
+        objects: task.objects,
+        blob_bytes: task.object_bytes,
+        structure_bytes: default.structure_bytes.min(task.object_bytes),
+        delta_bytes: task.delta_bytes,
+        chain: task.chain,
+        external_bases: task.external_bases,
+        ..default
+    }
+}
+
+fn policy(task: &VerifyTask) -> Policy {
+    let mut policy = if task.fsck { Policy::default() } else { Policy::lenient() };
+    for kind in &task.tolerated {
+        if let Some(message) = Message::from_name(kind) {
+            policy.tolerate(message);
+        }
+    }
+    policy
+}
+
+/// Commits that the repository's own history ends at.
+fn own_shallow(repository: &Repository) -> Result<IdSet, Error> {
+    let text = repository.dir().read(b"shallow", SHALLOW_FILE)?.unwrap_or_default();
+    Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
+}
+
+/// The values of all references, what packed-refs says that tags peel to, and HEAD.
+fn tips(repository: &Repository) -> Result<Vec<ObjectId>, Error> {
+    let mut reader = Reader::new(repository.store(), CACHE_BYTES);
+    let everything: [&[u8]; 0] = [];
+    let refs = repository.refs().list(&everything, Some(&mut reader))?;
+    Ok(refs.iter().flat_map(|r| [Some(r.target), r.peeled]).flatten().collect())
+}
+
+fn kind(kind: Kind) -> ObjectKind {
+    match kind {
+        Kind::Commit => ObjectKind::Commit,
+        Kind::Tree => ObjectKind::Tree,
+        Kind::Blob => ObjectKind::Blob,
+        Kind::Tag => ObjectKind::Tag,
+    }
+}
+
+fn bounded(text: &str) -> String {
+    let mut text = names::escape(text.as_bytes());
+    text.truncate(text.floor_char_boundary(1000));
+    text
+}
+
+fn say(parent: &Parent, message: &VerifyToParent) {
+    if parent.send(0, 0, message).is_err() {
+        system::exit_now(1);
+    }
+}
