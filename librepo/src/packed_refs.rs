@@ -116,9 +116,11 @@ impl PackedRefs {
         Ok(None)
     }
 
-    /// The references that begin with one of the prefixes , sorted by name.
+    /// The references that begin with one of the prefixes, sorted by name.
     pub(crate) fn matching(&self, prefixes: &Prefixes) -> Result<Vec<(Vec<u8>, PackedValue)>> {
-        let mut refs = Vec::new();
+        // Room for all, where all are wanted: a line takes some 60 bytes.
+        let all = prefixes.matches(b"refs/");
+        let mut refs = Vec::with_capacity(if all { self.text().len() / 60 } else { 0 });
         // A file that only says that it is sorted must not make the listing wrong.
         let mut in_order = true;
         let mut last: &[u8] = b"";

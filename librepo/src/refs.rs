@@ -123,6 +123,7 @@ impl Refs {
         }
         loose.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let packed = PackedRefs::open(&self.dir, self.hash)?.matching(&prefixes)?;
+        refs.reserve(loose.len() + packed.len());
         let mut packed = packed.into_iter().peekable();
         for (name, (value, symref_target)) in loose {
             while let Some((other, value)) = packed.next_if(|(other, _)| *other < name) {
