@@ -78,9 +78,10 @@ impl Daemon {
         run(command.arg("-f").arg(&self.socket).args(arguments), b"", 40)
     }
 
-    /// Whether `gotctl info` is answered.
+    /// Whether `gotctl info` is answered, by this daemon and no other.
     pub fn answers(&self) -> bool {
-        self.socket.exists() && self.gotctl(&["info"]).status == 0
+        let me = format!(" pid {}\n", self.pid());
+        self.socket.exists() && self.gotctl(&["info"]).text().contains(&me)
     }
 
     /// Its processes, without those that have ended and wait to be reaped.

@@ -28,6 +28,35 @@ pub fn repository(site: &Site, name: &str, commits: u64, format: &str) -> PathBu
     path
 }
 
+/// Makes a bare repository of one commit with this many MiB that do not compress, so that a clone is still under way
+/// when its client has stopped reading.
+pub fn bulky(site: &Site, name: &str, mib: usize) -> PathBuf {
+    let path = site.repository(name);
+    init(site, &path, "--object-format=sha1");
+    let mut stream =
+        format!("commit refs/heads/main\ncommitter C <c@example.org> {FIRST} +0000\ndata 4\nbulk\n")
+            .into_bytes();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for n in 0..mib {
+        stream.extend_from_slice(format!("M 100644 inline bulk/{n}\ndata {}\n", 1 << 20).as_bytes());
+        for _ in 0..(1 << 20) / 8 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            stream.extend_from_slice(&state.to_le_bytes());
+        }
+        stream.push(b'\n');
+    }
+    let mut command = site.command("git");
+    run(command.arg("-C").arg(&path).args(["fast-import", "--quiet"]), &stream, GIT_SECONDS).good();
+    path
+}
+
+/// The id of a repository's main branch.
+pub fn tip(site: &Site, repository: &Path) -> String {
+    site.git_in(repository, ["rev-parse", "refs/heads/main"]).trim().to_owned()
+}
+
 /// Makes an empty bare repository.
 pub fn init(site: &Site, path: &Path, option: &str) {
     site.git(

@@ -13,6 +13,8 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
 
+use crate::pkt;
+
 /// A connection to the daemon's socket that has said nothing yet.
 #[derive(Debug)]
 pub struct Connection {
@@ -110,19 +112,40 @@ pub struct Session {
     pub to: Option<File>,
     /// Where the client reads.
     pub from: File,
+    /// The ends that the daemon got, input and output, for a client that keeps them.
+    pub kept: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Session {
-    /// Connects, greets and asks to fetch from a repository.
+    /// Connects, greets and asks to fetch from a repository; keeps the daemon's ends of the pipes too.
     #[track_caller]
-    pub fn fetch(socket: &Path, repository: &str, protocol: u8) -> Session {
+    pub fn fetch_and_keep(socket: &Path, repository: &str, protocol: u8) -> Session {
         let connection = Connection::open(socket);
         connection.greet();
         let (input, to) = nix::unistd::pipe().expect("a pipe");
         let (from, output) = nix::unistd::pipe().expect("a pipe");
         let request = fetch_request(repository, protocol);
-        connection.request(&request, &[input.as_fd(), output.as_fd()]).expect("sends");
-        Session { connection, to: Some(to.into()), from: from.into() }
+        // Whether there is still a session to receive it, the answer tells.
+        let _ = connection.request(&request, &[input.as_fd(), output.as_fd()]);
+        Session { connection, to: Some(to.into()), from: from.into(), kept: Some((input, output)) }
+    }
+
+    /// As [`Session::fetch`], for a client that leaves the daemon alone with its ends.
+    #[track_caller]
+    pub fn fetch(socket: &Path, repository: &str, protocol: u8) -> Session {
+        Session { kept: None, ..Session::fetch_and_keep(socket, repository, protocol) }
+    }
+
+    /// Asks for everything that `tip` reaches, in version 2, and reads the first `bytes` bytes of the answer.
+    #[track_caller]
+    pub fn begin_clone(&mut self, tip: &str, bytes: usize) {
+        self.read_to_flush();
+        assert!(
+            self.write(&pkt::v2("fetch", [format!("want {tip}\n"), "done\n".into()])),
+            "the daemon has gone"
+        );
+        let mut start = vec![0; bytes];
+        assert!(self.fill(&mut start, Instant::now() + Duration::from_secs(20)), "ended early");
     }
 
     /// Writes; false when the daemon has closed its end. Never blocks for more than ten seconds: a pipe that stays
