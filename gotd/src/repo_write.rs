@@ -18,8 +18,9 @@ use libproto::message::parent::{
     Opened, ParentToRepo, RefReport, RepoReport, RepoStart, RepoToParent, Serve,
 };
 use libproto::message::push::{
-    BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, ObjectKind, PushBegin,
-    SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession, WriterToVerify,
+    BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, ObjectKind,
+    PushBegin, SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession,
+    WriterToVerify,
 };
 use libproto::message::repo::{BATCH_IDS, ListAsk};
 use libproto::names::{ObjectId, escape};
@@ -110,7 +111,8 @@ pub fn run(
             return repository::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
         }
     };
-    let opened = repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
+    let opened =
+        repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
     let head = match repository.refs().head() {
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
@@ -220,21 +222,23 @@ impl Push<'_> {
         if begin.atomic {
             self.all_or_none();
         }
-        self.restrict(begin)?;
         let directory = self.found.directory.try_clone().map_err(|e| e.to_string())?;
         let fs = Fs::new(directory, self.repository.config().shared);
+        // What a crash left is removed first; whoever is alive holds a lock on his. Before the sandbox is narrowed:
+        // a lock on packed-refs may be among it.
+        if let Err(e) = quarantine::sweep(&fs) {
+            self.report.warnings.push(format!("quarantine: {e}"));
+        }
+        self.restrict(begin)?;
         let wanted = self.changes.iter().any(|c| c.refused.is_none() && !c.command.new.is_null());
         if !self.changes.iter().any(|c| c.refused.is_none()) {
             return self.answer("ok");
         }
-        // What a crash left is removed first; whoever is alive holds a lock on his.
-        if let Err(e) = quarantine::sweep(&fs) {
-            self.report.warnings.push(format!("quarantine: {e}"));
-        }
-        let mut quarantine = match self.reserve().and_then(|()| Quarantine::create(&fs).map_err(|e| e.to_string())) {
-            Ok(quarantine) => quarantine,
-            Err(text) => return self.unpack_failed(&text),
-        };
+        let mut quarantine =
+            match self.reserve().and_then(|()| Quarantine::create(&fs).map_err(|e| e.to_string())) {
+                Ok(quarantine) => quarantine,
+                Err(text) => return self.unpack_failed(&text),
+            };
         let result = self.receive_and_commit(&fs, &mut quarantine, opened, begin, wanted);
         if let Err(e) = quarantine.remove(&fs) {
             self.report.warnings.push(format!("quarantine: {e}"));
@@ -342,7 +346,8 @@ impl Push<'_> {
 
     /// Narrows this process once more: its top directory can change only when packed-refs must.
     fn restrict(&self, begin: &PushBegin) -> Result<(), String> {
-        let packed = begin.atomic || self.changes.iter().any(|c| c.refused.is_none() && c.command.new.is_null());
+        let packed =
+            begin.atomic || self.changes.iter().any(|c| c.refused.is_none() && c.command.new.is_null());
         let top = if packed { Access::READ.and(Access::CREATE) } else { Access::READ };
         let flags = nix::fcntl::OFlag::O_PATH
             | nix::fcntl::OFlag::O_DIRECTORY
@@ -350,12 +355,16 @@ impl Push<'_> {
             | nix::fcntl::OFlag::O_CLOEXEC;
         let mut opened: Vec<(OwnedFd, PathBuf)> = Vec::new();
         for name in ["objects", "refs", "logs"] {
-            if let Ok(fd) = nix::fcntl::openat(&self.found.directory, name, flags, nix::sys::stat::Mode::empty()) {
+            if let Ok(fd) =
+                nix::fcntl::openat(&self.found.directory, name, flags, nix::sys::stat::Mode::empty())
+            {
                 opened.push((fd, self.found.path.join(name)));
             }
         }
         let mut visible = vec![Visible::opened(self.found.directory.as_fd(), &self.found.path, top)];
-        visible.extend(opened.iter().map(|(fd, path)| Visible::opened(fd.as_fd(), path, Access::READ_WRITE_CREATE)));
+        visible.extend(
+            opened.iter().map(|(fd, path)| Visible::opened(fd.as_fd(), path, Access::READ_WRITE_CREATE)),
+        );
         let stage = Stage {
             promises: WORK,
             paths: Some(&visible),
@@ -372,7 +381,8 @@ impl Push<'_> {
         if reserve == 0 {
             return Ok(());
         }
-        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+        let flags =
+            nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
         let objects =
             nix::fcntl::openat(&self.found.directory, "objects", flags, nix::sys::stat::Mode::empty())
                 .map_err(|e| format!("objects: {e}"))?;
@@ -398,7 +408,9 @@ impl Push<'_> {
         repository::send(self.parent, &RepoToParent::NeedVerify(()));
         match self.parent.recv() {
             Ok(Received { message: ParentToRepo::Verify(true), .. }) => {}
-            Ok(Received { message: ParentToRepo::Verify(false), .. }) => return Err("verify: not started".into()),
+            Ok(Received { message: ParentToRepo::Verify(false), .. }) => {
+                return Err("verify: not started".into());
+            }
             _ => crate::system::exit_now(1),
         }
         let sent = self.instruct(&pack, &idx, begin);
@@ -492,7 +504,9 @@ impl Push<'_> {
                     text.truncate(text.floor_char_boundary(1000));
                     return Err(text);
                 }
-                Ok(Received { message: VerifyToWriter::Indexed(_), .. }) => return Err("verify: two packs".into()),
+                Ok(Received { message: VerifyToWriter::Indexed(_), .. }) => {
+                    return Err("verify: two packs".into());
+                }
                 Err(e) if e.is_transient() => {}
                 Err(_) => return Err("the pack could not be checked".into()),
             }
