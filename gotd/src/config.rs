@@ -21,6 +21,9 @@ pub const DEFAULT_PATH: &str = "/etc/gotd.conf";
 /// Where the secrets are when nothing is said; the file need not exist there.
 pub const DEFAULT_SECRETS: &str = "/etc/gotd-secrets.conf";
 
+/// Most warnings that are shown.
+const WARNINGS_MAX: usize = 200;
+
 /// A configuration that was read, checked and resolved.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -62,6 +65,12 @@ pub fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameSer
     errors.extend(findings.errors);
     warnings.extend(findings.warnings);
     settle_paths(&mut config, &mut errors, &mut warnings);
+    // Ten thousand repositories that do not exist yet need no line each.
+    if warnings.len() > WARNINGS_MAX {
+        let rest = warnings.len() - WARNINGS_MAX;
+        warnings.truncate(WARNINGS_MAX);
+        warnings.push(ConfigError::whole("", format!("{rest} more warnings are not shown")));
+    }
     Loaded { config, errors, warnings }
 }
 

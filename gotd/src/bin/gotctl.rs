@@ -38,21 +38,48 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Tell what a user may do with a repository, and which line of a configuration says so; asks no daemon.
+    Explain {
+        /// Configuration file.
+        #[arg(short = 'c', value_name = "file", default_value = gotd::config::DEFAULT_PATH)]
+        config: PathBuf,
+        /// A Unix user's name or number, the name of a user of an account, or anonymous.
+        user: String,
+        /// As a client would name it.
+        repository: String,
+    },
 }
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let request = match flags.command {
-        Command::Info => ControlRequest::Info,
-        Command::Stop { now } => ControlRequest::Stop { now },
+    let result = match &flags.command {
+        Command::Info => ask(&flags.socket, ControlRequest::Info),
+        Command::Stop { now } => ask(&flags.socket, ControlRequest::Stop { now: *now }),
+        Command::Explain { config, user, repository } => explain(config, user, repository),
     };
-    match ask(&flags.socket, request) {
+    match result {
         Ok(status) => ExitCode::from(status),
         Err(text) => {
             let _ = writeln!(std::io::stderr(), "gotctl: {text}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints the verdict of a configuration that is read here and now.
+fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
+    let loaded = gotd::config::load(config, None);
+    if !loaded.errors.is_empty() {
+        for error in &loaded.errors {
+            let _ = writeln!(std::io::stderr(), "{error}");
+        }
+        return Err(format!("{}: not usable", config.display()));
+    }
+    let table = gotd::auth::Table::new(loaded.config);
+    let groups = gotd::users::groups_of;
+    let verdict = gotd::explain::explain(&table, user, repository, &mut gotd::users::System, &groups)?;
+    writeln!(std::io::stdout(), "{verdict}").map_err(|e| format!("standard output: {e}"))?;
+    Ok(0)
 }
 
 /// Sends one request and prints what comes back; returns the status to exit with.
