@@ -305,8 +305,9 @@ impl RepoName {
     }
 }
 
-/// The name of a user of a shared account, or of a Unix account: 1 to 64 bytes of `A-Za-z0-9._-` (a Unix account's
-/// trailing `$` too), not starting with `-` or a dot.
+/// The name of a user of a shared account, or of a Unix account: 1 to 64 bytes of `A-Za-z0-9._-`, of `@` and `+` as in
+/// the names that directory services give (`alice@example.org`), and a Unix account's trailing `$`; not starting with
+/// `-` or a dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserName(String);
 
@@ -321,7 +322,7 @@ impl UserName {
             _ => {}
         }
         let body = name.strip_suffix(b"$").unwrap_or(name);
-        let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@' | b'+');
         if let Some(&b) = body.iter().find(|b| !allowed(b)) {
             return Err(NameError::Byte(b));
         }
@@ -557,7 +558,7 @@ mod tests {
 
     #[test]
     fn user_names() {
-        for good in ["alice", "_gotd", "a-b.c", "host$", "0"] {
+        for good in ["alice", "_gotd", "a-b.c", "host$", "0", "alice@example.org", "ex+alice"] {
             assert!(UserName::parse(good.as_bytes()).is_ok(), "{good}");
         }
         for bad in ["", "-a", ".a", "a b", "a$b", "a:b", "a/b", "a\n", "\u{e9}"] {
