@@ -45,6 +45,14 @@ impl Connection {
         Ok(Connection { fd })
     }
 
+    /// Connects unless it would have to wait.
+    pub fn try_open_now(path: &Path) -> nix::Result<Connection> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Connection { fd })
+    }
+
     /// Sends one record with any descriptors; the error tells that the daemon has closed.
     pub fn send(&self, record: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();

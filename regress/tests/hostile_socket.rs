@@ -1,0 +1,241 @@
+//! The daemon's socket, which any local user may connect to: garbage, wrong descriptors, half a message, nothing,
+//! and very many of them. (One malformed message ended OpenSMTPD: CVE-2025-62875.)
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use libproto::frame::{Header, MAX_FRAME};
+use libproto::message::client::{ClientKind, Hello, VERSION};
+use nix::unistd::pipe;
+use regress::raw::{Connection, End, Session, fetch_request, frame};
+use regress::run::wait_until;
+use regress::{Daemon, Site, history, pkt};
+
+fn start() -> (Site, Daemon) {
+    let site = Site::new();
+    history::repository(&site, "demo.git", 4, "sha1");
+    let daemon = site.start();
+    (site, daemon)
+}
+
+/// The next client is served.
+fn assert_serves(site: &Site, daemon: &mut Daemon) {
+    daemon.assert_serves();
+    site.git(["ls-remote", "gotd:demo.git"]).good();
+}
+
+#[test]
+fn garbage_frames() {
+    let (site, mut daemon) = start();
+    let hello = Hello::new(ClientKind::Git, None).expect("fits").encode();
+    let request = frame(&fetch_request("demo.git", 0));
+    let header = |kind, fds, length| Header { kind, fds, length, id: 0, peer: 0 }.encode().to_vec();
+    let mut records: Vec<Vec<Vec<u8>>> = vec![
+        vec![b"x".to_vec()],
+        vec![vec![0; 10]],
+        vec![vec![0xff; hello.len()]],
+        vec![hello[..hello.len() - 1].to_vec()],
+        vec![[&hello[..], b"x"].concat()],
+        vec![vec![b'A'; 60_000]],
+        vec![b"GET / HTTP/1.1\r\n\r\n".to_vec()],
+        // A request without a greeting.
+        vec![request.clone()],
+    ];
+    let after_hello = [
+        b"x".to_vec(),
+        hello.to_vec(),
+        vec![0; 24],
+        vec![0xff; 24],
+        vec![0xff; MAX_FRAME + 1],
+        vec![0; 100_000],
+        header(1, 0, 0),
+        header(1, 2, 0),
+        header(1, 0, u32::MAX),
+        header(2, 0, 0),
+        header(99, 0, 0),
+        header(u16::MAX, u16::MAX, u32::MAX),
+        request.clone(),
+        request[..request.len() - 1].to_vec(),
+        [&request[..], b"x"].concat(),
+        // A string of 2^60 bytes: type, length and a number that the decoder must not believe.
+        [&header(2, 0, 9)[..], &[253, 0, 0, 0, 0, 0, 0, 0, 16]].concat(),
+        [&header(1, 0, 9)[..], &[253, 255, 255, 255, 255, 255, 255, 255, 127]].concat(),
+    ];
+    records.extend(after_hello.into_iter().map(|record| vec![hello.to_vec(), record]));
+    for case in &records {
+        let connection = Connection::open(&site.socket());
+        for record in case {
+            let _ = connection.send(record, &[]);
+        }
+        let end = connection.end(10);
+        assert!(matches!(end, End::Closed | End::Exit(1, _)), "{:?}: {end:?}", case.last());
+    }
+    assert_serves(&site, &mut daemon);
+    assert!(daemon.log().contains("result=failed"));
+}
+
+#[test]
+fn another_version_is_told_so() {
+    let (site, mut daemon) = start();
+    let mut hello = Hello::new(ClientKind::Git, None).expect("fits").encode();
+    hello[4..6].copy_from_slice(&(VERSION + 7).to_le_bytes());
+    let connection = Connection::open(&site.socket());
+    connection.send(&hello, &[]).expect("sends");
+    let End::Exit(1, text) = connection.end(10) else { panic!("no clear error") };
+    assert!(text.contains("install the same version of both"), "{text}");
+    assert_serves(&site, &mut daemon);
+}
+
+/// Sends a proper request with these descriptors and returns how it ended.
+fn with_descriptors(site: &Site, fds: &[BorrowedFd<'_>]) -> End {
+    let connection = Connection::open(&site.socket());
+    connection.greet();
+    let _ = connection.request(&fetch_request("demo.git", 0), fds);
+    connection.end(10)
+}
+
+#[test]
+fn wrong_descriptors() {
+    let (site, mut daemon) = start();
+    let directory: OwnedFd = File::open("/").expect("opens").into();
+    let device: OwnedFd = File::options().read(true).write(true).open("/dev/zero").expect("opens").into();
+    let file: OwnedFd = File::open("/etc/passwd").expect("opens").into();
+    let (socket, _peer) = UnixStream::pair().expect("a pair");
+    let socket: OwnedFd = socket.into();
+    let ((input, _to), (_from, output)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+    let (one_read, one_write) = pipe().expect("a pipe");
+    let path = site.path("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("makes a FIFO");
+    let both: OwnedFd = File::options().read(true).write(true).open(&path).expect("opens").into();
+    let (listener, _) = UnixStream::pair().expect("a pair");
+    let (i, o) = (input.as_fd(), output.as_fd());
+    let sets: Vec<(&str, Vec<BorrowedFd<'_>>)> = vec![
+        ("none", vec![]),
+        ("one", vec![i]),
+        ("three", vec![i, o, o]),
+        ("eight", vec![i, o, i, o, i, o, i, o]),
+        ("many", vec![i; 200]),
+        ("directories", vec![directory.as_fd(), directory.as_fd()]),
+        ("a directory for the output", vec![i, directory.as_fd()]),
+        ("devices", vec![device.as_fd(), device.as_fd()]),
+        ("a file for the input", vec![file.as_fd(), o]),
+        ("a file for the output", vec![i, file.as_fd()]),
+        ("a socket for both", vec![socket.as_fd(), socket.as_fd()]),
+        ("a socket for the input", vec![listener.as_fd(), o]),
+        ("the same pipe", vec![one_read.as_fd(), one_write.as_fd()]),
+        ("the same end twice", vec![i, i]),
+        ("swapped", vec![o, i]),
+        ("a FIFO open for both", vec![both.as_fd(), o]),
+        ("a FIFO open for both, as output", vec![i, both.as_fd()]),
+    ];
+    for (what, fds) in &sets {
+        let end = with_descriptors(&site, fds);
+        assert!(matches!(end, End::Closed | End::Exit(1, _)), "{what}: {end:?}");
+    }
+    assert_eq!(
+        with_descriptors(&site, &[one_read.as_fd(), one_write.as_fd()]),
+        End::Exit(1, "standard input and output are the same pipe".into())
+    );
+    // A descriptor where none belongs: with the greeting, and with a control request.
+    let connection = Connection::open(&site.socket());
+    let hello = Hello::new(ClientKind::Git, None).expect("fits").encode();
+    let _ = connection.send(&hello, &[i, o]);
+    assert_eq!(connection.end(10), End::Closed);
+    assert_serves(&site, &mut daemon);
+    daemon.logged(&["greeting: descriptors where none belong"]);
+    daemon.logged(&["request: wrong number of descriptors"]);
+}
+
+/// The daemon's own socket as a descriptor that travels through it: descriptors in flight must not pile up.
+#[test]
+fn the_connection_itself_as_a_descriptor() {
+    let (site, mut daemon) = start();
+    for _ in 0..50 {
+        let (a, b) = (Connection::open(&site.socket()), Connection::open(&site.socket()));
+        let _ = a.send(b"x", &[b.fd.as_fd()]);
+        let _ = b.send(b"x", &[a.fd.as_fd()]);
+    }
+    assert_serves(&site, &mut daemon);
+}
+
+#[test]
+fn half_a_message_and_nothing_at_all() {
+    let site = Site::new();
+    history::repository(&site, "demo.git", 4, "sha1");
+    let conf = site.serve_all().replace("\trate total", "\tfirst request timeout 2\n\trate total");
+    let mut daemon = site.start_with(&conf);
+    let nothing = Connection::open(&site.socket());
+    let greeted = Connection::open(&site.socket());
+    greeted.greet();
+    let gone = Connection::open(&site.socket());
+    gone.greet();
+    drop(gone);
+    for connection in [nothing, greeted] {
+        let end = connection.end(8);
+        let End::Exit(1, text) = end else { panic!("{end:?}") };
+        assert!(text.contains("no request within 2 seconds"), "{text}");
+        assert!(text.contains("first request"), "which line to change: {text}");
+    }
+    assert_serves(&site, &mut daemon);
+}
+
+#[test]
+fn a_thousand_connections() {
+    let site = Site::new();
+    history::repository(&site, "demo.git", 4, "sha1");
+    let conf = site.serve_all().replace("\trate total", "\tfirst request timeout 3\n\trate total");
+    let mut daemon = site.start_with(&conf);
+    // Some machines allow a process fewer.
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("asks");
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).expect("sets");
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for n in 0..1000 {
+        // Where the queue is full, connecting does not wait.
+        match Connection::try_open_now(&site.socket()) {
+            Ok(connection) => {
+                if n % 3 == 0 {
+                    connection.greet();
+                }
+                open.push(connection);
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    println!("{} connections open, {refused} refused by the kernel", open.len());
+    assert!(open.len() > 100, "{}", open.len());
+    assert!(!daemon.ended(), "{}", daemon.log());
+    drop(open);
+    assert!(
+        wait_until(40.0, || site.git(["ls-remote", "gotd:demo.git"]).status == 0),
+        "nobody is served any more:\n{}",
+        daemon.log()
+    );
+    daemon.assert_serves();
+    // Sessions of those that left are not left.
+    assert!(
+        wait_until(30.0, || daemon.role("session").len() <= 8 && daemon.processes().len() < 40),
+        "{} processes",
+        daemon.processes().len()
+    );
+}
+
+/// Clients in a row that say everything right but leave at each point.
+#[test]
+fn leaving_at_every_point() {
+    let (site, mut daemon) = start();
+    for n in 0..60 {
+        let mut client = Session::fetch(&site.socket(), "demo.git", (n % 3) as u8);
+        match n % 4 {
+            0 => {}
+            1 => client.close(),
+            2 => drop(client.read_to_flush()),
+            _ => {
+                client.write(&pkt::line("command=ls-refs")[..n % 15]);
+            }
+        }
+    }
+    assert_serves(&site, &mut daemon);
+}
