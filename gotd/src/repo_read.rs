@@ -73,6 +73,7 @@ pub fn serve(
         advertised: Advertised::new(repository, grant.hidden),
         negotiation: None,
         haves_left: grant.limits.haves.into(),
+        looks_left: LOOKS,
         output: None,
         report: RepoReport::default(),
     };
@@ -89,6 +90,10 @@ pub fn serve(
     report
 }
 
+/// How often on one connection it may be looked at whether enough is common. Each look may cost a walk over much of the
+/// history, and a client could make every one of its haves ask for one; afterwards the answer is "not yet".
+const LOOKS: u32 = 2_000;
+
 /// One negotiation.
 struct Negotiation<'a> {
     fetch: Fetch<'a>,
@@ -99,6 +104,7 @@ struct Negotiation<'a> {
     /// Whether enough is common, if it was looked at since the last new common object.
     ready: Option<bool>,
     commons: IdSet,
+    looks_left: u32,
 }
 
 type IdSet = std::collections::HashSet<names::ObjectId>;
@@ -113,6 +119,8 @@ struct Server<'a> {
     negotiation: Option<Negotiation<'a>>,
     /// Haves that may still come on this connection.
     haves_left: u64,
+    /// How often it may still be looked at whether enough is common.
+    looks_left: u32,
     output: Option<client::Output>,
     report: RepoReport,
 }
@@ -198,7 +206,9 @@ impl<'a> Server<'a> {
 
     fn begin(&mut self, v2: bool) -> Result<(), Refusal> {
         self.state = ReadState::Idle;
-        self.negotiation = None;
+        if let Some(before) = self.negotiation.take() {
+            self.looks_left = before.looks_left;
+        }
         let policy = match self.grant.rules {
             FetchRules { any: true, .. } => Policy::Any,
             FetchRules { reachable: true, .. } => Policy::Reachable,
@@ -212,7 +222,8 @@ impl<'a> Server<'a> {
         let tips = self.advertised.tips().map_err(broken)?;
         let fetch = Fetch::new(self.repository, tips, policy, limits).map_err(broken)?;
         let (depth, since, nots, ready, commons) = (None, None, Vec::new(), None, IdSet::new());
-        self.negotiation = Some(Negotiation { fetch, depth, since, nots, ready, commons });
+        let looks_left = self.looks_left;
+        self.negotiation = Some(Negotiation { fetch, depth, since, nots, ready, commons, looks_left });
         self.state = ReadState::Needs;
         Ok(())
     }
@@ -363,6 +374,7 @@ impl<'a> Server<'a> {
             return Err(Refusal::Broken("no negotiation under way".into()));
         };
         self.state = ReadState::Idle;
+        self.looks_left = negotiation.looks_left;
         let Some(output) = &mut self.output else {
             return Err(Refusal::Broken("no output".into()));
         };
@@ -398,6 +410,8 @@ impl Negotiation<'_> {
         if let Some(known) = self.ready {
             return Ok(known);
         }
+        let Some(left) = self.looks_left.checked_sub(1) else { return Ok(false) };
+        self.looks_left = left;
         let ready = self.fetch.ready().map_err(broken)?;
         self.ready = Some(ready);
         Ok(ready)

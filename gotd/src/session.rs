@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use libproto::channel::{self, Channel, Received, RecvError};
-use libproto::command::{Parameters, Service};
+use libproto::command::{CommandError, Parameters, Service};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
     ClientKind, ClientToSession, ControlRequest, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, VERSION,
@@ -263,7 +263,7 @@ fn git(
 fn decode(request: GitRequest) -> Result<(GitAsk, u8), String> {
     let service = Service::from_name(request.service.as_bytes())
         .ok_or_else(|| format!("{}: not a service of this server", escape(request.service.as_bytes())))?;
-    let repository = RepoName::parse(&request.repository).map_err(|e| e.to_string())?;
+    let repository = RepoName::parse(&request.repository).map_err(|e| CommandError::Name(e).to_string())?;
     let protocol = Parameters::parse(&request.git_protocol).version_for(service) as u8;
     let mut told_address = escape(&request.ssh_connection);
     told_address.truncate(told_address.floor_char_boundary(128));

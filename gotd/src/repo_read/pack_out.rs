@@ -268,6 +268,47 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_switches_blocking_off_and_on_gets_the_same_pack() {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let (r, w) = nix::unistd::pipe().unwrap();
+        // The client's own descriptor of the same open file description.
+        let theirs = w.try_clone().unwrap();
+        let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stop = std::sync::Arc::clone(&done);
+        let toggler = std::thread::spawn(move || {
+            let mut flags = OFlag::O_NONBLOCK;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                fcntl(&theirs, FcntlArg::F_SETFL(flags)).unwrap();
+                flags ^= OFlag::O_NONBLOCK;
+            }
+        });
+        let content: Vec<u8> = (0..2_000_000_u32).map(|n| n as u8).collect();
+        let expected = content.clone();
+        let writer = std::thread::spawn(move || {
+            let mut output = Output::new(w);
+            let mut out = PackOut::new(&mut output, SideBand::None, false, 0);
+            out.pack(&content).unwrap();
+            out.finish().unwrap();
+        });
+        let mut all = vec![0; expected.len()];
+        std::fs::File::from(r).read_exact(&mut all).unwrap();
+        writer.join().unwrap();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        toggler.join().unwrap();
+        assert!(all == expected);
+    }
+
+    #[test]
+    fn a_client_that_is_gone_is_an_error_and_no_signal() {
+        let (r, w) = nix::unistd::pipe().unwrap();
+        drop(r);
+        let mut output = Output::new(w);
+        let mut out = PackOut::new(&mut output, SideBand::Large, true, 0);
+        assert!(out.progress("x\r").is_err());
+        out.fail("nobody hears this");
+    }
+
+    #[test]
     fn a_client_that_takes_too_little_is_too_slow() {
         let mut pace = Pace::new(100);
         assert!(pace.sent(10, Duration::from_secs(59)).is_ok());

@@ -538,6 +538,57 @@ fn a_request_in_single_bytes_is_the_same_request() {
     slow.join().unwrap();
 }
 
+#[test]
+fn any_conversation_ends() {
+    let fixture = Fixture::new("sha1");
+    let (main, side) = (fixture.id("main"), fixture.id("side10"));
+    let words = [
+        "0000".to_owned(),
+        "0001".into(),
+        "0002".into(),
+        format!("want {main} side-band-64k multi_ack_detailed"),
+        format!("want {main}"),
+        format!("want {UNKNOWN}"),
+        format!("have {side}"),
+        format!("have {UNKNOWN}"),
+        format!("shallow {side}"),
+        format!("shallow {}", fixture.id("main^{tree}")),
+        "deepen 1".into(),
+        "deepen-since 1700030500".into(),
+        "deepen-not v10".into(),
+        "deepen-relative".into(),
+        "command=fetch".into(),
+        "command=ls-refs".into(),
+        "object-format=sha1".into(),
+        "ref-prefix refs/heads/".into(),
+        "symrefs".into(),
+        "done".into(),
+        "wait-for-done".into(),
+        "filter blob:none".into(),
+        "\u{1b}]0;x\u{7}".into(),
+    ];
+    let mut state: u32 = 7;
+    let mut pick = |most: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % most
+    };
+    for round in 0..400 {
+        let version = [0, 1, 2, 2][round % 4];
+        let begin: &[&str] = if version == 2 && pick(3) > 0 { &["command=fetch", "0001"] } else { &[] };
+        let lines: Vec<&str> =
+            begin.iter().copied().chain((0..pick(9)).map(|_| words[pick(words.len())].as_str())).collect();
+        let rules = FetchRules { reachable: pick(2) == 0, any: pick(4) == 0, filter: pick(2) == 0 };
+        let (_, end) = answer(fixture.path(), version, &request(&lines), rules);
+        if let Err(failure) = end {
+            assert!(!failure.text.contains(char::is_control), "{lines:?}");
+            assert!(
+                !failure.text.is_empty() && !failure.text.contains("process ended"),
+                "{lines:?}: {failure:?}"
+            );
+        }
+    }
+}
+
 /// A session that was taken over talks to the repository process by itself.
 fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
     let (ours, theirs) = link();
