@@ -38,7 +38,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut ticker = Ticker::new(&mut report);
     let store = repository.as_ref().map(Repository::store);
-    let indexed = receive::index(&mut std::io::stdin().lock(), &pack, &idx, hash, store, &options, &mut ticker)?;
+    let indexed =
+        receive::index(&mut std::io::stdin().lock(), &pack, &idx, hash, store, &options, &mut ticker)?;
     eprintln!(
         "{} objects, {} received, {} deltas, {} bytes, {}; {:.2?}",
         indexed.objects,

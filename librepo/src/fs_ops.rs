@@ -185,7 +185,9 @@ impl Fs {
                 self.note(&Op::RemoveDir(path.to_vec()));
                 Ok(true)
             }
-            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR | Errno::EBUSY) => Ok(false),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR | Errno::EBUSY) => {
+                Ok(false)
+            }
             Err(errno) => Err(failed(path, errno)),
         }
     }
@@ -272,7 +274,8 @@ impl Fs {
 
     /// Opens a file that exists for appending; `None` if there is none.
     pub fn open_append(&self, path: &[u8]) -> Result<Option<File>> {
-        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let open = || {
             let (parent, name) = self.parent(path)?;
             openat(self.at(&parent), name, flags, Mode::empty())

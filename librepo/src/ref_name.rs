@@ -73,7 +73,9 @@ impl fmt::Display for RefNameError {
             Self::Outside => f.write_str("reference name does not start with refs/"),
             Self::Format => f.write_str("reference name is not well formed"),
             Self::TooLong(n) => write!(f, "reference name of {n} bytes exceeds the limit of {MAX_NAME}"),
-            Self::ComponentTooLong(n) => write!(f, "reference name component of {n} bytes exceeds the limit of {MAX_COMPONENT}"),
+            Self::ComponentTooLong(n) => {
+                write!(f, "reference name component of {n} bytes exceeds the limit of {MAX_COMPONENT}")
+            }
         }
     }
 }

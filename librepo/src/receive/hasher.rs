@@ -2,29 +2,35 @@
 
 use sha2::Digest as _;
 
+use super::collision::DetectingSha1;
 use crate::id::{HashKind, ObjectId};
 use crate::object::Kind;
 
-/// Computes an object's id while its content streams by.
+/// Computes ids of objects, one after another, while their content streams by.
 ///
 /// SHA-1 goes through the detection of collision attacks ("SHAttered" and its like): an object that bears the marks of one is
 /// refused, as C git does. For SHA-256 nothing of the sort exists.
-#[derive(Clone)]
 pub(crate) enum ObjectHasher {
-    Sha1(sha1_checked::Sha1),
+    Sha1(Box<DetectingSha1>),
     Sha256(sha2::Sha256),
 }
 
 impl ObjectHasher {
-    /// Starts an object of `size` bytes.
-    pub(crate) fn new(hash: HashKind, kind: Kind, size: u64) -> Self {
-        let mut hasher = match hash {
-            HashKind::Sha1 => Self::Sha1(sha1_checked::Sha1::new()),
+    /// A hasher at rest.
+    pub(crate) fn new(hash: HashKind) -> Self {
+        match hash {
+            HashKind::Sha1 => Self::Sha1(Box::new(DetectingSha1::new())),
             HashKind::Sha256 => Self::Sha256(sha2::Sha256::new()),
-        };
-        hasher.update(kind.name().as_bytes());
-        hasher.update(format!(" {size}\0").as_bytes());
-        hasher
+        }
+    }
+
+    /// Starts an object of `size` bytes.
+    pub(crate) fn start(&mut self, kind: Kind, size: u64) {
+        match self {
+            Self::Sha1(hasher) => hasher.reset(),
+            Self::Sha256(hasher) => *hasher = sha2::Sha256::new(),
+        }
+        self.update(format!("{} {size}\0", kind.name()).as_bytes());
     }
 
     /// Adds content.
@@ -36,24 +42,18 @@ impl ObjectHasher {
     }
 
     /// The id, or `None` if the content bears the marks of a collision attack.
-    pub(crate) fn finish(self) -> Option<ObjectId> {
+    pub(crate) fn finish(&mut self) -> Option<ObjectId> {
         match self {
-            Self::Sha1(hasher) => {
-                let result = hasher.try_finalize();
-                if result.has_collision() {
-                    return None;
-                }
-                ObjectId::from_bytes(HashKind::Sha1, result.hash())
-            }
-            Self::Sha256(hasher) => ObjectId::from_bytes(HashKind::Sha256, &hasher.finalize()),
+            Self::Sha1(hasher) => ObjectId::from_bytes(HashKind::Sha1, &hasher.finish()?),
+            Self::Sha256(hasher) => ObjectId::from_bytes(HashKind::Sha256, &hasher.finalize_reset()),
         }
     }
 
     /// The id of a whole object, or `None` as [`Self::finish`].
-    pub(crate) fn object(hash: HashKind, kind: Kind, data: &[u8]) -> Option<ObjectId> {
-        let mut hasher = Self::new(hash, kind, data.len() as u64);
-        hasher.update(data);
-        hasher.finish()
+    pub(crate) fn object(&mut self, kind: Kind, data: &[u8]) -> Option<ObjectId> {
+        self.start(kind, data.len() as u64);
+        self.update(data);
+        self.finish()
     }
 }
 
@@ -100,12 +100,10 @@ mod tests {
     #[test]
     fn ids_agree_with_the_plain_hash() {
         for hash in [HashKind::Sha1, HashKind::Sha256] {
+            let mut hasher = ObjectHasher::new(hash);
             for len in [0, 1, 54, 55, 56, 63, 64, 65, 1000] {
                 let data = vec![b'x'; len];
-                assert_eq!(
-                    ObjectHasher::object(hash, Kind::Blob, &data),
-                    Some(hash.hash_object(Kind::Blob, &data))
-                );
+                assert_eq!(hasher.object(Kind::Blob, &data), Some(hash.hash_object(Kind::Blob, &data)));
             }
         }
     }

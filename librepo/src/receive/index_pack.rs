@@ -125,12 +125,7 @@ pub fn index<R: Read + ?Sized>(
         done = resolve::round(&mut table, &context, &map, 0, 0, &mut findings, ticker)?;
     }
     if done < deltas {
-        let missing = children.missing_bases();
-        let first = table.entries.len();
-        thin::append(&mut table, pack, store, &missing, limits, &mut || ticker.poll())?;
-        checksum = thin::seal(&table, pack, &mut || ticker.poll())?;
-        let map = map(pack)?;
-        done = resolve::round(&mut table, &context, &map, first, done, &mut findings, ticker)?;
+        (done, checksum) = complete(&mut table, &context, pack, done, &mut findings, ticker)?;
     }
     drop(children);
     if done < deltas {
@@ -156,6 +151,44 @@ pub fn index<R: Read + ?Sized>(
     }
     Ok(indexed)
 }
+
+/// Appends the bases that a thin pack lacks, and resolves what lies on them. Gives the number of deltas resolved in all, and the
+/// pack's new checksum.
+fn complete(
+    table: &mut Table,
+    context: &Context<'_>,
+    pack: &File,
+    before: u64,
+    findings: &mut Findings,
+    ticker: &mut Ticker<'_>,
+) -> Result<(u64, ObjectId)> {
+    let (first, end) = (table.entries.len(), table.end);
+    let claimed = context.children.claims();
+    let mut own = IdSet::default();
+    for attempt in 1..=MAX_ATTEMPTS {
+        let mut missing = context.children.missing_bases();
+        missing.retain(|id| !own.contains(id));
+        thin::append(table, pack, context.store, &missing, context.limits, &mut || ticker.poll())?;
+        let checksum = thin::seal(table, pack, &mut || ticker.poll())?;
+        let done = resolve::round(table, context, &map(pack)?, first, before, findings, ticker)?;
+        // A base may turn out to be in the pack all the same, as a delta on another one that was missing. Then it must not be there
+        // twice: again, without it. Nobody's honest pack needs more than a few attempts; the rest is refused for its duplicates.
+        let appended: IdSet = table.entries[first..].iter().map(|entry| entry.id).collect();
+        let known = own.len();
+        let resolved = table.entries[..first].iter().filter(|entry| entry.kind.is_some());
+        own.extend(resolved.map(|entry| entry.id).filter(|id| appended.contains(id)));
+        if own.len() == known || attempt == MAX_ATTEMPTS {
+            return Ok((done, checksum));
+        }
+        table.entries.truncate(first);
+        table.end = end;
+        context.children.restore(&claimed);
+    }
+    Err(bad("pack: cannot be completed"))
+}
+
+/// How often completing a pack is begun anew.
+const MAX_ATTEMPTS: u32 = 4;
 
 fn map(file: &File) -> Result<Map> {
     Map::of_file(file).map_err(pack_error)

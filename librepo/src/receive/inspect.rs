@@ -98,6 +98,7 @@ pub(super) struct Inspector<'s> {
     policy: Arc<Policy>,
     existing: Option<Reader<'s>>,
     loose: Option<Arc<IdSet>>,
+    pub(super) hasher: ObjectHasher,
     pub(super) findings: Findings,
 }
 
@@ -113,7 +114,7 @@ impl<'s> Inspector<'s> {
         loose: Option<Arc<IdSet>>,
     ) -> Self {
         let existing = store.map(|store| Reader::new(store, CACHE));
-        Inspector { hash, policy, existing, loose, findings: Findings::new(hash) }
+        Inspector { hash, policy, existing, loose, hasher: ObjectHasher::new(hash), findings: Findings::new(hash) }
     }
 
     /// Where the repository has an object of this id already.
@@ -127,7 +128,7 @@ impl<'s> Inspector<'s> {
 
     /// A whole object of the pack: gives its id.
     pub(super) fn object(&mut self, index: u32, kind: Kind, data: &[u8]) -> Result<ObjectId> {
-        let id = ObjectHasher::object(self.hash, kind, data).ok_or_else(collision_attack)?;
+        let id = self.hasher.object(kind, data).ok_or_else(collision_attack)?;
         match kind {
             Kind::Blob => self.findings.blob(id, data.len() as u64),
             Kind::Tree => self.tree(id, data)?,

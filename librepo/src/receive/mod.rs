@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 
 pub mod check;
+mod collision;
+mod conditions;
 pub mod connectivity;
 mod dotgit;
 pub mod facts;
@@ -71,7 +73,7 @@ impl Default for Limits {
             delta_bytes: 512 << 20,
             chain: 4096,
             external_bases: 1_000_000,
-            work_floor: 1 << 30,
+            work_floor: 256 << 20,
             work_ratio: 4096,
             resolve_bytes: 24 << 20,
         }

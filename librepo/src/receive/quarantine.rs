@@ -152,7 +152,8 @@ impl Quarantine {
     /// Gives the file its final name, which must not be anybody's.
     fn move_in(&self, fs: &Fs, from: &[u8], to: &[u8]) -> Result<()> {
         match fs.link(from, to) {
-            Ok(()) => fs.remove(from).map(|_| ()),
+            // The old name stays until the quarantine goes: by it a pack that got no index is known after a crash.
+            Ok(()) => Ok(()),
             Err(e) if fs_ops::errno(&e) == Some(Errno::EEXIST) => {
                 // Half of a pack, left by a crash between the two names: ours is the same or better.
                 match fs.stat(to)? {
@@ -192,11 +193,29 @@ pub fn sweep(fs: &Fs) -> Result<usize> {
         let dir = [b"objects/".as_slice(), &name].concat();
         if let Some(_lock) = lock(fs, &dir)? {
             transaction::release_stale(fs, &dir)?;
+            half_installed(fs, &dir)?;
             empty(fs, &dir)?;
             removed += 1;
         }
     }
     Ok(removed)
+}
+
+/// Removes a pack that a dead owner gave its name, but whose index it did not.
+fn half_installed(fs: &Fs, dir: &[u8]) -> Result<()> {
+    let Some(ours) = fs.stat(&[dir, b"/pack"].concat())?.filter(|stat| fs_ops::is_file(stat) && stat.st_nlink > 1)
+    else {
+        return Ok(());
+    };
+    for (name, _) in fs.list(b"objects/pack", MAX_ENTRIES)? {
+        let Some(stem) = name.strip_suffix(b".pack") else { continue };
+        let path = |suffix: &[u8]| [b"objects/pack/", stem, suffix].concat();
+        let same = fs.stat(&path(b".pack"))?.is_some_and(|stat| fs_ops::identity(&stat) == fs_ops::identity(&ours));
+        if same && fs.stat(&path(b".idx"))?.is_none() {
+            fs.remove(&path(b".pack"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Locks a quarantine; `None` while its owner lives, or if it has gone meanwhile.

@@ -107,6 +107,18 @@ impl Children {
         !self.by_offset(number).is_empty() || !self.ref_range(id).is_empty()
     }
 
+    /// Which deltas by name were taken so far.
+    pub(super) fn claims(&self) -> Vec<bool> {
+        self.claimed.iter().map(|claimed| claimed.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Goes back to what [`Children::claims`] gave.
+    pub(super) fn restore(&self, claims: &[bool]) {
+        for (claimed, &was) in self.claimed.iter().zip(claims) {
+            claimed.store(was, Ordering::Relaxed);
+        }
+    }
+
     /// The ids of bases that no object of the pack turned out to have, sorted, once each.
     pub(super) fn missing_bases(&self) -> Vec<ObjectId> {
         let open =

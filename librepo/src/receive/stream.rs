@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::hasher::{Checksum, ObjectHasher};
+use super::hasher::Checksum;
 use super::inspect::Inspector;
 use super::{Limits, Stage, Ticker, bad, limit, pack_error};
 use crate::delta_apply;
@@ -212,12 +212,13 @@ impl Pass<'_> {
                 self.limits.blob_bytes,
             ));
         }
-        let mut hasher = ObjectHasher::new(self.table.hash, Kind::Blob, size);
+        inspector.hasher.start(Kind::Blob, size);
         self.chunks(input, size, |chunk| {
-            hasher.update(chunk);
+            inspector.hasher.update(chunk);
             ticker.poll()
         })?;
-        inspector.streamed_blob(index, size, hasher.finish())
+        let id = inspector.hasher.finish();
+        inspector.streamed_blob(index, size, id)
     }
 
     /// A delta, of which only the declared sizes matter now.

@@ -76,13 +76,18 @@ impl TestPack {
     }
 
     /// The pack, declaring this many objects, with the right checksum.
-    pub fn finish_with(mut self, count: u32) -> Vec<u8> {
-        self.bytes[8..12].copy_from_slice(&count.to_be_bytes());
-        let mut sum = Checksum::new(self.hash);
-        sum.update(&self.bytes);
-        self.bytes.extend_from_slice(sum.finish().as_bytes());
-        self.bytes
+    pub fn finish_with(self, count: u32) -> Vec<u8> {
+        sealed(self.hash, count, &self.bytes[12..])
     }
+}
+
+/// A pack of these entries' bytes, declaring this many objects, with the right checksum.
+pub fn sealed(hash: HashKind, count: u32, entries: &[u8]) -> Vec<u8> {
+    let mut bytes = [b"PACK\0\0\0\x02".as_slice(), &count.to_be_bytes(), entries].concat();
+    let mut sum = Checksum::new(hash);
+    sum.update(&bytes);
+    bytes.extend_from_slice(sum.finish().as_bytes());
+    bytes
 }
 
 /// A delta under construction.

@@ -182,6 +182,26 @@ fn thin_packs_are_completed() {
     }
 }
 
+/// A base that is missing at first sight, in the repository, and in the pack as a delta on another missing base.
+#[test]
+fn a_base_that_the_pack_has_after_all_is_not_appended() {
+    let (repo, _) = repository("sha1");
+    let first = b"the first content, long enough to be copied from".to_vec();
+    let extend = |base: &[u8], n: usize| {
+        TestDelta::new(base.len() as u64, (base.len() + n) as u64).copy(0, base.len() as u32).insert(&vec![b'x'; n]).bytes()
+    };
+    let second = [first.as_slice(), b"xxx"].concat();
+    for data in [&first, &second] {
+        git(repo.path(), &["hash-object", "-w", "--stdin"], data).unwrap();
+    }
+    let mut pack = TestPack::new(SHA1);
+    pack.ref_delta(&SHA1.hash_object(Kind::Blob, &second), &extend(&second, 5));
+    pack.ref_delta(&SHA1.hash_object(Kind::Blob, &first), &extend(&first, 3));
+    let ours = receive_with(&pack.finish(), SHA1, Some(&open(repo.path())), &Options::default()).unwrap();
+    assert_eq!((ours.indexed.objects, ours.indexed.received), (3, 2));
+    git(repo.path(), &["verify-pack", ours.dir.path().join("p.idx").to_str().unwrap()], b"").unwrap();
+}
+
 #[test]
 fn deltas_by_name_come_in_any_order_and_may_lie_on_each_other() {
     let base = b"a base that is long enough to be copied from".to_vec();
@@ -322,7 +342,16 @@ fn a_bomb_of_deltas_is_refused() {
         at = pack.ofs_delta(at, &delta.bytes());
         size *= 2;
     }
-    assert!(refused(&pack.finish()).contains("exceed the limit of 536870912"));
+    let mut options = Options::default();
+    // The limits scaled down like the test's patience.
+    options.limits.work_floor = 32 << 20;
+    let pack = pack.finish();
+    assert!(pack.len() < 12_000, "{}", pack.len());
+    let text = receive_with(&pack, SHA1, None, &options).err().unwrap();
+    assert!(text.contains("its deltas unpack to"), "{text}");
+    options.limits.delta_bytes = 4 << 20;
+    let text = receive_with(&pack, SHA1, None, &options).err().unwrap();
+    assert!(text.contains("exceed the limit of 4194304"), "{text}");
 
     let mut wide = TestPack::new(SHA1);
     let (_, base) = wide.object(Kind::Blob, &vec![0; 16 << 20]);
@@ -332,9 +361,8 @@ fn a_bomb_of_deltas_is_refused() {
     }
     let wide = wide.finish();
     assert!(wide.len() < 300_000);
-    let mut options = Options::default();
-    // The floor scaled down like the test's patience.
-    options.limits.work_floor = 64 << 20;
+    options = Options::default();
+    options.limits.work_floor = 32 << 20;
     let text = receive_with(&wide, SHA1, None, &options).err().unwrap();
     assert!(text.contains("its deltas unpack to"), "{text}");
 }

@@ -114,5 +114,7 @@ pub(super) fn seal(table: &Table, file: &File, tick: &mut dyn FnMut() -> Result<
     }
     let sum = sum.finish();
     file.write_all_at(sum.as_bytes(), table.end).map_err(pack_error)?;
+    // A longer attempt may have been there before.
+    file.set_len(table.end + table.hash.len() as u64).map_err(pack_error)?;
     Ok(sum)
 }

@@ -107,10 +107,18 @@ fn files(dir: &Path) -> Vec<String> {
     found
 }
 
-fn clean(dir: &Path) {
-    for file in files(dir) {
+fn nothing_temporary(dir: &Path) {
+    let files = files(dir);
+    for file in &files {
         assert!(!file.ends_with(".lock") && !file.ends_with(".new") && !file.contains("incoming"), "{file}");
+        if let Some(stem) = file.strip_suffix(".pack") {
+            assert!(files.contains(&format!("{stem}.idx")), "{file} has no index");
+        }
     }
+}
+
+fn clean(dir: &Path) {
+    nothing_temporary(dir);
     git(dir, &["fsck", "--full", "--strict"]).unwrap();
 }
 
@@ -459,10 +467,92 @@ fn a_crash_at_any_operation_leaves_old_or_new() {
                 let fs = fs_of(root);
                 sweep(&fs).unwrap();
                 assert_eq!(refs(root), now);
-                clean(root);
+                nothing_temporary(root);
                 let next = commit(root, &[update("refs/heads/after", None, Some(ids[0]))], false);
                 assert!(next[0].is_ok(), "cut at {cut}: {next:?}");
             }
         }
+    }
+}
+
+/// A push with a pack: create the files, receive, install, change references. The same model; files that another process fills lose
+/// all of their content unless they were synchronised.
+#[test]
+fn a_crash_at_any_operation_of_a_push_leaves_a_whole_repository() {
+    let (other, ids) = repository();
+    let (dir, _) = repository();
+    let p = dir.path();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    let o = other.path();
+    let tree = git(o, &["rev-parse", &format!("{}^{{tree}}", ids[0])]).unwrap();
+    let new = git(o, &["commit-tree", "-m", "pushed", "-p", &ids[2].to_string(), &tree]).unwrap();
+    git(o, &["update-ref", "refs/heads/main", &new]).unwrap();
+    let packed = git(o, &["pack-objects", "--all", "-q", "objects/pack/all"]).unwrap();
+    let pack_bytes = fs::read(o.join(format!("objects/pack/all-{packed}.pack"))).unwrap();
+    let new = ObjectId::from_hex(new.as_bytes()).unwrap();
+    let start = tempfile::tempdir().unwrap();
+    copy(p, start.path());
+
+    let ops = Rc::new(RefCell::new(Vec::new()));
+    let (log, root) = (ops.clone(), p.to_owned());
+    let fs = fs_of(p).observed(Box::new(move |op| {
+        use std::os::unix::ffi::OsStrExt as _;
+        let content = match op {
+            Op::Filled(path) => fs::read(root.join(std::ffi::OsStr::from_bytes(path))).unwrap(),
+            _ => Vec::new(),
+        };
+        log.borrow_mut().push((op.clone(), content));
+    }));
+    let mut quarantine = Quarantine::create(&fs).unwrap();
+    let (pack, idx) = quarantine.create_files(&fs).unwrap();
+    let mut quiet = |_: &crate::receive::Progress| Ok(());
+    let indexed = crate::receive::index(
+        &mut pack_bytes.as_slice(),
+        &pack,
+        &idx,
+        HashKind::Sha1,
+        None,
+        &crate::receive::Options::default(),
+        &mut crate::receive::Ticker::new(&mut quiet),
+    )
+    .unwrap();
+    quarantine.install(&fs, HashKind::Sha1, &indexed.checksum).unwrap();
+    let updates =
+        [update("refs/heads/main", Some(ids[0]), Some(new)), update("refs/heads/second", None, Some(new))];
+    let results = commit_each(&fs, &quarantine.staging(), HashKind::Sha1, &updates, &quick());
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let answered = ops.borrow().len();
+    quarantine.remove(&fs).unwrap();
+    clean(p);
+    let (old, done) = (refs(start.path()), refs(p));
+    let ops = ops.borrow();
+    for cut in 0..=ops.len() {
+        let copied = tempfile::tempdir().unwrap();
+        let root = copied.path();
+        copy(start.path(), root);
+        for (at, (op, content)) in ops[..cut].iter().enumerate() {
+            let synced = |path: &Vec<u8>| {
+                ops[at..cut].iter().any(|(later, _)| matches!(later, Op::SyncFile(synced) if synced == path))
+            };
+            match op {
+                Op::Append(path, _) if !synced(path) => {}
+                Op::Filled(path) if synced(path) => {
+                    use std::os::unix::ffi::OsStrExt as _;
+                    fs::write(root.join(std::ffi::OsStr::from_bytes(path)), content).unwrap();
+                }
+                op => replay(root, op),
+            }
+        }
+        let now = refs(root);
+        for line in now.lines() {
+            assert!(old.contains(line) || done.contains(line), "cut at {cut}: {line}");
+        }
+        if cut >= answered {
+            assert_eq!(now, done, "cut at {cut} after the answer");
+        }
+        git(root, &["fsck", "--full", "--strict"]).unwrap();
+        sweep(&fs_of(root)).unwrap();
+        assert_eq!(refs(root), now);
+        clean(root);
     }
 }
