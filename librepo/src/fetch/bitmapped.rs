@@ -13,6 +13,7 @@ use super::plan::{Edge, Plan, name_hash};
 use super::progress::Progress;
 use super::reach::Request;
 use super::space::NO_OBJECT;
+use super::walk::Recent;
 use crate::beneath::Map;
 use crate::bitmap::{Bitmap, Expanded};
 use crate::error::{Error, Result};
@@ -21,8 +22,8 @@ use crate::object::{Kind, TreeEntries};
 use crate::pack::Pack;
 use crate::repository::Repository;
 
-/// Up to this many objects are walked for their paths, if the client has something to build upon.
-const FEW: u64 = 20_000;
+/// Up to this many new commits are walked for their paths, if the client has something to build upon.
+const FEW: u32 = 2000;
 /// Above this many objects no bases are looked for among what the client has.
 const MANY: u64 = 100_000;
 /// How many versions of a path that the client has are noted.
@@ -139,16 +140,15 @@ pub(crate) fn reach(
     if !request.haves.is_empty() && !walker.reach(source, request.haves, None, &mut client, progress)? {
         return Ok(None);
     }
+    if !request.haves.is_empty() && few(source, request, &client, progress)? {
+        return Ok(Some(Found::Client(client)));
+    }
     walker.names.clear();
     let mut wanted = Bits::with_room(source.space.count());
     if !walker.reach(source, request.wants, Some(&client), &mut wanted, progress)? {
         return Ok(None);
     }
     wanted.subtract(client.words());
-    let count = wanted.count();
-    if !request.haves.is_empty() && count <= FEW {
-        return Ok(Some(Found::Client(client)));
-    }
     if let Some(filter) = request.filter {
         let mut named = Bits::default();
         for want in request.wants {
@@ -179,6 +179,37 @@ pub(crate) fn reach(
         plan.set_name(number, name);
     }
     Ok(Some(Found::Everything(plan)))
+}
+
+/// Whether so few commits are new that walking their trees is cheap.
+fn few(
+    source: &mut Source<'_>,
+    request: &Request<'_>,
+    client: &Bits,
+    progress: &mut Progress<'_>,
+) -> Result<bool> {
+    let mut commits = Commits::default();
+    let mut seen = Bits::default();
+    let mut stack = request.wants.to_vec();
+    let mut count = 0;
+    while let Some(number) = stack.pop() {
+        if client.get(number) || !seen.set(number) {
+            continue;
+        }
+        progress.step(0)?;
+        count += 1;
+        if count > FEW {
+            return Ok(false);
+        }
+        if let Some(at) = commits.load(source, number)? {
+            stack.extend(commits.parents(at).iter().filter(|parent| **parent != NO_OBJECT));
+        } else {
+            stack.extend(
+                source.peel(number)?.1.filter(|(target, _)| *target != number).map(|(target, _)| target),
+            );
+        }
+    }
+    Ok(true)
 }
 
 struct Walker<'b> {
@@ -299,6 +330,7 @@ impl Walker<'_> {
         progress: &mut Progress<'_>,
     ) -> Result<()> {
         let hash = source.space.store().hash();
+        let mut recent = Recent::new(roots.len());
         let mut stack: Vec<(u32, u32)> = roots.into_iter().rev().map(|root| (root, 0)).collect();
         while let Some((tree, name)) = stack.pop() {
             if stopped(tree) || !set.set(tree) {
@@ -317,7 +349,7 @@ impl Walker<'_> {
             let prefix = if name == 0 { 0 } else { name_hash(name, b"/") };
             for entry in TreeEntries::new(&object.data, hash) {
                 let entry = entry.map_err(|e| Error::CorruptObject(source.space.id(tree), e.0))?;
-                if entry.is_submodule() {
+                if entry.is_submodule() || recent.seen(entry.id_bytes) {
                     continue;
                 }
                 let id = entry.id();

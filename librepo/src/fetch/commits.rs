@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::space::{NO_OBJECT, Place, Space};
+use crate::commit_graph::CommitGraph;
 use crate::error::{Error, Result};
 use crate::id::{FastState, ObjectId};
 use crate::object::{Commit, Kind, Tag};
@@ -16,11 +17,17 @@ const MOST_TAGS: usize = 1000;
 pub(crate) struct Source<'s> {
     pub(crate) space: Space<'s>,
     pub(crate) reader: Reader<'s>,
+    /// Knows parents, trees and dates of commits without reading them.
+    pub(crate) graph: Option<&'s CommitGraph>,
 }
 
 impl<'s> Source<'s> {
     pub(crate) fn new(store: &'s Store, by_position: Option<u32>, cache_bytes: usize) -> Result<Source<'s>> {
-        Ok(Source { space: Space::new(store, by_position)?, reader: Reader::new(store, cache_bytes) })
+        Ok(Source {
+            space: Space::new(store, by_position)?,
+            reader: Reader::new(store, cache_bytes),
+            graph: None,
+        })
     }
 
     /// The number of an object that must be here.
@@ -111,20 +118,27 @@ impl Commits {
         if let Some(at) = self.by_number.get(&number) {
             return Ok(Some(*at));
         }
-        let object = source.read(number)?;
-        if object.kind != Kind::Commit {
-            return Ok(None);
-        }
-        let commit = Commit::parse(&object.data, source.space.store().hash())
-            .map_err(|e| Error::CorruptObject(source.space.id(number), e.0))?;
         let first_parent = self.parents.len() as u32;
-        for parent in commit.parents() {
-            self.parents.push(source.space.number(&parent).unwrap_or(NO_OBJECT));
-        }
+        let (tree, seconds) = match self.from_graph(source, number) {
+            Some(found) => found,
+            None => {
+                self.parents.truncate(first_parent as usize);
+                let object = source.read(number)?;
+                if object.kind != Kind::Commit {
+                    return Ok(None);
+                }
+                let commit = Commit::parse(&object.data, source.space.store().hash())
+                    .map_err(|e| Error::CorruptObject(source.space.id(number), e.0))?;
+                for parent in commit.parents() {
+                    self.parents.push(source.space.number(&parent).unwrap_or(NO_OBJECT));
+                }
+                (commit.tree(), commit.committer_seconds())
+            }
+        };
         let node = Node {
             number,
-            tree: source.space.number(&commit.tree()).unwrap_or(NO_OBJECT),
-            seconds: commit.committer_seconds(),
+            tree: source.space.number(&tree).unwrap_or(NO_OBJECT),
+            seconds,
             first_parent,
             parent_count: self.parents.len() as u32 - first_parent,
             flags: 0,
@@ -133,6 +147,16 @@ impl Commits {
         self.nodes.push(node);
         self.by_number.insert(number, at);
         Ok(Some(at))
+    }
+
+    /// Tree and date of a commit that the commit graph knows; its parents are appended.
+    fn from_graph(&mut self, source: &Source<'_>, number: u32) -> Option<(ObjectId, u64)> {
+        let graph = source.graph?;
+        let commit = graph.commit(graph.lookup(&source.space.id(number))?)?;
+        for parent in commit.parents() {
+            self.parents.push(source.space.number(&graph.id_at(parent)).unwrap_or(NO_OBJECT));
+        }
+        Some((commit.tree, commit.date))
     }
 
     /// The same for an object that must be a commit.

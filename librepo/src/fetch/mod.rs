@@ -13,6 +13,7 @@ mod bits;
 mod commits;
 mod delta;
 mod filter;
+mod full;
 
 mod negotiate;
 mod plan;

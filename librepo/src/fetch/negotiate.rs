@@ -148,7 +148,8 @@ impl<'r> Fetch<'r> {
         let mut log = Vec::new();
         let bitmap = PackBitmap::find(repository, &mut log);
         let pack = bitmap.as_ref().map(|bitmap| bitmap.pack);
-        let source = Source::new(repository.store(), pack, limits.cache_bytes)?;
+        let mut source = Source::new(repository.store(), pack, limits.cache_bytes)?;
+        source.graph = repository.commit_graph();
         Ok(Fetch {
             repository,
             source,

@@ -60,6 +60,8 @@ pub(crate) fn plan(
                 cut: request.cut,
                 filter: request.filter,
                 all_edges: request.all_edges,
+                threads: request.threads,
+                cache_bytes: request.cache_bytes,
                 client,
             };
             walk::walk(source, walk, progress)?

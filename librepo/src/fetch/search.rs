@@ -251,7 +251,8 @@ fn run(
             let space = source.space.clone();
             let shared = &shared;
             running.push(scope.spawn(move || -> Result<()> {
-                let mut source = Source { space, reader: crate::reader::Reader::new(store, cache_bytes) };
+                let reader = crate::reader::Reader::new(store, cache_bytes);
+                let mut source = Source { space, reader, graph: None };
                 let mut worker = Worker::new(&mut source, shared);
                 worker.run(&mut || Ok(()))
             }));

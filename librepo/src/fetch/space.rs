@@ -1,5 +1,7 @@
 //! Numbers for objects, so that sets of them are bits.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::error::{Error, Result};
 use crate::id::{IdMap, ObjectId};
 use crate::store::{Location, Store};
@@ -31,8 +33,15 @@ pub(crate) struct Space<'s> {
     by_position: Option<u32>,
     /// The order in which packs are asked: an object in several of them always gets the same number.
     order: Vec<u32>,
-    loose: IdMap<u32>,
-    loose_places: Vec<(ObjectId, u16)>,
+    /// Shared by all copies, so that threads give the same numbers.
+    loose: Arc<Mutex<Loose>>,
+}
+
+/// The objects met so far that no pack holds.
+#[derive(Default)]
+struct Loose {
+    numbers: IdMap<u32>,
+    places: Vec<(ObjectId, u16)>,
 }
 
 impl<'s> Space<'s> {
@@ -53,15 +62,7 @@ impl<'s> Space<'s> {
             let count = store.packs().get(at).map_or(0, |pack| pack.count());
             next = next.checked_add(count).filter(|n| *n < NO_OBJECT / 2).ok_or_else(too_many)?;
         }
-        Ok(Space {
-            store,
-            bases,
-            packed: next,
-            by_position,
-            order,
-            loose: IdMap::default(),
-            loose_places: Vec::new(),
-        })
+        Ok(Space { store, bases, packed: next, by_position, order, loose: Arc::default() })
     }
 
     pub(crate) fn store(&self) -> &'s Store {
@@ -70,7 +71,7 @@ impl<'s> Space<'s> {
 
     /// How many numbers there are so far.
     pub(crate) fn count(&self) -> u32 {
-        self.packed + self.loose_places.len() as u32
+        self.packed + self.loose().places.len() as u32
     }
 
     /// How many numbers belong to packs: these come first.
@@ -79,21 +80,29 @@ impl<'s> Space<'s> {
     }
 
     /// The number of an object; `None` if it is not here.
-    pub(crate) fn number(&mut self, id: &ObjectId) -> Option<u32> {
+    pub(crate) fn number(&self, id: &ObjectId) -> Option<u32> {
         if let Some((pack, index)) = self.packed_place(id.as_bytes()) {
             return self.number_of_index(pack, index);
         }
-        if let Some(number) = self.loose.get(id) {
+        if let Some(number) = self.loose().numbers.get(id) {
             return Some(*number);
         }
         let Location::Loose { dir } = self.store.locate(id)? else { return None };
-        let number = u32::try_from(self.loose_places.len()).ok()?.checked_add(self.packed)?;
+        let mut loose = self.loose();
+        if let Some(number) = loose.numbers.get(id) {
+            return Some(*number);
+        }
+        let number = u32::try_from(loose.places.len()).ok()?.checked_add(self.packed)?;
         if number == NO_OBJECT {
             return None;
         }
-        self.loose.insert(*id, number);
-        self.loose_places.push((*id, dir));
+        loose.numbers.insert(*id, number);
+        loose.places.push((*id, dir));
         Some(number)
+    }
+
+    fn loose(&self) -> MutexGuard<'_, Loose> {
+        self.loose.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which pack has an object, and its index there.
@@ -141,8 +150,8 @@ impl<'s> Space<'s> {
     /// Where a numbered object lies.
     pub(crate) fn place(&self, number: u32) -> Option<Place> {
         if number >= self.packed {
-            let (id, dir) = self.loose_places.get((number - self.packed) as usize)?;
-            return Some(Place::Loose { id: *id, dir: *dir });
+            let (id, dir) = *self.loose().places.get((number - self.packed) as usize)?;
+            return Some(Place::Loose { id, dir });
         }
         let (pack, base, _) =
             self.packs().find(|(_, base, count)| (*base..base + count).contains(&number))?;

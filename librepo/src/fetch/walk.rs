@@ -11,6 +11,7 @@ use std::collections::{BinaryHeap, HashMap};
 use super::bits::Bits;
 use super::commits::{Commits, Node, Source, missing_below};
 use super::filter::Filter;
+use super::full;
 use super::plan::{Edge, Plan, name_hash};
 use super::progress::Progress;
 use super::space::NO_OBJECT;
@@ -31,6 +32,9 @@ const DONE: u8 = 8;
 /// C git looks at five.
 const SLOP: u32 = 32;
 
+/// From this many new commits on, helpers are worth starting.
+const THREADED: usize = 64;
+
 /// What a walk starts from, in object numbers.
 pub(crate) struct Request<'a> {
     /// What the client wants: objects of any kind.
@@ -43,6 +47,10 @@ pub(crate) struct Request<'a> {
     pub(crate) filter: Option<&'a Filter>,
     /// Whether the trees of all haves count, not only of those at the border (shallow clients).
     pub(crate) all_edges: bool,
+    /// How many threads may work.
+    pub(crate) threads: usize,
+    /// Bytes of cache for each thread.
+    pub(crate) cache_bytes: usize,
     /// All of what the client has, where bitmaps say so; else empty.
     pub(crate) client: Bits,
 }
@@ -92,7 +100,12 @@ pub(crate) fn walk(
             roots.client.push(tree);
         }
     }
-    walk.trees(source, roots, progress)?;
+    let plain = request.filter.is_none() && roots.client.is_empty() && !walk.complete;
+    if plain && request.threads > 1 && roots.wanted.len() > THREADED {
+        full::trees(source, &mut walk.plan, roots.wanted, request.threads, request.cache_bytes, progress)?;
+    } else {
+        walk.trees(source, roots, progress)?;
+    }
     let mut plan = walk.plan;
     plan.walked = true;
     plan.wanted.subtract(plan.client.words());
@@ -423,13 +436,14 @@ impl Walk<'_> {
         };
 
         let mut old = Vec::new();
+        let mut recent = Recent::new(directory.client.len());
         for tree in &directory.client {
             progress.step(0)?;
             // What the client has may be damaged or gone here: then it is no help, and no harm.
             let Ok(object) = source.read(*tree) else { continue };
             for entry in TreeEntries::new(&object.data, hash) {
                 let Ok(entry) = entry else { break };
-                if entry.is_submodule() {
+                if entry.is_submodule() || recent.seen(entry.id_bytes) {
                     continue;
                 }
                 let Some(number) = source.space.number(&entry.id()) else { continue };
@@ -447,10 +461,7 @@ impl Walk<'_> {
         }
 
         let mut changed: std::collections::HashSet<u32, FastState> = Default::default();
-        // Versions of a directory share most of their entries.
-        let mut recent: Vec<[u8; 32]> = Vec::new();
-        recent.resize(if directory.wanted.len() > 16 { 1 << 12 } else { 1 << 6 }, [0; 32]);
-        let mask = recent.len() - 1;
+        let mut recent = Recent::new(directory.wanted.len());
         for tree in &directory.wanted {
             let object = source.read(*tree)?;
             if object.kind != Kind::Tree {
@@ -461,12 +472,9 @@ impl Walk<'_> {
                 if entry.is_submodule() {
                     continue;
                 }
-                let slot = usize::from(entry.id_bytes[4]) | usize::from(entry.id_bytes[5]) << 8;
-                let slot = &mut recent[slot & mask];
-                if slot[..entry.id_bytes.len()] == *entry.id_bytes {
+                if recent.seen(entry.id_bytes) {
                     continue;
                 }
-                slot[..entry.id_bytes.len()].copy_from_slice(entry.id_bytes);
                 let number = source.number(&entry.id())?;
                 if self.plan.client.get(number) {
                     continue;
@@ -536,6 +544,35 @@ impl Walk<'_> {
         for tree in directory.client.iter().filter(|_| directory.depth == 0) {
             self.plan.edges.push(Edge { number: *tree, kind: Kind::Tree, name: directory.name });
         }
+    }
+}
+
+/// Entries met lately: versions of a directory share most of theirs.
+pub(super) struct Recent {
+    slots: Vec<[u8; 32]>,
+}
+
+impl Recent {
+    /// For a directory with this many versions.
+    pub(super) fn new(versions: usize) -> Recent {
+        let size = match versions {
+            0..=1 => 0,
+            2..=16 => 1 << 10,
+            _ => 1 << 12,
+        };
+        Recent { slots: vec![[0; 32]; size] }
+    }
+
+    /// Whether this id was met, as far as remembered; it is then.
+    pub(super) fn seen(&mut self, id: &[u8]) -> bool {
+        let hash = usize::from(id[4]) | usize::from(id[5]) << 8;
+        let mask = self.slots.len().wrapping_sub(1);
+        let Some(slot) = self.slots.get_mut(hash & mask) else { return false };
+        if slot[..id.len()] == *id {
+            return true;
+        }
+        slot[..id.len()].copy_from_slice(id);
+        false
     }
 }
 
