@@ -1,5 +1,7 @@
 //! Damaged files: never a panic, never a wrong object, and auxiliary ones do not matter.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! References as C git lists them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Objects as C git sees them, from every kind of storage.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! Temporary repositories made by git, which is also the oracle.
 
 #![allow(dead_code, reason = "every test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
