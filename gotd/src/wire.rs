@@ -90,6 +90,11 @@ impl<'a> Wire<'a> {
         self.input.fd()
     }
 
+    /// The client may think, or run a hook of its own, before its first packet.
+    pub fn may_think(&mut self) {
+        self.waiting = Phase::Idle;
+    }
+
     /// A complete answer is out: the client may stay idle, and its going is no failure.
     pub fn answered(&mut self) {
         self.waiting = Phase::Done;

@@ -53,6 +53,8 @@ impl Report {
         match (self.outcome.results.get(at), &self.outcome.unpack) {
             (Some(Some(Err(reason))), _) => Some(reason),
             (Some(Some(Ok(()))), None) => None,
+            // What was said to be done is done, whatever happened afterwards.
+            (Some(Some(Ok(()))), Some(_)) if self.outcome.broken => None,
             (_, Some(_)) if self.outcome.broken && self.outcome.begun => Some(NO_ANSWER),
             (_, Some(_)) => Some(UNPACKER_ERROR),
             (_, None) => Some(NO_ANSWER),
