@@ -1,0 +1,384 @@
+//! What gotd.conf says is what happens: names, prefixes, rules, and errors with their place.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use regress::site::present_user;
+use regress::{Daemon, Site, binaries, history, is_root, run};
+
+/// `git ls-remote` of a name works and shows the repository with this branch.
+#[track_caller]
+fn serves(site: &Site, name: &str, branch: &str) {
+    let text = site.git(["ls-remote", &format!("gotd:{name}")]).good().text();
+    assert!(text.contains(&format!("refs/heads/{branch}\n")), "{name}: {text}");
+}
+
+#[track_caller]
+fn refuses(site: &Site, name: &str, words: &str) {
+    let done = site.git(["ls-remote", &format!("gotd:{name}")]);
+    // Git shows the ERR packet and ends, perhaps before gotsh says the same.
+    done.bad(&format!("remote error: {words}\n"));
+}
+
+/// A repository whose branch tells which one it is.
+fn marked(site: &Site, name: &str, branch: &str) -> PathBuf {
+    let path = history::repository(site, name, 3, "sha1");
+    site.git_in(&path, ["update-ref", &format!("refs/heads/{branch}"), "main"]);
+    path
+}
+
+#[test]
+fn a_repository_by_its_name_with_and_without_git_and_slash() {
+    let site = Site::new();
+    let plain = marked(&site, "somewhere/one.git", "one");
+    let spaced = marked(&site, "somewhere/else", "spaced");
+    let slashed = marked(&site, "deep", "slashed");
+    let _daemon = site.start_with(&format!(
+        "{head}repository \"plain\" {{\n\tpath \"{}\"\n\tpermit ro {me}\n}}\n\
+         repository \"with suffix.git\" {{\n\tpath \"{}\"\n\tpermit ro {me}\n}}\n\
+         repository \"a/b/c\" {{\n\tpath \"{}\"\n\tpermit ro {me}\n}}\n",
+        plain.display(),
+        spaced.display(),
+        slashed.display(),
+        head = site.head(),
+        me = present_user()
+    ));
+    for name in ["plain", "plain.git", "/plain", "/plain.git"] {
+        serves(&site, name, "one");
+    }
+    for name in ["with suffix", "with suffix.git", "/with suffix"] {
+        serves(&site, name, "spaced");
+    }
+    for name in ["a/b/c", "a/b/c.git", "/a/b/c"] {
+        serves(&site, name, "slashed");
+    }
+    for name in ["a/b", "a", "b/c", "one", "one.git", "plain.git.git", "Plain", "with", "a//b/c"] {
+        refuses(&site, name, "no git repository found");
+    }
+}
+
+#[test]
+fn repositories_below_a_prefix() {
+    let site = Site::new();
+    for (name, branch) in
+        [("x.git", "bare"), ("sub/y", "plain"), ("a b/c d.git", "spaced"), ("both", "without")]
+    {
+        marked(&site, name, branch);
+    }
+    marked(&site, "both.git", "with");
+    let tree = site.repository("tree");
+    site.git(["clone", "-q", &site.repository("x.git").to_string_lossy(), &tree.to_string_lossy()]).good();
+    site.git_in(&tree, ["branch", "worktree"]);
+    marked(&site, "x.git/nested.git", "nested");
+    marked(&site, ".hidden.git", "hidden");
+    // A file in place of a repository, half a repository, and a `.git` file that leads elsewhere.
+    fs::write(site.repository("file.git"), b"").expect("writes");
+    fs::create_dir_all(site.repository("half.git/objects")).expect("makes a directory");
+    fs::create_dir(site.repository("pointer")).expect("makes a directory");
+    fs::write(site.repository("pointer/.git"), format!("gitdir: {}\n", site.repository("x.git").display()))
+        .expect("writes");
+    // A linked worktree's directory has a `commondir`.
+    site.git_in(&tree, ["worktree", "add", "-q", "../linked", "worktree"]);
+    let _daemon = site.start_with(&format!(
+        "{}repositories \"pre/fix\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
+        site.head(),
+        site.path("repositories").display(),
+        present_user()
+    ));
+    for (name, branch) in [
+        ("pre/fix/x", "bare"),
+        ("pre/fix/x.git", "bare"),
+        ("/pre/fix/x.git", "bare"),
+        ("pre/fix/sub/y", "plain"),
+        ("pre/fix/sub/y.git", "plain"),
+        ("pre/fix/a b/c d", "spaced"),
+        ("pre/fix/a b/c d.git", "spaced"),
+        ("pre/fix/tree", "worktree"),
+        ("pre/fix/tree.git", "worktree"),
+        // As git does: `both.git` goes first, whichever way it is asked for.
+        ("pre/fix/both", "with"),
+        ("pre/fix/both.git", "with"),
+    ] {
+        serves(&site, name, branch);
+    }
+    for name in [
+        "x",
+        "x.git",
+        "pre/fix",
+        "pre/fix/",
+        "pre/x",
+        "fix/x",
+        "pre/fix/sub",
+        "pre/fix/nothing",
+        "pre/fix/x.git/nested",
+        "pre/fix/x/nested",
+        "pre/fix/.hidden",
+        "pre/fix/.hidden.git",
+        "pre/fix/tree/.git",
+        "pre/fix/file",
+        "pre/fix/half",
+        "pre/fix/pointer",
+        "pre/fix/linked",
+        "pre/fix/tree/.git/worktrees/linked",
+        "pre/fix/../x",
+        "pre/fix/sub/../x",
+        "pre/fixx",
+    ] {
+        refuses(&site, name, "no git repository found");
+    }
+}
+
+#[test]
+fn the_last_rule_that_matches_decides() {
+    let site = Site::new();
+    for name in ["open.git", "denied.git", "again.git", "nobodys.git", "group.git", "number.git"] {
+        marked(&site, name, "here");
+    }
+    let block = |name: &str, rules: &str| {
+        let path = site.repository(&format!("{name}.git"));
+        format!("repository \"{name}\" {{\n\tpath \"{}\"\n{rules}}}\n", path.display())
+    };
+    let me = present_user();
+    let uid = nix::unistd::geteuid();
+    let gid = nix::unistd::getegid();
+    let mut daemon = site.start_with(&format!(
+        "{}{}{}{}{}{}{}",
+        site.head(),
+        block("open", &format!("\tpermit ro {me}\n")),
+        block("denied", &format!("\tpermit rw {me}\n\tdeny {me}\n")),
+        block("again", &format!("\tdeny {me}\n\tpermit ro {me}\n")),
+        block("nobodys", "\tpermit rw 4242\n"),
+        block("group", &format!("\tpermit ro :{gid}\n")),
+        block("number", &format!("\tdeny :{gid}\n\tpermit ro {uid}\n")),
+    ));
+    for name in ["open", "again", "group", "number"] {
+        serves(&site, name, "here");
+    }
+    // That it exists at all is not told.
+    refuses(&site, "nobodys", "no git repository found");
+    refuses(&site, "unheard-of", "no git repository found");
+    refuses(&site, "denied", "denied: Permission denied");
+    let line = daemon.logged(&["result=refused", "repository=denied", "Permission denied"]);
+    assert!(line.contains("gotd.conf:"), "which rule: {line}");
+    // Reading only.
+    let push = site.git([
+        "-C",
+        &site.repository("open.git").to_string_lossy(),
+        "push",
+        "gotd:open",
+        "main:refs/heads/new",
+    ]);
+    push.bad("open: Permission denied");
+    daemon.assert_serves();
+}
+
+/// A repository with a block of its own has that block's rules under every name that leads to it.
+#[test]
+fn a_block_of_its_own_cannot_be_walked_around_by_a_prefix() {
+    let site = Site::new();
+    let own = marked(&site, "secret.git", "secret");
+    marked(&site, "free.git", "free");
+    let tree = site.repository("tree");
+    site.git(["clone", "-q", &own.to_string_lossy(), &tree.to_string_lossy()]).good();
+    site.git_in(&tree, ["branch", "worktree"]);
+    let daemon = site.start_with(&format!(
+        "{head}repositories \"all\" {{\n\tpath \"{all}\"\n\tpermit ro {me}\n}}\n\
+         repository \"own\" {{\n\tpath \"{own}\"\n\tdeny {me}\n}}\n\
+         repository \"all/tree\" {{\n\tpath \"{tree}\"\n\tdeny {me}\n}}\n",
+        head = site.head(),
+        all = site.path("repositories").display(),
+        own = own.display(),
+        tree = tree.display(),
+        me = present_user()
+    ));
+    serves(&site, "all/free", "free");
+    refuses(&site, "own", "own: Permission denied");
+    refuses(&site, "all/secret", "no git repository found");
+    refuses(&site, "all/secret.git", "no git repository found");
+    daemon.logged(&["result=refused", "all/secret", "a block of its own"]);
+    // A block's name goes before a prefix.
+    refuses(&site, "all/tree", "all/tree: Permission denied");
+    refuses(&site, "all/tree.git", "all/tree.git: Permission denied");
+}
+
+/// Apache MINA's CVE-2026-48827: a symbolic link below the directory leads to somebody else's repository.
+#[test]
+fn symbolic_links_below_a_prefix_are_not_followed() {
+    let site = Site::new();
+    let outside = marked(&site, "../outside.git", "outside");
+    let inside = marked(&site, "real.git", "real");
+    fs::create_dir(site.repository("sub")).expect("makes a directory");
+    symlink(&outside, site.repository("link.git")).expect("links");
+    symlink(outside.parent().expect("it has one"), site.repository("dir")).expect("links");
+    symlink(&inside, site.repository("inner.git")).expect("links");
+    symlink("../real.git", site.repository("sub/relative.git")).expect("links");
+    // A worktree whose `.git` is a link.
+    fs::create_dir(site.repository("tree")).expect("makes a directory");
+    symlink(&outside, site.repository("tree/.git")).expect("links");
+    let mut daemon = site.start();
+    serves(&site, "real", "real");
+    for name in
+        ["link", "link.git", "dir/outside", "dir/outside.git", "inner", "sub/relative", "tree", "tree/.git"]
+    {
+        refuses(&site, name, "no git repository found");
+    }
+    daemon.assert_serves();
+}
+
+/// The admin's own links in a configured path are followed.
+#[test]
+fn symbolic_links_in_a_configured_path_are_the_admins() {
+    let site = Site::new();
+    marked(&site, "real.git", "real");
+    symlink(site.path("repositories"), site.path("link")).expect("links");
+    symlink(site.repository("real.git"), site.path("one")).expect("links");
+    let _daemon = site.start_with(&format!(
+        "{head}repositories \"all\" {{\n\tpath \"{all}\"\n\tpermit ro {me}\n}}\n\
+         repository \"other\" {{\n\tpath \"{one}\"\n\tpermit ro {me}\n}}\n",
+        head = site.head(),
+        all = site.path("link").display(),
+        one = site.path("one").display(),
+        me = present_user()
+    ));
+    serves(&site, "other", "real");
+    // This one has a block of its own, by device and inode.
+    refuses(&site, "all/real", "no git repository found");
+}
+
+#[test]
+fn export_ok_opens_to_the_anonymous_only_what_is_marked() {
+    if !is_root() {
+        return regress::skipped("needs root");
+    }
+    let name = "anonymous";
+    if nix::unistd::User::from_name(name).ok().flatten().is_some() {
+        return regress::skipped("there is an account called anonymous already");
+    }
+    let site = Site::new();
+    marked(&site, "public.git", "public");
+    marked(&site, "private.git", "private");
+    fs::write(site.repository("public.git/git-daemon-export-ok"), b"").expect("writes");
+    struct Account(&'static str);
+    impl Drop for Account {
+        fn drop(&mut self) {
+            regress::sshd::remove_account(self.0);
+        }
+    }
+    regress::sshd::make_account(name, "/bin/sh".as_ref(), site.path("home").as_path());
+    let _account = Account("anonymous");
+    let user = nix::unistd::User::from_name(name).ok().flatten().expect("it was made");
+    let _daemon = site.start_with(&format!(
+        "{}repositories \"/\" {{\n\tpath \"{}\"\n\texport-ok\n}}\n",
+        site.head(),
+        site.path("repositories").display()
+    ));
+    let list = |repository: &str| {
+        let mut command = site.command("setpriv");
+        let id = user.uid.to_string();
+        command.args(["--reuid", &id, "--regid", &user.gid.to_string(), "--clear-groups"]);
+        command.arg(binaries().join("gotsh")).env("GOTD_UNIX_SOCKET", site.socket());
+        run(command.args(["-c", &format!("git-upload-pack '{repository}'")]), b"0000", 20)
+    };
+    assert!(list("public").good().text().contains("refs/heads/public"));
+    list("private").bad("no git repository found");
+    // And to nobody else.
+    refuses(&site, "public", "no git repository found");
+}
+
+#[test]
+fn gotd_n_checks_a_file_and_starts_nothing() {
+    let site = Site::new();
+    marked(&site, "x.git", "x");
+    let conf = site.path("checked.conf");
+    fs::write(&conf, site.serve_all()).expect("writes");
+    let check = || run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&conf), b"", 20);
+    let done = check().good();
+    assert!(done.text().contains("configuration OK"), "{}{}", done.text(), done.err);
+    assert!(!site.socket().exists());
+    // Every error, each with its place.
+    fs::write(
+        &conf,
+        "user \"nobody\"\nlisten on\nrepository \"x\" {\n\tpath \"relative\"\n\tpermit xx me\n}\nbogus\n",
+    )
+    .expect("writes");
+    let done = check();
+    assert_eq!(done.status, 1);
+    let place = |line: u32| format!("{}:{line}:", conf.display());
+    for line in [2, 4, 5, 7] {
+        assert!(done.err.contains(&place(line)), "line {line}: {}", done.err);
+    }
+    let first = done.err.lines().next().unwrap_or_default();
+    let after = first.strip_prefix(&format!("{}:", conf.display())).expect("a file");
+    let parts: Vec<&str> = after.splitn(3, ':').collect();
+    assert!(parts[0].parse::<u32>().is_ok() && parts[1].parse::<u32>().is_ok(), "{first}");
+    assert!(parts[2].starts_with(" expected ") || parts[2].len() > 5, "{first}");
+    // A file that is not there.
+    let done = run(site.command(binaries().join("gotd")).args(["-n", "-f", "/nonexistent"]), b"", 20);
+    assert_eq!(done.status, 1);
+    assert!(done.err.contains("/nonexistent"), "{}", done.err);
+}
+
+#[test]
+fn a_bad_configuration_starts_nothing() {
+    let site = Site::new();
+    for conf in [
+        String::new(),
+        site.head(),
+        format!("{}repository \"x\" {{\n}}\n", site.head()),
+        format!("{}repository \"../x\" {{\n\tpath \"/x\"\n}}\n", site.head()),
+        format!(
+            "{}repository \"x\" {{\n\tpath \"/x\"\n}}\nrepository \"x.git\" {{\n\tpath \"/y\"\n}}\n",
+            site.head()
+        ),
+        "\0\u{1}binary".to_owned(),
+    ] {
+        let refused = Daemon::start(&site, &conf).expect_err(&conf);
+        assert!(refused.contains("gotd.conf"), "{conf}: {refused}");
+        assert!(!site.socket().exists());
+        let _ = fs::remove_file(site.path("gotd.log"));
+    }
+    // Root is no account for a daemon to run as.
+    if is_root() {
+        let conf =
+            site.serve_all().replace(&format!("user \"{}\"", regress::site::account()), "user \"root\"");
+        let refused = Daemon::start(&site, &conf).expect_err("must not start");
+        assert!(refused.contains("root"), "{refused}");
+    }
+}
+
+#[test]
+fn the_shipped_examples_are_good() {
+    let site = Site::new();
+    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../gotd/examples");
+    let mut seen = 0;
+    for entry in fs::read_dir(examples).expect("lists").flatten() {
+        let path = entry.path();
+        // The one about shared accounts names files of keys, which must be there.
+        let here = path.file_stem().is_some_and(|stem| stem != "accounts");
+        if path.extension().is_none_or(|e| e != "conf") || !here {
+            continue;
+        }
+        let done = run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&path), b"", 20);
+        assert_eq!(done.status, 0, "{}: {}", path.display(), done.err);
+        seen += 1;
+    }
+    assert!(seen >= 3, "{seen}");
+}
+
+/// Options that C gotd has and that this version does not support yet are said to have no effect.
+#[test]
+fn macros_comments_and_blocks_as_c_gotd_writes_them() {
+    let site = Site::new();
+    let path = marked(&site, "src.git", "src");
+    let conf = format!(
+        "# a comment\nsrc = \"{}\"\nsocket=\"{}\"\nuser {}\nlisten on $socket # here\n\
+         connection {{\n\trequest timeout 1h\n\tlimit user {me} 8\n}}\nrepository \"src\" {{ path $src\n\tpermit ro {me} }}\n",
+        path.display(),
+        site.socket().display(),
+        regress::site::account(),
+        me = present_user()
+    );
+    let _daemon = site.start_with(&conf);
+    serves(&site, "src", "src");
+}
