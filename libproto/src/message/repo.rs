@@ -223,8 +223,8 @@ pub enum ReadState {
 pub const READ_STATES: &[(ReadState, &[u16])] = &[
     (ReadState::Idle, &[1, 2, 3, 10]),
     (ReadState::Listing, &[1, 2]),
-    (ReadState::Needs, &[3, 4, 5, 6, 7, 8, 9, 10]),
-    (ReadState::Common, &[3, 8, 9, 10, 11]),
+    (ReadState::Needs, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    (ReadState::Common, &[1, 2, 3, 8, 9, 10, 11]),
 ];
 
 #[cfg(test)]
