@@ -14,7 +14,8 @@ use super::support::Feature;
 /// Most entries of one kind (protections, hidden namespaces, targets) in one repository.
 pub const ENTRIES_MAX: usize = 10_000;
 
-/// Names of findings as git-fsck(1) spells them; `fsck ignore` knows these.
+/// Findings that a push may be taken in spite of, as git-fsck(1) spells them. Findings about references are not among
+/// them: a push brings none.
 pub const FSCK_KINDS: &[&str] = &[
     "badDate",
     "badDateOverflow",
@@ -23,22 +24,10 @@ pub const FSCK_KINDS: &[&str] = &[
     "badGpgsig",
     "badHeaderContinuation",
     "badName",
-    "badObjectSha1",
-    "badPackedRefEntry",
-    "badPackedRefHeader",
-    "badParentSha1",
-    "badRefContent",
-    "badRefFiletype",
-    "badRefName",
-    "badReferentName",
     "badTagName",
     "badTimezone",
-    "badTree",
-    "badTreeSha1",
-    "badType",
     "duplicateEntries",
     "emptyName",
-    "emptyPackedRefsFile",
     "extraHeaderEntry",
     "fullPathname",
     "gitattributesBlob",
@@ -65,27 +54,32 @@ pub const FSCK_KINDS: &[&str] = &[
     "missingCommitter",
     "missingEmail",
     "missingNameBeforeEmail",
-    "missingObject",
     "missingSpaceBeforeDate",
     "missingSpaceBeforeEmail",
+    "missingTaggerEntry",
+    "multipleAuthors",
+    "nulInCommit",
+    "nullSha1",
+    "treeNotSorted",
+    "zeroPaddedDate",
+    "zeroPaddedFilemode",
+];
+
+/// Findings that are always refused, because what the object names could not be followed any more.
+const FSCK_FATAL: &[&str] = &[
+    "badObjectSha1",
+    "badParentSha1",
+    "badTree",
+    "badTreeSha1",
+    "badType",
+    "missingObject",
     "missingTag",
     "missingTagEntry",
-    "missingTagger",
     "missingTree",
     "missingType",
     "missingTypeEntry",
-    "multipleAuthors",
-    "nulInCommit",
     "nulInHeader",
-    "nullSha1",
-    "refMissingNewline",
-    "symlinkRef",
-    "symlinkTargetLength",
-    "treeNotSorted",
-    "unknownType",
     "unterminatedHeader",
-    "zeroPaddedDate",
-    "zeroPaddedFilemode",
 ];
 
 const OPTIONS: &[&str] = &[
@@ -359,6 +353,9 @@ impl Parser<'_> {
             return Ok(());
         }
         let word = self.word("the name of a finding of git fsck")?;
+        if FSCK_FATAL.iter().any(|kind| kind.eq_ignore_ascii_case(&word.text)) {
+            return self.fail(word.at, format!("{}: objects with this finding are never taken", word.text));
+        }
         let Some(kind) = FSCK_KINDS.iter().find(|kind| kind.eq_ignore_ascii_case(&word.text)) else {
             let hint = nearest(&word.text, FSCK_KINDS.iter().copied());
             let hint = hint.map_or(String::new(), |near| format!(": did you mean \"{near}\"?"));
