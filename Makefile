@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build run regress test lint man bench fuzz clean install-test-tools
+.PHONY: all build run regress test lint man bench conformance fuzz clean install-test-tools
 
 all: build
 
@@ -36,6 +36,10 @@ man:
 bench: build
 	$(CARGO) build --release --locked -p regress --bin bench
 	$(BIN)/bench --gotd $(BIN) --repo $(REPO) $(BENCHFLAGS)
+
+# GIT_TREE=path of a built git source tree; see regress/conformance.sh and regress/conformance.md.
+conformance: build
+	@sh regress/conformance.sh $(SCRIPTS)
 
 # SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 SECONDS ?= 60
