@@ -19,9 +19,7 @@ use libproto::message::parent::{
     SessionToParent, Verdict,
 };
 use libproto::names::{UserName, escape};
-use libproto::states::{
-    self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState, VerifyState,
-};
+use libproto::states::{self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState, VerifyState};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -45,11 +43,17 @@ pub mod table;
 const LINGER: Duration = Duration::from_secs(10);
 /// How long `gotctl stop` waits for sessions under way.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long `gotctl stop --now` waits for its own answer to be told, once all other sessions are ended.
+const HURRY: Duration = Duration::from_secs(1);
+/// How long the end of a process is waited for whose link has ended.
+const REAP: Duration = Duration::from_millis(200);
 /// Connections of one uid that have not been counted by name yet are ended beyond this many times its limit.
 const UNNAMED_FACTOR: usize = 4;
 
 /// What the client of a repository that it may not see is told.
 const NOT_FOUND: &str = "no git repository found";
+/// What a client is told whose repository process is no more.
+const REPO_ENDED: &str = "the repository process ended";
 /// What a client beyond its number of connections is told.
 const TOO_MANY: &str = "connection limit exceeded";
 
@@ -123,7 +127,7 @@ impl Parent {
                 Source::Signals => self.on_signals(),
                 Source::Listen => self.on_listen(events),
                 Source::Auth => self.on_auth(events),
-                Source::Sockets => Some(End::Lost("sockets: ended".into())),
+                Source::Sockets => Some(lost(self.sockets.pid, Role::Sockets, "ended")),
                 Source::Session(number) => {
                     self.on_session(number);
                     None
@@ -255,8 +259,9 @@ impl Parent {
             if session.offered || session.peer.is_some() {
                 self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
             }
-            // One that was never told its repository waits for the parent's word alone.
-            let idle = self.table.get(number).filter(|s| s.repo_state == RepoState::Waiting);
+            // One that was never told to go on waits for the parent's word alone.
+            let told = |s: &&mut Session| !matches!(s.repo_state, RepoState::Waiting | RepoState::Opening);
+            let idle = self.table.get(number).filter(|s| !told(s));
             if let Some(child) = idle.and_then(|s| s.repo.running()) {
                 let _ = kill(child.pid, Signal::SIGKILL);
             }
@@ -268,7 +273,7 @@ impl Parent {
             session.repo = Process::Ended(ending);
             session.repo_state = RepoState::Finished;
             if session.state == SessionState::Asked {
-                self.refuse(number, "the repository process ended");
+                self.refuse(number, REPO_ENDED);
             } else if session.peer.is_none() {
                 self.end_session(number, "its repository process ended");
             }
@@ -329,20 +334,17 @@ impl Parent {
         let flags = self.settings.flags();
         let session: SessionChild = self
             .starter
-            .start(Role::Session, &flags, &[
-                from_listen.as_fd(),
-                session_end.as_fd(),
-                session_verify.as_fd(),
-            ])
+            .start(Role::Session, &flags, &[from_listen.as_fd(), session_end.as_fd(), session_verify.as_fd()])
             .map_err(text)?;
         drop((from_listen, session_end, session_verify));
-        let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &[repo_end.as_fd(), repo_verify.as_fd()]) {
-            Ok(repo) => repo,
-            Err(e) => {
-                let _ = kill(session.pid, Signal::SIGKILL);
-                return Err(text(e));
-            }
-        };
+        let repo: RepoChild =
+            match self.starter.start(Role::Repository, &flags, &[repo_end.as_fd(), repo_verify.as_fd()]) {
+                Ok(repo) => repo,
+                Err(e) => {
+                    let _ = kill(session.pid, Signal::SIGKILL);
+                    return Err(text(e));
+                }
+            };
         self.complaints.watch(session.pid, Role::Session, &session.stderr);
         self.complaints.watch(repo.pid, Role::Repository, &repo.stderr);
         let _ = session.channel.try_send(0, number, &ParentToSession::Start(self.settings.session.clone()));
@@ -403,7 +405,7 @@ impl Parent {
             let received = match self.listen.channel.try_recv() {
                 Ok(received) => received,
                 Err(e) if e.is_transient() => return None,
-                Err(e) => return Some(End::Lost(format!("listen: {e}"))),
+                Err(e) => return Some(lost(self.listen.pid, Role::Listen, &e.to_string())),
             };
             match received.message {
                 ListenToParent::Hello(_) => return Some(End::Lost("listen: greeted twice".into())),
@@ -546,7 +548,7 @@ impl Parent {
             let received = match self.auth.channel.try_recv() {
                 Ok(received) => received,
                 Err(e) if e.is_transient() => return None,
-                Err(e) => return Some(End::Lost(format!("auth: {e}"))),
+                Err(e) => return Some(lost(self.auth.pid, Role::Auth, &e.to_string())),
             };
             match received.message {
                 AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),
@@ -607,7 +609,7 @@ impl Parent {
             .running()
             .is_some_and(|child| child.channel.try_send(0, number, &ParentToRepo::Serve(serve)).is_ok());
         if !sent {
-            self.refuse(number, "the repository process ended");
+            self.refuse(number, REPO_ENDED);
         }
     }
 
@@ -709,9 +711,12 @@ impl Parent {
                 control::info(&self.table, &self.settings, self.started, self.served, number)
             }
             ControlRequest::Stop { now } => {
-                let bound = if *now { Duration::ZERO } else { DRAIN };
-                self.draining = Some(Instant::now() + bound);
+                self.draining = Some(Instant::now() + if *now { HURRY } else { DRAIN });
                 self.listen_out.send(&self.listen.channel, 0, &ParentToListen::Drain(()));
+                let others = self.table.iter().map(|s| s.number).filter(|n| *now && *n != number);
+                for other in others.collect::<Vec<_>>() {
+                    self.end_session(other, "gotctl stop --now");
+                }
                 Vec::new()
             }
         };
@@ -745,7 +750,9 @@ impl Parent {
         if let Process::Ended(ending) = &session.session {
             troubles.push(ended("session", ending));
         }
-        if let (Process::Ended(ending), true) = (&session.repo, session.permit.is_some()) {
+        // Where a session is refused, its repository process was ended by us.
+        let dismissed = session.refused.as_ref().is_some_and(|text| text != REPO_ENDED);
+        if let (Process::Ended(ending), true) = (&session.repo, session.permit.is_some() && !dismissed) {
             troubles.push(ended("repository", ending));
         }
         if let Some(Process::Ended(ending)) = &session.verify {
@@ -870,6 +877,20 @@ impl Parent {
         children::wait_for_all(Duration::from_millis(1500), self.sockets.pid);
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
     }
+}
+
+/// The end of a process that the daemon cannot do without. Its link ends a moment before it can be reaped, and only
+/// its status tells why.
+fn lost(pid: Pid, role: Role, error: &str) -> End {
+    let until = Instant::now() + REAP;
+    while Instant::now() < until {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)).map(Ending::of) {
+            Ok(Some(ending)) => return End::Lost(format!("{}: {ending}", role.name())),
+            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+            Err(_) => break,
+        }
+    }
+    End::Lost(format!("{}: {error}", role.name()))
 }
 
 fn reading(yes: bool) -> PollFlags {

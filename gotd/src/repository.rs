@@ -61,7 +61,12 @@ pub struct Found {
 }
 
 /// Runs the role.
-pub fn run(parent: OwnedFd, session: OwnedFd, verify: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(
+    parent: OwnedFd,
+    session: OwnedFd,
+    verify: OwnedFd,
+    enforcement: Enforcement,
+) -> Result<(), String> {
     let parent = Parent::from(parent);
     let start = match parent.recv() {
         Ok(Received { message: ParentToRepo::Start(start), .. }) => start,

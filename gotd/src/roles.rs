@@ -39,7 +39,7 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
         Role::Auth => auth_role::run(parent, enforcement),
         Role::Session => {
             session::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, fd(FIRST_FD + 2)?, enforcement)
-        },
+        }
         Role::Repository => repository::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
         Role::Config => config_role::run(parent),
         Role::Verify => verify::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),

@@ -12,9 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libproto::channel::{self, Channel, Received};
-use libproto::message::parent::{
-    Build, ParentToVerify, RepoStart, VerifyStart, VerifyToParent,
-};
+use libproto::message::parent::{Build, ParentToVerify, RepoStart, VerifyStart, VerifyToParent};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, ObjectKind, SessionToVerify, VerifyTask, VerifyToSession,
     VerifyToWriter, WriterToVerify,
@@ -63,7 +61,12 @@ struct Task {
 }
 
 /// Runs the role.
-pub fn run(parent: OwnedFd, session: OwnedFd, writer: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(
+    parent: OwnedFd,
+    session: OwnedFd,
+    writer: OwnedFd,
+    enforcement: Enforcement,
+) -> Result<(), String> {
     let (parent, session, writer) = (Parent::from(parent), Session::from(session), Writer::from(writer));
     let start = match parent.recv() {
         Ok(Received { message: ParentToVerify::Start(start), .. }) => start,
@@ -82,12 +85,10 @@ pub fn run(parent: OwnedFd, session: OwnedFd, writer: OwnedFd, enforcement: Enfo
     say(&parent, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
     let task = task(&writer)?;
     let input = if task.task.pack { Some(input(&session)?) } else { None };
-    let stage =
-        Stage { promises: WORK, paths: None, limits: libsandbox::Limits::UNCHANGED, enforcement };
+    let stage = Stage { promises: WORK, paths: None, limits: libsandbox::Limits::UNCHANGED, enforcement };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
-    let expired = |text: &str| {
-        channel::encode(0, 0, &VerifyToWriter::Failed(text.into())).unwrap_or_default()
-    };
+    let expired =
+        |text: &str| channel::encode(0, 0, &VerifyToWriter::Failed(text.into())).unwrap_or_default();
     let words = Words {
         first_request: Vec::new(),
         idle: Vec::new(),
@@ -122,7 +123,8 @@ fn find(start: &VerifyStart) -> Result<Found, String> {
 fn task(writer: &Writer) -> Result<Task, String> {
     let text = |e: channel::RecvError| format!("repo_write: {e}");
     let first = writer.recv_with_fds().map_err(text)?;
-    let (WriterToVerify::Files(task), Ok([pack, idx])) = (first.message, <[OwnedFd; 2]>::try_from(first.fds)) else {
+    let (WriterToVerify::Files(task), Ok([pack, idx])) = (first.message, <[OwnedFd; 2]>::try_from(first.fds))
+    else {
         return Err("repo_write: no files".into());
     };
     let mut whole =
@@ -174,7 +176,11 @@ impl Teller<'_> {
         }
         self.told = now;
         // A session that does not listen is no reason to give up: the push is decided without it.
-        let _ = self.session.try_send(0, 0, &VerifyToSession::Progress((progress.to_string(), progress.finished)));
+        let _ = self.session.try_send(
+            0,
+            0,
+            &VerifyToSession::Progress((progress.to_string(), progress.finished)),
+        );
         check_reserve(self.pack, self.reserve)
     }
 }
@@ -204,12 +210,8 @@ fn work(
     threads: u8,
 ) -> Result<(), Error> {
     let hash = repository.hash();
-    let mut teller = Teller {
-        session,
-        pack: &task.pack,
-        reserve: task.task.disk_reserve,
-        told: Instant::now(),
-    };
+    let mut teller =
+        Teller { session, pack: &task.pack, reserve: task.task.disk_reserve, told: Instant::now() };
     let mut callback = |progress: &Progress| teller.tick(progress);
     let mut ticker = Ticker::new(&mut callback);
     let options = Options {
@@ -222,7 +224,8 @@ fn work(
     let indexed = match input {
         Some(mut input) => {
             watchdog::phase(Phase::Transfer);
-            let indexed = receive::index(&mut input, &task.pack, &task.idx, hash, store, &options, &mut ticker)?;
+            let indexed =
+                receive::index(&mut input, &task.pack, &task.idx, hash, store, &options, &mut ticker)?;
             let _ = session.try_send(0, 0, &VerifyToSession::InputEnd(input.received));
             indexed
         }
