@@ -57,29 +57,18 @@ fn walk(repository: &Repository, cache: usize) -> librepo::Result<String> {
     let mut tips: Vec<ObjectId> =
         repository.refs().list::<&str>(&[], None)?.into_iter().map(|found| found.target).collect();
     let (mut heap, mut roots, mut count) = (BinaryHeap::new(), Vec::new(), 0);
-    let mut push = |id: &ObjectId, reader: &mut Reader<'_>, heap: &mut BinaryHeap<_>, count: &mut u32| {
-        let index = find(id);
-        if !std::mem::replace(&mut seen[index as usize], true) {
-            *count += 1;
-            let object = reader.read_packed(0, pack.offset_at(index))?;
-            if let Ok(commit) = Commit::parse(&object.data, hash) {
+    while let Some(tip) = tips.pop() {
+        let index = find(&tip);
+        let object = reader.read_packed(0, pack.offset_at(index))?;
+        if object.kind == Kind::Tree {
+            roots.push(index);
+        } else if !std::mem::replace(&mut seen[index as usize], true) {
+            count += 1;
+            if let Ok(tag) = Tag::parse(&object.data, hash) {
+                tips.push(tag.target());
+            } else if let Ok(commit) = Commit::parse(&object.data, hash) {
                 heap.push((commit.committer_seconds(), index));
             }
-        }
-        librepo::Result::Ok(())
-    };
-    tips.sort_unstable();
-    tips.dedup();
-    while let Some(tip) = tips.pop() {
-        let object = reader.read(&tip)?.ok_or(librepo::Error::Missing(tip))?;
-        match object.kind {
-            Kind::Tag => {
-                count += 1;
-                tips.extend(Tag::parse(&object.data, hash).ok().map(|tag| tag.target()));
-            }
-            Kind::Commit => push(&tip, &mut reader, &mut heap, &mut count)?,
-            Kind::Tree => roots.push(find(&tip)),
-            Kind::Blob => count += 1,
         }
     }
     while let Some((_, index)) = heap.pop() {
@@ -87,7 +76,13 @@ fn walk(repository: &Repository, cache: usize) -> librepo::Result<String> {
         let Ok(commit) = Commit::parse(&object.data, hash) else { continue };
         roots.push(find(&commit.tree()));
         for parent in commit.parents() {
-            push(&parent, &mut reader, &mut heap, &mut count)?;
+            let index = find(&parent);
+            if !std::mem::replace(&mut seen[index as usize], true) {
+                count += 1;
+                let object = reader.read_packed(0, pack.offset_at(index))?;
+                let date = Commit::parse(&object.data, hash).map_or(0, |commit| commit.committer_seconds());
+                heap.push((date, index));
+            }
         }
     }
     let commits = count;

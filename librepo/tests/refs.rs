@@ -112,7 +112,7 @@ fn head_in_all_its_forms() {
         peeled: None,
         symref_target: Some(b"refs/heads/main".to_vec()),
     };
-    assert_eq!(listed(), [want.clone()]);
+    assert_eq!(listed(), std::slice::from_ref(&want));
     let all = scratch.open().refs().list::<&[u8]>(&[], None).unwrap();
     assert_eq!((all.len(), &all[0]), (2, &want));
     // A symbolic reference to another one: the last counts, as in C git.
