@@ -199,7 +199,7 @@ fn a_block_of_its_own_cannot_be_walked_around_by_a_prefix() {
     daemon.logged(&["result=refused", "all/secret", "a block of its own"]);
     // A block's name goes before a prefix.
     refuses(&site, "all/tree", "all/tree: Permission denied");
-    refuses(&site, "all/tree.git", "all/tree.git: Permission denied");
+    refuses(&site, "all/tree.git", "all/tree: Permission denied");
 }
 
 /// Apache MINA's CVE-2026-48827: a symbolic link below the directory leads to somebody else's repository.

@@ -336,3 +336,35 @@ fn a_client_that_goes_away_ends_its_session() {
     client.close();
     assert_eq!(client.connection.end(5), End::Exit(0, String::new()));
 }
+
+/// Without `-d` gotd leaves its terminal: when the command returns, clients are served, and `gotctl stop` frees the
+/// socket.
+#[test]
+fn a_daemon_in_the_background_listens_when_its_command_returns() {
+    let site = bulky();
+    site.hand_over();
+    let conf = site.path("gotd.conf");
+    fs::write(&conf, site.serve_all()).expect("writes");
+    let start =
+        || run(site.command(regress::binaries().join("gotd")).args(["-vv", "-f"]).arg(&conf), b"", 20);
+    let gotctl = |command: &str| {
+        let mut gotctl = site.command(regress::binaries().join("gotctl"));
+        run(gotctl.arg("-f").arg(site.socket()).arg(command), b"", 40)
+    };
+    start().good();
+    let info = gotctl("info").good().text();
+    let pid = info.split(" pid ").nth(1).and_then(|rest| rest.lines().next()).expect("a pid");
+    let pid: i32 = pid.parse().expect("a pid");
+    assert_clones(&site, "a");
+    start().bad("another daemon is listening");
+    gotctl("stop").good();
+    assert!(wait_until(5.0, || !site.socket().exists()), "the socket stays");
+    assert!(
+        wait_until(3.0, || regress::process::group(pid).is_empty()),
+        "left: {:?}",
+        regress::process::group(pid)
+    );
+    // A mistake is told before the command returns.
+    fs::write(&conf, "bogus\n").expect("writes");
+    start().bad("gotd.conf:1:");
+}
