@@ -1,5 +1,5 @@
 //! Writes the pack for wants and haves to standard output, for benchmarks without processes:
-//! `pack REPOSITORY [thin] [ofs] [tags] [threads=N] [filter=F] < "want\n^have\n"`; figures go to standard error.
+//! `pack REPOSITORY [thin] [ofs] [tags] [threads=N] [filter=F] [cache=BYTES] < "want\n^have\n"`; figures go to standard error.
 
 use std::io::{self, BufRead, Write};
 use std::time::Instant;
@@ -33,7 +33,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         Tips::default()
     };
-    let mut fetch = Fetch::new(&repository, tips, Policy::Any, Limits::default())?;
+    let mut limits = Limits::default();
+    if let Some(bytes) = value("cache=") {
+        limits.cache_bytes = bytes.parse()?;
+    }
+    let mut fetch = Fetch::new(&repository, tips, Policy::Any, limits)?;
     let mut common = 0;
     for line in io::stdin().lock().lines() {
         let line = line?;

@@ -2,6 +2,8 @@
 //!
 //! `FETCH_SEED` and `FETCH_CASES` choose where to begin and how many repositories to make.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -699,4 +701,140 @@ fn a_missing_object_is_named() {
     let question = Question { wants: vec![tip], ofs: true, ..Question::default() };
     let error = ours(&server, &question, 1).err().unwrap();
     assert_eq!(error.to_string(), format!("object {tree}: missing"));
+}
+
+#[test]
+fn repetition_costs_nothing() {
+    let scratch = Scratch::new();
+    let mut random = Random(11);
+    let server = server(&scratch, &mut random, Layout::OnePack, 12);
+    let repository =
+        Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
+            .unwrap();
+    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
+    let tip = id(server.commits.last().unwrap());
+    for _ in 0..200_000 {
+        fetch.want(tip).unwrap();
+    }
+    for number in 0..1_000_000u32 {
+        let stranger = ObjectId::from_hex(format!("{number:040x}").as_bytes()).unwrap();
+        assert!(!fetch.have(stranger).unwrap());
+    }
+    assert!(!fetch.ready().unwrap());
+    let first = id(&server.commits[0]);
+    for _ in 0..100_000 {
+        assert!(fetch.have(first).unwrap());
+    }
+    assert!(fetch.ready().unwrap());
+}
+
+#[test]
+fn only_what_is_visible_can_be_wanted() {
+    let scratch = Scratch::new();
+    let mut random = Random(12);
+    let server = server(&scratch, &mut random, Layout::OnePack, 30);
+    let tip = server.commits.last().unwrap();
+    let inside = reach(&scratch, &server.dir, std::slice::from_ref(tip), &[]);
+    let commits: BTreeSet<String> = scratch.lines(&server.dir, &["rev-list", tip], b"").into_iter().collect();
+    let repository =
+        Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
+            .unwrap();
+    let mut reader = Reader::new(repository.store(), 1 << 20);
+    let refs = repository.refs().list(&["refs/heads/main"], Some(&mut reader)).unwrap();
+    let fetch = |policy| Fetch::new(&repository, Tips::new(&refs), policy, Limits::default()).unwrap();
+    let mut advertised = fetch(Policy::Advertised);
+    let mut reachable = fetch(Policy::Reachable);
+    for commit in &server.commits {
+        assert_eq!(advertised.want(id(commit)).is_ok(), commit == tip, "{commit}");
+        assert_eq!(reachable.want(id(commit)).is_ok(), commits.contains(commit), "{commit}");
+    }
+    let blob = server.blobs.iter().find(|blob| inside.contains(*blob)).unwrap();
+    assert!(reachable.want(id(blob)).is_err());
+    assert!(fetch(Policy::Any).want(id(blob)).is_ok());
+    // Deepening behind a commit that it may not see gives a client nothing.
+    let hidden = server.commits.iter().find(|commit| !commits.contains(*commit));
+    if let Some(hidden) = hidden {
+        reachable.shallow(id(hidden)).unwrap();
+        reachable.deepen(Deepen::Depth { n: i32::MAX as u32, relative: false });
+        assert!(reachable.shallow_info().unwrap().unshallow.is_empty());
+    }
+}
+
+#[test]
+fn a_damaged_bitmap_is_ignored() {
+    let scratch = Scratch::new();
+    let mut random = Random(13);
+    let server = server(&scratch, &mut random, Layout::Bitmap, 40);
+    let pack = server.dir.join("objects/pack");
+    let bitmap = std::fs::read_dir(&pack)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "bitmap"))
+        .unwrap();
+    let good = std::fs::read(&bitmap).unwrap();
+    std::fs::remove_file(&bitmap).unwrap();
+    let tip = server.commits.last().unwrap().clone();
+    let wanted = reach(&scratch, &server.dir, std::slice::from_ref(&tip), &[]).len();
+    for damage in 0..60 {
+        let mut bad = good.clone();
+        match damage {
+            0 => bad.truncate(10),
+            1 => bad.truncate(bad.len() / 2),
+            2 => bad = Vec::new(),
+            _ => {
+                let at = random.below(bad.len());
+                bad[at] ^= 1 << random.below(8);
+            }
+        }
+        std::fs::write(&bitmap, &bad).unwrap();
+        let repository =
+            Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
+                .unwrap();
+        let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
+        assert_eq!(fetch.take_log().len(), 1, "damage {damage} goes unnoticed");
+        fetch.want(id(&tip)).unwrap();
+        let mut sink = Collect::default();
+        let stats = fetch.write_pack(&mut sink, 1).unwrap();
+        assert_eq!(stats.objects, wanted as u64);
+    }
+}
+
+/// Fails after some bytes.
+struct Broken(usize);
+
+impl Sink for Broken {
+    fn pack(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::BrokenPipe)?;
+        Ok(())
+    }
+    fn progress(&mut self, _: &str) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_sink_that_fails_ends_the_fetch_and_progress_reads_as_git_has_it() {
+    let scratch = Scratch::new();
+    let mut random = Random(14);
+    let server = server(&scratch, &mut random, Layout::Loose, 20);
+    let repository =
+        Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
+            .unwrap();
+    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
+    fetch.want(id(server.commits.last().unwrap())).unwrap();
+    let error = fetch.write_pack(&mut Broken(30), 1).err().unwrap();
+    assert!(matches!(error, librepo::Error::Io(e) if e.kind() == std::io::ErrorKind::BrokenPipe));
+    let mut sink = Collect::default();
+    let stats = fetch.write_pack(&mut sink, 1).unwrap();
+    let n = stats.objects;
+    assert!(
+        sink.text.starts_with(&format!(
+            "Enumerating objects: {n}, done.\nCounting objects: 100% ({n}/{n}), done.\n"
+        )),
+        "{}",
+        sink.text
+    );
+    assert!(sink.text.contains("Compressing objects: 100% ("), "{}", sink.text);
+    let last = format!("Total {n} (delta {}), reused 0 (delta 0), pack-reused 0 (from 0)\n", stats.deltas);
+    assert!(sink.text.ends_with(&last), "{}", sink.text);
 }

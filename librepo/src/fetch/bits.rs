@@ -60,10 +60,6 @@ impl Bits {
         &self.words
     }
 
-    pub(crate) fn from_words(words: Vec<u64>) -> Bits {
-        Bits { words }
-    }
-
     /// The numbers in the set, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         bits_of(&self.words)

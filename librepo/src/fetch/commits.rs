@@ -13,6 +13,9 @@ use crate::store::{Location, Store};
 /// How many tags of tags are followed.
 const MOST_TAGS: usize = 1000;
 
+/// The tags on the way, and what they name in the end with its kind, if that is here.
+pub(crate) type Peeled = (Vec<u32>, Option<(u32, Kind)>);
+
 /// The repository as a fetch reads it: numbers, and objects by number.
 pub(crate) struct Source<'s> {
     pub(crate) space: Space<'s>,
@@ -67,7 +70,7 @@ impl<'s> Source<'s> {
 
     /// Follows tags to what they name in the end: every tag on the way, then the object with its kind. `None`
     /// where that is not here.
-    pub(crate) fn peel(&mut self, number: u32) -> Result<(Vec<u32>, Option<(u32, Kind)>)> {
+    pub(crate) fn peel(&mut self, number: u32) -> Result<Peeled> {
         let mut tags = Vec::new();
         let mut at = number;
         loop {
@@ -119,7 +122,7 @@ impl Commits {
             return Ok(Some(*at));
         }
         let first_parent = self.parents.len() as u32;
-        let (tree, seconds) = match self.from_graph(source, number) {
+        let (tree, seconds) = match self.ask_graph(source, number) {
             Some(found) => found,
             None => {
                 self.parents.truncate(first_parent as usize);
@@ -150,7 +153,7 @@ impl Commits {
     }
 
     /// Tree and date of a commit that the commit graph knows; its parents are appended.
-    fn from_graph(&mut self, source: &Source<'_>, number: u32) -> Option<(ObjectId, u64)> {
+    fn ask_graph(&mut self, source: &Source<'_>, number: u32) -> Option<(ObjectId, u64)> {
         let graph = source.graph?;
         let commit = graph.commit(graph.lookup(&source.space.id(number))?)?;
         for parent in commit.parents() {

@@ -71,10 +71,12 @@ impl Filter {
     /// Whether an object of this kind can pass at all.
     #[must_use]
     pub fn passes_kind(&self, kind: Kind) -> bool {
-        !self.nothing
-            && self.kind.is_none_or(|only| only == kind)
-            && !(kind == Kind::Blob && self.blob_limit == Some(0))
-            && !(matches!(kind, Kind::Tree | Kind::Blob) && self.tree_depth == Some(0))
+        let empty = match kind {
+            Kind::Commit | Kind::Tag => false,
+            Kind::Tree => self.tree_depth == Some(0),
+            Kind::Blob => self.tree_depth == Some(0) || self.blob_limit == Some(0),
+        };
+        !self.nothing && !empty && self.kind.is_none_or(|only| only == kind)
     }
 
     /// Whether an entry of a tree passes at this depth (of a root tree's entries: 1).

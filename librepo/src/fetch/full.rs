@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Versions of one directory, all of them claimed for this piece of work.
 struct Directory {
-    name: u32,
+    /// Hash of its path with the slash.
     prefix: u32,
     trees: Vec<u32>,
 }
@@ -108,7 +108,7 @@ impl Shared {
         let mut queue = lock(&self.queue);
         if directory.trees.len() > DIVIDED {
             for trees in directory.trees.chunks(directory.trees.len().div_ceil(self.threads)) {
-                queue.waiting.push(Directory { trees: trees.to_vec(), ..directory });
+                queue.waiting.push(Directory { prefix: directory.prefix, trees: trees.to_vec() });
             }
         } else {
             queue.waiting.push(directory);
@@ -198,7 +198,7 @@ impl Shared {
                     None => {
                         below.insert(entry.name.to_vec(), children.len());
                         let prefix = name_hash(name, b"/");
-                        children.push(Directory { name, prefix, trees: Vec::new() });
+                        children.push(Directory { prefix, trees: Vec::new() });
                         children.len() - 1
                     }
                 };
@@ -223,7 +223,7 @@ pub(super) fn trees(
 ) -> Result<()> {
     let shared = Shared::new(source, plan, threads.max(1));
     let roots = roots.into_iter().filter(|root| shared.meet(*root, 0)).collect();
-    shared.give(Directory { name: 0, prefix: 0, trees: roots });
+    shared.give(Directory { prefix: 0, trees: roots });
     let store = source.space.store();
     std::thread::scope(|scope| {
         let mut helpers = Vec::new();

@@ -406,6 +406,7 @@ impl<'r> Fetch<'r> {
         let bitmap = self.bitmap.as_ref();
         let plan = reach::plan(&mut self.source, bitmap, &request, &mut progress)?;
         self.cuts = Some(cuts);
+        progress.came_to(plan.wanted.count());
         progress.finish()?;
         let cache = self.limits.cache_bytes;
         super::send(&mut self.source, plan, bitmap, &self.options, threads, cache, &mut progress)

@@ -66,6 +66,11 @@ impl<'a> Progress<'a> {
         Ok(())
     }
 
+    /// What the phase came to, where steps alone do not tell.
+    pub(crate) fn came_to(&mut self, count: u64) {
+        self.done = count;
+    }
+
     /// Ends the phase; its last line always goes out. An empty phase says nothing.
     pub(crate) fn finish(&mut self) -> Result<()> {
         if self.done > 0 {
