@@ -80,6 +80,11 @@ impl Starter {
         self.binary.as_fd()
     }
 
+    /// An open /dev/null.
+    pub fn null(&self) -> BorrowedFd<'_> {
+        self.null.as_fd()
+    }
+
     /// Starts the daemon itself, for a caller that goes away. Returns a pipe that holds one byte once it listens,
     /// and its standard error until then.
     pub fn start_daemon(&self, arguments: &[String]) -> io::Result<(OwnedFd, OwnedFd)> {

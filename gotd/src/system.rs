@@ -186,13 +186,9 @@ pub fn exit_now(status: i32) -> ! {
     last_words(-1, &[], status)
 }
 
-/// Puts /dev/null where standard error was.
-pub fn silence_stderr() -> io::Result<()> {
-    nix::unistd::dup2_stderr(nix::fcntl::open(
-        "/dev/null",
-        nix::fcntl::OFlag::O_WRONLY,
-        nix::sys::stat::Mode::empty(),
-    )?)?;
+/// Puts an open /dev/null where standard error was: behind the sandbox nothing can be opened for writing.
+pub fn silence_stderr(null: BorrowedFd<'_>) -> io::Result<()> {
+    nix::unistd::dup2_stderr(null)?;
     Ok(())
 }
 

@@ -201,6 +201,9 @@ fn roots(config: &Config) -> Vec<PathBuf> {
 
 /// Starts the daemon and serves until it ends.
 pub fn run(options: &Options) -> Result<(), String> {
+    // Whatever the starter of this process had open is none of ours, nor of our children. A daemon that has left its
+    // terminal was given one descriptor.
+    crate::system::close_from(crate::spawn::PARENT_FD + i32::from(options.detached));
     let starter = Starter::new().map_err(|e| format!("start: {e}"))?;
     if !options.foreground && !options.detached && !options.check {
         return detach(&starter, options);
@@ -243,7 +246,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         ],
     );
     if options.detached {
-        ready();
+        ready(&parent.starter);
     }
     parent.serve()
 }
@@ -502,9 +505,9 @@ fn detach(starter: &Starter, options: &Options) -> Result<(), String> {
 }
 
 /// Tells the process that started us that clients are served from now on, and lets go of its terminal.
-fn ready() {
+fn ready(starter: &Starter) {
     if let Ok(status) = crate::system::inherited(crate::spawn::PARENT_FD) {
         let _ = nix::unistd::write(&status, b"r");
     }
-    let _ = crate::system::silence_stderr();
+    let _ = crate::system::silence_stderr(starter.null());
 }
