@@ -26,8 +26,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
     };
     let (pack, idx) = (create("new.pack")?, create("new.idx")?);
-    let mut options = receive::Options::default();
-    options.threads = rest.first().map_or(Ok(2), |threads| threads.parse())?;
+    let threads = rest.first().map_or(Ok(2), |threads| threads.parse())?;
+    let mut options = receive::Options { threads, ..receive::Options::default() };
     if rest.len() > 1 {
         options.policy = Policy::lenient();
     }

@@ -47,8 +47,11 @@ pub enum Op {
 pub struct Fs {
     root: OwnedFd,
     shared: Shared,
-    observer: Option<Box<dyn Fn(&Op)>>,
+    observer: Option<Observer>,
 }
+
+/// Is told every change right after it was made.
+pub type Observer = Box<dyn Fn(&Op)>;
 
 /// Device and inode: which file a name means.
 pub type Identity = (u64, u64);
@@ -60,7 +63,7 @@ impl Fs {
     }
 
     /// Tells `observer` every change right after it was made.
-    pub fn observed(self, observer: Box<dyn Fn(&Op)>) -> Fs {
+    pub fn observed(self, observer: Observer) -> Fs {
         Fs { observer: Some(observer), ..self }
     }
 

@@ -555,7 +555,7 @@ impl<'a> Work<'a> {
         while let Some(lock) = self.locks.pop() {
             let _ = self.fs.remove(&lock);
             if let Some(name) = lock.strip_suffix(b".lock").filter(|name| name.starts_with(b"refs/")) {
-                self.remove_empty_parents(&name.to_vec());
+                self.remove_empty_parents(name);
             }
         }
     }

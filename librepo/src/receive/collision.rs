@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn agrees_with_plain_sha1_in_any_pieces() {
-        let data: Vec<u8> = (0..2000_u32).map(|i| (i * i >> 3) as u8).collect();
+        let data: Vec<u8> = (0..2000_u32).map(|i| ((i * i) >> 3) as u8).collect();
         for length in (0..200).chain([511, 512, 513, 1999]) {
             let want: [u8; 20] = sha1::Sha1::digest(&data[..length]).into();
             assert_eq!(hash(&data[..length]), Some(want), "{length}");

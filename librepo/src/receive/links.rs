@@ -17,7 +17,8 @@ impl Wanted {
         self == Wanted::of(kind)
     }
 
-    pub(super) fn includes(self, kind: Kind) -> bool {
+    #[cfg(test)]
+    fn includes(self, kind: Kind) -> bool {
         self.0 & Wanted::of(kind).0 != 0
     }
 }
