@@ -252,7 +252,8 @@ impl RefName {
     }
 }
 
-/// The name of a repository as a request gives it: one leading and one trailing slash are dropped, a trailing `.git`
+/// The name of a repository as a request gives it: one leading and one trailing slash are dropped, and so is a last
+/// component `.git` (git's own clients name a worktree's directory like that); a trailing `.git` of the last component
 /// stays. Components are not empty and do not start with a dot, the whole does not start with a dash.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RepoName(Vec<u8>);
@@ -270,6 +271,11 @@ impl RepoName {
         }
         if name.len() > REPO_NAME_MAX {
             return Err(NameError::TooLong);
+        }
+        // The server finds a worktree's `.git` by itself.
+        let name = name.strip_suffix(b"/.git").unwrap_or(name);
+        if name.is_empty() {
+            return Err(NameError::Component);
         }
         if name[0] == b'-' {
             return Err(NameError::LeadingDash);
@@ -530,14 +536,41 @@ mod tests {
 
     #[test]
     fn repository_names() {
-        for (request, name) in
-            [("/a", "a"), ("a", "a"), ("/a/b c.git", "a/b c.git"), ("/a.git/", "a.git"), ("~u/x", "~u/x")]
-        {
+        for (request, name) in [
+            ("/a", "a"),
+            ("a", "a"),
+            ("/a/b c.git", "a/b c.git"),
+            ("/a.git/", "a.git"),
+            ("~u/x", "~u/x"),
+            ("/a/b/.git", "a/b"),
+            ("a/.git/", "a"),
+        ] {
             assert_eq!(RepoName::parse(request.as_bytes()).unwrap().as_bytes(), name.as_bytes());
         }
         for bad in [
-            "", "/", "//", "//a", "a//b", "a//", ".", "..", "../a", "a/..", "a/../b", "a/./b", "/.git",
-            "a/.git", "-x", "/-x", "--help", "a\nb", "a\0b", "a\x1b[0m", "a\x7f",
+            "",
+            "/",
+            "//",
+            "//a",
+            "a//b",
+            "a//",
+            ".",
+            "..",
+            "../a",
+            "a/..",
+            "a/../b",
+            "a/./b",
+            "/.git",
+            "a/.git/x",
+            "a/.git/.git",
+            "/.git/",
+            "-x",
+            "/-x",
+            "--help",
+            "a\nb",
+            "a\0b",
+            "a\x1b[0m",
+            "a\x7f",
         ] {
             assert!(RepoName::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
