@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build run regress test lint man bench conformance fuzz clean install-test-tools
+.PHONY: all build run regress test lint man bench faults conformance fuzz clean install-test-tools
 
 all: build
 
@@ -35,7 +35,13 @@ man:
 # REPO=path of a bare repository. See regress/bench/README.md.
 bench: build
 	$(CARGO) build --release --locked -p regress --bin bench
-	$(BIN)/bench --gotd $(BIN) --repo $(REPO) $(BENCHFLAGS)
+	GOTD_BIN=$(BIN) $(BIN)/bench --repo $(REPO) $(BENCHFLAGS)
+
+# Kills every process of a push at random moments; RUNS of them.
+RUNS ?= 500
+faults: build
+	$(CARGO) build --release --locked -p regress --bin faults
+	GOTD_BIN=$(BIN) $(BIN)/faults --runs $(RUNS)
 
 # GIT_TREE=path of a built git source tree; see regress/conformance.sh and regress/conformance.md.
 conformance: build

@@ -2,7 +2,8 @@
 # git's own test suite with gotsh in place of git-upload-pack and git-receive-pack.
 #
 # GIT_TREE: a built git source tree prepared as the harness says; HARNESS: the directory with run-git-suite.sh;
-# OUT: where results go. As root everything runs as GOTD_TEST_USER (default: nobody), which must be able to read both.
+# OUT: where results go. As root everything runs as GOTD_TEST_USER (default: daemon; not nobody, whose
+# number stands for ids that the kernel cannot express and matches no rule), which must be able to read both.
 set -eu
 : "${GIT_TREE:?a built git source tree, prepared as the harness says}"
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,10 +14,10 @@ out=${OUT:-$here/../target/conformance}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 if [ "$(id -u)" = 0 ]; then
-	user=${GOTD_TEST_USER:-nobody}
+	user=${GOTD_TEST_USER:-daemon}
 	chown -R "$user" "$out"
 	exec setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups \
-		env HOME="$out" GIT_TREE="$GIT_TREE" HARNESS="$HARNESS" GOTD_BIN="$bin" OUT="$out" JOBS="${JOBS:-2}" sh "$0" "$@"
+		env HOME="$out" GIT_TREE="$GIT_TREE" HARNESS="$HARNESS" GOTD_BIN="$bin" OUT="$out" JOBS="${JOBS:-2}" VERBOSE="${VERBOSE:-}" sh "$0" "$@"
 fi
 
 dir=$(mktemp -d /dev/shm/gotd-conformance.XXXXXX)
