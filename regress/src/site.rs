@@ -157,10 +157,10 @@ impl Default for Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            if let Some(dir) = self.dir.take() {
-                eprintln!("kept: {}", dir.keep().display());
-            }
+        if std::thread::panicking()
+            && let Some(dir) = self.dir.take()
+        {
+            eprintln!("kept: {}", dir.keep().display());
         }
     }
 }

@@ -283,6 +283,9 @@ impl<'a> Screen<'a> {
         }
         let mut line = one_line(line);
         line.truncate(line.floor_char_boundary(PROGRESS_MAX));
+        if !last && self.unfinished.as_ref() == Some(&line) {
+            return;
+        }
         self.say(&format!("{line}{}", if last { '\n' } else { '\r' }));
         (self.last_progress, self.unfinished) =
             if last { (None, None) } else { (Some(Instant::now()), Some(line)) };

@@ -92,6 +92,19 @@ impl Fetch<'_> {
             Some(Deepen::Depth { n, relative: true }) => {
                 let present = self.visible_boundary()?;
                 edge.by_depth(&mut self.source, &present, n.saturating_add(1).min(INFINITE), &own)?;
+                if !own_list.is_empty() {
+                    // What is new to the client may end where this repository does: git forgets that.
+                    let mut ends = own.clone();
+                    ends.or(self.shallow_set.words());
+                    for number in &edge.boundary {
+                        ends.set(*number);
+                    }
+                    let mut end = Edge::default();
+                    end.by_depth(&mut self.source, &heads, INFINITE, &ends)?;
+                    edge.boundary.extend(end.boundary.into_iter().filter(|number| own.get(*number)));
+                    edge.boundary.sort_unstable();
+                    edge.boundary.dedup();
+                }
             }
             Some(Deepen::Since { since, not }) => {
                 let not = commits_of(&mut self.source, &not)?;

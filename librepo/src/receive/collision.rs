@@ -186,10 +186,38 @@ const VECTORS: [Vector; 32] = {
         Vector { second: true, position, bit, late: position >= 50 }
     }
     [
-        one(43, 0), one(44, 0), one(45, 0), one(46, 0), one(46, 2), one(47, 0), one(47, 2), one(48, 0),
-        one(48, 2), one(49, 0), one(49, 2), one(50, 0), one(50, 2), one(51, 0), one(51, 2), one(52, 0),
-        two(45, 0), two(46, 0), two(46, 2), two(47, 0), two(48, 0), two(49, 0), two(49, 2), two(50, 0),
-        two(50, 2), two(51, 0), two(51, 2), two(52, 0), two(53, 0), two(54, 0), two(55, 0), two(56, 0),
+        one(43, 0),
+        one(44, 0),
+        one(45, 0),
+        one(46, 0),
+        one(46, 2),
+        one(47, 0),
+        one(47, 2),
+        one(48, 0),
+        one(48, 2),
+        one(49, 0),
+        one(49, 2),
+        one(50, 0),
+        one(50, 2),
+        one(51, 0),
+        one(51, 2),
+        one(52, 0),
+        two(45, 0),
+        two(46, 0),
+        two(46, 2),
+        two(47, 0),
+        two(48, 0),
+        two(49, 0),
+        two(49, 2),
+        two(50, 0),
+        two(50, 2),
+        two(51, 0),
+        two(51, 2),
+        two(52, 0),
+        two(53, 0),
+        two(54, 0),
+        two(55, 0),
+        two(56, 0),
     ]
 };
 
@@ -363,7 +391,9 @@ mod tests {
     fn shattered(half: usize) -> Vec<u8> {
         let hex = [include_str!("testdata/shattered-1.hex"), include_str!("testdata/shattered-2.hex")][half];
         let hex = hex.trim().as_bytes();
-        hex.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        hex.chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     }
 
     /// The first 320 bytes of the two documents of shattered.io, which collide by themselves.
@@ -381,7 +411,8 @@ mod tests {
             for at in [200, 300] {
                 let mut near = half.clone();
                 near[at] ^= 1;
-                let want: [u8; 20] = sha1_checked::Sha1::try_digest(&near).hash().as_slice().try_into().unwrap();
+                let want: [u8; 20] =
+                    sha1_checked::Sha1::try_digest(&near).hash().as_slice().try_into().unwrap();
                 assert_eq!(hash(&near), Some(want));
             }
         }

@@ -221,7 +221,9 @@ impl<'w, 'a> Connectivity<'w, 'a> {
             return Ok(());
         }
         let hash = self.world.indexed.hash;
-        let (Some(new_tree), Some(old_tree)) = (self.world.read(new)?, self.world.read(old)?) else { return Ok(()) };
+        let (Some(new_tree), Some(old_tree)) = (self.world.read(new)?, self.world.read(old)?) else {
+            return Ok(());
+        };
         let whole = self.trusted.contains(old);
         let mut before: std::collections::HashMap<&[u8], ObjectId> = std::collections::HashMap::new();
         for entry in TreeEntries::new(&old_tree.data, hash).flatten().filter(|entry| entry.is_tree()) {

@@ -200,7 +200,11 @@ fn descends(world: &mut World<'_>, new: &ObjectId, old: &ObjectId, ticker: &mut 
 }
 
 /// A merge behind `tip` that no reference reached before.
-fn new_merge(check: &mut Connectivity<'_, '_>, tip: &ObjectId, ticker: &mut Ticker<'_>) -> Result<Option<ObjectId>> {
+fn new_merge(
+    check: &mut Connectivity<'_, '_>,
+    tip: &ObjectId,
+    ticker: &mut Ticker<'_>,
+) -> Result<Option<ObjectId>> {
     let mut seen = IdSet::default();
     let mut stack = vec![*tip];
     while let Some(id) = stack.pop() {

@@ -114,7 +114,14 @@ impl<'s> Inspector<'s> {
         loose: Option<Arc<IdSet>>,
     ) -> Self {
         let existing = store.map(|store| Reader::new(store, CACHE));
-        Inspector { hash, policy, existing, loose, hasher: ObjectHasher::new(hash), findings: Findings::new(hash) }
+        Inspector {
+            hash,
+            policy,
+            existing,
+            loose,
+            hasher: ObjectHasher::new(hash),
+            findings: Findings::new(hash),
+        }
     }
 
     /// Where the repository has an object of this id already.

@@ -203,14 +203,16 @@ pub fn sweep(fs: &Fs) -> Result<usize> {
 
 /// Removes a pack that a dead owner gave its name, but whose index it did not.
 fn half_installed(fs: &Fs, dir: &[u8]) -> Result<()> {
-    let Some(ours) = fs.stat(&[dir, b"/pack"].concat())?.filter(|stat| fs_ops::is_file(stat) && stat.st_nlink > 1)
+    let Some(ours) =
+        fs.stat(&[dir, b"/pack"].concat())?.filter(|stat| fs_ops::is_file(stat) && stat.st_nlink > 1)
     else {
         return Ok(());
     };
     for (name, _) in fs.list(b"objects/pack", MAX_ENTRIES)? {
         let Some(stem) = name.strip_suffix(b".pack") else { continue };
         let path = |suffix: &[u8]| [b"objects/pack/", stem, suffix].concat();
-        let same = fs.stat(&path(b".pack"))?.is_some_and(|stat| fs_ops::identity(&stat) == fs_ops::identity(&ours));
+        let same =
+            fs.stat(&path(b".pack"))?.is_some_and(|stat| fs_ops::identity(&stat) == fs_ops::identity(&ours));
         if same && fs.stat(&path(b".idx"))?.is_none() {
             fs.remove(&path(b".pack"))?;
         }

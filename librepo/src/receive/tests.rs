@@ -59,7 +59,8 @@ fn id(hex: &str) -> ObjectId {
 /// A bare repository with a few commits of a directory tree on `main`; gives their ids, oldest first.
 fn repository(format: &str) -> (TempDir, Vec<ObjectId>) {
     let dir = tempfile::tempdir().unwrap();
-    git(dir.path(), &["init", "-q", "--bare", "-b", "main", &format!("--object-format={format}")], b"").unwrap();
+    git(dir.path(), &["init", "-q", "--bare", "-b", "main", &format!("--object-format={format}")], b"")
+        .unwrap();
     let mut stream = String::new();
     for i in 0..6 {
         stream += &format!("commit refs/heads/main\ncommitter C <c@x> {} +0000\ndata 2\nm\n", 1_000_000 + i);
@@ -188,7 +189,10 @@ fn a_base_that_the_pack_has_after_all_is_not_appended() {
     let (repo, _) = repository("sha1");
     let first = b"the first content, long enough to be copied from".to_vec();
     let extend = |base: &[u8], n: usize| {
-        TestDelta::new(base.len() as u64, (base.len() + n) as u64).copy(0, base.len() as u32).insert(&vec![b'x'; n]).bytes()
+        TestDelta::new(base.len() as u64, (base.len() + n) as u64)
+            .copy(0, base.len() as u32)
+            .insert(&vec![b'x'; n])
+            .bytes()
     };
     let second = [first.as_slice(), b"xxx"].concat();
     for data in [&first, &second] {
@@ -293,7 +297,9 @@ fn deltas_that_lie_are_refused() {
         pack.ofs_delta(base, &delta);
         refused(&pack.finish())
     };
-    assert!(with(TestDelta::new(1000, 1 << 60).copy(0, 1000).bytes()).contains("exceed the limit of 536870912"));
+    assert!(
+        with(TestDelta::new(1000, 1 << 60).copy(0, 1000).bytes()).contains("exceed the limit of 536870912")
+    );
     assert!(with(TestDelta::new(1 << 60, 10).copy(0, 10).bytes()).contains("exceed the limit"));
     with(TestDelta::new(999, 10).copy(0, 10).bytes());
     with(TestDelta::new(1000, 11).copy(0, 10).bytes());
@@ -525,17 +531,36 @@ fn objects_are_judged_as_git_judges_them() {
     let blob = SHA1.hash_object(Kind::Blob, b"x");
     let empty = SHA1.hash_object(Kind::Tree, b"");
     let ident = "A <a@x> 5 +0000";
-    let commit_of = |author: &str| {
-        format!("tree {empty}\nauthor {author}\ncommitter {ident}\n\nm\n").into_bytes()
-    };
+    let commit_of =
+        |author: &str| format!("tree {empty}\nauthor {author}\ncommitter {ident}\n\nm\n").into_bytes();
     let tag_of = |rest: &str| format!("object {blob}\ntype blob\n{rest}").into_bytes();
     let mut cases: Vec<(Kind, Vec<u8>)> = Vec::new();
     for author in [
-        ident, "<a@x> 5 +0000", "A a@x 5 +0000", "A> <a@x> 5 +0000", "A<a@x> 5 +0000", "A <a<@x> 5 +0000", "A <a@x 5 +0000",
-        "A <a@x>5 +0000", "A <a@x> x +0000", "A <a@x> 05 +0000", "A <a@x> 0 +0000", "A <a@x> 99999999999999999999 +0000",
-        "A <a@x> 9223372036854775807 +0000", "A <a@x> 9223372036854775808 +0000", "A <a@x> 5+0000", "A <a@x> 5 0000",
-        "A <a@x> 5 +000", "A <a@x> 5 +00000", "A <a@x> 5 +0000 ", "A <a@x>", "A <a@x> ", " <a@x> 5 +0000", "A <> 5 +0000",
-        "A <a@x>  \t5 +0000", "",
+        ident,
+        "<a@x> 5 +0000",
+        "A a@x 5 +0000",
+        "A> <a@x> 5 +0000",
+        "A<a@x> 5 +0000",
+        "A <a<@x> 5 +0000",
+        "A <a@x 5 +0000",
+        "A <a@x>5 +0000",
+        "A <a@x> x +0000",
+        "A <a@x> 05 +0000",
+        "A <a@x> 0 +0000",
+        "A <a@x> 99999999999999999999 +0000",
+        "A <a@x> 9223372036854775807 +0000",
+        "A <a@x> 9223372036854775808 +0000",
+        "A <a@x> 5+0000",
+        "A <a@x> 5 0000",
+        "A <a@x> 5 +000",
+        "A <a@x> 5 +00000",
+        "A <a@x> 5 +0000 ",
+        "A <a@x>",
+        "A <a@x> ",
+        " <a@x> 5 +0000",
+        "A <> 5 +0000",
+        "A <a@x>  \t5 +0000",
+        "",
     ] {
         cases.push((Kind::Commit, commit_of(author)));
     }
@@ -573,7 +598,12 @@ fn objects_are_judged_as_git_judges_them() {
         &[("100644", b"a", blob), ("100644", b"a", blob)],
         &[("100644", b"a", blob), ("40000", b"a", empty)],
         &[("100644", b"a", blob), ("100644", b"a.b", blob), ("40000", b"a", empty)],
-        &[("100644", b"a", blob), ("100644", b"a.b", blob), ("100644", b"a.b.c", blob), ("40000", b"a.b", empty)],
+        &[
+            ("100644", b"a", blob),
+            ("100644", b"a.b", blob),
+            ("100644", b"a.b.c", blob),
+            ("40000", b"a.b", empty),
+        ],
         &[("40000", b"a", empty), ("100644", b"a.b", blob)],
         &[("100644", b"a.b", blob), ("40000", b"a", empty)],
         &[("040000", b"a", empty)],
@@ -690,7 +720,8 @@ fn connectivity_is_full() {
     assert_eq!((facts.refusal, facts.fast_forward, facts.merge), (None, Some(true), None));
     // The same beside main, and as a merge.
     let beside = commit(&root, &[ids[3]], 2_000_000);
-    let facts = check(&[(Kind::Commit, beside.clone())], ids[5], of(&beside, Kind::Commit)).unwrap().remove(0);
+    let facts =
+        check(&[(Kind::Commit, beside.clone())], ids[5], of(&beside, Kind::Commit)).unwrap().remove(0);
     assert_eq!((facts.refusal, facts.fast_forward), (None, Some(false)));
     let merge = commit(&root, &[ids[5], ids[2]], 2_000_000);
     let facts = check(&[(Kind::Commit, merge.clone())], ids[5], of(&merge, Kind::Commit)).unwrap().remove(0);
@@ -715,12 +746,17 @@ fn connectivity_is_full() {
     assert_eq!(facts[0].refusal, Some(Refusal::Missing(gone)));
     // A gap that the tip does not need is no reason.
     let facts =
-        check(&[(Kind::Tree, bad_tree), (Kind::Commit, good.clone())], ids[5], of(&good, Kind::Commit)).unwrap();
+        check(&[(Kind::Tree, bad_tree), (Kind::Commit, good.clone())], ids[5], of(&good, Kind::Commit))
+            .unwrap();
     assert_eq!(facts[0].refusal, None);
     // A blob where a tree should be.
     let blob_id = of(b"b", Kind::Blob);
     let confused = commit(&blob_id, &[], 5);
-    let text = check(&[(Kind::Blob, b"b".to_vec()), (Kind::Commit, confused.clone())], null, of(&confused, Kind::Commit));
+    let text = check(
+        &[(Kind::Blob, b"b".to_vec()), (Kind::Commit, confused.clone())],
+        null,
+        of(&confused, Kind::Commit),
+    );
     assert!(text.unwrap_err().contains("named as something else"));
 }
 

@@ -102,7 +102,9 @@ impl<'a> World<'a> {
             let parents = findings.parents.get(from..from + commit.parents as usize).unwrap_or(&[]).to_vec();
             return Ok(Some(CommitInfo { tree: commit.tree, parents, date: commit.date }));
         }
-        let Some(object) = self.read(id)?.filter(|object| object.kind == Kind::Commit) else { return Ok(None) };
+        let Some(object) = self.read(id)?.filter(|object| object.kind == Kind::Commit) else {
+            return Ok(None);
+        };
         Ok(Commit::parse(&object.data, self.indexed.hash).ok().map(|commit| CommitInfo {
             tree: commit.tree(),
             parents: commit.parents().collect(),

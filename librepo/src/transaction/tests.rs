@@ -268,7 +268,10 @@ fn a_no_op_writes_nothing() {
     let staging = Staging::new(b"objects/none");
     let updates = [update("refs/heads/main", Some(ids[0]), Some(ids[0]))];
     assert!(commit_each(&fs, &staging, HashKind::Sha1, &updates, &quick())[0].is_ok());
-    assert!(commit_atomic(&fs, &staging, HashKind::Sha1, &[&updates[..], &updates[..]].concat(), &quick())[0].is_ok());
+    assert!(
+        commit_atomic(&fs, &staging, HashKind::Sha1, &[&updates[..], &updates[..]].concat(), &quick())[0]
+            .is_ok()
+    );
     assert_eq!(*ops.borrow(), []);
 }
 
@@ -443,7 +446,9 @@ fn a_crash_at_any_operation_leaves_old_or_new() {
                 for (at, op) in ops[..cut].iter().enumerate() {
                     // Content that no later operation (before the crash) synchronised is gone.
                     if let Op::Append(path, _) = op
-                        && !ops[at..cut].iter().any(|later| matches!(later, Op::SyncFile(synced) if synced == path))
+                        && !ops[at..cut]
+                            .iter()
+                            .any(|later| matches!(later, Op::SyncFile(synced) if synced == path))
                     {
                         continue;
                     }
