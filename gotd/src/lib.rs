@@ -9,6 +9,7 @@ pub mod client;
 pub mod conf;
 pub mod config;
 pub mod config_role;
+pub mod disk;
 pub mod explain;
 pub mod ids;
 pub mod listen;

@@ -100,7 +100,7 @@ impl Listen {
         let listeners: Vec<usize> =
             fds.iter().skip(1).enumerate().filter(|(_, fd)| ready(fd)).map(|(at, _)| at).collect();
         if parent_ready {
-            self.from_parent()?;
+            self.parent_says()?;
         }
         for at in listeners {
             self.accept(at);
@@ -125,7 +125,7 @@ impl Listen {
         PollTimeout::from(100u8)
     }
 
-    fn from_parent(&mut self) -> Result<(), String> {
+    fn parent_says(&mut self) -> Result<(), String> {
         let mut received = match self.parent.recv_with_fds() {
             Ok(received) => received,
             // The parent is gone: nothing is left to serve.

@@ -278,10 +278,10 @@ impl Parent {
                 self.end_session(number, "its repository process ended");
             }
         }
-        if self.table.get(number).is_some_and(|s| s.is_over()) {
-            if let Some(session) = self.table.remove(number) {
-                self.log_session(&session);
-            }
+        if self.table.get(number).is_some_and(|s| s.is_over())
+            && let Some(session) = self.table.remove(number)
+        {
+            self.log_session(&session);
         }
     }
 
@@ -316,10 +316,10 @@ impl Parent {
         }
         for (pool, wanted) in self.settings.pools.clone() {
             // At most one in each turn: whoever is being served comes first.
-            if self.table.free(pool) < wanted {
-                if let Err(e) = self.start_session(pool) {
-                    self.log.line(Level::Warning, "session start", &[("error", &e)]);
-                }
+            if self.table.free(pool) < wanted
+                && let Err(e) = self.start_session(pool)
+            {
+                self.log.line(Level::Warning, "session start", &[("error", &e)]);
             }
         }
     }
@@ -744,7 +744,7 @@ impl Parent {
     fn log_session(&mut self, session: &Session) {
         let number = session.number;
         let ended = |process: &str, ending: &Ending| {
-            (*ending != Ending::Exit(0)).then(|| format!("{process} {ending}")).unwrap_or_default()
+            if *ending == Ending::Exit(0) { String::new() } else { format!("{process} {ending}") }
         };
         let mut troubles: Vec<String> = Vec::new();
         if let Process::Ended(ending) = &session.session {

@@ -32,10 +32,10 @@ use librepo::refs::Head;
 use librepo::repository::Repository;
 use librepo::transaction::{self, Options, Peel, RefResult, Reflog, Update};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
-use nix::sys::statvfs::fstatvfs;
 
 use crate::conf::limits::Limit;
 use crate::conf::push::{Change, PushRules};
+use crate::disk::check_reserve;
 use crate::ids::to_repo;
 use crate::repo_read::refs::Advertised;
 use crate::repository::{self, Found, Parent};
@@ -66,7 +66,7 @@ type Session = Channel<WriterToSession, SessionToWriter>;
 type Verify = Channel<WriterToVerify, VerifyToWriter>;
 
 /// One command and what became of it.
-struct Change1 {
+struct Item {
     command: Command,
     refused: Option<String>,
     facts: Option<CommandFacts>,
@@ -83,7 +83,7 @@ struct Push<'a> {
     found: &'a Found,
     enforcement: Enforcement,
     head: Option<Vec<u8>>,
-    changes: Vec<Change1>,
+    changes: Vec<Item>,
     shallows: Vec<ObjectId>,
     report: RepoReport,
 }
@@ -208,7 +208,7 @@ impl Push<'_> {
             if command.old.kind() != hash || command.new.kind() != hash {
                 return Err("session: object id of another hash".into());
             }
-            self.changes.push(Change1 { command, refused: None, facts: None });
+            self.changes.push(Item { command, refused: None, facts: None });
         }
         self.say(&WriterToSession::Taken(()));
         Ok(())
@@ -262,7 +262,7 @@ impl Push<'_> {
         if begin.atomic {
             self.all_or_none();
         }
-        let effective = |c: &Change1| c.refused.is_none() && c.command.old != c.command.new;
+        let effective = |c: &Item| c.refused.is_none() && c.command.old != c.command.new;
         let needs_pack = self.changes.iter().any(|c| effective(c) && !c.command.new.is_null());
         if let (Some(pack), true) = (&pack, needs_pack) {
             self.reserve()?;
@@ -386,12 +386,7 @@ impl Push<'_> {
         let objects =
             nix::fcntl::openat(&self.found.directory, "objects", flags, nix::sys::stat::Mode::empty())
                 .map_err(|e| format!("objects: {e}"))?;
-        let stat = fstatvfs(&objects).map_err(|e| format!("disk: {e}"))?;
-        let free = u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size());
-        if free < reserve {
-            return Err(format!("disk: {free} bytes free, {reserve} are reserved (limit disk reserve)"));
-        }
-        Ok(())
+        check_reserve(&objects, reserve).map_err(|e| e.to_string())
     }
 
     // --- verify

@@ -257,10 +257,10 @@ fn descend(root: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<(OwnedFd, 
 /// The repository in a directory: bare, or the `.git` directory of a worktree.
 fn repository_at(directory: OwnedFd, path: PathBuf) -> Option<Found> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    if let Ok(inner) = openat(&directory, ".git", flags, Mode::empty()) {
-        if is_repository(&inner) {
-            return Some(Found { directory: inner, path: path.join(".git"), worktree: true });
-        }
+    if let Ok(inner) = openat(&directory, ".git", flags, Mode::empty())
+        && is_repository(&inner)
+    {
+        return Some(Found { directory: inner, path: path.join(".git"), worktree: true });
     }
     is_repository(&directory).then_some(Found { directory, path, worktree: false })
 }

@@ -27,9 +27,9 @@ use librepo::receive::connectivity::Shallow;
 use librepo::receive::{self, Command, Facts, Indexed, Limits, Options, Progress, Ticker};
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
-use nix::sys::statvfs::fstatvfs;
 
 use crate::client::{self, Input};
+use crate::disk::check_reserve;
 use crate::ids::{to_repo, to_wire};
 use crate::repository::{self, Found};
 use crate::system;
@@ -183,21 +183,6 @@ impl Teller<'_> {
         );
         check_reserve(self.pack, self.reserve)
     }
-}
-
-/// Whether the disk still has the configured reserve.
-fn check_reserve(file: &File, reserve: u64) -> std::io::Result<()> {
-    if reserve == 0 {
-        return Ok(());
-    }
-    let stat = fstatvfs(file)?;
-    let free = u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size());
-    if free < reserve {
-        return Err(std::io::Error::other(format!(
-            "disk: {free} bytes free, {reserve} are reserved (limit disk reserve)"
-        )));
-    }
-    Ok(())
 }
 
 /// The work itself.

@@ -1,20 +1,21 @@
 //! Indexes a pack from standard input as a push would, without any process around it, for measuring.
 //!
-//! `index REPOSITORY DIRECTORY [threads [lenient]] < pack` writes `DIRECTORY/new.pack` and `new.idx`. With `-` for the repository
-//! the pack must be complete in itself.
+//! `index REPOSITORY DIRECTORY [THREADS [strict|lenient [TIP...]]] < pack` writes `DIRECTORY/new.pack` and `new.idx`. With `-` for the
+//! repository the pack must be complete in itself. With tips, what lies behind them is checked as for references to be created.
 
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::time::Instant;
 
 use librepo::receive::check::Policy;
-use librepo::receive::{self, Progress, Ticker};
-use librepo::{HashKind, Repository};
+use librepo::receive::connectivity::Shallow;
+use librepo::receive::{self, Command, Progress, Ticker};
+use librepo::{HashKind, ObjectId, Repository};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [repository, directory, rest @ ..] = args.as_slice() else {
-        return Err("usage: index REPOSITORY DIRECTORY [threads [lenient]] < pack".into());
+        return Err("usage: index REPOSITORY DIRECTORY [THREADS [strict|lenient [TIP...]]] < pack".into());
     };
     let repository = match repository.as_str() {
         "-" => None,
@@ -28,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (pack, idx) = (create("new.pack")?, create("new.idx")?);
     let threads = rest.first().map_or(Ok(2), |threads| threads.parse())?;
     let mut options = receive::Options { threads, ..receive::Options::default() };
-    if rest.len() > 1 {
+    if rest.get(1).is_some_and(|word| word == "lenient") {
         options.policy = Policy::lenient();
     }
     let start = Instant::now();
@@ -49,5 +50,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         indexed.checksum,
         start.elapsed()
     );
+    let tips: Option<Vec<ObjectId>> = rest.iter().skip(2).map(|hex| ObjectId::from_hex(hex.as_bytes())).collect();
+    let commands: Vec<Command> = tips
+        .ok_or("a tip is no object id")?
+        .into_iter()
+        .map(|new| Command { old: ObjectId::null(hash), new })
+        .collect();
+    if !commands.is_empty() {
+        let files = Some((&pack, &idx));
+        let shallow = Shallow::default();
+        let facts = receive::facts(&indexed, files, store, &[], &commands, &shallow, &mut ticker)?;
+        for (command, facts) in commands.iter().zip(facts) {
+            eprintln!("{}: {facts:?}", command.new);
+        }
+        eprintln!("{:.2?}", start.elapsed());
+    }
     Ok(())
 }

@@ -96,6 +96,8 @@ fn repositories_below_a_prefix() {
         ("pre/fix/a b/c d.git", "spaced"),
         ("pre/fix/tree", "worktree"),
         ("pre/fix/tree.git", "worktree"),
+        // As in a path that git is given.
+        ("pre/fix/tree/.git", "worktree"),
         // As git does: `both.git` goes first, whichever way it is asked for.
         ("pre/fix/both", "with"),
         ("pre/fix/both.git", "with"),
@@ -115,7 +117,6 @@ fn repositories_below_a_prefix() {
         "pre/fix/x/nested",
         "pre/fix/.hidden",
         "pre/fix/.hidden.git",
-        "pre/fix/tree/.git",
         "pre/fix/file",
         "pre/fix/half",
         "pre/fix/pointer",

@@ -146,8 +146,9 @@ fn the_git_directory_of_a_worktree() {
     let _daemon = site.start();
     site.hand_over();
     assert_served(&site, "tree", &tree.join(".git"));
-    // Its inner name is nobody's to ask for.
-    site.git(["ls-remote", "gotd:tree/.git"]).bad("no git repository found");
+    // As in a path that git is given; what lies in there is nobody's to ask for.
+    site.git(["ls-remote", "gotd:tree/.git"]).good();
+    site.git(["ls-remote", "gotd:tree/.git/refs"]).bad("no git repository found");
 }
 
 #[test]

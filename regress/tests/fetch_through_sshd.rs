@@ -142,9 +142,10 @@ impl Fetches<'_> {
         self.site.hand_over();
         let done = self.ours(&["-C", &clone, "fetch", "--progress", "origin"]).good();
         assert!(done.err.contains("Enumerating objects: "), "{}", done.err);
-        let total = done.err.lines().find(|l| l.contains("Total ")).unwrap_or_default().to_owned();
-        // Three commits, three blobs, three trees each.
-        assert!(total.contains("Total 12 "), "{}", done.err);
+        let total = done.err.split("Total ").nth(1).and_then(|rest| rest.split(' ').next());
+        // Three commits with two trees and a blob each; whether blobs of the same content are among what the client
+        // has is more than a server must find out.
+        assert!(matches!(total.map(str::parse), Some(Ok(9..=12))), "{}", done.err);
         self.site.git(["-C", &clone, "reset", "-q", "--hard", "origin/main"]).good();
         self.site.git(["-C", &clone, "reflog", "expire", "--expire=now", "--all"]).good();
         assert_clone(self.site, self.original, &path);

@@ -310,11 +310,11 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// The socket creator and what it has bound.
+type Bound = (Child<ParentToListen, ListenToParent>, Vec<(Pool, OwnedFd)>);
+
 /// Starts `sockets` with its privilege and has it bind every unix socket.
-fn bind(
-    starter: &Starter,
-    settings: &Settings,
-) -> Result<(Child<ParentToListen, ListenToParent>, Vec<(Pool, OwnedFd)>), String> {
+fn bind(starter: &Starter, settings: &Settings) -> Result<Bound, String> {
     let mut arguments = settings.flags();
     arguments.push("--");
     arguments.extend(settings.sockets.iter().map(String::as_str));

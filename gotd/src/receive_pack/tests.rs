@@ -524,7 +524,9 @@ fn progress_and_keepalives_reach_the_client_unless_it_wants_quiet() {
             progress("Indexing objects:   0% (0/9)", false);
             progress("Indexing objects:  11% (1/9)", false);
             progress("Indexing objects: 100% (9/9), done.", true);
+            progress("Receiving", false);
             for _ in 0..9 {
+                progress("Receiving", false);
                 std::thread::sleep(std::time::Duration::from_millis(500));
                 verify.send(0, 0, &VerifyToSession::Tick(())).unwrap();
             }
@@ -540,6 +542,7 @@ fn progress_and_keepalives_reach_the_client_unless_it_wants_quiet() {
                 [
                     "2: Indexing objects:   0% (0/9)\r",
                     "2: Indexing objects: 100% (9/9), done.\n",
+                    "2: Receiving\r",
                     "2: Checking ?]0;evil?objects:  50%\r",
                     "2: Checking ?]0;evil?objects:  50%\n",
                 ]

@@ -16,7 +16,7 @@ use super::plan::{Edge, Plan, name_hash};
 use super::progress::Progress;
 use super::space::NO_OBJECT;
 use crate::error::{Error, Result};
-use crate::id::FastState;
+use crate::id::{FastState, IdSet};
 use crate::object::{Kind, TreeEntries};
 
 /// A commit that the client wants.
@@ -435,7 +435,9 @@ impl Walk<'_> {
             children.len() - 1
         };
 
+        // What the client has here, by name alone: most of it is unchanged and need not be found.
         let mut old = Vec::new();
+        let mut had = IdSet::default();
         let mut recent = Recent::new(directory.client.len());
         for tree in &directory.client {
             progress.step(0)?;
@@ -443,18 +445,8 @@ impl Walk<'_> {
             let Ok(object) = source.read(*tree) else { continue };
             for entry in TreeEntries::new(&object.data, hash) {
                 let Ok(entry) = entry else { break };
-                if entry.is_submodule() || recent.seen(entry.id_bytes) {
-                    continue;
-                }
-                let Some(number) = source.space.number(&entry.id()) else { continue };
-                if entry.is_tree() {
-                    self.plan.client.set(number);
-                    if self.edge_trees.set(number) {
-                        let at = child(&mut children, &mut below, entry.name);
-                        children[at].client.push(number);
-                    }
-                } else {
-                    self.plan.client.set(number);
+                if !recent.seen(entry.id_bytes) {
+                    had.insert(entry.id());
                 }
             }
             old.push(object);
@@ -475,7 +467,11 @@ impl Walk<'_> {
                 if recent.seen(entry.id_bytes) {
                     continue;
                 }
-                let number = source.number(&entry.id())?;
+                let id = entry.id();
+                if had.contains(&id) {
+                    continue;
+                }
+                let number = source.number(&id)?;
                 if self.plan.client.get(number) {
                     continue;
                 }
@@ -500,8 +496,36 @@ impl Walk<'_> {
                 }
             }
         }
-        if !changed.is_empty() {
-            self.note_edges(source, &directory, &old, &changed);
+        let mut met = Recent::new(directory.client.len());
+        for object in &old {
+            for entry in TreeEntries::new(&object.data, hash) {
+                let Ok(entry) = entry else { break };
+                if entry.is_submodule() || met.seen(entry.id_bytes) {
+                    continue;
+                }
+                let name = name_hash(directory.prefix, entry.name);
+                let changes = changed.contains(&name);
+                // What stayed as it is serves nobody; what changed or went away may turn up elsewhere.
+                if !changes && recent.has(entry.id_bytes) {
+                    continue;
+                }
+                let Some(number) = source.space.number(&entry.id()) else { continue };
+                self.plan.client.set(number);
+                if changes {
+                    let kind = if entry.is_tree() { Kind::Tree } else { Kind::Blob };
+                    self.plan.edges.push(Edge { number, kind, name });
+                }
+                if entry.is_tree()
+                    && let Some(at) = below.get(entry.name)
+                    && self.edge_trees.set(number)
+                {
+                    children[*at].client.push(number);
+                }
+            }
+        }
+        // A subtree is noted with its parent directory; a root tree has none.
+        for tree in directory.client.iter().filter(|_| directory.depth == 0) {
+            self.plan.edges.push(Edge { number: *tree, kind: Kind::Tree, name: directory.name });
         }
         stack.append(&mut children);
         Ok(())
@@ -516,35 +540,6 @@ impl Walk<'_> {
         }
         Ok(!filter.needs_size() || filter.passes_size(source.header(number)?.1))
     }
-
-    /// What the client has in this directory under the names that changed.
-    fn note_edges(
-        &mut self,
-        source: &mut Source<'_>,
-        directory: &Directory,
-        old: &[crate::reader::Object],
-        changed: &std::collections::HashSet<u32, FastState>,
-    ) {
-        for object in old {
-            for entry in TreeEntries::new(&object.data, source.space.store().hash()) {
-                let Ok(entry) = entry else { break };
-                if entry.is_submodule() {
-                    continue;
-                }
-                let name = name_hash(directory.prefix, entry.name);
-                let kind = if entry.is_tree() { Kind::Tree } else { Kind::Blob };
-                if changed.contains(&name)
-                    && let Some(number) = source.space.number(&entry.id())
-                {
-                    self.plan.edges.push(Edge { number, kind, name });
-                }
-            }
-        }
-        // A subtree is noted with its parent directory; a root tree has none.
-        for tree in directory.client.iter().filter(|_| directory.depth == 0) {
-            self.plan.edges.push(Edge { number: *tree, kind: Kind::Tree, name: directory.name });
-        }
-    }
 }
 
 /// Entries met lately: versions of a directory share most of theirs.
@@ -556,11 +551,18 @@ impl Recent {
     /// For a directory with this many versions.
     pub(super) fn new(versions: usize) -> Recent {
         let size = match versions {
-            0..=1 => 0,
-            2..=16 => 1 << 10,
+            0 => 0,
+            1..=16 => 1 << 9,
             _ => 1 << 12,
         };
         Recent { slots: vec![[0; 32]; size] }
+    }
+
+    /// Whether this id was met, as far as remembered.
+    fn has(&self, id: &[u8]) -> bool {
+        let hash = usize::from(id[4]) | usize::from(id[5]) << 8;
+        let slot = self.slots.get(hash & self.slots.len().wrapping_sub(1));
+        slot.is_some_and(|slot| slot[..id.len()] == *id)
     }
 
     /// Whether this id was met, as far as remembered; it is then.

@@ -134,6 +134,9 @@ fn bench(repository: &Path, pairs: usize, only: Option<&str>) -> Vec<String> {
     rows
 }
 
+/// A column: its name, its value, and what the value is multiplied with in the table.
+type Field = (&'static str, fn(&Cost) -> f64, f64);
+
 /// The middle value.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -141,7 +144,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn row(repository: &Path, workload: &Workload, a: &[Cost], b: &[Cost]) -> String {
-    let fields: [(&str, fn(&Cost) -> f64, f64); 5] = [
+    let fields: [Field; 5] = [
         ("cpu", |c| c.cpu, 1.0),
         ("wall", |c| c.wall, 1.0),
         ("first_byte", |c| c.first_byte, 1.0),
