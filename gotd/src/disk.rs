@@ -1,0 +1,33 @@
+//! The disk's reserve: checked before and while a pack comes in.
+
+use std::os::fd::AsFd;
+
+use nix::sys::statvfs::fstatvfs;
+
+/// Fails when the file system of `file` has fewer than `reserve` bytes free for ordinary users; 0: no reserve.
+pub fn check_reserve(file: impl AsFd, reserve: u64) -> std::io::Result<()> {
+    if reserve == 0 {
+        return Ok(());
+    }
+    let stat = fstatvfs(file)?;
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    if free < reserve {
+        return Err(std::io::Error::other(format!(
+            "disk: {free} bytes free, {reserve} are reserved (limit disk reserve)"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_that_no_disk_has_is_told_with_its_directive() {
+        let file = tempfile::tempfile().expect("a file");
+        assert!(check_reserve(&file, 0).is_ok());
+        let refused = check_reserve(&file, u64::MAX).expect_err("no disk has so much");
+        assert!(refused.to_string().contains("limit disk reserve"));
+    }
+}
