@@ -50,7 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         indexed.checksum,
         start.elapsed()
     );
-    let tips: Option<Vec<ObjectId>> = rest.iter().skip(2).map(|hex| ObjectId::from_hex(hex.as_bytes())).collect();
+    let tips: Option<Vec<ObjectId>> =
+        rest.iter().skip(2).map(|hex| ObjectId::from_hex(hex.as_bytes())).collect();
     let commands: Vec<Command> = tips
         .ok_or("a tip is no object id")?
         .into_iter()

@@ -62,6 +62,11 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         }
     }
 
+    /// Objects looked at so far.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
+    }
+
     fn step(&mut self, ticker: &mut Ticker<'_>) -> Result<()> {
         self.steps += 1;
         ticker.tick(Stage::Connectivity, self.steps, 0, 0)

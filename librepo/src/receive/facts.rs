@@ -54,8 +54,8 @@ pub struct Facts {
     pub fast_forward: Option<bool>,
     /// A commit with several parents that is behind the new tip and that no reference reached before.
     pub merge: Option<ObjectId>,
-    /// The largest blob that came for this tip, with its size in bytes. Where all that came is below a megabyte, the largest of
-    /// the whole push.
+    /// The largest blob that came for this tip, with its size in bytes. Where all that came is below a megabyte, or a push of several
+    /// tips is too large to tell them apart, the largest of the whole push.
     pub largest_blob: Option<(ObjectId, u64)>,
 }
 
@@ -83,18 +83,38 @@ pub fn facts(
     let pack_whole = check.pack_is_whole(ticker)?;
     let creations = commands.iter().filter(|command| !command.new.is_null()).count();
     let mut all = Vec::with_capacity(commands.len());
+    let mut shared =
+        Shared { creations, blob_steps: BLOB_STEPS, merges: IdMap::default(), failed: 0, gap: None };
     for command in commands {
-        all.push(about(&mut check, command, pack_whole, creations, ticker)?);
+        all.push(about(&mut check, command, pack_whole, &mut shared, ticker)?);
     }
     ticker.finish(Stage::Connectivity, commands.len() as u64, commands.len() as u64, 0)?;
     Ok(all)
 }
 
+/// What is learnt about one tip and spares work for the next: a push may have thousands of them.
+struct Shared {
+    /// Commands that create or change something.
+    creations: usize,
+    /// How many objects may still be looked at to tell the tips' blobs apart.
+    blob_steps: u64,
+    /// For commits that were looked at, the merge that their history comes to.
+    merges: IdMap<Option<ObjectId>>,
+    /// Objects that were looked at in vain, because something turned out to be missing; and what.
+    failed: u64,
+    gap: Option<Refusal>,
+}
+
+/// Objects looked at to tell the tips' blobs apart, for the whole push.
+const BLOB_STEPS: u64 = 200_000;
+/// Objects looked at in walks that ended at a gap, before all further tips are refused with the last one.
+const FAILED_STEPS: u64 = 2_000_000;
+
 fn about(
     check: &mut Connectivity<'_, '_>,
     command: &Command,
     pack_whole: bool,
-    creations: usize,
+    shared: &mut Shared,
     ticker: &mut Ticker<'_>,
 ) -> Result<Facts> {
     let mut facts = Facts::default();
@@ -109,11 +129,18 @@ fn about(
     facts.kind = Some(place.kind());
     let in_whole_pack = pack_whole && check.world.indexed.kind(&tip).is_some();
     if !in_whole_pack && tip != command.old {
+        if shared.failed > FAILED_STEPS {
+            facts.refusal = shared.gap;
+            return Ok(facts);
+        }
+        let before = check.steps();
         facts.refusal = check.walk(&tip, ticker)?.map(|gap| match gap {
             Gap::Missing(id) => Refusal::Missing(id),
             Gap::Shallow => Refusal::Shallow,
         });
         if facts.refusal.is_some() {
+            shared.failed = shared.failed.saturating_add(check.steps() - before);
+            shared.gap = facts.refusal;
             return Ok(facts);
         }
     }
@@ -133,9 +160,9 @@ fn about(
         facts.fast_forward = Some(descends(check.world, &tip, &command.old, ticker)?);
     }
     if end.1 == Kind::Commit {
-        facts.merge = new_merge(check, &end.0, ticker)?;
+        facts.merge = new_merge(check, &end.0, &mut shared.merges, ticker)?;
     }
-    facts.largest_blob = largest_blob(check, &tip, creations, ticker)?;
+    facts.largest_blob = largest_blob(check, &tip, shared, ticker)?;
     Ok(facts)
 }
 
@@ -200,40 +227,48 @@ fn descends(world: &mut World<'_>, new: &ObjectId, old: &ObjectId, ticker: &mut 
 }
 
 /// A merge behind `tip` that no reference reached before.
+///
+/// Up to the first merge history is a line, so that all commits on the way share the answer.
 fn new_merge(
     check: &mut Connectivity<'_, '_>,
     tip: &ObjectId,
+    known: &mut IdMap<Option<ObjectId>>,
     ticker: &mut Ticker<'_>,
 ) -> Result<Option<ObjectId>> {
-    let mut seen = IdSet::default();
-    let mut stack = vec![*tip];
-    while let Some(id) = stack.pop() {
-        if !seen.insert(id) {
-            continue;
+    let mut line = Vec::new();
+    let mut next = Some(*tip);
+    let mut merge = None;
+    while let Some(id) = next.take() {
+        if let Some(answer) = known.get(&id) {
+            merge = *answer;
+            break;
         }
-        ticker.tick(Stage::Connectivity, seen.len() as u64, 0, 0)?;
-        let Some(commit) = check.world.commit(&id)? else { continue };
+        line.push(id);
+        ticker.tick(Stage::Connectivity, line.len() as u64, 0, 0)?;
+        let Some(commit) = check.world.commit(&id)? else { break };
         if check.world.is_old(&id) && check.is_reached(&id, commit.date, ticker)? {
-            continue;
+            break;
         }
         if commit.parents.len() > 1 {
-            return Ok(Some(id));
+            merge = Some(id);
+            break;
         }
-        stack.extend(commit.parents);
+        next = commit.parents.first().copied();
     }
-    Ok(None)
+    known.extend(line.into_iter().map(|id| (id, merge)));
+    Ok(merge)
 }
 
 /// The largest blob that came for a tip.
 fn largest_blob(
     check: &mut Connectivity<'_, '_>,
     tip: &ObjectId,
-    creations: usize,
+    shared: &mut Shared,
     ticker: &mut Ticker<'_>,
 ) -> Result<Option<(ObjectId, u64)>> {
     let largest = check.world.indexed.findings.largest;
     match largest {
-        Some((_, size)) if creations > 1 && size >= LARGE_BLOB => {}
+        Some((_, size)) if shared.creations > 1 && size >= LARGE_BLOB => {}
         _ => return Ok(largest),
     }
     let sizes: IdMap<u64> = check.world.indexed.findings.blobs.iter().copied().collect();
@@ -245,6 +280,8 @@ fn largest_blob(
         if !seen.insert(id) {
             continue;
         }
+        let Some(left) = shared.blob_steps.checked_sub(1) else { return Ok(largest) };
+        shared.blob_steps = left;
         ticker.tick(Stage::Connectivity, seen.len() as u64, 0, 0)?;
         match kind {
             Kind::Blob => {
