@@ -168,6 +168,9 @@ struct Server {
 
 fn server(scratch: &Scratch, random: &mut Random, layout: Layout, commits: usize) -> Server {
     let dir = scratch.bare("server.git");
+    if random.chance(50) {
+        scratch.ok(&dir, &["config", "pack.writeBitmapLookupTable", "true"], b"");
+    }
     let parts = if layout == Layout::OnePack { 1 } else { 3 };
     let marks = scratch.top.join("marks");
     let mut first = 1;
@@ -831,4 +834,39 @@ fn a_sink_that_fails_ends_the_fetch_and_progress_reads_as_git_has_it() {
     assert!(sink.text.contains("Compressing objects: 100% ("), "{}", sink.text);
     let last = format!("Total {n} (delta {}), reused 0 (delta 0), pack-reused 0 (from 0)\n", stats.deltas);
     assert!(sink.text.ends_with(&last), "{}", sink.text);
+}
+
+#[test]
+fn repositories_with_long_ids_are_served() {
+    let scratch = Scratch::new();
+    let mut random = Random(15);
+    let init = |name: &str| {
+        scratch.ok(&scratch.top, &["init", "-q", "--bare", "--object-format=sha256", name], b"");
+        scratch.top.join(name)
+    };
+    let dir = init("server.git");
+    let stream: String = history(&mut random, 1, 60)
+        .lines()
+        .filter(|line| !line.starts_with("M 160000"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for (round, arguments) in [None, Some("-qad"), Some("-qadb")].into_iter().enumerate() {
+        match arguments {
+            None => drop(scratch.ok(&dir, &["fast-import", "--quiet"], stream.as_bytes())),
+            Some(arguments) => drop(scratch.ok(&dir, &["repack", arguments], b"")),
+        }
+        let tip = scratch.lines(&dir, &["rev-parse", "refs/keep/60"], b"").remove(0);
+        let old = scratch.lines(&dir, &["rev-parse", "refs/keep/40"], b"").remove(0);
+        let server = Server { dir: dir.clone(), commits: Vec::new(), tags: Vec::new(), blobs: Vec::new() };
+        let client = init(&format!("client{round}.git"));
+        for haves in [Vec::new(), vec![old.clone()]] {
+            let wants = if haves.is_empty() { vec![old.clone()] } else { vec![tip.clone()] };
+            let question = Question { wants, haves, thin: true, ofs: true, ..Question::default() };
+            let answer = ours(&server, &question, 2).unwrap();
+            scratch.ok(&client, &["index-pack", "--strict", "--fix-thin", "--stdin"], &answer.pack);
+        }
+        scratch.ok(&client, &["update-ref", "refs/heads/main", &tip], b"");
+        scratch.ok(&client, &["fsck", "--full", "--strict"], b"");
+        assert_eq!(reach(&scratch, &client, &[tip.clone()], &[]), reach(&scratch, &dir, &[tip], &[]));
+    }
 }
