@@ -76,14 +76,12 @@ impl Log {
     }
 }
 
-/// A value as it stands in a line: escaped, and in quotes when it would otherwise run into the next field.
+/// A value as it stands in a line: harmless, and in quotes when it would otherwise run into the next field. A value
+/// that was escaped before is not escaped again.
 fn quote(value: &str) -> String {
-    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'=');
-    if value.bytes().all(plain) {
-        return value.to_owned();
-    }
-    let escaped = escape(value.as_bytes());
-    format!("\"{}\"", escaped.replace('"', "\\\""))
+    let harmless = |b: u8| (b.is_ascii_graphic() || b == b' ') && b != b'"';
+    let text = if value.bytes().all(harmless) { value.to_owned() } else { escape(value.as_bytes()) };
+    if text.contains([' ', '=']) { format!("\"{text}\"") } else { text }
 }
 
 #[cfg(test)]
@@ -96,7 +94,8 @@ mod tests {
         assert_eq!(quote("a b"), "\"a b\"");
         assert!(!quote("a\nsession end who=root").contains('\n'));
         assert!(quote("a\" who=root").starts_with('"'));
-        assert!(quote("a\" who=root").contains("\\\""));
+        assert_eq!(quote("a\" who=root").matches('"').count(), 2);
+        assert_eq!(quote("a\\x22b"), "a\\x22b");
         assert!(!quote("\x1b[31m").contains('\x1b'));
     }
 }

@@ -15,10 +15,10 @@ use libproto::channel::{Message, Received, RecvError};
 use libproto::message::client::{ClientKind, ControlRequest};
 use libproto::message::parent::{
     Access, AuthToParent, Build, Grant, ListenToParent, OpenError, Opened, ParentToAuth, ParentToListen,
-    ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RefReport, RepoToParent, Serve,
-    SessionToParent, Verdict,
+    ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RepoToParent, Serve, SessionToParent,
+    Verdict,
 };
-use libproto::names::{UserName, escape};
+use libproto::names::UserName;
 use libproto::states::{self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState, VerifyState};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -35,6 +35,7 @@ use crate::spawn::{self, Child, Starter};
 pub mod children;
 pub mod control;
 pub mod push;
+pub mod report;
 pub mod start;
 pub mod table;
 
@@ -737,125 +738,6 @@ impl Parent {
         let bound = self.draining?;
         let busy = |s: &&Session| s.peer.is_some() && s.session.running().is_some();
         (Instant::now() >= bound || self.table.iter().filter(busy).count() == 0).then_some(End::Stopped)
-    }
-
-    // --- the log
-
-    fn log_session(&mut self, session: &Session) {
-        let number = session.number;
-        let ended = |process: &str, ending: &Ending| {
-            if *ending == Ending::Exit(0) { String::new() } else { format!("{process} {ending}") }
-        };
-        let mut troubles: Vec<String> = Vec::new();
-        if let Process::Ended(ending) = &session.session {
-            troubles.push(ended("session", ending));
-        }
-        // Where a session is refused, its repository process was ended by us.
-        let dismissed = session.refused.as_ref().is_some_and(|text| text != REPO_ENDED);
-        if let (Process::Ended(ending), true) = (&session.repo, session.permit.is_some() && !dismissed) {
-            troubles.push(ended("repository", ending));
-        }
-        if let Some(Process::Ended(ending)) = &session.verify {
-            troubles.push(ended("verify", ending));
-        }
-        troubles.push(session.verify_text.clone());
-        troubles.extend(session.killed.clone().map(|why| format!("ended: {why}")));
-        troubles.retain(|t| !t.is_empty());
-        let troubles = troubles.join(", ");
-        if session.peer.is_none() {
-            if !troubles.is_empty() && self.draining.is_none() {
-                self.log.line(
-                    Level::Warning,
-                    "waiting session lost",
-                    &[("session", &number), ("why", &troubles)],
-                );
-            }
-            return;
-        }
-        let repo = session.repo_report.clone().unwrap_or_default();
-        for warning in repo.warnings.iter().take(16) {
-            self.log.line(Level::Warning, "repository", &[("session", &number), ("warning", warning)]);
-        }
-        let (pid, uid, address) = match &session.peer {
-            Some(Peer::Unix { pid, uid, .. }) => (pid.to_string(), uid.to_string(), String::new()),
-            Some(Peer::Tcp { address, port }) => (
-                String::new(),
-                String::new(),
-                format!("{}:{port}", std::net::Ipv6Addr::from(*address).to_canonical()),
-            ),
-            None => Default::default(),
-        };
-        let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
-        let rule = session.permit.as_ref().map(|p| p.rule.clone()).unwrap_or_default();
-        let told = session.ask.as_ref().map(|a| a.told_address.clone()).unwrap_or_default();
-        let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
-        let service = session.ask.as_ref().map(|a| a.service.name()).unwrap_or_default();
-        let protocol = session.ask.as_ref().map(|a| a.protocol.to_string()).unwrap_or_default();
-        let report = session.report.as_ref();
-        let agent = report.map(|r| r.agent.clone()).unwrap_or_default();
-        let (received, sent) = report.map_or((0, 0), |r| (r.received, r.sent));
-        let ms = session.accepted.map_or(0, |at| at.elapsed().as_millis());
-        let text = session.refused.clone().or_else(|| report.map(|r| r.text.clone())).unwrap_or_default();
-        let result = match (report.map(|r| r.status), session.refused.is_some()) {
-            (_, true) => "refused",
-            (Some(0), _) => "ok",
-            (Some(_), _) => "failed",
-            (None, _) => "lost",
-        };
-        let level = if result == "ok" { Level::Info } else { Level::Warning };
-        let error =
-            [text, repo.text, troubles].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("; ");
-        let control = session.hello.as_ref().is_some_and(|h| h.kind == ClientKind::Control);
-        let event = if control { "control" } else { "session" };
-        let sent = sent.saturating_add(repo.bytes);
-        self.log.line(
-            level,
-            event,
-            &[
-                ("number", &number),
-                ("result", &result),
-                ("who", &who),
-                ("uid", &uid),
-                ("pid", &pid),
-                ("address", &address),
-                ("told-address", &told),
-                ("repository", &repository),
-                ("service", &service),
-                ("protocol", &protocol),
-                ("agent", &agent),
-                ("objects", &repo.objects),
-                ("received", &received),
-                ("sent", &sent),
-                ("ms", &ms),
-                ("rule", &rule),
-                ("error", &error),
-            ],
-        );
-    }
-
-    fn log_ref(&mut self, number: u64, report: &RefReport) {
-        let Some(session) = self.table.get(number) else { return };
-        let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
-        let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
-        let name = escape(&report.name);
-        let (level, event) = if report.refused.is_empty() {
-            (Level::Info, "reference")
-        } else {
-            (Level::Warning, "reference refused")
-        };
-        self.log.line(
-            level,
-            event,
-            &[
-                ("number", &number),
-                ("who", &who),
-                ("repository", &repository),
-                ("name", &name),
-                ("old", &report.old),
-                ("new", &report.new),
-                ("error", &report.refused),
-            ],
-        );
     }
 
     // --- the end

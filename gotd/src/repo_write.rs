@@ -191,7 +191,11 @@ impl Push<'_> {
     fn list(&self) -> Result<(), String> {
         let mut advertised = Advertised::new(&self.repository, &self.serve.hidden);
         let ask = ListAsk { prefixed: false, peel: false };
-        for mut batch in advertised.list(ask).map_err(|e| format!("references: {e}"))? {
+        let batches = match advertised.list(ask) {
+            Ok(batches) => batches,
+            Err(e) => return self.refuse(&format!("references: {e}")),
+        };
+        for mut batch in batches {
             batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
             self.say(&WriterToSession::Refs(batch));
         }
@@ -319,7 +323,8 @@ impl Push<'_> {
             change.refused = if let Some(refused) = &facts.refused {
                 Some(refused.clone())
             } else if name.starts_with(b"refs/heads/") && facts.kind != Some(ObjectKind::Commit) {
-                Some("not a commit".into())
+                // C git's words; only commits are branches.
+                Some("invalid new value provided".into())
             } else if blob_limit > 0 && facts.largest_blob.is_some_and(|bytes| bytes > blob_limit) {
                 Some(format!(
                     "blob of {} bytes, at most {blob_limit} are permitted (limit blob size)",

@@ -213,15 +213,12 @@ pub fn find(address: &RepoAddress) -> Result<Option<Found>, String> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let Ok(root) = open(path, flags, Mode::empty()) else { return Ok(None) };
     let Some(below) = &address.below else { return Ok(repository_at(root, path.to_owned())) };
-    let mut names: Vec<Vec<u8>> = vec![below.as_bytes().to_vec()];
-    if below.without_suffix().len() == below.as_bytes().len() {
-        // As git does: `x.git` before `x`... but a worktree or bare repository of exactly that name comes first
-        // only when there is no `x.git`, so that one name never means two things.
-        names.insert(0, below.with_suffix());
-    } else {
-        names.push(below.without_suffix().to_vec());
-    }
-    for name in names {
+    // The name as it was asked for comes first, as with git; then the other spelling.
+    let other = match below.without_suffix() {
+        stem if stem.len() == below.as_bytes().len() => below.with_suffix(),
+        stem => stem.to_vec(),
+    };
+    for name in [below.as_bytes().to_vec(), other] {
         let Some((directory, full)) = descend(&root, path, &name)? else { continue };
         if let Some(found) = repository_at(directory, full) {
             if address.export_ok && !has(&found.directory, "git-daemon-export-ok", libc::S_IFREG) {

@@ -211,7 +211,7 @@ mod tests {
             ));
             // A second time for the same number is nonsense, and fatal.
             assert!(ask(fd, BIND, 0).is_err_and(|text| text.starts_with("?: ")));
-            assert_eq!(ask(fd, BIND, 0).err(), Some("sockets: closed".into()));
+            assert!(ask(fd, BIND, 0).is_err_and(|text| text.starts_with("sockets: ")));
         });
     }
 

@@ -1,10 +1,10 @@
 //! Writes the pack for wants and haves to standard output, for benchmarks without processes:
-//! `pack REPOSITORY [thin] [ofs] [tags] [threads=N] [filter=F] [cache=BYTES] < "want\n^have\n"`; figures go to standard error.
+//! `pack REPOSITORY [thin] [ofs] [tags] [threads=N] [filter=F] [cache=BYTES] [depth=N] < "want\n^have\n"`; figures go to standard error.
 
 use std::io::{self, BufRead, Write};
 use std::time::Instant;
 
-use librepo::fetch::{Fetch, Filter, Limits, PackOptions, Policy, Sink, Tips};
+use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Sink, Tips};
 use librepo::{ObjectId, Reader, Repository};
 
 struct Out(io::StdoutLock<'static>, bool);
@@ -48,6 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         } else {
             fetch.want(id)?;
         }
+    }
+    if let Some(n) = value("depth=") {
+        fetch.deepen(Deepen::Depth { n: n.parse()?, relative: false });
     }
     let ready = fetch.ready()?;
     fetch.options(PackOptions {

@@ -158,11 +158,15 @@ pub fn commit_each(
     for (at, update) in updates.iter().enumerate() {
         if updates[..at].iter().any(|other| other.name == update.name) {
             results[at] = Err(RefError::Twice);
-        } else if !update.is_noop() && !update.is_deletion() {
+        }
+    }
+    // Deletions first: a name that goes may stand in the way of one that comes.
+    work.delete(updates, &mut results);
+    for (at, update) in updates.iter().enumerate() {
+        if results[at].is_ok() && !update.is_noop() && !update.is_deletion() {
             results[at] = work.set(at, update);
         }
     }
-    work.delete(updates, &mut results);
     if let Err(e) = work.sync() {
         let text = e.to_string();
         for (result, update) in results.iter_mut().zip(updates) {

@@ -867,6 +867,9 @@ fn repositories_with_long_ids_are_served() {
         }
         scratch.ok(&client, &["update-ref", "refs/heads/main", &tip], b"");
         scratch.ok(&client, &["fsck", "--full", "--strict"], b"");
-        assert_eq!(reach(&scratch, &client, &[tip.clone()], &[]), reach(&scratch, &dir, &[tip], &[]));
+        assert_eq!(
+            reach(&scratch, &client, std::slice::from_ref(&tip), &[]),
+            reach(&scratch, &dir, std::slice::from_ref(&tip), &[])
+        );
     }
 }

@@ -140,10 +140,14 @@ impl Session {
             .collect()
     }
 
+    /// Whether the client asked to push.
+    pub fn is_push(&self) -> bool {
+        self.ask.as_ref().is_some_and(|ask| ask.service == Service::ReceivePack)
+    }
+
     /// Whether a push is under way that goes on without its client.
     pub fn is_pushing(&self) -> bool {
-        self.repo_state == RepoState::Serving
-            && self.ask.as_ref().is_some_and(|ask| ask.service == Service::ReceivePack)
+        self.repo_state == RepoState::Serving && self.is_push()
     }
 
     /// Whether it could still be handed a connection.

@@ -24,6 +24,8 @@ fn git(dir: &Path, args: &[&str]) -> std::result::Result<String, String> {
         .env("GIT_AUTHOR_EMAIL", "a@x")
         .env("GIT_COMMITTER_NAME", "C")
         .env("GIT_COMMITTER_EMAIL", "c@x")
+        .env("GIT_AUTHOR_DATE", "1700000000 +0000")
+        .env("GIT_COMMITTER_DATE", "1700000000 +0000")
         .output()
         .unwrap();
     match output.status.success() {
