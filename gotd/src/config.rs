@@ -1,282 +1,75 @@
-//! Reading gotd.conf and gotd-secrets.conf: files with their owners and modes, names, and paths.
+//! `config`: reads the configuration, once.
 //!
-//! The one place where the parser of [`crate::conf`] meets the system. Role `config` (`crate::config_role`) runs it in
-//! its own process, `gotctl explain -c` in its own.
+//! Duty: parse gotd.conf and secrets, resolve names to ids, send the typed result. Waits on: the parent's one
+//! word. Talks to: the parent alone. At the start of the daemon it still has the privilege to read secrets.
+//!
+//! **Invariant:** the only process that reads configuration text; it writes nothing and sees no client.
 
-use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::conf::error::ConfigError;
-use crate::conf::loader::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
-use crate::conf::model::{Config, Secret};
-use crate::conf::resolve::{NameService, complaint, resolve};
-use crate::conf::{parse, secrets};
-use crate::users::System;
+use libproto::channel::{Channel, Received};
+use libproto::codec::CodecError;
+use libproto::message::parent::{Build, ConfigToParent, ParentToConfig};
+use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
-/// Where gotd.conf is when nothing is said.
-pub const DEFAULT_PATH: &str = "/etc/gotd.conf";
-/// Where the secrets are when nothing is said; the file need not exist there.
-pub const DEFAULT_SECRETS: &str = "/etc/gotd-secrets.conf";
+use crate::conf::wire::{self, Audience};
+use crate::system;
 
-/// Most warnings that are shown.
-const WARNINGS_MAX: usize = 200;
+/// Reading files, and the system's users and groups.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);
+/// Longest text that the parent is told, in bytes.
+const TEXT_MAX: usize = 4000;
 
-/// A configuration that was read, checked and resolved.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// To be used only if there are no errors.
-    pub config: Config,
-    /// What is wrong.
-    pub errors: Vec<ConfigError>,
-    /// What may not be what was meant.
-    pub warnings: Vec<ConfigError>,
-}
+type Parent = Channel<ConfigToParent, ParentToConfig>;
 
-/// Reads a configuration from the file system, with the system's users and groups. Without a path for the secrets the
-/// default file is read if it exists.
-pub fn load(path: &Path, secrets_path: Option<&Path>) -> Loaded {
-    let texts = (path.to_str(), secrets_path.map(Path::to_str));
-    match texts {
-        (Some(path), None) => load_with(path, None, &mut System),
-        (Some(path), Some(Some(secrets))) => load_with(path, Some(secrets), &mut System),
-        _ => {
-            let error = ConfigError::whole(&path.to_string_lossy(), "expected paths in UTF-8");
-            Loaded { config: Config::empty(), errors: vec![error], warnings: Vec::new() }
-        }
-    }
-}
-
-/// The same, with users and groups from elsewhere.
-pub fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService) -> Loaded {
-    let mut files = Files { main: path, warnings: Vec::new() };
-    let parsed = parse(path, &mut files);
-    let (mut config, mut errors, mut warnings) = (parsed.config, parsed.errors, parsed.warnings);
-    warnings.splice(0..0, files.warnings);
-    overflow_ids(&mut config);
-    match read_secrets(secrets_path) {
-        Ok(secrets) => config.secrets = secrets,
-        Err(more) => errors.extend(more),
-    }
-    // Names are resolved even if something was wrong before, so that one run finds all errors.
-    let findings = resolve(&mut config, names);
-    errors.extend(findings.errors);
-    warnings.extend(findings.warnings);
-    settle_paths(&mut config, &mut errors, &mut warnings);
-    // Ten thousand repositories that do not exist yet need no line each.
-    if warnings.len() > WARNINGS_MAX {
-        let rest = warnings.len() - WARNINGS_MAX;
-        warnings.truncate(WARNINGS_MAX);
-        warnings.push(ConfigError::whole("", format!("{rest} more warnings are not shown")));
-    }
-    Loaded { config, errors, warnings }
-}
-
-/// Opens a regular file for reading; whatever else it is, it cannot make this process wait.
-fn open_regular(path: &str) -> Result<(File, std::fs::Metadata), String> {
-    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = open.map_err(|e| e.to_string())?;
-    let meta = file.metadata().map_err(|e| e.to_string())?;
-    if meta.is_file() { Ok((file, meta)) } else { Err("not a regular file".to_owned()) }
-}
-
-fn read_bounded(file: File, most: usize) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    if bytes.len() > most { Err(format!("larger than {most} bytes")) } else { Ok(bytes) }
-}
-
-/// Whether a file can have been written only by root or by who runs this.
-fn trusted_owner(meta: &std::fs::Metadata) -> bool {
-    let me = nix::unistd::geteuid().as_raw();
-    meta.uid() == 0 || meta.uid() == me
-}
-
-struct Files<'p> {
-    main: &'p str,
-    warnings: Vec<ConfigError>,
-}
-
-impl Loader for Files<'_> {
-    fn load(&mut self, path: &str) -> Result<Vec<u8>, String> {
-        let (file, meta) = open_regular(path)?;
-        let loose = meta.mode() & 0o022 != 0;
-        if path == self.main {
-            // C gotd checks nothing here, so this is no error.
-            if meta.mode() & 0o002 != 0 {
-                self.warnings.push(ConfigError::whole(path, "anybody can write to this file"));
-            }
-        } else if !trusted_owner(&meta) {
-            return Err("expected a file of root or of the user that runs this".to_owned());
-        } else if loose {
-            return Err("expected a file that only its owner can write to".to_owned());
-        }
-        read_bounded(file, FILE_MAX)
-    }
-
-    fn expand(&mut self, pattern: &str) -> Result<Vec<String>, String> {
-        let (directory, last) = split_last(pattern);
-        let entries = match std::fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e.to_string()),
-        };
-        let mut found = Vec::new();
-        for entry in entries.take(FILES_MAX.saturating_mul(10)) {
-            let name = entry.map_err(|e| e.to_string())?.file_name();
-            let Ok(name) = std::str::from_utf8(name.as_bytes()) else { continue };
-            if matches(last, name) {
-                found.push(format!("{}/{name}", directory.trim_end_matches('/')));
-            }
-        }
-        found.sort();
-        if found.len() > FILES_MAX { Err(format!("more than {FILES_MAX} files")) } else { Ok(found) }
-    }
-}
-
-fn read_secrets(path: Option<&str>) -> Result<Vec<Secret>, Vec<ConfigError>> {
-    let (path, required) = path.map_or((DEFAULT_SECRETS, false), |path| (path, true));
-    let fail = |message: String| vec![ConfigError::whole(path, message)];
-    if !required && !std::fs::exists(path).unwrap_or(false) {
-        return Ok(Vec::new());
-    }
-    let (file, meta) = match open_regular(path) {
-        Ok(opened) => opened,
-        // An unprivileged daemon has no business with the system's secrets.
-        Err(_) if !required && !nix::unistd::geteuid().is_root() => return Ok(Vec::new()),
-        Err(message) => return Err(fail(message)),
+/// Runs the role. Whether the sandbox is required is known only from the configuration: here it is used as far
+/// as the system has it, because no client can have written what is read.
+pub fn run(parent: OwnedFd) -> Result<(), String> {
+    // The first question may load a library of the name service, which the sandbox forbids.
+    let _ = nix::unistd::User::from_name("root");
+    let _ = nix::unistd::Group::from_name("root");
+    // Name services may live anywhere, and files that gotd.conf names too: all stays visible for reading.
+    let visible = [Visible::named(Path::new("/"), Access::READ)];
+    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    let stage = Stage { promises: WORK, paths: Some(&visible), limits, enforcement: Enforcement::BestEffort };
+    libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    let parent = Parent::from(parent);
+    say(&parent, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
+    let load = match parent.recv() {
+        Ok(Received { message: ParentToConfig::Load(load), .. }) => load,
+        _ => system::exit_now(0),
     };
-    if !trusted_owner(&meta) {
-        return Err(fail("expected a file of root or of the user that runs this".to_owned()));
+    let path = OsStr::from_bytes(&load.path);
+    let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
+    let loaded = crate::conf::load::load(Path::new(path), secrets.map(Path::new));
+    for warning in &loaded.warnings {
+        say(&parent, &ConfigToParent::Warning(bounded(warning.to_string())));
     }
-    // C gotd's rule: a group may read it, and that is all.
-    if meta.mode() & 0o037 != 0 {
-        return Err(fail("expected a file that others cannot read, nor its group write".to_owned()));
+    for error in &loaded.errors {
+        say(&parent, &ConfigToParent::Error(bounded(error.to_string())));
     }
-    let bytes = read_bounded(file, secrets::SECRETS_FILE_MAX).map_err(fail)?;
-    secrets::parse(path, &bytes)
+    let good = loaded.errors.is_empty();
+    if good {
+        let mut sink = |batch| -> Result<(), CodecError> {
+            say(&parent, &ConfigToParent::Item(batch));
+            Ok(())
+        };
+        wire::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
+    }
+    say(&parent, &ConfigToParent::End(good));
+    Ok(())
 }
 
-/// Resolves symbolic links in the configured paths once, so that nothing follows one later. A repository that does not
-/// exist yet is a warning, as for C gotd.
-fn settle_paths(config: &mut Config, errors: &mut Vec<ConfigError>, warnings: &mut Vec<ConfigError>) {
-    let mut repositories = std::mem::take(&mut config.repositories);
-    for block in repositories.iter_mut().filter(|block| !block.path.is_empty()) {
-        match std::fs::canonicalize(&block.path) {
-            Ok(path) => match path.into_os_string().into_string() {
-                Ok(path) => block.path = path,
-                Err(_) => errors.push(complaint(
-                    config,
-                    block.at,
-                    format!("{}: expected a path in UTF-8", block.path),
-                )),
-            },
-            Err(e) => {
-                use std::io::ErrorKind::{NotFound, PermissionDenied};
-                let list = match e.kind() {
-                    NotFound | PermissionDenied => &mut *warnings,
-                    _ => &mut *errors,
-                };
-                list.push(complaint(config, block.at, format!("{}: {e}", block.path)));
-            }
-        }
-    }
-    config.repositories = repositories;
+fn bounded(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_MAX));
+    text
 }
 
-fn overflow_ids(config: &mut Config) {
-    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-    if let Some(uid) = read("/proc/sys/kernel/overflowuid") {
-        config.overflow_uid = uid;
-    }
-    if let Some(gid) = read("/proc/sys/kernel/overflowgid") {
-        config.overflow_gid = gid;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn write(path: &Path, text: &str, mode: u32) -> String {
-        std::fs::write(path, text).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    fn texts(list: &[ConfigError]) -> Vec<String> {
-        list.iter().map(ToString::to_string).collect()
-    }
-
-    fn read(path: &str, secrets: Option<&str>) -> Loaded {
-        load(Path::new(path), secrets.map(Path::new))
-    }
-
-    #[test]
-    fn includes_are_sorted_and_must_be_the_owners_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let place = dir.path().to_str().unwrap().to_owned();
-        std::fs::create_dir(at("d")).unwrap();
-        let main = write(&at("gotd.conf"), &format!("include \"{place}/d/*.conf\"\n"), 0o644);
-        for name in ["b", "a", ".hidden"] {
-            let text = format!("repository \"{name}x\" {{\n path \"{place}\"\n}}\n");
-            write(&at("d").join(format!("{name}.conf")), &text.replace(".hiddenx", "hidden"), 0o644);
-        }
-        let loaded = read(&main, Some(&write(&at("secrets"), "", 0o600)));
-        assert_eq!(texts(&loaded.errors), [""; 0]);
-        let names: Vec<String> = loaded.config.repositories.iter().map(|r| r.display_name()).collect();
-        assert_eq!(names, ["ax", "bx"]);
-        write(&at("d/b.conf"), "", 0o664);
-        let loaded = read(&main, None);
-        let expected =
-            format!("{main}:1:9: {place}/d/b.conf: expected a file that only its owner can write to");
-        assert_eq!(texts(&loaded.errors), [expected]);
-    }
-
-    #[test]
-    fn secrets_must_be_secret() {
-        let dir = tempfile::tempdir().unwrap();
-        let place = dir.path().to_str().unwrap();
-        let text = format!(
-            "repository \"r\" {{\n path \"{place}/none\"\n notify url https://example.org/ auth flan hmac key\n}}\n"
-        );
-        let main = write(&dir.path().join("gotd.conf"), &text, 0o644);
-        let secrets = dir.path().join("secrets");
-        let good = "auth flan user flan password password\nhmac key c2VjcmV0\n";
-        let loaded = read(&main, Some(&write(&secrets, good, 0o640)));
-        assert_eq!(texts(&loaded.errors), [""; 0]);
-        assert!(texts(&loaded.warnings)[1].ends_with("/none: No such file or directory (os error 2)"));
-        for mode in [0o644, 0o660, 0o604, 0o602] {
-            let path = write(&secrets, good, mode);
-            let loaded = read(&main, Some(&path));
-            let first = format!("{path}: expected a file that others cannot read, nor its group write");
-            assert_eq!(texts(&loaded.errors)[0], first);
-        }
-        let loaded = read(&main, Some(&write(&secrets, "hmac key x\n", 0o600)));
-        assert_eq!(
-            texts(&loaded.errors),
-            [format!("{main}:3:9: no auth secret \"flan\" in gotd-secrets.conf")]
-        );
-    }
-
-    #[test]
-    fn odd_files_are_refused_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let fifo = dir.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
-        for (path, error) in [
-            (fifo.to_str().unwrap(), "not a regular file"),
-            (dir.path().to_str().unwrap(), "not a regular file"),
-            ("/dev/zero", "not a regular file"),
-            ("/nonexistent/gotd.conf", "No such file or directory (os error 2)"),
-        ] {
-            assert_eq!(texts(&read(path, None).errors)[0], format!("{path}: {error}"));
-        }
+fn say(parent: &Parent, message: &ConfigToParent) {
+    if parent.send(0, 0, message).is_err() {
+        system::exit_now(1);
     }
 }

@@ -3,12 +3,11 @@
 //! One file per process role, and the file is the role: its duty, its sandbox, its loop. `parent` starts all
 //! others; [`roles`] maps names to entry functions; `libproto::states` holds who may talk to whom.
 
+pub mod access;
 pub mod auth;
-pub mod auth_role;
 pub mod client;
 pub mod conf;
 pub mod config;
-pub mod config_role;
 pub mod disk;
 pub mod explain;
 pub mod ids;

@@ -4,7 +4,7 @@ use libproto::states::Role;
 use libsandbox::Enforcement;
 
 use crate::spawn::{FIRST_FD, PARENT_FD};
-use crate::{auth_role, config_role, listen, repository, session, sockets, system, verify};
+use crate::{auth, config, listen, repository, session, sockets, system, verify};
 
 /// How many descriptors beyond the parent's channel a role is given.
 const fn given(role: Role) -> i32 {
@@ -36,12 +36,12 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
     match role {
         Role::Sockets => sockets::run(parent, arguments, enforcement),
         Role::Listen => listen::run(parent, enforcement),
-        Role::Auth => auth_role::run(parent, enforcement),
+        Role::Auth => auth::run(parent, enforcement),
         Role::Session => {
             session::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, fd(FIRST_FD + 2)?, enforcement)
         }
         Role::Repository => repository::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
-        Role::Config => config_role::run(parent),
+        Role::Config => config::run(parent),
         Role::Verify => verify::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
         Role::Parent => Err(format!("{}: cannot be started", role.name())),
     }

@@ -113,7 +113,7 @@ fn run(wish: &Wish) -> Result<u8, String> {
     let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
     let visible = [Visible::named(path.as_ref(), Access::READ.and(Access::WRITE))];
     // A socket that is not there is told by connect below, in better words.
-    let paths = std::path::Path::new(&path).exists().then_some(&visible[..]).unwrap_or_default();
+    let paths = if std::path::Path::new(&path).exists() { &visible[..] } else { &[] };
     sandbox(SET_UP, Some(paths));
     let hello = Hello::new(ClientKind::Git, wish.user.as_deref()).ok_or("--user: not a user name")?;
     let request = ClientToSession::Git(GitRequest {

@@ -41,7 +41,7 @@ enum Command {
     /// Tell what a user may do with a repository, and which line of a configuration says so; asks no daemon.
     Explain {
         /// Configuration file.
-        #[arg(short = 'c', value_name = "file", default_value = gotd::config::DEFAULT_PATH)]
+        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::load::DEFAULT_PATH)]
         config: PathBuf,
         /// A Unix user's name or number, the name of a user of an account, or anonymous.
         user: String,
@@ -68,14 +68,14 @@ fn main() -> ExitCode {
 
 /// Prints the verdict of a configuration that is read here and now.
 fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
-    let loaded = gotd::config::load(config, None);
+    let loaded = gotd::conf::load::load(config, None);
     if !loaded.errors.is_empty() {
         for error in &loaded.errors {
             let _ = writeln!(std::io::stderr(), "{error}");
         }
         return Err(format!("{}: not usable", config.display()));
     }
-    let table = gotd::auth::Table::new(loaded.config);
+    let table = gotd::access::Table::new(loaded.config);
     let groups = gotd::users::groups_of;
     let verdict = gotd::explain::explain(&table, user, repository, &mut gotd::users::System, &groups)?;
     writeln!(std::io::stdout(), "{verdict}").map_err(|e| format!("standard output: {e}"))?;

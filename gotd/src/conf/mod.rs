@@ -10,6 +10,7 @@ pub mod error;
 pub mod keywords;
 pub mod lexer;
 pub mod limits;
+pub mod load;
 pub mod loader;
 pub mod model;
 pub mod parser;

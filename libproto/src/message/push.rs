@@ -243,7 +243,7 @@ mod tests {
         let mut batch: Vec<Command> = (0..BATCH_COMMANDS - 1).map(|_| command(100)).collect();
         batch.push(Command {
             name: RefName::parse(
-                &[b"refs/".as_slice(), &"x/".repeat(REF_NAME_MAX / 2 - 3).as_bytes(), b"x"].concat(),
+                &[b"refs/".as_slice(), "x/".repeat(REF_NAME_MAX / 2 - 3).as_bytes(), b"x"].concat(),
             )
             .expect("a name"),
             ..command(1)
