@@ -11,7 +11,7 @@
 //! **Invariant:** a reference's old value is compared under its lock; every new value is on the disk before it is visible, and
 //! visible names are on the disk before a caller hears of success. An update that changes nothing writes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -155,8 +155,9 @@ pub fn commit_each(
         let text = e.to_string();
         return updates.iter().map(|_| Err(RefError::Failed(Error::Limit(text.clone())))).collect();
     }
+    let mut names = HashSet::with_capacity(updates.len());
     for (at, update) in updates.iter().enumerate() {
-        if updates[..at].iter().any(|other| other.name == update.name) {
+        if !names.insert(&update.name) {
             results[at] = Err(RefError::Twice);
         }
     }
@@ -385,12 +386,18 @@ impl<'a> Work<'a> {
 
     fn atomic(&mut self, updates: &[Update], changing: &[usize]) -> Result<(), (usize, RefError)> {
         let first = changing.first().copied().unwrap_or(0);
-        for (i, &at) in changing.iter().enumerate() {
-            for &other in &changing[..i] {
-                let (a, b) = (&updates[at].name, &updates[other].name);
-                if a == b || a.conflicts_with(b) {
-                    return Err((at, RefError::Twice));
-                }
+        let mut names = HashSet::with_capacity(changing.len());
+        for &at in changing {
+            if !names.insert(updates[at].name.as_bytes()) {
+                return Err((at, RefError::Twice));
+            }
+        }
+        for &at in changing {
+            let name = updates[at].name.as_bytes();
+            let mut above =
+                name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &name[..end]);
+            if above.any(|dir| names.contains(dir)) {
+                return Err((at, RefError::Twice));
             }
         }
         if changing.is_empty() {

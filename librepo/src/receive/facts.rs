@@ -106,7 +106,7 @@ struct Shared {
 }
 
 /// Objects looked at to tell the tips' blobs apart, for the whole push.
-const BLOB_STEPS: u64 = 200_000;
+const BLOB_STEPS: u64 = 20_000;
 /// Objects looked at in walks that ended at a gap, before all further tips are refused with the last one.
 const FAILED_STEPS: u64 = 2_000_000;
 
