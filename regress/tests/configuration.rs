@@ -98,8 +98,8 @@ fn repositories_below_a_prefix() {
         ("pre/fix/tree.git", "worktree"),
         // As in a path that git is given.
         ("pre/fix/tree/.git", "worktree"),
-        // As git does: `both.git` goes first, whichever way it is asked for.
-        ("pre/fix/both", "with"),
+        // Where both exist a name means itself first, as with git.
+        ("pre/fix/both", "without"),
         ("pre/fix/both.git", "with"),
     ] {
         serves(&site, name, branch);
