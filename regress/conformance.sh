@@ -40,7 +40,9 @@ connection {
 limit disk reserve none
 repositories "${ROOT#/}" {
 	path "$ROOT"
-	partial clone
+	# What C git does when its configuration says nothing.
+	wants advertised
+	fsck off
 	permit rw $(id -u)
 }
 CONF

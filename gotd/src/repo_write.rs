@@ -8,7 +8,7 @@
 //! is a table, and every rule is applied here. Nothing that a client sent is visible before it is proven and on
 //! the disk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -290,12 +290,18 @@ impl Push<'_> {
                 // Whether it is one is decided by facts; here only what holds for every update.
                 (false, false) => Change::Update { fast_forward: true },
             };
-            change.refused = if !change.command.name.is_below_refs() {
+            // As git: what has only one level below refs/ may be removed, but not made.
+            let one_level = name.iter().filter(|b| **b == b'/').count() < 2 && kind != Change::Delete;
+            change.refused = if !change.command.name.is_below_refs() || one_level {
                 Some("funny refname".into())
             } else if !seen.insert(name.to_vec()) {
                 Some("multiple updates for ref".into())
             } else if command.old.is_null() && command.new.is_null() {
-                Some("nothing to delete".into())
+                // What is not there is gone already, as for C git.
+                match self.repository.refs().find(name) {
+                    Ok(None) => None,
+                    _ => Some("failed to update ref: it exists".into()),
+                }
             } else if kind == Change::Delete && is_head {
                 Some("deletion of the current branch prohibited".into())
             } else if is_head && checked_out {
@@ -534,17 +540,17 @@ impl Push<'_> {
         if begin.atomic && places.len() != self.changes.len() {
             return self.all_or_none();
         }
-        let peels: Vec<_> = self
+        let peels: HashMap<ObjectId, Peel> = self
             .changes
             .iter()
             .filter_map(|c| {
                 let facts = c.facts.as_ref()?;
                 let peel = facts.peeled.map_or(Peel::Nothing, |(id, _)| Peel::To(to_repo(&id)));
-                Some((to_repo(&c.command.new), peel))
+                Some((c.command.new, peel))
             })
             .collect();
         let peel = |id: &librepo::id::ObjectId| {
-            peels.iter().find(|(known, _)| known == id).map_or(Peel::Unknown, |(_, peel)| *peel)
+            peels.get(&crate::ids::to_wire(id)).copied().unwrap_or(Peel::Unknown)
         };
         let reflog = self.rules.reflog.then(|| Reflog {
             identity: format!("{} <{}@gotd>", self.serve.who, self.serve.who),

@@ -6,7 +6,7 @@
 use std::fmt;
 
 /// Longest name accepted, in bytes: `<name>.lock` and the reflog's path must stay below PATH_MAX.
-pub const MAX_NAME: usize = 1024;
+pub const MAX_NAME: usize = 2048;
 /// Longest component accepted, in bytes: NAME_MAX less the length of `.lock`.
 pub const MAX_COMPONENT: usize = 250;
 

@@ -1,0 +1,357 @@
+//! Pushes of every kind: the same as to C git where git can answer, and nothing changed where they are refused.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use regress::compare::{assert_whole, listing, references};
+use regress::run::Done;
+use regress::{Site, history, run};
+
+/// A work tree with two branches, a tag of each kind and some history.
+fn work_tree(site: &Site, format: &str) -> PathBuf {
+    let bare = history::repository(site, "history.git", 20, format);
+    let work = site.clone_path("work");
+    site.git(["clone", "-q", &bare.to_string_lossy(), &work.to_string_lossy()]).good();
+    work
+}
+
+fn commit(site: &Site, work: &Path, text: &str) -> String {
+    std::fs::write(work.join("pushed"), text).expect("writes");
+    site.git_in(work, ["add", "pushed"]);
+    site.git_in(work, ["commit", "-q", "-m", text]);
+    site.git_in(work, ["rev-parse", "HEAD"]).trim().to_owned()
+}
+
+fn empty(site: &Site, name: &str) -> PathBuf {
+    let path = site.repository(name);
+    history::init(site, &path, "--object-format=sha1");
+    path
+}
+
+fn push(site: &Site, work: &Path, arguments: &[&str]) -> Done {
+    let mut command = site.command("git");
+    command.arg("-C").arg(work).arg("push").args(arguments);
+    run(&mut command, b"", 120)
+}
+
+/// Names of packs and indexes; whatever else lies in the object store is an error.
+fn packs(repository: &Path) -> usize {
+    let names = listing(&repository.join("objects"));
+    let odd: Vec<&String> = names
+        .keys()
+        .filter(|n| !(n.ends_with(".pack") || n.ends_with(".idx") || matches!(n.as_str(), "pack" | "info")))
+        .collect();
+    assert!(odd.is_empty(), "not only packs and their indexes: {odd:?}");
+    names.keys().filter(|n| n.ends_with(".pack")).count()
+}
+
+#[test]
+fn every_kind_of_push_ends_as_with_c_git() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let ours = empty(&site, "ours.git");
+    let theirs = site.path("theirs.git");
+    history::init(&site, &theirs, "--object-format=sha1");
+    let mut daemon = site.start();
+    let theirs_url = theirs.to_string_lossy().into_owned();
+    let steps: &[&[&str]] = &[
+        &["main"],
+        &["main:refs/heads/other", "main~3:refs/heads/third"],
+        &["main~1:refs/heads/main"],
+        &["-f", "main~1:refs/heads/main"],
+        &["main"],
+        &["--tags"],
+        &["--atomic", ":refs/heads/third", "main~2:refs/heads/fourth", "main:refs/heads/other"],
+        &["--atomic", "main~5:refs/heads/other", "main:refs/heads/fifth"],
+        &["main:refs/heads/same-commit-other-name"],
+        &["main"],
+        &[":refs/heads/not-there"],
+        &[":refs/heads/fourth", "main:refs/heads/fourth/below"],
+        &["main~4:refs/tags/light", "main:refs/notes/commits"],
+        &["main:refs/heads/other/below"],
+        &[":refs/heads/main"],
+        &["main^{tree}:refs/heads/tree"],
+    ];
+    for step in steps {
+        let ask = |url: &str| {
+            let mut arguments = vec!["--porcelain", url];
+            arguments.extend(*step);
+            push(&site, &work, &arguments)
+        };
+        let (a, b) = (ask("gotd:ours.git"), ask(&theirs_url));
+        assert_eq!(a.status, b.status, "{step:?}\n{}{}\n{}{}", a.text(), a.err, b.text(), b.err);
+        assert_eq!(references(&site, &ours), references(&site, &theirs), "{step:?}");
+    }
+    packs(&ours);
+    assert_whole(&site, &ours);
+    push(&site, &work, &["-q", "--mirror", "gotd:mirror.git"]).bad("no git repository found");
+    daemon.assert_serves();
+}
+
+#[test]
+fn one_pack_for_each_push_and_none_for_nothing() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = empty(&site, "r.git");
+    let daemon = site.start();
+    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    assert_eq!(packs(&repository), 1);
+    let before = listing(&repository);
+    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    push(&site, &work, &["-q", "gotd:r.git", "main:refs/heads/again"]).good();
+    assert_eq!(packs(&repository), 1, "an existing commit under a new name needs no pack");
+    push(&site, &work, &["-q", "gotd:r.git", ":refs/heads/again"]).good();
+    for (name, entry) in &before {
+        if name.starts_with("objects/pack/") {
+            assert_eq!(listing(&repository).get(name), Some(entry), "{name}: touched");
+        }
+    }
+    commit(&site, &work, "one more");
+    push(&site, &work, &["-q", "-o", "ci.skip", "gotd:r.git", "main"]).good();
+    assert_eq!(packs(&repository), 2);
+    assert_whole(&site, &repository);
+    daemon.logged(&["reference ", "name=refs/heads/main", "who="]);
+}
+
+#[test]
+fn long_ids_shallow_clones_and_work_trees() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha256");
+    let long = site.repository("long.git");
+    history::init(&site, &long, "--object-format=sha256");
+    let tree = site.repository("tree");
+    site.git(["init", "-q", "-b", "main", &tree.to_string_lossy()]).good();
+    let short = history::repository(&site, "short.git", 10, "sha1");
+    let _daemon = site.start();
+    push(&site, &work, &["-q", "gotd:long.git", "main", "--tags"]).good();
+    assert_whole(&site, &long);
+
+    let shallow = site.clone_path("shallow");
+    site.git(["clone", "-q", "--depth=2", "gotd:short.git", &shallow.to_string_lossy()]).good();
+    let tip = commit(&site, &shallow, "from a shallow clone");
+    push(&site, &shallow, &["-q", "gotd:short.git", "main"]).good();
+    assert_eq!(history::tip(&site, &short), tip);
+    assert_whole(&site, &short);
+
+    push(&site, &shallow, &["gotd:tree", "main"]).bad("checked out");
+    push(&site, &shallow, &["gotd:tree", "HEAD:refs/heads/side"]).bad("shallow");
+}
+
+#[test]
+fn what_is_refused_changes_nothing_and_says_why() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = history::repository(&site, "r.git", 20, "sha1");
+    let path = site.path("repositories").join("r.git");
+    let me = regress::site::present_user();
+    let rules = "protect {\n\tbranch \"main\"\n\tbranch \"side\"\n\ttag namespace \"refs/tags/\"\n\tcreate namespace \"refs/heads/closed/\"\n\tlinear branch \"straight\"\n}\nlimit blob size 10K\nhide namespace \"refs/secret/\"\n";
+    let configuration = format!(
+        "{}repository \"r\" {{\npath \"{}\"\npermit rw \"{me}\"\n{rules}}}\nrepository \"ro\" {{\npath \"{}\"\npermit ro \"{me}\"\n}}\n",
+        site.head(),
+        path.display(),
+        path.display()
+    );
+    let _daemon = site.start_with(&configuration);
+    push(&site, &work, &["-q", "gotd:r", "main:refs/heads/straight", "main~1:refs/tags/v99"]).good();
+    // A quarantine came and went: the time of the directory that held it is no change.
+    let contents = || {
+        let mut all = listing(&repository);
+        all.remove("objects");
+        all
+    };
+    let before = contents();
+    let tag = site.git_in(&work, ["tag", "--list"]).lines().next().unwrap_or_default().to_owned();
+    let to_tag = format!("+main~5:refs/tags/{tag}");
+    for (arguments, words) in [
+        (vec!["gotd:r", "+main~2:main"], "refs/heads/main: reference is protected"),
+        (vec!["gotd:r", ":main"], "deletion of the current branch prohibited"),
+        (vec!["gotd:r", ":side"], "refs/heads/side: reference is protected"),
+        (vec!["gotd:r", "main:refs/onelevel"], "funny refname"),
+        (vec!["gotd:r", "+main~3:refs/tags/v99"], "refs/tags/: reference namespace is protected"),
+        (vec!["gotd:r", ":refs/tags/v99"], "refs/tags/: reference namespace is protected"),
+        (vec!["gotd:r", to_tag.as_str()], "refs/tags/: reference namespace is protected"),
+        (vec!["gotd:r", "main:refs/heads/closed/x"], "not permitted in this namespace"),
+        (vec!["gotd:r", "main:refs/secret/x"], "hidden"),
+        (vec!["gotd:r", "main:refs/remotes/o/x"], "refs/remotes/: reference namespace is protected"),
+        (vec!["gotd:r", "main:refs/got/x"], "refs/got/: reference namespace is protected"),
+        (vec!["gotd:r", "--atomic", "main:refs/heads/fine", "main:refs/got/x"], "atomic"),
+        (vec!["gotd:ro", "main:refs/heads/x"], "Permission denied"),
+    ] {
+        push(&site, &work, &arguments).bad(words);
+        assert!(before == contents(), "{arguments:?}: changed something");
+    }
+    std::fs::write(work.join("large"), vec![7; 20_000]).expect("writes");
+    site.git_in(&work, ["add", "large"]);
+    site.git_in(&work, ["commit", "-q", "-m", "large"]);
+    push(&site, &work, &["gotd:r", "HEAD:refs/heads/large"]).bad("limit blob size");
+    site.git_in(&work, ["reset", "-q", "--hard", "HEAD~1"]);
+    site.git_in(&work, ["checkout", "-q", "-b", "aside", "HEAD~2"]);
+    commit(&site, &work, "aside");
+    site.git_in(&work, ["merge", "-q", "-m", "merged", "main"]);
+    push(&site, &work, &["gotd:r", "HEAD:refs/heads/straight"]).bad("merge commits are not permitted");
+    assert!(before == contents());
+}
+
+#[test]
+fn a_disk_reserve_refuses_a_push_and_leaves_nothing() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = empty(&site, "r.git");
+    let configuration = format!("limit disk reserve 60T\n{}", site.serve_all());
+    let mut daemon = site.start_with(&configuration);
+    push(&site, &work, &["gotd:r.git", "main"]).bad("limit disk reserve");
+    assert_eq!(packs(&repository), 0);
+    daemon.assert_serves();
+}
+
+#[test]
+fn of_two_pushes_to_one_reference_one_wins_and_many_to_different_ones_all_do() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = empty(&site, "r.git");
+    let mut daemon = site.start();
+    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    let base = site.git_in(&work, ["rev-parse", "HEAD"]).trim().to_owned();
+    let tips: Vec<String> = (0..2)
+        .map(|n| {
+            site.git_in(&work, ["checkout", "-q", "--detach", &base]);
+            commit(&site, &work, &format!("rival {n}"))
+        })
+        .collect();
+    let start = |arguments: Vec<String>| {
+        let mut command = site.command("git");
+        command.arg("-C").arg(&work).args(["push", "-q"]).args(arguments);
+        std::thread::spawn(move || run(&mut command, b"", 120))
+    };
+    for round in 0..5 {
+        let reference = format!("refs/heads/race{round}");
+        let rivals: Vec<_> =
+            tips.iter().map(|tip| start(vec!["gotd:r.git".into(), format!("{tip}:{reference}")])).collect();
+        let ends: Vec<Done> = rivals.into_iter().map(|t| t.join().expect("ends")).collect();
+        let won: Vec<usize> = (0..2).filter(|n| ends[*n].status == 0).collect();
+        let now = site.git_in(&repository, ["rev-parse", &reference]).trim().to_owned();
+        // The slower one may have seen the faster one's value already, and then it is no race but a refused rewind.
+        assert_eq!(won.len(), 1, "{round}: {:?}", ends.iter().map(|e| e.err.clone()).collect::<Vec<_>>());
+        assert_eq!(now, tips[won[0]]);
+    }
+    let many: Vec<_> =
+        (0..24).map(|n| start(vec!["gotd:r.git".into(), format!("HEAD~1:refs/heads/many/{n}")])).collect();
+    for thread in many {
+        thread.join().expect("ends").good();
+    }
+    let heads = site.git_in(&repository, ["for-each-ref", "--format=%(refname)", "refs/heads/many/"]);
+    assert_eq!(heads.lines().count(), 24);
+    assert_whole(&site, &repository);
+    daemon.assert_serves();
+}
+
+#[test]
+fn pushes_fetches_and_repacking_at_once() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = empty(&site, "r.git");
+    let mut daemon = site.start();
+    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (flag, dir) = (stop.clone(), repository.clone());
+    let mut commands: Vec<Command> = Vec::new();
+    for arguments in
+        [&["repack", "-adq"][..], &["gc", "-q"], &["repack", "--geometric=2", "-dq", "--write-midx"]]
+    {
+        let mut command = site.command("git");
+        command.arg("-C").arg(&dir).args(arguments);
+        commands.push(command);
+    }
+    let keeper = std::thread::spawn(move || {
+        let mut rounds = 0;
+        while !flag.load(std::sync::atomic::Ordering::Relaxed) && rounds < 200 {
+            for command in &mut commands {
+                let _ = run(command, b"", 60);
+            }
+            rounds += 1;
+        }
+    });
+    for n in 0..12 {
+        commit(&site, &work, &format!("while repacking {n}"));
+        push(&site, &work, &["-q", "gotd:r.git", "main", &format!("main:refs/heads/b{n}")]).good();
+        if n % 4 == 0 {
+            let clone = site.clone_path(&format!("clone{n}"));
+            site.git(["clone", "-q", "gotd:r.git", &clone.to_string_lossy()]).good();
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    keeper.join().expect("ends");
+    assert_whole(&site, &repository);
+    daemon.assert_serves();
+}
+
+#[test]
+fn a_client_that_dies_in_the_middle_of_its_pack_leaves_nothing() {
+    let site = Site::new();
+    let bulky = history::bulky(&site, "bulk.git", 12);
+    let repository = empty(&site, "r.git");
+    let mut daemon = site.start();
+    let pack = site.git_in(&bulky, ["rev-parse", "refs/heads/main"]);
+    let tip = pack.trim();
+    let mut objects = site.command("git");
+    objects.arg("-C").arg(&bulky).args(["pack-objects", "--all", "--stdout", "-q"]);
+    let pack = run(&mut objects, b"", 60).good().out;
+    let zeros = "0".repeat(40);
+    let command = format!("{zeros} {tip} refs/heads/main\0report-status side-band-64k");
+    for share in [0, 1, 4, 9] {
+        let mut input = regress::pkt::line(command.as_bytes());
+        input.extend(b"0000");
+        input.extend(&pack[..pack.len() / 10 * share]);
+        let done = run(&mut site.gotsh("git-receive-pack 'r.git'"), &input, 60);
+        let said = String::from_utf8_lossy(&done.out).into_owned();
+        assert!(said.contains("ng refs/heads/main"), "{share}: {said} {}", done.err);
+    }
+    assert_eq!(references(&site, &repository), "");
+    let mut input = regress::pkt::line(command.as_bytes());
+    input.extend(b"0000");
+    input.extend(&pack);
+    let done = run(&mut site.gotsh("git-receive-pack 'r.git'"), &input, 60).good();
+    assert!(String::from_utf8_lossy(&done.out).contains("ok refs/heads/main"));
+    assert_eq!(packs(&repository), 1);
+    assert_whole(&site, &repository);
+    daemon.assert_serves();
+}
+
+#[test]
+fn other_clients_push_too() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = empty(&site, "r.git");
+    let _daemon = site.start();
+    let script = "\
+import os, sys
+from dulwich import client, repo
+path, ssh = sys.argv[1:3]
+r = repo.Repo(path)
+c = client.SSHGitClient('gotd', ssh_command=ssh)
+tip = r.refs[b'refs/heads/main']
+result = c.send_pack('r.git', lambda refs: {b'refs/heads/dulwich': tip}, r.generate_pack_data)
+assert not any((result.ref_status or {}).values()), result.ref_status
+";
+    let python = "/usr/bin/python3";
+    let mut probe = Command::new(python);
+    probe.args(["-c", "import dulwich"]).stderr(std::process::Stdio::null());
+    if !probe.status().is_ok_and(|status| status.success()) {
+        return regress::skipped("needs python3-dulwich");
+    }
+    // It gives options of its own; the command is the last word.
+    let ssh = site.script(
+        "last-word",
+        &format!(
+            "#!/bin/sh\nfor last; do :; done\nGOTD_UNIX_SOCKET='{}' exec '{}' -c \"$last\"\n",
+            site.socket().display(),
+            regress::binaries().join("gotsh").display()
+        ),
+    );
+    let mut command = site.command(python);
+    command.args(["-c", script]).arg(&work).arg(ssh);
+    run(&mut command, b"", 60).good();
+    assert!(references(&site, &repository).contains("refs/heads/dulwich"));
+    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    assert_whole(&site, &repository);
+}
