@@ -81,7 +81,7 @@ impl fmt::Display for WireError {
             }
             WireError::NotFound(id) => write!(f, "object {id} not found"),
             WireError::RefName(name) => write!(f, "{name}: invalid reference name"),
-            WireError::NoSuchRef(name) => write!(f, "{name}: deepen-not is not a reference"),
+            WireError::NoSuchRef(name) => write!(f, "deepen-not is not a ref: {name}"),
             WireError::Name(error) => error.fmt(f),
         }
     }

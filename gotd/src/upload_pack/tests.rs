@@ -466,7 +466,7 @@ fn what_else_is_refused() {
     assert_eq!(refused(0, &[&want, "0000", &want]), format!("unexpected line: '{}'", &want[..60]));
     assert_eq!(refused(0, &[&want, "0000"]), "unexpected end of file");
     assert_eq!(refused(0, &[&want, "filter blob:none", "0000"]), "unknown capability 'filter'");
-    assert_eq!(refused(0, &[&want, "deepen-not nothing", "0000"]), "nothing: deepen-not is not a reference");
+    assert_eq!(refused(0, &[&want, "deepen-not nothing", "0000"]), "deepen-not is not a ref: nothing");
     assert_eq!(
         refused(0, &[&want, "deepen 1", "deepen-since 5", "0000"]),
         "deepen and deepen-since (or deepen-not) cannot be used together"
