@@ -10,4 +10,9 @@ cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 cargo build --workspace --locked --release --quiet
 GOTD_BIN=$(cd "$target/release" && pwd)
 export GOTD_BIN
+# The same binaries with attempts to get out of each sandbox, for one test; never to be installed.
+cargo build --locked --quiet -p gotd --features gotd/escapes --target-dir "$target/escapes"
+cargo build --locked --quiet -p gotsh --target-dir "$target/escapes"
+escapes=$(cd "$target/escapes/debug" && pwd)
+GOTD_ESCAPES_BIN=$escapes GOTD_BIN=$escapes cargo test --locked -p regress --test escapes -- --nocapture
 exec cargo test --workspace --locked --no-fail-fast

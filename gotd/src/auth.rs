@@ -56,6 +56,8 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 }
             }
             ParentToAuth::Ask(question) => {
+                #[cfg(feature = "escapes")]
+                crate::escapes::attempt("auth", WORK);
                 let verdict = match &table {
                     Some(table) => answer(table, &question),
                     None => Verdict::NoIdentity("not configured yet".into()),

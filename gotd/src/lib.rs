@@ -9,6 +9,8 @@ pub mod client;
 pub mod conf;
 pub mod config;
 pub mod disk;
+#[cfg(feature = "escapes")]
+pub mod escapes;
 pub mod explain;
 pub mod ids;
 pub mod listen;

@@ -201,6 +201,8 @@ impl Listen {
         queued: Queued,
     ) {
         self.active = self.active.saturating_add(1);
+        #[cfg(feature = "escapes")]
+        crate::escapes::attempt("listen", WORK);
         let told = peer(queued.connection.as_fd(), queued.pool).and_then(|peer| {
             session
                 .send_with_fds(

@@ -383,6 +383,8 @@ impl Push<'_> {
             enforcement: self.enforcement,
         };
         libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+        #[cfg(feature = "escapes")]
+        crate::escapes::attempt("repo_write", WORK);
         Ok(())
     }
 

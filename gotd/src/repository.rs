@@ -150,6 +150,8 @@ fn read(
         if libsandbox::enter(&stage).is_err() {
             system::exit_now(1);
         }
+        #[cfg(feature = "escapes")]
+        crate::escapes::attempt("repo_read", WRITING_PACK);
     };
     let mut report = repo_read::serve(&session.into(), &repository, &grant, &mut output_came);
     report.warnings.extend(repository.notes().take(16).map(str::to_owned));

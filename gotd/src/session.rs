@@ -119,6 +119,8 @@ pub fn run(
     let limits = Limits::UNCHANGED;
     libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement })
         .map_err(|e| e.to_string())?;
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("session", WORK);
     let report = match channel::decode::<ClientToSession>(&request, fds) {
         Ok(Received { message: ClientToSession::Git(request), fds, .. }) => {
             git(&parent, &client, (repo, verify), start, request, fds)

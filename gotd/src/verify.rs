@@ -87,6 +87,8 @@ pub fn run(
     let input = if task.task.pack { Some(input(&session)?) } else { None };
     let stage = Stage { promises: WORK, paths: None, limits: libsandbox::Limits::UNCHANGED, enforcement };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("verify", WORK);
     let expired =
         |text: &str| channel::encode(0, 0, &VerifyToWriter::Failed(text.into())).unwrap_or_default();
     let words = Words {

@@ -1,0 +1,34 @@
+//! Tries to get out of each role's sandbox, in the real process, where the first message about a client is handled.
+//!
+//! Only with the feature `escapes`, with which no binary may be installed: there the filter lets a forbidden call
+//! fail instead of ending the process, so that one process can try everything. The lines go to standard error,
+//! which the parent logs; `regress/tests/escapes.rs` reads them.
+
+use std::path::Path;
+use std::sync::Once;
+
+use libsandbox::Promises;
+use libsandbox::escape::{Outcome, make_all};
+
+/// What the attempts aim at; the program `escape-targets` fills it, outside of any sandbox.
+pub const TARGETS: &str = "/tmp/gotd-escape-targets";
+
+static ONCE: Once = Once::new();
+
+/// Makes every attempt, once in a process. `promises` are those that it holds now.
+pub fn attempt(role: &str, promises: Promises) {
+    ONCE.call_once(|| {
+        let (mut refused, mut permitted, mut out) = (0, 0, 0);
+        for (attempt, outcome) in make_all(Path::new(TARGETS)) {
+            match outcome {
+                Outcome::Succeeded if attempt.may_succeed(promises) => permitted += 1,
+                Outcome::Succeeded => {
+                    out += 1;
+                    eprintln!("escape {role}: {}: SUCCEEDED", attempt.name);
+                }
+                _ => refused += 1,
+            }
+        }
+        eprintln!("escapes of {role}: {refused} refused, {permitted} promised, {out} out");
+    });
+}

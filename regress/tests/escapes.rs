@@ -1,0 +1,57 @@
+//! Each role, in the real daemon, tries to get out of its sandbox at the place where it handles a client's first
+//! message; the job that the client asked for works all the same.
+//!
+//! Needs binaries built with the feature `escapes`: regress.sh builds them and names them in `GOTD_ESCAPES_BIN`.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use regress::{Site, history, run};
+
+const ROLES: [&str; 6] = ["listen", "auth", "session", "repo_read", "repo_write", "verify"];
+
+#[test]
+fn no_role_gets_out_where_it_handles_a_client() {
+    // regress::binaries() must be the same directory, for gotd, gotsh and gotctl.
+    let same = std::env::var_os("GOTD_ESCAPES_BIN").is_some_and(|dir| Path::new(&dir) == regress::binaries());
+    if !same {
+        return regress::skipped("needs GOTD_ESCAPES_BIN and GOTD_BIN, see regress.sh");
+    }
+    let mut targets = Command::new(regress::binaries().join("escape-targets"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut ready = [0; 6];
+    targets.stdout.take().expect("a pipe").read_exact(&mut ready).expect("is ready");
+
+    let site = Site::new();
+    let repository = history::repository(&site, "r.git", 10, "sha1");
+    let daemon = site.start();
+    let work = site.clone_path("work");
+    site.git(["clone", "-q", "gotd:r.git", &work.to_string_lossy()]).good();
+    std::fs::write(work.join("new"), "new").expect("writes");
+    site.git_in(&work, ["add", "new"]);
+    site.git_in(&work, ["commit", "-q", "-m", "new"]);
+    let mut push = site.command("git");
+    run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:r.git", "HEAD:refs/heads/pushed"]), b"", 60)
+        .good();
+    site.git_in(&repository, ["rev-parse", "refs/heads/pushed"]);
+    println!("{:<12}{:>9}{:>10}{:>5}", "role", "refused", "promised", "out");
+    for role in ROLES {
+        let line = daemon.logged(&["says", &format!("escapes of {role}:")]);
+        let numbers: Vec<u32> = line
+            .rsplit(&format!("escapes of {role}:"))
+            .next()
+            .unwrap_or_default()
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|n| n.parse().ok())
+            .collect();
+        println!("{role:<12}{:>9}{:>10}{:>5}", numbers[0], numbers[1], numbers[2]);
+        assert!(numbers[0] > 40, "{role}: {line}");
+        assert_eq!(numbers[2], 0, "{role}:\n{}", daemon.log());
+    }
+    drop(targets.stdin.take());
+    let _ = targets.wait();
+}
