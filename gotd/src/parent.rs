@@ -197,7 +197,8 @@ impl Parent {
             sources.push(Source::Stderr(pid));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
-        let timeout = PollTimeout::from(1000u16);
+        // A refill that was put off is due when the one it was put off for has been answered.
+        let timeout = PollTimeout::from(if self.table.is_anybody_waiting() { 5u16 } else { 1000 });
         let ready = match poll(&mut fds, timeout) {
             Ok(_) => fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect(),
             Err(_) => vec![PollFlags::empty(); fds.len()],
@@ -316,8 +317,9 @@ impl Parent {
             return;
         }
         for (pool, wanted) in self.settings.pools.clone() {
-            // At most one in each turn: whoever is being served comes first.
-            if self.table.free(pool) < wanted
+            // At most one in each turn, and while somebody waits for an answer only the last reserve is
+            // replaced at once: whoever is being served comes first.
+            if self.table.free(pool) < if self.table.is_anybody_waiting() { 1 } else { wanted }
                 && let Err(e) = self.start_session(pool)
             {
                 self.log.line(Level::Warning, "session start", &[("error", &e)]);

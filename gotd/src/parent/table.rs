@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libproto::command::Service;
 use libproto::message::client::ControlRequest;
@@ -15,6 +15,9 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 use crate::spawn::Child;
+
+/// How long a first answer takes, generously.
+const FIRST_ANSWER: Duration = Duration::from_millis(15);
 
 /// A `session` process.
 pub type SessionChild = Child<ParentToSession, SessionToParent>;
@@ -196,6 +199,13 @@ impl Table {
     /// Sessions of a pool that can still be handed a connection.
     pub fn free(&self, pool: Pool) -> usize {
         self.iter().filter(|s| s.pool == pool && s.is_free()).count()
+    }
+
+    /// Whether a client was accepted a moment ago, so that its first answer is still being made.
+    pub fn is_anybody_waiting(&self) -> bool {
+        self.iter().any(|s| {
+            s.accepted.is_some_and(|at| at.elapsed() < FIRST_ANSWER) && s.session.running().is_some()
+        })
     }
 
     /// Sessions that an identity has at this moment.
