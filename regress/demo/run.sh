@@ -38,15 +38,15 @@ run_as=$user
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
 export GIT_AUTHOR_NAME=Demo GIT_AUTHOR_EMAIL=demo@localhost GIT_COMMITTER_NAME=Demo GIT_COMMITTER_EMAIL=demo@localhost
 mkdir -p "$dir/repositories"
-git init -q -b main "$dir/work"
+git init -q -b main "$dir/tree"
 for n in 1 2 3 4 5; do
-	echo "line $n" >>"$dir/work/README"
-	git -C "$dir/work" add README
-	git -C "$dir/work" commit -q -m "add line $n"
+	echo "line $n" >>"$dir/tree/README"
+	git -C "$dir/tree" add README
+	git -C "$dir/tree" commit -q -m "add line $n"
 done
-git -C "$dir/work" tag -a -m "the first release" v1.0
-git clone -q --bare "$dir/work" "$dir/repositories/demo.git"
-rm -rf "$dir/work"
+git -C "$dir/tree" tag -a -m "the first release" v1.0
+git clone -q --bare "$dir/tree" "$dir/repositories/demo.git"
+rm -rf "$dir/tree"
 chmod 755 "$dir" "$dir/repositories"
 cat >"$dir/gotd.conf" <<CONF
 user "$run_as"
