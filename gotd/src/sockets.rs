@@ -27,8 +27,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{UnlinkatFlags, fchdir, unlinkat};
 
 /// What binding and unlinking needs.
-const WORK: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Cpath, Promise::Bind, Promise::Sendfd]);
+const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Cpath, Promise::Bind, Promise::Sendfd]);
 
 /// Bind a path where nothing may be.
 pub const BIND: u8 = b'B';
