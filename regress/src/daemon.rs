@@ -103,8 +103,13 @@ impl Daemon {
     /// Kills one of its processes, as a crash would.
     #[track_caller]
     pub fn kill(&self, pid: i32) {
-        assert!(self.processes().iter().any(|p| p.pid == pid), "{pid}: not a process of this daemon");
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kills");
+        assert!(self.kill_if_there(pid), "{pid}: not a process of this daemon");
+    }
+
+    /// The same for a process that may have ended meanwhile; whether it was there.
+    pub fn kill_if_there(&self, pid: i32) -> bool {
+        let there = self.processes().iter().any(|p| p.pid == pid);
+        there && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
     }
 
     /// Sends a signal to the parent.

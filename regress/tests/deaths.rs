@@ -145,15 +145,14 @@ fn waiting_processes_that_are_killed_are_replaced() {
     let site = bulky();
     let mut daemon = site.start();
     for role in ["session", "repository"] {
+        // One of them may be ending by itself: it served what came before.
         let before = daemon.role(role);
-        assert!(!before.is_empty());
-        for pid in &before {
-            daemon.kill(*pid);
-        }
+        let killed = before.iter().filter(|pid| daemon.kill_if_there(**pid)).count();
+        assert!(killed > 0, "{role}: nobody waits");
         assert!(
             wait_until(5.0, || {
                 let now = daemon.role(role);
-                now.len() >= before.len() && now.iter().all(|pid| !before.contains(pid))
+                now.len() + 1 >= before.len() && now.iter().all(|pid| !before.contains(pid))
             }),
             "{role}: {before:?} became {:?}",
             daemon.role(role)
