@@ -425,6 +425,13 @@ struct Order<'a> {
 impl<'a> Order<'a> {
     fn next(&mut self, mode: u32, name: &'a [u8]) -> u64 {
         let Some((last_mode, last)) = self.last.replace((mode, name)) else { return 0 };
+        // Most neighbours differ within their first bytes.
+        if let (Some(a), Some(b)) = (last.first_chunk::<4>(), name.first_chunk::<4>())
+            && a != b
+        {
+            let sorted = u32::from_be_bytes(*a) < u32::from_be_bytes(*b);
+            return if sorted { 0 } else { Message::TreeNotSorted.bit() };
+        }
         let length = last.len().min(name.len());
         match last[..length].cmp(&name[..length]) {
             std::cmp::Ordering::Less => return 0,

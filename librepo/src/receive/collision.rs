@@ -14,7 +14,7 @@ use super::conditions::CONDITIONS;
 
 /// Blocks checked side by side.
 const LANES: usize = 16;
-const START: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
+pub(super) const START: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
 
 /// A hash under way.
 #[derive(Clone)]
@@ -77,15 +77,26 @@ impl DetectingSha1 {
         for block in last[..end].as_chunks::<64>().0 {
             self.block(block);
         }
+        self.outcome().map(bytes)
+    }
+
+    /// Goes on from a state that others computed, block by block: the caller sees to the padding.
+    pub(super) fn resume(&mut self, state: [u32; 5]) {
+        self.reset();
+        self.state = state;
+    }
+
+    /// Adds whole blocks.
+    pub(super) fn blocks(&mut self, blocks: &[[u8; 64]]) {
+        for block in blocks {
+            self.block(block);
+        }
+    }
+
+    /// The state behind all blocks, or `None` if they bear the marks of a collision attack.
+    pub(super) fn outcome(&mut self) -> Option<[u32; 5]> {
         self.check();
-        if self.found {
-            return None;
-        }
-        let mut hash = [0; 20];
-        for (bytes, word) in hash.chunks_exact_mut(4).zip(self.state) {
-            bytes.copy_from_slice(&word.to_be_bytes());
-        }
-        Some(hash)
+        (!self.found).then_some(self.state)
     }
 
     #[inline]
@@ -113,11 +124,20 @@ impl DetectingSha1 {
     }
 }
 
+/// A state in the shape of a hash.
+pub(super) fn bytes(state: [u32; 5]) -> [u8; 20] {
+    let mut hash = [0; 20];
+    for (bytes, word) in hash.chunks_exact_mut(4).zip(state) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    hash
+}
+
 /// Sixteen words of the message in each lane on entry, eighty on return.
 type Words = [[u32; LANES]; 80];
 
 /// Which disturbance vectors each block may be following.
-fn suspects(words: &mut Words) -> [u32; LANES] {
+pub(super) fn suspects(words: &mut Words) -> [u32; LANES] {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
@@ -170,15 +190,15 @@ fn suspects_in_lanes(words: &mut Words) -> [u32; LANES] {
 /// A disturbance vector of the two known families: which, its position, its bit, and from which step to run
 /// (65 if late, else 58).
 #[derive(Clone, Copy)]
-struct Vector {
+pub(super) struct Vector {
     second: bool,
     position: usize,
     bit: u32,
-    late: bool,
+    pub(super) late: bool,
 }
 
 /// In the order of the bits in [`CONDITIONS`].
-const VECTORS: [Vector; 32] = {
+pub(super) const VECTORS: [Vector; 32] = {
     const fn one(position: usize, bit: u32) -> Vector {
         Vector { second: false, position, bit, late: position >= 50 }
     }
@@ -222,7 +242,7 @@ const VECTORS: [Vector; 32] = {
 };
 
 /// What the two halves of a collision by each vector differ in, word by word.
-static DIFFERENCES: [[u32; 80]; 32] = {
+pub(super) static DIFFERENCES: [[u32; 80]; 32] = {
     let mut all = [[0; 80]; 32];
     let mut i = 0;
     while i < 32 {
@@ -296,7 +316,7 @@ fn mix<const Q: usize>(b: u32, c: u32, d: u32) -> u32 {
     }
 }
 
-const CONSTANTS: [u32; 4] = [0x5a82_7999, 0x6ed9_eba1, 0x8f1b_bcdc, 0xca62_c1d6];
+pub(super) const CONSTANTS: [u32; 4] = [0x5a82_7999, 0x6ed9_eba1, 0x8f1b_bcdc, 0xca62_c1d6];
 
 /// The state after step `to`, from that before step `from`.
 fn forwards(mut s: [u32; 5], words: &[u32; 80], from: usize, to: usize) -> [u32; 5] {
@@ -336,7 +356,7 @@ fn collides(before: &[u32; 5], message: &[u32; 80], vectors: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use sha1_checked::Digest as _;
 
@@ -388,7 +408,7 @@ mod tests {
         assert!(some > 100, "{some}");
     }
 
-    fn shattered(half: usize) -> Vec<u8> {
+    pub(in super::super) fn shattered(half: usize) -> Vec<u8> {
         let hex = [include_str!("testdata/shattered-1.hex"), include_str!("testdata/shattered-2.hex")][half];
         let hex = hex.trim().as_bytes();
         hex.chunks(2)

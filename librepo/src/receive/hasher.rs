@@ -11,15 +11,33 @@ use crate::object::Kind;
 /// SHA-1 goes through the detection of collision attacks ("SHAttered" and its like): an object that bears the marks of one is
 /// refused, as C git does. For SHA-256 nothing of the sort exists.
 pub(crate) enum ObjectHasher {
-    Sha1(Box<DetectingSha1>),
+    Sha1(Box<Sha1>),
     Sha256(sha2::Sha256),
+}
+
+/// SHA-1 one object at a time and, where the processor is made for it, many at once.
+pub(crate) struct Sha1 {
+    one: DetectingSha1,
+    #[cfg(target_arch = "x86_64")]
+    lanes: Option<Box<super::lanes::Engine>>,
+}
+
+/// One of many objects to hash.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'d> {
+    pub(crate) kind: Kind,
+    pub(crate) data: &'d [u8],
 }
 
 impl ObjectHasher {
     /// A hasher at rest.
     pub(crate) fn new(hash: HashKind) -> Self {
         match hash {
-            HashKind::Sha1 => Self::Sha1(Box::new(DetectingSha1::new())),
+            HashKind::Sha1 => Self::Sha1(Box::new(Sha1 {
+                one: DetectingSha1::new(),
+                #[cfg(target_arch = "x86_64")]
+                lanes: super::lanes::Engine::new(),
+            })),
             HashKind::Sha256 => Self::Sha256(sha2::Sha256::new()),
         }
     }
@@ -27,7 +45,7 @@ impl ObjectHasher {
     /// Starts an object of `size` bytes.
     pub(crate) fn start(&mut self, kind: Kind, size: u64) {
         match self {
-            Self::Sha1(hasher) => hasher.reset(),
+            Self::Sha1(hasher) => hasher.one.reset(),
             Self::Sha256(hasher) => *hasher = sha2::Sha256::new(),
         }
         self.update(format!("{} {size}\0", kind.name()).as_bytes());
@@ -36,7 +54,7 @@ impl ObjectHasher {
     /// Adds content.
     pub(crate) fn update(&mut self, data: &[u8]) {
         match self {
-            Self::Sha1(hasher) => hasher.update(data),
+            Self::Sha1(hasher) => hasher.one.update(data),
             Self::Sha256(hasher) => hasher.update(data),
         }
     }
@@ -44,7 +62,7 @@ impl ObjectHasher {
     /// The id, or `None` if the content bears the marks of a collision attack.
     pub(crate) fn finish(&mut self) -> Option<ObjectId> {
         match self {
-            Self::Sha1(hasher) => ObjectId::from_bytes(HashKind::Sha1, &hasher.finish()?),
+            Self::Sha1(hasher) => ObjectId::from_bytes(HashKind::Sha1, &hasher.one.finish()?),
             Self::Sha256(hasher) => ObjectId::from_bytes(HashKind::Sha256, &hasher.finalize_reset()),
         }
     }
@@ -54,6 +72,21 @@ impl ObjectHasher {
         self.start(kind, data.len() as u64);
         self.update(data);
         self.finish()
+    }
+
+    /// The ids of many objects, each `None` as in [`Self::finish`].
+    pub(crate) fn objects(&mut self, jobs: &[Job<'_>], out: &mut Vec<Option<ObjectId>>) {
+        #[cfg(target_arch = "x86_64")]
+        if let Self::Sha1(hasher) = self
+            && let Some(lanes) = &mut hasher.lanes
+        {
+            return lanes.hash(jobs, out);
+        }
+        out.clear();
+        for job in jobs {
+            let id = self.object(job.kind, job.data);
+            out.push(id);
+        }
     }
 }
 
@@ -103,7 +136,11 @@ mod tests {
             let mut hasher = ObjectHasher::new(hash);
             for len in [0, 1, 54, 55, 56, 63, 64, 65, 1000] {
                 let data = vec![b'x'; len];
-                assert_eq!(hasher.object(Kind::Blob, &data), Some(hash.hash_object(Kind::Blob, &data)));
+                let want = Some(hash.hash_object(Kind::Blob, &data));
+                assert_eq!(hasher.object(Kind::Blob, &data), want);
+                let mut ids = Vec::new();
+                hasher.objects(&[Job { kind: Kind::Blob, data: &data }; 20], &mut ids);
+                assert_eq!(ids, [want; 20]);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::bad;
 use super::check::{self, Policy, Special};
-use super::hasher::ObjectHasher;
+use super::hasher::{Job, ObjectHasher};
 use super::links::Links;
 use crate::beneath::EntryType;
 use crate::error::{Error, Result};
@@ -100,7 +100,15 @@ pub(super) struct Inspector<'s> {
     loose: Option<Arc<IdSet>>,
     pub(super) hasher: ObjectHasher,
     pub(super) findings: Findings,
+    ids: Vec<Option<ObjectId>>,
 }
+
+/// Bytes of objects that are collected before they are inspected together: many at once are hashed several times faster.
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+/// Objects above this many bytes are inspected by themselves.
+pub(super) const BATCH_OBJECT: usize = 1 << 20;
+/// How many objects are inspected together at most.
+pub(super) const BATCH_OBJECTS: usize = 1024;
 
 /// Bytes of cache for reading existing objects of the same id: there are next to none.
 const CACHE: usize = 2 << 20;
@@ -121,6 +129,7 @@ impl<'s> Inspector<'s> {
             loose,
             hasher: ObjectHasher::new(hash),
             findings: Findings::new(hash),
+            ids: Vec::new(),
         }
     }
 
@@ -136,6 +145,28 @@ impl<'s> Inspector<'s> {
     /// A whole object of the pack: gives its id.
     pub(super) fn object(&mut self, index: u32, kind: Kind, data: &[u8]) -> Result<ObjectId> {
         let id = self.hasher.object(kind, data).ok_or_else(collision_attack)?;
+        self.named(index, id, kind, data)
+    }
+
+    /// Many whole objects of the pack at once: `done` is given the number, the kind and the id of each.
+    pub(super) fn objects(
+        &mut self,
+        numbers: &[u32],
+        jobs: &[Job<'_>],
+        mut done: impl FnMut(u32, Kind, ObjectId),
+    ) -> Result<()> {
+        let mut ids = std::mem::take(&mut self.ids);
+        self.hasher.objects(jobs, &mut ids);
+        for ((number, job), id) in numbers.iter().zip(jobs).zip(&ids) {
+            let id = id.ok_or_else(collision_attack)?;
+            self.named(*number, id, job.kind, job.data)?;
+            done(*number, job.kind, id);
+        }
+        self.ids = ids;
+        Ok(())
+    }
+
+    fn named(&mut self, index: u32, id: ObjectId, kind: Kind, data: &[u8]) -> Result<ObjectId> {
         match kind {
             Kind::Blob => self.findings.blob(id, data.len() as u64),
             Kind::Tree => self.tree(id, data)?,

@@ -65,7 +65,7 @@ impl Links {
                 0 => break,
                 number => {
                     let at = number as usize - 1;
-                    if &self.ids[at * width..(at + 1) * width] == id {
+                    if same(&self.ids[at * width..(at + 1) * width], id) {
                         self.wanted[at].0 |= wanted.0;
                         return;
                     }
@@ -119,6 +119,15 @@ impl Links {
         let null = ObjectId::null(self.hash);
         self.iter_bytes()
             .map(move |(id, wanted)| (ObjectId::from_bytes(self.hash, id).unwrap_or(null), wanted))
+    }
+}
+
+/// Whether two ids are equal; of known length they need no call for that.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    match (<&[u8; 20]>::try_from(a), <&[u8; 20]>::try_from(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
     }
 }
 

@@ -25,6 +25,8 @@ mod hasher;
 mod index_file;
 pub mod index_pack;
 mod inspect;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod links;
 mod modules;
 pub mod quarantine;

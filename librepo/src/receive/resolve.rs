@@ -5,6 +5,7 @@
 //! then what lies on the way to lighter siblings, logarithmically little. Beyond the limit the objects lowest in the stack are
 //! dropped and made again when the walk comes back to them, and that work counts against the limit for work.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::check::Policy;
-use super::inspect::{Findings, Inspector};
+use super::hasher::Job;
+use super::inspect::{BATCH_BYTES, BATCH_OBJECT, BATCH_OBJECTS, Findings, Inspector};
 use super::stream::{NONE, Table, at};
 use super::{Limits, Stage, Ticker, limit};
 use crate::delta_apply;
@@ -159,6 +161,8 @@ pub(super) struct Context<'a> {
     pub(super) threads: usize,
 }
 
+/// Deltas of more bytes have room made for them one by one.
+const KEPT_DELTA: u64 = 256 << 10;
 /// Below this many deltas a thread costs more than it gains.
 const DELTAS_PER_THREAD: u64 = 2000;
 
@@ -205,6 +209,9 @@ pub(super) fn round(
         resolved: Vec::new(),
         stack: Vec::new(),
         held: 0,
+        batch: Vec::new(),
+        batch_bytes: 0,
+        delta: Vec::new(),
     };
     let inspector =
         || Inspector::new(round.table.hash, context.policy.clone(), context.store, context.loose.clone());
@@ -289,7 +296,7 @@ where
 struct Frame {
     number: u32,
     /// Its content, unless it was dropped.
-    data: Option<Vec<u8>>,
+    data: Option<Rc<Vec<u8>>>,
     children: Vec<u32>,
     next: usize,
 }
@@ -302,6 +309,11 @@ struct Worker<'r, 'a, 's> {
     stack: Vec<Frame>,
     /// Bytes in `stack`.
     held: usize,
+    /// Objects that wait to be inspected together.
+    batch: Vec<(u32, Kind, Rc<Vec<u8>>)>,
+    batch_bytes: usize,
+    /// Room for a delta's instructions: kept, because a new one would have to be cleared each time.
+    delta: Vec<u8>,
 }
 
 impl Worker<'_, '_, '_> {
@@ -309,9 +321,20 @@ impl Worker<'_, '_, '_> {
     fn run(&mut self, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         loop {
             let at = self.round.next.fetch_add(1, Ordering::Relaxed);
-            let Some(&root) = self.round.roots.get(at) else { return Ok(()) };
+            let Some(&root) = self.round.roots.get(at) else { return self.inspect() };
             self.root(root, tick)?;
         }
+    }
+
+    /// Inspects the objects that wait.
+    fn inspect(&mut self) -> Result<()> {
+        let numbers: Vec<u32> = self.batch.iter().map(|(number, ..)| *number).collect();
+        let jobs: Vec<Job<'_>> = self.batch.iter().map(|(_, kind, data)| Job { kind: *kind, data }).collect();
+        let resolved = &mut self.resolved;
+        self.inspector.objects(&numbers, &jobs, |number, kind, id| resolved.push((number, kind, id)))?;
+        self.batch.clear();
+        self.batch_bytes = 0;
+        Ok(())
     }
 
     fn root(&mut self, root: u32, tick: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
@@ -322,7 +345,7 @@ impl Worker<'_, '_, '_> {
             return Ok(());
         }
         let data = self.whole(root)?;
-        self.push(Frame { number: root, data: Some(data), children, next: 0 });
+        self.push(Frame { number: root, data: Some(Rc::new(data)), children, next: 0 });
         while let Some(top) = self.stack.last_mut() {
             let Some(&child) = top.children.get(top.next) else {
                 self.pop();
@@ -355,7 +378,7 @@ impl Worker<'_, '_, '_> {
             }
             None => self.again(top)?,
         };
-        let data = self.apply(&base, number)?;
+        let data = Rc::new(self.apply(&base, number)?);
         let frame = &mut self.stack[top];
         if frame.next < frame.children.len() {
             self.held += base.len();
@@ -363,9 +386,20 @@ impl Worker<'_, '_, '_> {
         } else {
             drop(base);
         }
-        let id = self.inspector.object(number, kind, &data)?;
-        self.resolved.push((number, kind, id));
-        let children = self.round.children.claim(number, &id);
+        let children = self.round.children;
+        let children = if children.refs.is_empty() && data.len() <= BATCH_OBJECT {
+            // Nobody asks for its id before the end.
+            self.batch_bytes += data.len();
+            self.batch.push((number, kind, data.clone()));
+            if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_OBJECTS {
+                self.inspect()?;
+            }
+            children.by_offset(number).to_vec()
+        } else {
+            let id = self.inspector.object(number, kind, &data)?;
+            self.resolved.push((number, kind, id));
+            children.claim(number, &id)
+        };
         if !children.is_empty() {
             self.push(Frame { number, data: Some(data), children, next: 0 });
         }
@@ -373,7 +407,7 @@ impl Worker<'_, '_, '_> {
     }
 
     fn push(&mut self, frame: Frame) {
-        self.held += frame.data.as_ref().map_or(0, Vec::len);
+        self.held += frame.data.as_ref().map_or(0, |data| data.len());
         self.stack.push(frame);
         if self.held <= self.round.held {
             return;
@@ -397,11 +431,11 @@ impl Worker<'_, '_, '_> {
     }
 
     /// Makes the content of a frame again, from the nearest one below that has it.
-    fn again(&mut self, frame: usize) -> Result<Vec<u8>> {
+    fn again(&mut self, frame: usize) -> Result<Rc<Vec<u8>>> {
         let have = self.stack[..frame].iter().rposition(|frame| frame.data.is_some());
         let mut data = match have {
-            Some(_) => Vec::new(),
-            None => self.whole(self.stack[0].number)?,
+            Some(_) => Rc::default(),
+            None => Rc::new(self.whole(self.stack[0].number)?),
         };
         for at in have.map_or(1, |have| have + 1)..=frame {
             let number = self.stack[at].number;
@@ -409,7 +443,7 @@ impl Worker<'_, '_, '_> {
             let base = kept.as_ref().unwrap_or(&data);
             let made = self.apply(base, number)?;
             self.stack[at - 1].data = kept;
-            data = made;
+            data = Rc::new(made);
         }
         Ok(data)
     }
@@ -435,10 +469,31 @@ impl Worker<'_, '_, '_> {
     fn apply(&mut self, base: &[u8], number: u32) -> Result<Vec<u8>> {
         let offset = self.round.table.entries[number as usize].offset;
         let (header, input) = open(self.round.pack, offset, self.round.table.hash)?;
-        let delta = inflate(&mut self.z, input, header.size).map_err(|why| at(offset, why))?;
-        let (_, size, _) = delta_apply::sizes(&delta).map_err(|why| at(offset, why))?;
+        if header.size > KEPT_DELTA {
+            let delta = inflate(&mut self.z, input, header.size).map_err(|why| at(offset, why))?;
+            return self.made(base, &delta, offset);
+        }
+        // One byte more, so that a stream that is too long shows.
+        let room = header.size as usize + 1;
+        let mut kept = std::mem::take(&mut self.delta);
+        if kept.len() < room {
+            kept.resize(room, 0);
+        }
+        self.z.reset(true);
+        let result = match self.z.decompress(input, &mut kept[..room], FlushDecompress::Finish) {
+            Ok(Status::StreamEnd) if self.z.total_out() == header.size => {
+                self.made(base, &kept[..room - 1], offset)
+            }
+            _ => Err(at(offset, "deflate stream is damaged")),
+        };
+        self.delta = kept;
+        result
+    }
+
+    fn made(&self, base: &[u8], delta: &[u8], offset: u64) -> Result<Vec<u8>> {
+        let (_, size, _) = delta_apply::sizes(delta).map_err(|why| at(offset, why))?;
         self.count(size)?;
-        delta_apply::apply(base, &delta, self.round.limits.delta_bytes).map_err(|why| at(offset, why))
+        delta_apply::apply(base, delta, self.round.limits.delta_bytes).map_err(|why| at(offset, why))
     }
 
     fn count(&self, bytes: u64) -> Result<()> {

@@ -5,12 +5,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::hasher::Checksum;
-use super::inspect::Inspector;
+use super::hasher::{Checksum, Job};
+use super::inspect::{BATCH_BYTES, BATCH_OBJECT, BATCH_OBJECTS, Inspector};
 use super::{Limits, Stage, Ticker, bad, limit, pack_error};
 use crate::delta_apply;
 use crate::error::{Error, Result};
@@ -71,12 +72,17 @@ pub(super) fn receive<R: Read + ?Sized>(
         table: Table { hash, entries: Vec::new(), refs: Vec::new(), end: 0, trailer: ObjectId::null(hash) },
         z: Decompress::new(true),
         out: vec![0; OUTPUT].into_boxed_slice(),
+        batch: Batch::new(),
         limits,
     };
     for done in 0..count {
         ticker.tick(Stage::Receiving, u64::from(done), u64::from(count), input.offset)?;
         pass.entry(&mut input, inspector, ticker)?;
+        if pass.batch.is_full() {
+            pass.inspect(inspector)?;
+        }
     }
+    pass.inspect(inspector)?;
     ticker.finish(Stage::Receiving, u64::from(count), u64::from(count), input.offset)?;
     let mut table = pass.table;
     table.end = input.offset;
@@ -108,10 +114,46 @@ struct Pass<'l> {
     table: Table,
     z: Decompress,
     out: Box<[u8]>,
+    batch: Batch,
     limits: &'l Limits,
 }
 
+/// Whole objects that wait to be inspected together.
+struct Batch {
+    /// Their contents, one behind the other.
+    data: Box<[u8]>,
+    used: usize,
+    numbers: Vec<u32>,
+    /// Kinds, and where the contents lie.
+    objects: Vec<(Kind, Range<usize>)>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        // One byte more than the last object may have: see [`Inflate::step`].
+        let data = vec![0; BATCH_BYTES + BATCH_OBJECT + 1].into_boxed_slice();
+        Batch { data, used: 0, numbers: Vec::new(), objects: Vec::new() }
+    }
+
+    fn is_full(&self) -> bool {
+        self.used >= BATCH_BYTES || self.numbers.len() >= BATCH_OBJECTS
+    }
+}
+
 impl Pass<'_> {
+    /// Inspects the objects that wait, and gives them their ids.
+    fn inspect(&mut self, inspector: &mut Inspector<'_>) -> Result<()> {
+        let Batch { data, used, numbers, objects } = &mut self.batch;
+        let jobs: Vec<Job<'_>> =
+            objects.iter().map(|(kind, place)| Job { kind: *kind, data: &data[place.clone()] }).collect();
+        let entries = &mut self.table.entries;
+        inspector.objects(numbers, &jobs, |number, _, id| entries[number as usize].id = id)?;
+        *used = 0;
+        numbers.clear();
+        objects.clear();
+        Ok(())
+    }
+
     fn entry<R: Read + ?Sized>(
         &mut self,
         input: &mut Input<'_, R>,
@@ -163,7 +205,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// A whole object that fits into memory.
+    /// A whole object that fits into memory. Its id is null if it is to be inspected together with others.
     fn whole<R: Read + ?Sized>(
         &mut self,
         input: &mut Input<'_, R>,
@@ -176,16 +218,19 @@ impl Pass<'_> {
         if size > allowed {
             return Err(limit(&format!("pack: {} at {}", kind.name(), input.offset), size, "bytes", allowed));
         }
-        if size < self.out.len() as u64 {
+        if size <= BATCH_OBJECT as u64 {
             // The common case: one call of inflate, no copy.
-            let mut filled = 0;
-            let out = &mut self.out;
+            let batch = &mut self.batch;
+            let mut filled = batch.used;
             inflate(&mut self.z, input, size, |z, bytes| {
-                let used = z.step(bytes, &mut out[filled..])?;
+                let used = z.step(bytes, &mut batch.data[filled..])?;
                 filled += used.produced;
                 Ok(used)
             })?;
-            return inspector.object(index, kind, &self.out[..filled]);
+            batch.objects.push((kind, batch.used..filled));
+            batch.numbers.push(index);
+            batch.used = filled;
+            return Ok(ObjectId::null(self.table.hash));
         }
         let mut data = Vec::new();
         self.chunks(input, size, |chunk| {
