@@ -27,10 +27,13 @@ fn main() {
         idle: 600,
         work: 3600,
         minimum_rate: 0,
+        rate_window: 60,
         wants: 100_000,
         haves: 1_000_000,
         prefixes: 65_536,
+        shallows: 100_000,
         commands: 20_000,
+        command_bytes: 16 << 20,
     };
     let repository = open(path);
     let hash = match repository.hash() {

@@ -48,7 +48,12 @@ pub type VerifyLink = Channel<SessionToVerify, VerifyToSession>;
 pub fn serve(talk: &mut Conversation, writer: &WriterLink, verify: &VerifyLink) -> Result<(), Failure> {
     let hash = talk.grant.hash;
     let writer = Writer::new(writer);
-    let limits = Limits { commands: talk.limits.commands.into(), ..Limits::default() };
+    let limits = Limits {
+        shallows: talk.limits.shallows.into(),
+        commands: talk.limits.commands.into(),
+        command_bytes: talk.limits.command_bytes,
+        ..Limits::default()
+    };
     let mut wire = Wire::exact(&mut talk.input, &mut talk.output);
     let advertised = advertise(&mut wire, &writer, hash, talk.protocol == 1);
     // What was written before the error belongs before it.

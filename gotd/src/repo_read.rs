@@ -169,7 +169,7 @@ impl<'a> Server<'a> {
         Ok(match question {
             SessionToRepo::Prefixes(more) => {
                 self.state = ReadState::Listing;
-                self.advertised.prefixes(more.prefixes).map(RepoToSession::Done)
+                self.advertised.prefixes(more.prefixes, self.grant.limits.prefixes).map(RepoToSession::Done)
             }
             SessionToRepo::List(ask) => {
                 self.state = ReadState::Idle;
@@ -384,8 +384,8 @@ impl<'a> Server<'a> {
             include_tag: ask.include_tag,
             filter,
         });
-        let rate = self.grant.limits.minimum_rate;
-        let mut out = PackOut::new(output, ask.side_band, ask.progress, rate);
+        let SessionStart { minimum_rate, rate_window, .. } = *self.grant.limits;
+        let mut out = PackOut::new(output, ask.side_band, ask.progress, minimum_rate, rate_window);
         let written = negotiation.fetch.write_pack(&mut out, self.grant.threads.max(1));
         self.report.warnings.extend(negotiation.fetch.take_log());
         let result = match written {

@@ -30,6 +30,7 @@ pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
         wants: talk.limits.wants.into(),
         haves: talk.limits.haves.into(),
         prefixes: talk.limits.prefixes.into(),
+        shallows: talk.limits.shallows.into(),
         ..Limits::default()
     };
     let mut session = Session {

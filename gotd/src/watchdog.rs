@@ -14,8 +14,6 @@ use crate::system;
 
 /// Exit status of a process that its watchdog ended.
 pub const EXPIRED_STATUS: i32 = 3;
-/// Seconds over which the minimum rate is measured.
-pub const WINDOW: u32 = 60;
 
 /// What the process is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +134,7 @@ fn tick() {
 
 /// At the end of each window: whether it moved too little. Starts the next window.
 fn window_is_slow(now: u32, limits: &SessionStart) -> bool {
-    if now < WINDOW.min(limits.work) {
+    if now < limits.rate_window.min(limits.work) {
         return false;
     }
     SECONDS.store(0, Ordering::Relaxed);

@@ -33,6 +33,8 @@ pub struct Limits {
     pub capability_lines: u64,
     /// Commands of one push.
     pub commands: u64,
+    /// Bytes of the names in the commands and of the options of one push.
+    pub command_bytes: u64,
     /// Push options of one push.
     pub push_options: u64,
     /// Flush packets between haves, and requests in v2, on one connection.
@@ -50,6 +52,7 @@ impl Default for Limits {
             prefix_bytes: 4 << 20,
             capability_lines: 256,
             commands: 20_000,
+            command_bytes: 16 << 20,
             push_options: 64,
             rounds: 100_000,
         }

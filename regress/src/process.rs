@@ -20,14 +20,18 @@ pub struct Process {
 pub fn group(group: i32) -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    // Not `stat`: reading that waits for a process that hangs in execve(2).
     pids.filter_map(|pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-        let mut fields = rest.split_whitespace();
-        let state = fields.next()?.chars().next()?;
-        let parent = fields.next()?.parse().ok()?;
-        let its_group: i32 = fields.next()?.parse().ok()?;
-        (its_group == group).then(|| Process { pid, parent, name: name.into(), state })
+        let mut status = status(pid);
+        let its_group: i32 = status.get("NSpgid")?.split_whitespace().next()?.parse().ok()?;
+        let state = status.get("State")?.chars().next()?;
+        let parent = status.get("PPid")?.parse().ok()?;
+        (its_group == group).then(|| Process {
+            pid,
+            parent,
+            name: status.remove("Name").unwrap_or_default(),
+            state,
+        })
     })
     .collect()
 }

@@ -8,15 +8,12 @@ use super::limits::Limit;
 
 /// Limits that nothing enforces yet.
 pub const LIMITS_WITHOUT_EFFECT: &[Limit] = &[
-    Limit::RateWindow,
     Limit::ConnectionsPerAddress,
     Limit::RatePerAddress,
     Limit::Bandwidth,
     Limit::WaitingGit,
     Limit::PacksTotal,
     Limit::PacksPerRepository,
-    Limit::Shallows,
-    Limit::CommandBytes,
     Limit::TreeDepth,
 ];
 

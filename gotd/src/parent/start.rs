@@ -109,10 +109,13 @@ impl Settings {
             idle: number(Limit::IdleTimeout),
             work: number(Limit::RequestTimeout),
             minimum_rate: number(Limit::MinimumRate),
+            rate_window: number(Limit::RateWindow),
             wants: number(Limit::Wants),
             haves: number(Limit::Haves),
             prefixes: number(Limit::Prefixes),
+            shallows: number(Limit::Shallows),
             commands: number(Limit::Commands),
+            command_bytes: limits.get(Limit::CommandBytes),
         };
         let mut sockets: Vec<String> = config
             .listeners

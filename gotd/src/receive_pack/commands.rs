@@ -13,8 +13,6 @@ use super::writer::{Taken, Writer};
 use crate::wire::TalkError;
 use crate::wire::Wire;
 
-/// Most bytes of the names of one push, which are kept for its report.
-const NAME_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of one push option, escaped, that go to the log.
 const OPTION_LOG_MAX: usize = 1024;
 /// Most bytes of all of them.
@@ -65,7 +63,8 @@ pub(super) struct Reader<'w, 'a> {
     commands: Counter,
     shallows: Counter,
     options: Counter,
-    name_bytes: usize,
+    /// Bytes of names, which are kept for the report, and of options, and how many there may be.
+    bytes: (u64, u64),
     batch: Vec<Batched>,
     batch_bytes: usize,
     shallow_batch: Vec<ObjectId>,
@@ -88,7 +87,7 @@ impl<'w, 'a> Reader<'w, 'a> {
             commands: Counter::new("commands", limits.commands),
             shallows: Counter::new("shallow lines", limits.shallows),
             options: Counter::new("push options", limits.push_options),
-            name_bytes: 0,
+            bytes: (0, limits.command_bytes),
             batch: Vec::new(),
             batch_bytes: 0,
             shallow_batch: Vec::new(),
@@ -158,11 +157,9 @@ impl<'w, 'a> Reader<'w, 'a> {
             Target::Ref(name) => (name.as_bytes(), false),
             Target::Bad(name) => (name.as_bytes(), true),
         };
-        self.name_bytes = self.name_bytes.saturating_add(name.len());
-        if self.name_bytes > NAME_BYTES_MAX {
-            return Err(WireError::Limit("bytes of reference names", NAME_BYTES_MAX as u64).into());
-        }
+        let length = name.len();
         self.request.commands.push(Asked { name: name.into(), funny });
+        count_bytes(&mut self.bytes, length)?;
         match command.target {
             Target::Ref(name) => self.batch(command.old, command.new, name),
             Target::Bad(_) => self.request.funny += 1,
@@ -213,7 +210,9 @@ impl<'w, 'a> Reader<'w, 'a> {
             Some(Packet::Delim | Packet::ResponseEnd) => return Err(WireError::TooShort.into()),
             None => return Err(WireError::UnexpectedEof.into()),
         };
-        let mut option = escape(push::option(packet)?);
+        let option = push::option(packet)?;
+        count_bytes(&mut self.bytes, option.len())?;
+        let mut option = escape(option);
         self.options.add()?;
         option.truncate(option.floor_char_boundary(OPTION_LOG_MAX));
         let logged: usize = self.request.options.iter().map(|o| o.len() + 8).sum();
@@ -221,6 +220,16 @@ impl<'w, 'a> Reader<'w, 'a> {
             self.request.options.push(option);
         }
         Ok(true)
+    }
+}
+
+/// Counts bytes of names and options against their limit.
+fn count_bytes((bytes, most): &mut (u64, u64), more: usize) -> Result<(), WireError> {
+    *bytes = bytes.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+    if bytes > most {
+        Err(WireError::Limit("bytes of reference names and push options", *most))
+    } else {
+        Ok(())
     }
 }
 

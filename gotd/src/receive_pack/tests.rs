@@ -61,10 +61,13 @@ fn limits() -> SessionStart {
         idle: 60,
         work: 60,
         minimum_rate: 0,
+        rate_window: 60,
         wants: 10,
         haves: 10,
         prefixes: 10,
+        shallows: 100_000,
         commands: 5000,
+        command_bytes: 16 << 20,
     }
 }
 

@@ -33,17 +33,18 @@ pub(super) struct PackOut<'a> {
 }
 
 impl<'a> PackOut<'a> {
-    /// A pack that has not begun. `minimum_rate` is in bytes per second.
+    /// A pack that has not begun. `minimum_rate` is in bytes per second on average over `window` seconds.
     pub(super) fn new(
         output: &'a mut Output,
         side_band: SideBand,
         progress: bool,
         minimum_rate: u32,
+        window: u32,
     ) -> PackOut<'a> {
         let band = side_band.max();
         let mut buffer = Vec::with_capacity(HEADER + band.unwrap_or(RAW));
         buffer.resize(HEADER, 0);
-        let pace = Pace::new(minimum_rate);
+        let pace = Pace::new(minimum_rate, window);
         PackOut { output, band, progress, buffer, last_sent: Instant::now(), pace }
     }
 
@@ -159,19 +160,25 @@ fn send(output: &mut Output, pace: &mut Pace, bytes: &[u8]) -> io::Result<()> {
 /// into each single write, this adds them up.
 struct Pace {
     rate: u64,
+    window: Duration,
     bytes: u64,
     waited: Duration,
 }
 
 impl Pace {
-    fn new(rate: u32) -> Pace {
-        Pace { rate: rate.into(), bytes: 0, waited: Duration::ZERO }
+    fn new(rate: u32, window: u32) -> Pace {
+        Pace {
+            rate: rate.into(),
+            window: Duration::from_secs(window.into()),
+            bytes: 0,
+            waited: Duration::ZERO,
+        }
     }
 
     fn sent(&mut self, bytes: usize, waited: Duration) -> io::Result<()> {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         self.waited = self.waited.saturating_add(waited);
-        if self.waited < Duration::from_secs(watchdog::WINDOW.into()) {
+        if self.waited < self.window {
             return Ok(());
         }
         let least = self.waited.as_secs().saturating_mul(self.rate);
@@ -195,7 +202,7 @@ mod tests {
         let (r, w) = nix::unistd::pipe().unwrap();
         let writer = std::thread::spawn(move || {
             let mut output = Output::new(w);
-            write(PackOut::new(&mut output, side_band, true, 0));
+            write(PackOut::new(&mut output, side_band, true, 0, 60));
         });
         let mut all = Vec::new();
         std::fs::File::from(r).read_to_end(&mut all).unwrap();
@@ -286,7 +293,7 @@ mod tests {
         let expected = content.clone();
         let writer = std::thread::spawn(move || {
             let mut output = Output::new(w);
-            let mut out = PackOut::new(&mut output, SideBand::None, false, 0);
+            let mut out = PackOut::new(&mut output, SideBand::None, false, 0, 60);
             out.pack(&content).unwrap();
             out.finish().unwrap();
         });
@@ -303,14 +310,14 @@ mod tests {
         let (r, w) = nix::unistd::pipe().unwrap();
         drop(r);
         let mut output = Output::new(w);
-        let mut out = PackOut::new(&mut output, SideBand::Large, true, 0);
+        let mut out = PackOut::new(&mut output, SideBand::Large, true, 0, 60);
         assert!(out.progress("x\r").is_err());
         out.fail("nobody hears this");
     }
 
     #[test]
     fn a_client_that_takes_too_little_is_too_slow() {
-        let mut pace = Pace::new(100);
+        let mut pace = Pace::new(100, 60);
         assert!(pace.sent(10, Duration::from_secs(59)).is_ok());
         assert!(pace.sent(10, Duration::from_secs(2)).is_err());
         assert!(pace.sent(100_000, Duration::from_secs(61)).is_ok());

@@ -30,9 +30,9 @@ impl<'a> Advertised<'a> {
         Advertised { repository, hidden, refs: None, prefixes: Vec::new(), prefix_bytes: 0 }
     }
 
-    /// Takes prefixes for the next list.
-    pub(super) fn prefixes(&mut self, more: Vec<Vec<u8>>) -> Result<(), Refusal> {
-        let limits = Limits::default();
+    /// Takes prefixes for the next list, `most` in all.
+    pub(super) fn prefixes(&mut self, more: Vec<Vec<u8>>, most: u32) -> Result<(), Refusal> {
+        let limits = Limits { prefixes: most.into(), ..Limits::default() };
         let bytes = more.iter().fold(0_u64, |sum, prefix| sum.saturating_add(prefix.len() as u64));
         self.prefix_bytes = self.prefix_bytes.saturating_add(bytes);
         self.prefixes.extend(more);

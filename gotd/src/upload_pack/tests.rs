@@ -26,10 +26,13 @@ fn limits() -> SessionStart {
         idle: 60,
         work: 60,
         minimum_rate: 0,
+        rate_window: 60,
         wants: 1000,
         haves: 2000,
         prefixes: 65_536,
+        shallows: 100_000,
         commands: 10,
+        command_bytes: 16 << 20,
     }
 }
 

@@ -114,16 +114,22 @@ pub struct SessionStart {
     pub idle: u32,
     /// Seconds without any progress while there is work (`request timeout`).
     pub work: u32,
-    /// Bytes per second that a transfer must reach over a window of a minute.
+    /// Bytes per second that a transfer must reach over a window.
     pub minimum_rate: u32,
+    /// Length of that window in seconds.
+    pub rate_window: u32,
     /// Wants of one request.
     pub wants: u32,
     /// Haves of one request.
     pub haves: u32,
     /// Reference prefixes of one request.
     pub prefixes: u32,
+    /// Shallow lines of one request.
+    pub shallows: u32,
     /// Commands of one push.
     pub commands: u32,
+    /// Bytes of the names in the commands and of the options of one push.
+    pub command_bytes: u64,
 }
 
 /// What the greeting of a client said.
