@@ -10,7 +10,7 @@ use gotd::repo_read;
 use gotd::session::{Conversation, Failure, Repo};
 use gotd::upload_pack;
 use libproto::command::{Parameters, Service};
-use libproto::message::parent::{FetchRules, Grant, SessionStart};
+use libproto::message::parent::{FetchRules, Grant, Pool, SessionStart};
 use libproto::names::HashKind;
 use librepo::repository::{Options, Repository};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -42,8 +42,14 @@ fn main() {
     };
     let repo_limits = limits.clone();
     let server = std::thread::spawn(move || {
-        let grant =
-            repo_read::Grant { rules, hidden: &[], limits: &repo_limits, threads: 2, cache_bytes: 96 << 20 };
+        let grant = repo_read::Grant {
+            rules,
+            hidden: &[],
+            limits: &repo_limits,
+            pool: Pool::Unix,
+            threads: 2,
+            cache_bytes: 96 << 20,
+        };
         repo_read::serve(&repo_read::Session::from(theirs), &repository, &grant, &mut || {})
     });
     let protocol = std::env::var_os("GIT_PROTOCOL").unwrap_or_default();

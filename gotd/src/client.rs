@@ -1,4 +1,4 @@
-//! The client's two pipes, as a session or repository process uses them.
+//! The client's two pipes, or its one TCP connection, as a session or repository process uses them.
 //!
 //! The open file description is shared with the client, who can switch `O_NONBLOCK` on it at any time: every
 //! read and write handles both, and the watchdog handles a pipe that was filled after poll said it had room.
@@ -109,6 +109,8 @@ pub enum Unfit {
     WrongDirection,
     /// Both are the same pipe.
     SamePipe,
+    /// It is no TCP connection.
+    NotTcp,
 }
 
 impl std::fmt::Display for Unfit {
@@ -117,8 +119,16 @@ impl std::fmt::Display for Unfit {
             Unfit::NotAPipe => "standard input and output must be pipes",
             Unfit::WrongDirection => "standard input must be read-only and standard output write-only",
             Unfit::SamePipe => "standard input and output are the same pipe",
+            Unfit::NotTcp => "not a TCP connection",
         })
     }
+}
+
+/// Checks that this is a TCP connection, before anything else is done with it. No file system is asked: what is no
+/// socket is told apart by the kernel before it looks further.
+pub fn check_tcp(fd: BorrowedFd<'_>) -> Result<(), Unfit> {
+    let tcp = system::is_tcp(fd).map_err(|_| Unfit::NotTcp)?;
+    if tcp { Ok(()) } else { Err(Unfit::NotTcp) }
 }
 
 /// Checks the descriptors of an input, an output, or both, before anything else is done with them.
@@ -161,5 +171,20 @@ mod tests {
         assert_eq!(check(Some(r.as_fd()), Some(socket.as_fd())), Err(Unfit::NotAPipe));
         let directory = std::fs::File::open("/").expect("opens");
         assert_eq!(check(Some(directory.as_fd()), Some(w.as_fd())), Err(Unfit::NotAPipe));
+    }
+
+    #[test]
+    fn a_tcp_connection_is_told_from_everything_else() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let tcp = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        assert_eq!(check_tcp(tcp.as_fd()), Ok(()));
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+        assert_eq!(check_tcp(udp.as_fd()), Err(Unfit::NotTcp));
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        assert_eq!(check_tcp(unix.as_fd()), Err(Unfit::NotTcp));
+        let (r, _w) = pipe().expect("a pipe");
+        assert_eq!(check_tcp(r.as_fd()), Err(Unfit::NotTcp));
+        let directory = std::fs::File::open("/").expect("opens");
+        assert_eq!(check_tcp(directory.as_fd()), Err(Unfit::NotTcp));
     }
 }

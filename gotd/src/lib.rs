@@ -12,6 +12,7 @@ pub mod disk;
 #[cfg(feature = "escapes")]
 pub mod escapes;
 pub mod explain;
+pub mod git_daemon;
 pub mod ids;
 pub mod listen;
 pub mod log;

@@ -203,6 +203,9 @@ impl Listen {
         self.active = self.active.saturating_add(1);
         #[cfg(feature = "escapes")]
         crate::escapes::attempt("listen", WORK);
+        if queued.pool == Pool::Tcp {
+            system::prepare_tcp(queued.connection.as_fd());
+        }
         let told = peer(queued.connection.as_fd(), queued.pool).and_then(|peer| {
             session
                 .send_with_fds(

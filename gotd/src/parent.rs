@@ -32,6 +32,7 @@ use crate::conf::limits::Limit;
 use crate::log::{Level, Log};
 use crate::spawn::{self, Child, Starter};
 
+pub mod bind;
 pub mod children;
 pub mod control;
 pub mod push;
@@ -483,10 +484,15 @@ impl Parent {
                 session.state = SessionState::Waiting;
                 self.offer(number);
             }
+            SessionToParent::Client(_) if session.pool == Pool::Tcp => {
+                self.end_session(number, "session: a greeting over git://");
+            }
             SessionToParent::Client(hello) => {
                 session.state = SessionState::Greeted;
                 session.hello = Some(hello);
             }
+            SessionToParent::Remote(()) if session.pool == Pool::Tcp => session.state = SessionState::Greeted,
+            SessionToParent::Remote(()) => self.end_session(number, "session: not a git:// connection"),
             SessionToParent::Git(ask) => {
                 session.state = SessionState::Asked;
                 session.ask = Some(ask);
@@ -604,6 +610,7 @@ impl Parent {
             limits,
             push_rules: permit.push_rules.clone(),
             who: permit.identity.clone(),
+            pool: session.pool,
         };
         session.permit = Some(permit);
         session.repo_state = RepoState::Opening;
@@ -746,11 +753,8 @@ impl Parent {
 
     /// Ends every process and waits for them, with a bound.
     fn shut_down(&mut self) {
-        let _ = libproto::channel::send_record(
-            self.sockets.channel.as_fd(),
-            &[crate::sockets::TERMINATE, 0],
-            false,
-        );
+        let _ =
+            libproto::channel::send_record(self.sockets.channel.as_fd(), &[crate::sockets::TERMINATE], false);
         let mut pids = vec![self.listen.pid, self.auth.pid];
         for session in self.table.iter() {
             pids.extend(session.pids());

@@ -12,7 +12,7 @@ pub(crate) mod refs;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use libproto::channel::{Channel, Message, Received, RecvError};
-use libproto::message::parent::{FetchRules, RepoReport, SessionStart};
+use libproto::message::parent::{FetchRules, Pool, RepoReport, SessionStart};
 use libproto::message::repo::{
     BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, Refusal,
     RepoToSession, SessionToRepo,
@@ -41,6 +41,8 @@ pub struct Grant<'a> {
     pub hidden: &'a [Vec<u8>],
     /// Limits of one request.
     pub limits: &'a SessionStart,
+    /// What the client's output is: a pipe, or a TCP connection.
+    pub pool: Pool,
     /// Threads that may work on one pack.
     pub threads: usize,
     /// Bytes of objects to keep, for each thread.
@@ -345,7 +347,11 @@ impl<'a> Server<'a> {
             return Err(Broken::Rule("session: a second output".into()));
         };
         // The session has checked it, unless it was taken over.
-        if let Err(unfit) = client::check(None, Some(fd.as_fd())) {
+        let fit = match self.grant.pool {
+            Pool::Unix => client::check(None, Some(fd.as_fd())),
+            Pool::Tcp => client::check_tcp(fd.as_fd()),
+        };
+        if let Err(unfit) = fit {
             // Closing what a hostile session sent may hang: that is left to the end of the process.
             let _ = fd.into_raw_fd();
             return Err(Broken::Rule(format!("session: {unfit}")));

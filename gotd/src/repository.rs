@@ -141,6 +141,7 @@ fn read(
         rules: serve.fetch,
         hidden: &serve.hidden,
         limits: &serve.limits,
+        pool: serve.pool,
         threads: start.threads.into(),
         cache_bytes: CACHE_BYTES,
     };

@@ -1,14 +1,14 @@
 //! `session`: speaks Git's wire protocol with one client.
 //!
-//! Duty: receive one connection and its two pipes, decode what the client wants, ask the parent, then hold the
-//! conversation with client and repository process. Waits on: one connection from `listen`, then on the client.
+//! Duty: receive one connection and its two pipes (a git:// connection is both itself), decode what the client wants, ask
+//! the parent, then hold the conversation with client and repository process. Waits on: one connection from `listen`, then on the client.
 //! Talks to: the parent, its repository process, its client.
 //!
 //! **Invariant:** never opens a repository, sees no file system, and can receive no descriptor once it decodes
 //! what a client wrote. It parses everything a client sends except packs.
 
 use std::io::Write;
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{CommandError, Parameters, Service};
@@ -17,7 +17,7 @@ use libproto::message::client::{
     ClientKind, ClientToSession, ControlRequest, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, VERSION,
 };
 use libproto::message::parent::{
-    Build, ClientHello, GitAsk, Grant, ListenToSession, ParentToSession, SessionReport, SessionStart,
+    Build, ClientHello, GitAsk, Grant, ListenToSession, ParentToSession, Pool, SessionReport, SessionStart,
     SessionToParent,
 };
 use libproto::message::repo::{RepoToSession, SessionToRepo};
@@ -37,7 +37,8 @@ pub const SET_UP: Promises =
 /// At work: `sendfd` hands the client's pipes to the repository process.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Sendfd]);
 
-type Parent = Channel<SessionToParent, ParentToSession>;
+/// The link to the parent.
+pub(crate) type Parent = Channel<SessionToParent, ParentToSession>;
 type Listen = Channel<ListenToSession, ListenToSession>;
 type ClientSocket = Channel<SessionToClient, ClientToSession>;
 /// The link to the repository process.
@@ -101,7 +102,13 @@ pub fn run(
         Ok(Received { message: ParentToSession::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let client = ClientSocket::from(connection(&parent, listen));
+    let (pool, connection) = connection(&parent, listen);
+    let client = match pool {
+        Pool::Unix => ClientSocket::from(connection),
+        Pool::Tcp => {
+            return crate::git_daemon::serve(&parent, connection, (repo, verify), start, enforcement);
+        }
+    };
     let said = |text: &str, status| last_word(text, status);
     let words = Words {
         first_request: said(
@@ -133,7 +140,7 @@ pub fn run(
 }
 
 /// Waits for the one connection of this process.
-fn connection(parent: &Parent, listen: Listen) -> OwnedFd {
+fn connection(parent: &Parent, listen: Listen) -> (Pool, OwnedFd) {
     loop {
         let mut fds =
             [PollFd::new(listen.as_fd(), PollFlags::POLLIN), PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
@@ -149,9 +156,9 @@ fn connection(parent: &Parent, listen: Listen) -> OwnedFd {
             continue;
         }
         match listen.recv_with_fds() {
-            Ok(mut received) => match received.fds.pop() {
-                Some(fd) => return fd,
-                None => system::exit_now(1),
+            Ok(mut received) => match (received.message, received.fds.pop()) {
+                (ListenToSession::Connection(pool), Some(fd)) => return (pool, fd),
+                (_, None) => system::exit_now(1),
             },
             Err(e) if e.is_transient() => {}
             Err(_) => system::exit_now(0),
@@ -237,10 +244,29 @@ fn git(
         refuse_descriptors(parent, vec![input, output], &text);
     }
     let (input, mut output) = (Input::new(input), Output::new(output));
-    let (ask, protocol) = match decode(request) {
-        Ok(decoded) => decoded,
-        Err(text) => return refused(&mut output, text),
-    };
+    match decode(request) {
+        Ok((ask, protocol)) => {
+            talk(parent, client.as_fd(), links, limits, Pipes { input, output }, (ask, protocol))
+        }
+        Err(text) => refused(&mut output, text),
+    }
+}
+
+/// The client's two directions.
+pub(crate) struct Pipes {
+    pub(crate) input: Input,
+    pub(crate) output: Output,
+}
+
+/// Asks the parent, and holds the conversation if it is granted. `client`: its end is the client's going.
+pub(crate) fn talk(
+    parent: &Parent,
+    client: BorrowedFd<'_>,
+    links: (OwnedFd, OwnedFd),
+    limits: SessionStart,
+    Pipes { input, mut output }: Pipes,
+    (ask, protocol): (GitAsk, u8),
+) -> SessionReport {
     let service = ask.service;
     send(parent, &SessionToParent::Git(ask));
     let grant = match answer(parent, client) {
@@ -274,10 +300,10 @@ fn decode(request: GitRequest) -> Result<(GitAsk, u8), String> {
 }
 
 /// Waits for the parent's verdict, and notices a client that has gone meanwhile.
-fn answer(parent: &Parent, client: &ClientSocket) -> Result<Grant, String> {
+fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, String> {
     loop {
         let mut fds =
-            [PollFd::new(parent.as_fd(), PollFlags::POLLIN), PollFd::new(client.as_fd(), PollFlags::empty())];
+            [PollFd::new(parent.as_fd(), PollFlags::POLLIN), PollFd::new(client, PollFlags::empty())];
         if poll(&mut fds, PollTimeout::NONE).is_err() {
             continue;
         }
@@ -322,12 +348,12 @@ fn control(parent: &Parent, client: &ClientSocket, request: ControlRequest) -> S
     }
 }
 
-fn report(status: u8, text: String) -> SessionReport {
+pub(crate) fn report(status: u8, text: String) -> SessionReport {
     SessionReport { status, text, agent: String::new(), received: 0, sent: 0 }
 }
 
 /// Tells the client in Git's own way; gotsh will repeat it on standard error.
-fn refused(output: &mut Output, text: String) -> SessionReport {
+pub(crate) fn refused(output: &mut Output, text: String) -> SessionReport {
     let mut packet = Vec::new();
     pktline::write_err(&mut packet, &text);
     let _ = watchdog::during(Phase::Transfer, || output.write_all(&packet));
@@ -351,7 +377,7 @@ fn finish(parent: &Parent, client: &ClientSocket, report: SessionReport) -> Resu
 }
 
 /// A session without a parent has nothing left to do.
-fn send(parent: &Parent, message: &SessionToParent) {
+pub(crate) fn send(parent: &Parent, message: &SessionToParent) {
     if parent.send(0, 0, message).is_err() {
         system::exit_now(1);
     }

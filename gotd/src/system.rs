@@ -136,6 +136,55 @@ pub fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
+/// Whether this is a TCP socket, over IPv4 or IPv6. An error: it is no socket at all.
+pub fn is_tcp(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    let kind = getsockopt(&fd, sockopt::SockType)?;
+    let family = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(fd.as_raw_fd())?;
+    Ok(kind == SockType::Stream && (family.as_sockaddr_in().is_some() || family.as_sockaddr_in6().is_some()))
+}
+
+/// Prepares a git:// connection: answers are written whole, so nothing waits for more, and a peer that is gone without a
+/// word is noticed. Failures are harmless.
+pub fn prepare_tcp(fd: BorrowedFd<'_>) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
+    let _ = setsockopt(&fd, sockopt::KeepAlive, &true);
+}
+
+/// Gives up every capability but those in `keep` (bits of capability(7)) that it has, also for programs executed later.
+pub fn keep_capabilities(keep: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        const VERSION_3: u32 = 0x2008_0522;
+        const LAST: u32 = 63;
+        // SAFETY: plain numbers; what the kernel does not know or does not let go of is an error that changes nothing.
+        unsafe {
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+            for capability in (0..=LAST).filter(|n| keep & (1 << n) == 0) {
+                libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+            }
+        }
+        let header: [u32; 2] = [VERSION_3, 0];
+        // Effective, permitted and inheritable, for the low and the high half.
+        let mut data = [0u32; 6];
+        // SAFETY: both arrays have the layout of capget(2)'s structures and live through the call.
+        if unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        let half = |shift: u32, have: u32| have & u32::try_from(keep >> shift & 0xffff_ffff).unwrap_or(0);
+        let (low, high) = (half(0, data[1]), half(32, data[4]));
+        let data = [low, low, 0, high, high, 0];
+        // SAFETY: as above.
+        if unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = keep;
+    Ok(())
+}
+
 /// The function that [`tick_every_second`] calls.
 static TICK: AtomicUsize = AtomicUsize::new(0);
 

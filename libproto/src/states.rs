@@ -77,7 +77,7 @@ pub enum SessionState {
     Starting,
     /// Greeted; waits for a connection.
     Waiting,
-    /// The client's greeting was forwarded.
+    /// The client's greeting was forwarded, or there is none to come.
     Greeted,
     /// A Git request was forwarded: `auth` and the repository process are asked.
     Asked,
@@ -93,7 +93,7 @@ pub enum SessionState {
 /// A message outside this table ends the session.
 pub const SESSION_TO_PARENT: &[(SessionState, &[u16])] = &[
     (SessionState::Starting, &[1]),
-    (SessionState::Waiting, &[2, 5]),
+    (SessionState::Waiting, &[2, 5, 6]),
     (SessionState::Greeted, &[3, 4, 5]),
     (SessionState::Asked, &[5]),
     (SessionState::Control, &[5]),
@@ -171,6 +171,13 @@ mod tests {
     fn a_granted_session_cannot_ask_again() {
         assert!(!allowed(SESSION_TO_PARENT, SessionState::Granted, 3));
         assert!(!allowed(SESSION_TO_PARENT, SessionState::Granted, 2));
+    }
+
+    #[test]
+    fn who_a_connection_is_from_is_said_once() {
+        for state in [SessionState::Greeted, SessionState::Asked, SessionState::Granted] {
+            assert!(!allowed(SESSION_TO_PARENT, state, 2) && !allowed(SESSION_TO_PARENT, state, 6));
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod raw;
 pub mod run;
 pub mod site;
 pub mod sshd;
+pub mod tcp;
 
 pub use daemon::Daemon;
 pub use run::{Done, run};

@@ -11,7 +11,6 @@ pub const LIMITS_WITHOUT_EFFECT: &[Limit] = &[
     Limit::ConnectionsPerAddress,
     Limit::RatePerAddress,
     Limit::Bandwidth,
-    Limit::WaitingGit,
     Limit::PacksTotal,
     Limit::PacksPerRepository,
     Limit::TreeDepth,
@@ -86,10 +85,10 @@ impl Feature {
             // Files written for C gotd have it, so it must load.
             Feature::Notify => Support::Warn,
             // Without these less is permitted, never more.
-            Feature::Create | Feature::ListenGit | Feature::Keys | Feature::InformativeErrors => {
-                Support::Warn
-            }
-            Feature::ExportOk
+            Feature::Create | Feature::Keys => Support::Warn,
+            Feature::ListenGit
+            | Feature::InformativeErrors
+            | Feature::ExportOk
             | Feature::Accounts
             | Feature::ExtraProtection
             | Feature::Hide

@@ -4,7 +4,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,9 @@ use libproto::message::parent::{
 use libproto::states::Role;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
+use super::bind::{bind, passed_count, passed_sockets};
 use super::children::{self, Complaints, Outbox};
 use super::table::Table;
 use super::{Parent, same_build};
@@ -28,7 +29,6 @@ use crate::conf::limits::Limit;
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::conf::wire::{Assembler, Audience, send};
 use crate::log::{Level, Log};
-use crate::sockets;
 use crate::spawn::{Child, Starter};
 
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
@@ -61,7 +61,9 @@ pub struct Options {
 pub struct Settings {
     /// Paths of the unix sockets.
     pub sockets: Vec<String>,
-    /// Waiting sessions of each pool.
+    /// TCP addresses for git://.
+    pub git: Vec<SocketAddr>,
+    /// Waiting sessions of each pool that has a listener.
     pub pools: Vec<(Pool, usize)>,
     /// Limits of a session.
     pub session: SessionStart,
@@ -101,6 +103,11 @@ impl Settings {
         Some(own.unwrap_or(self.per_user))
     }
 
+    /// Forgets the pools that no connection can come to.
+    fn take_pools(&mut self, listeners: &[(Pool, OwnedFd)]) {
+        self.pools.retain(|(pool, _)| listeners.iter().any(|(other, _)| other == pool));
+    }
+
     fn new(config: &Config) -> Settings {
         let limits = &config.limits;
         let number = |limit: Limit| u32::try_from(limits.get(limit)).unwrap_or(u32::MAX);
@@ -125,7 +132,16 @@ impl Settings {
                 ListenAddress::Git(..) => None,
             })
             .collect();
-        if config.listeners.is_empty() {
+        let git = config
+            .listeners
+            .iter()
+            .filter_map(|listener| match listener.address {
+                ListenAddress::Git(ip, port) => Some(SocketAddr::new(ip, port)),
+                ListenAddress::Unix(_) => None,
+            })
+            .collect();
+        // Without a unix socket of its own a daemon could not even be stopped.
+        if sockets.is_empty() {
             sockets.push(model::DEFAULT_SOCKET.into());
         }
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -167,7 +183,11 @@ impl Settings {
         Settings {
             file_size,
             sockets,
-            pools: vec![(Pool::Unix, limits.size(Limit::Waiting))],
+            git,
+            pools: vec![
+                (Pool::Unix, limits.size(Limit::Waiting)),
+                (Pool::Tcp, limits.size(Limit::WaitingGit)),
+            ],
             session,
             repo,
             listen,
@@ -204,9 +224,14 @@ fn roots(config: &Config) -> Vec<PathBuf> {
 
 /// Starts the daemon and serves until it ends.
 pub fn run(options: &Options) -> Result<(), String> {
-    // Whatever the starter of this process had open is none of ours, nor of our children. A daemon that has left its
-    // terminal was given one descriptor.
-    crate::system::close_from(crate::spawn::PARENT_FD + i32::from(options.detached));
+    let passed = if options.detached { 0 } else { passed_count() };
+    // Whatever else the starter of this process had open is none of ours, nor of our children. A daemon that has left
+    // its terminal was given one descriptor.
+    crate::system::close_from(crate::spawn::PARENT_FD + i32::from(options.detached) + passed);
+    if passed > 0 && !options.foreground && !options.check {
+        return Err("sockets were passed by the service manager: start with -d".into());
+    }
+    let passed = passed_sockets(passed)?;
     let starter = Starter::new().map_err(|e| format!("start: {e}"))?;
     if !options.foreground && !options.detached && !options.check {
         return detach(&starter, options);
@@ -219,7 +244,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         println!("configuration OK");
         return Ok(());
     }
-    let settings = Settings::new(&config);
+    let mut settings = Settings::new(&config);
     let report = libsandbox::check_platform(settings.enforcement).map_err(|e| e.to_string())?;
     let verbose = options.verbose > 0 || config.log_verbose;
     let mut log = match config.log_to {
@@ -233,7 +258,8 @@ pub fn run(options: &Options) -> Result<(), String> {
     }
     raise_descriptor_limit();
     let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
-    let (socket_creator, listeners) = bind(&starter, &settings)?;
+    let (socket_creator, listeners) = bind(&starter, &settings, passed)?;
+    settings.take_pools(&listeners);
     drop_privilege(&config)?;
     restrict(&starter, &settings, options)?;
     let parent = connect_roles(starter, log, settings, signals, socket_creator, listeners, &config);
@@ -298,7 +324,7 @@ fn load(starter: &Starter, options: &Options) -> Result<Config, String> {
 }
 
 /// What a child that failed to start wrote.
-fn last_words(stderr: &OwnedFd) -> String {
+pub(super) fn last_words(stderr: &OwnedFd) -> String {
     let mut buffer = [0; 1024];
     match nix::unistd::read(stderr, &mut buffer) {
         Ok(n) if n > 0 => format!(": {}", String::from_utf8_lossy(&buffer[..n]).trim()),
@@ -313,46 +339,11 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The socket creator and what it has bound.
-type Bound = (Child<ParentToListen, ListenToParent>, Vec<(Pool, OwnedFd)>);
-
-/// Starts `sockets` with its privilege and has it bind every unix socket.
-fn bind(starter: &Starter, settings: &Settings) -> Result<Bound, String> {
-    let mut arguments = settings.flags();
-    arguments.push("--");
-    arguments.extend(settings.sockets.iter().map(String::as_str));
-    let commands = settings.sockets.iter().map(|path| may_bind(Path::new(path)));
-    let commands: Vec<u8> = commands.collect::<Result<_, _>>()?;
-    let child = starter.start(Role::Sockets, &arguments, &[]).map_err(|e| format!("sockets: {e}"))?;
-    let mut listeners = Vec::with_capacity(commands.len());
-    for (number, (command, path)) in (0u8..).zip(commands.into_iter().zip(&settings.sockets)) {
-        let listener = sockets::ask(child.channel.as_fd(), command, number)
-            .map_err(|e| format!("{path}: {e}{}", last_words(&child.stderr)))?;
-        listeners.push((Pool::Unix, listener));
-    }
-    Ok((child, listeners))
-}
-
-/// A socket file that nobody answers on is a dead daemon's and is replaced; a live one refuses the start.
-fn may_bind(path: &Path) -> Result<u8, String> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(sockets::BIND) };
-    if !meta.file_type().is_socket() {
-        return Err(format!("{}: exists and is not a socket", path.display()));
-    }
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-        .map_err(|e| format!("socket: {e}"))?;
-    let address = UnixAddr::new(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    match connect(fd.as_raw_fd(), &address) {
-        Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOENT) => Ok(sockets::REPLACE),
-        _ => Err(format!("{}: another daemon is listening", path.display())),
-    }
-}
-
 /// From here on nothing but `sockets` has a privilege. Started as an ordinary user there is none to drop.
 fn drop_privilege(config: &Config) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
-        return Ok(());
+        // It may have been started with the one capability that `sockets` needs.
+        return crate::system::keep_capabilities(0).map_err(|e| format!("capabilities: {e}"));
     }
     let name = config.user.as_ref().map_or(model::DEFAULT_USER, |user| user.name.as_str());
     let ids = match config.user.as_ref().and_then(|user| user.ids) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use libproto::command::Service;
-use libproto::message::parent::{FetchRules, Grant, SessionStart};
+use libproto::message::parent::{FetchRules, Grant, Pool, SessionStart};
 use libproto::message::repo::{Begin, Haves, PackAsk, Refusal, RepoToSession, SessionToRepo};
 use libproto::names::{HashKind, ObjectId};
 use libproto::pktline::{Decoder, Packet};
@@ -125,8 +125,14 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
     let server = std::thread::spawn(move || {
         let limits = limits();
         let hidden = [b"refs/hidden".to_vec()];
-        let grant =
-            repo_read::Grant { rules, hidden: &hidden, limits: &limits, threads: 1, cache_bytes: 1 << 20 };
+        let grant = repo_read::Grant {
+            rules,
+            hidden: &hidden,
+            limits: &limits,
+            pool: Pool::Unix,
+            threads: 1,
+            cache_bytes: 1 << 20,
+        };
         repo_read::serve(&theirs.into(), &repository, &grant, &mut || {})
     });
     let (in_r, in_w) = nix::unistd::pipe().unwrap();
@@ -599,8 +605,14 @@ fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
     let server = std::thread::spawn(move || {
         let limits = limits();
         let rules = FetchRules::default();
-        let grant =
-            repo_read::Grant { rules, hidden: &[], limits: &limits, threads: 1, cache_bytes: 1 << 20 };
+        let grant = repo_read::Grant {
+            rules,
+            hidden: &[],
+            limits: &limits,
+            pool: Pool::Unix,
+            threads: 1,
+            cache_bytes: 1 << 20,
+        };
         repo_read::serve(&theirs.into(), &repository, &grant, &mut || {}).text
     });
     (ours.into(), server)

@@ -222,6 +222,8 @@ crate::messages! {
         4 => Control(ControlRequest),
         /// The session is over.
         5 => Finished(SessionReport),
+        /// The connection is one of git://, which greets with nothing of ours.
+        6 => Remote(()),
     }
 }
 
@@ -275,6 +277,8 @@ pub struct Serve {
     pub push_rules: Vec<u8>,
     /// Whom this is for, for reference logs.
     pub who: String,
+    /// What the client's input and output are: pipes, or one TCP connection.
+    pub pool: Pool,
 }
 
 /// The repository as it was found.

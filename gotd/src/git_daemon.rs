@@ -1,0 +1,184 @@
+//! A session over git://: the connection is the client's input and output at once, and its first packet is the request.
+//!
+//! Duty: read that packet, refuse what is no fetch, and go on as every session does. Nobody has proven anything here:
+//! whoever comes this way is anonymous, by `listen`'s word to the parent and not by ours.
+//!
+//! **Invariant:** no byte is read while a descriptor can still be received.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use libproto::channel;
+use libproto::command::Service;
+use libproto::message::parent::{GitAsk, SessionReport, SessionStart, SessionToParent};
+use libproto::pktline::{Decoder, Packet};
+use libproto::request::daemon::{REQUEST_MAX, Request};
+use libproto::wire_error::WireError;
+use libsandbox::{Enforcement, Limits, Stage};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+
+use crate::client::{self, Input, Output};
+use crate::session::{Parent, Pipes, WORK, refused, report, send, talk};
+use crate::watchdog::{self, Phase, Words};
+
+/// Milliseconds that a client may take to hear why it was refused, before its connection is closed for good.
+const FAREWELL_MS: u16 = 1000;
+/// Bytes that are dropped meanwhile: what is unread when a connection is closed would take the answer with it.
+const FAREWELL_BYTES: usize = 1 << 20;
+/// What stands in the answer to whoever wants to push.
+const READ_ONLY: &str = "git:// is for fetching only";
+
+/// Serves one connection.
+pub fn serve(
+    parent: &Parent,
+    connection: OwnedFd,
+    links: (OwnedFd, OwnedFd),
+    limits: SessionStart,
+    enforcement: Enforcement,
+) -> Result<(), String> {
+    libsandbox::enter(&Stage { promises: WORK, paths: None, limits: Limits::UNCHANGED, enforcement })
+        .map_err(|e| e.to_string())?;
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("session", WORK);
+    if client::check_tcp(connection.as_fd()).is_err() {
+        return Err("not a TCP connection".into());
+    }
+    send(parent, &SessionToParent::Remote(()));
+    watchdog::phase(Phase::FirstRequest);
+    watchdog::start(limits.clone(), parent, words(&limits)).map_err(|e| format!("watchdog: {e}"))?;
+    let duplicate = || connection.try_clone().map_err(|e| format!("connection: {e}"));
+    let (mut input, mut output) = (Input::new(duplicate()?), Output::new(duplicate()?));
+    let report = match request(&mut input) {
+        Ok(None) => report(0, "connected and said nothing".into()),
+        Ok(Some((ask, protocol))) => {
+            talk(parent, connection.as_fd(), links, limits, Pipes { input, output }, (ask, protocol))
+        }
+        Err(text) => SessionReport { received: input.received, ..refused(&mut output, text) },
+    };
+    let failed = report.status != 0;
+    send(parent, &SessionToParent::Finished(report));
+    watchdog::phase(Phase::Off);
+    if failed {
+        farewell(&connection);
+    }
+    Ok(())
+}
+
+/// What the log says when the client was too slow. The client itself is told nothing: it does not listen, or is in the
+/// middle of something else.
+fn words(limits: &SessionStart) -> Words {
+    let said = |text: String, status| {
+        channel::encode(0, 0, &SessionToParent::Finished(report(status, text))).unwrap_or_default()
+    };
+    Words {
+        first_request: said(
+            format!(
+                "no request within {} seconds (connection {{ first request timeout }})",
+                limits.first_request
+            ),
+            1,
+        ),
+        idle: said(format!("idle for {} seconds (connection {{ idle timeout }})", limits.idle), 1),
+        work: said(format!("no progress for {} seconds (connection {{ request timeout }})", limits.work), 1),
+        transfer: said("transfer is too slow (connection { minimum rate })".into(), 1),
+        done: said(String::new(), 0),
+    }
+}
+
+/// Reads the first packet and turns it into types. `None`: the client has closed its end without a word.
+fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, String> {
+    let mut decoder = Decoder::new();
+    let mut buffer = [0; REQUEST_MAX];
+    loop {
+        let need = decoder.need();
+        if need > buffer.len() {
+            return Err(WireError::TooLong.to_string());
+        }
+        let n = match input.read(&mut buffer[..need]) {
+            Ok(0) if decoder.at_boundary() => return Ok(None),
+            Ok(0) => return Err(WireError::UnexpectedEof.to_string()),
+            Ok(n) => n,
+            Err(e) => return Err(format!("client's connection: {e}")),
+        };
+        match decoder.push(&buffer[..n]).map_err(|e| e.to_string())? {
+            (_, None) => {}
+            (_, Some(Packet::Data(payload))) => return decode(payload).map(Some),
+            (_, Some(packet)) => return Err(packet.unexpected().to_string()),
+        }
+    }
+}
+
+/// Decodes the request of a fetch.
+fn decode(payload: &[u8]) -> Result<(GitAsk, u8), String> {
+    let request = Request::parse(payload).map_err(|e| e.to_string())?;
+    if request.service != Service::UploadPack {
+        return Err(READ_ONLY.into());
+    }
+    let protocol = request.parameters.version_for(request.service) as u8;
+    let (service, repository) = (request.service, request.repo);
+    Ok((GitAsk { service, repository, protocol, told_address: String::new() }, protocol))
+}
+
+/// Lets a client hear what it was told: says that nothing more comes, and drops what it still sends, both with a bound.
+fn farewell(connection: &OwnedFd) {
+    use std::os::fd::AsRawFd;
+    let _ = shutdown(connection.as_raw_fd(), Shutdown::Write);
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(FAREWELL_MS.into());
+    let mut buffer = [0; 16 * 1024];
+    let mut dropped = 0usize;
+    while dropped < FAREWELL_BYTES {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        let Ok(timeout @ 1..) = u16::try_from(left.as_millis()) else { return };
+        let mut fds = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut fds, PollTimeout::from(timeout)), Ok(1..)) {
+            return;
+        }
+        match recv(connection.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(n @ 1..) => dropped = dropped.saturating_add(n),
+            _ => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Option<(GitAsk, u8)>, String> {
+        let (r, w) = nix::unistd::pipe().expect("a pipe");
+        let mut w = std::fs::File::from(w);
+        w.write_all(bytes).expect("fits into a pipe");
+        drop(w);
+        request(&mut Input::new(r))
+    }
+
+    #[test]
+    fn the_first_packet_is_the_request() {
+        let (ask, protocol) =
+            read(b"002dgit-upload-pack /x.git\0host=h\0\0version=2\0").expect("good").expect("there");
+        assert_eq!((ask.repository.as_bytes(), protocol), (&b"x.git"[..], 2));
+        assert_eq!(ask.told_address, "");
+        assert_eq!(read(b""), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for bad in [
+            &b"0000"[..],
+            b"0001",
+            b"0004",
+            b"00",
+            b"zzzz",
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"0020git-upload-pack /x",
+            b"001agit-receive-pack /x\0ho",
+            b"fff0git-upload-pack /x",
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(read(b"0018git-receive-pack /x\0").expect_err("a push"), READ_ONLY);
+    }
+}

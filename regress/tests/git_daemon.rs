@@ -1,0 +1,161 @@
+//! git://: what is served over TCP, to whom, and that it is the same as over ssh.
+
+use std::net::SocketAddr;
+
+use regress::compare::{assert_mirror, listing};
+use regress::site::present_user;
+use regress::tcp::{self, Client};
+use regress::{Daemon, Site, history, is_root, pkt};
+
+/// A configuration that serves `open.git` to everybody, `closed.git` to the present user alone, and below `pub/` what is
+/// marked.
+fn configuration(site: &Site, addresses: &[SocketAddr], more: &str) -> String {
+    let listen: String = addresses.iter().map(|address| tcp::listen_line(*address)).collect();
+    let (head, me, dir) = (site.head(), present_user(), site.path("repositories").display().to_string());
+    format!(
+        "{head}{listen}{more}repository \"open\" {{\n\tpath \"{dir}/open.git\"\n\tpermit rw {me}\n\tpermit ro anonymous\n}}\n\
+         repository \"closed\" {{\n\tpath \"{dir}/closed.git\"\n\tpermit rw {me}\n}}\n\
+         repository \"denied\" {{\n\tpath \"{dir}/denied.git\"\n\tpermit rw {me}\n\tdeny anonymous\n}}\n\
+         repositories \"pub\" {{\n\tpath \"{dir}/pub\"\n\tpermit rw {me}\n\texport-ok\n}}\n"
+    )
+}
+
+/// The repositories of that configuration; in `pub`, one is marked and one is not.
+fn site() -> Site {
+    let site = Site::new();
+    for name in ["open.git", "closed.git", "denied.git"] {
+        history::repository(&site, name, 12, "sha1");
+    }
+    std::fs::create_dir(site.repository("pub")).expect("makes a directory");
+    for name in ["pub/marked.git", "pub/unmarked.git"] {
+        history::repository(&site, name, 3, "sha1");
+    }
+    std::fs::write(site.repository("pub/marked.git").join("git-daemon-export-ok"), b"").expect("writes");
+    site
+}
+
+fn start(more: &str) -> (Site, Daemon, SocketAddr) {
+    let (site, address) = (site(), tcp::free_v4());
+    let daemon = site.start_with(&configuration(&site, &[address], more));
+    (site, daemon, address)
+}
+
+#[test]
+fn clones_over_both_kinds_of_addresses_in_every_version() {
+    let site = site();
+    let mut addresses = vec![tcp::free_v4()];
+    match tcp::free_v6() {
+        Some(address) => addresses.push(address),
+        None => regress::skipped("the part about IPv6 needs it on the loopback interface"),
+    }
+    let daemon = site.start_with(&configuration(&site, &addresses, ""));
+    let original = site.repository("open.git");
+    let before = listing(&original);
+    for (at, address) in addresses.iter().enumerate() {
+        for version in ["0", "1", "2"] {
+            let path = site.clone_path(&format!("clone-{at}-{version}"));
+            let url = format!("git://{address}/open.git");
+            let option = format!("protocol.version={version}");
+            let path_text = path.to_string_lossy();
+            site.git(["-c", &option, "clone", "-q", "--mirror", &url, &path_text]).good();
+            assert_mirror(&site, &original, &path);
+            let words = ["result=ok", "who=anonymous", &format!("protocol={version}"), "repository=open.git"];
+            let line = daemon.logged(&words);
+            assert!(line.contains("address="), "{line}");
+        }
+    }
+    // A fetch into a clone that has something, and the same over ssh.
+    site.git(["clone", "-q", "--mirror", "gotd:open", &site.clone_path("ssh").to_string_lossy()]).good();
+    assert_mirror(&site, &original, &site.clone_path("ssh"));
+    assert_eq!(before, listing(&original));
+}
+
+#[test]
+fn only_what_anonymous_clients_may_read_is_there() {
+    let (site, daemon, address) = start("");
+    let remote = |path: &str| site.git(["ls-remote", &format!("git://{address}/{path}")]);
+    remote("open").good();
+    remote("pub/marked").good();
+    remote("pub/marked.git").good();
+    let missing = remote("nothing").bad("no git repository found").err;
+    for path in ["closed", "closed.git", "denied", "pub/unmarked", "pub/unmarked.git", "pub/nothing", "pub"] {
+        let answer = remote(path).bad("no git repository found").err;
+        assert_eq!(answer, missing, "{path}: the answer tells that it is there");
+    }
+    daemon.logged(&["result=refused", "who=anonymous", "repository=pub/unmarked.git"]);
+    // By another way the same are there.
+    for path in ["closed", "denied", "pub/unmarked"] {
+        site.git(["ls-remote", &format!("gotd:{path}")]).good();
+    }
+}
+
+#[test]
+fn an_administrator_may_have_it_told() {
+    let (site, _daemon, address) = start("connection informative errors\n");
+    let remote = |path: &str| site.git(["ls-remote", &format!("git://{address}/{path}")]);
+    remote("denied").bad("Permission denied");
+    remote("nothing").bad("no git repository found");
+}
+
+#[test]
+fn nobody_writes() {
+    let (site, daemon, address) = start("");
+    let work = site.clone_path("work");
+    site.git(["clone", "-q", &format!("git://{address}/open"), &work.to_string_lossy()]).good();
+    site.git_in(&work, ["commit", "-q", "--allow-empty", "-m", "more"]);
+    let before = listing(&site.repository("open.git"));
+    for path in ["open", "closed", "nothing"] {
+        let url = format!("git://{address}/{path}");
+        let mut push = site.command("git");
+        push.arg("-C").arg(&work).args(["push", &url, "HEAD:refs/heads/new"]);
+        regress::run(&mut push, b"", 60).bad("git:// is for fetching only");
+    }
+    assert_eq!(before, listing(&site.repository("open.git")));
+    daemon.logged(&["git:// is for fetching only"]);
+}
+
+/// Waiting sessions of the one kind are not those of the other.
+#[test]
+fn each_kind_of_connection_has_waiting_sessions_of_its_own() {
+    let more = "connection {\n\twaiting sessions 2\n\twaiting git sessions 1\n}\n";
+    let (site, daemon, address) = start(more);
+    assert!(regress::run::wait_until(5.0, || daemon.role("session").len() >= 3), "{:?}", daemon.processes());
+    site.git(["ls-remote", "gotd:open"]).good();
+    site.git(["ls-remote", &format!("git://{address}/open")]).good();
+}
+
+/// A client that takes the whole conversation byte by byte is served like any other.
+#[test]
+fn a_request_in_pieces_is_one_request() {
+    let (_site, _daemon, address) = start("");
+    let mut client = Client::open(address);
+    for byte in tcp::request("/open.git", 2) {
+        assert!(client.write(&[byte]));
+    }
+    assert!(String::from_utf8_lossy(&client.read_to_flush()).contains("version 2"));
+    assert!(client.write(&pkt::v2("ls-refs", ["peel\n"])));
+    assert!(String::from_utf8_lossy(&client.read_to_flush()).contains("refs/heads/main"));
+    assert!(client.write(b"0000"));
+    assert_eq!(client.end(10.0), tcp::End::Closed(Vec::new()));
+}
+
+/// The processes with a git:// clone under way, as the kernel shows them: no right to do anything, and only `listen` has
+/// a socket that listens.
+#[test]
+fn no_process_but_sockets_keeps_a_privilege() {
+    let (_site, daemon, address) = start("");
+    let mut client = Client::open(address);
+    assert!(client.write(&tcp::request("/open.git", 2)));
+    client.read_to_flush();
+    if !is_root() {
+        return regress::skipped("needs root");
+    }
+    let zero = "0000000000000000";
+    for p in daemon.processes() {
+        let status = regress::process::status(p.pid);
+        for key in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+            let value = status.get(key).cloned().unwrap_or_default();
+            assert_eq!(value, zero, "{p:?}: {key}");
+        }
+    }
+}
