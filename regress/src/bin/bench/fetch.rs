@@ -1,0 +1,216 @@
+//! Fetches.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use regress::daemon::Daemon;
+use regress::pkt;
+use regress::site::Site;
+
+use crate::measure::{Cost, Watch, cpu, git, head, row, served, wait_served};
+
+/// What a client asks for.
+struct Workload {
+    name: String,
+    wants: Vec<String>,
+    haves: Vec<String>,
+    depth: Option<u32>,
+    /// How often it is repeated in one measurement, so that the kernel's clock ticks suffice.
+    repeat: u32,
+}
+
+/// One of the two servers.
+enum Server<'a> {
+    Gotd(&'a Site, &'a Daemon, String),
+    Git(&'a Path),
+}
+
+impl Server<'_> {
+    fn daemon(&self) -> Option<&Daemon> {
+        match self {
+            Server::Git(_) => None,
+            Server::Gotd(_, daemon, _) => Some(daemon),
+        }
+    }
+}
+
+/// All workloads of one repository; prints a table and returns rows of JSON.
+pub fn bench(repository: &Path, pairs: usize, only: Option<&str>) -> Vec<String> {
+    let site = Site::new();
+    let configuration = format!(
+        "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
+        site.head(),
+        repository.display(),
+        nix::unistd::geteuid().as_raw(),
+    );
+    let daemon = match Daemon::start(&site, &configuration) {
+        Ok(daemon) => daemon,
+        Err(text) => {
+            eprintln!("gotd: {text}");
+            std::process::exit(1)
+        }
+    };
+    head(&repository.display().to_string(), pairs);
+    let mut rows = Vec::new();
+    for workload in workloads(repository) {
+        if only.is_some_and(|only| !workload.name.starts_with(only)) {
+            continue;
+        }
+        let ours = Server::Gotd(&site, &daemon, "bench".into());
+        let theirs = Server::Git(repository);
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        // One of each that does not count, so that both find the files in memory.
+        measure(&ours, &workload, 1);
+        measure(&theirs, &workload, 1);
+        for _ in 0..pairs {
+            a.push(measure(&ours, &workload, workload.repeat));
+            b.push(measure(&theirs, &workload, workload.repeat));
+        }
+        rows.push(row(repository, &workload.name, &a, &b));
+    }
+    rows
+}
+
+/// The workloads that a repository is large enough for.
+fn workloads(repository: &Path) -> Vec<Workload> {
+    let mut tips = git(repository, &["for-each-ref", "--format=%(objectname)"]);
+    tips.sort();
+    tips.dedup();
+    let head = git(repository, &["rev-parse", "HEAD"]);
+    let count: usize =
+        git(repository, &["rev-list", "--count", "HEAD"]).first().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let work = |name: &str, wants: &[String], haves: Vec<String>, depth, repeat| Workload {
+        name: name.into(),
+        wants: wants.to_vec(),
+        haves,
+        depth,
+        repeat,
+    };
+    let mut all = vec![
+        work("ls-remote", &[], Vec::new(), None, 20),
+        work("clone", &tips, Vec::new(), None, 1),
+        work("clone HEAD", &head, Vec::new(), None, 1),
+        work("depth 1", &head, Vec::new(), Some(1), 3),
+    ];
+    for back in [3usize, 100, 1000] {
+        if count > back {
+            let base = git(repository, &["rev-parse", &format!("HEAD~{back}")]);
+            if !base.is_empty() {
+                all.push(work(&format!("fetch {back}"), &head, base, None, 5));
+            }
+        }
+    }
+    all
+}
+
+/// Runs a workload `repeat` times and returns the mean of each figure (the most, of memory).
+fn measure(server: &Server<'_>, workload: &Workload, repeat: u32) -> Cost {
+    let mut sum = Cost::default();
+    let before = cpu(server.daemon());
+    for _ in 0..repeat {
+        let one = once(server, workload);
+        sum.wall += one.wall;
+        sum.first_byte += one.first_byte;
+        sum.bytes += one.bytes;
+        sum.memory = sum.memory.max(one.memory);
+    }
+    let times = f64::from(repeat);
+    sum.cpu = (cpu(server.daemon()) - before) / times;
+    sum.wall /= times;
+    sum.first_byte /= times;
+    sum.bytes /= u64::from(repeat.max(1));
+    sum
+}
+
+/// One session.
+fn once(server: &Server<'_>, workload: &Workload) -> Cost {
+    let daemon = server.daemon();
+    let sessions = daemon.map_or(0, served);
+    let start = Instant::now();
+    let mut child = spawn(server);
+    let (Some(mut input), Some(mut output)) = (child.stdin.take(), child.stdout.take()) else {
+        panic!("no pipes");
+    };
+    let watched = daemon.map(Daemon::pid).into_iter().chain([child.id() as i32]).collect();
+    let watch = (workload.repeat == 1).then(|| Watch::start(watched));
+    let mut first = [0; 4];
+    output.read_exact(&mut first).expect("an advertisement");
+    let first_byte = start.elapsed().as_secs_f64();
+    let mut bytes = 4 + skip_advertisement(&mut output, first);
+    let request = request(workload);
+    // Written by a thread of its own: a server may answer before it has read all.
+    let writer = std::thread::spawn(move || {
+        let _ = input.write_all(&request);
+    });
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match output.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => bytes += n as u64,
+            Err(e) => panic!("reading the answer: {e}"),
+        }
+    }
+    let wall = start.elapsed().as_secs_f64();
+    let _ = writer.join();
+    let _ = child.wait();
+    let memory = watch.map_or(0, Watch::stop);
+    if let Some(daemon) = daemon {
+        wait_served(daemon, sessions);
+    }
+    Cost { cpu: 0.0, wall, first_byte, bytes, memory }
+}
+
+fn spawn(server: &Server<'_>) -> Child {
+    let mut command = match server {
+        Server::Gotd(site, _, name) => site.gotsh(format!("git-upload-pack '{name}'")),
+        Server::Git(repository) => {
+            let mut command = Command::new("git");
+            command.args(["-c", "safe.directory=*", "upload-pack"]).arg(repository);
+            command
+        }
+    };
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a server")
+}
+
+/// Reads packets until the flush that ends the advertisement; `header` has been read already.
+pub fn skip_advertisement(output: &mut impl Read, mut header: [u8; 4]) -> u64 {
+    let mut bytes = 0;
+    loop {
+        let length = std::str::from_utf8(&header)
+            .ok()
+            .and_then(|h| usize::from_str_radix(h, 16).ok())
+            .expect("a packet");
+        if length < 4 {
+            return bytes;
+        }
+        let mut payload = vec![0; length - 4];
+        output.read_exact(&mut payload).expect("a packet");
+        assert!(!payload.starts_with(b"ERR "), "{}", String::from_utf8_lossy(&payload));
+        output.read_exact(&mut header).expect("a packet");
+        bytes += length as u64;
+    }
+}
+
+/// A v0 request; v0 needs one round for everything that is measured here.
+fn request(workload: &Workload) -> Vec<u8> {
+    const CAPABILITIES: &str = "multi_ack_detailed side-band-64k thin-pack ofs-delta no-progress agent=bench";
+    let mut out = Vec::new();
+    if workload.wants.is_empty() {
+        return b"0000".to_vec();
+    }
+    for (at, want) in workload.wants.iter().enumerate() {
+        let capabilities = if at == 0 { format!(" {CAPABILITIES}") } else { String::new() };
+        out.extend(pkt::line(format!("want {want}{capabilities}\n")));
+    }
+    if let Some(depth) = workload.depth {
+        out.extend(pkt::line(format!("deepen {depth}")));
+    }
+    out.extend(b"0000");
+    for have in &workload.haves {
+        out.extend(pkt::line(format!("have {have}\n")));
+    }
+    out.extend(pkt::line("done\n"));
+    out
+}

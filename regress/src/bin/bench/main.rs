@@ -1,0 +1,48 @@
+//! `make bench`: gotd beside C git, in turns, in one run. See regress/bench/README.md.
+//!
+//! Both servers are started by the same code on a pair of pipes and speak to the same client, which is this
+//! program.
+
+mod fetch;
+mod measure;
+mod push;
+
+use std::path::PathBuf;
+
+fn main() {
+    let mut repositories: Vec<PathBuf> = Vec::new();
+    let mut pairs = 5usize;
+    let mut json: Option<PathBuf> = None;
+    let mut only: Option<String> = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--repo" => repositories.extend(arguments.next().map(PathBuf::from)),
+            "--pairs" => pairs = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(pairs),
+            "--json" => json = arguments.next().map(PathBuf::from),
+            "--only" => only = arguments.next(),
+            _ => usage(),
+        }
+    }
+    if repositories.is_empty() {
+        usage();
+    }
+    let mut rows: Vec<String> = Vec::new();
+    for repository in &repositories {
+        let Ok(repository) = std::path::absolute(repository) else { usage() };
+        rows.extend(fetch::bench(&repository, pairs.max(1), only.as_deref()));
+        rows.extend(push::bench(&repository, pairs.max(1), only.as_deref()));
+    }
+    if let Some(path) = json {
+        let text = format!("[\n  {}\n]\n", rows.join(",\n  "));
+        if let Err(e) = std::fs::write(&path, text) {
+            eprintln!("{}: {e}", path.display());
+            std::process::exit(1);
+        }
+    }
+}
+
+fn usage() -> ! {
+    eprintln!("usage: bench --repo path [--repo path ...] [--pairs n] [--only workload] [--json file]");
+    std::process::exit(2)
+}
