@@ -1,11 +1,15 @@
 //! Clients that try what sessions rest on: the hand-over of connections, the two pipes, the limits.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use regress::compare::assert_whole;
-use regress::raw::{Connection, End, Session};
+use regress::raw::{Connection, End, Session, fetch_request};
 use regress::run::wait_until;
 use regress::site::present_user;
 use regress::{Site, history, pkt, run};
@@ -203,4 +207,56 @@ fn a_pipe_that_the_client_fills_itself() {
     assert!(wait_until(12.0, || !daemon.gotctl(&["info"]).text().contains("git-upload-pack")));
     assert!(wait_until(12.0, || daemon.role("repo_read").is_empty()), "{:?}", daemon.processes());
     site.git(["ls-remote", "gotd:bulk.git"]).good();
+}
+
+/// A TCP socket whose close(2) waits a minute: it lingers for bytes that its other end never takes.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let far = TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
+    let (mut near, _) = listener.accept().expect("accepts");
+    near.set_nonblocking(true).expect("sets a flag");
+    while near.write(&[b'x'; 65_536]).is_ok() {}
+    near.set_nonblocking(false).expect("sets a flag");
+    let linger = libc::linger { l_onoff: 1, l_linger: 60 };
+    nix::sys::socket::setsockopt(&near, nix::sys::socket::sockopt::Linger, &linger).expect("sets an option");
+    (near.into(), far)
+}
+
+/// Descriptors that hang whoever closes them, in place of the pipes: the client is refused at once, what its session
+/// left open goes with the process, and nobody else waits.
+#[test]
+fn descriptors_whose_close_hangs_in_place_of_the_pipes() {
+    let site = Site::new();
+    history::repository(&site, "demo.git", 5, "sha1");
+    let mut daemon = site.start();
+    let (hanging, _far) = lingering();
+    let (closed, closing) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(hanging);
+        let _ = closed.send(());
+    });
+    let (_, pipe) = nix::unistd::pipe().expect("a pipe");
+    let mut sockets = Vec::new();
+    let start = Instant::now();
+    for both in [false, true].repeat(4) {
+        let (hanging, far) = lingering();
+        sockets.push(far);
+        // The session sleeps until it has the last one: closing it here would hang this test.
+        let waiting = daemon.role("session");
+        let tell = |signal| waiting.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), signal)));
+        tell(Signal::SIGSTOP);
+        let connection = Connection::open(&site.socket());
+        connection.greet();
+        let fds = [hanging.as_fd(), if both { hanging.as_fd() } else { pipe.as_fd() }];
+        connection.request(&fetch_request("demo.git", 0), &fds).expect("sends");
+        drop(hanging);
+        tell(Signal::SIGCONT);
+        assert_eq!(connection.end(10), End::Exit(1, "standard input and output must be pipes".into()));
+        site.git(["ls-remote", "gotd:demo.git"]).good();
+    }
+    daemon.assert_serves();
+    let ours = |daemon: &regress::Daemon| daemon.gotctl(&["info"]).text().contains("git-upload-pack");
+    assert!(wait_until(10.0, || !ours(&daemon)), "{}", daemon.gotctl(&["info"]).text());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(closing.try_recv().is_err(), "closing such a socket does not hang");
 }
