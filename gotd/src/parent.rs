@@ -39,6 +39,8 @@ pub mod push;
 pub mod report;
 pub mod start;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 /// How long a session may take to be over once it has reported its end, or its repository process once the
 /// session is gone.
@@ -353,32 +355,8 @@ impl Parent {
         self.complaints.watch(repo.pid, Role::Repository, &repo.stderr);
         let _ = session.channel.try_send(0, number, &ParentToSession::Start(self.settings.session.clone()));
         let _ = repo.channel.try_send(0, number, &ParentToRepo::Start(self.settings.repo.clone()));
-        self.table.insert(Session {
-            number,
-            pool,
-            session: Process::Running(session),
-            repo: Process::Running(repo),
-            verify: None,
-            verify_ends: Some((verify_session, verify_repo)),
-            verify_state: VerifyState::Starting,
-            verify_text: String::new(),
-            opened: None,
-            state: SessionState::Starting,
-            repo_state: RepoState::Starting,
-            offered: false,
-            listen_end: Some(listen_end),
-            peer: None,
-            accepted: None,
-            hello: None,
-            ask: None,
-            asked_control: None,
-            permit: None,
-            refused: None,
-            report: None,
-            repo_report: None,
-            deadline: None,
-            killed: None,
-        });
+        let verify_ends = (verify_session, verify_repo);
+        self.table.insert(Session::waiting(number, pool, (session, repo), verify_ends, listen_end));
         Ok(())
     }
 
@@ -598,7 +576,9 @@ impl Parent {
         }
         let limits = self.settings.session.clone();
         let Some(session) = self.table.get(number) else { return };
-        let Some(ask) = &session.ask else { return };
+        let (Some(ask), Some(_), None) = (&session.ask, &session.peer, &session.permit) else {
+            return self.end_session(number, "a verdict that nobody asked for");
+        };
         let serve = Serve {
             access: match ask.service {
                 libproto::command::Service::UploadPack => Access::Read,

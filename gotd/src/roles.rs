@@ -46,3 +46,49 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
         Role::Parent => Err(format!("{}: cannot be started", role.name())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libsandbox::{Limits, Promises, Stage, openbsd_words};
+
+    use super::*;
+    use crate::{parent, repo_write};
+
+    /// What each role asks pledge(2) for on OpenBSD at each of its stages, from the constants that it enters with.
+    #[test]
+    fn every_role_asks_for_its_own_pledges_and_no_more() {
+        let table: [(&str, Promises, &str); 14] = [
+            ("parent", parent::start::WORK, "stdio recvfd sendfd proc exec"),
+            ("sockets", sockets::WORK, "stdio cpath unix inet sendfd"),
+            ("listen", listen::WORK, "stdio unix inet recvfd sendfd"),
+            ("auth", auth::WORK, "stdio"),
+            ("config", config::WORK, "stdio rpath getpw"),
+            ("session, waiting", session::SET_UP, "stdio recvfd sendfd"),
+            ("session", session::WORK, "stdio sendfd"),
+            (
+                "repository, waiting",
+                repository::WAITING,
+                "stdio rpath wpath cpath fattr flock recvfd sendfd unveil",
+            ),
+            ("repo_read", repository::READING, "stdio rpath recvfd"),
+            ("repo_read, writing", repository::WRITING_PACK, "stdio rpath"),
+            (
+                "repo_write, setting up",
+                repo_write::SET_UP,
+                "stdio rpath wpath cpath fattr flock sendfd unveil",
+            ),
+            ("repo_write", repo_write::WORK, "stdio rpath wpath cpath fattr flock sendfd"),
+            ("verify, setting up", verify::SET_UP, "stdio rpath recvfd unveil"),
+            ("verify", verify::WORK, "stdio rpath"),
+        ];
+        for (role, promises, expected) in table {
+            let stage = Stage {
+                promises,
+                paths: None,
+                limits: Limits::UNCHANGED,
+                enforcement: Enforcement::Required,
+            };
+            assert_eq!(openbsd_words(&stage).0, expected, "{role}");
+        }
+    }
+}

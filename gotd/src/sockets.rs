@@ -34,7 +34,7 @@ use nix::unistd::{UnlinkatFlags, fchdir, getegid, geteuid, unlinkat};
 use crate::system;
 
 /// What binding and unlinking needs.
-const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Cpath, Promise::Bind, Promise::Sendfd]);
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Cpath, Promise::Bind, Promise::Sendfd]);
 
 /// Bind a path where nothing may be.
 pub const BIND: u8 = b'B';

@@ -32,7 +32,7 @@ use crate::log::{Level, Log};
 use crate::spawn::{Child, Starter};
 
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
-const WORK: Promises =
+pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Proc, Promise::Exec, Promise::Sendfd, Promise::Recvfd]);
 /// Most directories that a waiting repository process is restricted to; with more, their parents.
 const MOST_ROOTS: usize = 48;
@@ -108,7 +108,7 @@ impl Settings {
         self.pools.retain(|(pool, _)| listeners.iter().any(|(other, _)| other == pool));
     }
 
-    fn new(config: &Config) -> Settings {
+    pub(super) fn new(config: &Config) -> Settings {
         let limits = &config.limits;
         let number = |limit: Limit| u32::try_from(limits.get(limit)).unwrap_or(u32::MAX);
         let session = SessionStart {

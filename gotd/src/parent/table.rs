@@ -129,6 +129,43 @@ pub struct Session {
 }
 
 impl Session {
+    /// A session whose two processes have just been started. `listen_end` is offered to `listen` once they have
+    /// greeted.
+    pub fn waiting(
+        number: u64,
+        pool: Pool,
+        (session, repo): (SessionChild, RepoChild),
+        verify_ends: (OwnedFd, OwnedFd),
+        listen_end: OwnedFd,
+    ) -> Session {
+        Session {
+            number,
+            pool,
+            session: Process::Running(session),
+            repo: Process::Running(repo),
+            verify: None,
+            verify_ends: Some(verify_ends),
+            verify_state: VerifyState::Starting,
+            verify_text: String::new(),
+            opened: None,
+            state: SessionState::Starting,
+            repo_state: RepoState::Starting,
+            offered: false,
+            listen_end: Some(listen_end),
+            peer: None,
+            accepted: None,
+            hello: None,
+            ask: None,
+            asked_control: None,
+            permit: None,
+            refused: None,
+            report: None,
+            repo_report: None,
+            deadline: None,
+            killed: None,
+        }
+    }
+
     /// Whether all its processes have been reaped.
     pub fn is_over(&self) -> bool {
         self.pids().is_empty()

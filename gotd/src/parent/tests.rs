@@ -1,0 +1,213 @@
+//! The parent against a `listen`, sessions and an `auth` that lie: this test holds their ends of the links.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use libproto::channel::Channel;
+use libproto::command::Service;
+use libproto::message::parent::{ClientHello, FetchRules, GitAsk, RepoAddress};
+use libproto::names::RepoName;
+
+use super::start::Settings;
+use super::*;
+use crate::conf::model::Config;
+
+/// Ends of the links that the test holds.
+struct Forged {
+    listen: Channel<ListenToParent, ParentToListen>,
+    auth: Channel<AuthToParent, ParentToAuth>,
+    session: Channel<SessionToParent, ParentToSession>,
+    repo: Channel<RepoToParent, ParentToRepo>,
+    /// Processes in place of the session's two.
+    pids: [Pid; 2],
+    number: u64,
+}
+
+/// A process that does nothing, and our end of its link.
+fn child<S, R>(role: Role) -> (Child<S, R>, OwnedFd) {
+    #[allow(clippy::zombie_processes, reason = "reaped by its id, as the parent reaps")]
+    let process = Command::new("sleep").arg("60").spawn().expect("starts");
+    let pid = Pid::from_raw(i32::try_from(process.id()).expect("fits"));
+    let (ours, theirs) = spawn::pair().expect("a pair");
+    let (stderr, _) = nix::unistd::pipe().expect("a pipe");
+    (Child { pid, role, channel: ours.into(), stderr }, theirs)
+}
+
+/// A parent with one session whose processes have greeted, offered to `listen`.
+fn parent() -> (Parent, Forged) {
+    let (sockets, _) = child(Role::Sockets);
+    let ((listen, listen_end), (auth, auth_end)) = (child(Role::Listen), child(Role::Auth));
+    let ((session, session_end), (repo, repo_end)) = (child(Role::Session), child(Role::Repository));
+    let mut parent = Parent {
+        starter: spawn::Starter::new().expect("opens its own binary"),
+        log: Log::stderr(false),
+        settings: Settings::new(&Config::empty()),
+        signals: UnixStream::pair().expect("a pair").0,
+        sockets,
+        listen,
+        listen_out: Outbox::default(),
+        auth,
+        auth_out: Outbox::default(),
+        complaints: Complaints::default(),
+        table: Table::default(),
+        started: Instant::now(),
+        served: 0,
+        draining: None,
+    };
+    let number = parent.table.next_number();
+    let forged = Forged {
+        listen: listen_end.into(),
+        auth: auth_end.into(),
+        session: session_end.into(),
+        repo: repo_end.into(),
+        pids: [session.pid, repo.pid],
+        number,
+    };
+    let verify_ends = spawn::pair().expect("a pair");
+    let (listen_end, _) = spawn::pair().expect("a pair");
+    parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), verify_ends, listen_end));
+    let build = Build { id: crate::BUILD.into() };
+    forged.session.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
+    forged.repo.send(0, number, &RepoToParent::Hello(build)).expect("sends");
+    parent.on_session(number);
+    parent.on_repo(number);
+    let offer = forged.listen.recv_with_fds().expect("an offer");
+    assert_eq!((offer.peer, offer.fds.len()), (number, 1));
+    (parent, forged)
+}
+
+impl Forged {
+    /// `listen` says this about a number.
+    fn accepted(&self, parent: &mut Parent, number: u64, uid: u32) {
+        let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
+        self.listen.send(0, number, &ListenToParent::Accepted(peer)).expect("sends");
+        assert!(parent.on_listen(PollFlags::POLLIN).is_none());
+    }
+
+    /// The session forwards a greeting and a request.
+    fn asks(&self, parent: &mut Parent) {
+        let hello = ClientHello { version: 1, kind: ClientKind::Git, user: None };
+        let ask = GitAsk {
+            service: Service::UploadPack,
+            repository: RepoName::parse(b"demo.git").expect("a name"),
+            protocol: 2,
+            told_address: String::new(),
+        };
+        self.session.send(0, self.number, &SessionToParent::Client(hello)).expect("sends");
+        self.session.send(0, self.number, &SessionToParent::Git(ask)).expect("sends");
+        parent.on_session(self.number);
+    }
+
+    /// `auth` grants this number everything.
+    fn grants(&self, parent: &mut Parent) {
+        let permit = Permit {
+            identity: "user:root".into(),
+            connections: 10,
+            rule: "gotd.conf:1".into(),
+            repository: RepoAddress { path: b"/srv/git/demo.git".to_vec(), below: None, export_ok: false },
+            fetch: FetchRules::default(),
+            hidden: vec![],
+            push_rules: vec![],
+        };
+        self.auth.send(0, self.number, &AuthToParent::Verdict(Verdict::Granted(permit))).expect("sends");
+        assert!(parent.on_auth(PollFlags::POLLIN).is_none());
+    }
+
+    /// The question that `auth` was asked, if any.
+    fn question(&self) -> Option<Question> {
+        match self.auth.try_recv().ok()?.message {
+            ParentToAuth::Ask(question) => Some(question),
+            ParentToAuth::Config(_) => None,
+        }
+    }
+
+    /// Both processes of the session were killed, for this reason.
+    fn assert_ended(&self, parent: &mut Parent, why: &str) {
+        let session = parent.table.get(self.number).expect("not reaped yet");
+        assert_eq!(session.killed.as_deref(), Some(why));
+        for pid in self.pids {
+            assert_eq!(waitpid(pid, None).map(Ending::of), Ok(Some(Ending::Signal(9))));
+        }
+    }
+}
+
+/// The processes of a test end with it.
+impl Drop for Forged {
+    fn drop(&mut self) {
+        for pid in self.pids {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        }
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        for pid in [self.sockets.pid, self.listen.pid, self.auth.pid] {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        }
+    }
+}
+
+#[test]
+fn a_second_word_about_a_number_ends_its_session() {
+    let (mut parent, forged) = parent();
+    forged.accepted(&mut parent, forged.number, 1000);
+    forged.asks(&mut parent);
+    assert!(matches!(forged.question().expect("asked").peer, Peer::Unix { uid: 1000, .. }));
+    forged.accepted(&mut parent, forged.number, 0);
+    forged.assert_ended(&mut parent, "a second word about its connection");
+    assert_eq!(forged.question(), None, "the second word was believed");
+    let session = parent.table.get(forged.number).expect("is there");
+    assert!(matches!(session.peer, Some(Peer::Unix { uid: 1000, .. })));
+}
+
+#[test]
+fn a_word_about_a_number_that_was_never_offered_is_not_believed() {
+    let (mut parent, forged) = parent();
+    for number in [0, forged.number + 1, u64::MAX] {
+        forged.accepted(&mut parent, number, 0);
+    }
+    assert!(parent.table.get(forged.number).expect("is there").peer.is_none());
+    parent.table.get(forged.number).expect("is there").offered = false;
+    forged.accepted(&mut parent, forged.number, 0);
+    forged.assert_ended(&mut parent, "a second word about its connection");
+}
+
+#[test]
+fn nothing_is_decided_before_the_word_of_listen() {
+    let (mut parent, forged) = parent();
+    forged.asks(&mut parent);
+    assert_eq!(forged.question(), None, "asked without credentials");
+    forged.accepted(&mut parent, forged.number, 1000);
+    let question = forged.question().expect("asked");
+    assert!(matches!(question.peer, Peer::Unix { uid: 1000, .. }));
+    assert_eq!(forged.question(), None, "asked twice");
+}
+
+#[test]
+fn a_grant_before_the_credentials_ends_the_session() {
+    let (mut parent, forged) = parent();
+    forged.asks(&mut parent);
+    forged.grants(&mut parent);
+    forged.assert_ended(&mut parent, "a verdict that nobody asked for");
+    assert!(forged.repo.try_recv().is_err(), "the repository process was told something");
+}
+
+#[test]
+fn a_grant_before_the_request_and_a_second_grant_end_the_session() {
+    let (mut early, forged) = parent();
+    forged.accepted(&mut early, forged.number, 1000);
+    forged.grants(&mut early);
+    forged.assert_ended(&mut early, "a verdict that nobody asked for");
+    let (mut twice, forged) = parent();
+    forged.accepted(&mut twice, forged.number, 1000);
+    forged.asks(&mut twice);
+    forged.grants(&mut twice);
+    assert!(matches!(forged.repo.try_recv().expect("told").message, ParentToRepo::Serve(_)));
+    forged.grants(&mut twice);
+    forged.assert_ended(&mut twice, "a verdict that nobody asked for");
+    assert!(forged.repo.try_recv().is_err(), "the repository process was told twice");
+}
