@@ -243,7 +243,11 @@ fn descriptors_whose_close_hangs_in_place_of_the_pipes() {
         sockets.push(far);
         // The session sleeps until it has the last one: closing it here would hang this test.
         let waiting = daemon.role("session");
-        let tell = |signal| waiting.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), signal)));
+        let tell = |signal| {
+            for pid in &waiting {
+                let _ = kill(Pid::from_raw(*pid), signal);
+            }
+        };
         tell(Signal::SIGSTOP);
         let connection = Connection::open(&site.socket());
         connection.greet();
