@@ -1,20 +1,22 @@
-//! `config`: reads the configuration, once.
+//! `config`: reads the configuration, once at the start and once for each reload.
 //!
 //! Duty: parse gotd.conf and secrets, resolve names to ids, send the typed result. Waits on: the parent's one
-//! word. Talks to: the parent alone. At the start of the daemon it still has the privilege to read secrets.
+//! word. Talks to: the parent alone. At the start of the daemon it still has the privilege to read secrets; at a reload it has the daemon's user.
 //!
 //! **Invariant:** the only process that reads configuration text; it writes nothing and sees no client.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use libproto::channel::{Channel, Received};
 use libproto::codec::CodecError;
-use libproto::message::parent::{Build, ConfigToParent, ParentToConfig};
+use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToConfig};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
+use crate::conf::model::{Config, RepositoryKind};
 use crate::conf::wire::{self, Audience};
 use crate::system;
 
@@ -58,9 +60,19 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
             Ok(())
         };
         wire::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
+        for blocks in own_blocks(&loaded.config).chunks(OWN_BLOCKS_MAX) {
+            say(&parent, &ConfigToParent::OwnBlocks(blocks.to_vec()));
+        }
     }
     say(&parent, &ConfigToParent::End(good));
     Ok(())
+}
+
+/// Device and inode of each repository that has a block of its own, as far as it exists.
+fn own_blocks(config: &Config) -> Vec<(u64, u64)> {
+    let blocks = config.repositories.iter().filter(|r| r.kind == RepositoryKind::One);
+    let paths = blocks.flat_map(|r| [Path::new(&r.path).to_owned(), Path::new(&r.path).join(".git")]);
+    paths.filter_map(|path| std::fs::metadata(path).ok()).map(|meta| (meta.dev(), meta.ino())).collect()
 }
 
 fn bounded(mut text: String) -> String {

@@ -150,6 +150,15 @@ impl Listen {
                     self.active = self.active.saturating_sub(1);
                 }
             }
+            (ParentToListen::Recall(()), None) => {
+                let before = self.waiting.len();
+                self.waiting.retain(|(number, _, _)| *number != received.peer);
+                let known = self.waiting.len() != before;
+                // One that is not here has been handed a connection, and the parent was told.
+                if known && self.parent.send(0, received.peer, &ListenToParent::Recalled(())).is_err() {
+                    system::exit_now(1);
+                }
+            }
             (ParentToListen::Drain(()), None) => {
                 self.draining = true;
                 self.listeners.clear();

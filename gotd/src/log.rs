@@ -70,6 +70,11 @@ impl Log {
         }
     }
 
+    /// Whether lines for debugging are written from now on.
+    pub fn set_verbose(&mut self, verbose: bool) {
+        self.verbose = verbose;
+    }
+
     /// Lines that nobody took.
     pub fn dropped(&self) -> u64 {
         self.dropped

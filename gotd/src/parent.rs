@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use libproto::channel::{Message, Received, RecvError};
 use libproto::message::client::{ClientKind, ControlRequest};
 use libproto::message::parent::{
-    Access, AuthToParent, Build, Grant, ListenToParent, OpenError, Opened, ParentToAuth, ParentToListen,
-    ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RepoToParent, Serve, SessionToParent,
-    Verdict,
+    Access, AuthToParent, Build, Grant, ListenToParent, LoadConfig, OpenError, Opened, ParentToAuth,
+    ParentToListen, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RepoToParent, Serve,
+    SessionToParent, Verdict,
 };
 use libproto::names::UserName;
 use libproto::states::{self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState, VerifyState};
@@ -27,6 +27,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use self::children::{Complaints, Outbox};
+use self::reload::Reload;
 use self::table::{Ending, Process, RepoChild, Session, SessionChild, Table};
 use crate::conf::limits::Limit;
 use crate::log::{Level, Log};
@@ -36,6 +37,7 @@ pub mod bind;
 pub mod children;
 pub mod control;
 pub mod push;
+pub mod reload;
 pub mod report;
 pub mod start;
 pub mod table;
@@ -77,6 +79,13 @@ pub struct Parent {
     started: Instant,
     served: u64,
     draining: Option<Instant>,
+    /// The files that the configuration came from.
+    files: LoadConfig,
+    /// `-v`, whatever the configuration says.
+    verbose: bool,
+    reload: Option<Reload>,
+    /// Why the daemon cannot go on, found while something else was done.
+    unsound: Option<String>,
 }
 
 /// Why the loop ended.
@@ -94,6 +103,7 @@ enum Source {
     Listen,
     Auth,
     Sockets,
+    Config,
     Session(u64),
     Repo(u64),
     Verify(u64),
@@ -132,6 +142,10 @@ impl Parent {
                 Source::Listen => self.on_listen(events),
                 Source::Auth => self.on_auth(events),
                 Source::Sockets => Some(lost(self.sockets.pid, Role::Sockets, "ended")),
+                Source::Config => {
+                    self.on_config();
+                    None
+                }
                 Source::Session(number) => {
                     self.on_session(number);
                     None
@@ -154,8 +168,9 @@ impl Parent {
             }
         }
         self.expire();
+        self.expire_reload();
         self.refill();
-        self.drained()
+        self.unsound.take().map(End::Lost).or_else(|| self.drained())
     }
 
     /// Waits for something to happen; at most a second, for the timers.
@@ -171,6 +186,10 @@ impl Parent {
             // It never speaks unasked: only its end is of interest.
             PollFd::new(self.sockets.channel.as_fd(), PollFlags::empty()),
         ];
+        if let Some(child) = self.reload.as_ref().and_then(Reload::config) {
+            sources.push(Source::Config);
+            fds.push(PollFd::new(child.channel.as_fd(), PollFlags::POLLIN));
+        }
         for session in self.table.iter() {
             if let Some(child) = session.session.running() {
                 sources.push(Source::Session(session.number));
@@ -216,6 +235,7 @@ impl Parent {
         for signal in children::drain_signals(&mut self.signals) {
             match signal {
                 Signal::SIGCHLD => end = self.reap().or(end),
+                Signal::SIGHUP => self.reload(None, None),
                 Signal::SIGTERM | Signal::SIGINT => end = Some(End::Stopped),
                 _ => {}
             }
@@ -366,6 +386,7 @@ impl Parent {
         if session.state != SessionState::Waiting
             || session.repo_state != RepoState::Waiting
             || session.offered
+            || session.killed.is_some()
         {
             return;
         }
@@ -395,6 +416,7 @@ impl Parent {
                 ListenToParent::Refused((count, limit)) => {
                     self.log.line(Level::Warning, "refused", &[("connections", &count), ("limit", &limit)]);
                 }
+                ListenToParent::Recalled(()) => self.recalled(received.peer),
                 ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
             }
         }
@@ -539,7 +561,7 @@ impl Parent {
             };
             match received.message {
                 AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),
-                AuthToParent::Configured(()) => {}
+                AuthToParent::Configured(()) => self.configured(),
                 AuthToParent::Hello(_) => return Some(End::Lost("auth: greeted twice".into())),
                 AuthToParent::NotSupported(kind) => {
                     return Some(End::Lost(format!("auth: does not know message type {kind}")));
@@ -709,14 +731,25 @@ impl Parent {
                 }
                 Vec::new()
             }
+            ControlRequest::Reload { files: [path, secrets] } => {
+                let known = self.files.clone();
+                let named = |new: &Vec<u8>, old| if new.is_empty() { old } else { new.clone() };
+                let files =
+                    LoadConfig { path: named(path, known.path), secrets: named(secrets, known.secrets) };
+                return self.reload(Some(files), Some(number));
+            }
         };
+        self.tell_control(
+            number,
+            lines.into_iter().map(ParentToSession::Line).chain([ParentToSession::Done(())]),
+        );
+    }
+
+    /// Sends the answer to a control request.
+    fn tell_control(&mut self, number: u64, mut answer: impl Iterator<Item = ParentToSession>) {
         let Some(session) = self.table.get(number) else { return };
         let Some(child) = session.session.running() else { return };
-        let sent = lines
-            .into_iter()
-            .map(ParentToSession::Line)
-            .chain([ParentToSession::Done(())])
-            .try_for_each(|message| child.channel.try_send(0, number, &message));
+        let sent = answer.try_for_each(|message| child.channel.try_send(0, number, &message));
         if sent.is_err() {
             self.end_session(number, "does not listen");
         }
@@ -736,6 +769,7 @@ impl Parent {
         let _ =
             libproto::channel::send_record(self.sockets.channel.as_fd(), &[crate::sockets::TERMINATE], false);
         let mut pids = vec![self.listen.pid, self.auth.pid];
+        pids.extend(self.reload.as_ref().and_then(Reload::config).map(|child| child.pid));
         for session in self.table.iter() {
             pids.extend(session.pids());
         }

@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -38,6 +39,18 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Read the configuration anew. If anything in it is wrong, nothing changes.
+    Reload {
+        /// Another configuration file from now on; the daemon's user must be able to read it.
+        #[arg(short = 'c', value_name = "file")]
+        config: Option<PathBuf>,
+        /// Another secrets file from now on.
+        #[arg(short = 's', value_name = "file")]
+        secrets: Option<PathBuf>,
+        /// Only check the file, here and now; asks no daemon.
+        #[arg(short = 'n')]
+        check: bool,
+    },
     /// Tell what a user may do with a repository, and which line of a configuration says so; asks no daemon.
     Explain {
         /// Configuration file.
@@ -55,6 +68,10 @@ fn main() -> ExitCode {
     let result = match &flags.command {
         Command::Info => ask(&flags.socket, ControlRequest::Info),
         Command::Stop { now } => ask(&flags.socket, ControlRequest::Stop { now: *now }),
+        Command::Reload { config, secrets, check: true } => check(config.as_deref(), secrets.as_deref()),
+        Command::Reload { config, secrets, check: false } => {
+            reload(&flags.socket, config.as_deref(), secrets.as_deref())
+        }
         Command::Explain { config, user, repository } => explain(config, user, repository),
     };
     match result {
@@ -64,6 +81,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn reload(socket: &Path, config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
+    let absolute = |path: Option<&Path>| match path {
+        Some(path) => std::path::absolute(path)
+            .map(|path| path.into_os_string().into_vec())
+            .map_err(|e| format!("{}: {e}", path.display())),
+        None => Ok(Vec::new()),
+    };
+    let files = [absolute(config)?, absolute(secrets)?];
+    ask(socket, ControlRequest::Reload { files })
+}
+
+/// Checks a configuration that is read here and now.
+fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
+    let path = config.unwrap_or(Path::new(gotd::conf::load::DEFAULT_PATH));
+    let loaded = gotd::conf::load::load(path, secrets);
+    for text in loaded.warnings.iter().chain(&loaded.errors) {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+    if !loaded.errors.is_empty() {
+        return Err(format!("{}: not usable", path.display()));
+    }
+    writeln!(std::io::stdout(), "configuration OK").map_err(|e| format!("standard output: {e}"))?;
+    Ok(0)
 }
 
 /// Prints the verdict of a configuration that is read here and now.

@@ -7,7 +7,6 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -86,6 +85,14 @@ pub struct Settings {
     pub repository_names: Vec<String>,
     /// `sandbox best-effort`.
     pub enforcement: Enforcement,
+    /// `log verbose`.
+    pub log_verbose: bool,
+    /// What cannot change without a restart: `user`, `log to`, `listen on`.
+    pub(super) user: String,
+    pub(super) log_to: LogTo,
+    pub(super) listeners: Vec<ListenAddress>,
+    /// Directories in which all repositories must be, because the sandbox of the parent has no others.
+    pub(super) granted: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -108,7 +115,8 @@ impl Settings {
         self.pools.retain(|(pool, _)| listeners.iter().any(|(other, _)| other == pool));
     }
 
-    pub(super) fn new(config: &Config) -> Settings {
+    /// From a configuration; `own_blocks` is what role `config` found.
+    pub(super) fn new(config: &Config, own_blocks: HashSet<(u64, u64)>) -> Settings {
         let limits = &config.limits;
         let number = |limit: Limit| u32::try_from(limits.get(limit)).unwrap_or(u32::MAX);
         let session = SessionStart {
@@ -156,15 +164,6 @@ impl Settings {
             queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
             queue: number(Limit::QueueLength).max(1),
         };
-        let one = |r: &&model::Repository| r.kind == RepositoryKind::One;
-        let own_blocks = config
-            .repositories
-            .iter()
-            .filter(one)
-            .flat_map(|r| [PathBuf::from(&r.path), Path::new(&r.path).join(".git")])
-            .filter_map(|path| std::fs::metadata(path).ok())
-            .map(|meta| (meta.dev(), meta.ino()))
-            .collect();
         let uid = nix::unistd::geteuid().as_raw();
         let uids = config.user_limits.iter().filter_map(|limit| match limit.who {
             model::Who::Uid(uid) => Some((uid, usize::try_from(limit.connections).unwrap_or(usize::MAX))),
@@ -201,6 +200,11 @@ impl Settings {
                 Sandbox::Required => Enforcement::Required,
                 Sandbox::BestEffort => Enforcement::BestEffort,
             },
+            log_verbose: config.log_verbose,
+            user: config.user_name().to_owned(),
+            log_to: config.log_to,
+            listeners: config.effective_listeners().into_iter().map(|l| l.address).collect(),
+            granted: roots(config).into_iter().map(around).collect(),
         }
     }
 }
@@ -222,6 +226,14 @@ fn roots(config: &Config) -> Vec<PathBuf> {
     roots.into_iter().collect()
 }
 
+/// The directory of a repository, where it has neighbours that a reload may name; itself at the top of the file system.
+fn around(root: PathBuf) -> PathBuf {
+    match root.parent() {
+        Some(parent) if parent.parent().is_some() => parent.to_owned(),
+        _ => root,
+    }
+}
+
 /// Starts the daemon and serves until it ends.
 pub fn run(options: &Options) -> Result<(), String> {
     let passed = if options.detached { 0 } else { passed_count() };
@@ -239,12 +251,13 @@ pub fn run(options: &Options) -> Result<(), String> {
     if options.detached {
         nix::unistd::setsid().map_err(|e| format!("setsid: {e}"))?;
     }
-    let config = load(&starter, options)?;
+    let files = files(options)?;
+    let (config, own_blocks) = load(&starter, &files)?;
     if options.check {
         println!("configuration OK");
         return Ok(());
     }
-    let mut settings = Settings::new(&config);
+    let mut settings = Settings::new(&config, own_blocks);
     let report = libsandbox::check_platform(settings.enforcement).map_err(|e| e.to_string())?;
     let verbose = options.verbose > 0 || config.log_verbose;
     let mut log = match config.log_to {
@@ -262,8 +275,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     settings.take_pools(&listeners);
     drop_privilege(&config)?;
     restrict(&starter, &settings, options)?;
-    let parent = connect_roles(starter, log, settings, signals, socket_creator, listeners, &config);
+    let parent = connect_roles(starter, log, settings, signals, socket_creator, listeners, &config, files);
     let mut parent = parent?;
+    parent.verbose = options.verbose > 0;
     parent.log.line(
         Level::Info,
         "started",
@@ -280,19 +294,27 @@ pub fn run(options: &Options) -> Result<(), String> {
     parent.serve()
 }
 
-/// Reads the configuration in a process of its own; prints every error and warning.
-fn load(starter: &Starter, options: &Options) -> Result<Config, String> {
+/// The files that the command line names, as absolute paths.
+fn files(options: &Options) -> Result<LoadConfig, String> {
     let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
-    let child: Child<ParentToConfig, ConfigToParent> =
-        starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
     let secrets = options.secrets.as_deref().map(absolute).transpose()?;
-    let message = ParentToConfig::Load(LoadConfig {
+    Ok(LoadConfig {
         path: absolute(&options.config)?.into_os_string().into_vec(),
         secrets: secrets.map(|path| path.into_os_string().into_vec()).unwrap_or_default(),
-    });
+    })
+}
+
+/// A configuration, and device and inode of the repositories that have a block of their own.
+type Loaded = (Config, HashSet<(u64, u64)>);
+
+/// Reads the configuration in a process of its own; prints every error and warning.
+fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, String> {
+    let child: Child<ParentToConfig, ConfigToParent> =
+        starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
+    let message = ParentToConfig::Load(files.clone());
     child.channel.send(0, 0, &message).map_err(|e| format!("config: {e}"))?;
     let (mut assembler, mut config) = (Assembler::default(), None);
-    let mut errors = 0usize;
+    let (mut errors, mut own_blocks) = (0usize, HashSet::new());
     let good = loop {
         let received = match child.channel.recv() {
             Ok(received) => received,
@@ -308,6 +330,7 @@ fn load(starter: &Starter, options: &Options) -> Result<Config, String> {
             ConfigToParent::Item(item) => {
                 config = assembler.item(&item).map_err(|e| format!("config: {e}"))?;
             }
+            ConfigToParent::OwnBlocks(blocks) => own_blocks.extend(blocks),
             ConfigToParent::Warning(text) => eprintln!("{text}"),
             ConfigToParent::Error(text) => {
                 errors = errors.saturating_add(1);
@@ -318,9 +341,9 @@ fn load(starter: &Starter, options: &Options) -> Result<Config, String> {
     };
     let _ = nix::sys::wait::waitpid(child.pid, None);
     if !good || errors > 0 {
-        return Err(format!("{}: not usable", options.config.display()));
+        return Err(format!("{}: not usable", OsStr::from_bytes(&files.path).display()));
     }
-    config.ok_or_else(|| "config: ended early".into())
+    config.map(|config| (config, own_blocks)).ok_or_else(|| "config: ended early".into())
 }
 
 /// What a child that failed to start wrote.
@@ -373,8 +396,8 @@ fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result
         let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         named.push((directory.to_owned(), Access::READ));
     }
-    for root in &settings.repo.roots {
-        named.push((OsStr::from_bytes(root).into(), Access::READ_WRITE_CREATE));
+    for root in &settings.granted {
+        named.push((root.clone(), Access::READ_WRITE_CREATE));
     }
     named.retain(|(path, _)| path.exists());
     let mut visible: Vec<Visible<'_>> =
@@ -401,6 +424,7 @@ fn connect_roles(
     sockets: Child<ParentToListen, ListenToParent>,
     listeners: Vec<(Pool, OwnedFd)>,
     config: &Config,
+    files: LoadConfig,
 ) -> Result<Parent, String> {
     let flags = settings.flags();
     let auth: Child<ParentToAuth, AuthToParent> =
@@ -451,6 +475,10 @@ fn connect_roles(
         started: Instant::now(),
         served: 0,
         draining: None,
+        files,
+        verbose: false,
+        reload: None,
+        unsound: None,
     })
 }
 

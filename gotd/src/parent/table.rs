@@ -102,6 +102,8 @@ pub struct Session {
     pub repo_state: RepoState,
     /// `listen` was given the other end of its socketpair.
     pub offered: bool,
+    /// `listen` was told not to give it a client.
+    pub recalled: bool,
     /// `listen`'s end for this session, until it is offered.
     pub listen_end: Option<OwnedFd>,
     /// `listen`'s word, once.
@@ -151,6 +153,7 @@ impl Session {
             state: SessionState::Starting,
             repo_state: RepoState::Starting,
             offered: false,
+            recalled: false,
             listen_end: Some(listen_end),
             peer: None,
             accepted: None,
@@ -193,6 +196,7 @@ impl Session {
     /// Whether it could still be handed a connection.
     pub fn is_free(&self) -> bool {
         self.peer.is_none()
+            && !self.recalled
             && self.session.running().is_some()
             && self.killed.is_none()
             && self.deadline.is_none()

@@ -42,7 +42,7 @@ fn parent() -> (Parent, Forged) {
     let mut parent = Parent {
         starter: spawn::Starter::new().expect("opens its own binary"),
         log: Log::stderr(false),
-        settings: Settings::new(&Config::empty()),
+        settings: Settings::new(&Config::empty(), Default::default()),
         signals: UnixStream::pair().expect("a pair").0,
         sockets,
         listen,
@@ -54,6 +54,10 @@ fn parent() -> (Parent, Forged) {
         started: Instant::now(),
         served: 0,
         draining: None,
+        files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
+        verbose: false,
+        reload: None,
+        unsound: None,
     };
     let number = parent.table.next_number();
     let forged = Forged {

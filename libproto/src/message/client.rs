@@ -112,6 +112,11 @@ pub enum ControlRequest {
         /// Do not wait for sessions under way.
         now: bool,
     },
+    /// Read the configuration anew.
+    Reload {
+        /// Absolute paths of gotd.conf and of the secrets, where they are to change; empty: as before.
+        files: [Vec<u8>; 2],
+    },
 }
 
 crate::messages! {

@@ -78,6 +78,8 @@ crate::messages! {
         4 => Over(()),
         /// Accept no more.
         5 => Drain(()),
+        /// The waiting session of the header's peer must not be given a client any more.
+        6 => Recall(()),
     }
 }
 
@@ -92,6 +94,8 @@ crate::messages! {
         3 => Refused((u32, String)),
         /// The session of the header's peer could not be handed its connection; it must end.
         4 => HandoverFailed(String),
+        /// The session of the header's peer was taken from the waiting ones; it never had a client.
+        5 => Recalled(()),
     }
 }
 
@@ -490,6 +494,9 @@ crate::messages! {
     }
 }
 
+/// Most repositories in one message.
+pub const OWN_BLOCKS_MAX: usize = 500;
+
 crate::messages! {
     /// What `config` tells `parent`.
     pub enum ConfigToParent: "config to parent" {
@@ -503,5 +510,7 @@ crate::messages! {
         4 => Error(String),
         /// All was sent: whether the configuration is good.
         5 => End(bool),
+        /// Device and inode of repositories that have a block of their own; at most [`OWN_BLOCKS_MAX`] of them.
+        6 => OwnBlocks(Vec<(u64, u64)>),
     }
 }

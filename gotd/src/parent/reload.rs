@@ -1,0 +1,242 @@
+//! A new configuration for the running daemon: read by a fresh `config` process, checked, told to `auth`, and only then
+//! in force.
+//!
+//! Nothing changes before all of it is good. Sessions under way go on with what they were granted; processes that wait
+//! for a client are replaced, because they were started with the old limits.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use libproto::channel::RecvError;
+use libproto::message::parent::{
+    ConfigToParent, LoadConfig, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession,
+};
+use libproto::names::escape;
+use libproto::states::Role;
+use nix::sys::signal::{Signal, kill};
+
+use super::start::Settings;
+use super::{Parent, same_build};
+use crate::conf::model::Config;
+use crate::conf::wire::{Assembler, Audience, send};
+use crate::log::Level;
+use crate::spawn::Child;
+
+/// Longest that reading a configuration may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Most lines about one reload that gotctl is told.
+const TOLD_LINES: usize = 200;
+/// Most of them that are logged.
+const LOGGED_LINES: usize = 20;
+/// Messages of `config` in one turn, so that clients need not wait.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// A reload under way.
+pub struct Reload {
+    child: Child<ParentToConfig, ConfigToParent>,
+    assembler: Assembler,
+    config: Option<Config>,
+    own_blocks: HashSet<(u64, u64)>,
+    lines: Vec<String>,
+    errors: bool,
+    /// The session of gotctl, if it was not a signal.
+    asked_by: Option<u64>,
+    files: LoadConfig,
+    until: Instant,
+    /// What comes into force when `auth` has taken the configuration.
+    settings: Option<Box<Settings>>,
+}
+
+impl Reload {
+    /// The process that reads, as long as it is of interest.
+    pub fn config(&self) -> Option<&Child<ParentToConfig, ConfigToParent>> {
+        self.settings.is_none().then_some(&self.child)
+    }
+}
+
+impl Parent {
+    /// Starts reading the configuration anew. Without `files` those of the start are read.
+    pub(super) fn reload(&mut self, files: Option<LoadConfig>, asked_by: Option<u64>) {
+        if self.reload.is_some() {
+            return self.reload_refused(asked_by, "a reload is under way");
+        }
+        let files = files.unwrap_or_else(|| self.files.clone());
+        let child = match self.starter.start(Role::Config, &[], &[]) {
+            Ok(child) => child,
+            Err(e) => return self.reload_refused(asked_by, &format!("config: {e}")),
+        };
+        let child: Child<ParentToConfig, ConfigToParent> = child;
+        self.complaints.watch(child.pid, Role::Config, &child.stderr);
+        // The socket is empty: there is room for one message.
+        let _ = child.channel.try_send(0, 0, &ParentToConfig::Load(files.clone()));
+        self.reload = Some(Reload {
+            child,
+            assembler: Assembler::default(),
+            config: None,
+            own_blocks: HashSet::new(),
+            lines: Vec::new(),
+            errors: false,
+            asked_by,
+            files,
+            until: Instant::now() + PATIENCE,
+            settings: None,
+        });
+    }
+
+    /// What `config` says.
+    pub(super) fn on_config(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(reload) = &mut self.reload else { return };
+            let message = match reload.child.channel.try_recv() {
+                Ok(received) => received.message,
+                Err(e) if e.is_transient() => return,
+                Err(RecvError::Closed) => return self.reload_failed("config: ended early"),
+                Err(e) => return self.reload_failed(&format!("config: {e}")),
+            };
+            match message {
+                ConfigToParent::Hello(build) if same_build(&build) => {}
+                ConfigToParent::Hello(_) => return self.reload_failed("config: another build"),
+                ConfigToParent::Item(item) => match reload.assembler.item(&item) {
+                    Ok(config) => reload.config = config.or(reload.config.take()),
+                    Err(e) => return self.reload_failed(&format!("config: {e}")),
+                },
+                ConfigToParent::OwnBlocks(blocks) => reload.own_blocks.extend(blocks),
+                ConfigToParent::Warning(text) => reload.note(text),
+                ConfigToParent::Error(text) => {
+                    reload.errors = true;
+                    reload.note(text);
+                }
+                ConfigToParent::End(good) => return self.config_read(good),
+            }
+        }
+    }
+
+    /// All was read: is it good, and can it come into force without a restart?
+    fn config_read(&mut self, good: bool) {
+        let Some(reload) = &mut self.reload else { return };
+        let (true, false, Some(config)) = (good, reload.errors, reload.config.take()) else {
+            let file = escape(&reload.files.path);
+            return self.reload_failed(&format!("{file}: not usable, nothing has changed"));
+        };
+        let mut settings = Settings::new(&config, std::mem::take(&mut reload.own_blocks));
+        // The listeners stay as they are.
+        settings.pools.retain(|(pool, _)| self.settings.pools.iter().any(|(other, _)| other == pool));
+        if let Err(why) = self.settings.may_become(&settings, &config) {
+            return self.reload_failed(&format!("{why}, nothing has changed"));
+        }
+        if let Some(reload) = &mut self.reload {
+            reload.settings = Some(Box::new(settings));
+        }
+        let (outbox, auth) = (&mut self.auth_out, &self.auth.channel);
+        let mut tell = |batch| -> Result<(), libproto::codec::CodecError> {
+            outbox.send(auth, 0, &ParentToAuth::Config(batch));
+            Ok(())
+        };
+        if let Err(e) = send(&config, Audience::Parent, &mut tell) {
+            // `auth` has half of a configuration, which the next one would be taken for.
+            self.unsound = Some(format!("auth: configuration: {e}"));
+        }
+    }
+
+    /// `auth` decides by the new configuration from now on.
+    pub(super) fn configured(&mut self) {
+        let Some(reload) = self.reload.take() else { return };
+        let Some(settings) = reload.settings else { return };
+        self.files = reload.files;
+        self.settings = *settings;
+        self.log.set_verbose(self.verbose || self.settings.log_verbose);
+        let limits = ParentToListen::Limits(self.settings.listen.clone());
+        self.listen_out.send(&self.listen.channel, 0, &limits);
+        // They wait with the limits and directories of before.
+        let stale: Vec<u64> = self.table.iter().filter(|s| s.is_free()).map(|s| s.number).collect();
+        for number in stale {
+            let Some(session) = self.table.get(number) else { continue };
+            if session.offered {
+                session.recalled = true;
+                self.listen_out.send(&self.listen.channel, number, &ParentToListen::Recall(()));
+            } else {
+                self.end_session(number, "");
+            }
+        }
+        self.log.line(Level::Info, "reload", &[("result", &"ok"), ("file", &escape(&self.files.path))]);
+        self.answer(reload.asked_by, reload.lines, None);
+    }
+
+    /// `listen` does not have it any more: it was never given a client.
+    pub(super) fn recalled(&mut self, number: u64) {
+        if self.table.get(number).is_some_and(|s| s.recalled && s.peer.is_none()) {
+            self.end_session(number, "");
+        }
+    }
+
+    /// Ends a reload that takes too long.
+    pub(super) fn expire_reload(&mut self) {
+        if self.reload.as_ref().is_some_and(|r| r.settings.is_none() && r.until <= Instant::now()) {
+            self.reload_failed("config: takes too long");
+        }
+    }
+
+    fn reload_failed(&mut self, why: &str) {
+        let Some(mut reload) = self.reload.take() else { return };
+        let _ = kill(reload.child.pid, Signal::SIGKILL);
+        for line in reload.lines.iter().take(LOGGED_LINES) {
+            self.log.line(Level::Warning, "reload", &[("says", line)]);
+        }
+        self.log.line(Level::Warning, "reload", &[("result", &"failed"), ("error", &why)]);
+        let lines = std::mem::take(&mut reload.lines);
+        self.answer(reload.asked_by, lines, Some(why));
+    }
+
+    fn reload_refused(&mut self, asked_by: Option<u64>, why: &str) {
+        self.log.line(Level::Warning, "reload", &[("result", &"failed"), ("error", &why)]);
+        self.answer(asked_by, Vec::new(), Some(why));
+    }
+
+    /// The answer to gotctl: lines, and how it ended.
+    fn answer(&mut self, asked_by: Option<u64>, lines: Vec<String>, error: Option<&str>) {
+        let Some(number) = asked_by else { return };
+        let last = match error {
+            Some(why) => ParentToSession::Refused(why.to_owned()),
+            None => ParentToSession::Done(()),
+        };
+        self.tell_control(number, lines.into_iter().map(ParentToSession::Line).chain([last]));
+    }
+}
+
+impl Reload {
+    fn note(&mut self, text: String) {
+        if self.lines.len() < TOLD_LINES {
+            self.lines.push(text);
+        }
+    }
+}
+
+impl Settings {
+    /// Whether these settings can be followed by others while the daemon runs, or what needs a restart.
+    fn may_become(&self, next: &Settings, config: &Config) -> Result<(), String> {
+        let restart = |what: &str| Err(format!("{what}: a change needs a restart"));
+        if self.user != next.user {
+            return restart("user");
+        }
+        if self.enforcement != next.enforcement {
+            return restart("sandbox");
+        }
+        if self.log_to != next.log_to {
+            return restart("log to");
+        }
+        if self.listeners != next.listeners {
+            return restart("listen on");
+        }
+        let granted = |path: &Path| path.ancestors().any(|above| self.granted.iter().any(|g| g == above));
+        match config.repositories.iter().find(|r| !granted(Path::new(&r.path))) {
+            Some(block) => {
+                let (place, path) = (config.place(block.at), escape(block.path.as_bytes()));
+                Err(format!(
+                    "{place}: {path} is in no directory that had repositories at the start: it needs a restart"
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+}
