@@ -275,7 +275,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     settings.take_pools(&listeners);
     drop_privilege(&config)?;
     restrict(&starter, &settings, options)?;
-    let parent = connect_roles(starter, log, settings, signals, socket_creator, listeners, &config, files);
+    let parent = connect_roles(starter, log, settings, signals, (socket_creator, listeners), &config, files);
     let mut parent = parent?;
     parent.verbose = options.verbose > 0;
     parent.log.line(
@@ -421,8 +421,7 @@ fn connect_roles(
     log: Log,
     settings: Settings,
     signals: std::os::unix::net::UnixStream,
-    sockets: Child<ParentToListen, ListenToParent>,
-    listeners: Vec<(Pool, OwnedFd)>,
+    (sockets, listeners): Bound,
     config: &Config,
     files: LoadConfig,
 ) -> Result<Parent, String> {
