@@ -421,7 +421,7 @@ fn connect_roles(
     log: Log,
     settings: Settings,
     signals: std::os::unix::net::UnixStream,
-    (sockets, listeners): Bound,
+    (sockets, listeners): super::bind::Bound,
     config: &Config,
     files: LoadConfig,
 ) -> Result<Parent, String> {
