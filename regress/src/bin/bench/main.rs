@@ -4,6 +4,7 @@
 //! program.
 
 mod fetch;
+mod idle;
 mod measure;
 mod push;
 
@@ -31,6 +32,7 @@ fn main() {
     for repository in &repositories {
         let Ok(repository) = std::path::absolute(repository) else { usage() };
         rows.extend(fetch::bench(&repository, pairs.max(1), only.as_deref()));
+        rows.extend(idle::bench(&repository, only.as_deref()));
         rows.extend(push::bench(&repository, pairs.max(1), only.as_deref()));
     }
     if let Some(path) = json {
