@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build run regress test lint man bench faults conformance fuzz clean install-test-tools
+.PHONY: all build run regress test lint man bench faults disk-full conformance fuzz clean install-test-tools
 
 all: build
 
@@ -42,6 +42,10 @@ RUNS ?= 500
 faults: build
 	$(CARGO) build --release --locked -p regress --bin faults
 	GOTD_BIN=$(BIN) $(BIN)/faults --runs $(RUNS)
+
+# Fills small file systems at every stage of a push; mounts them in a mount namespace.
+disk-full: build
+	GOTD_BIN=$(abspath $(BIN)) $(CARGO) test --locked -p regress --test disk_full -- --nocapture
 
 # GIT_TREE=path of a built git source tree; see regress/conformance.sh and regress/conformance.md.
 conformance: build

@@ -233,6 +233,12 @@ impl Push<'_> {
         if let Err(e) = quarantine::sweep(&fs) {
             self.report.warnings.push(format!("quarantine: {e}"));
         }
+        // Where reflogs will be made, while the top directory can still be changed.
+        if self.rules.reflog
+            && let Err(e) = fs.make_dir(b"logs")
+        {
+            self.report.warnings.push(format!("reflog: {e}"));
+        }
         self.restrict(begin)?;
         let wanted = self.changes.iter().any(|c| c.refused.is_none() && !c.command.new.is_null());
         if !self.changes.iter().any(|c| c.refused.is_none()) {

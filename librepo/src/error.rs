@@ -49,9 +49,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Open(path, e) => write!(f, "{}: cannot open: {e}", path.display()),
+            Error::Open(path, e) => write!(f, "{}: cannot open: {}{e}", path.display(), full(e)),
             Error::Read(path, e) => write!(f, "{}: cannot read: {e}", path.display()),
-            Error::Write(path, e) => write!(f, "{}: cannot write: {e}", path.display()),
+            Error::Write(path, e) => write!(f, "{}: cannot write: {}{e}", path.display(), full(e)),
             Error::FileTooLarge(path, limit) => {
                 write!(f, "{}: larger than {limit} bytes", path.display())
             }
@@ -68,9 +68,19 @@ impl fmt::Display for Error {
                 write!(f, "{pack} at {offset}: {size} bytes, larger than the limit of {limit}")
             }
             Error::Limit(what) => f.write_str(what),
-            Error::Io(e) => write!(f, "{e}"),
+            Error::Io(e) => write!(f, "{}{e}", full(e)),
             Error::Invalid(what) => f.write_str(what),
         }
+    }
+}
+
+/// What a full disk is called in an error, so that a client can tell its administrator: the system's own words are about a
+/// device.
+fn full(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::StorageFull => "the disk is full: ",
+        io::ErrorKind::QuotaExceeded => "the disk quota is used up: ",
+        _ => "",
     }
 }
 

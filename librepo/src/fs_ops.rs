@@ -25,6 +25,8 @@ pub enum Op {
     Create(Vec<u8>),
     /// Bytes appended to a file.
     Append(Vec<u8>, Vec<u8>),
+    /// A file cut to so many bytes.
+    Cut(Vec<u8>, u64),
     /// A file that somebody else filled through a descriptor: its name only.
     Filled(Vec<u8>),
     /// A file's content is on the disk.
@@ -110,6 +112,13 @@ impl Fs {
         let mut file = file;
         file.write_all(bytes).map_err(|e| Error::Write(name(path), e))?;
         self.note(&Op::Append(path.to_vec(), bytes.to_vec()));
+        Ok(())
+    }
+
+    /// Cuts a file that is open for writing to this many bytes.
+    pub fn cut(&self, file: &File, path: &[u8], length: u64) -> Result<()> {
+        file.set_len(length).map_err(|e| Error::Write(name(path), e))?;
+        self.note(&Op::Cut(path.to_vec(), length));
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::fs_ops::{self, Fs};
 use crate::id::{HashKind, ObjectId};
 use crate::ref_name::{RefName, is_directory_of};
 
+mod logs;
 mod packed;
 mod staging;
 
@@ -52,7 +53,7 @@ impl Update {
     }
 }
 
-/// What goes into reflogs that exist. None is created.
+/// What goes into reflogs. Branches and notes that have none get one, as with git's `core.logAllRefUpdates`.
 #[derive(Clone, Debug)]
 pub struct Reflog {
     /// `name <mail>` of who pushes; control bytes and angle brackets beyond those two are left out.
@@ -69,7 +70,7 @@ pub struct Options<'a> {
     pub ref_timeout: Duration,
     /// How long to wait for packed-refs.
     pub packed_timeout: Duration,
-    /// What to append to existing reflogs.
+    /// What to append to reflogs.
     pub reflog: Option<Reflog>,
     /// What an annotated tag finally names, for packed-refs.
     pub peel: &'a dyn Fn(&ObjectId) -> Peel,
@@ -255,10 +256,7 @@ impl<'a> Work<'a> {
     fn set(&mut self, at: usize, update: &Update) -> RefResult {
         let name = update.name.as_bytes();
         self.lock(at, name, Some(&update.new))?;
-        let result = self.check(update).and_then(|()| {
-            self.log(update)?;
-            self.move_lock_in(name)
-        });
+        let result = self.check(update).and_then(|()| self.logged(update, |work| work.move_lock_in(name)));
         match result {
             Ok(()) => self.locks.retain(|lock| *lock != lock_name(name)),
             Err(_) => {
@@ -425,8 +423,7 @@ impl<'a> Work<'a> {
             if updates[at].is_deletion() {
                 self.forget_log(name);
             } else {
-                // The values are committed: a log that cannot be written changes nothing about that.
-                let _ = self.log(&updates[at]);
+                self.log_committed(&updates[at]);
             }
         }
         Ok(())
@@ -626,46 +623,6 @@ impl<'a> Work<'a> {
         match hex.and_then(ObjectId::from_hex) {
             Some(id) if end.is_none_or(u8::is_ascii_whitespace) => Ok(Loose::Value(id)),
             _ => Ok(Loose::Broken),
-        }
-    }
-
-    /// Appends to the reflogs that exist: the reference's own, and HEAD's if HEAD names it.
-    fn log(&mut self, update: &Update) -> RefResult {
-        let Some(reflog) = &self.options.reflog else { return Ok(()) };
-        let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
-        let line = format!(
-            "{} {} {} {} +0000\t{}\n",
-            update.old,
-            update.new,
-            clean(&reflog.identity),
-            reflog.seconds,
-            clean(&reflog.message)
-        );
-        let name = update.name.as_bytes();
-        let own = [b"logs/", name].concat();
-        let head = self.head.get_or_insert_with(|| {
-            let head = self.fs.read(b"HEAD", 4096).ok().flatten()?;
-            Some(head.strip_prefix(b"ref:")?.trim_ascii().to_vec())
-        });
-        let logs: &[&[u8]] = if head.as_deref() == Some(name) { &[&own, b"logs/HEAD"] } else { &[&own] };
-        for path in logs {
-            if let Some(file) = self.fs.open_append(path)? {
-                self.fs.append(&file, path, line.as_bytes())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A deleted reference's log goes with it.
-    fn forget_log(&self, name: &[u8]) {
-        let log = [b"logs/", name].concat();
-        if matches!(self.fs.remove(&log), Ok(true)) {
-            let mut dir = parent(&log);
-            while dir.iter().filter(|&&byte| byte == b'/').count() >= 3
-                && matches!(self.fs.remove_dir(&dir), Ok(true))
-            {
-                dir = parent(&dir);
-            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -22,6 +23,8 @@ use crate::transaction::{self, Staging};
 /// How the directories are named, below `objects`; sixteen hexadecimal digits follow.
 const PREFIX: &[u8] = b"gotd-incoming-";
 const DIGITS: usize = 16;
+/// How long somebody else's pack that is just moving in is waited for: that is a matter of two names.
+const MOVING: Duration = Duration::from_secs(2);
 /// How many names in `objects` are looked at.
 const MAX_ENTRIES: usize = 1_000_000;
 
@@ -114,6 +117,8 @@ impl Quarantine {
         if fs.make_dir(b"objects/pack")? {
             fs.sync_dir(b"objects")?;
         }
+        // Between the two names others must not take the first for a crash's leftover, nor we theirs.
+        let _moving = lock_packs(fs)?;
         let name = |suffix: &str| format!("objects/pack/pack-{checksum}{suffix}").into_bytes();
         let (pack_name, idx_name) = (name(".pack"), name(".idx"));
         if fs.stat(&pack_name)?.is_some() && fs.stat(&idx_name)?.is_some() {
@@ -121,7 +126,11 @@ impl Quarantine {
         }
         // The pack first: readers find packs by their indexes.
         self.move_in(fs, &pack_path, &pack_name)?;
-        self.move_in(fs, &idx_path, &idx_name)?;
+        if let Err(e) = self.move_in(fs, &idx_path, &idx_name) {
+            // A full disk can refuse the second name.
+            let _ = half_installed(fs, &self.dir);
+            return Err(e);
+        }
         fs.sync_dir(b"objects/pack")?;
         Ok(Installed::New)
     }
@@ -193,7 +202,10 @@ pub fn sweep(fs: &Fs) -> Result<usize> {
         let dir = [b"objects/".as_slice(), &name].concat();
         if let Some(_lock) = lock(fs, &dir)? {
             transaction::release_stale(fs, &dir)?;
-            half_installed(fs, &dir)?;
+            {
+                let _moving = lock_packs(fs)?;
+                half_installed(fs, &dir)?;
+            }
             empty(fs, &dir)?;
             removed += 1;
         }
@@ -201,7 +213,30 @@ pub fn sweep(fs: &Fs) -> Result<usize> {
     Ok(removed)
 }
 
-/// Removes a pack that a dead owner gave its name, but whose index it did not.
+/// Keeps every other process of ours from moving packs in; for as long as the file is open.
+fn lock_packs(fs: &Fs) -> Result<Option<File>> {
+    let dir: &[u8] = b"objects/pack";
+    if fs.stat(dir)?.is_none() {
+        return Ok(None);
+    }
+    let file = File::from(fs.open_dir(dir)?);
+    let deadline = Instant::now() + MOVING;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            // Whoever may read the directory can hold a lock on it: that must not stop pushes for long.
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => {
+                return Err(Error::Open(PathBuf::from("objects/pack"), e));
+            }
+        }
+    }
+}
+
+/// Removes a pack that got its name from this quarantine, but whose index did not. Under [`lock_packs`].
 fn half_installed(fs: &Fs, dir: &[u8]) -> Result<()> {
     let Some(ours) =
         fs.stat(&[dir, b"/pack"].concat())?.filter(|stat| fs_ops::is_file(stat) && stat.st_nlink > 1)

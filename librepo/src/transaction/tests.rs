@@ -278,7 +278,7 @@ fn a_no_op_writes_nothing() {
 }
 
 #[test]
-fn reflogs_that_exist_are_written() {
+fn reflogs_are_written_and_made_for_branches() {
     let (dir, ids) = repository();
     let p = dir.path();
     git(p, &["config", "core.logAllRefUpdates", "true"]).unwrap();
@@ -289,12 +289,23 @@ fn reflogs_that_exist_are_written() {
     let options = Options { reflog: Some(reflog), ..quick() };
     let updates = [
         update("refs/heads/main", Some(ids[0]), Some(ids[1])),
-        update("refs/heads/none", None, Some(ids[1])),
+        update("refs/heads/new/branch", None, Some(ids[1])),
+        update("refs/tags/none", None, Some(ids[1])),
     ];
+    // A directory is left where the log belongs.
+    fs::create_dir_all(p.join("logs/refs/heads/new/branch/below")).unwrap();
     let results = commit_each(&fs, &quarantine.staging(), HashKind::Sha1, &updates, &options);
     assert!(results.iter().all(Result::is_ok));
+    // A push that fails under its lock takes its lines back, and a log that it made.
+    let wrong = [
+        update("refs/heads/main", Some(ids[0]), Some(ids[1])),
+        update("refs/heads/new/branch/x", None, Some(ids[1])),
+    ];
+    let results = commit_each(&fs, &quarantine.staging(), HashKind::Sha1, &wrong, &options);
+    assert!(results.iter().all(Result::is_err));
     quarantine.remove(&fs).unwrap();
-    assert!(!p.join("logs/refs/heads/none").exists());
+    assert!(!p.join("logs/refs/tags/none").exists() && !p.join("logs/refs/heads/new/branch/x").exists());
+    assert_eq!(fs::read_to_string(p.join("logs/refs/heads/new/branch")).unwrap().lines().count(), 1);
     for log in ["main", "HEAD"] {
         let shown = git(p, &["reflog", "show", "--format=%H %gs %gn", log]).unwrap();
         assert_eq!(shown.lines().next().unwrap(), format!("{} pushx P", ids[1]), "{log}");
@@ -392,6 +403,9 @@ fn replay(root: &Path, op: &Op) {
         Op::Append(path, bytes) => {
             use std::io::Write as _;
             fs::OpenOptions::new().append(true).open(at(path)).unwrap().write_all(bytes).unwrap();
+        }
+        Op::Cut(path, length) => {
+            fs::File::options().write(true).open(at(path)).unwrap().set_len(*length).unwrap();
         }
         Op::MakeDir(path) => fs::create_dir(at(path)).unwrap(),
         Op::RemoveDir(path) => fs::remove_dir(at(path)).unwrap(),

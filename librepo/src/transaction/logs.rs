@@ -1,0 +1,129 @@
+//! Reflogs: a line in a reference's own, and in HEAD's if HEAD names it.
+
+use std::fs::File;
+
+use nix::errno::Errno;
+
+use super::{RefResult, Update, Work, parent, remove_empty_tree};
+use crate::error::Error;
+use crate::fs_ops;
+
+/// Namespaces whose references get a reflog when they have none, as with git's `core.logAllRefUpdates`.
+const LOGGED: [&[u8]; 2] = [b"refs/heads/", b"refs/notes/"];
+
+/// One line that was written.
+pub(super) struct Logged {
+    file: File,
+    path: Vec<u8>,
+    /// Bytes before it; `None`: there was no such file.
+    before: Option<u64>,
+}
+
+impl Work<'_> {
+    /// Appends to the reflogs what is about to happen. What was written is given back, for the case that it does not.
+    pub(super) fn log(&mut self, update: &Update) -> Result<Vec<Logged>, Error> {
+        let Some(reflog) = &self.options.reflog else { return Ok(Vec::new()) };
+        let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+        let line = format!(
+            "{} {} {} {} +0000\t{}\n",
+            update.old,
+            update.new,
+            clean(&reflog.identity),
+            reflog.seconds,
+            clean(&reflog.message)
+        );
+        let name = update.name.as_bytes();
+        let own = [b"logs/", name].concat();
+        let head = self.head.get_or_insert_with(|| {
+            let head = self.fs.read(b"HEAD", 4096).ok().flatten()?;
+            Some(head.strip_prefix(b"ref:")?.trim_ascii().to_vec())
+        });
+        let logs: &[&[u8]] = if head.as_deref() == Some(name) { &[&own, b"logs/HEAD"] } else { &[&own] };
+        let create = LOGGED.iter().any(|namespace| name.starts_with(namespace));
+        let mut written = Vec::new();
+        for path in logs {
+            let appended = match self.open_log(path, create) {
+                Ok(None) => continue,
+                Ok(Some(logged)) => {
+                    let appended = self.fs.append(&logged.file, path, line.as_bytes());
+                    written.push(logged);
+                    appended
+                }
+                Err(e) => Err(e),
+            };
+            if let Err(e) = appended {
+                // Half a line would spoil the next one.
+                self.unlog(written);
+                return Err(e);
+            }
+        }
+        Ok(written)
+    }
+
+    /// Takes back what [`Work::log`] wrote. The lock on the reference keeps everybody else from these files.
+    pub(super) fn unlog(&self, written: Vec<Logged>) {
+        for logged in written {
+            match logged.before {
+                Some(length) => {
+                    let _ = self.fs.cut(&logged.file, &logged.path, length);
+                }
+                None => {
+                    let _ = self.fs.remove(&logged.path);
+                    self.remove_empty_logs(&logged.path);
+                }
+            }
+        }
+    }
+
+    /// Opens a reflog, and makes it if there is none and this is a namespace that has them.
+    fn open_log(&self, path: &[u8], create: bool) -> Result<Option<Logged>, Error> {
+        for _ in 0..2 {
+            if let Some(file) = self.fs.open_append(path)? {
+                let before = file
+                    .metadata()
+                    .map_err(|e| Error::Read(String::from_utf8_lossy(path).into_owned().into(), e))?;
+                return Ok(Some(Logged { file, path: path.to_vec(), before: Some(before.len()) }));
+            }
+            if !create {
+                return Ok(None);
+            }
+            match self.fs.make_parents(path).and_then(|_| self.fs.create(path, 0o666)) {
+                Ok(file) => return Ok(Some(Logged { file, path: path.to_vec(), before: None })),
+                Err(e) if matches!(fs_ops::errno(&e), Some(Errno::ENOSPC | Errno::EDQUOT)) => return Err(e),
+                // Directories of references that are gone lie in its place. A log that cannot be made for any other
+                // reason is no reason to refuse what was pushed.
+                Err(_) if remove_empty_tree(self.fs, path, 0).unwrap_or(false) => {}
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A deleted reference's log goes with it.
+    pub(super) fn forget_log(&self, name: &[u8]) {
+        let log = [b"logs/", name].concat();
+        if matches!(self.fs.remove(&log), Ok(true)) {
+            self.remove_empty_logs(&log);
+        }
+    }
+
+    fn remove_empty_logs(&self, log: &[u8]) {
+        let mut dir = parent(log);
+        while dir.iter().filter(|&&byte| byte == b'/').count() >= 3
+            && matches!(self.fs.remove_dir(&dir), Ok(true))
+        {
+            dir = parent(&dir);
+        }
+    }
+
+    /// Writes the log of an update that is committed: a log that cannot be written changes nothing about that.
+    pub(super) fn log_committed(&mut self, update: &Update) {
+        let _ = self.log(update);
+    }
+
+    /// Logs, then does; takes the log back if that fails.
+    pub(super) fn logged(&mut self, update: &Update, act: impl FnOnce(&mut Self) -> RefResult) -> RefResult {
+        let written = self.log(update)?;
+        act(self).inspect_err(|_| self.unlog(written))
+    }
+}
