@@ -220,6 +220,7 @@ fn work(
     };
     watchdog::phase(Phase::Work);
     let files = (indexed.objects > 0).then_some((&task.pack, &task.idx));
+    receive::check_depth(&indexed, files, store, task.task.tree_depth as usize, &mut ticker)?;
     let tips = tips(repository)?;
     let own = own_shallow(repository)?;
     let shallow = Shallow { client: task.shallow, own };

@@ -13,7 +13,6 @@ pub const LIMITS_WITHOUT_EFFECT: &[Limit] = &[
     Limit::Bandwidth,
     Limit::PacksTotal,
     Limit::PacksPerRepository,
-    Limit::TreeDepth,
 ];
 
 /// A part of the language that depends on a mechanism of its own.

@@ -123,6 +123,8 @@ pub struct VerifyTask {
     pub chain: u32,
     /// Objects that a thin pack may leave out.
     pub external_bases: u64,
+    /// How deep directories may be nested.
+    pub tree_depth: u32,
     /// Check objects as `git fsck` does.
     pub fsck: bool,
     /// Message ids of findings that are let through.

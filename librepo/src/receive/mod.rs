@@ -19,6 +19,7 @@ pub mod check;
 mod collision;
 mod conditions;
 pub mod connectivity;
+mod depth;
 mod dotgit;
 pub mod facts;
 mod hasher;
@@ -35,6 +36,7 @@ mod stream;
 mod thin;
 mod world;
 
+pub use depth::check_depth;
 pub use facts::{Command, Facts, Refusal, facts};
 pub use index_pack::{Indexed, Options, index};
 pub use quarantine::Quarantine;

@@ -855,3 +855,53 @@ fn tags_are_peeled() {
     assert_eq!(facts[0].refusal, None);
     assert_eq!((facts[0].kind, facts[0].peeled), (Some(Kind::Tag), Some((ids[3], Kind::Commit))));
 }
+
+#[test]
+fn directories_are_not_nested_without_end() {
+    let (repo, _) = repository("sha1");
+    let nested = |levels: usize, at: ObjectId, backwards: bool| {
+        let mut trees = Vec::new();
+        let mut at = at;
+        for _ in 0..levels {
+            let data = tree(&[("40000", b"d", at)]);
+            at = SHA1.hash_object(Kind::Tree, &data);
+            trees.push(data);
+        }
+        if backwards {
+            trees.reverse();
+        }
+        let mut pack = TestPack::new(SHA1);
+        for data in &trees {
+            pack.object(Kind::Tree, data);
+        }
+        pack.object(Kind::Commit, &commit(&at, &[], 2_000_000));
+        (pack.finish(), at)
+    };
+    let judge = |pack: &[u8], most: usize| {
+        let repository = open(repo.path());
+        let received = receive_with(pack, SHA1, Some(&repository), &Options::default()).unwrap();
+        let mut quiet = |_: &Progress| Ok(());
+        let files = Some((&received.pack, &received.idx));
+        check_depth(&received.indexed, files, Some(repository.store()), most, &mut Ticker::new(&mut quiet))
+            .map_err(|e| e.to_string())
+    };
+    let blob = SHA1.hash_object(Kind::Blob, b"x");
+    git(repo.path(), &["hash-object", "-w", "--stdin"], b"x").unwrap();
+    let bottom = tree(&[("100644", b"f", blob)]);
+    let bottom =
+        id(&text(git(repo.path(), &["hash-object", "-t", "tree", "-w", "--stdin"], &bottom).unwrap()));
+    for backwards in [false, true] {
+        let (pack, _) = nested(100, bottom, backwards);
+        judge(&pack, 101).unwrap();
+        assert!(judge(&pack, 100).unwrap_err().contains("(limit tree depth)"), "{backwards}");
+        assert!(judge(&nested(20_000, bottom, backwards).0, 2048).is_err());
+    }
+    // On top of what an earlier push brought.
+    let (first, top) = nested(1500, bottom, false);
+    git(repo.path(), &["index-pack", "--stdin"], &first).unwrap();
+    assert!(judge(&nested(600, top, false).0, 2048).unwrap_err().contains("2049 levels"));
+    judge(&nested(500, top, false).0, 2048).unwrap();
+    // Few levels, whatever they are.
+    judge(&nested(5, top, false).0, 2048).unwrap();
+    assert!(judge(&nested(5, bottom, false).0, 4).is_err());
+}
