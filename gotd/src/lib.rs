@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod auth;
+pub mod authorized;
 pub mod client;
 pub mod conf;
 pub mod config;

@@ -125,11 +125,24 @@ pub struct Session {
 }
 
 impl Session {
+    /// As [`Session::fetch`], as gotsh does it for a user of a shared account.
+    #[track_caller]
+    pub fn fetch_as(socket: &Path, repository: &str, protocol: u8, user: &str) -> Session {
+        let connection = Connection::open(socket);
+        let hello = Hello::new(ClientKind::Git, Some(user)).expect("a name that fits");
+        let _ = connection.send(&hello.encode(), &[]);
+        Session { kept: None, ..Session::ask(connection, repository, protocol) }
+    }
+
     /// Connects, greets and asks to fetch from a repository; keeps the daemon's ends of the pipes too.
     #[track_caller]
     pub fn fetch_and_keep(socket: &Path, repository: &str, protocol: u8) -> Session {
         let connection = Connection::open(socket);
         connection.greet();
+        Session::ask(connection, repository, protocol)
+    }
+
+    fn ask(connection: Connection, repository: &str, protocol: u8) -> Session {
         let (input, to) = nix::unistd::pipe().expect("a pipe");
         let (from, output) = nix::unistd::pipe().expect("a pipe");
         let request = fetch_request(repository, protocol);

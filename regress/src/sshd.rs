@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::run::{run, wait_until};
-use crate::site::{GIT_SECONDS, present_user};
+use crate::site::{GIT_SECONDS, UNPRIVILEGED, present_user};
 use crate::{Done, Site, binaries, is_root};
 
 /// How gotsh comes into play.
@@ -20,6 +20,19 @@ pub enum Setup {
     LoginShell,
     /// An ordinary shell which finds gotsh under the names of git's programs.
     Names,
+    /// sshd asks `gotctl authorized-keys` and `authorized-principals`, which stand in this directory of root's beside
+    /// gotsh, and takes certificates of the key `ca`. The account was made by the caller.
+    KeysCommand(&'static str),
+}
+
+/// An account that lives as long as a test.
+#[derive(Debug)]
+pub struct Account(pub String);
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        remove_account(&self.0);
+    }
 }
 
 /// A running sshd, and what a client needs for it.
@@ -89,6 +102,7 @@ impl Sshd {
             (Setup::LoginShell, None) => {
                 (String::new(), Some(format!("{} -c \"$SSH_ORIGINAL_COMMAND\"", gotsh.display())))
             }
+            (Setup::KeysCommand(_), _) => (String::new(), None),
             (Setup::Names, _) => {
                 let names = dir.join("names");
                 let _ = fs::create_dir(&names);
@@ -99,6 +113,10 @@ impl Sshd {
                 // sh -c as sshd would start it, but without what a shell's own files would do to PATH.
                 (String::new(), Some(format!("env PATH={path} /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"")))
             }
+        };
+        let more = match setup {
+            Setup::KeysCommand(programs) => Some(keys_command(site, &dir, programs)),
+            _ => force.map(|force| format!("ForceCommand {force}\n")),
         };
         let keys = dir.join("authorized_keys");
         fs::write(&keys, format!("{option}{public}")).expect("writes");
@@ -112,7 +130,7 @@ impl Sshd {
         let mut last = String::new();
         for _ in 0..5 {
             let port = free_port();
-            let config = configuration(site, &dir, port, force.as_deref());
+            let config = configuration(site, &dir, port, more.as_deref());
             let file = dir.join("sshd_config");
             fs::write(&file, config).expect("writes");
             let child = Command::new(&sshd)
@@ -195,7 +213,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn configuration(site: &Site, dir: &Path, port: u16, force: Option<&str>) -> String {
+fn configuration(site: &Site, dir: &Path, port: u16, more: Option<&str>) -> String {
     let dir = dir.display();
     let mut text = format!(
         "ListenAddress 127.0.0.1:{port}\nHostKey {dir}/host\nAuthorizedKeysFile {dir}/authorized_keys\nPidFile none\n\
@@ -204,10 +222,24 @@ fn configuration(site: &Site, dir: &Path, port: u16, force: Option<&str>) -> Str
          MaxStartups 100\nLogLevel VERBOSE\nSetEnv GOTD_UNIX_SOCKET={}\n",
         site.socket().display()
     );
-    if let Some(force) = force {
-        text.push_str(&format!("ForceCommand {force}\n"));
-    }
+    // The first word about something counts.
+    text.insert_str(0, more.unwrap_or_default());
     text
+}
+
+/// Lines by which sshd asks gotctl for keys and principals.
+fn keys_command(site: &Site, dir: &Path, programs: &str) -> String {
+    let conf = site.path("gotd.conf");
+    let ask =
+        |what: &str| format!("{programs}/gotctl {what} -c {} --gotsh {programs}/gotsh %u", conf.display());
+    let (keys, principals) = (ask("authorized-keys"), ask("authorized-principals"));
+    format!(
+        // OpenSSH 9.2 ignores the command for principals behind the one for keys.
+        "TrustedUserCAKeys {}/ca.pub\nAuthorizedPrincipalsCommand {principals}\nAuthorizedKeysFile none\n\
+         AuthorizedKeysCommand {keys} %t %k\nAuthorizedKeysCommandUser {UNPRIVILEGED}\n\
+         AuthorizedPrincipalsCommandUser {UNPRIVILEGED}\nDisableForwarding yes\nPermitTTY no\n",
+        dir.display()
+    )
 }
 
 /// Writes the client's configuration and returns its command.

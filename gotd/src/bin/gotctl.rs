@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gotd::authorized::{self, ShellPath};
+use gotd::conf::model::Config;
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{ClientKind, ClientToSession, ControlRequest, Hello, SessionToClient};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -51,6 +53,33 @@ enum Command {
         #[arg(short = 'n')]
         check: bool,
     },
+    /// For sshd's AuthorizedKeysCommand: which keys lead to which user of a shared account.
+    AuthorizedKeys {
+        /// Configuration file.
+        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::load::DEFAULT_PATH)]
+        config: PathBuf,
+        /// Where gotsh is; by default beside this program.
+        #[arg(long, value_name = "path")]
+        gotsh: Option<PathBuf>,
+        /// The Unix account (%u).
+        account: String,
+        /// Kind of the one key that is asked for (%t).
+        #[arg(requires = "key")]
+        kind: Option<String>,
+        /// That key in base64 (%k).
+        key: Option<String>,
+    },
+    /// For sshd's AuthorizedPrincipalsCommand: which certificates lead to which user of a shared account.
+    AuthorizedPrincipals {
+        /// Configuration file.
+        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::load::DEFAULT_PATH)]
+        config: PathBuf,
+        /// Where gotsh is; by default beside this program.
+        #[arg(long, value_name = "path")]
+        gotsh: Option<PathBuf>,
+        /// The Unix account (%u).
+        account: String,
+    },
     /// Tell what a user may do with a repository, and which line of a configuration says so; asks no daemon.
     Explain {
         /// Configuration file.
@@ -71,6 +100,17 @@ fn main() -> ExitCode {
         Command::Reload { config, secrets, check: true } => check(config.as_deref(), secrets.as_deref()),
         Command::Reload { config, secrets, check: false } => {
             reload(&flags.socket, config.as_deref(), secrets.as_deref())
+        }
+        Command::AuthorizedKeys { config, gotsh, account, kind, key } => {
+            let key = kind.as_deref().zip(key.as_deref());
+            authorized(config, gotsh.as_deref(), |config, gotsh| {
+                authorized::keys(config, account, key, gotsh)
+            })
+        }
+        Command::AuthorizedPrincipals { config, gotsh, account } => {
+            authorized(config, gotsh.as_deref(), |config, gotsh| {
+                authorized::principals(config, account, gotsh)
+            })
         }
         Command::Explain { config, user, repository } => explain(config, user, repository),
     };
@@ -106,6 +146,34 @@ fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
     }
     writeln!(std::io::stdout(), "configuration OK").map_err(|e| format!("standard output: {e}"))?;
     Ok(0)
+}
+
+/// Prints lines for sshd. A configuration with errors must not lock out those whom it names well: the daemon decides by
+/// the last good one.
+fn authorized(
+    config: &Path,
+    gotsh: Option<&Path>,
+    lines: impl FnOnce(&Config, &ShellPath) -> String,
+) -> Result<u8, String> {
+    let path = gotsh.map_or_else(beside, Path::to_owned);
+    let gotsh = path.to_str().and_then(ShellPath::parse);
+    let gotsh = gotsh.ok_or_else(|| format!("{}: not a path for a forced command", path.display()))?;
+    let parsed = gotd::conf::load::read_only(config.to_str().ok_or("expected a path in UTF-8")?);
+    for error in &parsed.errors {
+        let _ = writeln!(std::io::stderr(), "{error}");
+    }
+    let lines = lines(&parsed.config, &gotsh);
+    std::io::stdout().write_all(lines.as_bytes()).map_err(|e| format!("standard output: {e}"))?;
+    Ok(0)
+}
+
+/// gotsh as it is installed: in `bin` beside the `sbin` of this program, or in the same directory.
+fn beside() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let directory = own.parent().unwrap_or(Path::new("/usr/bin"));
+    let candidates = [directory.with_file_name("bin").join("gotsh"), directory.join("gotsh")];
+    let found = candidates.iter().find(|path| path.exists());
+    found.unwrap_or(&candidates[1]).clone()
 }
 
 /// Prints the verdict of a configuration that is read here and now.

@@ -77,6 +77,12 @@ impl Parser<'_> {
         self.feature(Feature::Keys, at);
         if kind == "principal" {
             let name = self.user_name("the principal of a certificate")?;
+            let key = format!("{} {name}", user.account);
+            if let Some(&before) = self.keys.get(&key) {
+                let place = self.config.place(before);
+                return self.fail(at, format!("principal \"{name}\": the same name is already in {place}"));
+            }
+            self.keys.insert(key, at);
             user.principals.push(Principal { name, at });
             return Ok(());
         }
@@ -93,9 +99,12 @@ impl Parser<'_> {
     }
 
     fn push_key(&mut self, user: &mut AccountUser, key: Key) -> Outcome {
-        if user.keys.iter().any(|k| k.base64 == key.base64) {
-            return self.fail(key.at, "the same key twice");
+        // sshd would take the first of them, whoever was meant.
+        if let Some(&before) = self.keys.get(&key.base64) {
+            let place = self.config.place(before);
+            return self.fail(key.at, format!("the same key is already in {place}"));
         }
+        self.keys.insert(key.base64.clone(), key.at);
         if user.keys.len() >= KEYS_MAX {
             return self.fail(key.at, format!("more than {KEYS_MAX} keys of one user"));
         }

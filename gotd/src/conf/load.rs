@@ -12,6 +12,7 @@ use std::path::Path;
 use crate::conf::error::ConfigError;
 use crate::conf::loader::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
 use crate::conf::model::{Config, Secret};
+use crate::conf::parser::Parsed;
 use crate::conf::resolve::{NameService, complaint, resolve};
 use crate::conf::{parse, secrets};
 use crate::users::System;
@@ -49,7 +50,13 @@ pub fn load(path: &Path, secrets_path: Option<&Path>) -> Loaded {
     }
 }
 
-/// The same, with users and groups from elsewhere.
+/// Reads and parses files and does nothing else: no names are looked up, and neither secrets nor repositories.
+pub fn read_only(path: &str) -> Parsed {
+    let mut files = Files { main: path, warnings: Vec::new() };
+    parse(path, &mut files)
+}
+
+/// The same as [`load`], with users and groups from elsewhere.
 pub fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService) -> Loaded {
     let mut files = Files { main: path, warnings: Vec::new() };
     let parsed = parse(path, &mut files);

@@ -56,6 +56,7 @@ pub fn parse(path: &str, loader: &mut dyn Loader) -> Parsed {
         rules: 0,
         repository_names: HashMap::new(),
         user_names: HashMap::new(),
+        keys: HashMap::new(),
         group_names: HashMap::new(),
         group_members: Vec::new(),
         open_files: Vec::new(),
@@ -94,6 +95,8 @@ pub(super) struct Parser<'l> {
     pub rules: usize,
     /// Names of repositories without `.git`, and of prefixes with a slash at the end.
     pub repository_names: HashMap<Vec<u8>, usize>,
+    /// Keys of all users in base64, and principals behind the number of their account.
+    pub keys: HashMap<String, Position>,
     pub user_names: HashMap<UserName, u32>,
     pub group_names: HashMap<UserName, u32>,
     /// Members of each group, looked up when all users are known.

@@ -84,11 +84,12 @@ impl Feature {
             // Files written for C gotd have it, so it must load.
             Feature::Notify => Support::Warn,
             // Without these less is permitted, never more.
-            Feature::Create | Feature::Keys => Support::Warn,
+            Feature::Create => Support::Warn,
             Feature::ListenGit
             | Feature::InformativeErrors
             | Feature::ExportOk
             | Feature::Accounts
+            | Feature::Keys
             | Feature::ExtraProtection
             | Feature::Hide
             | Feature::Fsck
