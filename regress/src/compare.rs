@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Site;
 
@@ -59,6 +59,29 @@ pub fn assert_clone(site: &Site, original: &Path, clone: &Path) {
     };
     assert_eq!(branches(original, "refs/heads/"), branches(clone, "refs/remotes/origin/"));
     assert_eq!(branches(original, "refs/tags/"), branches(clone, "refs/tags/"));
+}
+
+/// Whatever in a repository looks temporary, and packs without an index.
+pub fn leftovers(repository: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut stack = vec![repository.to_owned()];
+    while let Some(directory) = stack.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let temporary = name.starts_with("gotd-incoming-")
+                || [".lock", ".new", ".keep"].iter().any(|end| name.ends_with(end))
+                || name.starts_with("tmp_")
+                || (name.ends_with(".pack") && !path.with_extension("idx").exists());
+            if temporary {
+                found.push(path.clone());
+            }
+            if path.is_dir() {
+                stack.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// What is told about one file: type and mode, owner, links, inode, size, time of change and content.

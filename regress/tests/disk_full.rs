@@ -10,11 +10,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
+use regress::compare::leftovers;
 use regress::run::{Done, wait_until};
 use regress::{Daemon, Site, history, is_root, pkt, run};
 
@@ -327,29 +328,6 @@ impl Seen {
             *self.answers.entry(words).or_default() += 1;
         }
     }
-}
-
-/// Whatever looks temporary, and packs without an index.
-fn leftovers(repository: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut stack = vec![repository.to_owned()];
-    while let Some(directory) = stack.pop() {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let temporary = name.starts_with("gotd-incoming-")
-                || [".lock", ".new", ".keep"].iter().any(|end| name.ends_with(end))
-                || name.starts_with("tmp_")
-                || (name.ends_with(".pack") && !path.with_extension("idx").exists());
-            if temporary {
-                found.push(path.clone());
-            }
-            if path.is_dir() {
-                stack.push(path);
-            }
-        }
-    }
-    found
 }
 
 /// A work tree with history and a commit `next` on top, and the repository that has all but that.
