@@ -6,7 +6,7 @@
 //! **Invariant:** no byte is read while a descriptor can still be received.
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use libproto::channel;
 use libproto::command::Service;
@@ -59,6 +59,8 @@ pub fn serve(
     let failed = report.status != 0;
     send(parent, &SessionToParent::Finished(report));
     watchdog::phase(Phase::Off);
+    // `listen` has a copy: only this tells the client that there is no more.
+    let _ = shutdown(connection.as_raw_fd(), Shutdown::Write);
     if failed {
         farewell(&connection);
     }
@@ -120,10 +122,8 @@ fn decode(payload: &[u8]) -> Result<(GitAsk, u8), String> {
     Ok((GitAsk { service, repository, protocol, told_address: String::new() }, protocol))
 }
 
-/// Lets a client hear what it was told: says that nothing more comes, and drops what it still sends, both with a bound.
+/// Lets a client hear what it was told: drops what it still sends, with a bound.
 fn farewell(connection: &OwnedFd) {
-    use std::os::fd::AsRawFd;
-    let _ = shutdown(connection.as_raw_fd(), Shutdown::Write);
     let end = std::time::Instant::now() + std::time::Duration::from_millis(FAREWELL_MS.into());
     let mut buffer = [0; 16 * 1024];
     let mut dropped = 0usize;

@@ -13,6 +13,7 @@ pub mod disk;
 #[cfg(feature = "escapes")]
 pub mod escapes;
 pub mod explain;
+pub mod fairness;
 pub mod git_daemon;
 pub mod ids;
 pub mod listen;

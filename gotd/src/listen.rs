@@ -5,21 +5,26 @@
 //!
 //! **Invariant:** never reads from a connection; of the sockets only accept4(2). It receives descriptors from
 //! the parent alone.
+//!
+//! The two kinds of connections share nothing but the total: unix ones wait in a line here, git:// ones are strangers
+//! whose places [`remote`] gives out.
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+mod remote;
+
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libproto::channel::{Channel, RecvError};
+use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{Exit, SessionToClient};
 use libproto::message::parent::{
-    Build, ListenLimits, ListenToParent, ListenToSession, MAX_GROUPS, ParentToListen, Peer, Pool,
+    Build, ListenLimits, ListenToParent, ListenToSession, MAX_GROUPS, ParentToListen, Peer, Pool, Refusals,
 };
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, getpeername};
 
+use self::remote::{Remotes, Turned};
 use crate::system;
 
 /// Accept, hand over, and nothing of the file system.
@@ -27,13 +32,16 @@ pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promi
 
 /// The directives that refusals name.
 const LIMIT_TOTAL: &str = "connection { limit total }";
-const LIMIT_QUEUE: &str = "connection { queue time }";
+const LIMIT_QUEUE: &str = "connection { queue timeout }";
+/// git:// connections that one turn accepts: those that are refused cost next to nothing.
+const ACCEPT_AT_ONCE: usize = 64;
+/// Different refusals that are told apart within a second.
+const MOST_REFUSALS: usize = 16;
 
 type Parent = Channel<ListenToParent, ParentToListen>;
 
-/// A connection that waits for a session.
+/// A unix connection that waits for a session.
 struct Queued {
-    pool: Pool,
     connection: OwnedFd,
     since: Instant,
 }
@@ -45,12 +53,14 @@ struct Listen {
     listeners: Vec<(Pool, OwnedFd)>,
     waiting: VecDeque<(u64, Pool, Channel<ListenToSession, ListenToSession>)>,
     queue: VecDeque<Queued>,
-    /// Connections that sessions have.
-    active: u32,
+    remotes: Remotes,
+    /// Sessions that have a unix connection.
+    active: HashSet<u64>,
     second: Instant,
+    /// Unix connections accepted and git:// connections handed over in this second.
     this_second: u32,
-    refused: u32,
-    refused_by: &'static str,
+    git_this_second: u32,
+    refusals: Vec<Refusals>,
     refused_told: Instant,
     draining: bool,
 }
@@ -63,18 +73,28 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     parent
         .send(0, 0, &ListenToParent::Hello(Build { id: crate::BUILD.into() }))
         .map_err(|e| e.to_string())?;
+    let limits = loop {
+        match parent.recv() {
+            Ok(Received { message: ParentToListen::Limits(limits), .. }) => break limits,
+            Err(e) if e.is_transient() => {}
+            Err(RecvError::Closed) => system::exit_now(0),
+            Ok(_) => return Err("limits come first".into()),
+            Err(e) => return Err(e.to_string()),
+        }
+    };
     let now = Instant::now();
     let mut role = Listen {
         parent,
-        limits: ListenLimits { connections: 0, rate: 0, queue_ms: 0, queue: 0 },
+        limits,
         listeners: Vec::new(),
         waiting: VecDeque::new(),
         queue: VecDeque::new(),
-        active: 0,
+        remotes: Remotes::default(),
+        active: HashSet::new(),
         second: now,
         this_second: 0,
-        refused: 0,
-        refused_by: LIMIT_QUEUE,
+        git_this_second: 0,
+        refusals: Vec::new(),
         refused_told: now,
         draining: false,
     };
@@ -83,34 +103,56 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     }
 }
 
+/// What was ready, of what poll looked at.
+#[derive(Clone, Copy)]
+enum Source {
+    Parent,
+    Listener(usize),
+    Remote(u64),
+}
+
 impl Listen {
     /// One turn of the loop: wait, then the parent's words, then connections.
     fn turn(&mut self) -> Result<(), String> {
         let accepting = self.may_accept();
+        let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
-        if accepting {
-            fds.extend(self.listeners.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        for (at, (pool, fd)) in self.listeners.iter().enumerate() {
+            if accepting || *pool == Pool::Tcp {
+                sources.push(Source::Listener(at));
+                fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        for (id, fd) in self.remotes.silent() {
+            sources.push(Source::Remote(id));
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
         match poll(&mut fds, self.timeout()) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(format!("poll: {e}")),
         }
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
-        let parent_ready = fds.first().is_some_and(ready);
-        let listeners: Vec<usize> =
-            fds.iter().skip(1).enumerate().filter(|(_, fd)| ready(fd)).map(|(at, _)| at).collect();
-        if parent_ready {
-            self.parent_says()?;
+        let ready: Vec<Source> =
+            sources.into_iter().zip(&fds).filter(|(_, fd)| ready(fd)).map(|(source, _)| source).collect();
+        let now = Instant::now();
+        for source in ready {
+            match source {
+                Source::Parent => self.parent_says()?,
+                Source::Listener(at) => self.accept(at, now),
+                Source::Remote(id) => {
+                    let turned = self.remotes.stirred(id, now);
+                    self.turned(turned);
+                }
+            }
         }
-        for at in listeners {
-            self.accept(at);
-        }
-        self.serve_queue();
-        self.report_refusals();
+        let turned = self.remotes.expire(&self.limits, now);
+        self.turned(turned);
+        self.serve_queue(now);
+        self.report_refusals(now);
         Ok(())
     }
 
-    /// Whether a connection that is accepted now would find a place.
+    /// Whether a unix connection that is accepted now would find a place.
     fn may_accept(&self) -> bool {
         !self.draining
             && self.this_second < self.limits.rate
@@ -119,7 +161,11 @@ impl Listen {
 
     /// How long nothing can happen without an event.
     fn timeout(&self) -> PollTimeout {
-        if self.queue.is_empty() && self.refused == 0 && self.this_second == 0 {
+        if self.queue.is_empty()
+            && self.refusals.is_empty()
+            && self.this_second == 0
+            && self.remotes.is_empty()
+        {
             return PollTimeout::NONE;
         }
         PollTimeout::from(100u8)
@@ -144,10 +190,9 @@ impl Listen {
                 self.waiting.push_back((received.peer, pool, fd.into()));
             }
             (ParentToListen::Over(()), None) => {
-                let before = self.waiting.len();
                 self.waiting.retain(|(number, _, _)| *number != received.peer);
-                if self.waiting.len() == before {
-                    self.active = self.active.saturating_sub(1);
+                if !self.active.remove(&received.peer) {
+                    self.remotes.over(received.peer, &self.limits);
                 }
             }
             (ParentToListen::Recall(()), None) => {
@@ -162,67 +207,88 @@ impl Listen {
             (ParentToListen::Drain(()), None) => {
                 self.draining = true;
                 self.listeners.clear();
+                self.remotes.drain();
             }
             (message, _) => return Err(format!("{message:?}: wrong descriptors")),
         }
         Ok(())
     }
 
-    /// Accepts one connection from the listener at `at`, if there is one.
-    fn accept(&mut self, at: usize) {
-        if !self.may_accept() {
-            return;
-        }
-        let Some((pool, listener)) = self.listeners.get(at) else { return };
-        let pool = *pool;
-        // An error: the client is gone already, or all descriptors are in use; the next turn tries again.
-        if let Ok(connection) = system::accept(listener.as_fd()) {
-            self.this_second = self.this_second.saturating_add(1);
-            self.queue.push_back(Queued { pool, connection, since: Instant::now() });
-        }
-    }
-
-    /// Hands queued connections to waiting sessions, and refuses those that waited too long.
-    fn serve_queue(&mut self) {
-        let now = Instant::now();
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            self.second = now;
-            self.this_second = 0;
-        }
-        let longest = Duration::from_millis(u64::from(self.limits.queue_ms));
-        for queued in std::mem::take(&mut self.queue) {
-            let full = self.active >= self.limits.connections;
-            let place = self.waiting.iter().position(|(_, pool, _)| !full && *pool == queued.pool);
-            if let Some((number, _, session)) = place.and_then(|at| self.waiting.remove(at)) {
-                self.hand_over(number, &session, queued);
-            } else if now.duration_since(queued.since) >= longest {
-                self.refuse(queued, if full { LIMIT_TOTAL } else { LIMIT_QUEUE });
+    /// Accepts what has come to the listener at `at`: one unix connection, or a number of git:// ones.
+    fn accept(&mut self, at: usize, now: Instant) {
+        let Some(pool) = self.listeners.get(at).map(|(pool, _)| *pool) else { return };
+        for _ in 0..if pool == Pool::Tcp { ACCEPT_AT_ONCE } else { 1 } {
+            if pool == Pool::Unix && !self.may_accept() {
+                return;
+            }
+            let Some((_, listener)) = self.listeners.get(at) else { return };
+            // An error: the client is gone already, or all descriptors are in use; the next turn tries again.
+            let Ok(connection) = system::accept(listener.as_fd()) else { return };
+            if pool == Pool::Unix {
+                self.this_second = self.this_second.saturating_add(1);
+                self.queue.push_back(Queued { connection, since: now });
             } else {
-                self.queue.push_back(queued);
+                let turned = self.remotes.come(connection, &self.limits, now).err();
+                self.turned(turned);
             }
         }
     }
 
+    /// Hands connections to waiting sessions, and refuses those that waited too long.
+    fn serve_queue(&mut self, now: Instant) {
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            self.second = now;
+            self.this_second = 0;
+            self.git_this_second = 0;
+        }
+        let longest = Duration::from_millis(u64::from(self.limits.queue_ms));
+        let most = usize::try_from(self.limits.connections).unwrap_or(usize::MAX);
+        for queued in std::mem::take(&mut self.queue) {
+            let full = self.active.len().saturating_add(self.remotes.count()) >= most;
+            let session = if full { None } else { self.session(Pool::Unix) };
+            match session {
+                Some((number, session)) => {
+                    self.active.insert(number);
+                    let told = credentials(queued.connection.as_fd());
+                    self.hand_over(number, &session, Pool::Unix, queued.connection.as_fd(), told);
+                }
+                None if now.duration_since(queued.since) >= longest => {
+                    self.refuse(queued, if full { LIMIT_TOTAL } else { LIMIT_QUEUE });
+                }
+                None => self.queue.push_back(queued),
+            }
+        }
+        while self.git_this_second < self.limits.rate
+            && let Some(id) = self.remotes.next()
+            && let Some((number, session)) = self.session(Pool::Tcp)
+        {
+            self.git_this_second = self.git_this_second.saturating_add(1);
+            self.remotes.served(id, number);
+            if let Some((connection, address, port)) = self.remotes.get(id) {
+                self.hand_over(number, &session, Pool::Tcp, connection, Ok(Peer::Tcp { address, port }));
+            }
+        }
+    }
+
+    /// Takes a waiting session.
+    fn session(&mut self, pool: Pool) -> Option<(u64, Channel<ListenToSession, ListenToSession>)> {
+        let at = self.waiting.iter().position(|(_, other, _)| *other == pool)?;
+        self.waiting.remove(at).map(|(number, _, session)| (number, session))
+    }
+
     fn hand_over(
-        &mut self,
+        &self,
         number: u64,
         session: &Channel<ListenToSession, ListenToSession>,
-        queued: Queued,
+        pool: Pool,
+        connection: BorrowedFd<'_>,
+        peer: Result<Peer, String>,
     ) {
-        self.active = self.active.saturating_add(1);
         #[cfg(feature = "escapes")]
         crate::escapes::attempt("listen", WORK);
-        if queued.pool == Pool::Tcp {
-            system::prepare_tcp(queued.connection.as_fd());
-        }
-        let told = peer(queued.connection.as_fd(), queued.pool).and_then(|peer| {
+        let told = peer.and_then(|peer| {
             session
-                .send_with_fds(
-                    0,
-                    number,
-                    &ListenToSession::Connection(queued.pool),
-                    &[queued.connection.as_fd()],
-                )
+                .send_with_fds(0, number, &ListenToSession::Connection(pool), &[connection])
                 .map_err(|e| e.to_string())?;
             Ok(peer)
         });
@@ -235,50 +301,48 @@ impl Listen {
         }
     }
 
-    /// Tells a client that nobody can serve it. Nothing is read from it.
+    /// Tells a client of the unix socket that nobody can serve it. Nothing is read from it.
     fn refuse(&mut self, queued: Queued, limit: &'static str) {
-        if queued.pool == Pool::Unix {
-            let text = format!("too many connections ({limit})");
-            let client = Channel::<SessionToClient, SessionToClient>::from(queued.connection);
-            let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
-        }
-        self.refused = self.refused.saturating_add(1);
-        self.refused_by = limit;
+        let text = format!("too many connections ({limit})");
+        let client = Channel::<SessionToClient, SessionToClient>::from(queued.connection);
+        let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
+        self.note(limit, None);
     }
 
-    /// One line a second at most, however many were refused.
-    fn report_refusals(&mut self) {
-        let now = Instant::now();
-        if self.refused > 0 && now.duration_since(self.refused_told) >= Duration::from_secs(1) {
-            let message = ListenToParent::Refused((self.refused, self.refused_by.into()));
-            self.refused = 0;
-            self.refused_told = now;
-            if self.parent.send(0, 0, &message).is_err() {
+    /// Notes who was turned away.
+    fn turned(&mut self, turned: impl IntoIterator<Item = Turned>) {
+        for (why, address) in turned {
+            self.note(why, Some(address));
+        }
+    }
+
+    /// Counts a refusal: each reason and address by itself, as far as there is room.
+    fn note(&mut self, why: &str, address: Option<[u8; 16]>) {
+        let address = if self.refusals.len() < MOST_REFUSALS { address } else { None };
+        let same = |r: &&mut Refusals| r.why == why && r.address == address;
+        match self.refusals.iter_mut().find(same) {
+            Some(refusals) => refusals.connections = refusals.connections.saturating_add(1),
+            None => self.refusals.push(Refusals { connections: 1, why: why.into(), address }),
+        }
+    }
+
+    /// A few lines a second at most, however many were refused.
+    fn report_refusals(&mut self, now: Instant) {
+        if self.refusals.is_empty() || now.duration_since(self.refused_told) < Duration::from_secs(1) {
+            return;
+        }
+        self.refused_told = now;
+        for refusals in std::mem::take(&mut self.refusals) {
+            if self.parent.send(0, 0, &ListenToParent::Refused(refusals)).is_err() {
                 system::exit_now(1);
             }
         }
     }
 }
 
-/// The kernel's word about the other end.
-fn peer(connection: BorrowedFd<'_>, pool: Pool) -> Result<Peer, String> {
-    match pool {
-        Pool::Unix => {
-            let (pid, uid, gid) =
-                system::peer_credentials(connection).map_err(|e| format!("credentials: {e}"))?;
-            let groups = system::peer_groups(connection, MAX_GROUPS).map_err(|e| format!("groups: {e}"))?;
-            Ok(Peer::Unix { pid, uid, gid, groups })
-        }
-        Pool::Tcp => {
-            let name: SockaddrStorage =
-                getpeername(connection.as_raw_fd()).map_err(|e| format!("address: {e}"))?;
-            if let Some(v4) = name.as_sockaddr_in() {
-                Ok(Peer::Tcp { address: v4.ip().to_ipv6_mapped().octets(), port: v4.port() })
-            } else if let Some(v6) = name.as_sockaddr_in6() {
-                Ok(Peer::Tcp { address: v6.ip().octets(), port: v6.port() })
-            } else {
-                Err("address: neither IPv4 nor IPv6".into())
-            }
-        }
-    }
+/// The kernel's word about the other end of a unix connection.
+fn credentials(connection: BorrowedFd<'_>) -> Result<Peer, String> {
+    let (pid, uid, gid) = system::peer_credentials(connection).map_err(|e| format!("credentials: {e}"))?;
+    let groups = system::peer_groups(connection, MAX_GROUPS).map_err(|e| format!("groups: {e}"))?;
+    Ok(Peer::Unix { pid, uid, gid, groups })
 }

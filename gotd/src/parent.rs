@@ -413,9 +413,7 @@ impl Parent {
             match received.message {
                 ListenToParent::Hello(_) => return Some(End::Lost("listen: greeted twice".into())),
                 ListenToParent::Accepted(peer) => self.accepted(received.peer, peer),
-                ListenToParent::Refused((count, limit)) => {
-                    self.log.line(Level::Warning, "refused", &[("connections", &count), ("limit", &limit)]);
-                }
+                ListenToParent::Refused(refusals) => self.log_refusals(&refusals),
                 ListenToParent::Recalled(()) => self.recalled(received.peer),
                 ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
             }

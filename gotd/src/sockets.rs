@@ -58,7 +58,7 @@ pub const CALLS: [&str; 7] = ["none", "unlink", "socket", "bind", "listen", "chd
 /// Ports below this one are bound only if the start-up table has them.
 const FIRST_FREE_PORT: u16 = 1024;
 /// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 511;
+const BACKLOG: i32 = 4096;
 /// CAP_NET_BIND_SERVICE: low ports.
 const LOW_PORTS: u64 = 1 << 10;
 /// CAP_DAC_OVERRIDE: writing to a directory of somebody else, of those that Landlock leaves.

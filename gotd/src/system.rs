@@ -152,6 +152,70 @@ pub fn prepare_tcp(fd: BorrowedFd<'_>) {
     let _ = setsockopt(&fd, sockopt::KeepAlive, &true);
 }
 
+/// Bytes that have arrived on a connection and were not read. Nothing is read.
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD stores one int, which lives through the call.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &mut count) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// How far the peer of a TCP connection is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that it has acknowledged since the connection was made.
+    pub taken: u64,
+    /// Something is on its way to it, or waits to be sent.
+    pub owed: bool,
+}
+
+/// Asks the kernel how far the peer of a TCP connection is; `None` where the system does not tell.
+pub fn progress(fd: BorrowedFd<'_>) -> Option<Progress> {
+    #[cfg(target_os = "linux")]
+    {
+        // `struct tcp_info` of linux/tcp.h, of which libc knows only the beginning: tcpi_unacked, tcpi_bytes_acked,
+        // tcpi_notsent_bytes.
+        const UNACKED: usize = 24;
+        const ACKED: usize = 120;
+        const NOT_SENT: usize = 144;
+        let mut info = [0u8; 256];
+        let mut length = libc::socklen_t::try_from(info.len()).ok()?;
+        // SAFETY: the buffer has `length` bytes and lives through the call; the kernel writes at most that many.
+        let rc = unsafe {
+            let buffer = info.as_mut_ptr().cast();
+            libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, buffer, &mut length)
+        };
+        if rc == -1 || usize::try_from(length).ok()? < NOT_SENT + 4 {
+            return None;
+        }
+        let word = |at: usize| info[at..at + 4].try_into().map(u32::from_ne_bytes).unwrap_or(0);
+        let taken = info[ACKED..ACKED + 8].try_into().map(u64::from_ne_bytes).unwrap_or(0);
+        Some(Progress { taken, owed: word(UNACKED) > 0 || word(NOT_SENT) > 0 })
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = fd;
+        None
+    }
+}
+
+/// Has the kernel send no more than this many bytes per second on a connection, where the system can.
+pub fn pace(fd: BorrowedFd<'_>, rate: u64) {
+    #[cfg(target_os = "linux")]
+    {
+        let size = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
+        // SAFETY: the option takes a number of this size, which lives through the call. A failure is harmless.
+        unsafe {
+            let rate = (&raw const rate).cast();
+            libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate, size);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (fd, rate);
+}
+
 /// Gives up every capability but those in `keep` (bits of capability(7)) that it has, also for programs executed later.
 pub fn keep_capabilities(keep: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]

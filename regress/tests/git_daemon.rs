@@ -139,23 +139,84 @@ fn a_request_in_pieces_is_one_request() {
     assert_eq!(client.end(10.0), tcp::End::Closed(Vec::new()));
 }
 
-/// The processes with a git:// clone under way, as the kernel shows them: no right to do anything, and only `listen` has
-/// a socket that listens.
+/// What the kernel says about each process while a clone is under way, with an ordinary port and with a low one: nobody
+/// but `sockets` has a privilege, it has that one alone, and nobody but `listen` and the client's own session has a TCP
+/// socket.
 #[test]
-fn no_process_but_sockets_keeps_a_privilege() {
-    let (_site, daemon, address) = start("");
-    let mut client = Client::open(address);
-    assert!(client.write(&tcp::request("/open.git", 2)));
-    client.read_to_flush();
+fn privileges_and_sockets_of_every_process() {
     if !is_root() {
         return regress::skipped("needs root");
     }
+    const NET_BIND_SERVICE: &str = "0000000000000400";
     let zero = "0000000000000000";
-    for p in daemon.processes() {
-        let status = regress::process::status(p.pid);
-        for key in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
-            let value = status.get(key).cloned().unwrap_or_default();
-            assert_eq!(value, zero, "{p:?}: {key}");
+    // Loopback addresses that nobody else listens on.
+    for (address, kept) in [("127.0.41.18:9418", zero), ("127.0.41.80:80", NET_BIND_SERVICE)] {
+        let address: SocketAddr = address.parse().expect("an address");
+        let site = site();
+        let daemon = site.start_with(&configuration(&site, &[address], ""));
+        let mut client = Client::open(address);
+        assert!(client.write(&tcp::request("/open.git", 2)));
+        client.read_to_flush();
+        let tcp_sockets = tcp::inodes();
+        let mut table = format!("{address}\n");
+        for p in daemon.processes() {
+            let status = regress::process::status(p.pid);
+            let field = |key: &str| status.get(key).cloned().unwrap_or_default();
+            let sockets = tcp::sockets_of(p.pid, &tcp_sockets);
+            let uid = field("Uid").split_whitespace().next().unwrap_or_default().to_owned();
+            table += &format!(
+                "{:<11} uid {uid:<6} CapEff {} CapBnd {} tcp {sockets:?}\n",
+                p.name,
+                field("CapEff"),
+                field("CapBnd")
+            );
+            let expected = if p.name == "sockets" { kept } else { zero };
+            for key in ["CapPrm", "CapEff"] {
+                assert_eq!(field(key), expected, "{p:?}: {key}\n{table}");
+            }
+            for key in ["CapInh", "CapAmb"] {
+                assert_eq!(field(key), zero, "{p:?}: {key}\n{table}");
+            }
+            if p.name == "sockets" {
+                assert_eq!(field("CapBnd"), kept, "{table}");
+            }
+            assert!(sockets.is_empty() || ["listen", "session"].contains(&p.name.as_str()), "{table}");
+            assert!(p.name != "listen" || sockets.iter().any(|s| s == "LISTEN"), "{table}");
+            assert!(p.name == "listen" || !sockets.iter().any(|s| s == "LISTEN"), "{table}");
         }
+        eprintln!("{table}");
     }
+}
+
+/// The same ports with a service manager's sockets, without any privilege: the daemon binds nothing itself.
+#[test]
+fn sockets_of_a_service_manager_are_served() {
+    use std::os::fd::AsRawFd;
+    let site = site();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("bound");
+    let conf = site.path("gotd.conf");
+    site.hand_over();
+    std::fs::write(&conf, configuration(&site, &[address], "")).expect("writes");
+    let (gotd, log) = (regress::binaries().join("gotd"), site.path("passed.log"));
+    // As sd_listen_fds(3) says: descriptor 3, and whom it is for.
+    let script = format!(
+        "exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec {gotd} -d -f {conf} 2>{log}",
+        fd = listener.as_raw_fd(),
+        gotd = gotd.display(),
+        conf = conf.display(),
+        log = log.display()
+    );
+    nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("sets");
+    let mut child = site.command("/bin/sh").args(["-c", &script]).spawn().expect("starts");
+    let url = format!("git://{address}/open");
+    let there = regress::run::wait_until(20.0, || site.socket().exists());
+    let answer = site.git(["ls-remote", &url]);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("is there");
+    child.wait().expect("ends");
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    assert!(there, "{log}");
+    answer.good();
+    assert!(!site.socket().exists(), "{log}");
 }

@@ -89,6 +89,8 @@ limits! {
     RateWindow: Connection ["rate" "window"] Seconds 60, 5, 3600;
     /// Connections at a time, in total.
     ConnectionsTotal: Connection ["limit" "total"] Count 1024, 1, 65_536;
+    /// git:// connections at a time.
+    ConnectionsGit: Connection ["limit" "git" "total"] Count 256, 1, 65_536;
     /// Connections at a time per user, unless `limit user` says otherwise.
     ConnectionsPerUser: Connection ["limit" "per" "user"] Count 4, 1, 65_536;
     /// Connections at a time per network address.

@@ -1,7 +1,7 @@
 //! The log lines about sessions and references, built from typed values.
 
 use libproto::message::client::ClientKind;
-use libproto::message::parent::{Peer, RefReport};
+use libproto::message::parent::{Peer, RefReport, Refusals};
 use libproto::names::escape;
 
 use super::table::{Ending, Process, Session};
@@ -9,6 +9,16 @@ use super::{Parent, REPO_ENDED};
 use crate::log::Level;
 
 impl Parent {
+    pub(super) fn log_refusals(&mut self, refusals: &Refusals) {
+        let address = refusals.address.map(|a| std::net::Ipv6Addr::from(a).to_canonical().to_string());
+        let fields: [(&str, &dyn std::fmt::Display); 3] = [
+            ("connections", &refusals.connections),
+            ("address", &address.unwrap_or_default()),
+            ("limit", &refusals.why),
+        ];
+        self.log.line(Level::Warning, "refused", &fields);
+    }
+
     pub(super) fn log_session(&mut self, session: &Session) {
         let number = session.number;
         let ended = |process: &str, ending: &Ending| {

@@ -158,11 +158,19 @@ impl Settings {
             memory: limits.get(Limit::ProcessMemory),
             threads: u8::try_from(threads.min(4)).unwrap_or(1),
         };
+        let total = number(Limit::ConnectionsTotal);
         let listen = ListenLimits {
             connections: number(Limit::ConnectionsTotal),
             rate: number(Limit::RateTotal),
             queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
             queue: number(Limit::QueueLength).max(1),
+            // A quarter of all places is never git://'s.
+            git: number(Limit::ConnectionsGit).min(total.saturating_sub(total / 4)).max(1),
+            per_address: number(Limit::ConnectionsPerAddress),
+            rate_per_address: number(Limit::RatePerAddress),
+            silent_ms: number(Limit::FirstRequest).saturating_mul(1000),
+            minimum_rate: number(Limit::MinimumRate),
+            bandwidth: limits.get(Limit::Bandwidth),
         };
         let uid = nix::unistd::geteuid().as_raw();
         let uids = config.user_limits.iter().filter_map(|limit| match limit.who {

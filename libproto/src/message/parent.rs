@@ -63,6 +63,29 @@ pub struct ListenLimits {
     pub queue_ms: u32,
     /// How many connections may wait for a session.
     pub queue: u32,
+    /// git:// connections at once, silent and waiting ones included.
+    pub git: u32,
+    /// Of these, from one address.
+    pub per_address: u32,
+    /// New ones per second from one address.
+    pub rate_per_address: u32,
+    /// How long one may say nothing, in milliseconds.
+    pub silent_ms: u32,
+    /// Bytes per second that a session's client must take.
+    pub minimum_rate: u32,
+    /// Bytes per second that one address may take; 0: any number.
+    pub bandwidth: u64,
+}
+
+/// Connections that got no session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// How many.
+    pub connections: u32,
+    /// The directive that says so, or what they did.
+    pub why: String,
+    /// From where; `None`: from several addresses, or over the unix socket.
+    pub address: Option<[u8; 16]>,
 }
 
 crate::messages! {
@@ -90,8 +113,8 @@ crate::messages! {
         1 => Hello(Build),
         /// The session of the header's peer was handed a connection from this client.
         2 => Accepted(Peer),
-        /// Connections were refused since the last word: how many, and the directive that says so.
-        3 => Refused((u32, String)),
+        /// Connections were refused since the last word.
+        3 => Refused(Refusals),
         /// The session of the header's peer could not be handed its connection; it must end.
         4 => HandoverFailed(String),
         /// The session of the header's peer was taken from the waiting ones; it never had a client.

@@ -109,6 +109,7 @@ const PRCTL_SET_VMA: c_int = 0x5356_4d41;
 /// Socket options that libc may not know.
 const PEER_GROUPS: c_int = 59;
 const PEER_PIDFD: c_int = 77;
+const MAX_PACING_RATE: c_int = 47;
 /// seccomp(2)'s operations.
 const SET_MODE_FILTER: c_int = 1;
 const GET_ACTION_AVAIL: c_int = 2;
@@ -569,6 +570,9 @@ const ACCEPT: Group = Group {
     when: &[
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PEER_GROUPS)]),
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PEER_PIDFD)]),
+        // How far the peer of a git:// connection is, and how much it may take.
+        (SYS_getsockopt, &[is(1, IPPROTO_TCP), is(2, TCP_INFO)]),
+        (SYS_setsockopt, &[is(1, SOL_SOCKET), is(2, MAX_PACING_RATE)]),
     ],
 };
 

@@ -1,0 +1,211 @@
+//! Who of many strangers gets a place: counts and rates by network address, and who gives way when all places are taken.
+//! Pure: no descriptor, no clock of its own.
+//!
+//! An IPv4 address is one stranger. An IPv6 /64 is one too, but whoever has one easily has a /56 or a /48 of them, so
+//! these are counted beside it: a /56 may have twice, a /48 four times what a single /64 may.
+//!
+//! **When all places are taken** and somebody new comes:
+//! 1. Only connections that nothing is lost with can be ended: those that have not sent their request, those that wait
+//!    for a session, and those whose peer takes less than the minimum rate. A session above it is never ended.
+//! 2. Of these the one whose network has most connections gives way: the IPv4 address or /48 with most of them first, in
+//!    it the /56, in that the /64.
+//! 3. Within one network: first who has not sent a request, the longest silent one; then who waits for a session, the
+//!    last one to come; then the slow ones.
+//! 4. The newcomer is counted too. If its network would have more than that of the one to give way, the newcomer is
+//!    refused; if they are equal, only a silent one gives way to it.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Most networks that are remembered; strangers from others are refused until some are forgotten.
+const MOST_NETWORKS: usize = 200_000;
+/// Tokens of a bucket for one connection.
+const TOKEN: u64 = 1_000_000;
+
+/// What is counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Network {
+    V4([u8; 4]),
+    /// The first bits of an IPv6 address, and how many.
+    V6(u64, u8),
+}
+
+/// The networks of an address, the widest first, each with the factor of what it may have.
+fn networks(address: [u8; 16]) -> impl DoubleEndedIterator<Item = (Network, u32)> {
+    let ip = std::net::Ipv6Addr::from(address);
+    let list = match ip.to_ipv4_mapped() {
+        Some(v4) => [Some((Network::V4(v4.octets()), 1)), None, None],
+        None => {
+            let bits = u64::try_from(ip.to_bits() >> 64).unwrap_or(0);
+            let v6 = |length: u8, factor| {
+                let mask = u64::MAX << (64 - length);
+                Some((Network::V6(bits & mask, length), factor))
+            };
+            [v6(48, 4), v6(56, 2), v6(64, 1)]
+        }
+    };
+    list.into_iter().flatten()
+}
+
+/// What one address may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerAddress {
+    /// Connections at a time.
+    pub connections: u32,
+    /// New connections per second; as many may come at once after a rest.
+    pub rate: u32,
+}
+
+/// Why a connection gets no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Its network has as many as it may have.
+    Connections,
+    /// Too many new ones in a short time.
+    Rate,
+    /// More networks than can be counted.
+    Networks,
+}
+
+#[derive(Debug)]
+struct Counts {
+    connections: u32,
+    tokens: u64,
+    since: Instant,
+}
+
+/// How far a connection is that could be ended, in the order in which they give way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It takes less than the minimum rate.
+    Slow,
+    /// Its request is here, and it waits for a session.
+    Waiting,
+    /// It has not sent its request.
+    Silent,
+}
+
+/// A connection that could be ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// Whatever its owner calls it; of two that came at the same time the lower one came first.
+    pub id: u64,
+    /// Its address.
+    pub address: [u8; 16],
+    /// How far it is.
+    pub standing: Standing,
+    /// When it came.
+    pub since: Instant,
+}
+
+/// All strangers who have a place.
+#[derive(Debug, Default)]
+pub struct Strangers {
+    networks: HashMap<Network, Counts>,
+}
+
+impl Strangers {
+    /// Gives a place to a connection from this address, which must [`Strangers::leave`] it one day.
+    pub fn admit(&mut self, address: [u8; 16], limit: PerAddress, now: Instant) -> Result<(), Refused> {
+        if self.networks.len() >= MOST_NETWORKS {
+            return Err(Refused::Networks);
+        }
+        for (network, factor) in networks(address) {
+            let Some(counts) = self.networks.get_mut(&network) else { continue };
+            counts.refill(limit.rate.saturating_mul(factor), now);
+            if counts.connections >= limit.connections.saturating_mul(factor) {
+                return Err(Refused::Connections);
+            }
+            if counts.tokens < TOKEN {
+                return Err(Refused::Rate);
+            }
+        }
+        for (network, factor) in networks(address) {
+            let full = u64::from(limit.rate.saturating_mul(factor)).saturating_mul(TOKEN);
+            let counts =
+                self.networks.entry(network).or_insert(Counts { connections: 0, tokens: full, since: now });
+            counts.connections = counts.connections.saturating_add(1);
+            counts.tokens = counts.tokens.saturating_sub(TOKEN);
+        }
+        Ok(())
+    }
+
+    /// Counts a connection that was taken back by [`Strangers::leave`] once more, whatever the limits.
+    pub fn enter(&mut self, address: [u8; 16]) {
+        for (network, _) in networks(address) {
+            if let Some(counts) = self.networks.get_mut(&network) {
+                counts.connections = counts.connections.saturating_add(1);
+            }
+        }
+    }
+
+    /// Whether two addresses are one stranger.
+    pub fn are_one(a: [u8; 16], b: [u8; 16]) -> bool {
+        let narrowest = |address| networks(address).next_back().map(|(network, _)| network);
+        narrowest(a) == narrowest(b)
+    }
+
+    /// A connection from this address is over.
+    pub fn leave(&mut self, address: [u8; 16]) {
+        for (network, _) in networks(address) {
+            if let Some(counts) = self.networks.get_mut(&network) {
+                counts.connections = counts.connections.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Forgets who has no connection and is owed nothing: after a second every bucket is full.
+    pub fn forget(&mut self, now: Instant) {
+        self.networks.retain(|_, counts| {
+            counts.connections > 0 || now.saturating_duration_since(counts.since) < Duration::from_secs(1)
+        });
+    }
+
+    /// Connections of an address's networks, the widest network first. `and` are counted with them.
+    fn load(&self, address: [u8; 16], and: u32) -> [u32; 3] {
+        let mut load = [0; 3];
+        for (slot, (network, _)) in load.iter_mut().zip(networks(address)) {
+            *slot = self.networks.get(&network).map_or(0, |counts| counts.connections).saturating_add(and);
+        }
+        load
+    }
+
+    /// Connections of this very address, or /64.
+    pub fn of_address(&self, address: [u8; 16]) -> u32 {
+        let narrowest = networks(address).next_back();
+        narrowest.and_then(|(network, _)| self.networks.get(&network)).map_or(0, |counts| counts.connections)
+    }
+
+    /// Who gives way to a newcomer that has no place yet; `None`: the newcomer does.
+    pub fn gives_way(
+        &self,
+        candidates: impl Iterator<Item = Candidate>,
+        newcomer: [u8; 16],
+    ) -> Option<Candidate> {
+        let rank = |candidate: &Candidate| {
+            let age = match candidate.standing {
+                Standing::Silent => (Some(Reverse((candidate.since, candidate.id))), None),
+                Standing::Waiting | Standing::Slow => (None, Some((candidate.since, candidate.id))),
+            };
+            (self.load(candidate.address, 0), candidate.standing, age)
+        };
+        let busiest = candidates.max_by_key(rank)?;
+        let (theirs, own) = (self.load(busiest.address, 0)[0], self.load(newcomer, 1)[0]);
+        let yields = theirs > own || theirs == own && busiest.standing == Standing::Silent;
+        yields.then_some(busiest)
+    }
+}
+
+impl Counts {
+    fn refill(&mut self, rate: u32, now: Instant) {
+        let passed = now.saturating_duration_since(self.since);
+        let micros = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
+        let full = u64::from(rate).saturating_mul(TOKEN);
+        self.tokens = self.tokens.saturating_add(micros.saturating_mul(rate.into())).min(full);
+        self.since = now;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! git:// connections, from accept to the end of their session: who has a place, who is next, who gives way.
+//!
+//! `listen` keeps a copy of each such connection while it is served: to ask the kernel how far its peer is, to pace it,
+//! and to end it. It never reads from one; whether something has arrived the kernel tells too.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use libproto::message::parent::ListenLimits;
+use libproto::pktline;
+use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, getpeername, send, shutdown};
+
+use crate::fairness::{Candidate, PerAddress, Refused, Standing, Strangers};
+use crate::system::{self, Progress};
+
+/// A peer that is owed bytes is looked at again after this time: who has taken less than the minimum rate is slow.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Directives that refusals name, and what connections do that end by themselves.
+const PER_ADDRESS: &str = "connection { limit per address }";
+const RATE_PER_ADDRESS: &str = "connection { rate per address }";
+const GIT_TOTAL: &str = "connection { limit git total }";
+const FIRST_REQUEST: &str = "connection { first request timeout }";
+const QUEUE_TIME: &str = "connection { queue timeout }";
+const SAID_NOTHING: &str = "left without a word";
+const GAVE_WAY: &str = "gave way to another address (connection { limit git total })";
+
+/// Why a connection got no session, and where it came from.
+pub type Turned = (&'static str, [u8; 16]);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing has arrived.
+    Silent,
+    /// Something has, at this time.
+    Waiting(Instant),
+    /// The session of that number has it.
+    Served(u64),
+    /// The same, but it was ended from here and holds no place any more.
+    Ended(u64),
+}
+
+#[derive(Debug)]
+struct Remote {
+    address: [u8; 16],
+    port: u16,
+    fd: OwnedFd,
+    since: Instant,
+    state: State,
+    /// How far the peer was when it was looked at last.
+    seen: (Progress, Instant),
+    slow: bool,
+}
+
+/// All git:// connections.
+#[derive(Debug, Default)]
+pub struct Remotes {
+    all: BTreeMap<u64, Remote>,
+    strangers: Strangers,
+    last: u64,
+    looked: Option<Instant>,
+}
+
+impl Remotes {
+    /// Nobody is here.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Connections that hold a place.
+    pub fn count(&self) -> usize {
+        self.all.values().filter(|r| !matches!(r.state, State::Ended(_))).count()
+    }
+
+    /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps itself.
+    pub fn come(&mut self, fd: OwnedFd, limits: &ListenLimits, now: Instant) -> Result<(), Turned> {
+        // Who is gone already leaves no address.
+        let Some((address, port)) = peer(fd.as_fd()) else { return Ok(()) };
+        let per = PerAddress { connections: limits.per_address, rate: limits.rate_per_address };
+        if let Err(refused) = self.strangers.admit(address, per, now) {
+            let why = match refused {
+                Refused::Connections => PER_ADDRESS,
+                Refused::Rate => RATE_PER_ADDRESS,
+                Refused::Networks => GIT_TOTAL,
+            };
+            tell(&fd, why);
+            return Err((why, address));
+        }
+        let mut turned = Ok(());
+        if self.count() >= usize::try_from(limits.git).unwrap_or(usize::MAX) {
+            // The newcomer has been counted above: without it the comparison is as the rule says.
+            self.strangers.leave(address);
+            let Some(victim) = self.strangers.gives_way(self.candidates(), address) else {
+                tell(&fd, GIT_TOTAL);
+                return Err((GIT_TOTAL, address));
+            };
+            self.strangers.enter(address);
+            self.end(victim.id);
+            turned = Err((GAVE_WAY, victim.address));
+        }
+        system::prepare_tcp(fd.as_fd());
+        self.last = self.last.saturating_add(1);
+        let seen = (Progress::default(), now);
+        let remote = Remote { address, port, fd, since: now, state: State::Silent, seen, slow: false };
+        self.all.insert(self.last, remote);
+        self.pace(address, limits);
+        turned
+    }
+
+    fn candidates(&self) -> impl Iterator<Item = Candidate> {
+        self.all.iter().filter_map(|(id, remote)| {
+            let standing = match remote.state {
+                State::Silent => Standing::Silent,
+                State::Waiting(_) => Standing::Waiting,
+                State::Served(_) if remote.slow => Standing::Slow,
+                State::Served(_) | State::Ended(_) => return None,
+            };
+            Some(Candidate { id: *id, address: remote.address, standing, since: remote.since })
+        })
+    }
+
+    /// Ends a connection: at once if no session has it, else by the kernel, and its session notices.
+    fn end(&mut self, id: u64) {
+        let Some(remote) = self.all.get_mut(&id) else { return };
+        match remote.state {
+            State::Served(number) => {
+                let _ = shutdown(remote.fd.as_raw_fd(), Shutdown::Both);
+                remote.state = State::Ended(number);
+                self.strangers.leave(remote.address);
+            }
+            State::Ended(_) => {}
+            State::Silent | State::Waiting(_) => self.forget(id),
+        }
+    }
+
+    fn forget(&mut self, id: u64) {
+        if let Some(remote) = self.all.remove(&id)
+            && !matches!(remote.state, State::Ended(_))
+        {
+            self.strangers.leave(remote.address);
+        }
+    }
+
+    /// Those that have said nothing yet.
+    pub fn silent(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        self.all.iter().filter(|(_, r)| r.state == State::Silent).map(|(id, r)| (*id, r.fd.as_fd()))
+    }
+
+    /// Something has happened to a silent one: bytes, or its end.
+    pub fn stirred(&mut self, id: u64, now: Instant) -> Option<Turned> {
+        let remote = self.all.get_mut(&id)?;
+        if system::unread(remote.fd.as_fd()).is_ok_and(|bytes| bytes > 0) {
+            remote.state = State::Waiting(now);
+            return None;
+        }
+        let address = remote.address;
+        self.forget(id);
+        Some((SAID_NOTHING, address))
+    }
+
+    /// Turns away who was silent, or waited, for too long; looks at how far the others are.
+    pub fn expire(&mut self, limits: &ListenLimits, now: Instant) -> Vec<Turned> {
+        let over = |since: Instant, ms: u32| {
+            now.saturating_duration_since(since) >= Duration::from_millis(ms.into())
+        };
+        let late: Vec<(u64, &'static str, [u8; 16])> = self
+            .all
+            .iter()
+            .filter_map(|(id, remote)| match remote.state {
+                State::Silent if over(remote.since, limits.silent_ms) => {
+                    Some((*id, FIRST_REQUEST, remote.address))
+                }
+                State::Waiting(at) if over(at, limits.queue_ms) => Some((*id, QUEUE_TIME, remote.address)),
+                _ => None,
+            })
+            .collect();
+        for (id, why, _) in &late {
+            if let Some(remote) = self.all.get(id) {
+                tell(&remote.fd, why);
+            }
+            self.forget(*id);
+        }
+        if self.looked.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1)) {
+            self.looked = Some(now);
+            self.strangers.forget(now);
+            for remote in self.all.values_mut().filter(|r| matches!(r.state, State::Served(_))) {
+                remote.look(limits.minimum_rate, now);
+            }
+        }
+        late.into_iter().map(|(_, why, address)| (why, address)).collect()
+    }
+
+    /// Who is served next: of the address with the fewest sessions, who has waited longest.
+    pub fn next(&self) -> Option<u64> {
+        let served = |address: [u8; 16]| {
+            let its =
+                |r: &&Remote| matches!(r.state, State::Served(_)) && Strangers::are_one(r.address, address);
+            self.all.values().filter(its).count()
+        };
+        self.all
+            .iter()
+            .filter_map(|(id, remote)| match remote.state {
+                State::Waiting(at) => Some((served(remote.address), at, *id)),
+                _ => None,
+            })
+            .min()
+            .map(|(_, _, id)| id)
+    }
+
+    /// Its connection and its address.
+    pub fn get(&self, id: u64) -> Option<(BorrowedFd<'_>, [u8; 16], u16)> {
+        self.all.get(&id).map(|r| (r.fd.as_fd(), r.address, r.port))
+    }
+
+    /// A session has it.
+    pub fn served(&mut self, id: u64, number: u64) {
+        if let Some(remote) = self.all.get_mut(&id) {
+            remote.state = State::Served(number);
+        }
+    }
+
+    /// A session is over; whether it was one of these.
+    pub fn over(&mut self, number: u64, limits: &ListenLimits) -> bool {
+        let its = |r: &Remote| matches!(r.state, State::Served(n) | State::Ended(n) if n == number);
+        let Some((id, address)) = self.all.iter().find(|(_, r)| its(r)).map(|(id, r)| (*id, r.address))
+        else {
+            return false;
+        };
+        self.forget(id);
+        self.pace(address, limits);
+        true
+    }
+
+    /// Shares what an address may take among its connections.
+    fn pace(&self, address: [u8; 16], limits: &ListenLimits) {
+        if limits.bandwidth == 0 {
+            return;
+        }
+        let count = u64::from(self.strangers.of_address(address).max(1));
+        let share = (limits.bandwidth / count).max(1);
+        for remote in self.all.values().filter(|r| Strangers::are_one(r.address, address)) {
+            system::pace(remote.fd.as_fd(), share);
+        }
+    }
+
+    /// Turns everybody away who is not being served.
+    pub fn drain(&mut self) {
+        self.all.retain(|_, r| matches!(r.state, State::Served(_) | State::Ended(_)));
+    }
+}
+
+impl Remote {
+    /// Whether the peer has taken the minimum rate since it was looked at, if it was owed anything then and now.
+    fn look(&mut self, minimum_rate: u32, now: Instant) {
+        let (before, at) = self.seen;
+        let passed = now.saturating_duration_since(at);
+        if passed < LOOK {
+            return;
+        }
+        let Some(progress) = system::progress(self.fd.as_fd()) else { return };
+        let least = u64::from(minimum_rate).saturating_mul(passed.as_secs());
+        let taken = progress.taken.saturating_sub(before.taken);
+        self.slow = before.owed && progress.owed && taken < least;
+        self.seen = (progress, now);
+    }
+}
+
+/// Tells a client which line of the configuration refuses it, if that needs no waiting. Nothing is read from it.
+fn tell(fd: &OwnedFd, why: &str) {
+    let mut packet = Vec::new();
+    pktline::write_err(&mut packet, &format!("too many connections ({why})"));
+    let _ = send(fd.as_raw_fd(), &packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+}
+
+/// The kernel's word about the other end.
+fn peer(fd: BorrowedFd<'_>) -> Option<([u8; 16], u16)> {
+    let name: SockaddrStorage = getpeername(fd.as_raw_fd()).ok()?;
+    match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
+        (Some(v4), _) => Some((v4.ip().to_ipv6_mapped().octets(), v4.port())),
+        (_, Some(v6)) => Some((v6.ip().octets(), v6.port())),
+        _ => None,
+    }
+}
