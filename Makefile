@@ -10,6 +10,7 @@ all: build
 
 build:
 	$(CARGO) build --workspace --locked --profile $(PROFILE)
+	@CARGO="$(CARGO)" sh gotsh/static.sh $(PROFILE)
 
 # A demo: a scratch directory with a repository, gotd in the foreground as the present user.
 run:

@@ -29,35 +29,15 @@ struct Flags {
     /// Secrets file.
     #[arg(short = 's', value_name = "file")]
     secrets: Option<PathBuf>,
-    /// Run one role; only the daemon itself says this.
-    #[arg(short = 'T', value_name = "role", hide = true)]
-    role: Option<String>,
     /// The daemon that has left its terminal; only the daemon itself says this.
     #[arg(long, hide = true)]
     detached: bool,
-    /// Go on where the sandbox cannot be enforced; only the daemon itself says this.
-    #[arg(long, hide = true)]
-    best_effort: bool,
-    /// What the role is given.
-    #[arg(hide = true, requires = "role")]
-    arguments: Vec<String>,
 }
 
 fn main() -> ExitCode {
-    let flags = Flags::parse();
-    let result = match &flags.role {
-        Some(name) => match Role::from_name(name) {
-            Some(role) => roles::run(role, &flags.arguments, flags.best_effort),
-            None => Err(format!("{name}: not a role")),
-        },
-        None => start::run(&Options {
-            foreground: flags.foreground,
-            detached: flags.detached,
-            check: flags.check,
-            verbose: flags.verbose,
-            config: flags.config.clone(),
-            secrets: flags.secrets.clone(),
-        }),
+    let result = match role() {
+        Some(result) => result,
+        None => daemon(&Flags::parse()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,4 +47,38 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs one role, if that is what the daemon started us for: `-T role [--best-effort] [--] arguments`. Before the flags
+/// are looked at in earnest, which takes as long as a short session.
+fn role() -> Option<Result<(), String>> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != "-T" {
+        return None;
+    }
+    let arguments: Vec<String> = arguments.map(|a| a.to_string_lossy().into_owned()).collect();
+    let (name, mut rest) = arguments.split_first()?;
+    let best_effort = rest.first().is_some_and(|first| first == "--best-effort");
+    if best_effort {
+        rest = &rest[1..];
+    }
+    if rest.first().is_some_and(|first| first == "--") {
+        rest = &rest[1..];
+    }
+    Some(match Role::from_name(name) {
+        Some(role) => roles::run(role, rest, best_effort),
+        None => Err(format!("{name}: not a role")),
+    })
+}
+
+/// Starts the daemon.
+fn daemon(flags: &Flags) -> Result<(), String> {
+    start::run(&Options {
+        foreground: flags.foreground,
+        detached: flags.detached,
+        check: flags.check,
+        verbose: flags.verbose,
+        config: flags.config.clone(),
+        secrets: flags.secrets.clone(),
+    })
 }

@@ -7,7 +7,7 @@
 //! connection. What a session reports came from a client and is treated as hostile: bounded, typed, and allowed
 //! only in the state that the table in `libproto::states` says.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -174,7 +174,7 @@ impl Parent {
     }
 
     /// Waits for something to happen; at most a second, for the timers.
-    fn wait(&self) -> (Vec<Source>, Vec<PollFlags>) {
+    fn wait<'a>(&'a self) -> (Vec<Source>, Vec<PollFlags>) {
         let mut sources = vec![Source::Signals, Source::Listen, Source::Auth, Source::Sockets];
         let out = |outbox: &Outbox| {
             if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
@@ -190,30 +190,25 @@ impl Parent {
             sources.push(Source::Config);
             fds.push(PollFd::new(child.channel.as_fd(), PollFlags::POLLIN));
         }
+        // A link that has said its last word would report its end at once and for ever: that of the process is awaited
+        // by its signal.
+        let mut watch = |source: Source, finished: bool, link: Option<BorrowedFd<'a>>| {
+            if let (Some(link), false) = (link, finished) {
+                sources.push(source);
+                fds.push(PollFd::new(link, PollFlags::POLLIN));
+            }
+        };
         for session in self.table.iter() {
-            if let Some(child) = session.session.running() {
-                sources.push(Source::Session(session.number));
-                fds.push(PollFd::new(
-                    child.channel.as_fd(),
-                    reading(session.state != SessionState::Finished),
-                ));
-            }
-            if let Some(child) = session.repo.running() {
-                sources.push(Source::Repo(session.number));
-                fds.push(PollFd::new(
-                    child.channel.as_fd(),
-                    reading(session.repo_state != RepoState::Finished),
-                ));
-            }
+            let number = session.number;
+            let link = session.session.running().map(|child| child.channel.as_fd());
+            watch(Source::Session(number), session.state == SessionState::Finished, link);
+            let link = session.repo.running().map(|child| child.channel.as_fd());
+            watch(Source::Repo(number), session.repo_state == RepoState::Finished, link);
         }
         for session in self.table.iter() {
-            if let Some(child) = session.verify.as_ref().and_then(Process::running) {
-                sources.push(Source::Verify(session.number));
-                fds.push(PollFd::new(
-                    child.channel.as_fd(),
-                    reading(session.verify_state != VerifyState::Finished),
-                ));
-            }
+            let verify = session.verify.as_ref().and_then(Process::running);
+            let link = verify.map(|child| child.channel.as_fd());
+            watch(Source::Verify(session.number), session.verify_state == VerifyState::Finished, link);
         }
         for (pid, fd) in self.complaints.iter() {
             sources.push(Source::Stderr(pid));
@@ -791,10 +786,6 @@ fn lost(pid: Pid, role: Role, error: &str) -> End {
         }
     }
     End::Lost(format!("{}: {error}", role.name()))
-}
-
-fn reading(yes: bool) -> PollFlags {
-    if yes { PollFlags::POLLIN } else { PollFlags::empty() }
 }
 
 fn same_build(build: &Build) -> bool {

@@ -11,7 +11,7 @@ use libproto::channel::Channel;
 use libproto::states::Role;
 use nix::fcntl::{OFlag, open};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
@@ -39,6 +39,8 @@ pub struct Starter {
     binary: OwnedFd,
     path: CString,
     null: OwnedFd,
+    /// What exec(2) does not set back by itself.
+    ignored: SigSet,
 }
 
 /// A started process, as its parent sees it.
@@ -59,18 +61,19 @@ impl Starter {
     pub fn new() -> io::Result<Starter> {
         let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
         let null = system::duplicate_above(null, SAFE_FD)?;
+        let ignored = system::ignored_signals();
         #[cfg(target_os = "linux")]
         {
             let binary = open("/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
             let binary = system::duplicate_above(binary, SAFE_FD)?;
             let path = CString::new(format!("/proc/self/fd/{}", binary.as_raw_fd()))?;
-            Ok(Starter { binary, path, null })
+            Ok(Starter { binary, path, null, ignored })
         }
         #[cfg(not(target_os = "linux"))]
         {
             use std::os::unix::ffi::OsStrExt;
             let path = CString::new(std::env::current_exe()?.as_os_str().as_bytes())?;
-            Ok(Starter { path, null })
+            Ok(Starter { path, null, ignored })
         }
     }
 
@@ -131,11 +134,7 @@ impl Starter {
         let mut attributes = PosixSpawnAttr::init()?;
         attributes
             .set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
-        let mut defaults = SigSet::all();
-        for fixed in [Signal::SIGKILL, Signal::SIGSTOP] {
-            defaults.remove(fixed);
-        }
-        attributes.set_sigdefault(&defaults)?;
+        attributes.set_sigdefault(&self.ignored)?;
         attributes.set_sigmask(&SigSet::empty())?;
         let environment: [CString; 0] = [];
         Ok(posix_spawn(self.path.as_c_str(), &actions, &attributes, argv, &environment)?)

@@ -299,6 +299,23 @@ pub fn exit_now(status: i32) -> ! {
     last_words(-1, &[], status)
 }
 
+/// The signals that this process ignores, which its children would ignore too.
+pub fn ignored_signals() -> nix::sys::signal::SigSet {
+    let mut set = nix::sys::signal::SigSet::empty();
+    for signal in nix::sys::signal::Signal::iterator() {
+        // SAFETY: all zeroes is a valid sigaction, and without a new action the call only fills it.
+        let ignored = unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal as libc::c_int, std::ptr::null(), &mut now) == 0
+                && now.sa_sigaction == libc::SIG_IGN
+        };
+        if ignored {
+            set.add(signal);
+        }
+    }
+    set
+}
+
 /// Puts an open /dev/null where standard error was: behind the sandbox nothing can be opened for writing.
 pub fn silence_stderr(null: BorrowedFd<'_>) -> io::Result<()> {
     nix::unistd::dup2_stderr(null)?;
@@ -338,6 +355,14 @@ mod tests {
         let (_, uid, gid) = peer_credentials(a.as_fd()).expect("credentials");
         assert_eq!((uid, gid), (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
         peer_groups(a.as_fd(), 1024).expect("groups");
+    }
+
+    #[test]
+    fn what_is_ignored_is_found() {
+        use nix::sys::signal::Signal;
+        // Rust's own start ignores it, and nothing else.
+        assert!(ignored_signals().contains(Signal::SIGPIPE));
+        assert!(!ignored_signals().contains(Signal::SIGTERM));
     }
 
     #[test]

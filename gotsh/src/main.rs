@@ -20,7 +20,7 @@ use libproto::command::{self, Command, CommandError, Service};
 use libproto::message::client::{ClientKind, ClientToSession, GitRequest, Hello, SessionToClient};
 use libproto::names::escape;
 use libproto::pktline;
-use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// Where gotd listens when `GOTD_UNIX_SOCKET` does not say.
@@ -28,17 +28,8 @@ const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
 /// A longer one is no name of a repository, whatever it is.
 const VARIABLE_MAX: usize = 4096;
 
-/// To connect and to hand over.
-const SET_UP: Promises = Promises::of(&[
-    Promise::Stdio,
-    Promise::Rpath,
-    Promise::Wpath,
-    Promise::Unix,
-    Promise::Sendfd,
-    Promise::Narrow,
-]);
-/// Waiting, and perhaps relaying.
-const WORK: Promises = Promises::of(&[Promise::Stdio]);
+/// Once connected: handing over, waiting, and perhaps relaying.
+const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Sendfd]);
 
 type Session = Channel<ClientToSession, SessionToClient>;
 
@@ -110,12 +101,11 @@ fn variable(name: &str) -> Vec<u8> {
 }
 
 fn run(wish: &Wish) -> Result<u8, String> {
-    let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
-    let visible = [Visible::named(path.as_ref(), Access::READ.and(Access::WRITE))];
-    // A socket that is not there is told by connect below, in better words.
-    let paths = if std::path::Path::new(&path).exists() { &visible[..] } else { &[] };
-    sandbox(SET_UP, Some(paths));
     let hello = Hello::new(ClientKind::Git, wish.user.as_deref()).ok_or("--user: not a user name")?;
+    let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let session = dial(path.as_ref())?;
+    // While the daemon finds a session for us. Nothing that the client chose has left this process yet.
+    sandbox();
     let request = ClientToSession::Git(GitRequest {
         service: wish.command.service.name().into(),
         repository: wish.command.repo.as_bytes().to_vec(),
@@ -124,7 +114,6 @@ fn run(wish: &Wish) -> Result<u8, String> {
     });
     let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
     let relay = relay::prepare(stdin.as_fd(), stdout.as_fd()).map_err(|e| format!("relay: {e}"))?;
-    let session = dial(path.as_ref())?;
     libproto::channel::send_record(session.as_fd(), &hello.encode(), true)
         .map_err(|e| format!("gotd: {e}"))?;
     let (input, output) = match &relay {
@@ -132,7 +121,6 @@ fn run(wish: &Wish) -> Result<u8, String> {
         None => (stdin.as_fd(), stdout.as_fd()),
     };
     hand_over(&session, &request, input, output)?;
-    sandbox(WORK, None);
     match relay {
         Some(relay) => relay.run(&session),
         None => wait(&session),
@@ -150,8 +138,13 @@ fn hand_over(
 }
 
 /// A sandbox of our own is a second line: where the system has none, gotd's own processes decide.
-fn sandbox(promises: Promises, paths: Option<&[Visible<'_>]>) {
-    let stage = Stage { promises, paths, limits: Limits::UNCHANGED, enforcement: Enforcement::BestEffort };
+fn sandbox() {
+    let stage = Stage {
+        promises: WORK,
+        paths: Some(&[]),
+        limits: Limits::UNCHANGED,
+        enforcement: Enforcement::BestEffort,
+    };
     if let Err(e) = libsandbox::enter(&stage) {
         eprintln!("gotsh: {e}");
     }

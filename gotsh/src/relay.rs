@@ -5,10 +5,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use libsandbox::fstat;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::SFlag;
 
 use crate::Session;
 

@@ -92,6 +92,18 @@ impl Promises {
         Promises(bits)
     }
 
+    /// The set as a number.
+    #[cfg(target_os = "linux")]
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The set that was a number.
+    #[cfg(target_os = "linux")]
+    pub(crate) const fn of_bits(bits: u32) -> Promises {
+        Promises(bits)
+    }
+
     /// This set and one promise more.
     #[must_use]
     pub const fn with(self, promise: Promise) -> Promises {

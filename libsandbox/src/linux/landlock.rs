@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Access, Coverage, Enforcement, Error, Promise, Report, Stage, Visible};
 
@@ -118,7 +119,7 @@ pub(super) fn restrict(stage: &Stage<'_>, report: &mut Report) -> Result<(), Err
     }
     let abi = report.landlock_abi;
     let handled = handled(stage, abi);
-    if handled == Handled::default() {
+    if handled == Handled::default() || adds_nothing(&handled) {
         return Ok(());
     }
     let ruleset = create(&handled, abi)?;
@@ -135,7 +136,20 @@ pub(super) fn restrict(stage: &Stage<'_>, report: &mut Report) -> Result<(), Err
     if unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0_u32) } != 0 {
         return Err(Error::Call("landlock_restrict_self", io::Error::last_os_error()));
     }
+    NET_DENIED.fetch_or(handled.net, Ordering::Relaxed);
+    SCOPED.fetch_or(handled.scoped, Ordering::Relaxed);
     Ok(())
+}
+
+/// Ports and scopes that this process has denied itself. There are no rules about them: what is denied once stays so.
+static NET_DENIED: AtomicU64 = AtomicU64::new(0);
+static SCOPED: AtomicU64 = AtomicU64::new(0);
+
+/// A stage that leaves the paths as they are and restricts nothing else that is still free needs no layer of its own.
+fn adds_nothing(handled: &Handled) -> bool {
+    handled.fs == 0
+        && handled.net & !NET_DENIED.load(Ordering::Relaxed) == 0
+        && handled.scoped & !SCOPED.load(Ordering::Relaxed) == 0
 }
 
 /// Files that a promise opens by itself.

@@ -13,8 +13,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Access, Enforcement, Error, Report, Stage};
+use crate::{Access, Enforcement, Error, Promises, Report, Stage};
 
 pub(crate) fn harden_process(name: &'static str) -> Result<(), Error> {
     prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
@@ -49,9 +50,16 @@ pub(crate) fn check_platform(enforcement: Enforcement) -> Result<Report, Error> 
     Ok(report)
 }
 
+/// The process's id and the promises of the filter it installed last; 0: none. Kept together with the id because a filter
+/// refers to it, and a process that was merely forked has another one.
+static IN_FORCE: AtomicU64 = AtomicU64::new(0);
+
 /// Installs the filter of a stage. It comes last, since it may take away what installing needs.
 fn restrict_calls(stage: &Stage<'_>, report: &mut Report) -> Result<(), Error> {
-    let mut program = filter::build(stage.promises, std::process::id());
+    let pid = std::process::id();
+    let known = IN_FORCE.load(Ordering::Relaxed);
+    let in_force = (known >> 32 == u64::from(pid)).then(|| Promises::of_bits(known as u32));
+    let mut program = filter::build(stage.promises, in_force, pid);
     report.instructions = program.len();
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).expect("a filter has at most 4096 instructions"),
@@ -61,6 +69,7 @@ fn restrict_calls(stage: &Stage<'_>, report: &mut Report) -> Result<(), Error> {
     let result =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u32, &raw const program) };
     if result == 0 {
+        IN_FORCE.store(u64::from(pid) << 32 | u64::from(stage.promises.bits()), Ordering::Relaxed);
         report.seccomp = true;
         return Ok(());
     }
