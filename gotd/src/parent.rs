@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use libproto::channel::{Message, Received, RecvError};
-use libproto::message::client::{ClientKind, ControlRequest};
+use libproto::message::client::ClientKind;
 use libproto::message::parent::{
     Access, AuthToParent, Build, Grant, ListenToParent, LoadConfig, OpenError, Opened, ParentToAuth,
     ParentToListen, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RepoToParent, Serve,
@@ -27,6 +27,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use self::children::{Complaints, Outbox};
+use self::metrics::Metrics;
 use self::reload::Reload;
 use self::table::{Ending, Process, RepoChild, Session, SessionChild, Table};
 use crate::conf::limits::Limit;
@@ -36,6 +37,7 @@ use crate::spawn::{self, Child, Starter};
 pub mod bind;
 pub mod children;
 pub mod control;
+pub mod metrics;
 pub mod push;
 pub mod reload;
 pub mod report;
@@ -78,6 +80,7 @@ pub struct Parent {
     table: Table,
     started: Instant,
     served: u64,
+    metrics: Metrics,
     draining: Option<Instant>,
     /// The files that the configuration came from.
     files: LoadConfig,
@@ -423,6 +426,7 @@ impl Parent {
         }
         session.accepted = Some(Instant::now());
         session.peer = Some(peer.clone());
+        self.log.line(Level::Debug, "accepted", &[("number", &number), ("peer", &report::peer_name(&peer))]);
         if self.is_crowded(&peer) {
             return self.end_session(number, TOO_MANY);
         }
@@ -590,6 +594,9 @@ impl Parent {
             return self.refuse(number, TOO_MANY);
         }
         let limits = self.settings.session.clone();
+        let fields: [(&str, &dyn std::fmt::Display); 3] =
+            [("number", &number), ("who", &permit.identity), ("rule", &permit.rule)];
+        self.log.line(Level::Debug, "granted", &fields);
         let Some(session) = self.table.get(number) else { return };
         let (Some(ask), Some(_), None) = (&session.ask, &session.peer, &session.permit) else {
             return self.end_session(number, "a verdict that nobody asked for");
@@ -701,50 +708,6 @@ impl Parent {
         }
         if let Some(request) = session.asked_control.take() {
             self.control(number, &request);
-        }
-    }
-
-    fn control(&mut self, number: u64, request: &ControlRequest) {
-        let Some(session) = self.table.get(number) else { return };
-        let permitted =
-            matches!(&session.peer, Some(Peer::Unix { uid, .. }) if self.settings.controllers.contains(uid));
-        if !permitted {
-            return self.refuse(number, "Permission denied");
-        }
-        let lines = match request {
-            ControlRequest::Info => {
-                control::info(&self.table, &self.settings, self.started, self.served, number)
-            }
-            ControlRequest::Stop { now } => {
-                self.draining = Some(Instant::now() + if *now { HURRY } else { DRAIN });
-                self.listen_out.send(&self.listen.channel, 0, &ParentToListen::Drain(()));
-                let others = self.table.iter().map(|s| s.number).filter(|n| *now && *n != number);
-                for other in others.collect::<Vec<_>>() {
-                    self.end_session(other, "gotctl stop --now");
-                }
-                Vec::new()
-            }
-            ControlRequest::Reload { files: [path, secrets] } => {
-                let known = self.files.clone();
-                let named = |new: &Vec<u8>, old| if new.is_empty() { old } else { new.clone() };
-                let files =
-                    LoadConfig { path: named(path, known.path), secrets: named(secrets, known.secrets) };
-                return self.reload(Some(files), Some(number));
-            }
-        };
-        self.tell_control(
-            number,
-            lines.into_iter().map(ParentToSession::Line).chain([ParentToSession::Done(())]),
-        );
-    }
-
-    /// Sends the answer to a control request.
-    fn tell_control(&mut self, number: u64, mut answer: impl Iterator<Item = ParentToSession>) {
-        let Some(session) = self.table.get(number) else { return };
-        let Some(child) = session.session.running() else { return };
-        let sent = answer.try_for_each(|message| child.channel.try_send(0, number, &message));
-        if sent.is_err() {
-            self.end_session(number, "does not listen");
         }
     }
 

@@ -34,7 +34,19 @@ struct Flags {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Tell about the daemon and its sessions.
-    Info,
+    Info {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what was counted since the start, as OpenMetrics text.
+    Metrics,
+    /// How much is logged until the daemon ends.
+    Log {
+        /// Lines for debugging too, or as the configuration says.
+        #[arg(value_parser = ["verbose", "brief"])]
+        level: String,
+    },
     /// End the daemon when the sessions under way are over, at most half a minute later.
     Stop {
         /// Do not wait for sessions under way.
@@ -95,7 +107,9 @@ enum Command {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let result = match &flags.command {
-        Command::Info => ask(&flags.socket, ControlRequest::Info),
+        Command::Info { json } => ask(&flags.socket, ControlRequest::Info { json: *json }),
+        Command::Metrics => ask(&flags.socket, ControlRequest::Metrics),
+        Command::Log { level } => ask(&flags.socket, ControlRequest::Log { verbose: level == "verbose" }),
         Command::Stop { now } => ask(&flags.socket, ControlRequest::Stop { now: *now }),
         Command::Reload { config, secrets, check: true } => check(config.as_deref(), secrets.as_deref()),
         Command::Reload { config, secrets, check: false } => {

@@ -2,22 +2,87 @@
 
 use std::time::Instant;
 
-use libproto::message::parent::Peer;
+use libproto::message::client::ControlRequest;
+use libproto::message::parent::{LoadConfig, ParentToListen, ParentToSession, Peer};
 use libproto::names::escape;
 use libproto::states::SessionState;
 
 use super::start::Settings;
 use super::table::{Session, Table};
+use super::{DRAIN, HURRY, Parent};
 
 /// Most sessions that one answer lists.
 const MOST_SESSIONS: usize = 512;
 
+impl Parent {
+    /// Answers a control request, if the kernel says that the client may make one.
+    pub(super) fn control(&mut self, number: u64, request: &ControlRequest) {
+        let Some(session) = self.table.get(number) else { return };
+        let permitted =
+            matches!(&session.peer, Some(Peer::Unix { uid, .. }) if self.settings.controllers.contains(uid));
+        if !permitted {
+            return self.refuse(number, "Permission denied");
+        }
+        let lines = match request {
+            ControlRequest::Info { json: false } => {
+                info(&self.table, &self.settings, self.started, self.served, number)
+            }
+            ControlRequest::Info { json: true } => {
+                json(&self.table, &self.settings, self.started, self.served, number)
+            }
+            ControlRequest::Metrics => {
+                self.metrics.lines(&self.table, &self.settings, self.started, self.log.dropped())
+            }
+            ControlRequest::Log { verbose } => {
+                self.verbose = *verbose;
+                self.log.set_verbose(*verbose || self.settings.log_verbose);
+                Vec::new()
+            }
+            ControlRequest::Stop { now } => {
+                self.draining = Some(Instant::now() + if *now { HURRY } else { DRAIN });
+                self.listen_out.send(&self.listen.channel, 0, &ParentToListen::Drain(()));
+                let others = self.table.iter().map(|s| s.number).filter(|n| *now && *n != number);
+                for other in others.collect::<Vec<_>>() {
+                    self.end_session(other, "gotctl stop --now");
+                }
+                Vec::new()
+            }
+            ControlRequest::Reload { files: [path, secrets] } => {
+                let known = self.files.clone();
+                let named = |new: &Vec<u8>, old| if new.is_empty() { old } else { new.clone() };
+                let files =
+                    LoadConfig { path: named(path, known.path), secrets: named(secrets, known.secrets) };
+                return self.reload(Some(files), Some(number));
+            }
+        };
+        self.tell_control(
+            number,
+            lines.into_iter().map(ParentToSession::Line).chain([ParentToSession::Done(())]),
+        );
+    }
+
+    /// Sends the answer to a control request.
+    pub(super) fn tell_control(&mut self, number: u64, mut answer: impl Iterator<Item = ParentToSession>) {
+        let Some(session) = self.table.get(number) else { return };
+        let Some(child) = session.session.running() else { return };
+        let sent = answer.try_for_each(|message| child.channel.try_send(0, number, &message));
+        if sent.is_err() {
+            self.end_session(number, "does not listen");
+        }
+    }
+}
+
+/// The sessions that `gotctl info` shows, oldest first.
+fn busy(table: &Table, asking: u64) -> Vec<&Session> {
+    let shown = |s: &&Session| s.peer.is_some() && s.session.running().is_some() && s.number != asking;
+    let mut busy: Vec<&Session> = table.iter().filter(shown).collect();
+    busy.sort_by_key(|s| s.number);
+    busy
+}
+
 /// The lines of `gotctl info`. `asking` is the session of the one who asks, which is left out.
 pub fn info(table: &Table, settings: &Settings, started: Instant, served: u64, asking: u64) -> Vec<String> {
-    let busy: Vec<&Session> = table
-        .iter()
-        .filter(|s| s.peer.is_some() && s.session.running().is_some() && s.number != asking)
-        .collect();
+    let busy = busy(table, asking);
     let waiting = table.iter().filter(|s| s.is_free()).count();
     let mut lines = vec![
         format!("gotd {} pid {}", crate::BUILD, std::process::id()),
@@ -30,8 +95,9 @@ pub fn info(table: &Table, settings: &Settings, started: Instant, served: u64, a
     for repository in &settings.repository_names {
         lines.push(repository.clone());
     }
-    let mut busy = busy;
-    busy.sort_by_key(|s| s.number);
+    for (limit, value, _) in settings.limits.changed() {
+        lines.push(format!("{} {}", limit.directive(), limit.row().spell(value)));
+    }
     for session in busy.into_iter().take(MOST_SESSIONS) {
         lines.push(describe(session));
     }
@@ -56,4 +122,86 @@ fn describe(session: &Session) -> String {
     let seconds = session.accepted.map_or(0, |at| at.elapsed().as_secs());
     let pids: Vec<String> = session.pids().iter().map(ToString::to_string).collect();
     format!("session {}: {who}: {what}, {seconds} seconds, pids {}", session.number, pids.join(" "))
+}
+
+/// The same as one JSON object, over several lines.
+pub fn json(table: &Table, settings: &Settings, started: Instant, served: u64, asking: u64) -> Vec<String> {
+    let busy = busy(table, asking);
+    let waiting = table.iter().filter(|s| s.is_free()).count();
+    let mut lines = vec![format!(
+        "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{served},\"active\":{},\"waiting\":{waiting},",
+        text(crate::BUILD),
+        std::process::id(),
+        started.elapsed().as_secs(),
+        busy.len()
+    )];
+    let texts = |all: &[String]| all.iter().map(|t| text(t)).collect::<Vec<_>>();
+    lines.extend(array("sockets", &texts(&settings.sockets), ","));
+    lines.extend(array("repositories", &texts(&settings.repository_names), ","));
+    let limits: Vec<String> = settings
+        .limits
+        .changed()
+        .map(|(limit, value, _)| format!("{{\"directive\":{},\"value\":{value}}}", text(&limit.directive())))
+        .collect();
+    lines.extend(array("limits", &limits, ","));
+    let sessions: Vec<String> = busy.into_iter().take(MOST_SESSIONS).map(session_json).collect();
+    lines.extend(array("sessions", &sessions, "}"));
+    lines
+}
+
+fn array(name: &str, items: &[String], end: &str) -> Vec<String> {
+    let mut lines = vec![format!("\"{name}\":[")];
+    for (at, item) in items.iter().enumerate() {
+        lines.push(format!("{item}{}", if at + 1 < items.len() { "," } else { "" }));
+    }
+    lines.push(format!("]{end}"));
+    lines
+}
+
+fn session_json(session: &Session) -> String {
+    let who = match (&session.permit, &session.peer) {
+        (Some(permit), _) => text(&permit.identity),
+        _ => "null".into(),
+    };
+    let from = match &session.peer {
+        Some(Peer::Unix { uid, pid, .. }) => format!("\"uid\":{uid},\"pid\":{pid}"),
+        Some(Peer::Tcp { address, .. }) => {
+            format!("\"address\":{}", text(&std::net::Ipv6Addr::from(*address).to_canonical().to_string()))
+        }
+        None => "\"uid\":null".into(),
+    };
+    let (service, repository) = match &session.ask {
+        Some(ask) => (text(ask.service.name()), text(&ask.repository.to_string())),
+        None => ("null".into(), "null".into()),
+    };
+    let pids: Vec<String> = session.pids().iter().map(ToString::to_string).collect();
+    format!(
+        "{{\"number\":{},\"who\":{who},{from},\"service\":{service},\"repository\":{repository},\"granted\":{},\"seconds\":{},\"processes\":[{}]}}",
+        session.number,
+        session.state == SessionState::Granted,
+        session.accepted.map_or(0, |at| at.elapsed().as_secs()),
+        pids.join(",")
+    )
+}
+
+/// A string of JSON.
+fn text(value: &str) -> String {
+    let mut out = String::from('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_string_cannot_leave_its_quotes() {
+        assert_eq!(super::text("a\"b\\c\n\u{1b}é"), "\"a\\\"b\\\\c\\u000a\\u001bé\"");
+    }
 }

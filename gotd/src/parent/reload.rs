@@ -159,6 +159,7 @@ impl Parent {
                 self.end_session(number, "");
             }
         }
+        self.metrics.reload(false);
         self.log.line(Level::Info, "reload", &[("result", &"ok"), ("file", &escape(&self.files.path))]);
         self.answer(reload.asked_by, reload.lines, None);
     }
@@ -180,6 +181,7 @@ impl Parent {
     fn reload_failed(&mut self, why: &str) {
         let Some(mut reload) = self.reload.take() else { return };
         let _ = kill(reload.child.pid, Signal::SIGKILL);
+        self.metrics.reload(true);
         for line in reload.lines.iter().take(LOGGED_LINES) {
             self.log.line(Level::Warning, "reload", &[("says", line)]);
         }

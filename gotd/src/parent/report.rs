@@ -4,6 +4,7 @@ use libproto::message::client::ClientKind;
 use libproto::message::parent::{Peer, RefReport, Refusals};
 use libproto::names::escape;
 
+use super::metrics::Ended;
 use super::table::{Ending, Process, Session};
 use super::{Parent, REPO_ENDED};
 use crate::log::Level;
@@ -16,6 +17,7 @@ impl Parent {
             ("address", &address.unwrap_or_default()),
             ("limit", &refusals.why),
         ];
+        self.metrics.limit(&refusals.why, refusals.connections.into());
         self.log.line(Level::Warning, "refused", &fields);
     }
 
@@ -91,6 +93,10 @@ impl Parent {
         let event = if control { "control" } else { "session" };
         // The pack of a fetch goes to the client past the session; that of a push the session has counted.
         let sent = if session.is_push() { sent } else { sent.saturating_add(repo.bytes) };
+        if !control {
+            let objects = repo.objects;
+            self.metrics.session(Ended { service, result, error: &error, received, sent, objects });
+        }
         self.log.line(
             level,
             event,
@@ -121,6 +127,7 @@ impl Parent {
         let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
         let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
         let name = escape(&report.name);
+        self.metrics.reference(!report.refused.is_empty());
         let (level, event) = if report.refused.is_empty() {
             (Level::Info, "reference")
         } else {
@@ -139,5 +146,15 @@ impl Parent {
                 ("error", &report.refused),
             ],
         );
+    }
+}
+
+/// Who is at the other end, in the system's words.
+pub(super) fn peer_name(peer: &Peer) -> String {
+    match peer {
+        Peer::Unix { uid, pid, .. } => format!("uid {uid} pid {pid}"),
+        Peer::Tcp { address, port } => {
+            format!("{}:{port}", std::net::Ipv6Addr::from(*address).to_canonical())
+        }
     }
 }

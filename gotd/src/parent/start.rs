@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::bind::{bind, passed_count, passed_sockets};
 use super::children::{self, Complaints, Outbox};
+use super::metrics::Metrics;
 use super::table::Table;
 use super::{Parent, same_build};
 use crate::conf::limits::Limit;
@@ -85,6 +86,8 @@ pub struct Settings {
     pub repository_names: Vec<String>,
     /// `sandbox best-effort`.
     pub enforcement: Enforcement,
+    /// Numbers, for gotctl.
+    pub limits: crate::conf::limits::Limits,
     /// `log verbose`.
     pub log_verbose: bool,
     /// What cannot change without a restart: `user`, `log to`, `listen on`.
@@ -208,6 +211,7 @@ impl Settings {
                 Sandbox::Required => Enforcement::Required,
                 Sandbox::BestEffort => Enforcement::BestEffort,
             },
+            limits: limits.clone(),
             log_verbose: config.log_verbose,
             user: config.user_name().to_owned(),
             log_to: config.log_to,
@@ -481,6 +485,7 @@ fn connect_roles(
         table: Table::default(),
         started: Instant::now(),
         served: 0,
+        metrics: Metrics::default(),
         draining: None,
         files,
         verbose: false,

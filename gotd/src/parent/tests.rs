@@ -53,6 +53,7 @@ fn parent() -> (Parent, Forged) {
         table: Table::default(),
         started: Instant::now(),
         served: 0,
+        metrics: Metrics::default(),
         draining: None,
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,

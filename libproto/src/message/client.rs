@@ -106,7 +106,17 @@ pub struct GitRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlRequest {
     /// Tell about processes, sessions and limits.
-    Info,
+    Info {
+        /// As JSON.
+        json: bool,
+    },
+    /// Tell what was counted, as text in the format of OpenMetrics.
+    Metrics,
+    /// Log more, or as the configuration says.
+    Log {
+        /// More.
+        verbose: bool,
+    },
     /// End the daemon: drain with a bound, or at once.
     Stop {
         /// Do not wait for sessions under way.

@@ -1,0 +1,173 @@
+//! What the daemon counts, for `gotctl metrics`: the text format of OpenMetrics 1.0.
+//!
+//! Labels come from fixed tables only: nothing that a client sent becomes one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use libproto::names::escape;
+
+use super::start::Settings;
+use super::table::Table;
+
+/// Words in what a client is told, and the directive that it ran into.
+const REACHED: &[(&str, &str)] = &[
+    ("connection limit exceeded", "connection limit per user"),
+    ("no request within", "connection first request timeout"),
+    ("idle for", "connection idle timeout"),
+    ("no progress for", "connection request timeout"),
+    ("transfer is too slow", "connection minimum rate"),
+    ("transfer too slow", "connection minimum rate"),
+    ("too many wants", "limit wants"),
+    ("too many haves", "limit haves"),
+    ("too many shallow lines", "limit shallows"),
+    ("too many commands", "limit commands"),
+    ("too many bytes of reference names", "limit command bytes"),
+    ("limit tree depth", "limit tree depth"),
+    ("disk reserve", "limit disk reserve"),
+    ("exceed the limit of", "limits of packs"),
+];
+/// Most different directives that are counted.
+const MOST_LIMITS: usize = 64;
+
+/// Counters since the start of the daemon.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Sessions that are over, by service and result.
+    sessions: BTreeMap<(&'static str, &'static str), u64>,
+    limits: BTreeMap<String, u64>,
+    received: u64,
+    sent: u64,
+    objects: u64,
+    references: [u64; 2],
+    reloads: [u64; 2],
+}
+
+/// What is counted about a session at its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    /// The service, empty when it was not told.
+    pub service: &'static str,
+    /// `ok`, `refused`, `failed` or `lost`.
+    pub result: &'static str,
+    /// What went wrong.
+    pub error: &'a str,
+    /// Bytes from the client.
+    pub received: u64,
+    /// Bytes to the client.
+    pub sent: u64,
+    /// Objects, either way.
+    pub objects: u64,
+}
+
+impl Metrics {
+    /// A session is over.
+    pub fn session(&mut self, ended: Ended<'_>) {
+        let service = if ended.service.is_empty() { "none" } else { ended.service };
+        let count = self.sessions.entry((service, ended.result)).or_default();
+        *count = count.saturating_add(1);
+        self.received = self.received.saturating_add(ended.received);
+        self.sent = self.sent.saturating_add(ended.sent);
+        self.objects = self.objects.saturating_add(ended.objects);
+        if let Some((_, directive)) = REACHED.iter().find(|(words, _)| ended.error.contains(words)) {
+            self.limit(directive, 1);
+        }
+    }
+
+    /// A limit was reached.
+    pub fn limit(&mut self, directive: &str, times: u64) {
+        if self.limits.len() < MOST_LIMITS || self.limits.contains_key(directive) {
+            let count = self.limits.entry(directive.to_owned()).or_default();
+            *count = count.saturating_add(times);
+        }
+    }
+
+    /// A reference changed, or was refused.
+    pub fn reference(&mut self, refused: bool) {
+        let count = &mut self.references[usize::from(refused)];
+        *count = count.saturating_add(1);
+    }
+
+    /// The configuration was read anew, or could not be.
+    pub fn reload(&mut self, failed: bool) {
+        let count = &mut self.reloads[usize::from(failed)];
+        *count = count.saturating_add(1);
+    }
+
+    /// All of it as lines, the last of which is `# EOF`.
+    pub fn lines(&self, table: &Table, settings: &Settings, started: Instant, dropped: u64) -> Vec<String> {
+        let mut out = Text::default();
+        out.family("gotd_build", "info", "The running version.");
+        out.sample("gotd_build_info", &[("version", crate::BUILD)], 1);
+        out.family("gotd_uptime_seconds", "gauge", "Seconds since the start.");
+        out.sample("gotd_uptime_seconds", &[], started.elapsed().as_secs());
+        let busy = table.iter().filter(|s| s.peer.is_some() && s.session.running().is_some()).count();
+        let waiting = table.iter().filter(|s| s.is_free()).count();
+        let processes: usize = table.iter().map(|s| s.pids().len()).sum();
+        out.family("gotd_sessions_active", "gauge", "Sessions under way.");
+        out.sample("gotd_sessions_active", &[], count(busy));
+        out.family("gotd_sessions_waiting", "gauge", "Sessions that wait for a client.");
+        out.sample("gotd_sessions_waiting", &[], count(waiting));
+        out.family("gotd_session_processes", "gauge", "Processes of sessions.");
+        out.sample("gotd_session_processes", &[], count(processes));
+        out.family("gotd_sessions", "counter", "Sessions that are over.");
+        for ((service, result), value) in &self.sessions {
+            out.sample("gotd_sessions_total", &[("service", service), ("result", result)], *value);
+        }
+        out.family("gotd_limits_reached", "counter", "Clients that ran into a limit.");
+        for (directive, value) in &self.limits {
+            out.sample("gotd_limits_reached_total", &[("directive", directive)], *value);
+        }
+        out.family("gotd_received_bytes", "counter", "Bytes from clients.");
+        out.sample("gotd_received_bytes_total", &[], self.received);
+        out.family("gotd_sent_bytes", "counter", "Bytes to clients.");
+        out.sample("gotd_sent_bytes_total", &[], self.sent);
+        out.family("gotd_objects", "counter", "Objects in packs, in either direction.");
+        out.sample("gotd_objects_total", &[], self.objects);
+        out.family("gotd_references", "counter", "Commands of pushes.");
+        for (result, value) in ["ok", "refused"].iter().zip(self.references) {
+            out.sample("gotd_references_total", &[("result", result)], value);
+        }
+        out.family("gotd_reloads", "counter", "Configurations that were read anew.");
+        for (result, value) in ["ok", "failed"].iter().zip(self.reloads) {
+            out.sample("gotd_reloads_total", &[("result", result)], value);
+        }
+        out.family("gotd_log_lines_dropped", "counter", "Lines that the log did not take.");
+        out.sample("gotd_log_lines_dropped_total", &[], dropped);
+        out.family("gotd_limit", "gauge", "Limits that were set.");
+        for (limit, value, _) in settings.limits.changed() {
+            out.sample("gotd_limit", &[("directive", &limit.directive())], value);
+        }
+        out.0.push("# EOF".into());
+        out.0
+    }
+}
+
+#[derive(Default)]
+struct Text(Vec<String>);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.0.push(format!("# TYPE {name} {kind}"));
+        self.0.push(format!("# HELP {name} {help}"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let mut line = name.to_owned();
+        let mut before = '{';
+        for (label, value) in labels {
+            let _ = write!(line, "{before}{label}=\"{}\"", escape(value.as_bytes()));
+            before = ',';
+        }
+        if !labels.is_empty() {
+            line.push('}');
+        }
+        let _ = write!(line, " {value}");
+        self.0.push(line);
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
