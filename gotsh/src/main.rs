@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod inetd;
 mod relay;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::command::{self, Command, CommandError, Service};
@@ -37,10 +39,17 @@ type Session = Channel<ClientToSession, SessionToClient>;
 struct Wish {
     command: Command,
     user: Option<String>,
+    /// The versions of Git's protocol that the client can speak.
+    git_protocol: Vec<u8>,
+    /// Where it is said to come from.
+    from: Vec<u8>,
 }
 
 fn main() -> ExitCode {
     let _ = libsandbox::harden_process("gotsh");
+    if std::env::args_os().nth(1).is_some_and(|word| word == "--inetd") {
+        return inetd();
+    }
     let wish = match wish() {
         Ok(wish) => wish,
         Err(CommandError::Usage) => {
@@ -48,15 +57,12 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
         Err(error) => {
-            // A client waits for Git's protocol, and shows what stands in an ERR packet.
-            let mut packet = Vec::new();
-            pktline::write_err(&mut packet, &error.to_string());
-            let _ = std::io::stdout().write_all(&packet);
+            tell(&error.to_string());
             complain(&error.to_string());
             return ExitCode::from(1);
         }
     };
-    match run(&wish) {
+    match run(wish.user.clone().as_deref(), || Ok(wish)) {
         Ok(status) => ExitCode::from(status),
         Err(text) => {
             complain(&text);
@@ -65,9 +71,40 @@ fn main() -> ExitCode {
     }
 }
 
+/// A client waits for Git's protocol, and shows what stands in an ERR packet.
+fn tell(text: &str) {
+    let mut packet = Vec::new();
+    pktline::write_err(&mut packet, text);
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(&packet).and_then(|()| stdout.flush());
+}
+
+/// Serves the connection on standard input and output.
+fn inetd() -> ExitCode {
+    // inetd puts the connection on standard error too, where nobody's text belongs.
+    SILENT.store(true, Ordering::Relaxed);
+    let from = inetd::peer(std::io::stdin().as_fd());
+    let wish = || {
+        // Not through Stdin, which reads ahead: what follows the request is for the session.
+        let fd = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
+        inetd::wish(&mut std::fs::File::from(fd), from)
+    };
+    run(None, wish).map_or_else(|text| refuse(&text), ExitCode::from)
+}
+
+/// Tells a client of git:// why it is not served.
+fn refuse(text: &str) -> ExitCode {
+    tell(text);
+    ExitCode::from(1)
+}
+
+/// Nothing is said on standard error.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
 const USAGE: &str = "\
 usage: gotsh -c \"git-upload-pack|git-receive-pack 'repository'\"
-       gotsh [--user name]    as a forced command";
+       gotsh [--user name]    as a forced command
+       gotsh --inetd          on a connection of git://";
 
 /// Finds the request: `-c` of a login shell, the environment of a forced command, or our own name.
 fn wish() -> Result<Wish, CommandError> {
@@ -78,7 +115,7 @@ fn wish() -> Result<Wish, CommandError> {
     let words: Vec<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
     if let Some(service) = Service::from_name(base) {
         let [path] = words.as_slice() else { return Err(CommandError::Usage) };
-        return Ok(Wish { command: command::parse_argument(service, path)?, user: None });
+        return Ok(Wish::of_ssh(command::parse_argument(service, path)?, None));
     }
     let (line, user) = match words.as_slice() {
         // A login shell. What a client types after -c is never an option of ours.
@@ -87,7 +124,14 @@ fn wish() -> Result<Wish, CommandError> {
         [b"--user", user] => (original_command()?, Some(String::from_utf8_lossy(user).into_owned())),
         _ => return Err(CommandError::Usage),
     };
-    Ok(Wish { command: command::parse(&line)?, user })
+    Ok(Wish::of_ssh(command::parse(&line)?, user))
+}
+
+impl Wish {
+    /// What sshd runs has the rest in its environment.
+    fn of_ssh(command: Command, user: Option<String>) -> Wish {
+        Wish { command, user, git_protocol: variable("GIT_PROTOCOL"), from: variable("SSH_CONNECTION") }
+    }
 }
 
 /// What the client of a forced command asked for.
@@ -100,17 +144,19 @@ fn variable(name: &str) -> Vec<u8> {
     std::env::var_os(name).map(OsString::into_vec).filter(|v| v.len() <= VARIABLE_MAX).unwrap_or_default()
 }
 
-fn run(wish: &Wish) -> Result<u8, String> {
-    let hello = Hello::new(ClientKind::Git, wish.user.as_deref()).ok_or("--user: not a user name")?;
+/// Connects, and asks for what `wish` says, which is made in the sandbox.
+fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Result<u8, String> {
+    let hello = Hello::new(ClientKind::Git, user).ok_or("--user: not a user name")?;
     let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
     let session = dial(path.as_ref())?;
     // While the daemon finds a session for us. Nothing that the client chose has left this process yet.
     sandbox();
+    let wish = wish()?;
     let request = ClientToSession::Git(GitRequest {
         service: wish.command.service.name().into(),
         repository: wish.command.repo.as_bytes().to_vec(),
-        git_protocol: variable("GIT_PROTOCOL"),
-        ssh_connection: variable("SSH_CONNECTION"),
+        git_protocol: wish.git_protocol,
+        ssh_connection: wish.from,
     });
     let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
     let relay = relay::prepare(stdin.as_fd(), stdout.as_fd()).map_err(|e| format!("relay: {e}"))?;
@@ -189,5 +235,8 @@ fn hear(session: &Session) -> Result<Option<u8>, String> {
 
 /// One line on standard error, harmless to a terminal, and no panic when nobody reads it.
 fn complain(text: &str) {
+    if SILENT.load(Ordering::Relaxed) {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "gotsh: {}", escape(text.as_bytes()));
 }

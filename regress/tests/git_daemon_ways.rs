@@ -1,0 +1,161 @@
+//! Other ways to come over git://: through inetd, to a home directory, and with clients that are not git.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use regress::compare::{assert_mirror, assert_whole, listing, objects};
+use regress::site::present_user;
+use regress::tcp::{self, Client};
+use regress::{Daemon, Site, history, run};
+
+/// A daemon that serves everything to everybody.
+fn start() -> (Site, Daemon, SocketAddr) {
+    let (site, address) = (Site::new(), tcp::free_v4());
+    history::repository(&site, "demo.git", 30, "sha1");
+    let repositories = site.path("repositories").display().to_string();
+    std::fs::create_dir(site.path("repositories/home")).expect("makes a directory");
+    history::repository(&site, "home/own.git", 3, "sha1");
+    std::fs::write(site.path("repositories/home/own.git/git-daemon-export-ok"), b"").expect("writes");
+    let daemon = site.start_with(&format!(
+        "{}{}repository demo {{\n\tpath \"{repositories}/demo.git\"\n\tpermit ro anonymous\n\tpermit rw \"{}\"\n}}\n\
+         repositories \"~alice\" {{\n\tpath \"{repositories}/home\"\n\texport-ok\n}}\n",
+        site.head(),
+        tcp::listen_line(address),
+        present_user(),
+    ));
+    (site, daemon, address)
+}
+
+/// Accepts connections and runs `gotsh --inetd` on each, as inetd does; ends with its value.
+struct Inetd {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Inetd {
+    fn start(site: &Site) -> Inetd {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (socket, stopped) = (site.socket(), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let mut children = Vec::new();
+            for connection in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let fd = std::os::fd::OwnedFd::from(connection.expect("a connection"));
+                let stdio = || Stdio::from(fd.try_clone().expect("a copy"));
+                let mut command = Command::new(regress::binaries().join("gotsh"));
+                command.env_clear().env("GOTD_UNIX_SOCKET", &socket).arg("--inetd");
+                children
+                    .push(command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().expect("starts"));
+            }
+            for mut child in children {
+                child.wait().expect("ends");
+            }
+        });
+        Inetd { address, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Inetd {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = std::net::TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn through_inetd() {
+    let (site, daemon, _) = start();
+    let inetd = Inetd::start(&site);
+    let original = site.repository("demo.git");
+    for version in ["0", "1", "2"] {
+        let path = site.clone_path(&format!("inetd-{version}"));
+        let option = format!("protocol.version={version}");
+        let url = format!("git://{}/demo.git", inetd.address);
+        site.git(["-c", &option, "clone", "-q", "--mirror", &url, &path.to_string_lossy()]).good();
+        assert_mirror(&site, &original, &path);
+        daemon.logged(&["result=ok", &format!("protocol={version}"), "told-address=127.0.0.1:"]);
+    }
+    site.git(["ls-remote", &format!("git://{}/nothing", inetd.address)]).bad("no git repository found");
+    // Not even to one who may push otherwise.
+    let mut client = Client::open(inetd.address);
+    assert!(client.write(&regress::pkt::line("git-receive-pack /demo.git\0host=h\0")));
+    let end = client.end(5.0);
+    assert!(end.is_over() && end.text().contains("fetching only"), "{end:?}");
+}
+
+#[test]
+fn home_directories_are_repositories_with_a_prefix() {
+    let (site, _daemon, address) = start();
+    site.git(["ls-remote", &format!("git://{address}/~alice/own")]).good();
+    site.git(["ls-remote", &format!("git://{address}/~bob/own")]).bad("no git repository found");
+}
+
+/// The system's own Python, if it has this module.
+fn python(module: &str) -> Option<&'static str> {
+    let has = |python: &&'static str| {
+        let mut command = Command::new(python);
+        command.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let found = ["/usr/bin/python3", "python3"].into_iter().find(|python| has(python));
+    if found.is_none() {
+        regress::skipped(&format!("needs python3-{module}"));
+    }
+    found
+}
+
+#[test]
+fn dulwich_clones_and_fetches() {
+    let Some(python) = python("dulwich") else { return };
+    let (site, daemon, address) = start();
+    let original = site.repository("demo.git");
+    let before = listing(&original);
+    let script = "\
+import sys
+from dulwich import client, repo
+url, path = sys.argv[1:3]
+c, name = client.get_transport_and_path(url)
+r = repo.Repo.init_bare(path, mkdir=True)
+result = c.fetch(name, r)
+for ref, value in result.refs.items():
+    if ref != b'HEAD' and not ref.endswith(b'^{}'):
+        r.refs[ref] = value
+r.refs.set_symbolic_ref(b'HEAD', result.symrefs[b'HEAD'])
+assert c.fetch(name, r).refs == result.refs
+";
+    let clone = site.clone_path("dulwich.git");
+    let mut command = site.command(python);
+    command.args(["-c", script, &format!("git://{address}/demo.git")]).arg(&clone);
+    run(&mut command, b"", 60).good();
+    assert_mirror(&site, &original, &clone);
+    assert_eq!(before, listing(&original));
+    daemon.logged(&["result=ok", "who=anonymous", "repository=demo.git"]);
+}
+
+#[test]
+fn libgit2_clones_and_fetches() {
+    let Some(python) = python("pygit2") else { return };
+    let (site, daemon, address) = start();
+    let script = "\
+import sys, pygit2
+r = pygit2.clone_repository(sys.argv[1], sys.argv[2], bare=True)
+r.remotes['origin'].fetch()
+";
+    let clone = site.clone_path("libgit2.git");
+    let mut command = site.command(python);
+    command.args(["-c", script, &format!("git://{address}/demo.git")]).arg(&clone);
+    run(&mut command, b"", 60).good();
+    assert_whole(&site, &clone);
+    assert_eq!(objects(&site, &site.repository("demo.git")), objects(&site, &clone));
+    daemon.logged(&["result=ok", "who=anonymous", "protocol=0", "repository=demo.git"]);
+}
