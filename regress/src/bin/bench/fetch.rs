@@ -10,6 +10,7 @@ use regress::pkt;
 use regress::site::Site;
 
 use crate::measure::{Cost, Watch, cpu, git, head, row, served, wait_served};
+use crate::wanted;
 
 /// What a client asks for.
 struct Workload {
@@ -37,7 +38,7 @@ impl Server<'_> {
 }
 
 /// All workloads of one repository; prints a table and returns rows of JSON.
-pub fn bench(repository: &Path, pairs: usize, only: Option<&str>) -> Vec<String> {
+pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
     let site = Site::new();
     let configuration = format!(
         "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
@@ -55,7 +56,7 @@ pub fn bench(repository: &Path, pairs: usize, only: Option<&str>) -> Vec<String>
     head(&repository.display().to_string(), pairs);
     let mut rows = Vec::new();
     for workload in workloads(repository) {
-        if only.is_some_and(|only| !workload.name.starts_with(only)) {
+        if !wanted(only, &workload.name) {
             continue;
         }
         let ours = Server::Gotd(&site, &daemon, "bench".into());

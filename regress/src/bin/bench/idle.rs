@@ -12,8 +12,8 @@ const SESSIONS: usize = 400;
 
 /// Opens the sessions, each of which has sent its advertisement of version 2, and adds up the memory of the daemon's
 /// processes; prints it and returns rows of JSON.
-pub fn bench(repository: &Path, only: Option<&str>) -> Vec<String> {
-    if only.is_some_and(|only| !"idle".starts_with(only)) {
+pub fn bench(repository: &Path, only: &[String]) -> Vec<String> {
+    if !crate::wanted(only, "idle") {
         return Vec::new();
     }
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

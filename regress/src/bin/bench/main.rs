@@ -14,14 +14,16 @@ fn main() {
     let mut repositories: Vec<PathBuf> = Vec::new();
     let mut pairs = 5usize;
     let mut json: Option<PathBuf> = None;
-    let mut only: Option<String> = None;
+    let mut only = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--repo" => repositories.extend(arguments.next().map(PathBuf::from)),
             "--pairs" => pairs = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(pairs),
             "--json" => json = arguments.next().map(PathBuf::from),
-            "--only" => only = arguments.next(),
+            "--only" => {
+                only.extend(arguments.next().iter().flat_map(|names| names.split(',').map(str::to_owned)))
+            }
             _ => usage(),
         }
     }
@@ -31,9 +33,9 @@ fn main() {
     let mut rows: Vec<String> = Vec::new();
     for repository in &repositories {
         let Ok(repository) = std::path::absolute(repository) else { usage() };
-        rows.extend(fetch::bench(&repository, pairs.max(1), only.as_deref()));
-        rows.extend(idle::bench(&repository, only.as_deref()));
-        rows.extend(push::bench(&repository, pairs.max(1), only.as_deref()));
+        rows.extend(fetch::bench(&repository, pairs.max(1), &only));
+        rows.extend(idle::bench(&repository, &only));
+        rows.extend(push::bench(&repository, pairs.max(1), &only));
     }
     if let Some(path) = json {
         let text = format!("[\n  {}\n]\n", rows.join(",\n  "));
@@ -44,7 +46,12 @@ fn main() {
     }
 }
 
+/// Whether a workload is to be measured: all are unless some are named, by the start of their names.
+fn wanted(only: &[String], name: &str) -> bool {
+    only.is_empty() || only.iter().any(|only| name.starts_with(only.as_str()))
+}
+
 fn usage() -> ! {
-    eprintln!("usage: bench --repo path [--repo path ...] [--pairs n] [--only workload] [--json file]");
+    eprintln!("usage: bench --repo path [--repo path ...] [--pairs n] [--only workload,...] [--json file]");
     std::process::exit(2)
 }

@@ -40,8 +40,8 @@ const BLOB: usize = 500;
 const CAPABILITIES: &str = "report-status side-band-64k agent=bench";
 
 /// All workloads with one repository; prints a table and returns rows of JSON.
-pub fn bench(repository: &Path, pairs: usize, only: Option<&str>) -> Vec<String> {
-    let wanted = |name: &str| only.is_none_or(|only| name.starts_with(only));
+pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
+    let wanted = |name: &str| crate::wanted(only, name);
     let site = Site::new();
     let mut workloads = Vec::new();
     if wanted("push all") || wanted("push all fsck") {
@@ -293,7 +293,10 @@ fn blob(site: &Site) -> Load {
     let scratch = site.path("blob.git");
     history::init(site, &scratch, "--object-format=sha1");
     let mut command = site.command("git");
-    command.args(["-c", "pack.compression=1", "-C"]).arg(&scratch).args(["fast-import", "--quiet"]);
+    command
+        .args(["-c", "pack.compression=1", "-c", "fastimport.unpackLimit=1", "-C"])
+        .arg(&scratch)
+        .args(["fast-import", "--quiet"]);
     let mut child = command.stdin(Stdio::piped()).spawn().expect("git");
     if let Some(input) = child.stdin.take() {
         let mut input = io::BufWriter::new(input);
