@@ -23,7 +23,7 @@ use crate::pack::Pack;
 use crate::repository::Repository;
 
 /// Up to this many new commits are walked for their paths, if the client has something to build upon.
-const FEW: u32 = 2000;
+const FEW: u32 = 16_000;
 /// Above this many objects no bases are looked for among what the client has.
 const MANY: u64 = 100_000;
 /// How many versions of a path that the client has are noted.

@@ -18,6 +18,11 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct DeltaIndex {
     base_length: usize,
     mask: u32,
+    /// One bit for every hash that some block may have, sixteen bits for each block: most places of a target match nothing,
+    /// and are passed by without a look at the base.
+    filter: Vec<u64>,
+    /// How far a hash is shifted to be a bit of the filter.
+    shift: u32,
     /// First block of each bucket.
     heads: Vec<u32>,
     /// Next block with the same hash.
@@ -36,18 +41,24 @@ impl DeltaIndex {
         let mask = u32::try_from(size - 1).ok()?;
         let mut heads = vec![NONE; size];
         let mut next = vec![NONE; blocks];
+        let bits = (blocks * 16).next_power_of_two().max(64);
+        let mut filter = vec![0_u64; bits / 64];
+        let shift = 64 - bits.trailing_zeros();
         // Backwards, so that a bucket begins with its earliest block.
         for (number, block) in base.as_chunks::<BLOCK>().0.iter().enumerate().rev() {
-            let bucket = (hash(block) & mask) as usize;
+            let hash = hash(block);
+            let bit = (hash >> shift) as usize;
+            filter[bit / 64] |= 1 << (bit % 64);
+            let bucket = (bucket(hash) & mask) as usize;
             next[number] = heads[bucket];
             heads[bucket] = number as u32;
         }
-        Some(DeltaIndex { base_length: base.len(), mask, heads, next })
+        Some(DeltaIndex { base_length: base.len(), mask, filter, shift, heads, next })
     }
 
     /// What the index occupies, in bytes.
     pub(crate) fn size(&self) -> usize {
-        (self.heads.len() + self.next.len()) * 4
+        (self.heads.len() + self.next.len()) * 4 + self.filter.len() * 8
     }
 
     /// A delta of at most `limit` bytes that makes `target` out of `base`, which must be the indexed one.
@@ -60,13 +71,15 @@ impl DeltaIndex {
         put_size(&mut out, target.len());
         let mut at = 0;
         let mut pending = 0;
-        while let Some(block) = target[at..].first_chunk::<BLOCK>() {
-            let (start, length) = self.longest(base, &target[at..], block);
+        loop {
+            // Beyond this place the delta would be too long even if all the rest matched.
+            let last = pending + limit.saturating_sub(out.len());
+            let Some((found, hash)) = self.promising(target, at, last) else { break };
+            at = found;
+            let Some(block) = target[at..].first_chunk::<BLOCK>() else { break };
+            let (start, length) = self.longest(base, &target[at..], block, hash);
             if length < BLOCK {
                 at += 1;
-                if out.len() + (at - pending) > limit {
-                    return None;
-                }
                 continue;
             }
             let room = start.min(at - pending);
@@ -84,14 +97,31 @@ impl DeltaIndex {
             at += length;
             pending = at;
         }
+        if out.len() + (target.len() - pending) > limit {
+            return None;
+        }
         put_literal(&mut out, &target[pending..]);
         (out.len() <= limit).then_some(out)
     }
 
+    /// The next place from `at` to `last` whose block the base may have, and the block's hash.
+    fn promising(&self, target: &[u8], at: usize, last: usize) -> Option<(usize, u64)> {
+        let end = target.len().min(last.saturating_add(BLOCK));
+        let blocks = target.get(at..end)?.windows(BLOCK);
+        for (skipped, block) in blocks.enumerate() {
+            let hash = hash(block.first_chunk()?);
+            let bit = (hash >> self.shift) as usize;
+            if self.filter[bit / 64] >> (bit % 64) & 1 == 1 {
+                return Some((at + skipped, hash));
+            }
+        }
+        None
+    }
+
     /// Where in the base the longest match for the start of `rest` begins, and its length.
-    fn longest(&self, base: &[u8], rest: &[u8], block: &[u8; BLOCK]) -> (usize, usize) {
+    fn longest(&self, base: &[u8], rest: &[u8], block: &[u8; BLOCK], hash: u64) -> (usize, usize) {
         let mut best = (0, 0);
-        let mut number = self.heads[(hash(block) & self.mask) as usize];
+        let mut number = self.heads[(bucket(hash) & self.mask) as usize];
         for _ in 0..TRIES {
             if number == NONE {
                 break;
@@ -113,12 +143,16 @@ impl DeltaIndex {
     }
 }
 
-fn hash(block: &[u8; BLOCK]) -> u32 {
+/// The highest bits are the best ones: those of the filter. Buckets use the ones below the upper half.
+fn hash(block: &[u8; BLOCK]) -> u64 {
     let both = u128::from_le_bytes(*block);
     let (low, high) = (both as u64, (both >> 64) as u64);
     let mixed = low.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
-    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    (mixed >> 32) as u32 ^ mixed as u32
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+fn bucket(hash: u64) -> u32 {
+    (hash >> 32) as u32 ^ hash as u32
 }
 
 fn common_prefix(a: &[u8], b: &[u8]) -> usize {
