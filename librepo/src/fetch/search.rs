@@ -31,6 +31,8 @@ const GOOD_ENOUGH: u64 = 1024;
 /// How many versions before an object are tried, and how many that the client has.
 const WINDOW: usize = 8;
 const EDGES: usize = 4;
+/// How many times smaller a delta may become when it is compressed: what it inserts is mostly text.
+const COMPRESSES: u64 = 4;
 /// How many deltas made here build upon each other.
 const DEEPEST: u8 = 40;
 /// Bytes scanned before the search ends, and bytes of deltas kept.
@@ -347,12 +349,18 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         let near = near.filter(|(_, depth)| **depth < DEEPEST).map(|(v, depth)| (v.number, false, depth + 1));
         let edges = group.edges.iter().take(EDGES).map(|edge| (*edge, true, 1));
         let enough = target.len() / 64 + 32;
+        // A delta that could not compress to less than what lies on disk is given up on the way.
+        let worth = match why {
+            Why::Whole => target.len() / 2,
+            Why::Large(stored) => usize::try_from(stored.saturating_mul(COMPRESSES))
+                .map_or(usize::MAX, |most| most.min(target.len() / 2)),
+        };
         let mut best: Option<(u32, bool, u8, Vec<u8>)> = None;
         for (base, thin, depth) in near.chain(edges) {
             // What the client has may be unreadable here: then it is no base.
             let Ok(object) = self.source.read(base) else { continue };
             let base_data = object.data;
-            let limit = best.as_ref().map_or(target.len() / 2, |(.., delta)| delta.len().saturating_sub(8));
+            let limit = best.as_ref().map_or(worth, |(.., delta)| delta.len().saturating_sub(8));
             let grows = target.len().saturating_sub(base_data.len());
             if base_data.len() as u64 >= LARGEST || grows > limit || base_data.len() / 32 > target.len() {
                 continue;
