@@ -4,13 +4,21 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build run regress test lint man bench faults disk-full conformance fuzz clean install-test-tools
+.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance fuzz clean install-test-tools
 
 all: build
 
 build:
 	$(CARGO) build --workspace --locked --profile $(PROFILE)
 	@CARGO="$(CARGO)" sh gotsh/static.sh $(PROFILE)
+
+# DESTDIR and PREFIX say where; /usr/local by default. `make` comes first, as the user who has the compiler.
+install uninstall:
+	@BIN=$(BIN) sh dist/install.sh $@
+
+# A Debian package in target/, by dpkg-deb alone.
+deb: build
+	@BIN=$(BIN) sh dist/debian/deb.sh target
 
 # A demo: a scratch directory with a repository, gotd in the foreground as the present user.
 run:

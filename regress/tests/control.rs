@@ -90,7 +90,7 @@ fn info_tells_people_and_machines_about_a_session_under_way() {
         let program = "import json,sys\nd=json.load(sys.stdin)\ns=d['sessions'][0]\nprint(d['active'],s['repository'],s['who'],s['service'],len(s['processes']),s['granted'],d['limits'][0]['value'])";
         let done =
             run(std::process::Command::new("python3").args(["-c", program]), json.as_bytes(), 20).good();
-        let expected = format!("1 a \"quoted\" name {} git-upload-pack 2 True 2000\n", present_user());
+        let expected = format!("1 a \\x22quoted\\x22 name {} git-upload-pack 2 True 2000\n", present_user());
         assert_eq!(done.text(), expected, "{json}");
     } else {
         regress::skipped("needs python3");
