@@ -476,6 +476,7 @@ impl Push<'_> {
             chain: u32::try_from(limit(Limit::DeltaDepth)).unwrap_or(u32::MAX),
             external_bases: limit(Limit::ThinBases),
             tree_depth: u32::try_from(limit(Limit::TreeDepth)).unwrap_or(u32::MAX),
+            blob_bytes: limit(Limit::BlobSize),
             fsck: self.rules.fsck,
             tolerated: self.rules.tolerated.clone(),
             disk_reserve: limit(Limit::DiskReserve),

@@ -205,6 +205,7 @@ fn work(
         limits: limits(&task.task),
         policy: policy(&task.task),
         threads: threads.into(),
+        blob_limit: task.task.blob_bytes,
         ..Options::default()
     };
     let store = Some(repository.store());

@@ -355,3 +355,57 @@ assert not any((result.ref_status or {}).values()), result.ref_status
     push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
     assert_whole(&site, &repository);
 }
+
+/// As JGit: it has sent all, keeps its end open, and waits for the end of ours.
+#[test]
+fn a_client_that_waits_for_the_servers_end_is_not_kept_waiting() {
+    use std::io::{Read, Write};
+    let site = Site::new();
+    let bulky = history::bulky(&site, "bulk.git", 1);
+    let mut daemon = site.start();
+    let tip = history::tip(&site, &bulky);
+    let mut objects = site.command("git");
+    objects.arg("-C").arg(&bulky).args(["pack-objects", "--all", "--stdout", "-q"]);
+    let pack = run(&mut objects, b"", 60).good().out;
+    let mut gotsh = site.gotsh("git-receive-pack 'bulk.git'");
+    gotsh.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut gotsh = gotsh.spawn().expect("gotsh starts");
+    let mut to = gotsh.stdin.take().expect("a pipe");
+    // Refused by its name, before anybody looks at the pack.
+    let line = format!("{} {tip} refs/got/x\0report-status side-band-64k", "0".repeat(40));
+    to.write_all(&regress::pkt::line(line)).expect("writes");
+    to.write_all(regress::pkt::FLUSH).expect("writes");
+    to.write_all(&pack).expect("all of it is taken");
+    let begun = std::time::Instant::now();
+    let mut said = Vec::new();
+    gotsh.stdout.take().expect("a pipe").read_to_end(&mut said).expect("reads");
+    let took = begun.elapsed();
+    assert!(String::from_utf8_lossy(&said).contains("ng refs/got/x"));
+    assert!(took < std::time::Duration::from_secs(3), "{took:?}");
+    drop(to);
+    let _ = gotsh.wait();
+    daemon.assert_serves();
+}
+
+/// A limit of blobs is about each reference by itself.
+#[test]
+fn a_large_blob_refuses_only_the_reference_that_brings_it() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = empty(&site, "r.git");
+    let configuration = site.serve_all().replace("permit rw", "limit blob size 50K\n\tpermit rw");
+    let _daemon = site.start_with(&configuration);
+    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    site.git_in(&work, ["checkout", "-q", "-b", "large"]);
+    std::fs::write(work.join("large"), vec![7; 60_000]).expect("writes");
+    site.git_in(&work, ["add", "large"]);
+    site.git_in(&work, ["commit", "-q", "-m", "large"]);
+    site.git_in(&work, ["checkout", "-q", "-b", "small", "main"]);
+    commit(&site, &work, "small");
+    push(&site, &work, &["gotd:r.git", "large", "small"]).bad("blob of 60000 bytes, at most 51200");
+    let there = references(&site, &repository);
+    assert!(there.contains("refs/heads/small") && !there.contains("refs/heads/large"), "{there}");
+    push(&site, &work, &["--atomic", "gotd:r.git", "large", "small:refs/heads/other"]).bad("atomic");
+    assert_eq!(references(&site, &repository), there);
+    assert_whole(&site, &repository);
+}

@@ -18,8 +18,8 @@ const DROP_BYTES: u64 = 256 << 20;
 /// Longest time for it.
 const DROP_TIME: Duration = Duration::from_secs(60);
 /// Longest silence after the last words that is waited for the end of the input: some clients (JGit) wait for the end
-/// of ours instead.
-const DROP_SILENCE: Duration = Duration::from_secs(5);
+/// of ours instead. One that is only slow has its report by then, and git reads that when its pack is refused.
+const DROP_SILENCE: Duration = Duration::from_millis(700);
 /// A pipe that has room at all has room for so many bytes: pipe(7), `PIPE_BUF`.
 pub(super) const ROOM: usize = 4096;
 

@@ -125,6 +125,8 @@ pub struct VerifyTask {
     pub external_bases: u64,
     /// How deep directories may be nested.
     pub tree_depth: u32,
+    /// Largest blob that a tip may bring, in bytes; 0: any. Judged by `repo_write`, for which tips must be told apart.
+    pub blob_bytes: u64,
     /// Check objects as `git fsck` does.
     pub fsck: bool,
     /// Message ids of findings that are let through.

@@ -6,7 +6,6 @@ use std::fs::File;
 
 use super::connectivity::{Connectivity, Gap, MAX_TAGS, Shallow};
 use super::index_pack::{self, Indexed, Own};
-use super::inspect::LARGE_BLOB;
 use super::world::World;
 use super::{Stage, Ticker};
 use crate::error::Result;
@@ -54,8 +53,9 @@ pub struct Facts {
     pub fast_forward: Option<bool>,
     /// A commit with several parents that is behind the new tip and that no reference reached before.
     pub merge: Option<ObjectId>,
-    /// The largest blob that came for this tip, with its size in bytes. Where all that came is below a megabyte, or a push of several
-    /// tips is too large to tell them apart, the largest of the whole push.
+    /// The largest blob that came for this tip, with its size in bytes. Where all that came is below the limit that matters
+    /// ([`Options::blob_limit`](super::Options::blob_limit)) and below a megabyte, or a push of several tips is too large to tell them
+    /// apart, the largest of the whole push.
     pub largest_blob: Option<(ObjectId, u64)>,
 }
 
@@ -268,7 +268,7 @@ fn largest_blob(
 ) -> Result<Option<(ObjectId, u64)>> {
     let largest = check.world.indexed.findings.largest;
     match largest {
-        Some((_, size)) if shared.creations > 1 && size >= LARGE_BLOB => {}
+        Some((_, size)) if shared.creations > 1 && size >= check.world.indexed.tell_blobs => {}
         _ => return Ok(largest),
     }
     let sizes: IdMap<u64> = check.world.indexed.findings.blobs.iter().copied().collect();

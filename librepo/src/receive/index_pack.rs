@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::check::{self, Message, Policy, Special};
-use super::inspect::{self, Findings, Inspector};
+use super::inspect::{self, Findings, Inspector, LARGE_BLOB};
 use super::resolve::{self, Children, Context};
 use super::stream::{self, Table};
 use super::{Limits, Stage, Ticker, bad, index_file, modules, pack_error, thin};
@@ -30,6 +30,8 @@ pub struct Options {
     pub threads: usize,
     /// Whether a pack that names one object twice is taken, as `git index-pack` does unless it is strict.
     pub allow_duplicates: bool,
+    /// Bytes above which it matters which tip brings a blob; 0: only that of large ones is told.
+    pub blob_limit: u64,
 }
 
 /// A pack that was received, indexed and checked object by object. What is behind it is for
@@ -47,6 +49,8 @@ pub struct Indexed {
     pub checksum: ObjectId,
     pub(super) hash: HashKind,
     pub(super) findings: Findings,
+    /// The largest blob's size from which on tips are told apart by their blobs.
+    pub(super) tell_blobs: u64,
     /// Ids of all objects of the pack file, sorted, with kind and whether they were appended.
     pub(super) contents: Vec<(ObjectId, Kind, bool)>,
 }
@@ -63,6 +67,7 @@ impl Indexed {
             hash,
             findings: Inspector::new(hash, Arc::default(), None, None).findings,
             contents: Vec::new(),
+            tell_blobs: LARGE_BLOB,
         }
     }
 
@@ -145,7 +150,12 @@ pub fn index<R: Read + ?Sized>(
     });
     let contents = contents.collect();
     drop(table);
-    let indexed = Indexed { objects, received, deltas, bytes, checksum, hash, findings, contents };
+    let tell_blobs = match options.blob_limit {
+        0 => LARGE_BLOB,
+        bytes => LARGE_BLOB.min(bytes.saturating_add(1)),
+    };
+    let indexed =
+        Indexed { objects, received, deltas, bytes, checksum, hash, findings, tell_blobs, contents };
     if !indexed.findings.modules.is_empty() || !indexed.findings.attributes.is_empty() {
         special_files(&indexed, pack, idx, store, &policy, ticker)?;
     }

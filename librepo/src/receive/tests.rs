@@ -837,6 +837,20 @@ fn the_largest_blob_is_told_for_each_tip() {
     let facts = about(Some(&received), &repository, &[ids[5]], &commands, &Shallow::default()).unwrap();
     assert_eq!(facts[0].largest_blob, Some((large, 2 << 20)));
     assert_eq!(facts[1].largest_blob, Some((small, 5)));
+    // A limit below what is told anyway.
+    let mut pack = TestPack::new(SHA1);
+    let (large, _) = pack.object(Kind::Blob, &[0; 2000]);
+    pack.object(Kind::Blob, b"small");
+    let (a, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", large)]));
+    let (b, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", small)]));
+    let (a, _) = pack.object(Kind::Commit, &commit(&a, &[ids[5]], 2_000_000));
+    let (b, _) = pack.object(Kind::Commit, &commit(&b, &[ids[5]], 2_000_000));
+    let options = Options { blob_limit: 1000, ..Options::default() };
+    let received = receive_with(&pack.finish(), SHA1, Some(&repository), &options).unwrap();
+    let commands = [Command { old: null, new: a }, Command { old: null, new: b }];
+    let facts = about(Some(&received), &repository, &[ids[5]], &commands, &Shallow::default()).unwrap();
+    assert_eq!(facts[0].largest_blob, Some((large, 2000)));
+    assert_eq!(facts[1].largest_blob, Some((small, 5)));
 }
 
 #[test]
