@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::message::parent::{FetchRules, Pool, RepoReport, SessionStart};
 use libproto::message::repo::{
-    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, Refusal,
-    RepoToSession, SessionToRepo,
+    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, RefBatch,
+    Refusal, RepoToSession, SessionToRepo,
 };
 use libproto::names::{self, escape};
 use libproto::request;
@@ -78,6 +78,7 @@ pub fn serve(
         looks_left: LOOKS,
         output: None,
         report: RepoReport::default(),
+        reopenings: REOPENINGS,
     };
     watchdog::phase(Phase::Off);
     let end = loop {
@@ -125,7 +126,12 @@ struct Server<'a> {
     looks_left: u32,
     output: Option<client::Output>,
     report: RepoReport,
+    /// How often the repository may still be opened again.
+    reopenings: u32,
 }
+
+/// References to objects that are nowhere make every list open the repository again.
+const REOPENINGS: u32 = 8;
 
 impl<'a> Server<'a> {
     /// Takes one question and answers it.
@@ -193,7 +199,7 @@ impl<'a> Server<'a> {
         &mut self,
         ask: libproto::message::repo::ListAsk,
     ) -> Result<Result<RepoToSession, Refusal>, Broken> {
-        let batches = match self.advertised.list(ask) {
+        let batches = match self.list_whole(ask) {
             Ok(batches) => batches,
             Err(error) => return Ok(Err(broken(error))),
         };
@@ -204,6 +210,26 @@ impl<'a> Server<'a> {
             }
         }
         Ok(last.ok_or_else(|| Refusal::Broken("references: none".into())))
+    }
+
+    /// The references. Where one names an object that is not there, it came after the repository was opened: a push is
+    /// under way, or everything is packed anew. Then the repository is opened again.
+    fn list_whole(&mut self, ask: libproto::message::repo::ListAsk) -> Result<Vec<RefBatch>, Error> {
+        let prefixes = self.advertised.taken_prefixes();
+        loop {
+            let batches = self.advertised.list(ask.clone())?;
+            let missing =
+                |id: &names::ObjectId| to_repo(id).is_some_and(|id| !self.repository.store().contains(&id));
+            let mut ids = batches.iter().flat_map(|batch| &batch.refs).filter_map(|line| line.id.as_ref());
+            if self.reopenings == 0 || !self.repository.store().is_stale() || !ids.any(missing) {
+                return Ok(batches);
+            }
+            self.reopenings -= 1;
+            // What was opened before may be in use still, and goes with this process.
+            self.repository = Box::leak(Box::new(self.repository.reopen()?));
+            self.advertised = Advertised::new(self.repository, self.grant.hidden);
+            self.advertised.prefixes(prefixes.clone(), u32::MAX).map_err(|e| Error::Limit(e.to_string()))?;
+        }
     }
 
     fn begin(&mut self, v2: bool) -> Result<(), Refusal> {

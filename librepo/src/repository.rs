@@ -1,6 +1,6 @@
 //! One repository, opened beneath a directory descriptor (`gitrepository-layout`).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::alternates::Alternate;
 use crate::beneath::{Dir, EntryType};
@@ -71,6 +71,17 @@ impl Repository {
         let mut notes = Vec::new();
         let graph = if shallow { None } else { open_graph(&store, &mut notes) };
         Ok(Repository { dir, config, refs, store, graph, shallow, notes })
+    }
+
+    /// The same repository as it is now: for references to objects that came since it was opened.
+    pub fn reopen(&self) -> Result<Repository> {
+        let alternates = self.store.object_dirs().skip(1).map(|dir| {
+            let path = dir.name().to_owned();
+            dir.as_fd().try_clone_to_owned().map(|dir| Alternate { path, dir }).map_err(Error::Io)
+        });
+        let options =
+            Options { alternates: alternates.collect::<Result<_>>()?, limits: self.store.limits().clone() };
+        Repository::open(self.dir.as_fd().try_clone_to_owned().map_err(Error::Io)?, options)
     }
 
     /// The algorithm of the ids.

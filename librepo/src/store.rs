@@ -55,6 +55,8 @@ pub enum Location {
 struct Objects {
     dir: Dir,
     midx: Option<Midx>,
+    /// When its packs last came or went before they were opened.
+    stamp: Option<(i64, i64)>,
 }
 
 /// A multi-pack index and which of our packs its numbers mean.
@@ -71,6 +73,9 @@ struct StorePack {
     /// Whether a multi-pack index answers for it.
     covered: bool,
 }
+
+/// How often a directory that changes while it is looked at is looked at again.
+const SCANS: usize = 8;
 
 /// All objects of one repository, as they were when it was opened.
 ///
@@ -96,7 +101,7 @@ impl Store {
         let mut store = Store {
             hash,
             limits,
-            objects: dirs.map(|dir| Objects { dir, midx: None }).collect(),
+            objects: dirs.map(|dir| Objects { dir, midx: None, stamp: None }).collect(),
             packs: Vec::new(),
             about: Vec::new(),
             notes: Vec::new(),
@@ -123,13 +128,33 @@ impl Store {
     pub fn refresh(&mut self) -> Result<usize> {
         let before = self.packs.len();
         for dir in 0..self.objects.len() {
-            self.scan(dir)?;
+            // While it is repacked, a directory's list may have neither the old pack nor the new one.
+            for _ in 0..SCANS {
+                let stamp = self.stamp(dir)?;
+                let whole = self.scan(dir)?;
+                self.objects[dir].stamp = stamp;
+                if whole && stamp == self.stamp(dir)? {
+                    break;
+                }
+            }
         }
         Ok(self.packs.len() - before)
     }
 
-    fn scan(&mut self, number: usize) -> Result<()> {
-        let Some(dir) = self.objects[number].dir.open_dir(b"pack")? else { return Ok(()) };
+    /// Whether packs came or went since they were opened.
+    pub fn is_stale(&self) -> bool {
+        (0..self.objects.len()).any(|dir| self.stamp(dir).ok() != Some(self.objects[dir].stamp))
+    }
+
+    /// When the packs of a directory last came or went.
+    fn stamp(&self, number: usize) -> Result<Option<(i64, i64)>> {
+        let stat = self.objects[number].dir.stat(b"pack")?;
+        Ok(stat.map(|(_, stat)| (stat.st_mtime, stat.st_mtime_nsec)))
+    }
+
+    /// Opens the packs of a directory that are not open yet; false if one of them went away meanwhile.
+    fn scan(&mut self, number: usize) -> Result<bool> {
+        let Some(dir) = self.objects[number].dir.open_dir(b"pack")? else { return Ok(true) };
         let dir_number = u16::try_from(number).unwrap_or(u16::MAX);
         let open: HashSet<&str> = self.of_dir(dir_number).map(|(pack, _)| pack.name()).collect();
         let (mut found, mut odd) = (Vec::new(), Vec::new());
@@ -154,18 +179,19 @@ impl Store {
         self.notes.extend(notes);
         // The newest first, as C git has it: what is asked for is mostly new.
         found.sort_by(|a, b| b.cmp(a));
+        let mut whole = true;
         for (_, stem) in found {
             match self.open_pack(&dir, &stem) {
                 Ok(Some(pack)) => {
                     self.packs.push(pack);
                     self.about.push(StorePack { dir: dir_number, covered: false });
                 }
-                Ok(None) => {}
+                Ok(None) => whole = false,
                 Err(why) => self.notes.push(format!("{}: {why}", dir.name_of(stem.as_bytes()).display())),
             }
         }
         self.load_midx(number, &dir);
-        Ok(())
+        Ok(whole)
     }
 
     /// The packs of one objects directory, with their numbers.

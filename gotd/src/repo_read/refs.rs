@@ -42,6 +42,11 @@ impl<'a> Advertised<'a> {
         Ok(())
     }
 
+    /// The prefixes that were taken for the next list.
+    pub(super) fn taken_prefixes(&self) -> Vec<Vec<u8>> {
+        self.prefixes.clone()
+    }
+
     /// Reads the references anew, and gives those that are asked for; always at least one batch.
     pub(crate) fn list(&mut self, ask: ListAsk) -> Result<Vec<RefBatch>, Error> {
         let prefixes = Prefixes::new(std::mem::take(&mut self.prefixes));

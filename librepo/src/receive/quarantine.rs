@@ -18,11 +18,14 @@ use super::bad;
 use crate::error::{Error, Result};
 use crate::fs_ops::{self, Fs, Op};
 use crate::id::{HashKind, ObjectId};
+use crate::object::Kind;
 use crate::transaction::{self, Staging};
 
 /// How the directories are named, below `objects`; sixteen hexadecimal digits follow.
 const PREFIX: &[u8] = b"gotd-incoming-";
 const DIGITS: usize = 16;
+/// The file in it that becomes the pack's `.keep` file.
+const KEEP: &str = "keep";
 /// How long somebody else's pack that is just moving in is waited for: that is a matter of two names.
 const MOVING: Duration = Duration::from_secs(2);
 /// How many names in `objects` are looked at.
@@ -35,15 +38,8 @@ pub struct Quarantine {
     /// Holds the lock.
     _alive: File,
     files: Option<(File, File)>,
-}
-
-/// What became of a pack.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Installed {
-    /// It is a pack of the repository now.
-    New,
-    /// The very same pack was there already.
-    Known,
+    /// The file beside an installed pack that keeps C git from removing it, while no reference leads to its objects.
+    keep: Option<Vec<u8>>,
 }
 
 impl Quarantine {
@@ -57,7 +53,7 @@ impl Quarantine {
                 continue;
             }
             if let Some(alive) = lock(fs, &dir)? {
-                return Ok(Quarantine { dir, _alive: alive, files: None });
+                return Ok(Quarantine { dir, _alive: alive, files: None, keep: None });
             }
         }
         Err(Error::Limit("objects: cannot create a quarantine directory".into()))
@@ -90,9 +86,13 @@ impl Quarantine {
     /// Makes the pack one of the repository's: synchronises both files, names them, and synchronises the names. When this returns
     /// they survive a power cut.
     ///
+    /// Until [`Quarantine::remove`] a `.keep` file lies beside it, as with C git: a `git repack -a -d` that began before a reference
+    /// led to the new objects would remove them. For the same reason a pack of that name which is there already is left alone, and
+    /// this one gets another name: a repacking under way may have the old one on its list.
+    ///
     /// To be called when whoever filled the files is gone. `checksum` is what it said the pack's checksum is; it is compared with
     /// the end of both files.
-    pub fn install(&mut self, fs: &Fs, hash: HashKind, checksum: &ObjectId) -> Result<Installed> {
+    pub fn install(&mut self, fs: &Fs, hash: HashKind, checksum: &ObjectId) -> Result<()> {
         let (pack, idx) = self.files.take().ok_or_else(|| bad("incoming pack: not created"))?;
         let (pack_path, idx_path) = (self.file("pack"), self.file("idx"));
         for (file, path) in [(&pack, &pack_path), (&idx, &idx_path)] {
@@ -119,11 +119,20 @@ impl Quarantine {
         }
         // Between the two names others must not take the first for a crash's leftover, nor we theirs.
         let _moving = lock_packs(fs)?;
-        let name = |suffix: &str| format!("objects/pack/pack-{checksum}{suffix}").into_bytes();
-        let (pack_name, idx_name) = (name(".pack"), name(".idx"));
-        if fs.stat(&pack_name)?.is_some() && fs.stat(&idx_name)?.is_some() {
-            return self.known(fs, &pack, &pack_name);
-        }
+        let number = RandomState::new().hash_one(std::process::id());
+        let other = hash.hash_object(Kind::Blob, &[checksum.as_bytes(), &number.to_be_bytes()].concat());
+        let path = |id: &ObjectId, suffix: &str| format!("objects/pack/pack-{id}{suffix}").into_bytes();
+        let is_free = |id: &ObjectId| -> Result<bool> {
+            Ok(fs.stat(&path(id, ".pack"))?.is_none()
+                && fs.stat(&path(id, ".idx"))?.is_none()
+                && fs.stat(&path(id, ".keep"))?.is_none())
+        };
+        let id = if is_free(checksum)? { checksum } else { &other };
+        let (pack_name, idx_name) = (path(id, ".pack"), path(id, ".idx"));
+        let (keep_path, keep_name) = (self.file(KEEP), path(id, ".keep"));
+        drop(fs.create(&keep_path, 0o444)?);
+        self.move_in(fs, &keep_path, &keep_name)?;
+        self.keep = Some(keep_name);
         // The pack first: readers find packs by their indexes.
         self.move_in(fs, &pack_path, &pack_name)?;
         if let Err(e) = self.move_in(fs, &idx_path, &idx_name) {
@@ -132,7 +141,7 @@ impl Quarantine {
             return Err(e);
         }
         fs.sync_dir(b"objects/pack")?;
-        Ok(Installed::New)
+        Ok(())
     }
 
     /// The file is still what was created: regular, with one name, and that name means it.
@@ -146,30 +155,11 @@ impl Quarantine {
         Err(bad("incoming pack: not the file that was created"))
     }
 
-    fn known(&self, fs: &Fs, pack: &File, name: &[u8]) -> Result<Installed> {
-        let size = pack.metadata().map_err(|e| Error::Read(PathBuf::from("incoming pack"), e))?.len();
-        match fs.stat(name)? {
-            Some(stat) if fs_ops::is_file(&stat) && u64::try_from(stat.st_size) == Ok(size) => {
-                // Whoever wrote it may not have waited for the disk.
-                fs.sync_dir(b"objects/pack")?;
-                Ok(Installed::Known)
-            }
-            _ => Err(bad(format!("{}: exists with other content", OsStr::from_bytes(name).display()))),
-        }
-    }
-
     /// Gives the file its final name, which must not be anybody's.
     fn move_in(&self, fs: &Fs, from: &[u8], to: &[u8]) -> Result<()> {
         match fs.link(from, to) {
             // The old name stays until the quarantine goes: by it a pack that got no index is known after a crash.
             Ok(()) => Ok(()),
-            Err(e) if fs_ops::errno(&e) == Some(Errno::EEXIST) => {
-                // Half of a pack, left by a crash between the two names: ours is the same or better.
-                match fs.stat(to)? {
-                    Some(stat) if fs_ops::is_file(&stat) => fs.rename(from, to),
-                    _ => Err(e),
-                }
-            }
             Err(e)
                 if matches!(
                     fs_ops::errno(&e),
@@ -182,9 +172,11 @@ impl Quarantine {
         }
     }
 
-    /// Removes the directory with all that is in it.
+    /// Removes the directory with all that is in it, and gives an installed pack up to C git's care.
     pub fn remove(self, fs: &Fs) -> Result<()> {
-        empty(fs, &self.dir)
+        let given_up = self.keep.as_ref().map_or(Ok(true), |keep| fs.remove(keep));
+        empty(fs, &self.dir)?;
+        given_up.map(|_| ())
     }
 }
 
@@ -236,23 +228,34 @@ fn lock_packs(fs: &Fs) -> Result<Option<File>> {
     }
 }
 
-/// Removes a pack that got its name from this quarantine, but whose index did not. Under [`lock_packs`].
+/// Removes the `.keep` file of this quarantine's pack, and a pack that got its name from this quarantine, but whose index did not.
+/// Under [`lock_packs`].
 fn half_installed(fs: &Fs, dir: &[u8]) -> Result<()> {
-    let Some(ours) =
-        fs.stat(&[dir, b"/pack"].concat())?.filter(|stat| fs_ops::is_file(stat) && stat.st_nlink > 1)
-    else {
-        return Ok(());
-    };
+    if let Some(ours) = linked(fs, dir, KEEP)? {
+        for (name, _) in fs.list(b"objects/pack", MAX_ENTRIES)? {
+            let path = [b"objects/pack/".as_slice(), &name].concat();
+            if name.ends_with(b".keep") && fs.stat(&path)?.is_some_and(|stat| fs_ops::identity(&stat) == ours)
+            {
+                fs.remove(&path)?;
+            }
+        }
+    }
+    let Some(ours) = linked(fs, dir, "pack")? else { return Ok(()) };
     for (name, _) in fs.list(b"objects/pack", MAX_ENTRIES)? {
         let Some(stem) = name.strip_suffix(b".pack") else { continue };
         let path = |suffix: &[u8]| [b"objects/pack/", stem, suffix].concat();
-        let same =
-            fs.stat(&path(b".pack"))?.is_some_and(|stat| fs_ops::identity(&stat) == fs_ops::identity(&ours));
+        let same = fs.stat(&path(b".pack"))?.is_some_and(|stat| fs_ops::identity(&stat) == ours);
         if same && fs.stat(&path(b".idx"))?.is_none() {
             fs.remove(&path(b".pack"))?;
         }
     }
     Ok(())
+}
+
+/// Which file this is of a quarantine, if it has another name elsewhere.
+fn linked(fs: &Fs, dir: &[u8], name: &str) -> Result<Option<fs_ops::Identity>> {
+    let stat = fs.stat(&[dir, b"/", name.as_bytes()].concat())?;
+    Ok(stat.filter(|stat| fs_ops::is_file(stat) && stat.st_nlink > 1).map(|stat| fs_ops::identity(&stat)))
 }
 
 /// Locks a quarantine; `None` while its owner lives, or if it has gone meanwhile.

@@ -112,7 +112,8 @@ fn files(dir: &Path) -> Vec<String> {
 fn nothing_temporary(dir: &Path) {
     let files = files(dir);
     for file in &files {
-        assert!(!file.ends_with(".lock") && !file.ends_with(".new") && !file.contains("incoming"), "{file}");
+        let temporary = [".lock", ".new", ".keep"].iter().any(|end| file.ends_with(end));
+        assert!(!temporary && !file.contains("incoming"), "{file}");
         if let Some(stem) = file.strip_suffix(".pack") {
             assert!(files.contains(&format!("{stem}.idx")), "{file} has no index");
         }
@@ -576,4 +577,63 @@ fn a_crash_at_any_operation_of_a_push_leaves_a_whole_repository() {
         assert_eq!(refs(root), now);
         clean(root);
     }
+}
+
+/// C git drops what no reference leads to when it repacks, so a pack that moved in must be kept until its references are there:
+/// also from a repacking that began with an older pack of the same name on its list.
+#[test]
+fn a_repack_between_pack_and_references_loses_nothing() {
+    let (other, _) = repository();
+    let (dir, ids) = repository();
+    let (p, o) = (dir.path(), other.path());
+    let tree = git(o, &["rev-parse", &format!("{}^{{tree}}", ids[0])]).unwrap();
+    let new = git(o, &["commit-tree", "-m", "pushed", "-p", &ids[2].to_string(), &tree]).unwrap();
+    git(o, &["update-ref", "refs/heads/main", &new]).unwrap();
+    let packed = git(o, &["pack-objects", "--all", "-q", "objects/pack/all"]).unwrap();
+    let bytes = fs::read(o.join(format!("objects/pack/all-{packed}.pack"))).unwrap();
+    let new = ObjectId::from_hex(new.as_bytes()).unwrap();
+    let fs = fs_of(p);
+    let install = || {
+        let mut quarantine = Quarantine::create(&fs).unwrap();
+        let (pack, idx) = quarantine.create_files(&fs).unwrap();
+        let mut quiet = |_: &crate::receive::Progress| Ok(());
+        let mut ticker = crate::receive::Ticker::new(&mut quiet);
+        let options = crate::receive::Options::default();
+        let input = &mut bytes.as_slice();
+        let indexed =
+            crate::receive::index(input, &pack, &idx, HashKind::Sha1, None, &options, &mut ticker).unwrap();
+        quarantine.install(&fs, HashKind::Sha1, &indexed.checksum).unwrap();
+        quarantine
+    };
+    let names = |end: &str| {
+        let names = fs::read_dir(p.join("objects/pack")).unwrap().flatten().map(|e| e.file_name());
+        let mut names: Vec<String> =
+            names.map(|n| n.into_string().unwrap()).filter(|n| n.ends_with(end)).collect();
+        names.sort();
+        names
+    };
+    let first = install();
+    assert_eq!(names(".keep").len(), 1);
+    git(p, &["repack", "-a", "-d", "-q"]).unwrap();
+    let made = commit_each(
+        &fs,
+        &first.staging(),
+        HashKind::Sha1,
+        &[update("refs/heads/pushed", None, Some(new))],
+        &quick(),
+    );
+    assert!(made[0].is_ok());
+    first.remove(&fs).unwrap();
+    git(p, &["fsck", "--full", "--strict"]).unwrap();
+    git(p, &["cat-file", "-e", &new.to_string()]).unwrap();
+    nothing_temporary(p);
+    // The very same pack once more has files of its own.
+    let packs = names(".pack");
+    let second = install();
+    assert_eq!(names(".pack").len(), packs.len() + 1);
+    // Its owner dies here: the next push finds what it left.
+    drop(second);
+    assert_eq!(sweep(&fs).unwrap(), 1);
+    nothing_temporary(p);
+    git(p, &["fsck", "--full", "--strict"]).unwrap();
 }
