@@ -217,7 +217,7 @@ impl<'a> Server<'a> {
     fn list_whole(&mut self, ask: libproto::message::repo::ListAsk) -> Result<Vec<RefBatch>, Error> {
         let prefixes = self.advertised.taken_prefixes();
         loop {
-            let batches = self.advertised.list(ask.clone())?;
+            let batches = self.advertised.list(ask)?;
             let missing =
                 |id: &names::ObjectId| to_repo(id).is_some_and(|id| !self.repository.store().contains(&id));
             let mut ids = batches.iter().flat_map(|batch| &batch.refs).filter_map(|line| line.id.as_ref());

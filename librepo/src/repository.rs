@@ -79,8 +79,7 @@ impl Repository {
             let path = dir.name().to_owned();
             dir.as_fd().try_clone_to_owned().map(|dir| Alternate { path, dir }).map_err(Error::Io)
         });
-        let options =
-            Options { alternates: alternates.collect::<Result<_>>()?, limits: self.store.limits().clone() };
+        let options = Options { alternates: alternates.collect::<Result<_>>()?, limits: self.store.limits() };
         Repository::open(self.dir.as_fd().try_clone_to_owned().map_err(Error::Io)?, options)
     }
 

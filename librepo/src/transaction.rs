@@ -312,7 +312,11 @@ impl<'a> Work<'a> {
             return;
         }
         if let Err(e) = self.unpack(updates, &held) {
-            let text = e.to_string();
+            let text = match &e {
+                // What went wrong with each of them will be said around it.
+                RefError::Failed(why) => why.to_string(),
+                e => e.to_string(),
+            };
             for &at in &held {
                 let locked = matches!(e, RefError::Locked);
                 results[at] =
