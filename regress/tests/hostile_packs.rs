@@ -29,11 +29,16 @@ struct Target {
 
 impl Target {
     fn new() -> Target {
+        Target::with("")
+    }
+
+    /// With more lines for the repositories' block.
+    fn with(rules: &str) -> Target {
         let site = Site::new();
         let repository = history::repository(&site, "r.git", 10, "sha1");
         let me = regress::site::present_user();
         let configuration = format!(
-            "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n}}\n",
+            "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n{rules}}}\n",
             site.head(),
             site.path("repositories").display(),
         );
@@ -473,6 +478,27 @@ fn trees_and_what_is_behind_them() {
             case("a commit without an author", object(Kind::Commit, no_author.as_bytes()), "missingAuthor"),
         ],
     );
+}
+
+/// What a repository's block says it tolerates is let through, and nothing else.
+#[test]
+fn tolerated_findings() {
+    let x = blob_id(b"x");
+    let padded = || of_tree(&[("0100644", b"f", x)], &[b"x"]);
+    let both = of_tree(&[("0100644", b"f", x), ("100644", b".git", x)], &[b"x"]);
+    let (said, ..) = Target::new().send(&padded());
+    assert!(said.contains("zeroPaddedFilemode"), "{said}");
+    let mut target = Target::with("\tfsck ignore zeroPaddedFilemode\n");
+    let (said, ..) = target.send(&both);
+    assert!(said.contains("hasDotgit"), "{said}");
+    let (said, ..) = target.send(&padded());
+    assert_eq!(said, "ok refs/heads/new");
+    target.daemon.assert_serves();
+    let (said, ..) = Target::with("\tfsck off\n").send(&of_tree(&[("100644", b".git", x)], &[b"x"]));
+    assert_eq!(said, "ok refs/heads/new");
+    // What is no tree at all is nobody's to tolerate.
+    let (said, ..) = Target::with("\tfsck off\n").send(&of(|pack| pack.object(Kind::Tree, b"junk").0));
+    assert!(said.starts_with("unpack "), "{said}");
 }
 
 #[test]

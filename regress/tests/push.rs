@@ -409,3 +409,44 @@ fn a_large_blob_refuses_only_the_reference_that_brings_it() {
     assert_eq!(references(&site, &repository), there);
     assert_whole(&site, &repository);
 }
+
+#[test]
+fn reflogs_are_written_where_they_are_asked_for_and_hidden_references_are_nowhere() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let repository = empty(&site, "r.git");
+    let path = site.path("repositories");
+    let me = regress::site::present_user();
+    let block = |name: &str, more: &str| {
+        format!("repositories \"{name}\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n{more}}}\n", path.display())
+    };
+    let plain = block("plain", "\thide namespace \"refs/secret/\"\n");
+    let _daemon = site.start_with(&format!("{}{plain}{}", site.head(), block("logged", "\treflog\n")));
+    push(&site, &work, &["-q", "gotd:plain/r.git", "main~2:refs/heads/main"]).good();
+    assert!(!repository.join("logs").exists(), "nobody asked for a reflog");
+    push(&site, &work, &["-q", "gotd:logged/r.git", "main~1:main", "main~1:refs/heads/x/y"]).good();
+    push(&site, &work, &["-q", "gotd:logged/r.git", "main", "main:refs/secret/x"]).good();
+    push(&site, &work, &["gotd:logged/r.git", "main~3:main"]).bad("rejected");
+    let tips = ["main", "main~1", "main~2"].map(|name| site.git_in(&work, ["rev-parse", name]));
+    for log in ["refs/heads/main", "HEAD"] {
+        let shown = site.git_in(&repository, ["reflog", "show", "--format=%H", log]);
+        assert_eq!(shown, tips[..2].concat(), "{log}");
+    }
+    let text = std::fs::read_to_string(repository.join("logs/refs/heads/main")).expect("a log");
+    assert!(text.starts_with(tips[2].trim()) && text.contains(&format!("{me} <{me}@gotd>")), "{text}");
+    push(&site, &work, &["-q", "gotd:logged/r.git", ":refs/heads/x/y", "main:refs/heads/x"]).good();
+    let shown = site.git_in(&repository, ["reflog", "show", "--format=%H", "refs/heads/x"]);
+    assert_eq!(shown, tips[0]);
+    // The same repository under a name by which it hides a namespace.
+    for (name, shows) in [("plain", false), ("logged", true)] {
+        let fetch = site.git(["ls-remote", &format!("gotd:{name}/r.git")]).good().text();
+        let done = run(&mut site.gotsh(format!("git-receive-pack '{name}/r.git'")), b"0000", 20).good();
+        for said in [fetch, done.text()] {
+            assert!(said.contains("refs/heads/main"), "{said}");
+            assert_eq!(said.contains("refs/secret/x"), shows, "{name}: {said}");
+        }
+    }
+    push(&site, &work, &["gotd:plain/r.git", ":refs/secret/x"]).bad("");
+    assert!(references(&site, &repository).contains("refs/secret/x"));
+    assert_whole(&site, &repository);
+}
