@@ -16,6 +16,7 @@ use libproto::message::parent::{
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
 use crate::access::{self, Found, Identity, Table};
+use crate::conf::limits::Limit;
 use crate::conf::model::{Config, Position, Wants};
 use crate::conf::push::PushRules;
 use crate::conf::wire::Assembler;
@@ -111,6 +112,7 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
     Some(Permit {
         identity: table.display(identity),
         connections,
+        packs: u32::try_from(block.limit(Limit::PacksPerRepository, &config.limits)).unwrap_or(u32::MAX),
         rule: place(config, grant.at),
         repository: RepoAddress {
             path: block.path.clone().into_bytes(),

@@ -38,6 +38,7 @@ pub mod bind;
 pub mod children;
 pub mod control;
 pub mod metrics;
+pub mod packs;
 pub mod push;
 pub mod reload;
 pub mod report;
@@ -82,6 +83,8 @@ pub struct Parent {
     served: u64,
     metrics: Metrics,
     draining: Option<Instant>,
+    /// Whose packs were made for git:// clients, the last one at the end.
+    pack_turns: std::collections::VecDeque<[u8; 16]>,
     /// The files that the configuration came from.
     files: LoadConfig,
     /// `-v`, whatever the configuration says.
@@ -306,6 +309,7 @@ impl Parent {
         {
             self.log_session(&session);
         }
+        self.give_packs();
     }
 
     /// Ends what should have ended by itself.
@@ -666,6 +670,8 @@ impl Parent {
             }
             RepoToParent::Ref(report) => self.log_ref(number, &report),
             RepoToParent::NeedVerify(()) => self.start_verify(number),
+            RepoToParent::NeedPack(()) => self.need_pack(number),
+            RepoToParent::PackDone(()) => self.pack_done(number),
         }
     }
 

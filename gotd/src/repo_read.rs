@@ -47,6 +47,16 @@ pub struct Grant<'a> {
     pub threads: usize,
     /// Bytes of objects to keep, for each thread.
     pub cache_bytes: usize,
+    /// Who says when a pack may be made; `None`: at once.
+    pub queue: Option<&'a dyn Queue>,
+}
+
+/// The line of those who wait to make a pack.
+pub trait Queue: std::fmt::Debug {
+    /// Waits until a pack may be made; calls `tick` every few seconds meanwhile, and gives up on its error.
+    fn begin(&self, tick: &mut dyn FnMut() -> std::io::Result<()>) -> std::io::Result<()>;
+    /// The pack is made, or will not be.
+    fn end(&self);
 }
 
 /// Why the session is not answered any more.
@@ -418,7 +428,13 @@ impl<'a> Server<'a> {
         });
         let SessionStart { minimum_rate, rate_window, .. } = *self.grant.limits;
         let mut out = PackOut::new(output, ask.side_band, ask.progress, minimum_rate, rate_window);
+        if let Some(queue) = self.grant.queue {
+            queue.begin(&mut || librepo::fetch::Sink::tick(&mut out)).map_err(|e| broken(Error::Io(e)))?;
+        }
         let written = negotiation.fetch.write_pack(&mut out, self.grant.threads.max(1));
+        if let Some(queue) = self.grant.queue {
+            queue.end();
+        }
         self.report.warnings.extend(negotiation.fetch.take_log());
         let result = match written {
             Ok(stats) => {

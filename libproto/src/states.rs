@@ -121,7 +121,7 @@ pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Starting, &[1]),
     (RepoState::Waiting, &[]),
     (RepoState::Opening, &[2, 3]),
-    (RepoState::Serving, &[4, 5, 6]),
+    (RepoState::Serving, &[4, 5, 6, 7, 8]),
     (RepoState::Finished, &[]),
 ];
 

@@ -7,7 +7,7 @@
 use super::limits::Limit;
 
 /// Limits that nothing enforces yet.
-pub const LIMITS_WITHOUT_EFFECT: &[Limit] = &[Limit::PacksTotal, Limit::PacksPerRepository];
+pub const LIMITS_WITHOUT_EFFECT: &[Limit] = &[];
 
 /// A part of the language that depends on a mechanism of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

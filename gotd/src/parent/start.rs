@@ -73,6 +73,8 @@ pub struct Settings {
     pub file_size: u64,
     /// Limits of `listen`.
     pub listen: ListenLimits,
+    /// Packs that are made for git:// clients at a time.
+    pub packs: usize,
     /// Device and inode of each repository that has a block of its own.
     pub own_blocks: HashSet<(u64, u64)>,
     /// Who may control the daemon.
@@ -201,6 +203,7 @@ impl Settings {
             session,
             repo,
             listen,
+            packs: limits.size(Limit::PacksTotal),
             own_blocks,
             controllers: BTreeSet::from([0, uid]),
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
@@ -487,6 +490,7 @@ fn connect_roles(
         served: 0,
         metrics: Metrics::default(),
         draining: None,
+        pack_turns: std::collections::VecDeque::new(),
         files,
         verbose: false,
         reload: None,

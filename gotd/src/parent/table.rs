@@ -128,6 +128,8 @@ pub struct Session {
     pub deadline: Option<Instant>,
     /// Why the parent ended it.
     pub killed: Option<String>,
+    /// The pack that it makes or waits for, over git://.
+    pub pack: Option<super::packs::Pack>,
 }
 
 impl Session {
@@ -166,6 +168,7 @@ impl Session {
             repo_report: None,
             deadline: None,
             killed: None,
+            pack: None,
         }
     }
 

@@ -55,6 +55,7 @@ fn parent() -> (Parent, Forged) {
         served: 0,
         metrics: Metrics::default(),
         draining: None,
+        pack_turns: std::collections::VecDeque::new(),
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,
         reload: None,
@@ -108,6 +109,7 @@ impl Forged {
     fn grants(&self, parent: &mut Parent) {
         let permit = Permit {
             identity: "user:root".into(),
+            packs: 8,
             connections: 10,
             rule: "gotd.conf:1".into(),
             repository: RepoAddress { path: b"/srv/git/demo.git".to_vec(), below: None, export_ok: false },

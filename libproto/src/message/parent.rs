@@ -367,6 +367,8 @@ crate::messages! {
         4 => Verify(bool),
         /// The verify process has ended: whether with status 0.
         5 => Reaped(bool),
+        /// Make the pack that was asked for.
+        6 => Pack(()),
     }
 }
 
@@ -385,6 +387,10 @@ crate::messages! {
         5 => Ref(RefReport),
         /// The pack of this push is about to come: start `verify`.
         6 => NeedVerify(()),
+        /// A pack for a git:// client is due: wait for the word to make it.
+        7 => NeedPack(()),
+        /// That pack is made, or will not be.
+        8 => PackDone(()),
     }
 }
 
@@ -468,6 +474,8 @@ pub struct Permit {
     pub repository: RepoAddress,
     /// What fetches may ask for.
     pub fetch: FetchRules,
+    /// Packs that may be made of the repository at a time.
+    pub packs: u32,
     /// Hidden reference namespaces.
     pub hidden: Vec<Vec<u8>>,
     /// Rules of a push, encoded by the configuration's own module.
