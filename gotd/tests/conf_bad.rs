@@ -66,3 +66,21 @@ fn too_much_of_anything_is_refused_soon() {
         ["f:1:1: repository \"r\": expected fewer \"protect\", \"hide\" and \"fsck\" directives"]
     );
 }
+
+/// sshd takes the first line that matches: one key must not lead to two people.
+#[test]
+fn a_key_or_principal_of_two_people_is_refused() {
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqLw2rGDFW2GnsGF0Gzu0pBXSw6qgpWzKhK4tyYcJzZ";
+    let errors = |text: String| {
+        let parsed = parse("f", &mut Texts::one("f", text));
+        parsed.errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let end = "repository r {\n path /r\n}\n";
+    let two = format!("account git {{\nuser a key \"{KEY} a\"\nuser b key \"{KEY} b\"\n}}\n{end}");
+    assert_eq!(errors(two), ["f:3:8: the same key is already in f:2"]);
+    let principals = format!("account git {{\nuser a principal p\nuser b principal p\n}}\n{end}");
+    assert_eq!(errors(principals), ["f:3:8: principal \"p\": the same name is already in f:2"]);
+    // The principal of another account is another one.
+    let other = format!("account git user a principal p\naccount hg user b principal p\n{end}");
+    assert_eq!(errors(other), [""; 0]);
+}

@@ -209,7 +209,7 @@ prop_compose! {
                 account,
                 keys: KEYS[..1 + usize::from(key)]
                     .iter()
-                    .map(|k| Key { kind: "ssh-ed25519".to_owned(), base64: k.to_string(), at })
+                    .map(|k| Key { kind: "ssh-ed25519".to_owned(), base64: format!("{}{index:04}{}", &k[..40], &k[44..]), at })
                     .collect(),
                 principals: if principal { vec![Principal { name: name(&user), at }] } else { vec![] },
                 at,

@@ -58,11 +58,7 @@ impl Parent {
         }
         let (pid, uid, address) = match &session.peer {
             Some(Peer::Unix { pid, uid, .. }) => (pid.to_string(), uid.to_string(), String::new()),
-            Some(Peer::Tcp { address, port }) => (
-                String::new(),
-                String::new(),
-                format!("{}:{port}", std::net::Ipv6Addr::from(*address).to_canonical()),
-            ),
+            Some(Peer::Tcp { address, port }) => (String::new(), String::new(), socket_name(*address, *port)),
             None => Default::default(),
         };
         let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
@@ -153,8 +149,22 @@ impl Parent {
 pub(super) fn peer_name(peer: &Peer) -> String {
     match peer {
         Peer::Unix { uid, pid, .. } => format!("uid {uid} pid {pid}"),
-        Peer::Tcp { address, port } => {
-            format!("{}:{port}", std::net::Ipv6Addr::from(*address).to_canonical())
-        }
+        Peer::Tcp { address, port } => socket_name(*address, *port),
+    }
+}
+
+/// Address and port: an IPv6 address is in brackets, so that a reader of logs can tell them apart.
+fn socket_name(address: [u8; 16], port: u16) -> String {
+    std::net::SocketAddr::new(std::net::Ipv6Addr::from(address).to_canonical(), port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn address_and_port_can_be_told_apart() {
+        let v4 = std::net::Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets();
+        assert_eq!(super::socket_name(v4, 99), "192.0.2.1:99");
+        let v6 = "2001:db8::1".parse::<std::net::Ipv6Addr>().expect("an address").octets();
+        assert_eq!(super::socket_name(v6, 99), "[2001:db8::1]:99");
     }
 }
