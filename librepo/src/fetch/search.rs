@@ -50,6 +50,8 @@ enum Why {
     Whole,
     /// It lies on disk with this many bytes: only what the client has could make it smaller.
     Large(u64),
+    /// The same, as a delta against something that is not sent: versions that are sent could make it smaller too.
+    Foreign(u64),
 }
 
 /// One version of a path that is sent, in the order of the pack.
@@ -194,13 +196,19 @@ fn targets(
                     .and_then(|index| pack.position_of_offset(pack.offset_at(index))),
             };
             let Some(base) = base else { continue };
-            let kept = part.wants(base) || {
+            let (mut kept, mut foreign) = (part.wants(base), false);
+            if !kept {
                 let base = pack.index_of_position(base).map(|index| pack.id_at(index));
                 let base = base.and_then(|id| source.space.packed_place(id.as_bytes()));
                 let base = base.and_then(|(pack, index)| source.space.number_of_index(pack, index));
-                base.is_some_and(|base| plan.wanted.get(base) || (options.thin && plan.client.get(base)))
-            };
-            if !kept {
+                kept = base.is_some_and(|base| plan.wanted.get(base));
+                foreign = !kept && options.thin && base.is_some_and(|base| plan.client.get(base));
+            }
+            if foreign {
+                if stored > GOOD_ENOUGH {
+                    targets.extend(number().map(|number| (number, Why::Foreign(stored))));
+                }
+            } else if !kept {
                 targets.extend(number().map(|number| (number, Why::Whole)));
             } else if stored > GOOD_ENOUGH && !named.is_empty() {
                 targets.extend(large(number()));
@@ -345,14 +353,14 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
             return Ok(None);
         }
         let earlier = group.versions[..at].iter().zip(depths).rev();
-        let near = earlier.filter(|_| why == Why::Whole).take(WINDOW);
+        let near = earlier.filter(|_| !matches!(why, Why::Large(_))).take(WINDOW);
         let near = near.filter(|(_, depth)| **depth < DEEPEST).map(|(v, depth)| (v.number, false, depth + 1));
         let edges = group.edges.iter().take(EDGES).map(|edge| (*edge, true, 1));
         let enough = target.len() / 64 + 32;
         // A delta that could not compress to less than what lies on disk is given up on the way.
         let worth = match why {
             Why::Whole => target.len() / 2,
-            Why::Large(stored) => usize::try_from(stored.saturating_mul(COMPRESSES))
+            Why::Large(stored) | Why::Foreign(stored) => usize::try_from(stored.saturating_mul(COMPRESSES))
                 .map_or(usize::MAX, |most| most.min(target.len() / 2)),
         };
         let mut best: Option<(u32, bool, u8, Vec<u8>)> = None;
@@ -379,7 +387,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         let Some((base, thin, depth, delta)) = best else { return Ok(None) };
         let compressed = deflate(&mut self.z, &delta)?;
         // A base by name costs its name.
-        if let Why::Large(stored) = why
+        if let Why::Large(stored) | Why::Foreign(stored) = why
             && compressed.len() as u64 + 40 > stored
         {
             return Ok(None);
