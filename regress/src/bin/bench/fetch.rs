@@ -37,8 +37,32 @@ impl Server<'_> {
     }
 }
 
-/// All workloads of one repository; prints a table and returns rows of JSON.
-pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
+/// A workload's name, with what it cost gotd and git, pair by pair.
+pub type Measured = (String, Vec<Cost>, Vec<Cost>);
+
+/// All workloads of one repository; prints a table and returns rows of JSON. C git may serve another one, which must hold the same
+/// objects: with bitmaps, or without.
+pub fn bench(repository: &Path, against: Option<&Path>, pairs: usize, only: &[String]) -> Vec<String> {
+    let what = match against {
+        Some(against) => format!("{} ({} with C git)", repository.display(), against.display()),
+        None => repository.display().to_string(),
+    };
+    head(&what, pairs);
+    let mut rows = Vec::new();
+    measure_pairs(repository, against.unwrap_or(repository), pairs, only, &mut |(name, a, b)| {
+        rows.push(row(&what, &name, &a, &b));
+    });
+    rows
+}
+
+/// Measures workloads in turns, gotd with one repository and C git with another, and gives each to `done`.
+pub fn measure_pairs(
+    repository: &Path,
+    against: &Path,
+    pairs: usize,
+    only: &[String],
+    done: &mut dyn FnMut(Measured),
+) {
     let site = Site::new();
     let configuration = format!(
         "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
@@ -53,14 +77,12 @@ pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
             std::process::exit(1)
         }
     };
-    head(&repository.display().to_string(), pairs);
-    let mut rows = Vec::new();
     for workload in workloads(repository) {
         if !wanted(only, &workload.name) {
             continue;
         }
         let ours = Server::Gotd(&site, &daemon, "bench".into());
-        let theirs = Server::Git(repository);
+        let theirs = Server::Git(against);
         let (mut a, mut b) = (Vec::new(), Vec::new());
         // One of each that does not count, so that both find the files in memory.
         measure(&ours, &workload, 1);
@@ -69,9 +91,8 @@ pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
             a.push(measure(&ours, &workload, workload.repeat));
             b.push(measure(&theirs, &workload, workload.repeat));
         }
-        rows.push(row(repository, &workload.name, &a, &b));
+        done((workload.name, a, b));
     }
-    rows
 }
 
 /// The workloads that a repository is large enough for.
@@ -82,6 +103,8 @@ fn workloads(repository: &Path) -> Vec<Workload> {
     let head = git(repository, &["rev-parse", "HEAD"]);
     let count: usize =
         git(repository, &["rev-list", "--count", "HEAD"]).first().and_then(|n| n.parse().ok()).unwrap_or(0);
+    // Small ones take less than a tick of the clock.
+    let clones = (20_000 / count.max(1)).clamp(1, 10) as u32;
     let work = |name: &str, wants: &[String], haves: Vec<String>, depth, repeat| Workload {
         name: name.into(),
         wants: wants.to_vec(),
@@ -91,8 +114,8 @@ fn workloads(repository: &Path) -> Vec<Workload> {
     };
     let mut all = vec![
         work("ls-remote", &[], Vec::new(), None, 20),
-        work("clone", &tips, Vec::new(), None, 1),
-        work("clone HEAD", &head, Vec::new(), None, 1),
+        work("clone", &tips, Vec::new(), None, clones),
+        work("clone HEAD", &head, Vec::new(), None, clones),
         work("depth 1", &head, Vec::new(), Some(1), 3),
     ];
     for back in [3usize, 100, 1000] {
@@ -135,7 +158,7 @@ fn once(server: &Server<'_>, workload: &Workload) -> Cost {
         panic!("no pipes");
     };
     let watched = daemon.map(Daemon::pid).into_iter().chain([child.id() as i32]).collect();
-    let watch = (workload.repeat == 1).then(|| Watch::start(watched));
+    let watch = workload.name.starts_with("clone").then(|| Watch::start(watched));
     let mut first = [0; 4];
     output.read_exact(&mut first).expect("an advertisement");
     let first_byte = start.elapsed().as_secs_f64();

@@ -6,6 +6,7 @@
 mod fetch;
 mod idle;
 mod measure;
+mod plot;
 mod push;
 
 use std::path::PathBuf;
@@ -15,11 +16,15 @@ fn main() {
     let mut pairs = 5usize;
     let mut json: Option<PathBuf> = None;
     let mut only = Vec::new();
+    let mut against: Option<PathBuf> = None;
+    let mut plot: Option<PathBuf> = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--repo" => repositories.extend(arguments.next().map(PathBuf::from)),
             "--pairs" => pairs = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(pairs),
+            "--against" => against = arguments.next().and_then(|path| std::path::absolute(path).ok()),
+            "--plot" => plot = arguments.next().map(PathBuf::from),
             "--json" => json = arguments.next().map(PathBuf::from),
             "--only" => {
                 only.extend(arguments.next().iter().flat_map(|names| names.split(',').map(str::to_owned)))
@@ -27,15 +32,27 @@ fn main() {
             _ => usage(),
         }
     }
-    if repositories.is_empty() {
+    if repositories.is_empty() && plot.is_none() {
         usage();
     }
     let mut rows: Vec<String> = Vec::new();
     for repository in &repositories {
         let Ok(repository) = std::path::absolute(repository) else { usage() };
-        rows.extend(fetch::bench(&repository, pairs.max(1), &only));
+        rows.extend(fetch::bench(&repository, against.as_deref(), pairs.max(1), &only));
+        if against.is_some() {
+            // Pushes and idle processes have nothing to do with bitmaps.
+            continue;
+        }
         rows.extend(idle::bench(&repository, &only));
         rows.extend(push::bench(&repository, pairs.max(1), &only));
+    }
+    if let Some(path) = plot {
+        let (svg, more) = plot::plot(pairs.max(1));
+        rows.extend(more);
+        if let Err(e) = std::fs::write(&path, svg) {
+            eprintln!("{}: {e}", path.display());
+            std::process::exit(1);
+        }
     }
     if let Some(path) = json {
         let text = format!("[\n  {}\n]\n", rows.join(",\n  "));
@@ -52,6 +69,8 @@ fn wanted(only: &[String], name: &str) -> bool {
 }
 
 fn usage() -> ! {
-    eprintln!("usage: bench --repo path [--repo path ...] [--pairs n] [--only workload,...] [--json file]");
+    eprintln!(
+        "usage: bench [--repo path ...] [--against path] [--pairs n] [--only workload,...] [--json file] [--plot file]"
+    );
     std::process::exit(2)
 }

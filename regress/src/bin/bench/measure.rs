@@ -28,13 +28,13 @@ pub struct Cost {
 type Field = (&'static str, fn(&Cost) -> f64, f64);
 
 /// The middle value.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
 /// Prints a line of the table and returns a row of JSON.
-pub fn row(repository: &Path, workload: &str, a: &[Cost], b: &[Cost]) -> String {
+pub fn row(repository: &str, workload: &str, a: &[Cost], b: &[Cost]) -> String {
     let fields: [Field; 5] = [
         ("cpu", |c| c.cpu, 1.0),
         ("wall", |c| c.wall, 1.0),
@@ -43,8 +43,7 @@ pub fn row(repository: &Path, workload: &str, a: &[Cost], b: &[Cost]) -> String 
         ("anonymous_memory", |c| c.memory as f64, 1.0 / 1024.0),
     ];
     let mut line = format!("{workload:<18}");
-    let mut json =
-        format!("{{\"repository\": {:?}, \"workload\": {:?}", repository.display().to_string(), workload);
+    let mut json = format!("{{\"repository\": {:?}, \"workload\": {:?}", repository, workload);
     for (at, (name, of, scale)) in fields.into_iter().enumerate() {
         let ours = median(a.iter().map(of).collect());
         let theirs = median(b.iter().map(of).collect());

@@ -123,7 +123,7 @@ fn measure_all(site: &Site, daemon: &Daemon, repository: &Path, workload: &Workl
     for server in [&ours, &theirs] {
         let _ = fs::remove_dir_all(server.path());
     }
-    row(repository, workload.name, &a, &b)
+    row(&repository.display().to_string(), workload.name, &a, &b)
 }
 
 impl Server<'_> {
