@@ -8,6 +8,7 @@ mod idle;
 mod measure;
 mod plot;
 mod push;
+mod tcp;
 
 use std::path::PathBuf;
 
@@ -35,7 +36,7 @@ fn main() {
     if repositories.is_empty() && plot.is_none() {
         usage();
     }
-    let mut rows: Vec<String> = Vec::new();
+    let mut rows: Vec<String> = tcp::bench(pairs.max(1), &only);
     for repository in &repositories {
         let Ok(repository) = std::path::absolute(repository) else { usage() };
         rows.extend(fetch::bench(&repository, against.as_deref(), pairs.max(1), &only));
