@@ -63,6 +63,7 @@ fn main() {
         grant: Grant { hash, fetch: rules },
         service: Service::UploadPack,
         protocol: version as u8,
+        listing: false,
         limits,
         agent: String::new(),
     };

@@ -103,6 +103,15 @@ pub fn serve(
     report
 }
 
+/// Answers a session's first question in place of a repository that turned out not to be readable.
+pub fn refuse(link: &Session, text: &str) -> RepoReport {
+    let text: String = escape(text.as_bytes()).chars().take(500).collect();
+    if link.recv_with_fds().is_ok() {
+        let _ = link.send(0, 0, &RepoToSession::Refused(Refusal::Broken(text.clone())));
+    }
+    RepoReport { text, ..RepoReport::default() }
+}
+
 /// How often on one connection it may be looked at whether enough is common. Each look may cost a walk over much of the
 /// history, and a client could make every one of its haves ask for one; afterwards the answer is "not yet".
 const LOOKS: u32 = 2_000;

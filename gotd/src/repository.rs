@@ -18,7 +18,7 @@ use libproto::message::parent::{
 };
 use libproto::names::HashKind;
 use librepo::alternates::{self, Alternate, Alternates, Root};
-use librepo::repository::{Options, Repository};
+use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::fcntl::{OFlag, open, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -124,11 +124,14 @@ fn read(
     };
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
-    let repository = match open_repository(&found, alternates.dirs) {
-        Ok(repository) => repository,
+    let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
+    let opening = match Opening::new(directory) {
+        Ok(opening) => opening,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
-    let hash = crate::ids::hash_to_wire(repository.hash());
+    tell(parent, found.directory.as_fd(), crate::ids::hash_to_wire(opening.hash()))?;
+    // While the parent looks at what was found.
+    let repository = opening.finish(Options { alternates: alternates.dirs, ..Options::default() });
     let expired = |what: &str| {
         let text = format!("{what}: ended by its watchdog");
         channel::encode(0, 0, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }))
@@ -142,7 +145,15 @@ fn read(
         done: Vec::new(),
     };
     watchdog::start(serve.limits.clone(), parent, words).map_err(|e| format!("watchdog: {e}"))?;
-    announce(parent, found.directory.as_fd(), hash)?;
+    await_go(parent);
+    let session = session.into();
+    let repository = match repository {
+        Ok(repository) => repository,
+        Err(e) => {
+            send(parent, &RepoToParent::Finished(repo_read::refuse(&session, &e.to_string())));
+            return Ok(());
+        }
+    };
     let queue = PackQueue { parent };
     let grant = repo_read::Grant {
         rules: serve.fetch,
@@ -162,7 +173,7 @@ fn read(
         #[cfg(feature = "escapes")]
         crate::escapes::attempt("repo_read", WRITING_PACK);
     };
-    let mut report = repo_read::serve(&session.into(), &repository, &grant, &mut output_came);
+    let mut report = repo_read::serve(&session, &repository, &grant, &mut output_came);
     report.warnings.extend(repository.notes().take(16).map(str::to_owned));
     report.warnings.extend(
         alternates.refused.iter().take(16).map(|(path, why)| format!("alternate {}: {why}", path.display())),
@@ -213,6 +224,11 @@ pub fn open_repository(found: &Found, alternates: Vec<Alternate>) -> librepo::er
 
 /// The alternates of a repository, those inside the configured roots.
 pub fn alternates(found: &Found, start: &RepoStart) -> Result<Alternates, String> {
+    let there =
+        fstatat(&found.directory, "objects/info/alternates", nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
+    if there == Err(nix::errno::Errno::ENOENT) {
+        return Ok(Alternates::default());
+    }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let objects = openat(&found.directory, "objects", flags | OFlag::O_NOFOLLOW, Mode::empty())
         .map_err(|e| format!("objects: {e}"))?;
@@ -240,11 +256,23 @@ pub fn send(parent: &Parent, message: &RepoToParent) {
 
 /// Tells the parent what was found and waits for its word that this is the right one.
 pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<Opened, String> {
+    let opened = tell(parent, found, hash)?;
+    await_go(parent);
+    Ok(opened)
+}
+
+/// Tells the parent what was found.
+fn tell(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<Opened, String> {
     let stat = libsandbox::fstat(found).map_err(|e| format!("stat: {e}"))?;
     let opened = Opened { device: stat.st_dev, inode: stat.st_ino, hash };
     send(parent, &RepoToParent::Opened(opened.clone()));
+    Ok(opened)
+}
+
+/// Waits for the parent's word that this is the right one; before it, nothing the session says is listened to.
+fn await_go(parent: &Parent) {
     match parent.recv() {
-        Ok(Received { message: ParentToRepo::Go(()), .. }) => Ok(opened),
+        Ok(Received { message: ParentToRepo::Go(()), .. }) => {}
         _ => system::exit_now(0),
     }
 }

@@ -78,6 +78,8 @@ pub struct Conversation {
     pub service: Service,
     /// Version of Git's protocol: 0, 1 or 2.
     pub protocol: u8,
+    /// The repository process was asked for the advertisement already.
+    pub listing: bool,
     /// Limits of one request.
     pub limits: SessionStart,
     /// The client's agent once it is known, free of control bytes.
@@ -269,13 +271,15 @@ pub(crate) fn talk(
 ) -> SessionReport {
     let service = ask.service;
     send(parent, &SessionToParent::Git(ask));
+    let (repo, verify): (Repo, OwnedFd) = (links.0.into(), links.1);
+    let listing = service == Service::UploadPack && protocol < 2 && crate::upload_pack::ask_ahead(&repo);
     let grant = match answer(parent, client) {
         Ok(grant) => grant,
         Err(text) => return refused(&mut output, text),
     };
     let agent = String::new();
-    let mut talk = Conversation { input, output, grant, service, protocol, limits, agent };
-    let end = converse(&mut talk, links);
+    let mut talk = Conversation { input, output, grant, service, protocol, listing, limits, agent };
+    let end = converse(&mut talk, repo, verify);
     watchdog::phase(Phase::Off);
     let mut done = match end {
         Ok(()) => report(0, String::new()),
@@ -322,10 +326,10 @@ fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, String> {
 }
 
 /// The conversation itself.
-fn converse(talk: &mut Conversation, (repo, verify): (OwnedFd, OwnedFd)) -> Result<(), Failure> {
+fn converse(talk: &mut Conversation, repo: Repo, verify: OwnedFd) -> Result<(), Failure> {
     match talk.service {
-        Service::UploadPack => crate::upload_pack::serve(talk, &repo.into()),
-        Service::ReceivePack => crate::receive_pack::serve(talk, &repo.into(), &verify.into()),
+        Service::UploadPack => crate::upload_pack::serve(talk, &repo),
+        Service::ReceivePack => crate::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into()),
     }
 }
 

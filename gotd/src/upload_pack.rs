@@ -12,7 +12,7 @@ mod v2;
 #[cfg(test)]
 mod tests;
 
-use libproto::message::repo::{BATCH_IDS, BoundaryBatch, PackAsk, SessionToRepo};
+use libproto::message::repo::{BATCH_IDS, BoundaryBatch, ListAsk, PackAsk, SessionToRepo};
 use libproto::names::ObjectId;
 use libproto::pktline;
 use libproto::request::{Counter, Deepen, Limits, ShallowLine};
@@ -23,6 +23,15 @@ use crate::wire::Wire;
 use link::Link;
 
 pub use crate::wire::{self, TalkError};
+
+/// What a conversation in v0 and v1 begins with.
+const ADVERTISEMENT: ListAsk = ListAsk { prefixed: false, peel: true };
+
+/// Asks for the references that v0 and v1 begin with, before it is known whether anything is granted: the repository
+/// process looks at its link when the parent has told it to, and not before. `false`: it is not there any more.
+pub fn ask_ahead(repo: &Repo) -> bool {
+    repo.try_send(0, 0, &SessionToRepo::List(ADVERTISEMENT)).is_ok()
+}
 
 /// Holds the conversation to its end.
 pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
@@ -40,7 +49,7 @@ pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
         filter: talk.grant.fetch.filter,
         limits,
         wire: Wire::new(&mut talk.input, &mut talk.output),
-        repo: Link::new(repo),
+        repo: Link::new(repo, talk.listing),
         output_given: false,
         agent: &mut talk.agent,
     };

@@ -39,10 +39,18 @@ pub struct Repository {
     notes: Vec<String>,
 }
 
-impl Repository {
-    /// Opens the repository in a directory (`O_PATH` will do): a bare one, or the `.git` directory of a worktree.
+/// A repository of which no more is known yet than that it is one, and what its `config` says.
+#[derive(Debug)]
+pub struct Opening {
+    dir: Dir,
+    objects: Dir,
+    config: Config,
+}
+
+impl Opening {
+    /// Looks at the directory (`O_PATH` will do): a bare repository, or the `.git` directory of a worktree.
     /// Everything is opened beneath that descriptor, following no symbolic link.
-    pub fn open(dir: OwnedFd, options: Options) -> Result<Repository> {
+    pub fn new(dir: OwnedFd) -> Result<Opening> {
         let dir = Dir::new(dir, "");
         // A linked worktree keeps everything elsewhere, and would lead there.
         if dir.stat(b"commondir")?.is_some() {
@@ -63,6 +71,17 @@ impl Repository {
         {
             config.parse_worktree(&text)?;
         }
+        Ok(Opening { dir, objects, config })
+    }
+
+    /// The algorithm of the ids.
+    pub fn hash(&self) -> HashKind {
+        self.config.hash
+    }
+
+    /// Opens its packs and the rest.
+    pub fn finish(self, options: Options) -> Result<Repository> {
+        let Opening { dir, objects, config } = self;
         let others =
             options.alternates.into_iter().map(|other| Dir::new(other.dir, "alternate/objects")).collect();
         let store = Store::open(objects, others, config.hash, options.limits)?;
@@ -71,6 +90,13 @@ impl Repository {
         let mut notes = Vec::new();
         let graph = if shallow { None } else { open_graph(&store, &mut notes) };
         Ok(Repository { dir, config, refs, store, graph, shallow, notes })
+    }
+}
+
+impl Repository {
+    /// Opens the repository in a directory: [`Opening::new`] and [`Opening::finish`].
+    pub fn open(dir: OwnedFd, options: Options) -> Result<Repository> {
+        Opening::new(dir)?.finish(options)
     }
 
     /// The same repository as it is now: for references to objects that came since it was opened.

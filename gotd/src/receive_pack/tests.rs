@@ -82,6 +82,7 @@ fn session(input: OwnedFd, output: OwnedFd, protocol: u8) -> (WriterEnd, VerifyE
             grant: Grant { hash: HashKind::Sha1, fetch: Default::default() },
             service: Service::ReceivePack,
             protocol,
+            listing: false,
             limits: limits(),
             agent: String::new(),
         };

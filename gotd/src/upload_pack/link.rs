@@ -1,5 +1,6 @@
 //! The session's end of the link to the repository process: questions, and the answers that belong to them.
 
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
 use libproto::channel::RecvError;
@@ -15,11 +16,13 @@ use crate::wire::TalkError;
 /// One end of the link.
 pub(super) struct Link<'a> {
     repo: &'a Repo,
+    /// The first list was asked for before there was a conversation.
+    listing: Cell<bool>,
 }
 
 impl<'a> Link<'a> {
-    pub(super) fn new(repo: &'a Repo) -> Link<'a> {
-        Link { repo }
+    pub(super) fn new(repo: &'a Repo, listing: bool) -> Link<'a> {
+        Link { repo, listing: Cell::new(listing) }
     }
 
     fn send(&self, question: &SessionToRepo) -> Result<(), TalkError> {
@@ -62,7 +65,12 @@ impl<'a> Link<'a> {
         ask: ListAsk,
         mut each: impl FnMut(RefBatch) -> Result<(), TalkError>,
     ) -> Result<(), TalkError> {
-        let mut answer = self.ask(&SessionToRepo::List(ask))?;
+        let mut answer = if self.listing.take() {
+            watchdog::phase(Phase::Work);
+            self.receive()?
+        } else {
+            self.ask(&SessionToRepo::List(ask))?
+        };
         loop {
             let RepoToSession::Refs(batch) = answer else { return Err(unexpected(&answer)) };
             let last = batch.last;

@@ -150,6 +150,7 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
             grant: Grant { hash, fetch: rules },
             service: Service::UploadPack,
             protocol: version,
+            listing: false,
             limits: limits(),
             agent: String::new(),
         };

@@ -1,7 +1,7 @@
 //! A fetch in v0 and v1 (`gitprotocol-pack`): advertisement, needs, haves, pack.
 
 use libproto::advertise::{self, FetchOffer};
-use libproto::message::repo::{BATCH_IDS, Begin, HaveStatus, ListAsk, PackAsk, SessionToRepo};
+use libproto::message::repo::{BATCH_IDS, Begin, HaveStatus, PackAsk, SessionToRepo};
 use libproto::names::ObjectId;
 use libproto::pktline::{self, FLUSH, Packet};
 use libproto::request::Counter;
@@ -9,7 +9,7 @@ use libproto::request::filter::Filter;
 use libproto::request::v0::{Capabilities, Common, MultiAck, Need};
 use libproto::wire_error::WireError;
 
-use super::{Needs, Session};
+use super::{ADVERTISEMENT, Needs, Session};
 use crate::wire::TalkError;
 
 /// With more references than this, the time to the first packet does not begin to run when the last of them is in the
@@ -59,7 +59,7 @@ impl Session<'_> {
         let mut capabilities = None;
         let mut first = true;
         let mut count = 0_usize;
-        self.repo.list(ListAsk { prefixed: false, peel: true }, |batch| {
+        self.repo.list(ADVERTISEMENT, |batch| {
             if std::mem::take(&mut first) {
                 // HEAD comes first, and so its target is known before the first line is written.
                 let head = batch.refs.first().filter(|r| r.name.as_bytes() == b"HEAD" && r.id.is_some());

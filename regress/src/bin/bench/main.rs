@@ -8,6 +8,7 @@ mod idle;
 mod measure;
 mod plot;
 mod push;
+mod session;
 mod tcp;
 
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ fn main() {
             // Pushes and idle processes have nothing to do with bitmaps.
             continue;
         }
+        rows.extend(session::bench(&repository, pairs.max(1), &only));
         rows.extend(idle::bench(&repository, &only));
         rows.extend(push::bench(&repository, pairs.max(1), &only));
     }
