@@ -55,10 +55,7 @@ impl Parent {
                 return self.reload(Some(files), Some(number));
             }
         };
-        self.tell_control(
-            number,
-            lines.into_iter().map(ParentToSession::Line).chain([ParentToSession::Done(())]),
-        );
+        self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
     }
 
     /// Sends the answer to a control request.
@@ -70,6 +67,24 @@ impl Parent {
             self.end_session(number, "does not listen");
         }
     }
+}
+
+/// Most bytes of lines in one message, before the last of them.
+const PACKED_BYTES: usize = 8_000;
+
+/// Lines in as few messages as hold them: the parent waits for nobody, and a socket has room for some hundred messages.
+pub(super) fn packed(lines: Vec<String>) -> Vec<ParentToSession> {
+    let mut messages: Vec<String> = Vec::new();
+    for line in lines {
+        match messages.last_mut() {
+            Some(last) if last.len() < PACKED_BYTES => {
+                last.push('\n');
+                last.push_str(&line);
+            }
+            _ => messages.push(line),
+        }
+    }
+    messages.into_iter().map(ParentToSession::Line).collect()
 }
 
 /// The sessions that `gotctl info` shows, oldest first.
@@ -200,6 +215,22 @@ fn text(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn many_lines_are_few_messages_and_all_there() {
+        let lines: Vec<String> = (0..5000).map(|n| format!("line {n}")).collect();
+        let messages = packed(lines.clone());
+        assert!(messages.len() < 10, "{}", messages.len());
+        let texts = messages.into_iter().map(|message| match message {
+            ParentToSession::Line(text) => text,
+            other => panic!("{other:?}"),
+        });
+        let texts: Vec<String> = texts.collect();
+        assert!(texts.iter().all(|text| text.len() < 2 * PACKED_BYTES));
+        assert_eq!(texts.join("\n"), lines.join("\n"));
+    }
+
     #[test]
     fn a_string_cannot_leave_its_quotes() {
         assert_eq!(super::text("a\"b\\c\n\u{1b}é"), "\"a\\\"b\\\\c\\u000a\\u001bé\"");

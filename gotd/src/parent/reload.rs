@@ -202,7 +202,7 @@ impl Parent {
             Some(why) => ParentToSession::Refused(why.to_owned()),
             None => ParentToSession::Done(()),
         };
-        self.tell_control(number, lines.into_iter().map(ParentToSession::Line).chain([last]));
+        self.tell_control(number, super::control::packed(lines).into_iter().chain([last]));
     }
 }
 
