@@ -5,6 +5,7 @@ use libproto::names::{self, RefName};
 use libproto::request::Limits;
 use librepo::error::Error;
 use librepo::fetch::Tips;
+use librepo::prefixes::Prefixes;
 use librepo::reader::Reader;
 use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
@@ -16,18 +17,28 @@ const CACHE: usize = 4 << 20;
 /// Largest `shallow` file, in bytes.
 const SHALLOW_FILE: u64 = 16 << 20;
 
-/// The references as they were read last on this connection: what is advertised and what may be wanted are the same.
+/// The references as they were read last on this connection: what is advertised may be wanted.
 pub(crate) struct Advertised<'a> {
     repository: &'a Repository,
     hidden: &'a [Vec<u8>],
+    /// All of them.
     refs: Option<Vec<Ref>>,
+    /// Those that were listed, where a prefix left others out.
+    listed: Vec<Ref>,
     prefixes: Vec<Vec<u8>>,
     prefix_bytes: u64,
 }
 
 impl<'a> Advertised<'a> {
     pub(crate) fn new(repository: &'a Repository, hidden: &'a [Vec<u8>]) -> Advertised<'a> {
-        Advertised { repository, hidden, refs: None, prefixes: Vec::new(), prefix_bytes: 0 }
+        Advertised {
+            repository,
+            hidden,
+            refs: None,
+            listed: Vec::new(),
+            prefixes: Vec::new(),
+            prefix_bytes: 0,
+        }
     }
 
     /// Takes prefixes for the next list, `most` in all.
@@ -49,17 +60,20 @@ impl<'a> Advertised<'a> {
 
     /// Reads the references anew, and gives those that are asked for; always at least one batch.
     pub(crate) fn list(&mut self, ask: ListAsk) -> Result<Vec<RefBatch>, Error> {
-        let prefixes = Prefixes::new(std::mem::take(&mut self.prefixes));
+        let prefixes = std::mem::take(&mut self.prefixes);
         self.prefix_bytes = 0;
-        let refs = self.read()?;
+        // Nobody pays for references that are not asked for.
+        let refs = self.read(if ask.prefixed { &prefixes } else { &[] })?;
         let mut lines = Vec::new();
-        if refs.first().is_none_or(|r| r.name != b"HEAD") {
+        let head_asked = !ask.prefixed || Prefixes::new(&prefixes).matches(b"HEAD");
+        if head_asked && refs.first().is_none_or(|r| r.name != b"HEAD") {
             lines.extend(self.unborn()?);
         }
         lines.extend(refs.iter().filter_map(|r| ref_line(r, ask.peel)));
-        self.refs = Some(refs);
         if ask.prefixed {
-            lines.retain(|line| prefixes.match_name(line.name.as_bytes()));
+            (self.refs, self.listed) = (None, refs);
+        } else {
+            (self.refs, self.listed) = (Some(refs), Vec::new());
         }
         let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
         Ok(batches(lines, &shallow))
@@ -69,7 +83,11 @@ impl<'a> Advertised<'a> {
     pub(super) fn tips(&mut self) -> Result<Tips, Error> {
         let refs = match self.refs.take() {
             Some(refs) => refs,
-            None => self.read()?,
+            None => {
+                let mut refs = self.read(&[])?;
+                refs.append(&mut self.listed);
+                refs
+            }
         };
         let tips = Tips::new(&refs);
         self.refs = Some(refs);
@@ -79,7 +97,7 @@ impl<'a> Advertised<'a> {
     /// The object of a reference in any of the ways to abbreviate its name, if only one of them is a reference.
     pub(super) fn resolve(&mut self, name: &RefName) -> Result<librepo::id::ObjectId, Refusal> {
         if self.refs.is_none() {
-            self.refs = Some(self.read().map_err(super::broken)?);
+            self.refs = Some(self.read(&[]).map_err(super::broken)?);
         }
         let refs = self.refs.as_deref().unwrap_or_default();
         let short = name.as_bytes();
@@ -101,11 +119,10 @@ impl<'a> Advertised<'a> {
         }
     }
 
-    /// All references that are not hidden, with what tags point to.
-    fn read(&self) -> Result<Vec<Ref>, Error> {
+    /// The references below these prefixes, all of them if there are none, that are not hidden, with what tags point to.
+    fn read(&self, prefixes: &[Vec<u8>]) -> Result<Vec<Ref>, Error> {
         let mut reader = Reader::new(self.repository.store(), CACHE);
-        let everything: [&[u8]; 0] = [];
-        let mut refs = self.repository.refs().list(&everything, Some(&mut reader))?;
+        let mut refs = self.repository.refs().list(prefixes, Some(&mut reader))?;
         refs.retain(|r| {
             !self.is_hidden(&r.name) && !r.symref_target.as_ref().is_some_and(|t| self.is_hidden(t))
         });
@@ -174,36 +191,9 @@ fn batches(lines: Vec<RefLine>, shallow: &[names::ObjectId]) -> Vec<RefBatch> {
     all
 }
 
-/// Prefixes, sorted, none of which is a prefix of another: one search tells whether a name matches.
-struct Prefixes(Vec<Vec<u8>>);
-
-impl Prefixes {
-    fn new(mut all: Vec<Vec<u8>>) -> Prefixes {
-        all.sort_unstable();
-        all.dedup_by(|longer, shorter| longer.starts_with(shorter));
-        Prefixes(all)
-    }
-
-    fn match_name(&self, name: &[u8]) -> bool {
-        let behind = self.0.partition_point(|prefix| prefix.as_slice() <= name);
-        behind.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|prefix| name.starts_with(prefix))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn one_search_finds_what_comparing_with_all_finds(
-            prefixes in proptest::collection::vec("[ab/]{0,4}", 0..12), name in "[ab/]{0,6}") {
-            let expected = prefixes.iter().any(|p| name.starts_with(p.as_str()));
-            let found = Prefixes::new(prefixes.into_iter().map(String::into_bytes).collect()).match_name(name.as_bytes());
-            prop_assert_eq!(found, expected);
-        }
-    }
 
     #[test]
     fn batches_are_full_and_the_last_says_so() {
