@@ -4,7 +4,7 @@
 //! user that the service manager runs this as.
 
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use libproto::command::{Command, Service, Version};
@@ -12,7 +12,6 @@ use libproto::pktline::{Decoder, Packet};
 use libproto::request::daemon::{REQUEST_MAX, Request};
 use libproto::wire_error::WireError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, getpeername};
 
 use crate::Wish;
 
@@ -21,7 +20,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 /// The address at the other end, for the log; nothing when there is none.
 pub fn peer(connection: BorrowedFd<'_>) -> Vec<u8> {
-    let peer = getpeername::<SockaddrStorage>(connection.as_raw_fd());
+    let peer = connection.try_clone_to_owned().and_then(|fd| std::net::TcpStream::from(fd).peer_addr());
     peer.map(|address| address.to_string().into_bytes()).unwrap_or_default()
 }
 
