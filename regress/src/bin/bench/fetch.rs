@@ -9,7 +9,7 @@ use regress::daemon::Daemon;
 use regress::pkt;
 use regress::site::Site;
 
-use crate::measure::{Cost, Watch, cpu, git, head, row, served, wait_served};
+use crate::measure::{Cost, Watch, cpu, git, head, row, served, start, wait_served};
 use crate::wanted;
 
 /// What a client asks for.
@@ -70,13 +70,7 @@ pub fn measure_pairs(
         repository.display(),
         nix::unistd::geteuid().as_raw(),
     );
-    let daemon = match Daemon::start(&site, &configuration) {
-        Ok(daemon) => daemon,
-        Err(text) => {
-            eprintln!("gotd: {text}");
-            std::process::exit(1)
-        }
-    };
+    let daemon = start(&site, &configuration);
     for workload in workloads(repository) {
         if !wanted(only, &workload.name) {
             continue;

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use regress::daemon::Daemon;
 use regress::raw::Session;
 use regress::site::Site;
+
+use crate::measure::start;
 
 /// Sessions at once.
 const SESSIONS: usize = 400;
@@ -26,13 +27,7 @@ pub fn bench(repository: &Path, only: &[String]) -> Vec<String> {
         repository.display(),
         nix::unistd::geteuid().as_raw(),
     );
-    let daemon = match Daemon::start(&site, &configuration) {
-        Ok(daemon) => daemon,
-        Err(text) => {
-            eprintln!("gotd: {text}");
-            std::process::exit(1)
-        }
-    };
+    let daemon = start(&site, &configuration);
     let mut sessions: Vec<Session> = Vec::with_capacity(SESSIONS);
     for _ in 0..SESSIONS {
         let mut session = Session::fetch(&site.socket(), "bench", 2);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use regress::daemon::Daemon;
+use regress::site::Site;
 
 /// What one measurement cost.
 #[derive(Clone, Copy, Default)]
@@ -80,6 +81,14 @@ pub fn head(what: &str, pairs: usize) {
         "git",
         "ratio"
     );
+}
+
+/// Starts the daemon that is measured; without it there is nothing to do.
+pub fn start(site: &Site, configuration: &str) -> Daemon {
+    Daemon::start(site, configuration).unwrap_or_else(|text| {
+        eprintln!("gotd: {text}");
+        std::process::exit(1)
+    })
 }
 
 /// Seconds of processor time of all children that have ended, and of the daemon with its own.

@@ -10,7 +10,7 @@ use regress::pkt;
 use regress::site::Site;
 
 use crate::fetch::skip_advertisement;
-use crate::measure::{Cost, cpu, head, row, served, wait_served};
+use crate::measure::{Cost, cpu, head, row, served, start, wait_served};
 
 /// References of the large repository.
 const MANY: usize = 50_000;
@@ -49,13 +49,7 @@ pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
             nix::unistd::geteuid().as_raw(),
         );
     }
-    let daemon = match Daemon::start(&site, &configuration) {
-        Ok(daemon) => daemon,
-        Err(text) => {
-            eprintln!("gotd: {text}");
-            std::process::exit(1)
-        }
-    };
+    let daemon = start(&site, &configuration);
     head("short sessions", pairs);
     let mut rows = Vec::new();
     for (number, workload) in all.iter().enumerate() {

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use regress::daemon::Daemon;
 use regress::site::Site;
 use regress::tcp::{self, Client};
 use regress::{history, pkt};
+
+use crate::measure::start;
 
 /// Connections of one measurement, one after another.
 const CONNECTIONS: u32 = 200;
@@ -27,13 +28,7 @@ pub fn bench(pairs: usize, only: &[String]) -> Vec<String> {
         tcp::listen_line(ours),
         site.repository("small.git").display(),
     );
-    let _daemon = match Daemon::start(&site, &configuration) {
-        Ok(daemon) => daemon,
-        Err(text) => {
-            eprintln!("gotd: {text}");
-            std::process::exit(1)
-        }
-    };
+    let _daemon = start(&site, &configuration);
     let Some(mut git_daemon) = start_git_daemon(&site, theirs) else {
         eprintln!("git daemon: did not start");
         return Vec::new();
