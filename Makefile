@@ -10,7 +10,7 @@ all: build
 
 build:
 	$(CARGO) build --workspace --locked --profile $(PROFILE)
-	@CARGO="$(CARGO)" sh gotsh/static.sh $(PROFILE)
+	@CARGO="$(CARGO)" sh dist/static.sh $(PROFILE)
 
 # DESTDIR and PREFIX say where; /usr/local by default. `make` comes first, as the user who has the compiler.
 install uninstall:

@@ -10,6 +10,7 @@ files() {
 	cat <<-FILES
 	$bin/gotd 755 $root$prefix/sbin/gotd
 	$bin/gotctl 755 $root$prefix/sbin/gotctl
+	$bin/gotd-static 755 $root$prefix/libexec/gotd-static
 	${GOTSH:-$bin/gotsh} 755 $root$prefix/bin/gotsh
 	man/gotd.8 644 $share/man/man8/gotd.8
 	man/gotctl.8 644 $share/man/man8/gotctl.8
@@ -44,6 +45,8 @@ install)
 	tmp=$(mktemp)
 	trap 'rm -f "$tmp"' EXIT
 	files | while read -r from mode to; do
+		# Made where the compiler can link statically.
+		[ -e "$from" ] || [ "${from##*/}" != gotd-static ] || continue
 		mkdir -p "${to%/*}"
 		case $from in
 		man/*|dist/*|doc/*) sed "s,/usr/local/,${prefix%/}/,g" "$from" > "$tmp"; from=$tmp ;;

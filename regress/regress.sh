@@ -8,7 +8,7 @@ cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 # The binaries that the integration tests start.
 cargo build --workspace --locked --release --quiet
-sh gotsh/static.sh release
+sh dist/static.sh release
 GOTD_BIN=$(cd "$target/release" && pwd)
 export GOTD_BIN
 # The same binaries with attempts to get out of each sandbox, for one test; never to be installed.

@@ -20,11 +20,6 @@ python=/usr/bin/python3
 [ -x "$python" ] || python=python3
 "$python" -c 'import dulwich' 2>/dev/null || missing="$missing python3-dulwich"
 "$python" -c 'import pygit2' 2>/dev/null || missing="$missing python3-pygit2"
-# With this target gotsh is linked statically, which makes short sessions faster; without it nothing is missing.
-musl=$(uname -m)-unknown-linux-musl
-if [ "$(id -u)" = 0 ] && command -v rustup >/dev/null 2>&1 && [ ! -d "$(rustc --print target-libdir --target "$musl" 2>/dev/null)" ]; then
-	timeout 120 rustup target add "$musl" >/dev/null 2>&1 || echo "could not install: $musl" >&2
-fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	export DEBIAN_FRONTEND=noninteractive

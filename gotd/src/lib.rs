@@ -6,6 +6,8 @@
 pub mod access;
 pub mod auth;
 pub mod authorized;
+#[cfg(all(any(test, target_env = "musl"), target_arch = "x86_64"))]
+pub mod bytes;
 pub mod client;
 pub mod conf;
 pub mod config;
@@ -34,5 +36,7 @@ pub mod verify;
 pub mod watchdog;
 pub mod wire;
 
-/// What parent and child compare at their greeting: they must be the same build.
-pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+/// The version, for people.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What parent and child compare at their greeting: they must be the same build. A number of all sources, see build.rs.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "-", env!("GOTD_BUILD"));

@@ -8,7 +8,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use gotd::parent::start::{self, Options};
 use gotd::roles;
+use gotd::spawn::TELL_BUILD;
 use libproto::states::Role;
+
+/// musl's own gives every page back at once and asks for it again.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 /// A Git server of many small processes.
 #[derive(Debug, Parser)]
@@ -58,6 +64,10 @@ fn role() -> Option<Result<(), String>> {
     }
     let arguments: Vec<String> = arguments.map(|a| a.to_string_lossy().into_owned()).collect();
     let (name, mut rest) = arguments.split_first()?;
+    if name == TELL_BUILD {
+        eprint!("{}", gotd::BUILD);
+        return Some(Ok(()));
+    }
     let best_effort = rest.first().is_some_and(|first| first == "--best-effort");
     if best_effort {
         rest = &rest[1..];

@@ -25,6 +25,11 @@ use libproto::pktline;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
+/// musl's own gives every page back at once and asks for it again.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Where gotd listens when `GOTD_UNIX_SOCKET` does not say.
 const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
 /// A longer one is no name of a repository, whatever it is.

@@ -21,6 +21,7 @@ case "$missing" in
 	;;
 esac
 cargo build --release --locked -p gotd -p gotsh
+sh dist/static.sh release
 bin=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/gotd-demo.XXXXXX")

@@ -128,8 +128,8 @@ fn sessions_of_one_user_run_in_parallel_each_in_fresh_processes() {
     if !is_root() {
         return regress::skipped("the part about address layouts needs root");
     }
-    // Each has its own address layout: program, heap and stack lie elsewhere in each.
-    for part in ["/gotd", "[heap]", "[stack]"] {
+    // Each has its own address layout: program, mapped memory and stack lie elsewhere in each.
+    for part in ["/gotd", "[vdso]", "[stack]"] {
         let starts: HashSet<String> = pids
             .iter()
             .map(|pid| {

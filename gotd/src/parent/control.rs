@@ -100,7 +100,7 @@ pub fn info(table: &Table, settings: &Settings, started: Instant, served: u64, a
     let busy = busy(table, asking);
     let waiting = table.iter().filter(|s| s.is_free()).count();
     let mut lines = vec![
-        format!("gotd {} pid {}", crate::BUILD, std::process::id()),
+        format!("gotd {} pid {}", crate::VERSION, std::process::id()),
         format!("up {} seconds, {served} sessions served", started.elapsed().as_secs()),
         format!("{} sessions under way, {waiting} waiting for a client", busy.len()),
     ];
@@ -145,7 +145,7 @@ pub fn json(table: &Table, settings: &Settings, started: Instant, served: u64, a
     let waiting = table.iter().filter(|s| s.is_free()).count();
     let mut lines = vec![format!(
         "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{served},\"active\":{},\"waiting\":{waiting},",
-        text(crate::BUILD),
+        text(crate::VERSION),
         std::process::id(),
         started.elapsed().as_secs(),
         busy.len()

@@ -99,7 +99,7 @@ impl Metrics {
     pub fn lines(&self, table: &Table, settings: &Settings, started: Instant, dropped: u64) -> Vec<String> {
         let mut out = Text::default();
         out.family("gotd_build", "info", "The running version.");
-        out.sample("gotd_build_info", &[("version", crate::BUILD)], 1);
+        out.sample("gotd_build_info", &[("version", crate::VERSION)], 1);
         out.family("gotd_uptime_seconds", "gauge", "Seconds since the start.");
         out.sample("gotd_uptime_seconds", &[], started.elapsed().as_secs());
         let busy = table.iter().filter(|s| s.peer.is_some() && s.session.running().is_some()).count();

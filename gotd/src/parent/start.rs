@@ -259,7 +259,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         return Err("sockets were passed by the service manager: start with -d".into());
     }
     let passed = passed_sockets(passed)?;
-    let starter = Starter::new().map_err(|e| format!("start: {e}"))?;
+    let mut starter = Starter::new().map_err(|e| format!("start: {e}"))?;
     if !options.foreground && !options.detached && !options.check {
         return detach(&starter, options);
     }
@@ -284,6 +284,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     for warning in &report.warnings {
         log.line(Level::Warning, "sandbox", &[("warning", warning)]);
     }
+    let quick = starter.quicken().unwrap_or_else(|why| {
+        log.line(Level::Warning, "not used", &[("why", &why)]);
+        false
+    });
     raise_descriptor_limit();
     let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
     let (socket_creator, listeners) = bind(&starter, &settings, passed)?;
@@ -297,10 +301,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         Level::Info,
         "started",
         &[
-            ("version", &crate::BUILD),
+            ("version", &crate::VERSION),
             ("uid", &nix::unistd::geteuid()),
             ("landlock", &report.landlock_abi),
             ("seccomp", &report.seccomp),
+            ("static", &quick),
         ],
     );
     if options.detached {
@@ -418,7 +423,9 @@ fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result
     let mut visible: Vec<Visible<'_>> =
         named.iter().map(|(path, access)| Visible::named(path, *access)).collect();
     #[cfg(target_os = "linux")]
-    visible.push(Visible::opened(starter.binary(), Path::new("/proc/self/exe"), Access::EXECUTE));
+    for binary in starter.binaries() {
+        visible.push(Visible::opened(binary, Path::new("/proc/self/exe"), Access::EXECUTE));
+    }
     let enforcement = settings.enforcement;
     libsandbox::enter(&Stage {
         promises: WORK,

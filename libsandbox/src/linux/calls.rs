@@ -113,6 +113,8 @@ const MAX_PACING_RATE: c_int = 47;
 /// seccomp(2)'s operations.
 const SET_MODE_FILTER: c_int = 1;
 const GET_ACTION_AVAIL: c_int = 2;
+/// How a file is opened: reading, writing or both. Not `O_ACCMODE`, to which musl adds `O_PATH`.
+const ACCESS_MODE: c_int = O_RDONLY | O_WRONLY | O_RDWR;
 /// `O_TMPFILE` without the `O_DIRECTORY` that is part of it.
 const TMPFILE: c_int = O_TMPFILE & !O_DIRECTORY;
 /// The type in socket(2)'s second argument; the rest are flags.
@@ -344,9 +346,9 @@ const RPATH: Group = Group {
     ],
     when: &[
         // O_TRUNC truncates even a file opened for reading, which Landlock sees only from ABI 3 on.
-        (SYS_openat, &[bits(2, O_ACCMODE | O_CREAT | O_TRUNC | TMPFILE, O_RDONLY)]),
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | O_TRUNC | TMPFILE, O_RDONLY)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, O_ACCMODE | O_CREAT | O_TRUNC | TMPFILE, O_RDONLY)]),
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | O_TRUNC | TMPFILE, O_RDONLY)]),
     ],
 };
 
@@ -356,12 +358,12 @@ const WPATH: Group = Group {
     implied_by: &[],
     always: &[SYS_fallocate],
     when: &[
-        (SYS_openat, &[bits(2, O_ACCMODE | O_CREAT | TMPFILE, O_WRONLY)]),
-        (SYS_openat, &[bits(2, O_ACCMODE | O_CREAT | TMPFILE, O_RDWR)]),
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_WRONLY)]),
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_RDWR)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, O_ACCMODE | O_CREAT | TMPFILE, O_WRONLY)]),
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_WRONLY)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, O_ACCMODE | O_CREAT | TMPFILE, O_RDWR)]),
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_RDWR)]),
     ],
 };
 
@@ -388,12 +390,12 @@ const CPATH: Group = Group {
         SYS_rmdir,
     ],
     when: &[
-        (SYS_openat, &[bits(2, O_ACCMODE | O_CREAT | TMPFILE, O_CREAT | O_WRONLY), bits(3, 0o6000, 0)]),
-        (SYS_openat, &[bits(2, O_ACCMODE | O_CREAT | TMPFILE, O_CREAT | O_RDWR), bits(3, 0o6000, 0)]),
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_WRONLY), bits(3, 0o6000, 0)]),
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_RDWR), bits(3, 0o6000, 0)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, O_ACCMODE | O_CREAT | TMPFILE, O_CREAT | O_WRONLY), bits(2, 0o6000, 0)]),
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_WRONLY), bits(2, 0o6000, 0)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, O_ACCMODE | O_CREAT | TMPFILE, O_CREAT | O_RDWR), bits(2, 0o6000, 0)]),
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_RDWR), bits(2, 0o6000, 0)]),
     ],
 };
 
