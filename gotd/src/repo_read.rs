@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::message::parent::{FetchRules, Pool, RepoReport, SessionStart};
 use libproto::message::repo::{
-    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, RefBatch,
+    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState,
     Refusal, RepoToSession, SessionToRepo,
 };
 use libproto::names::{self, escape};
@@ -27,7 +27,7 @@ use librepo::repository::Repository;
 use crate::client;
 use crate::watchdog::{self, Phase};
 use pack_out::PackOut;
-use refs::Advertised;
+use refs::{Advertised, Looked};
 
 /// The repository's end of the link to its session.
 pub type Session = Channel<RepoToSession, SessionToRepo>;
@@ -218,12 +218,12 @@ impl<'a> Server<'a> {
         &mut self,
         ask: libproto::message::repo::ListAsk,
     ) -> Result<Result<RepoToSession, Refusal>, Broken> {
-        let batches = match self.list_whole(ask) {
-            Ok(batches) => batches,
+        let looked = match self.look(ask) {
+            Ok(looked) => looked,
             Err(error) => return Ok(Err(broken(error))),
         };
         let mut last = None;
-        for batch in batches {
+        for batch in self.advertised.batches(looked) {
             if let Some(before) = last.replace(RepoToSession::Refs(batch)) {
                 self.send(&before)?;
             }
@@ -231,17 +231,16 @@ impl<'a> Server<'a> {
         Ok(last.ok_or_else(|| Refusal::Broken("references: none".into())))
     }
 
-    /// The references. Where one names an object that is not there, it came after the repository was opened: a push is
+    /// Reads the references. Where one names an object that is not there, it came after the repository was opened: a push is
     /// under way, or everything is packed anew. Then the repository is opened again.
-    fn list_whole(&mut self, ask: libproto::message::repo::ListAsk) -> Result<Vec<RefBatch>, Error> {
+    fn look(&mut self, ask: libproto::message::repo::ListAsk) -> Result<Looked, Error> {
         let prefixes = self.advertised.taken_prefixes();
         loop {
-            let batches = self.advertised.list(ask)?;
-            let missing =
-                |id: &names::ObjectId| to_repo(id).is_some_and(|id| !self.repository.store().contains(&id));
-            let mut ids = batches.iter().flat_map(|batch| &batch.refs).filter_map(|line| line.id.as_ref());
-            if self.reopenings == 0 || !self.repository.store().is_stale() || !ids.any(missing) {
-                return Ok(batches);
+            let looked = self.advertised.look(ask)?;
+            let missing = |r: &librepo::refs::Ref| !self.repository.store().contains(&r.target);
+            let stale = self.reopenings > 0 && self.repository.store().is_stale();
+            if !stale || !self.advertised.seen().iter().any(missing) {
+                return Ok(looked);
             }
             self.reopenings -= 1;
             // What was opened before may be in use still, and goes with this process.

@@ -191,11 +191,11 @@ impl Push<'_> {
     fn list(&self) -> Result<(), String> {
         let mut advertised = Advertised::new(&self.repository, &self.serve.hidden);
         let ask = ListAsk { prefixed: false, peel: false };
-        let batches = match advertised.list(ask) {
-            Ok(batches) => batches,
+        let looked = match advertised.look(ask) {
+            Ok(looked) => looked,
             Err(e) => return self.refuse(&format!("references: {e}")),
         };
-        for mut batch in batches {
+        for mut batch in advertised.batches(looked) {
             batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
             self.say(&WriterToSession::Refs(batch));
         }

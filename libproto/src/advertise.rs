@@ -4,8 +4,8 @@
 //! Every line is far below the limit of a packet: a reference name has at most
 //! [`REF_NAME_MAX`](crate::names::REF_NAME_MAX) bytes, and at most four names stand in one line.
 
-use crate::names::{HashKind, ObjectId, RefName};
-use crate::pktline::{FLUSH, write};
+use crate::names::{HEX_MAX, HashKind, ObjectId, RefName};
+use crate::pktline::{FLUSH, write, write_parts};
 use crate::wire_error::WireError;
 
 /// The name of this server, as capability and for `gotctl info`.
@@ -83,15 +83,10 @@ pub fn v0_ref(
     name: &[u8],
     capabilities: &mut Option<Vec<u8>>,
 ) -> Result<(), WireError> {
-    let mut line = id.to_string().into_bytes();
-    line.push(b' ');
-    line.extend_from_slice(name);
-    if let Some(list) = capabilities.take() {
-        line.push(0);
-        line.extend_from_slice(&list);
-    }
-    line.push(b'\n');
-    write(out, &line)
+    let mut digits = [0; HEX_MAX];
+    let list = capabilities.take();
+    let (separator, list): (&[u8], &[u8]) = list.as_deref().map_or((b"", b""), |list| (b"\0", list));
+    write_parts(out, &[id.hex(&mut digits), b" ", name, separator, list, b"\n"])
 }
 
 /// Appends what an annotated tag points to, directly behind its own line.
@@ -146,18 +141,13 @@ pub fn v2_ref(
     target: Option<&RefName>,
     peeled: Option<&ObjectId>,
 ) -> Result<(), WireError> {
-    let mut line = id.map_or_else(|| b"unborn".to_vec(), |id| id.to_string().into_bytes());
-    line.push(b' ');
-    line.extend_from_slice(name.as_bytes());
-    if let Some(target) = target {
-        line.extend_from_slice(b" symref-target:");
-        line.extend_from_slice(target.as_bytes());
-    }
-    if let Some(peeled) = peeled {
-        line.extend_from_slice(format!(" peeled:{peeled}").as_bytes());
-    }
-    line.push(b'\n');
-    write(out, &line)
+    let (mut digits, mut peeled_digits) = ([0; HEX_MAX], [0; HEX_MAX]);
+    let id = id.map_or(b"unborn".as_slice(), |id| id.hex(&mut digits));
+    let (symref, target): (&[u8], &[u8]) =
+        target.map_or((b"", b""), |target| (b" symref-target:", target.as_bytes()));
+    let (word, peeled): (&[u8], &[u8]) =
+        peeled.map_or((b"", b""), |peeled| (b" peeled:", peeled.hex(&mut peeled_digits)));
+    write_parts(out, &[id, b" ", name.as_bytes(), symref, target, word, peeled, b"\n"])
 }
 
 #[cfg(test)]

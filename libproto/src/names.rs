@@ -16,6 +16,8 @@ pub const REPO_NAME_MAX: usize = 254;
 pub const REF_NAME_MAX: usize = 3500;
 /// Longest component of a reference that is to be written, in bytes: a file name with room for `.lock`.
 pub const REF_COMPONENT_MAX: usize = 250;
+/// Most hexadecimal digits of an object id.
+pub const HEX_MAX: usize = 64;
 /// Longest user name, in bytes.
 pub const USER_NAME_MAX: usize = 64;
 
@@ -147,6 +149,16 @@ impl ObjectId {
     pub const fn kind(&self) -> HashKind {
         self.kind
     }
+
+    /// The id in lower-case hexadecimal digits, 40 or 64 of them, which are put into `digits`.
+    pub fn hex<'d>(&self, digits: &'d mut [u8; HEX_MAX]) -> &'d [u8] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        for (byte, pair) in self.as_bytes().iter().zip(digits.chunks_exact_mut(2)) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        &digits[..self.kind.hex_len()]
+    }
 }
 
 fn hex_digit(c: u8) -> Result<u8, NameError> {
@@ -160,14 +172,8 @@ fn hex_digit(c: u8) -> Result<u8, NameError> {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = [0; 64];
-        for (byte, pair) in self.as_bytes().iter().zip(hex.chunks_exact_mut(2)) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
-        let digits = &hex[..self.kind.hex_len()];
-        f.pad(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)
+        let mut digits = [0; HEX_MAX];
+        f.pad(std::str::from_utf8(self.hex(&mut digits)).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -209,21 +215,21 @@ impl RefName {
         if name == b"@" || name.ends_with(b".") {
             return Err(NameError::Component);
         }
-        let mut last = 0;
-        for &b in name {
+        // The beginning counts as the end of a component before it.
+        let mut last = b'/';
+        for (at, &b) in name.iter().enumerate() {
             match b {
                 0..=0x20 | 0x7f | b'~' | b'^' | b':' | b'?' | b'*' | b'[' | b'\\' => {
                     return Err(NameError::Byte(b));
                 }
-                b'.' if last == b'.' => return Err(NameError::Component),
+                b'.' if last == b'.' || last == b'/' => return Err(NameError::Component),
                 b'{' if last == b'@' => return Err(NameError::Component),
+                b'/' if last == b'/' || name[..at].ends_with(b".lock") => return Err(NameError::Component),
                 _ => last = b,
             }
         }
-        for component in name.split(|&b| b == b'/') {
-            if component.is_empty() || component[0] == b'.' || component.ends_with(b".lock") {
-                return Err(NameError::Component);
-            }
+        if last == b'/' || name.ends_with(b".lock") {
+            return Err(NameError::Component);
         }
         Ok(RefName(name.to_vec()))
     }

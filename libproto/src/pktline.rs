@@ -246,8 +246,19 @@ pub fn header(payload: usize) -> Result<[u8; HEADER_LEN], WireError> {
 /// # Errors
 /// [`WireError::TooLong`] above [`PAYLOAD_MAX`]; `out` is as it was then.
 pub fn write(out: &mut Vec<u8>, payload: &[u8]) -> Result<(), WireError> {
-    out.extend_from_slice(&header(payload.len())?);
-    out.extend_from_slice(payload);
+    write_parts(out, &[payload])
+}
+
+/// Appends a packet of several parts in a row.
+///
+/// # Errors
+/// [`WireError::TooLong`] above [`PAYLOAD_MAX`].
+pub fn write_parts(out: &mut Vec<u8>, parts: &[&[u8]]) -> Result<(), WireError> {
+    let length = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+    out.extend_from_slice(&header(length)?);
+    for part in parts {
+        out.extend_from_slice(part);
+    }
     Ok(())
 }
 

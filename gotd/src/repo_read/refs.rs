@@ -58,25 +58,30 @@ impl<'a> Advertised<'a> {
         self.prefixes.clone()
     }
 
-    /// Reads the references anew, and gives those that are asked for; always at least one batch.
-    pub(crate) fn list(&mut self, ask: ListAsk) -> Result<Vec<RefBatch>, Error> {
+    /// Reads the references anew, those that are asked for, which are [`Advertised::seen`] from then on.
+    pub(crate) fn look(&mut self, ask: ListAsk) -> Result<Looked, Error> {
         let prefixes = std::mem::take(&mut self.prefixes);
         self.prefix_bytes = 0;
         // Nobody pays for references that are not asked for.
         let refs = self.read(if ask.prefixed { &prefixes } else { &[] })?;
-        let mut lines = Vec::new();
         let head_asked = !ask.prefixed || Prefixes::new(&prefixes).matches(b"HEAD");
-        if head_asked && refs.first().is_none_or(|r| r.name != b"HEAD") {
-            lines.extend(self.unborn()?);
-        }
-        lines.extend(refs.iter().filter_map(|r| ref_line(r, ask.peel)));
-        if ask.prefixed {
-            (self.refs, self.listed) = (None, refs);
-        } else {
-            (self.refs, self.listed) = (Some(refs), Vec::new());
-        }
+        let no_head = refs.first().is_none_or(|r| r.name != b"HEAD");
+        let unborn = if head_asked && no_head { self.unborn()? } else { None };
         let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
-        Ok(batches(lines, &shallow))
+        (self.refs, self.listed) = if ask.prefixed { (None, refs) } else { (Some(refs), Vec::new()) };
+        Ok(Looked { unborn, peel: ask.peel, shallow })
+    }
+
+    /// The references that were read last.
+    pub(super) fn seen(&self) -> &[Ref] {
+        self.refs.as_deref().unwrap_or(&self.listed)
+    }
+
+    /// What was read last, in batches that fit into messages, at least one; each is made when it is asked for, so that the
+    /// session works on one while the next is made.
+    pub(crate) fn batches(&self, Looked { unborn, peel, shallow }: Looked) -> impl Iterator<Item = RefBatch> {
+        let lines = self.seen().iter().filter_map(move |r| ref_line(r, peel));
+        Batches { lines: unborn.into_iter().chain(lines).peekable(), shallow, ended: false }
     }
 
     /// What may be wanted: what was listed, or would be.
@@ -169,26 +174,39 @@ fn ref_line(r: &Ref, peel: bool) -> Option<RefLine> {
     Some(RefLine { name: RefName::parse(&r.name).ok()?, id: Some(to_wire(&r.target)?), peeled, target })
 }
 
-fn batches(lines: Vec<RefLine>, shallow: &[names::ObjectId]) -> Vec<RefBatch> {
-    let empty = || RefBatch { refs: Vec::new(), shallow: Vec::new(), last: false };
-    let mut all = Vec::new();
-    let (mut batch, mut weight) = (empty(), 0_usize);
-    for line in lines {
-        weight = weight.saturating_add(line.weight());
-        batch.refs.push(line);
-        if weight >= BATCH_BYTES {
-            all.push(std::mem::replace(&mut batch, empty()));
-            weight = 0;
+/// What belongs to a list beside the references.
+pub(crate) struct Looked {
+    unborn: Option<RefLine>,
+    peel: bool,
+    shallow: Vec<names::ObjectId>,
+}
+
+/// See [`Advertised::batches`].
+struct Batches<I: Iterator<Item = RefLine>> {
+    lines: std::iter::Peekable<I>,
+    shallow: Vec<names::ObjectId>,
+    ended: bool,
+}
+
+impl<I: Iterator<Item = RefLine>> Iterator for Batches<I> {
+    type Item = RefBatch;
+
+    fn next(&mut self) -> Option<RefBatch> {
+        if self.ended {
+            return None;
         }
+        let (mut refs, mut weight, mut shallow) = (Vec::new(), 0_usize, Vec::new());
+        while weight < BATCH_BYTES {
+            let Some(line) = self.lines.next() else { break };
+            weight = weight.saturating_add(line.weight());
+            refs.push(line);
+        }
+        if refs.is_empty() {
+            shallow = self.shallow.split_off(self.shallow.len().saturating_sub(BATCH_IDS));
+        }
+        self.ended = self.lines.peek().is_none() && self.shallow.is_empty();
+        Some(RefBatch { refs, shallow, last: self.ended })
     }
-    all.push(batch);
-    for ids in shallow.chunks(BATCH_IDS) {
-        all.push(RefBatch { shallow: ids.to_vec(), ..empty() });
-    }
-    if let Some(last) = all.last_mut() {
-        last.last = true;
-    }
-    all
 }
 
 #[cfg(test)]
@@ -204,10 +222,16 @@ mod tests {
             peeled: None,
             target: None,
         };
-        let all = batches((0..1000).map(line).collect(), &[id; 500]);
-        assert_eq!(all.iter().map(|b| b.refs.len()).sum::<usize>(), 1000);
+        let lines: Vec<RefLine> = (0..1000).map(line).collect();
+        let batches = |lines: Vec<RefLine>, shallow: &[names::ObjectId]| -> Vec<RefBatch> {
+            Batches { lines: lines.into_iter().peekable(), shallow: shallow.to_vec(), ended: false }.collect()
+        };
+        let all = batches(lines.clone(), &[id; 500]);
+        let listed: Vec<RefLine> = all.iter().flat_map(|b| b.refs.clone()).collect();
+        assert!(listed == lines, "each once, in order");
         assert_eq!(all.iter().map(|b| b.shallow.len()).sum::<usize>(), 500);
         assert!(all.len() > 5 && all.iter().filter(|b| b.last).count() == 1 && all[all.len() - 1].last);
         assert_eq!(batches(Vec::new(), &[]).len(), 1);
+        assert_eq!(batches(Vec::new(), &[id; 3]).len(), 1);
     }
 }
