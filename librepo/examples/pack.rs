@@ -71,7 +71,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("note: {line}");
     }
     eprintln!(
-        "{stats:?} common {common} ready {ready} opened+negotiated {:?} packed {:?}",
+        "{stats:?} common {common} ready {ready} bitmap {:?} opened+negotiated {:?} packed {:?}",
+        fetch.bitmap_name(),
         asked - began,
         asked.elapsed()
     );

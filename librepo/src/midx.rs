@@ -53,6 +53,11 @@ impl MultiPackIndex {
         Ok(MultiPackIndex { hash, ids: table, packs, offsets, large, chunks, map })
     }
 
+    /// The algorithm of the ids.
+    pub fn hash(&self) -> HashKind {
+        self.hash
+    }
+
     /// How many objects there are.
     pub fn count(&self) -> u32 {
         self.ids.count()
@@ -94,10 +99,9 @@ impl MultiPackIndex {
         Some((pack, be64(large, (word & 0x7fff_ffff) as usize * 8)?))
     }
 
-    /// The index of the object that comes `position`th in the pseudo-pack's order, if the file has that order.
-    pub fn index_of_position(&self, position: u32) -> Option<u32> {
-        let order = self.chunks.sized(b"RIDX", (self.count() as usize).checked_mul(4))?;
-        be32(&self.map[order], position as usize * 4).filter(|&index| index < self.count())
+    /// The indexes of all objects in the pseudo-pack's order (32 bits each), if the file has that order.
+    pub fn order(&self) -> Option<&[u8]> {
+        self.map.get(self.chunks.sized(b"RIDX", (self.count() as usize).checked_mul(4))?)
     }
 
     /// A chunk's bytes by its name.

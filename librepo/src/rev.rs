@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::beneath::{Map, be32};
+use crate::id::HashKind;
 use crate::pack_index::PackIndex;
 
 const HEADER_LEN: usize = 12;
@@ -55,7 +56,7 @@ impl Order {
 /// For every stretch of a pack the first position in it, about one for four entries: a binary search over all of them
 /// would miss the cache at most of its steps.
 #[derive(Debug)]
-struct Starts {
+pub(crate) struct Starts {
     shift: u32,
     count: u32,
     first: Vec<u32>,
@@ -80,8 +81,9 @@ impl Starts {
         }
     }
 
+    /// The positions among which an entry with this offset must be.
     #[inline]
-    fn near(&self, offset: u64) -> Range<u32> {
+    pub(crate) fn near(&self, offset: u64) -> Range<u32> {
         let stretch = usize::try_from(offset >> self.shift).unwrap_or(usize::MAX);
         let Some(&low) = self.first.get(stretch) else { return 0..0 };
         low..self.first.get(stretch + 1).copied().unwrap_or(self.count)
@@ -90,31 +92,27 @@ impl Starts {
 
 /// Whether the file is the order of this index's entries.
 fn check(index: &PackIndex, rev: &[u8]) -> Option<Starts> {
-    let (count, width) = (index.count() as usize, index.hash().len());
-    let header = [0x5249_4458, 1, u32::from(index.hash().format_number())];
-    if rev.len() != HEADER_LEN + count * 4 + 2 * width
-        || (0..3).any(|i| be32(rev, i * 4) != Some(header[i]))
-        || rev[rev.len() - 2 * width..rev.len() - width] != *index.pack_checksum()
-    {
-        return None;
-    }
+    let order = numbers(rev, index.count(), index.hash(), index.pack_checksum())?;
     let small = index.small_offsets();
     let offset_at = |i: u32| match be32(small, i as usize * 4) {
         Some(small) if small & 0x8000_0000 == 0 => u64::from(small),
         _ => index.offset_at(i),
     };
-    let order = &rev[HEADER_LEN..HEADER_LEN + count * 4];
-    let largest = match be32(order, order.len().wrapping_sub(4)) {
-        Some(last) => offset_at(last),
-        None => 0,
-    };
+    check_order(order, offset_at)
+}
+
+/// Whether these numbers (32 bits each) are all indexes of entries in the order of their offsets. An offset of
+/// `u64::MAX` is none.
+pub(crate) fn check_order(order: &[u8], offset_at: impl Fn(u32) -> u64) -> Option<Starts> {
+    let order = order.as_chunks::<4>().0;
+    let largest = order.last().map_or(0, |last| offset_at(u32::from_be_bytes(*last)));
     if largest == u64::MAX {
         return None;
     }
-    let mut starts = Starts::new(index.count(), largest);
+    let mut starts = Starts::new(u32::try_from(order.len()).ok()?, largest);
     let mut last = 0;
-    for (bytes, position) in order.chunks_exact(4).zip(0..) {
-        let offset = offset_at(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    for (bytes, position) in order.iter().zip(0..) {
+        let offset = offset_at(u32::from_be_bytes(*bytes));
         if offset <= last || offset > largest {
             return None;
         }
@@ -122,6 +120,16 @@ fn check(index: &PackIndex, rev: &[u8]) -> Option<Starts> {
         starts.add(offset, position);
     }
     Some(starts)
+}
+
+/// The numbers in a `.rev` file of `count` entries, if it is well-formed and belongs to the file with this checksum.
+pub(crate) fn numbers<'r>(rev: &'r [u8], count: u32, hash: HashKind, checksum: &[u8]) -> Option<&'r [u8]> {
+    let header = [0x5249_4458, 1, u32::from(hash.format_number())];
+    let end = HEADER_LEN + count as usize * 4;
+    let good = rev.len() == end + 2 * hash.len()
+        && (0..3).all(|i| be32(rev, i * 4) == Some(header[i]))
+        && rev[end..end + hash.len()] == *checksum;
+    good.then(|| &rev[HEADER_LEN..end])
 }
 
 /// Sorts the entries by offset.
@@ -172,7 +180,6 @@ fn sort<T: Copy + Default>(mut order: Vec<T>, key: impl Fn(&T) -> u64, largest: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::HashKind;
 
     /// An index with these offsets, some of them in the table of large ones.
     fn index(offsets: &[u64]) -> PackIndex {

@@ -191,6 +191,12 @@ impl Store {
             }
         }
         self.load_midx(number, &dir);
+        if let Some(layers) = dir.open_dir(b"multi-pack-index.d")?
+            && layers.stat(b"multi-pack-index-chain")?.is_some()
+        {
+            let name = layers.name_of(b"multi-pack-index-chain");
+            self.notes.push(format!("{}: not used: multi-pack index in layers", name.display()));
+        }
         Ok(whole)
     }
 
@@ -248,6 +254,13 @@ impl Store {
             self.about[pack as usize].covered = true;
         }
         self.objects[number].midx = midx;
+    }
+
+    /// The multi-pack index of an objects directory (of [`Store::object_dirs`]), if one is in use, with the numbers that
+    /// its packs have here.
+    pub fn multi_pack_index(&self, dir: usize) -> Option<(&MultiPackIndex, &[u32])> {
+        let midx = self.objects.get(dir)?.midx.as_ref()?;
+        Some((&midx.file, &midx.packs))
     }
 
     /// The multi-pack indexes in use, each with the numbers that its packs have here.

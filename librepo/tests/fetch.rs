@@ -4,34 +4,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::random::{Random, seeds};
+use common::{Collect, count};
 use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Sink, Tips};
 use librepo::{ObjectId, Reader, Repository};
-
-/// A small random number generator: the same seed, the same history.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
-}
 
 struct Scratch {
     _temp: tempfile::TempDir,
@@ -235,23 +218,6 @@ fn server(scratch: &Scratch, random: &mut Random, layout: Layout, commits: usize
     Server { dir, commits, tags, blobs }
 }
 
-#[derive(Default)]
-struct Collect {
-    pack: Vec<u8>,
-    text: String,
-}
-
-impl Sink for Collect {
-    fn pack(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.pack.extend_from_slice(bytes);
-        Ok(())
-    }
-    fn progress(&mut self, text: &str) -> std::io::Result<()> {
-        self.text += text;
-        Ok(())
-    }
-}
-
 #[derive(Clone, Debug, Default)]
 struct Question {
     wants: Vec<String>,
@@ -316,10 +282,6 @@ fn ours(server: &Server, question: &Question, threads: usize) -> librepo::Result
     assert_eq!(fetch.take_log(), Vec::<String>::new());
     let hex = |ids: Vec<ObjectId>| ids.iter().map(ObjectId::to_string).collect();
     Ok(Answer { pack: sink.pack, shallow: hex(info.shallow), unshallow: hex(info.unshallow) })
-}
-
-fn count(pack: &[u8]) -> usize {
-    u32::from_be_bytes(pack[8..12].try_into().unwrap()) as usize
 }
 
 /// The same question to `git upload-pack`.
@@ -468,16 +430,6 @@ fn reach(scratch: &Scratch, dir: &Path, include: &[String], exclude: &[String]) 
     scratch.lines(dir, &args, input.as_bytes()).into_iter().collect()
 }
 
-fn some(random: &mut Random, from: &[String], most: usize) -> Vec<String> {
-    (0..random.below(most + 1)).map(|_| random.pick(from).clone()).collect()
-}
-
-fn seed_and_cases(cases: u64) -> std::ops::Range<u64> {
-    let read = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = read("FETCH_SEED").unwrap_or(1);
-    seed..seed + read("FETCH_CASES").unwrap_or(cases)
-}
-
 const LAYOUTS: [Layout; 8] = [
     Layout::Loose,
     Layout::Packs,
@@ -492,18 +444,18 @@ const LAYOUTS: [Layout; 8] = [
 #[test]
 fn packs_hold_what_the_client_lacks() {
     let (mut questions, mut more, mut sent_bytes, mut git_bytes) = (0, 0, 0, 0);
-    for seed in seed_and_cases(16) {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    for seed in seeds(16) {
+        let mut random = Random::new(seed);
         let scratch = Scratch::new();
         let layout = LAYOUTS[(seed % 8) as usize];
         let commits = 6 + random.below(if seed % 5 == 0 { 150 } else { 60 });
         let server = server(&scratch, &mut random, layout, commits);
         let everything: Vec<String> = server.commits.iter().chain(&server.tags).cloned().collect();
         for round in 0..3 {
-            let haves = if round == 0 { Vec::new() } else { some(&mut random, &everything, 4) };
+            let haves = if round == 0 { Vec::new() } else { random.some(&everything, 4) };
             let client = client(&scratch, &server, &format!("client{round}"), &haves);
             for _ in 0..4 {
-                let mut wants = some(&mut random, &everything, 3);
+                let mut wants = random.some(&everything, 3);
                 wants.push(random.pick(&everything).clone());
                 if random.chance(20) {
                     wants = vec![server.commits.last().unwrap().clone()];
@@ -559,8 +511,8 @@ fn packs_hold_what_the_client_lacks() {
 
 #[test]
 fn histories_are_cut_as_git_cuts_them() {
-    for seed in seed_and_cases(12) {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    for seed in seeds(12) {
+        let mut random = Random::new(seed);
         let scratch = Scratch::new();
         let layout = LAYOUTS[(seed % 8) as usize];
         let commits = 6 + random.below(40);
@@ -644,8 +596,8 @@ fn histories_are_cut_as_git_cuts_them() {
 
 #[test]
 fn filters_leave_out_what_git_leaves_out() {
-    for seed in seed_and_cases(8) {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    for seed in seeds(8) {
+        let mut random = Random::new(seed);
         let scratch = Scratch::new();
         let layout = LAYOUTS[(seed % 8) as usize];
         let server = server(&scratch, &mut random, layout, 20);
@@ -665,7 +617,7 @@ fn filters_leave_out_what_git_leaves_out() {
             "combine:tree:3+blob:limit=2900",
         ] {
             let mut wants = vec![random.pick(&server.commits).clone()];
-            wants.extend(some(&mut random, &server.tags, usize::from(!server.tags.is_empty())));
+            wants.extend(random.some(&server.tags, usize::from(!server.tags.is_empty())));
             let question =
                 Question { wants, ofs: true, filter: Some(filter.to_owned()), ..Question::default() };
             let context = format!("seed {seed} {layout:?} {question:?}");
@@ -690,7 +642,7 @@ fn filters_leave_out_what_git_leaves_out() {
 #[test]
 fn a_missing_object_is_named() {
     let scratch = Scratch::new();
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let server = server(&scratch, &mut random, Layout::Loose, 9);
     let tip = server.commits.last().unwrap().clone();
     let tree = scratch.lines(&server.dir, &["rev-parse", &format!("{tip}^{{tree}}")], b"").remove(0);
@@ -703,7 +655,7 @@ fn a_missing_object_is_named() {
 #[test]
 fn repetition_costs_nothing() {
     let scratch = Scratch::new();
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     let server = server(&scratch, &mut random, Layout::OnePack, 12);
     let repository =
         Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
@@ -728,7 +680,7 @@ fn repetition_costs_nothing() {
 #[test]
 fn only_what_is_visible_can_be_wanted() {
     let scratch = Scratch::new();
-    let mut random = Random(12);
+    let mut random = Random::new(12);
     let server = server(&scratch, &mut random, Layout::OnePack, 30);
     let tip = server.commits.last().unwrap();
     let inside = reach(&scratch, &server.dir, std::slice::from_ref(tip), &[]);
@@ -760,7 +712,7 @@ fn only_what_is_visible_can_be_wanted() {
 #[test]
 fn a_damaged_bitmap_is_ignored() {
     let scratch = Scratch::new();
-    let mut random = Random(13);
+    let mut random = Random::new(13);
     let server = server(&scratch, &mut random, Layout::Bitmap, 40);
     let pack = server.dir.join("objects/pack");
     let bitmap = std::fs::read_dir(&pack)
@@ -812,7 +764,7 @@ impl Sink for Broken {
 #[test]
 fn a_sink_that_fails_ends_the_fetch_and_progress_reads_as_git_has_it() {
     let scratch = Scratch::new();
-    let mut random = Random(14);
+    let mut random = Random::new(14);
     let server = server(&scratch, &mut random, Layout::Loose, 20);
     let repository =
         Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
@@ -839,7 +791,7 @@ fn a_sink_that_fails_ends_the_fetch_and_progress_reads_as_git_has_it() {
 #[test]
 fn repositories_with_long_ids_are_served() {
     let scratch = Scratch::new();
-    let mut random = Random(15);
+    let mut random = Random::new(15);
     let init = |name: &str| {
         scratch.ok(&scratch.top, &["init", "-q", "--bare", "--object-format=sha256", name], b"");
         scratch.top.join(name)

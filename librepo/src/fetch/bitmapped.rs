@@ -5,16 +5,18 @@
 //! of two sets.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::PackOptions;
 use super::bits::{Bits, bits_of};
 use super::commits::{Commits, Source, missing_below};
 use super::plan::{Edge, Plan, name_hash};
 use super::progress::Progress;
+use super::pseudo_pack::PseudoPack;
 use super::reach::Request;
-use super::space::NO_OBJECT;
+use super::space::{First, NO_OBJECT};
 use super::walk::Recent;
-use crate::beneath::Map;
+use crate::beneath::{Dir, Map};
 use crate::bitmap::{Bitmap, Expanded};
 use crate::error::{Error, Result};
 use crate::id::FastState;
@@ -29,12 +31,14 @@ const MANY: u64 = 100_000;
 /// How many versions of a path that the client has are noted.
 const VERSIONS: u8 = 4;
 
-/// A pack's bitmap.
+/// The bitmap of a pack or of a multi-pack index.
 #[derive(Debug)]
 pub(crate) struct PackBitmap {
+    /// The file's name.
+    pub(crate) name: String,
     pub(crate) bitmap: Bitmap<Map>,
-    /// The pack: its objects are numbered by position, from 0 on.
-    pub(crate) pack: u32,
+    /// The objects that its bits count: their numbers are from 0 on.
+    pub(crate) numbers: First,
 }
 
 /// What bitmaps could say.
@@ -46,13 +50,37 @@ pub(crate) enum Found {
 }
 
 impl PackBitmap {
-    /// The bitmap of the largest pack that has one. Whatever is wrong with one is noted, and no more.
+    /// The bitmap of a multi-pack index, or of the largest pack that has one. Whatever is wrong with one is noted,
+    /// and no more.
     pub(crate) fn find(repository: &Repository, log: &mut Vec<String>) -> Option<PackBitmap> {
         let store = repository.store();
+        let dirs = store.object_dirs().map(|dir| dir.open_dir(b"pack").ok().flatten());
+        let dirs: Vec<Option<Dir>> = dirs.collect();
+        for (number, dir) in dirs.iter().enumerate() {
+            let Some(dir) = dir else { continue };
+            let Some((midx, _)) = store.multi_pack_index(number) else { continue };
+            let stem = format!("multi-pack-index-{}", hex(midx.checksum()));
+            let name = format!("{stem}.bitmap");
+            let parsed = match dir.map(name.as_bytes()) {
+                Ok(None) => continue,
+                Ok(Some(map)) => Bitmap::parse(map, store.hash(), midx.count(), midx.checksum())
+                    .map_err(|e| e.to_string())
+                    .and_then(|bitmap| {
+                        let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
+                        Ok((bitmap, PseudoPack::of(store, number, rev)?))
+                    }),
+                Err(e) => Err(e.to_string()),
+            };
+            match parsed {
+                Ok((bitmap, packs)) => {
+                    return Some(PackBitmap { name, bitmap, numbers: First::Packs(Arc::new(packs)) });
+                }
+                Err(why) => log.push(format!("{name}: ignored: {why}")),
+            }
+        }
         let mut packs: Vec<(u32, &Pack)> = (0..).zip(store.packs()).collect();
         packs.sort_by_key(|(_, pack)| std::cmp::Reverse(pack.count()));
-        for dir in store.object_dirs() {
-            let Ok(Some(dir)) = dir.open_dir(b"pack") else { continue };
+        for dir in dirs.iter().flatten() {
             for (number, pack) in &packs {
                 let name = format!("{}.bitmap", pack.name());
                 let parsed = match dir.map(name.as_bytes()) {
@@ -62,7 +90,7 @@ impl PackBitmap {
                     Err(e) => Err(e.to_string()),
                 };
                 match parsed {
-                    Ok(bitmap) => return Some(PackBitmap { bitmap, pack: *number }),
+                    Ok(bitmap) => return Some(PackBitmap { name, bitmap, numbers: First::Pack(*number) }),
                     Err(why) => log.push(format!("{name}: ignored: {why}")),
                 }
             }
@@ -70,8 +98,14 @@ impl PackBitmap {
         None
     }
 
+    /// Where the bitmap's file has what it knows about an object.
     fn index_of(&self, source: &Source<'_>, number: u32) -> Option<u32> {
-        source.space.store().packs().get(self.pack as usize)?.index_of_position(number)
+        let store = source.space.store();
+        match &self.numbers {
+            First::None => None,
+            First::Pack(pack) => store.packs().get(*pack as usize)?.index_of_position(number),
+            First::Packs(packs) => packs.index_at(store, number),
+        }
     }
 
     /// Adds what the search for deltas needs to a plan that no walk made: hashes of paths, and versions of the same
@@ -126,6 +160,10 @@ impl PackBitmap {
         }
         Ok(())
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Answers a request as far as bitmaps can; `None` if they turn out damaged.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::space::{NO_OBJECT, Place, Space};
+use super::space::{First, NO_OBJECT, Place, Space};
 use crate::commit_graph::CommitGraph;
 use crate::error::{Error, Result};
 use crate::id::{FastState, ObjectId};
@@ -25,12 +25,8 @@ pub(crate) struct Source<'s> {
 }
 
 impl<'s> Source<'s> {
-    pub(crate) fn new(store: &'s Store, by_position: Option<u32>, cache_bytes: usize) -> Result<Source<'s>> {
-        Ok(Source {
-            space: Space::new(store, by_position)?,
-            reader: Reader::new(store, cache_bytes),
-            graph: None,
-        })
+    pub(crate) fn new(store: &'s Store, first: First, cache_bytes: usize) -> Result<Source<'s>> {
+        Ok(Source { space: Space::new(store, first)?, reader: Reader::new(store, cache_bytes), graph: None })
     }
 
     /// The number of an object that must be here.

@@ -18,6 +18,7 @@ mod full;
 mod negotiate;
 mod plan;
 mod progress;
+mod pseudo_pack;
 mod reach;
 mod search;
 mod shallow;

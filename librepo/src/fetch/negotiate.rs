@@ -147,8 +147,8 @@ impl<'r> Fetch<'r> {
     pub fn new(repository: &'r Repository, tips: Tips, policy: Policy, limits: Limits) -> Result<Fetch<'r>> {
         let mut log = Vec::new();
         let bitmap = PackBitmap::find(repository, &mut log);
-        let pack = bitmap.as_ref().map(|bitmap| bitmap.pack);
-        let mut source = Source::new(repository.store(), pack, limits.cache_bytes)?;
+        let first = bitmap.as_ref().map(|bitmap| bitmap.numbers.clone()).unwrap_or_default();
+        let mut source = Source::new(repository.store(), first, limits.cache_bytes)?;
         source.graph = repository.commit_graph();
         Ok(Fetch {
             repository,
@@ -372,6 +372,12 @@ impl<'r> Fetch<'r> {
     #[must_use]
     pub fn has_common(&self) -> bool {
         !self.haves.is_empty()
+    }
+
+    /// The file of bitmaps that is used as far as it goes, for benchmarks and tests.
+    #[must_use]
+    pub fn bitmap_name(&self) -> Option<&str> {
+        self.bitmap.as_ref().map(|bitmap| &bitmap.name[..])
     }
 
     /// Files that were passed over because they are damaged or foreign, one line each, for the log.

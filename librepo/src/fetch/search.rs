@@ -199,8 +199,7 @@ fn targets(
             let (mut kept, mut foreign) = (part.wants(base), false);
             if !kept {
                 let base = pack.index_of_position(base).map(|index| pack.id_at(index));
-                let base = base.and_then(|id| source.space.packed_place(id.as_bytes()));
-                let base = base.and_then(|(pack, index)| source.space.number_of_index(pack, index));
+                let base = base.and_then(|id| source.space.packed_number(&id));
                 kept = base.is_some_and(|base| plan.wanted.get(base));
                 foreign = !kept && options.thin && base.is_some_and(|base| plan.client.get(base));
             }

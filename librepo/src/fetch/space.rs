@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::pseudo_pack::PseudoPack;
 use crate::error::{Error, Result};
 use crate::id::{IdMap, ObjectId};
 use crate::store::{Location, Store};
@@ -18,10 +19,22 @@ pub(crate) enum Place {
     Loose { id: ObjectId, dir: u16 },
 }
 
+/// Which objects are numbered from 0 on as the bits of a bitmap count them.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum First {
+    /// None: there is no bitmap.
+    #[default]
+    None,
+    /// Those of a pack, by their position in it.
+    Pack(u32),
+    /// Those of a multi-pack index, by their position in its order.
+    Packs(Arc<PseudoPack>),
+}
+
 /// Numbers every object of a store: those of packs by pack and index, the others as they turn up.
 ///
-/// The objects of the pack that has a bitmap are numbered by their position in it, from 0 on, so that the
-/// bitmap's bits are numbers.
+/// The objects of the pack, or of the multi-pack index, that has a bitmap are numbered by their position in it,
+/// from 0 on, so that the bitmap's bits are numbers.
 #[derive(Clone)]
 pub(crate) struct Space<'s> {
     store: &'s Store,
@@ -29,8 +42,8 @@ pub(crate) struct Space<'s> {
     bases: Vec<u32>,
     /// The first number that no pack has.
     packed: u32,
-    /// The pack whose objects are numbered by position.
-    by_position: Option<u32>,
+    /// Whose objects have the first numbers.
+    first: First,
     /// The order in which packs are asked: an object in several of them always gets the same number.
     order: Vec<u32>,
     /// Shared by all copies, so that threads give the same numbers.
@@ -45,24 +58,30 @@ struct Loose {
 }
 
 impl<'s> Space<'s> {
-    /// Numbers for a store; `by_position` is the pack that has a bitmap.
-    pub(crate) fn new(store: &'s Store, by_position: Option<u32>) -> Result<Space<'s>> {
+    /// Numbers for a store.
+    pub(crate) fn new(store: &'s Store, first: First) -> Result<Space<'s>> {
         let too_many = || Error::Limit("more objects than can be numbered".to_owned());
         let mut bases = vec![0; store.packs().len()];
-        let mut next = 0u32;
-        let first = by_position.into_iter();
-        let others = (0u32..).take(bases.len()).filter(|pack| Some(*pack) != by_position);
-        let mut order: Vec<u32> = first.chain(others).collect();
-        // The largest packs first: they answer most questions, and hold the best deltas.
+        let mut order: Vec<u32> = (0u32..).take(bases.len()).collect();
+        // The largest packs first: they answer most questions, and hold the best deltas. Those of a multi-pack index
+        // are asked through it, and themselves only for what it should have known.
         let count = |pack: u32| store.packs().get(pack as usize).map_or(0, |p| p.count());
-        order.sort_by_key(|pack| std::cmp::Reverse((Some(*pack) == by_position, count(*pack))));
+        let rank = |pack: u32| match &first {
+            First::Pack(first) if *first == pack => 2,
+            First::Packs(packs) if packs.holds(pack) => 0,
+            _ => 1,
+        };
+        order.sort_by_key(|pack| std::cmp::Reverse((rank(*pack), count(*pack))));
+        let mut next = match &first {
+            First::Packs(packs) => packs.count(),
+            _ => 0,
+        };
         for pack in &order {
             let at = *pack as usize;
             bases[at] = next;
-            let count = store.packs().get(at).map_or(0, |pack| pack.count());
-            next = next.checked_add(count).filter(|n| *n < NO_OBJECT / 2).ok_or_else(too_many)?;
+            next = next.checked_add(count(*pack)).filter(|n| *n < NO_OBJECT / 2).ok_or_else(too_many)?;
         }
-        Ok(Space { store, bases, packed: next, by_position, order, loose: Arc::default() })
+        Ok(Space { store, bases, packed: next, first, order, loose: Arc::default() })
     }
 
     pub(crate) fn store(&self) -> &'s Store {
@@ -81,8 +100,8 @@ impl<'s> Space<'s> {
 
     /// The number of an object; `None` if it is not here.
     pub(crate) fn number(&self, id: &ObjectId) -> Option<u32> {
-        if let Some((pack, index)) = self.packed_place(id.as_bytes()) {
-            return self.number_of_index(pack, index);
+        if let Some(number) = self.packed_number(id) {
+            return Some(number);
         }
         if let Some(number) = self.loose().numbers.get(id) {
             return Some(*number);
@@ -105,46 +124,52 @@ impl<'s> Space<'s> {
         self.loose.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which pack has an object, and its index there.
-    pub(crate) fn packed_place(&self, id: &[u8]) -> Option<(u32, u32)> {
-        if id.len() != self.store.hash().len() {
+    /// The number of an object that is in a pack.
+    pub(crate) fn packed_number(&self, id: &ObjectId) -> Option<u32> {
+        if id.kind() != self.store.hash() {
             return None;
         }
-        self.order.iter().find_map(|pack| {
-            let index = self.store.packs().get(*pack as usize)?.lookup(id)?;
+        if let First::Packs(packs) = &self.first
+            && let Some(position) = packs.position_of(self.store, id.as_bytes())
+        {
+            return Some(position);
+        }
+        let (pack, index) = self.order.iter().find_map(|pack| {
+            let index = self.store.packs().get(*pack as usize)?.lookup(id.as_bytes())?;
             Some((*pack, index))
-        })
+        })?;
+        self.number_of_index(pack, index)
     }
 
-    /// The number of the object at an index of a pack.
-    pub(crate) fn number_of_index(&self, pack: u32, index: u32) -> Option<u32> {
-        let place = if self.by_position == Some(pack) {
-            let p = self.store.packs().get(pack as usize)?;
-            p.position_of_offset(p.offset_at(index))?
-        } else {
-            index
-        };
-        Some(*self.bases.get(pack as usize)? + place)
+    /// The number of the object at an index of a pack. Another pack may hold the copy in use.
+    fn number_of_index(&self, pack: u32, index: u32) -> Option<u32> {
+        let p = self.store.packs().get(pack as usize)?;
+        match &self.first {
+            First::Pack(first) if *first == pack => p.position_of_offset(p.offset_at(index)),
+            First::Packs(packs) if packs.holds(pack) => packs
+                .position_of_copy(self.store, pack, p.offset_at(index))
+                .or_else(|| Some(*self.bases.get(pack as usize)? + index)),
+            _ => Some(*self.bases.get(pack as usize)? + index),
+        }
     }
 
     /// The number of the entry at a position of a pack, in pack order. Another pack may hold the copy in use.
     pub(crate) fn number_of_position(&self, pack: u32, position: u32) -> Option<u32> {
-        let place = if self.by_position == Some(pack) {
-            position
-        } else {
-            self.store.packs().get(pack as usize)?.index_of_position(position)?
-        };
-        Some(*self.bases.get(pack as usize)? + place)
+        match &self.first {
+            First::Pack(first) if *first == pack => Some(position),
+            _ => self
+                .number_of_index(pack, self.store.packs().get(pack as usize)?.index_of_position(position)?),
+        }
+    }
+
+    /// Whose objects have the first numbers.
+    pub(crate) fn first(&self) -> &First {
+        &self.first
     }
 
     /// The packs with their numbers: pack, first number, count.
     pub(crate) fn packs(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
         (0u32..).zip(&self.bases).zip(self.store.packs()).map(|((pack, base), p)| (pack, *base, p.count()))
-    }
-
-    /// Whether a pack's numbers are positions.
-    pub(crate) fn is_by_position(&self, pack: u32) -> bool {
-        self.by_position == Some(pack)
     }
 
     /// Where a numbered object lies.
@@ -153,11 +178,21 @@ impl<'s> Space<'s> {
             let (id, dir) = *self.loose().places.get((number - self.packed) as usize)?;
             return Some(Place::Loose { id, dir });
         }
+        if let First::Packs(packs) = &self.first
+            && number < packs.count()
+        {
+            let (pack, index) = packs.place(self.store, number)?;
+            let offset = self.store.packs().get(pack as usize)?.offset_at(index);
+            return Some(Place::Pack { pack, index, offset });
+        }
         let (pack, base, _) =
             self.packs().find(|(_, base, count)| (*base..base + count).contains(&number))?;
         let place = number - base;
         let p = self.store.packs().get(pack as usize)?;
-        let index = if self.by_position == Some(pack) { p.index_of_position(place)? } else { place };
+        let index = match self.first {
+            First::Pack(first) if first == pack => p.index_of_position(place)?,
+            _ => place,
+        };
         Some(Place::Pack { pack, index, offset: p.offset_at(index) })
     }
 

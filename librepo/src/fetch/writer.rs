@@ -18,7 +18,8 @@ use super::bits::bits_of;
 use super::commits::Source;
 use super::plan::Plan;
 use super::progress::Progress;
-use super::space::Place;
+use super::pseudo_pack::PseudoPack;
+use super::space::{First, Place};
 use super::{PackOptions, PackStats};
 use crate::error::{Error, Result};
 use crate::id::{FastState, HashKind, ObjectId};
@@ -273,12 +274,15 @@ pub(super) fn write(
 pub(super) fn parts(source: &Source<'_>, plan: &Plan) -> Result<Vec<Part>> {
     let space = &source.space;
     let words = plan.wanted.words();
+    let mut shared = match space.first() {
+        First::Packs(packs) => of_packs(source, packs, plan)?,
+        _ => HashMap::default(),
+    };
     let mut parts = Vec::new();
     for (pack, base, count) in space.packs() {
         let p = pack_of(source, pack)?;
-        let mut bits = vec![0u64; count.div_ceil(64) as usize];
-        let mut any = false;
-        if space.is_by_position(pack) {
+        let mut bits = shared.remove(&pack).unwrap_or_else(|| vec![0u64; count.div_ceil(64) as usize]);
+        if matches!(space.first(), First::Pack(first) if *first == pack) {
             // Its numbers begin at 0: the words are the same but for the bits of the next pack.
             let have = bits.len().min(words.len());
             bits[..have].copy_from_slice(&words[..have]);
@@ -287,32 +291,65 @@ pub(super) fn parts(source: &Source<'_>, plan: &Plan) -> Result<Vec<Part>> {
             {
                 *last &= (1 << (count % 64)) - 1;
             }
-            any = bits.iter().any(|word| *word != 0);
         } else {
             let wanted = plan.wanted.between(base, count).count() as u64;
-            if wanted > 0 {
-                any = true;
-                if wanted > u64::from(count / 32) {
-                    for position in 0..count {
-                        let index = p.index_of_position(position).ok_or_else(|| order_broken(p))?;
-                        if plan.wanted.get(base + index) {
-                            bits[(position / 64) as usize] |= 1 << (position % 64);
-                        }
-                    }
-                } else {
-                    for index in plan.wanted.between(base, count) {
-                        let offset = p.offset_at(index);
-                        let position = p.position_of_offset(offset).ok_or_else(|| order_broken(p))?;
+            if wanted > u64::from(count / 32) {
+                for position in 0..count {
+                    let index = p.index_of_position(position).ok_or_else(|| order_broken(p))?;
+                    if plan.wanted.get(base + index) {
                         bits[(position / 64) as usize] |= 1 << (position % 64);
                     }
                 }
+            } else {
+                for index in plan.wanted.between(base, count) {
+                    let position = p.position_of_offset(p.offset_at(index)).ok_or_else(|| order_broken(p))?;
+                    bits[(position / 64) as usize] |= 1 << (position % 64);
+                }
             }
         }
-        if any {
+        if bits.iter().any(|word| *word != 0) {
             parts.push(Part { pack, bits, runs: Vec::new(), next: 0 });
         }
     }
     Ok(parts)
+}
+
+/// What is wanted of the packs of a multi-pack index, as bits by position in each.
+fn of_packs(
+    source: &Source<'_>,
+    packs: &PseudoPack,
+    plan: &Plan,
+) -> Result<HashMap<u32, Vec<u64>, FastState>> {
+    let store = source.space.store();
+    let mut all: HashMap<u32, Vec<u64>, FastState> = HashMap::default();
+    for stretch in packs.stretches() {
+        let p = pack_of(source, stretch.pack)?;
+        // Its objects come in the order of the pack, some of them perhaps left out.
+        let mut next = 0;
+        for number in plan.wanted.between(stretch.first, stretch.count) {
+            let number = stretch.first + number;
+            let copy = packs.copy_at(store, number).filter(|(pack, _)| *pack == stretch.pack);
+            let copy = copy.and_then(|(_, offset)| {
+                let follows = p.offset_of_position(next) == Some(offset);
+                if follows { Some(next) } else { p.position_of_offset(offset) }
+            });
+            let (pack, position) = match copy {
+                Some(position) => (stretch.pack, position),
+                // The index has it wrong, and the packs know better.
+                None => {
+                    let (pack, index) = packs.place(store, number).ok_or_else(|| order_broken(p))?;
+                    let other = pack_of(source, pack)?;
+                    let found = other.position_of_offset(other.offset_at(index));
+                    (pack, found.ok_or_else(|| order_broken(other))?)
+                }
+            };
+            next = position + 1;
+            let count = pack_of(source, pack)?.count();
+            let bits = all.entry(pack).or_insert_with(|| vec![0; count.div_ceil(64) as usize]);
+            bits[(position / 64) as usize] |= 1 << (position % 64);
+        }
+    }
+    Ok(all)
 }
 
 fn order_broken(pack: &Pack) -> Error {
@@ -530,11 +567,7 @@ impl Writer<'_, '_, '_, '_> {
         }
         // The base is not sent from this pack: from another one, or not at all.
         let id = pack.id_at(index_at(pack, base_position)?);
-        let number = match self.source.space.packed_place(id.as_bytes()) {
-            Some((other, index)) => self.source.space.number_of_index(other, index),
-            None => None,
-        };
-        if let Some(number) = number {
+        if let Some(number) = self.source.space.packed_number(&id) {
             if self.plan.wanted.get(number) {
                 if let Some(way) = self.near_number(number, Way::Near, Way::Named)?
                     && !matches!(way, Way::After(..))

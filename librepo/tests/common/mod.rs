@@ -3,9 +3,12 @@
 #![allow(dead_code, reason = "every test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+pub mod random;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use librepo::fetch::Sink;
 use librepo::{Options, Repository};
 
 /// A temporary directory with a repository in it.
@@ -26,6 +29,12 @@ impl Scratch {
         args.push("repo.git");
         scratch.git_in(scratch.temp.path(), &args);
         scratch
+    }
+
+    /// Leaves the directory behind, to look into after a failure.
+    pub fn keep(&mut self) {
+        self.temp.disable_cleanup(true);
+        eprintln!("kept: {}", self.top().display());
     }
 
     pub fn top(&self) -> &Path {
@@ -51,6 +60,11 @@ impl Scratch {
         let out = self.command(dir, args).output().unwrap();
         assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// Runs git in the repository; whether it succeeds.
+    pub fn git_may_fail(&self, args: &[&str]) -> bool {
+        self.command(&self.dir, args).output().unwrap().status.success()
     }
 
     /// Runs git in the repository, and gives what it prints.
@@ -106,6 +120,29 @@ impl Scratch {
     pub fn try_open(&self) -> librepo::Result<Repository> {
         open(&self.dir)
     }
+}
+
+/// Keeps a pack and the text beside it.
+#[derive(Default)]
+pub struct Collect {
+    pub pack: Vec<u8>,
+    pub text: String,
+}
+
+impl Sink for Collect {
+    fn pack(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.pack.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn progress(&mut self, text: &str) -> std::io::Result<()> {
+        self.text += text;
+        Ok(())
+    }
+}
+
+/// How many objects a pack says that it holds.
+pub fn count(pack: &[u8]) -> usize {
+    u32::from_be_bytes(pack[8..12].try_into().unwrap()) as usize
 }
 
 pub fn open(dir: &Path) -> librepo::Result<Repository> {
