@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::message::parent::{FetchRules, Pool, RepoReport, SessionStart};
 use libproto::message::repo::{
-    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState,
-    Refusal, RepoToSession, SessionToRepo,
+    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, Refusal,
+    RepoToSession, SessionToRepo,
 };
 use libproto::names::{self, escape};
 use libproto::request;

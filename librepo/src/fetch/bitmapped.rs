@@ -196,6 +196,10 @@ pub(crate) fn reach(
                     named.set(number);
                 }
             }
+            // A client that filters may lack what its haves imply: this is how it asks for it.
+            if let Some((number, Kind::Tree | Kind::Blob)) = target {
+                named.set(number);
+            }
         }
         for kind in [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag] {
             if !filter.passes_kind(kind) {

@@ -79,13 +79,14 @@ impl Filter {
         !self.nothing && !empty && self.kind.is_none_or(|only| only == kind)
     }
 
-    /// Whether an entry of a tree passes at this depth (of a root tree's entries: 1).
-    pub(crate) fn passes_depth(&self, depth: u64) -> bool {
-        self.tree_depth.is_none_or(|limit| depth < limit)
+    /// Whether an entry of a tree passes at this depth: 0 is a commit's tree, or an entry of a tree that was asked for
+    /// by name.
+    pub(crate) fn passes_depth(&self, depth: i64) -> bool {
+        self.tree_depth.is_none_or(|limit| u64::try_from(depth).is_ok_and(|depth| depth < limit))
     }
 
     /// Whether anything below a tree at this depth can pass, so that the tree must be read.
-    pub(crate) fn reads_tree(&self, depth: u64) -> bool {
+    pub(crate) fn reads_tree(&self, depth: i64) -> bool {
         self.passes_depth(depth.saturating_add(1))
             && (self.passes_kind(Kind::Tree) || self.passes_kind(Kind::Blob))
     }

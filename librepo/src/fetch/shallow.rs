@@ -319,7 +319,7 @@ impl Edge {
             younger(&mut commits, source, heads, since.unwrap_or(0), own)?
         } else {
             let limits = Painting { cut: own, since, known: None };
-            paint(&mut commits, source, heads, not, &limits, &mut |_| Ok(()))?
+            paint(&mut commits, source, heads, not, &limits, &mut |_| Ok(()))?.0
         };
         if selected.is_empty() {
             return Err(Error::Invalid("no commits selected for shallow requests".to_owned()));

@@ -2,8 +2,10 @@
 //! client has is left, then the trees of the new commits path by path beside those of their nearest
 //! commits that the client has.
 //!
-//! As in C git the result may hold a few objects more than are missing (a file moved between
-//! directories, an old version that came back): only the trees at the border are compared.
+//! As in C git the result may hold a few objects more than are missing (an old version that came back, a copy of a
+//! file in a directory that did not change): only trees at the border are compared, and of those only directories in
+//! which something is new. A client is never sent what C git would not send it, except where that reads all trees of
+//! what a shallow client has, which costs more than it saves.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -31,6 +33,13 @@ const DONE: u8 = 8;
 /// How many commits that the client has are looked at after the last one it lacks, in case the dates lie.
 /// C git looks at five.
 const SLOP: u32 = 32;
+
+/// How many trees are read once more because they lie at another path, too, where the client has something else. A
+/// tree of trees that are all the same has more paths than anybody can walk.
+const AGAIN: u32 = 10_000;
+
+/// How many commits that seemed to be new are compared with those that are.
+const MOST_TAKEN_BACK: usize = 256;
 
 /// From this many new commits on, helpers are worth starting.
 const THREADED: usize = 64;
@@ -69,8 +78,11 @@ pub(crate) fn walk(
         filter: request.filter,
         depths: HashMap::default(),
         named: Bits::default(),
+        named_content: Bits::default(),
         complete: false,
         edge_trees: Bits::default(),
+        had: IdSet::default(),
+        again: AGAIN,
     };
     walk.plan.wanted = Bits::with_room(source.space.count());
     // The trees of the border must still be read, for what lies at which path.
@@ -81,8 +93,9 @@ pub(crate) fn walk(
     let wants = walk.take_wants(source, request.wants, &mut roots)?;
     let known = walk.complete.then_some(&walk.plan.client);
     let limits = Painting { cut: request.cut, since: None, known };
-    let new = paint(&mut walk.commits, source, &wants, &haves, &limits, &mut |n| progress.step(n))?;
-    let edges = walk.border(request, &new, &haves);
+    let (new, taken_back) =
+        paint(&mut walk.commits, source, &wants, &haves, &limits, &mut |n| progress.step(n))?;
+    let edges = walk.border(request, &new, &haves, &taken_back);
     for at in new {
         let node = *walk.commits.node(at);
         if request.filter.is_none_or(|f| f.passes_kind(Kind::Commit)) || walk.named.get(node.number) {
@@ -105,10 +118,14 @@ pub(crate) fn walk(
         full::trees(source, &mut walk.plan, roots.wanted, request.threads, request.cache_bytes, progress)?;
     } else {
         walk.trees(source, roots, progress)?;
+        walk.forget_had(source, progress)?;
     }
     let mut plan = walk.plan;
     plan.walked = true;
     plan.wanted.subtract(plan.client.words());
+    if request.filter.is_some() {
+        plan.wanted.or(walk.named_content.words());
+    }
     Ok(plan)
 }
 
@@ -129,8 +146,9 @@ impl Painting<'_> {
     }
 }
 
-/// The commits that can be reached from `wants` and not from `haves`, newest first. In `commits` then all that were
-/// looked at remain; `step` is called for each.
+/// The commits that can be reached from `wants` and not from `haves`, newest first; and some that seemed to be such until
+/// it turned out, late because of their dates, that the client has them. In `commits` then all that were looked at
+/// remain; `step` is called for each.
 pub(super) fn paint(
     commits: &mut Commits,
     source: &mut Source<'_>,
@@ -138,7 +156,7 @@ pub(super) fn paint(
     haves: &[u32],
     limits: &Painting<'_>,
     step: &mut dyn FnMut(u64) -> Result<()>,
-) -> Result<Vec<u32>> {
+) -> Result<(Vec<u32>, Vec<u32>)> {
     let cut = limits.cut;
     let mut queue: BinaryHeap<(u64, Reverse<u32>)> = BinaryHeap::new();
     // How many in the queue the client lacks.
@@ -157,6 +175,8 @@ pub(super) fn paint(
             node.flags |= flag | SEEN;
         }
     }
+    // Commits that the client has, known before they were met.
+    let mut ahead = Bits::default();
     let mut new = Vec::new();
     let mut oldest = None;
     let mut slop = SLOP;
@@ -183,13 +203,24 @@ pub(super) fn paint(
             let parent = if has {
                 let Ok(parent) = commits.must(source, parent) else { continue };
                 open -= mark_had(commits, cut, parent);
+                // A parent with a date far too old waits in the queue until too late: its own parents are marked now.
+                let known = commits.node(parent).number;
+                let above = if cut.get(known) { 0 } else { commits.parents(parent).len() };
+                for slot in 0..above {
+                    let number = commits.parents(parent)[slot];
+                    match commits.find(number).filter(|at| commits.node(*at).flags & SEEN != 0) {
+                        Some(at) => open -= mark_had(commits, cut, at),
+                        None if number != NO_OBJECT => drop(ahead.set(number)),
+                        None => {}
+                    }
+                }
                 parent
             } else {
                 commits.must(source, parent)?
             };
             let node = commits.node_mut(parent);
             if node.flags & SEEN == 0 {
-                let had = has || limits.has(node);
+                let had = has || limits.has(node) || ahead.get(node.number);
                 node.flags |= SEEN | if had { HAVE } else { WANT };
                 if !had || limits.known.is_none() {
                     queue.push((node.seconds, Reverse(parent)));
@@ -207,8 +238,10 @@ pub(super) fn paint(
             slop -= 1;
         }
     }
-    new.retain(|at| commits.node(*at).flags & HAVE == 0);
-    Ok(new)
+    let had = |at: &u32| commits.node(*at).flags & HAVE != 0;
+    let taken_back = new.iter().copied().filter(had).take(MOST_TAKEN_BACK).collect();
+    new.retain(|at| !had(at));
+    Ok((new, taken_back))
 }
 
 /// The client has this commit, and so its ancestors among those already looked at. Returns how many of them were in
@@ -245,13 +278,20 @@ struct Walk<'a> {
     plan: Plan,
     filter: Option<&'a Filter>,
     /// The least depth at which a tree was read, where a filter asks for depths.
-    depths: HashMap<u32, u64, FastState>,
+    depths: HashMap<u32, i64, FastState>,
     /// Asked for by name, and so sent whatever the filter says.
     named: Bits,
+    /// The trees and blobs among them. A client that filters may lack those that its haves imply: this is how it asks
+    /// for them.
+    named_content: Bits,
     /// Whether `plan.client` was complete from the start.
     complete: bool,
     /// Trees of the client's that are or will be read.
     edge_trees: Bits,
+    /// What is in the client's trees that were read.
+    had: IdSet,
+    /// How many trees may still be read once more.
+    again: u32,
 }
 
 /// All versions of one directory.
@@ -260,13 +300,13 @@ struct Directory {
     name: u32,
     /// Hash of its path with the slash, from which its entries' go on.
     prefix: u32,
-    depth: u64,
+    depth: i64,
     wanted: Vec<u32>,
     client: Vec<u32>,
 }
 
 impl Directory {
-    fn new(name: u32, prefix: u32, depth: u64) -> Directory {
+    fn new(name: u32, prefix: u32, depth: i64) -> Directory {
         Directory { name, prefix, depth, wanted: Vec::new(), client: Vec::new() }
     }
 }
@@ -280,6 +320,27 @@ impl Walk<'_> {
         new
     }
 
+    /// A tree that the client named, with all that is below it: which path it belongs to is not known.
+    fn take_whole(&mut self, source: &mut Source<'_>, tree: u32) {
+        let hash = source.space.store().hash();
+        let mut stack = vec![tree];
+        while let Some(tree) = stack.pop() {
+            if !self.plan.client.set(tree) {
+                continue;
+            }
+            let Ok(object) = source.read(tree) else { continue };
+            for entry in TreeEntries::new(&object.data, hash).map_while(std::result::Result::ok) {
+                match source.space.number(&entry.id()) {
+                    Some(number) if entry.is_tree() => stack.push(number),
+                    Some(number) if !entry.is_submodule() => {
+                        self.plan.client.set(number);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Sorts the haves: commits are returned, trees become roots, blobs and tags are marked.
     fn take_haves(&mut self, source: &mut Source<'_>, haves: &[u32], roots: &mut Roots) -> Result<Vec<u32>> {
         let mut commits = Vec::new();
@@ -290,7 +351,10 @@ impl Walk<'_> {
             }
             match target {
                 Some((number, Kind::Commit)) => commits.push(number),
-                Some((number, Kind::Tree)) => roots.client.push(number),
+                Some((number, Kind::Tree)) => {
+                    self.take_whole(source, number);
+                    roots.client.push(number);
+                }
                 Some((number, _)) => {
                     self.plan.client.set(number);
                 }
@@ -316,9 +380,11 @@ impl Walk<'_> {
                 }
                 Some((number, Kind::Tree)) => {
                     self.named.set(number);
+                    self.named_content.set(number);
                     roots.wanted.push(number);
                 }
                 Some((number, _)) => {
+                    self.named_content.set(number);
                     self.want(number, 0);
                 }
                 None => return Err(tag_without_target(source, tags.last().copied().unwrap_or(*want))),
@@ -327,8 +393,8 @@ impl Walk<'_> {
         Ok(commits)
     }
 
-    /// The commits that the client has and that are parents of ones it lacks.
-    fn border(&mut self, request: &Request<'_>, new: &[u32], haves: &[u32]) -> Vec<u32> {
+    /// The commits that the client has and that are parents of ones it lacks, and then those given last.
+    fn border(&mut self, request: &Request<'_>, new: &[u32], haves: &[u32], more: &[u32]) -> Vec<u32> {
         let mut edges = Vec::new();
         let mut known = Bits::with_room(self.commits.len());
         for at in new {
@@ -354,6 +420,7 @@ impl Walk<'_> {
                 }
             }
         }
+        edges.extend(more.iter().filter(|at| known.set(**at)));
         for at in 0..self.commits.len() {
             let node = *self.commits.node(at);
             if node.flags & HAVE != 0 {
@@ -373,10 +440,14 @@ impl Walk<'_> {
                 top.client.push(tree);
             }
         }
+        // As git's manual has it, depth begins with the entries of a tree that was asked for by name.
+        let mut asked = Directory::new(0, 0, -1);
+        let deep = self.filter.is_some_and(Filter::needs_depth);
         for tree in roots.wanted {
-            self.take_tree(&mut top, tree, progress)?;
+            let by_name = deep && self.named.get(tree);
+            self.take_tree(if by_name { &mut asked } else { &mut top }, tree, progress)?;
         }
-        let mut stack = vec![top];
+        let mut stack = vec![top, asked];
         while let Some(directory) = stack.pop() {
             // Where nothing is wanted, it does not matter what the client has.
             if !directory.wanted.is_empty() {
@@ -406,7 +477,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let depth = if filter.needs_depth() { directory.depth } else { 0 };
-        let least = self.depths.entry(tree).or_insert(u64::MAX);
+        let least = self.depths.entry(tree).or_insert(i64::MAX);
         if depth < *least {
             *least = depth;
             directory.wanted.push(tree);
@@ -445,7 +516,7 @@ impl Walk<'_> {
             let Ok(object) = source.read(*tree) else { continue };
             for entry in TreeEntries::new(&object.data, hash) {
                 let Ok(entry) = entry else { break };
-                if !recent.seen(entry.id_bytes) {
+                if !recent.seen(entry.id_bytes) && !entry.is_submodule() {
                     had.insert(entry.id());
                 }
             }
@@ -453,6 +524,8 @@ impl Walk<'_> {
         }
 
         let mut changed: std::collections::HashSet<u32, FastState> = Default::default();
+        // Trees that were met at another path before.
+        let mut again = Vec::new();
         let mut recent = Recent::new(directory.wanted.len());
         for tree in &directory.wanted {
             let object = source.read(*tree)?;
@@ -464,7 +537,7 @@ impl Walk<'_> {
                 if entry.is_submodule() {
                     continue;
                 }
-                if recent.seen(entry.id_bytes) {
+                if recent.seen_at(entry.id_bytes, entry.name) {
                     continue;
                 }
                 let id = entry.id();
@@ -472,7 +545,13 @@ impl Walk<'_> {
                     continue;
                 }
                 let number = source.number(&id)?;
-                if self.plan.client.get(number) {
+                if self.had.contains(&id) || self.plan.client.get(number) {
+                    // From somewhere else: here it is one more version to compare with.
+                    if entry.is_tree() && !self.complete && (self.edge_trees.set(number) || self.once_more())
+                    {
+                        let at = child(&mut children, &mut below, entry.name);
+                        children[at].client.push(number);
+                    }
                     continue;
                 }
                 if entry.is_tree() {
@@ -481,6 +560,10 @@ impl Walk<'_> {
                     self.take_tree(&mut children[at], number, progress)?;
                     if children[at].wanted.len() > before {
                         changed.insert(children[at].name);
+                    } else if self.filter.is_none_or(|f| f.reads_tree(depth)) && !directory.client.is_empty()
+                    {
+                        changed.insert(children[at].name);
+                        again.push((at, number));
                     }
                     continue;
                 }
@@ -500,7 +583,7 @@ impl Walk<'_> {
         for object in &old {
             for entry in TreeEntries::new(&object.data, hash) {
                 let Ok(entry) = entry else { break };
-                if entry.is_submodule() || met.seen(entry.id_bytes) {
+                if entry.is_submodule() || met.seen_at(entry.id_bytes, entry.name) {
                     continue;
                 }
                 let name = name_hash(directory.prefix, entry.name);
@@ -517,10 +600,16 @@ impl Walk<'_> {
                 }
                 if entry.is_tree()
                     && let Some(at) = below.get(entry.name)
-                    && self.edge_trees.set(number)
+                    && (self.edge_trees.set(number) || self.once_more())
                 {
                     children[*at].client.push(number);
                 }
+            }
+        }
+        self.had.extend(had);
+        for (at, number) in again {
+            if !children[at].client.is_empty() && self.once_more() {
+                children[at].wanted.push(number);
             }
         }
         // A subtree is noted with its parent directory; a root tree has none.
@@ -531,7 +620,46 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn blob_passes(&self, source: &mut Source<'_>, filter: &Filter, number: u32, depth: u64) -> Result<bool> {
+    fn once_more(&mut self) -> bool {
+        let may = self.again > 0;
+        self.again -= u32::from(may);
+        may
+    }
+
+    /// Takes back what turned out to be somewhere else in the client's trees: files and directories that were moved or
+    /// copied to a place that was read before the one where they lay.
+    fn forget_had(&mut self, source: &mut Source<'_>, progress: &mut Progress<'_>) -> Result<()> {
+        if self.had.is_empty() || self.complete {
+            return Ok(());
+        }
+        let hash = source.space.store().hash();
+        let mut seen = Bits::default();
+        let known = |n: &u32| self.plan.client.get(*n) || self.had.contains(&source.space.id(*n));
+        // With a filter trees are read that are not sent themselves.
+        let read = self.depths.keys().copied();
+        let mut stack: Vec<u32> = self.plan.wanted.iter().chain(read).filter(known).collect();
+        // A client with another depth of the same tree need not have what is below it.
+        let deep = self.filter.is_some_and(Filter::needs_depth);
+        while let Some(number) = stack.pop() {
+            progress.step(0)?;
+            if !seen.set(number) {
+                continue;
+            }
+            self.plan.client.set(number);
+            if deep || source.kind(number)? != Kind::Tree {
+                continue;
+            }
+            let object = source.read(number)?;
+            for entry in TreeEntries::new(&object.data, hash).map_while(std::result::Result::ok) {
+                let below = source.space.number(&entry.id()).filter(|_| !entry.is_submodule());
+                let met = |n: &u32| self.plan.wanted.get(*n) || self.depths.contains_key(n);
+                stack.extend(below.filter(met));
+            }
+        }
+        Ok(())
+    }
+
+    fn blob_passes(&self, source: &mut Source<'_>, filter: &Filter, number: u32, depth: i64) -> Result<bool> {
         if self.named.get(number) || self.plan.wanted.get(number) {
             return Ok(true);
         }
@@ -545,6 +673,8 @@ impl Walk<'_> {
 /// Entries met lately: versions of a directory share most of theirs.
 pub(super) struct Recent {
     slots: Vec<[u8; 32]>,
+    /// What the name at which an id was met ends with.
+    names: Vec<u32>,
 }
 
 impl Recent {
@@ -555,7 +685,7 @@ impl Recent {
             1..=16 => 1 << 9,
             _ => 1 << 12,
         };
-        Recent { slots: vec![[0; 32]; size] }
+        Recent { slots: vec![[0; 32]; size], names: vec![0; size] }
     }
 
     /// Whether this id was met, as far as remembered.
@@ -563,6 +693,18 @@ impl Recent {
         let hash = usize::from(id[4]) | usize::from(id[5]) << 8;
         let slot = self.slots.get(hash & self.slots.len().wrapping_sub(1));
         slot.is_some_and(|slot| slot[..id.len()] == *id)
+    }
+
+    /// Whether this id was met at this name, as far as remembered; it is then.
+    fn seen_at(&mut self, id: &[u8], name: &[u8]) -> bool {
+        let end = name.last_chunk::<4>().map_or(0, |end| u32::from_le_bytes(*end)) ^ name.len() as u32;
+        let hash = usize::from(id[4]) | usize::from(id[5]) << 8;
+        let slot = hash & self.names.len().wrapping_sub(1);
+        let met = self.seen(id);
+        match self.names.get_mut(slot) {
+            Some(last) => std::mem::replace(last, end) == end && met,
+            None => false,
+        }
     }
 
     /// Whether this id was met, as far as remembered; it is then.

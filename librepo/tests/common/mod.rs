@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+pub mod history;
 pub mod random;
 
 use std::path::{Path, PathBuf};
