@@ -83,8 +83,8 @@ pub struct Parent {
     served: u64,
     metrics: Metrics,
     draining: Option<Instant>,
-    /// Whose packs were made for git:// clients, the last one at the end.
-    pack_turns: std::collections::VecDeque<[u8; 16]>,
+    /// Whose packs were made, the last one at the end.
+    pack_turns: std::collections::VecDeque<packs::Whose>,
     /// The files that the configuration came from.
     files: LoadConfig,
     /// `-v`, whatever the configuration says.
@@ -174,6 +174,7 @@ impl Parent {
             }
         }
         self.expire();
+        self.expire_packs();
         self.expire_reload();
         self.refill();
         self.unsound.take().map(End::Lost).or_else(|| self.drained())
@@ -287,7 +288,9 @@ impl Parent {
             }
             // One that was never told to go on waits for the parent's word alone.
             let told = |s: &&mut Session| !matches!(s.repo_state, RepoState::Waiting | RepoState::Opening);
-            let idle = self.table.get(number).filter(|s| !told(s));
+            // A pack that nobody waits for any more frees its place.
+            let fruitless = |s: &&mut Session| s.pack.is_some() && ending != Ending::Exit(0);
+            let idle = self.table.get(number).filter(|s| !told(s) || fruitless(s));
             if let Some(child) = idle.and_then(|s| s.repo.running()) {
                 let _ = kill(child.pid, Signal::SIGKILL);
             }

@@ -7,6 +7,7 @@
 //! session as if it had been taken over: what it may say when is [`READ_STATES`], and every want is judged here.
 
 mod pack_out;
+mod queue;
 pub(crate) mod refs;
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
@@ -27,6 +28,7 @@ use librepo::repository::Repository;
 use crate::client;
 use crate::watchdog::{self, Phase};
 use pack_out::PackOut;
+pub use queue::PackQueue;
 use refs::{Advertised, Looked};
 
 /// The repository's end of the link to its session.
@@ -48,15 +50,7 @@ pub struct Grant<'a> {
     /// Bytes of objects to keep, for each thread.
     pub cache_bytes: usize,
     /// Who says when a pack may be made; `None`: at once.
-    pub queue: Option<&'a dyn Queue>,
-}
-
-/// The line of those who wait to make a pack.
-pub trait Queue: std::fmt::Debug {
-    /// Waits until a pack may be made; calls `tick` every few seconds meanwhile, and gives up on its error.
-    fn begin(&self, tick: &mut dyn FnMut() -> std::io::Result<()>) -> std::io::Result<()>;
-    /// The pack is made, or will not be.
-    fn end(&self);
+    pub queue: Option<PackQueue<'a>>,
 }
 
 /// Why the session is not answered any more.
@@ -436,11 +430,14 @@ impl<'a> Server<'a> {
         });
         let SessionStart { minimum_rate, rate_window, .. } = *self.grant.limits;
         let mut out = PackOut::new(output, ask.side_band, ask.progress, minimum_rate, rate_window);
-        if let Some(queue) = self.grant.queue {
-            queue.begin(&mut || librepo::fetch::Sink::tick(&mut out)).map_err(|e| broken(Error::Io(e)))?;
+        if let Some(Err(refusal)) = self.grant.queue.as_ref().map(|queue| queue.begin(&mut out)) {
+            if refusal != Refusal::ClientGone {
+                out.fail(&refusal.to_string());
+            }
+            return Err(refusal);
         }
         let written = negotiation.fetch.write_pack(&mut out, self.grant.threads.max(1));
-        if let Some(queue) = self.grant.queue {
+        if let Some(queue) = &self.grant.queue {
             queue.end();
         }
         self.report.warnings.extend(negotiation.fetch.take_log());

@@ -13,15 +13,13 @@ use std::path::{Path, PathBuf};
 
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
-    Access, Build, OpenError, Opened, ParentToRepo, Pool, RepoAddress, RepoReport, RepoStart, RepoToParent,
-    Serve,
+    Access, Build, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport, RepoStart, RepoToParent, Serve,
 };
 use libproto::names::HashKind;
 use librepo::alternates::{self, Alternate, Alternates, Root};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::fcntl::{OFlag, open, openat};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::watchdog::{self, Words};
@@ -48,9 +46,6 @@ pub const WRITING_PACK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath
 /// Bytes of unpacked objects that each thread keeps. Directories are read with all their versions at a time, so that five times
 /// as much makes nothing faster.
 const CACHE_BYTES: usize = 20 << 20;
-
-/// Milliseconds after which a client that waits for its pack is told that somebody is still here.
-const TICK_MS: u16 = 1000;
 
 /// The link to the parent.
 pub type Parent = Channel<RepoToParent, ParentToRepo>;
@@ -154,7 +149,6 @@ fn read(
             return Ok(());
         }
     };
-    let queue = PackQueue { parent };
     let grant = repo_read::Grant {
         rules: serve.fetch,
         hidden: &serve.hidden,
@@ -162,7 +156,7 @@ fn read(
         pool: serve.pool,
         threads: start.threads.into(),
         cache_bytes: CACHE_BYTES,
-        queue: if serve.pool == Pool::Tcp { Some(&queue) } else { None },
+        queue: Some(repo_read::PackQueue { parent }),
     };
     // The client's output has come: from here on no descriptor can be received.
     let mut output_came = || {
@@ -180,40 +174,6 @@ fn read(
     );
     send(parent, &RepoToParent::Finished(report));
     Ok(())
-}
-
-/// The parent says when a pack for a git:// client is made.
-#[derive(Debug)]
-struct PackQueue<'a> {
-    parent: &'a Parent,
-}
-
-impl repo_read::Queue for PackQueue<'_> {
-    fn begin(&self, tick: &mut dyn FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
-        send(self.parent, &RepoToParent::NeedPack(()));
-        loop {
-            let mut fds = [PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::from(TICK_MS)) {
-                Ok(0) => {
-                    let alive = tick();
-                    if alive.is_err() {
-                        self.end();
-                        return alive;
-                    }
-                }
-                Ok(_) | Err(nix::errno::Errno::EINTR) => match self.parent.try_recv() {
-                    Ok(Received { message: ParentToRepo::Pack(()), .. }) => return Ok(()),
-                    Err(e) if e.is_transient() => {}
-                    _ => system::exit_now(1),
-                },
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-
-    fn end(&self) {
-        send(self.parent, &RepoToParent::PackDone(()));
-    }
 }
 
 /// Opens a repository that was found.

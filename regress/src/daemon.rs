@@ -78,6 +78,21 @@ impl Daemon {
         run(command.arg("-f").arg(&self.socket).args(arguments), b"", 40)
     }
 
+    /// One sample of `gotctl metrics`; 0 when there is none of this name and these labels.
+    #[track_caller]
+    pub fn metric(&self, sample: &str) -> u64 {
+        let text = self.gotctl(&["metrics"]).good().text();
+        let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let value = lines.find(|(name, _)| *name == sample).map_or("0", |(_, value)| value);
+        value.parse().expect("a number")
+    }
+
+    /// How many clients ran into the limit that this directive sets.
+    #[track_caller]
+    pub fn reached(&self, directive: &str) -> u64 {
+        self.metric(&format!("gotd_limits_reached_total{{directive=\"{directive}\"}}"))
+    }
+
     /// Whether `gotctl info` is answered, by this daemon and no other.
     pub fn answers(&self) -> bool {
         let me = format!(" pid {}\n", self.pid());

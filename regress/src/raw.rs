@@ -234,7 +234,7 @@ impl Session {
 
     /// Fills the buffer; false at the end of the input.
     #[track_caller]
-    fn fill(&mut self, buffer: &mut [u8], deadline: Instant) -> bool {
+    pub fn fill(&mut self, buffer: &mut [u8], deadline: Instant) -> bool {
         let mut at = 0;
         while at < buffer.len() {
             assert!(readable(self.from.as_fd(), deadline), "nothing comes");

@@ -221,42 +221,6 @@ fn sockets_of_a_service_manager_are_served() {
     assert!(!site.socket().exists(), "{log}");
 }
 
-/// Asks for the pack of a bulky repository, and reads nothing of it.
-fn stalled(site: &Site, address: SocketAddr, name: &str, from: &str) -> Client {
-    let tip = history::tip(site, &site.repository(name));
-    let mut client = Client::open_from(address, from.parse().expect("an address"));
-    nix::sys::socket::setsockopt(&client.stream, nix::sys::socket::sockopt::RcvBuf, &4096).expect("sets");
-    assert!(client.write(&tcp::request(&format!("/{name}"), 2)));
-    client.read_to_flush();
-    assert!(client.write(&pkt::v2("fetch", [format!("want {tip}\n"), "done\n".into()])));
-    client
-}
-
-/// Packs are made so many at a time; who waits gets his when another is done.
-#[test]
-fn packs_wait_for_each_other() {
-    let (site, address) = (Site::new(), tcp::free_v4());
-    history::bulky(&site, "bulk.git", 24);
-    let daemon = site.start_with(&format!(
-        "{}{}limit packs total 1\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
-        site.head(),
-        tcp::listen_line(address),
-        site.path("repositories").display(),
-        present_user(),
-    ));
-    let mut first = stalled(&site, address, "bulk.git", "127.0.0.2");
-    assert!(first.read_exactly(1000).is_some());
-    let mut second = stalled(&site, address, "bulk.git", "127.0.0.3");
-    // The line before the pack, and then at most signs of life.
-    assert!(String::from_utf8_lossy(&second.read_exactly(13).expect("a line")).contains("packfile"));
-    let waited = second.end(2.5).text().replace("0005\u{1}", "");
-    assert_eq!(waited, "", "a second pack was begun");
-    // Somebody who comes by ssh does not wait.
-    site.git(["clone", "-q", "--bare", "gotd:bulk.git", &site.clone_path("ssh").to_string_lossy()]).good();
-    drop(first);
-    assert!(second.read_exactly(100_000).is_some(), "{}", daemon.log());
-}
-
 /// What one address may take in a second is shared by its connections, and nobody else's.
 #[test]
 fn an_address_takes_so_many_bytes_in_a_second() {

@@ -114,6 +114,10 @@ limits! {
     PacksTotal: Global ["packs" "total"] Count 16, 1, 65_536;
     /// Packs being generated at a time for one repository.
     PacksPerRepository: Repository ["packs" "per" "repository"] Count 8, 1, 65_536;
+    /// Packs that may wait to be generated, of users and of git:// clients each.
+    PacksQueue: Global ["packs" "queue" "length"] Count 64, 0, 65_536;
+    /// Seconds that a pack may wait to be generated.
+    PacksQueueTimeout: Global ["packs" "queue" "timeout"] Seconds 300, 1, DAY;
     /// Distinct objects that one request may want.
     Wants: Global ["wants"] Count 131_072, 1, 10_000_000;
     /// Haves in one negotiation.

@@ -27,6 +27,8 @@ const REACHED: &[(&str, &str)] = &[
     ("limit tree depth", "limit tree depth"),
     ("disk reserve", "limit disk reserve"),
     ("exceed the limit of", "limits of packs"),
+    ("limit packs queue length", "limit packs queue length"),
+    ("limit packs queue timeout", "limit packs queue timeout"),
 ];
 /// Most different directives that are counted.
 const MOST_LIMITS: usize = 64;
@@ -111,6 +113,14 @@ impl Metrics {
         out.sample("gotd_sessions_waiting", &[], count(waiting));
         out.family("gotd_session_processes", "gauge", "Processes of sessions.");
         out.sample("gotd_session_processes", &[], count(processes));
+        let packs = table.packs();
+        for (name, help, value) in [
+            ("gotd_packs_active", "Packs that are being made for fetches.", packs[0]),
+            ("gotd_packs_waiting", "Packs that wait to be made.", packs[1]),
+        ] {
+            out.family(name, "gauge", help);
+            out.sample(name, &[], count(value));
+        }
         out.family("gotd_sessions", "counter", "Sessions that are over.");
         for ((service, result), value) in &self.sessions {
             out.sample("gotd_sessions_total", &[("service", service), ("result", result)], *value);

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libproto::channel::{Channel, Message, RecvError};
 use libproto::message::parent::{
@@ -73,8 +73,8 @@ pub struct Settings {
     pub file_size: u64,
     /// Limits of `listen`.
     pub listen: ListenLimits,
-    /// Packs that are made for git:// clients at a time.
-    pub packs: usize,
+    /// Packs that are made at a time, and that wait.
+    pub packs: super::packs::Rules,
     /// Device and inode of each repository that has a block of its own.
     pub own_blocks: HashSet<(u64, u64)>,
     /// Who may control the daemon.
@@ -203,7 +203,13 @@ impl Settings {
             session,
             repo,
             listen,
-            packs: limits.size(Limit::PacksTotal),
+            packs: super::packs::Rules {
+                total: limits.size(Limit::PacksTotal),
+                queue: limits.size(Limit::PacksQueue),
+                longest: Duration::from_secs(limits.get(Limit::PacksQueueTimeout)),
+                // Known once it is known which listeners there are.
+                both: false,
+            },
             own_blocks,
             controllers: BTreeSet::from([0, uid]),
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),

@@ -128,7 +128,7 @@ pub struct Session {
     pub deadline: Option<Instant>,
     /// Why the parent ended it.
     pub killed: Option<String>,
-    /// The pack that it makes or waits for, over git://.
+    /// The pack that it makes or waits for.
     pub pack: Option<super::packs::Pack>,
 }
 

@@ -48,6 +48,20 @@ impl<'a> PackOut<'a> {
         PackOut { output, band, progress, buffer, last_sent: Instant::now(), pace }
     }
 
+    /// The client's output, to be asked whether it is still there.
+    pub(super) fn client(&self) -> BorrowedFd<'_> {
+        self.output.fd()
+    }
+
+    /// A packet without data, where there is a side band.
+    pub(super) fn sign_of_life(&mut self) -> io::Result<()> {
+        if self.band.is_none() {
+            return Ok(());
+        }
+        self.last_sent = Instant::now();
+        send(self.output, &mut self.pace, KEEPALIVE)
+    }
+
     /// Sends the packet under way, if it holds anything.
     fn flush(&mut self) -> io::Result<()> {
         let data = self.buffer.len().saturating_sub(HEADER);
@@ -120,8 +134,7 @@ impl Sink for PackOut<'_> {
         if self.buffer.len() > HEADER {
             return self.flush();
         }
-        self.last_sent = Instant::now();
-        send(self.output, &mut self.pace, KEEPALIVE)
+        self.sign_of_life()
     }
 
     fn splice(&mut self, file: BorrowedFd<'_>, mut offset: u64, mut len: u64) -> io::Result<()> {

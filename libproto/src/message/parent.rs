@@ -341,6 +341,17 @@ pub struct RepoReport {
     pub warnings: Vec<String>,
 }
 
+/// What keeps a pack from being made at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackWait {
+    /// Packs that are being made.
+    pub made: u32,
+    /// Other packs that wait.
+    pub others: u32,
+    /// The directive that bounds them.
+    pub limit: String,
+}
+
 /// What became of one reference, for the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefReport {
@@ -369,6 +380,10 @@ crate::messages! {
         5 => Reaped(bool),
         /// Make the pack that was asked for.
         6 => Pack(()),
+        /// The pack has to wait; may be said again when the numbers have changed.
+        7 => Waits(PackWait),
+        /// The pack is not made, with this word for the client.
+        8 => NoPack(String),
     }
 }
 
@@ -387,7 +402,7 @@ crate::messages! {
         5 => Ref(RefReport),
         /// The pack of this push is about to come: start `verify`.
         6 => NeedVerify(()),
-        /// A pack for a git:// client is due: wait for the word to make it.
+        /// A pack is due: wait for the word to make it.
         7 => NeedPack(()),
         /// That pack is made, or will not be.
         8 => PackDone(()),

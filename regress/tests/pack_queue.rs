@@ -1,0 +1,337 @@
+//! Who gets a pack when only so many are made at a time: the others wait, in turns, and hear about it; and a refusal
+//! names the limit.
+
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use regress::compare::assert_mirror;
+use regress::raw::{End, Session};
+use regress::run::wait_until;
+use regress::site::present_user;
+use regress::tcp::{self, Client};
+use regress::{Daemon, Done, Site, history, pkt, run};
+
+/// A site with a repository that takes a while, one that does not, users of an account, and strangers.
+struct Place {
+    site: Site,
+    daemon: Daemon,
+    address: SocketAddr,
+    tip: String,
+}
+
+fn start(limits: &str) -> Place {
+    let (site, address) = (Site::new(), tcp::free_v4());
+    let bulk = history::bulky(&site, "bulk.git", 24);
+    history::repository(&site, "small.git", 12, "sha1");
+    let tip = history::tip(&site, &bulk);
+    let daemon = site.start_with(&format!(
+        "{}{}account \"{me}\" {{\n\tuser alice principal alice\n\tuser bob principal bob\n}}\n{limits}\n\
+         connection {{\n\tlimit per user 64\n\tlimit per address 64\n\trate per address 200\n}}\n\
+         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro alice\n\tpermit ro bob\n\tpermit ro anonymous\n}}\n",
+        site.head(),
+        tcp::listen_line(address),
+        site.path("repositories").display(),
+        me = present_user(),
+    ));
+    for user in ["alice", "bob"] {
+        let gotsh = regress::binaries().join("gotsh");
+        let text = format!(
+            "#!/bin/sh\nwhile [ \"${{1#-}}\" != \"$1\" ]; do shift 2; done\n\
+             GOTD_UNIX_SOCKET=\"{}\" SSH_ORIGINAL_COMMAND=\"$2\" exec \"{}\" --user {user}\n",
+            site.socket().display(),
+            gotsh.display()
+        );
+        site.script(&format!("ssh-{user}"), &text);
+    }
+    Place { site, daemon, address, tip }
+}
+
+impl Place {
+    /// git as one of the users.
+    fn git(&self, user: &str, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.site.command("git");
+        command.env("GIT_SSH_COMMAND", self.site.path(&format!("ssh-{user}"))).args(arguments);
+        command
+    }
+
+    fn clone_of(&self, user: &str, version: u8, url: &str, name: &str) -> Done {
+        let path = self.site.clone_path(name).to_string_lossy().into_owned();
+        let version = format!("protocol.version={version}");
+        let arguments = ["-c", &version, "clone", "--progress", "--mirror", url, &path];
+        run(&mut self.git(user, &arguments), b"", 60)
+    }
+
+    /// A client that has a place and does not take its pack.
+    fn holder(&self, user: &str) -> Session {
+        let mut client = Session::fetch_as(&self.site.socket(), "bulk.git", 2, user);
+        client.begin_clone(&self.tip, 1000);
+        client
+    }
+
+    /// A client that has asked for a pack and not got it.
+    fn waiting(&self, user: &str, version: u8, capabilities: &str) -> Session {
+        let before = self.daemon.metric("gotd_packs_waiting");
+        let mut client = Session::fetch_as(&self.site.socket(), "bulk.git", version, user);
+        client.read_to_flush();
+        assert!(client.write(&self.request(version, capabilities)));
+        self.assert_waiting(before + 1);
+        client
+    }
+
+    fn request(&self, version: u8, capabilities: &str) -> Vec<u8> {
+        let want = format!("want {}", self.tip);
+        match version {
+            0 => [pkt::lines([format!("{want} {capabilities}\n")]), pkt::line("done\n")].concat(),
+            _ => pkt::v2("fetch", [format!("{want}\n"), "done\n".into()]),
+        }
+    }
+
+    /// A client of git:// that has asked for a pack.
+    fn stranger(&self, from: &str) -> Client {
+        let mut client = Client::open_from(self.address, from.parse().expect("an address"));
+        nix::sys::socket::setsockopt(&client.stream, nix::sys::socket::sockopt::RcvBuf, &4096).expect("sets");
+        assert!(client.write(&tcp::request("/bulk.git", 2)));
+        client.read_to_flush();
+        assert!(client.write(&self.request(2, "")));
+        client
+    }
+
+    #[track_caller]
+    fn assert_waiting(&self, packs: u64) {
+        let mut last = 0;
+        let as_many = wait_until(10.0, || {
+            last = self.daemon.metric("gotd_packs_waiting");
+            last == packs
+        });
+        assert!(as_many, "{last} packs wait, not {packs}:\n{}", self.daemon.log());
+    }
+}
+
+fn url(place: &Place, name: &str) -> String {
+    format!("git://{}/{name}", place.address)
+}
+
+/// The kernel's word that a child has ended.
+fn kill(mut child: Child) {
+    child.kill().expect("kills");
+    child.wait().expect("is waited for");
+}
+
+#[test]
+fn clones_of_one_moment_all_end_well_one_after_the_other() {
+    let place = start("limit packs total 1");
+    let original = place.site.repository("bulk.git");
+    for version in [0, 2] {
+        let mut first = place.holder("alice");
+        let git_url = url(&place, "bulk.git");
+        let clients = [("alice", "gotd:bulk.git"), ("bob", "gotd:bulk.git"), ("", &git_url), ("", &git_url)];
+        std::thread::scope(|scope| {
+            let place = &place;
+            let all: Vec<_> = (0..)
+                .zip(clients)
+                .map(|(n, (user, url))| {
+                    scope.spawn(move || place.clone_of(user, version, url, &format!("v{version}-{n}")))
+                })
+                .collect();
+            place.assert_waiting(4);
+            assert_eq!(place.daemon.metric("gotd_packs_active"), 1);
+            first.close();
+            first.read_to_end(20);
+            for done in all {
+                let done = done.join().expect("a clone").good();
+                assert!(done.err.contains("remote: waiting for other packs: 1 being made"), "{}", done.err);
+                assert!(done.err.contains("(limit packs total)"), "{}", done.err);
+            }
+        });
+        for n in 0..4 {
+            assert_mirror(&place.site, &original, &place.site.clone_path(&format!("v{version}-{n}")));
+        }
+        assert_eq!(place.daemon.metric("gotd_packs_active") + place.daemon.metric("gotd_packs_waiting"), 0);
+    }
+    place.daemon.logged(&["pack waits", "who=anonymous", "limit=\"limit packs total\""]);
+    place.daemon.logged(&["pack waits", "/bob", "made=1"]);
+    assert_eq!(place.daemon.reached("limit packs total"), 8);
+}
+
+#[test]
+fn the_limit_of_one_repository_holds_up_no_other() {
+    let place = start("limit packs per repository 1");
+    let _first = place.holder("alice");
+    let _second = place.waiting("alice", 2, "");
+    place.clone_of("bob", 2, "gotd:small.git", "small").good();
+    place.daemon.logged(&["pack waits", "limit=\"limit packs per repository\""]);
+    assert_eq!(place.daemon.reached("limit packs per repository"), 1);
+}
+
+/// What has no pack to make does not wait for others.
+#[test]
+fn listing_references_and_fetching_nothing_never_waits() {
+    let place = start("limit packs total 1\nlimit packs queue length 0");
+    place.clone_of("bob", 2, "gotd:bulk.git", "clone").good();
+    let _first = place.holder("alice");
+    let path = place.site.clone_path("clone").to_string_lossy().into_owned();
+    for version in ["protocol.version=0", "protocol.version=2"] {
+        for arguments in [&["ls-remote", "gotd:bulk.git"][..], &["-C", &path, "fetch", "-q"]] {
+            let arguments = [&["-c", version][..], arguments].concat();
+            run(&mut place.git("bob", &arguments), b"", 20).good();
+        }
+    }
+    run(&mut place.git("", &["ls-remote", &url(&place, "bulk.git")]), b"", 20).good();
+}
+
+#[test]
+fn beyond_the_queue_a_client_is_refused_and_told_which_line_to_change() {
+    let place = start("limit packs total 1\nlimit packs queue length 1");
+    let words = "too many packs wait to be made: at most 1 (limit packs queue length)";
+    let _first = place.holder("alice");
+    let _second = place.waiting("bob", 2, "");
+    // Each kind of clients has a queue of its own.
+    let _stranger = place.stranger("127.0.0.2");
+    place.assert_waiting(2);
+    for version in [0, 2] {
+        // Of whom has as many, the newcomer.
+        let refused = place.clone_of("bob", version, "gotd:bulk.git", &format!("v{version}"));
+        refused.bad(words);
+        place.clone_of("", version, &url(&place, "bulk.git"), &format!("g{version}")).bad(words);
+    }
+    // Without a side band there is no place in the protocol: gotsh tells.
+    let mut raw = Session::fetch_as(&place.site.socket(), "bulk.git", 0, "bob");
+    raw.read_to_flush();
+    assert!(raw.write(&place.request(0, "ofs-delta")));
+    assert!(!raw.read_to_end(20).windows(4).any(|four| four == b"PACK"));
+    assert_eq!(raw.connection.end(10), End::Exit(1, words.into()));
+    place.assert_waiting(2);
+    place.daemon.logged(&["session ", "result=failed", "/bob", words]);
+    place.daemon.logged(&["session ", "result=failed", "who=anonymous", words]);
+    assert_eq!(place.daemon.reached("limit packs queue length"), 5);
+}
+
+#[test]
+fn whoever_waits_too_long_is_refused() {
+    let place = start("limit packs total 1\nlimit packs queue timeout 2s");
+    let words = "no turn to make a pack within 2 seconds (limit packs queue timeout)";
+    let _first = place.holder("alice");
+    for (user, address) in [("bob", "gotd:bulk.git".to_owned()), ("", url(&place, "bulk.git"))] {
+        let start = Instant::now();
+        place.clone_of(user, 2, &address, "late").bad(words);
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(8), "{took:?}");
+    }
+    place.daemon.logged(&["session ", "result=failed", "/bob", words]);
+    assert_eq!(place.daemon.reached("limit packs queue timeout"), 2);
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_the_queue_at_once() {
+    let place = start("limit packs total 1");
+    let mut first = place.holder("alice");
+    for (user, url) in [("bob", "gotd:bulk.git".to_owned()), ("", url(&place, "bulk.git"))] {
+        for quiet in ["--progress", "-q"] {
+            let path = place.site.clone_path(&format!("gone{user}{quiet}")).to_string_lossy().into_owned();
+            let mut command = place.git(user, &["clone", quiet, "--bare", &url, &path]);
+            let client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+            place.assert_waiting(1);
+            kill(client);
+            let start = Instant::now();
+            place.assert_waiting(0);
+            assert!(start.elapsed() < Duration::from_secs(3), "{url}: {:?}", start.elapsed());
+        }
+    }
+    // And a place that nobody holds any more is given to the next one.
+    let mut second = place.waiting("bob", 2, "");
+    first.close();
+    drop(first);
+    let mut bytes = vec![0; 100_000];
+    assert!(second.fill(&mut bytes, Instant::now() + Duration::from_secs(10)), "{}", place.daemon.log());
+}
+
+#[test]
+fn a_session_that_dies_frees_its_place() {
+    let place = start("limit packs total 1");
+    for process in ["session", "repo_read"] {
+        let _first = place.holder("alice");
+        let holding = sessions_of(&place, "/alice", process);
+        let mut second = place.waiting("bob", 2, "");
+        let start = Instant::now();
+        place.daemon.kill(holding);
+        let mut bytes = vec![0; 100_000];
+        assert!(second.fill(&mut bytes, Instant::now() + Duration::from_secs(10)), "{}", place.daemon.log());
+        assert!(start.elapsed() < Duration::from_secs(5), "{process}: {:?}", start.elapsed());
+        // One that waits frees its place as well.
+        let _third = place.waiting("alice", 2, "");
+        let waiting = sessions_of(&place, "/alice", process);
+        place.daemon.kill(waiting);
+        place.assert_waiting(0);
+        drop(second);
+        assert!(wait_until(10.0, || place.daemon.metric("gotd_packs_active") == 0));
+    }
+}
+
+/// The process of the one session that this user has, by `gotctl info --json`.
+fn sessions_of(place: &Place, who: &str, process: &str) -> i32 {
+    let json = place.daemon.gotctl(&["info", "--json"]).good().text();
+    let line = json.lines().find(|line| line.contains(who)).unwrap_or_else(|| panic!("{who}: {json}"));
+    let (_, pids) = line.split_once("\"processes\":[").expect("processes");
+    let (pids, _) = pids.split_once(']').expect("a list");
+    let pids: Vec<i32> = pids.split(',').map(|pid| pid.parse().expect("a pid")).collect();
+    let role = place.daemon.role(process);
+    pids.into_iter().find(|pid| role.contains(pid)).expect("a process of that role")
+}
+
+/// One user floods, another one comes last and is next; a stranger is not behind the flood either, nor a user behind
+/// a crowd of strangers.
+#[test]
+fn a_flood_does_not_starve_the_others() {
+    let place = start("limit packs total 1\nlimit packs queue length 6");
+    let first = place.holder("alice");
+    let mut flood: Vec<Session> = (0..6).map(|_| place.waiting("alice", 2, "")).collect();
+    let crowd: Vec<Client> = (2..8).map(|n| place.stranger(&format!("127.0.0.{n}"))).collect();
+    place.assert_waiting(12);
+    // The queue of users is full of her packs: the last of them gives way to him, and she is told.
+    let mut bob = Session::fetch_as(&place.site.socket(), "bulk.git", 2, "bob");
+    bob.read_to_flush();
+    assert!(bob.write(&place.request(2, "")));
+    let mut last = flood.pop().expect("six");
+    let told = String::from_utf8_lossy(&last.read_to_end(10)).into_owned();
+    assert!(told.contains("(limit packs queue length)"), "{told}");
+    place.assert_waiting(12);
+    let begun =
+        |client: &mut Session| client.fill(&mut vec![0; 100_000], Instant::now() + Duration::from_secs(10));
+    // Strangers have had no turn, then it is the users' turn again, and his before hers.
+    drop(first);
+    let mut crowd = crowd.into_iter();
+    let mut stranger = crowd.next().expect("six");
+    assert!(stranger.read_exactly(100_000).is_some(), "{}", place.daemon.log());
+    drop(stranger);
+    assert!(begun(&mut bob), "{}", place.daemon.log());
+    drop(bob);
+    let mut stranger = crowd.next().expect("five");
+    assert!(stranger.read_exactly(100_000).is_some(), "{}", place.daemon.log());
+    drop(stranger);
+    assert!(begun(&mut flood[0]), "{}", place.daemon.log());
+}
+
+/// Strangers that never end do not have the last places.
+#[test]
+fn strangers_that_stay_leave_a_place_for_users() {
+    let place = start("limit packs total 4");
+    let crowd: Vec<Client> = (2..10).map(|n| place.stranger(&format!("127.0.0.{n}"))).collect();
+    place.assert_waiting(5);
+    place.clone_of("alice", 2, "gotd:bulk.git", "clone").good();
+    place.assert_waiting(5);
+    drop(crowd);
+}
+
+/// Who wants no progress gets signs of life.
+#[test]
+fn a_connection_that_waits_does_not_look_dead() {
+    let place = start("limit packs total 1");
+    let _first = place.holder("alice");
+    let mut client = Session::fetch_as(&place.site.socket(), "bulk.git", 0, "bob");
+    client.read_to_flush();
+    assert!(client.write(&place.request(0, "side-band-64k no-progress")));
+    let mut said = [0; 13];
+    assert!(client.fill(&mut said, Instant::now() + Duration::from_secs(10)));
+    assert_eq!(String::from_utf8_lossy(&said), "0008NAK\n0005\u{1}");
+}
