@@ -31,8 +31,10 @@ use crate::system;
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]);
 
 /// The directives that refusals name.
-const LIMIT_TOTAL: &str = "connection { limit total }";
-const LIMIT_QUEUE: &str = "connection { queue timeout }";
+const LIMIT_TOTAL: &str = "connection limit total";
+const QUEUE_TIMEOUT: &str = "connection queue timeout";
+const QUEUE_LENGTH: &str = "connection queue length";
+const RATE_TOTAL: &str = "connection rate total";
 /// git:// connections that one turn accepts: those that are refused cost next to nothing.
 const ACCEPT_AT_ONCE: usize = 64;
 /// Different refusals that are told apart within a second.
@@ -57,7 +59,7 @@ struct Listen {
     /// Sessions that have a unix connection.
     active: HashSet<u64>,
     second: Instant,
-    /// Unix connections accepted and git:// connections handed over in this second.
+    /// Unix and git:// connections handed over in this second.
     this_second: u32,
     git_this_second: u32,
     refusals: Vec<Refusals>,
@@ -114,14 +116,11 @@ enum Source {
 impl Listen {
     /// One turn of the loop: wait, then the parent's words, then connections.
     fn turn(&mut self) -> Result<(), String> {
-        let accepting = self.may_accept();
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
-        for (at, (pool, fd)) in self.listeners.iter().enumerate() {
-            if accepting || *pool == Pool::Tcp {
-                sources.push(Source::Listener(at));
-                fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
-            }
+        for (at, (_, fd)) in self.listeners.iter().enumerate() {
+            sources.push(Source::Listener(at));
+            fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
         }
         for (id, fd) in self.remotes.silent() {
             sources.push(Source::Remote(id));
@@ -145,18 +144,12 @@ impl Listen {
                 }
             }
         }
-        let turned = self.remotes.expire(&self.limits, now);
+        let why = self.why(self.git_this_second, QUEUE_TIMEOUT);
+        let turned = self.remotes.expire(&self.limits, why, now);
         self.turned(turned);
         self.serve_queue(now);
         self.report_refusals(now);
         Ok(())
-    }
-
-    /// Whether a unix connection that is accepted now would find a place.
-    fn may_accept(&self) -> bool {
-        !self.draining
-            && self.this_second < self.limits.rate
-            && self.queue.len() < usize::try_from(self.limits.queue).unwrap_or(usize::MAX)
     }
 
     /// How long nothing can happen without an event.
@@ -218,20 +211,48 @@ impl Listen {
     fn accept(&mut self, at: usize, now: Instant) {
         let Some(pool) = self.listeners.get(at).map(|(pool, _)| *pool) else { return };
         for _ in 0..if pool == Pool::Tcp { ACCEPT_AT_ONCE } else { 1 } {
-            if pool == Pool::Unix && !self.may_accept() {
-                return;
-            }
             let Some((_, listener)) = self.listeners.get(at) else { return };
             // An error: the client is gone already, or all descriptors are in use; the next turn tries again.
             let Ok(connection) = system::accept(listener.as_fd()) else { return };
             if pool == Pool::Unix {
-                self.this_second = self.this_second.saturating_add(1);
                 self.queue.push_back(Queued { connection, since: now });
+                self.shorten_queue(now);
             } else {
-                let turned = self.remotes.come(connection, &self.limits, now).err();
+                // What users have of the places in total is not there for strangers.
+                let left = self.limits.connections.saturating_sub(count(self.active.len()));
+                let limits = ListenLimits { git: self.limits.git.min(left), ..self.limits.clone() };
+                let turned = self.remotes.come(connection, &limits, now).err();
                 self.turned(turned);
             }
         }
+    }
+
+    /// Refuses the connection that came last if there is no room for it in the queue.
+    fn shorten_queue(&mut self, now: Instant) {
+        let most = usize::try_from(self.limits.queue).unwrap_or(usize::MAX);
+        if self.queue.len() > most {
+            self.serve_queue(now);
+        }
+        if self.queue.len() > most
+            && let Some(last) = self.queue.pop_back()
+        {
+            self.refuse(last, self.why(self.this_second, QUEUE_LENGTH));
+        }
+    }
+
+    /// Why connections wait: the limits of number and rate, else what `otherwise` names.
+    fn why(&self, this_second: u32, otherwise: &'static str) -> &'static str {
+        if self.is_full() {
+            LIMIT_TOTAL
+        } else if this_second >= self.limits.rate {
+            RATE_TOTAL
+        } else {
+            otherwise
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        count(self.active.len().saturating_add(self.remotes.count())) >= self.limits.connections
     }
 
     /// Hands connections to waiting sessions, and refuses those that waited too long.
@@ -242,18 +263,18 @@ impl Listen {
             self.git_this_second = 0;
         }
         let longest = Duration::from_millis(u64::from(self.limits.queue_ms));
-        let most = usize::try_from(self.limits.connections).unwrap_or(usize::MAX);
         for queued in std::mem::take(&mut self.queue) {
-            let full = self.active.len().saturating_add(self.remotes.count()) >= most;
-            let session = if full { None } else { self.session(Pool::Unix) };
+            let may = !self.is_full() && self.this_second < self.limits.rate;
+            let session = if may { self.session(Pool::Unix) } else { None };
             match session {
                 Some((number, session)) => {
                     self.active.insert(number);
+                    self.this_second = self.this_second.saturating_add(1);
                     let told = credentials(queued.connection.as_fd());
                     self.hand_over(number, &session, Pool::Unix, queued.connection.as_fd(), told);
                 }
                 None if now.duration_since(queued.since) >= longest => {
-                    self.refuse(queued, if full { LIMIT_TOTAL } else { LIMIT_QUEUE });
+                    self.refuse(queued, self.why(self.this_second, QUEUE_TIMEOUT));
                 }
                 None => self.queue.push_back(queued),
             }
@@ -338,6 +359,10 @@ impl Listen {
             }
         }
     }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// The kernel's word about the other end of a unix connection.

@@ -100,7 +100,7 @@ limits! {
     /// New connections per second and network address.
     RatePerAddress: Connection ["rate" "per" "address"] Count 20, 1, 100_000;
     /// Connections that may wait for a session.
-    QueueLength: Connection ["queue" "length"] Count 64, 0, 65_536;
+    QueueLength: Connection ["queue" "length"] Count 256, 0, 65_536;
     /// Seconds that a connection may wait for a session.
     QueueTimeout: Connection ["queue" "timeout"] Seconds 10, 1, 3600;
     /// Bytes per second that one network address may take.
@@ -163,6 +163,32 @@ impl Limit {
         let row = self.row();
         let first = if row.scope == Scope::Connection { "connection" } else { "limit" };
         format!("{first} {}", row.words.join(" "))
+    }
+
+    /// How a message that refuses something says which line to change: `(limit wants)`.
+    pub fn hint(self) -> String {
+        format!("({})", self.directive())
+    }
+
+    /// The limit of what Git's protocol counts, by the word that its error has for it.
+    pub fn of_counted(what: &str) -> Option<Limit> {
+        match what {
+            "wants" => Some(Limit::Wants),
+            "haves" => Some(Limit::Haves),
+            "shallow lines" => Some(Limit::Shallows),
+            "commands" => Some(Limit::Commands),
+            "bytes of reference names and push options" => Some(Limit::CommandBytes),
+            _ => None,
+        }
+    }
+
+    /// The limit that a text names last: by its directive alone, or in parentheses.
+    pub fn named_in(text: &str) -> Option<Limit> {
+        let named = TABLE.iter().filter_map(|row| {
+            let at = if text == row.limit.directive() { Some(0) } else { text.rfind(&row.limit.hint()) };
+            at.map(|at| (at, row.limit))
+        });
+        named.max().map(|(_, limit)| limit)
     }
 }
 
@@ -298,6 +324,20 @@ mod tests {
                 assert!(!(same && prefix), "{:?} {:?}", row.limit, other.limit);
             }
         }
+    }
+
+    #[test]
+    fn a_text_names_its_limit() {
+        for row in TABLE {
+            let limit = row.limit;
+            assert_eq!(Limit::named_in(&limit.directive()), Some(limit));
+            assert_eq!(
+                Limit::named_in(&format!("too many (limit wants) x: 9 {}", limit.hint())),
+                Some(limit)
+            );
+        }
+        assert_eq!(Limit::named_in("limit wants"), Some(Limit::Wants));
+        assert_eq!(Limit::named_in("unexpected line: 'limit wants'"), None);
     }
 
     #[test]

@@ -18,13 +18,12 @@ use crate::system::{self, Progress};
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Directives that refusals name, and what connections do that end by themselves.
-const PER_ADDRESS: &str = "connection { limit per address }";
-const RATE_PER_ADDRESS: &str = "connection { rate per address }";
-const GIT_TOTAL: &str = "connection { limit git total }";
-const FIRST_REQUEST: &str = "connection { first request timeout }";
-const QUEUE_TIME: &str = "connection { queue timeout }";
+const PER_ADDRESS: &str = "connection limit per address";
+const RATE_PER_ADDRESS: &str = "connection rate per address";
+const GIT_TOTAL: &str = "connection limit git total";
+const FIRST_REQUEST: &str = "connection first request timeout";
 const SAID_NOTHING: &str = "left without a word";
-const GAVE_WAY: &str = "gave way to another address (connection { limit git total })";
+const GAVE_WAY: &str = "gave way to another address (connection limit git total)";
 
 /// Why a connection got no session, and where it came from.
 pub type Turned = (&'static str, [u8; 16]);
@@ -160,7 +159,8 @@ impl Remotes {
     }
 
     /// Turns away who was silent, or waited, for too long; looks at how far the others are.
-    pub fn expire(&mut self, limits: &ListenLimits, now: Instant) -> Vec<Turned> {
+    /// `why` some wait.
+    pub fn expire(&mut self, limits: &ListenLimits, why: &'static str, now: Instant) -> Vec<Turned> {
         let over = |since: Instant, ms: u32| {
             now.saturating_duration_since(since) >= Duration::from_millis(ms.into())
         };
@@ -171,7 +171,7 @@ impl Remotes {
                 State::Silent if over(remote.since, limits.silent_ms) => {
                     Some((*id, FIRST_REQUEST, remote.address))
                 }
-                State::Waiting(at) if over(at, limits.queue_ms) => Some((*id, QUEUE_TIME, remote.address)),
+                State::Waiting(at) if over(at, limits.queue_ms) => Some((*id, why, remote.address)),
                 _ => None,
             })
             .collect();

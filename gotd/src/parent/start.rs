@@ -168,7 +168,7 @@ impl Settings {
             connections: number(Limit::ConnectionsTotal),
             rate: number(Limit::RateTotal),
             queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
-            queue: number(Limit::QueueLength).max(1),
+            queue: number(Limit::QueueLength),
             // A quarter of all places is never git://'s.
             git: number(Limit::ConnectionsGit).min(total.saturating_sub(total / 4)).max(1),
             per_address: number(Limit::ConnectionsPerAddress),
