@@ -8,7 +8,6 @@
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use libproto::channel;
 use libproto::command::Service;
 use libproto::message::parent::{GitAsk, SessionReport, SessionStart, SessionToParent};
 use libproto::pktline::{Decoder, Packet};
@@ -19,8 +18,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use crate::client::{self, Input, Output};
-use crate::session::{Parent, Pipes, WORK, refused, report, send, talk};
-use crate::watchdog::{self, Phase, Words};
+use crate::session::{Parent, Pipes, WORK, refused, report, send, talk, words_for_log};
+use crate::watchdog::{self, Phase};
 
 /// Milliseconds that a client may take to hear why it was refused, before its connection is closed for good.
 const FAREWELL_MS: u16 = 1000;
@@ -46,7 +45,9 @@ pub fn serve(
     }
     send(parent, &SessionToParent::Remote(()));
     watchdog::phase(Phase::FirstRequest);
-    watchdog::start(limits.clone(), parent, words(&limits)).map_err(|e| format!("watchdog: {e}"))?;
+    // The client itself is told nothing: it does not listen, or is in the middle of something else.
+    watchdog::start(limits.clone(), vec![(parent.as_fd(), words_for_log(&limits))])
+        .map_err(|e| format!("watchdog: {e}"))?;
     let duplicate = || connection.try_clone().map_err(|e| format!("connection: {e}"));
     let (mut input, mut output) = (Input::new(duplicate()?), Output::new(duplicate()?));
     let report = match request(&mut input) {
@@ -65,27 +66,6 @@ pub fn serve(
         farewell(&connection);
     }
     Ok(())
-}
-
-/// What the log says when the client was too slow. The client itself is told nothing: it does not listen, or is in the
-/// middle of something else.
-fn words(limits: &SessionStart) -> Words {
-    let said = |text: String, status| {
-        channel::encode(0, 0, &SessionToParent::Finished(report(status, text))).unwrap_or_default()
-    };
-    Words {
-        first_request: said(
-            format!(
-                "no request within {} seconds (connection {{ first request timeout }})",
-                limits.first_request
-            ),
-            1,
-        ),
-        idle: said(format!("idle for {} seconds (connection {{ idle timeout }})", limits.idle), 1),
-        work: said(format!("no progress for {} seconds (connection {{ request timeout }})", limits.work), 1),
-        transfer: said("transfer is too slow (connection { minimum rate })".into(), 1),
-        done: said(String::new(), 0),
-    }
 }
 
 /// Reads the first packet and turns it into types. `None`: the client has closed its end without a word.

@@ -30,7 +30,6 @@ use self::children::{Complaints, Outbox};
 use self::metrics::Metrics;
 use self::reload::Reload;
 use self::table::{Ending, Process, RepoChild, Session, SessionChild, Table};
-use crate::conf::limits::Limit;
 use crate::log::{Level, Log};
 use crate::spawn::{self, Child, Starter};
 
@@ -64,7 +63,7 @@ const NOT_FOUND: &str = "no git repository found";
 /// What a client is told whose repository process is no more.
 const REPO_ENDED: &str = "the repository process ended";
 /// What a client beyond its number of connections is told.
-const TOO_MANY: &str = "connection limit exceeded";
+const TOO_MANY: &str = "connection limit exceeded (connection limit per user)";
 
 /// Everything the parent knows.
 pub struct Parent {
@@ -591,12 +590,9 @@ impl Parent {
     fn granted(&mut self, number: u64, permit: Permit) {
         let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
         if self.table.of_identity(&permit.identity) >= limit {
+            let text = format!("{}: {TOO_MANY}", permit.identity);
             if let Some(session) = self.table.get(number) {
-                session.refused = Some(format!(
-                    "{TOO_MANY} ({} {})",
-                    Limit::ConnectionsPerUser.directive(),
-                    permit.identity
-                ));
+                session.refused = Some(text);
             }
             return self.refuse(number, TOO_MANY);
         }

@@ -474,6 +474,7 @@ impl Negotiation<'_> {
 /// An error of the repository for its client: one line without control bytes, paths relative.
 fn broken(error: Error) -> Refusal {
     match error {
+        Error::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => Refusal::Limited(watchdog::too_slow()),
         Error::Io(_) => Refusal::ClientGone,
         error => Refusal::Broken(escape(error.to_string().as_bytes()).chars().take(500).collect()),
     }

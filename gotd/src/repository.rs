@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
     Access, Build, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport, RepoStart, RepoToParent, Serve,
+    SessionStart,
 };
+use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
 use librepo::alternates::{self, Alternate, Alternates, Root};
 use librepo::repository::{Opening, Options, Repository};
@@ -127,21 +129,9 @@ fn read(
     tell(parent, found.directory.as_fd(), crate::ids::hash_to_wire(opening.hash()))?;
     // While the parent looks at what was found.
     let repository = opening.finish(Options { alternates: alternates.dirs, ..Options::default() });
-    let expired = |what: &str| {
-        let text = format!("{what}: ended by its watchdog");
-        channel::encode(0, 0, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }))
-            .unwrap_or_default()
-    };
-    let words = Words {
-        first_request: Vec::new(),
-        idle: Vec::new(),
-        work: expired("no progress"),
-        transfer: expired("transfer too slow"),
-        done: Vec::new(),
-    };
-    watchdog::start(serve.limits.clone(), parent, words).map_err(|e| format!("watchdog: {e}"))?;
-    await_go(parent);
     let session = session.into();
+    watch(parent, &session, &serve.limits)?;
+    await_go(parent);
     let repository = match repository {
         Ok(repository) => repository,
         Err(e) => {
@@ -174,6 +164,22 @@ fn read(
     );
     send(parent, &RepoToParent::Finished(report));
     Ok(())
+}
+
+/// Starts the watchdog of `repo_read`: the parent hears of it for the log, and the session for its client.
+fn watch(parent: &Parent, session: &repo_read::Session, limits: &SessionStart) -> Result<(), String> {
+    let for_log = |text: &str| {
+        let report = RepoReport { text: text.into(), ..RepoReport::default() };
+        channel::encode(0, 0, &RepoToParent::Finished(report)).unwrap_or_default()
+    };
+    let for_client = |text: &str| {
+        channel::encode(0, 0, &RepoToSession::Refused(Refusal::Limited(text.into()))).unwrap_or_default()
+    };
+    let told = vec![
+        (parent.as_fd(), Words::new(limits, for_log, Vec::new())),
+        (session.as_fd(), Words::new(limits, for_client, Vec::new())),
+    ];
+    watchdog::start(limits.clone(), told).map_err(|e| format!("watchdog: {e}"))
 }
 
 /// Opens a repository that was found.

@@ -111,19 +111,11 @@ pub fn run(
             return crate::git_daemon::serve(&parent, connection, (repo, verify), start, enforcement);
         }
     };
-    let said = |text: &str, status| last_word(text, status);
-    let words = Words {
-        first_request: said(
-            &format!("no request within {} seconds (connection {{ first request }})", start.first_request),
-            1,
-        ),
-        idle: said(&format!("idle for {} seconds (connection {{ idle timeout }})", start.idle), 1),
-        work: said(&format!("no progress for {} seconds (connection {{ request timeout }})", start.work), 1),
-        transfer: said("transfer is too slow (connection { minimum rate })", 1),
-        done: said("", 0),
-    };
     watchdog::phase(Phase::FirstRequest);
-    watchdog::start(start.clone(), &client, words).map_err(|e| format!("watchdog: {e}"))?;
+    let for_client = Words::new(&start, |text| last_word(text, 1), last_word("", 0));
+    // The log's line first, as at every end.
+    let told = vec![(parent.as_fd(), words_for_log(&start)), (client.as_fd(), for_client)];
+    watchdog::start(start.clone(), told).map_err(|e| format!("watchdog: {e}"))?;
     let (request, fds) = receive(&parent, &client);
     // From here on no descriptor can come in, and only now the client's strings are decoded.
     let limits = Limits::UNCHANGED;
@@ -368,7 +360,15 @@ fn say_exit(client: &ClientSocket, status: u8, text: &str) {
     let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() }));
 }
 
-/// The record that a watchdog sends.
+/// What the watchdog tells the parent.
+pub(crate) fn words_for_log(limits: &SessionStart) -> Words {
+    let said = |text: &str, status| {
+        channel::encode(0, 0, &SessionToParent::Finished(report(status, text.into()))).unwrap_or_default()
+    };
+    Words::new(limits, |text| said(text, 1), said("", 0))
+}
+
+/// The record that a watchdog sends to the client.
 fn last_word(text: &str, status: u8) -> Vec<u8> {
     channel::encode(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() })).unwrap_or_default()
 }

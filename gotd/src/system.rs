@@ -278,7 +278,7 @@ extern "C" fn on_alarm(_: libc::c_int) {
 }
 
 /// Calls `tick` once a second from a signal handler, whatever the process is stuck in. `tick` must do nothing
-/// but look at atomics and call [`last_words`]. No thread is started.
+/// but look at atomics and call [`say`] and [`exit_now`]. No thread is started.
 pub fn tick_every_second(tick: fn()) -> io::Result<()> {
     TICK.store(tick as usize, Ordering::Release);
     let second = libc::timeval { tv_sec: 1, tv_usec: 0 };
@@ -297,22 +297,46 @@ pub fn tick_every_second(tick: fn()) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends one record without waiting and ends the process at once. For signal handlers: nothing here
-/// allocates, locks or runs destructors.
-pub fn last_words(fd: RawFd, record: &[u8], status: i32) -> ! {
-    // SAFETY: send(2) and _exit(2) are async-signal-safe; a bad descriptor only makes send fail.
-    unsafe {
-        if !record.is_empty() {
+/// The function that [`before_abort`] calls.
+static ABORT: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn on_abort(_: libc::c_int) {
+    let last = ABORT.load(Ordering::Acquire);
+    if last != 0 {
+        // SAFETY: only before_abort stores here, and only a value of this type.
+        let last: fn() = unsafe { std::mem::transmute::<usize, fn()>(last) };
+        last();
+    }
+}
+
+/// Calls `last` when the process aborts, from the signal's handler; when it returns, the process ends by the signal. It
+/// must do nothing but look at atomics and call [`say`] and [`exit_now`].
+pub fn before_abort(last: fn()) -> io::Result<()> {
+    ABORT.store(last as usize, Ordering::Release);
+    // SAFETY: the handler is async-signal-safe by this function's contract; the structure is initialised.
+    let set = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_abort as *const () as usize;
+        libc::sigaction(libc::SIGABRT, &action, std::ptr::null_mut())
+    };
+    if set == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends one record without waiting. For signal handlers: nothing here allocates or locks.
+pub fn say(fd: RawFd, record: &[u8]) {
+    if !record.is_empty() {
+        // SAFETY: send(2) is async-signal-safe; a bad descriptor only makes it fail.
+        unsafe {
             libc::send(fd, record.as_ptr().cast(), record.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
         }
-        libc::_exit(status)
     }
 }
 
 /// Ends the process at once, without running anything and without closing descriptors one by one: the close
 /// of a descriptor that a client chose may hang, and then only this process hangs with it.
 pub fn exit_now(status: i32) -> ! {
-    last_words(-1, &[], status)
+    // SAFETY: _exit(2) is async-signal-safe and returns to nobody.
+    unsafe { libc::_exit(status) }
 }
 
 /// The signals that this process ignores, which its children would ignore too.

@@ -91,14 +91,9 @@ pub fn run(
     crate::escapes::attempt("verify", WORK);
     let expired =
         |text: &str| channel::encode(0, 0, &VerifyToWriter::Failed(text.into())).unwrap_or_default();
-    let words = Words {
-        first_request: Vec::new(),
-        idle: Vec::new(),
-        work: expired("no progress (connection request timeout)"),
-        transfer: expired("transfer is too slow (connection minimum rate)"),
-        done: Vec::new(),
-    };
-    watchdog::start(start.limits.clone(), &writer, words).map_err(|e| format!("watchdog: {e}"))?;
+    let words = Words::new(&start.limits, expired, Vec::new());
+    watchdog::start(start.limits.clone(), vec![(writer.as_fd(), words)])
+        .map_err(|e| format!("watchdog: {e}"))?;
     match work(&repository, &session, &writer, task, input, start.threads) {
         Ok(()) => Ok(()),
         Err(e) => {

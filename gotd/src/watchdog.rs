@@ -1,19 +1,22 @@
-//! Ends a process whose client is too slow, whatever the process is stuck in.
+//! Ends a process whose client is too slow, whatever the process is stuck in, or that gets no more memory.
 //!
 //! A timer signal looks once a second at a few atomics, so it works inside a blocking read or write of a
 //! descriptor that the client has switched to blocking under us. One process serves one client: the state is
 //! the process's.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use libproto::message::parent::SessionStart;
 
+use crate::conf::limits::Limit;
 use crate::system;
 
 /// Exit status of a process that its watchdog ended.
 pub const EXPIRED_STATUS: i32 = 3;
+/// Exit status of a process that got no more memory.
+pub const NO_MEMORY_STATUS: i32 = 4;
 
 /// What the process is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +49,37 @@ pub struct Words {
     pub transfer: Vec<u8>,
     /// For [`Phase::Done`].
     pub done: Vec<u8>,
+    /// When the process gets no more memory.
+    pub memory: Vec<u8>,
+}
+
+impl Words {
+    /// What everybody says; `record` makes it what the listener understands, and `done` is said after a complete answer.
+    pub fn new(limits: &SessionStart, record: impl Fn(&str) -> Vec<u8>, done: Vec<u8>) -> Words {
+        let hint = Limit::hint;
+        let SessionStart { first_request, idle, work, .. } = limits;
+        Words {
+            first_request: record(&format!(
+                "no request within {first_request} seconds {}",
+                hint(Limit::FirstRequest)
+            )),
+            idle: record(&format!("idle for {idle} seconds {}", hint(Limit::IdleTimeout))),
+            work: record(&format!("no progress for {work} seconds {}", hint(Limit::RequestTimeout))),
+            transfer: record(&too_slow()),
+            done,
+            memory: record(&format!("out of memory {}", hint(Limit::ProcessMemory))),
+        }
+    }
+}
+
+/// What a client is told that takes or gives too little.
+pub fn too_slow() -> String {
+    format!("transfer is too slow {}", Limit::MinimumRate.hint())
 }
 
 struct Dog {
-    fd: i32,
-    words: Words,
+    /// Who is told, in this order.
+    told: Vec<(i32, Words)>,
     limits: SessionStart,
 }
 
@@ -61,13 +90,29 @@ static SECONDS: AtomicU32 = AtomicU32::new(0);
 /// Bytes moved in this window.
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// Starts the watchdog. `speaker` stays open as long as the process lives.
-pub fn start(limits: SessionStart, speaker: impl AsFd, words: Words) -> std::io::Result<()> {
-    let fd = speaker.as_fd().as_raw_fd();
-    if DOG.set(Dog { fd, words, limits }).is_err() {
+/// Starts the watchdog. Those who are told stay open as long as the process lives.
+pub fn start(limits: SessionStart, told: Vec<(BorrowedFd<'_>, Words)>) -> std::io::Result<()> {
+    let told = told.into_iter().map(|(fd, words)| (fd.as_raw_fd(), words)).collect();
+    if DOG.set(Dog { told, limits }).is_err() {
         return Ok(());
     }
+    system::before_abort(no_memory)?;
     system::tick_every_second(tick)
+}
+
+/// The process aborts. Where it does not panic, it got no memory.
+fn no_memory() {
+    if let (Some(dog), false) = (DOG.get(), std::thread::panicking()) {
+        bark(dog, |words| &words.memory, NO_MEMORY_STATUS);
+    }
+}
+
+/// Says the last words, and ends the process.
+fn bark(dog: &Dog, which: impl Fn(&Words) -> &[u8], status: i32) -> ! {
+    for (fd, words) in &dog.told {
+        system::say(*fd, which(words));
+    }
+    system::exit_now(status)
 }
 
 /// Enters a phase, and starts counting its seconds.
@@ -118,17 +163,16 @@ fn tick() {
     let Some(dog) = DOG.get() else { return };
     let now = SECONDS.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
     let limits = &dog.limits;
-    let (over, words): (bool, &[u8]) = match current() {
-        Phase::Off => (false, &[]),
-        Phase::FirstRequest => (now >= limits.first_request, &dog.words.first_request),
-        Phase::Idle => (now >= limits.idle, &dog.words.idle),
-        Phase::Work => (now >= limits.work, &dog.words.work),
-        Phase::Transfer => (window_is_slow(now, limits), &dog.words.transfer),
-        Phase::Done => (now >= limits.idle, &dog.words.done),
+    let (over, which): (bool, fn(&Words) -> &[u8]) = match current() {
+        Phase::Off => return,
+        Phase::FirstRequest => (now >= limits.first_request, |words| &words.first_request),
+        Phase::Idle => (now >= limits.idle, |words| &words.idle),
+        Phase::Work => (now >= limits.work, |words| &words.work),
+        Phase::Transfer => (window_is_slow(now, limits), |words| &words.transfer),
+        Phase::Done => (now >= limits.idle, |words| &words.done),
     };
     if over {
-        let status = if current() == Phase::Done { 0 } else { EXPIRED_STATUS };
-        system::last_words(dog.fd, words, status);
+        bark(dog, which, if current() == Phase::Done { 0 } else { EXPIRED_STATUS });
     }
 }
 

@@ -9,6 +9,7 @@ use libproto::pktline::{Decoder, Packet};
 use libproto::wire_error::WireError;
 
 use crate::client::{Input, Output};
+use crate::conf::limits::Limit;
 use crate::session::Failure;
 use crate::watchdog::{self, Phase};
 
@@ -42,12 +43,24 @@ impl TalkError {
     /// What the session reports, and whether an `ERR` packet is still to be sent.
     pub fn failure(self) -> Failure {
         match self {
+            TalkError::Wire(error @ WireError::Limit(what, _)) => Failure::new(named(&error, what)),
             TalkError::Wire(error) => Failure::new(error.to_string()),
+            TalkError::Refused(ref refusal @ Refusal::Limit(ref what, _)) => {
+                Failure::new(named(refusal, what))
+            }
             TalkError::Refused(refusal) => Failure::new(refusal.to_string()),
             TalkError::Pack(refusal) => Failure::told(refusal.to_string()),
             TalkError::Client(error) => Failure::told(format!("client's connection: {error}")),
             TalkError::Link(text) => Failure::told(text),
         }
+    }
+}
+
+/// An error about too many of something, with the line of gotd.conf that says how many may be.
+fn named(error: &dyn std::fmt::Display, what: &str) -> String {
+    match Limit::of_counted(what) {
+        Some(limit) => format!("{error} {}", limit.hint()),
+        None => error.to_string(),
     }
 }
 

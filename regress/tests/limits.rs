@@ -94,7 +94,7 @@ fn the_window_of_the_minimum_rate() {
     }
     let end = client.connection.end(1);
     assert!(matches!(&end, End::Exit(1, text) if !text.is_empty()), "{end:?}");
-    daemon.logged(&["result=failed", "transfer too slow"]);
+    daemon.logged(&["result=failed", "transfer is too slow (connection minimum rate)"]);
     let took = start.elapsed();
     assert!(took > Duration::from_secs(4) && took < Duration::from_secs(16), "{took:?}");
     daemon.assert_serves();

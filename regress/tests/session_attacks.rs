@@ -80,11 +80,17 @@ fn connections_per_user_are_limited() {
     let mut second = Session::fetch(&site.socket(), "demo.git", 0);
     assert!(!first.read_to_flush().is_empty() && !second.read_to_flush().is_empty());
     let mut third = Session::fetch(&site.socket(), "demo.git", 0);
-    assert_eq!(pkt::error(&third.read_to_end(10)).as_deref(), Some("connection limit exceeded"));
-    assert_eq!(third.connection.end(5), End::Exit(1, "connection limit exceeded".into()));
+    assert_eq!(
+        pkt::error(&third.read_to_end(10)).as_deref(),
+        Some("connection limit exceeded (connection limit per user)")
+    );
+    assert_eq!(
+        third.connection.end(5),
+        End::Exit(1, "connection limit exceeded (connection limit per user)".into())
+    );
     site.git(["ls-remote", "gotd:demo.git"]).bad("remote error: connection limit exceeded");
     // The log names the line to change.
-    daemon.logged(&["result=refused", "connection limit exceeded (connection limit per user"]);
+    daemon.logged(&["result=refused", "connection limit exceeded (connection limit per user)"]);
     drop(first);
     assert!(
         wait_until(5.0, || site.git(["ls-remote", "gotd:demo.git"]).status == 0),
@@ -200,7 +206,7 @@ fn a_pipe_that_the_client_fills_itself() {
         }
         let start = Instant::now();
         let end = client.connection.end(15);
-        assert!(matches!(&end, End::Exit(1, text) if text.contains("connection {")), "{end:?}");
+        assert!(matches!(&end, End::Exit(1, text) if text.contains("(connection ")), "{end:?}");
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     }
     daemon.assert_serves();

@@ -49,7 +49,7 @@ fn nothing_after_the_advertisement() {
         let start = Instant::now();
         let mut client = Session::fetch(&site.socket(), "bulk.git", protocol);
         client.read_to_flush();
-        assert_ended(&client.connection, start, "connection { ");
+        assert_ended(&client.connection, start, "(connection ");
     }
     assert_over(&site, daemon);
 }
@@ -67,7 +67,7 @@ fn half_a_request() {
             let mut client = Session::fetch(&site.socket(), "bulk.git", protocol);
             client.read_to_flush();
             client.write(&request[..length]);
-            assert_ended(&client.connection, start, "connection { ");
+            assert_ended(&client.connection, start, "(connection ");
         }
     }
     assert_over(&site, daemon);
@@ -89,7 +89,7 @@ fn a_byte_at_a_time() {
             break;
         }
     }
-    assert_ended(&client.connection, start, "connection { ");
+    assert_ended(&client.connection, start, "(connection ");
     assert_over(&site, daemon);
 }
 
@@ -111,7 +111,7 @@ fn a_byte_at_a_time_in_a_later_request() {
             break;
         }
     }
-    assert_ended(&client.connection, start, "connection { ");
+    assert_ended(&client.connection, start, "(connection ");
     assert_over(&site, daemon);
 }
 

@@ -10,35 +10,15 @@ use libproto::names::escape;
 
 use super::start::Settings;
 use super::table::Table;
-
-/// Words in what a client is told, and the directive that it ran into.
-const REACHED: &[(&str, &str)] = &[
-    ("connection limit exceeded", "connection limit per user"),
-    ("no request within", "connection first request timeout"),
-    ("idle for", "connection idle timeout"),
-    ("no progress for", "connection request timeout"),
-    ("transfer is too slow", "connection minimum rate"),
-    ("transfer too slow", "connection minimum rate"),
-    ("too many wants", "limit wants"),
-    ("too many haves", "limit haves"),
-    ("too many shallow lines", "limit shallows"),
-    ("too many commands", "limit commands"),
-    ("too many bytes of reference names", "limit command bytes"),
-    ("limit tree depth", "limit tree depth"),
-    ("disk reserve", "limit disk reserve"),
-    ("exceed the limit of", "limits of packs"),
-    ("limit packs queue length", "limit packs queue length"),
-    ("limit packs queue timeout", "limit packs queue timeout"),
-];
-/// Most different directives that are counted.
-const MOST_LIMITS: usize = 64;
+use crate::conf::limits::Limit;
 
 /// Counters since the start of the daemon.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Sessions that are over, by service and result.
     sessions: BTreeMap<(&'static str, &'static str), u64>,
-    limits: BTreeMap<String, u64>,
+    /// Clients that ran into each limit.
+    limits: BTreeMap<Limit, u64>,
     received: u64,
     sent: u64,
     objects: u64,
@@ -72,15 +52,13 @@ impl Metrics {
         self.received = self.received.saturating_add(ended.received);
         self.sent = self.sent.saturating_add(ended.sent);
         self.objects = self.objects.saturating_add(ended.objects);
-        if let Some((_, directive)) = REACHED.iter().find(|(words, _)| ended.error.contains(words)) {
-            self.limit(directive, 1);
-        }
+        self.limit(ended.error, 1);
     }
 
-    /// A limit was reached.
-    pub fn limit(&mut self, directive: &str, times: u64) {
-        if self.limits.len() < MOST_LIMITS || self.limits.contains_key(directive) {
-            let count = self.limits.entry(directive.to_owned()).or_default();
+    /// Counts the limit that a text names, if it names one.
+    pub fn limit(&mut self, text: &str, times: u64) {
+        if let Some(limit) = Limit::named_in(text) {
+            let count = self.limits.entry(limit).or_default();
             *count = count.saturating_add(times);
         }
     }
@@ -126,8 +104,8 @@ impl Metrics {
             out.sample("gotd_sessions_total", &[("service", service), ("result", result)], *value);
         }
         out.family("gotd_limits_reached", "counter", "Clients that ran into a limit.");
-        for (directive, value) in &self.limits {
-            out.sample("gotd_limits_reached_total", &[("directive", directive)], *value);
+        for (limit, value) in &self.limits {
+            out.sample("gotd_limits_reached_total", &[("directive", &limit.directive())], *value);
         }
         out.family("gotd_received_bytes", "counter", "Bytes from clients.");
         out.sample("gotd_received_bytes_total", &[], self.received);

@@ -124,6 +124,7 @@ impl Parent {
         let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
         let name = escape(&report.name);
         self.metrics.reference(!report.refused.is_empty());
+        self.metrics.limit(&report.refused, 1);
         let (level, event) = if report.refused.is_empty() {
             (Level::Info, "reference")
         } else {

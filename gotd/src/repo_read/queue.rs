@@ -55,7 +55,7 @@ impl PackQueue<'_> {
                 match self.parent.try_recv() {
                     Ok(Received { message: ParentToRepo::Pack(()), .. }) => return Ok(()),
                     Ok(Received { message: ParentToRepo::NoPack(text), .. }) => {
-                        return Err(Refusal::Busy(text));
+                        return Err(Refusal::Limited(text));
                     }
                     Ok(Received { message: ParentToRepo::Waits(wait), .. }) => {
                         told = told.and_then(|()| out.progress(&words(&wait)));

@@ -484,9 +484,9 @@ fn what_else_is_refused() {
     );
     let many: Vec<&str> =
         [want.as_str(), "0000"].into_iter().chain(std::iter::repeat_n(have.as_str(), 2001)).collect();
-    assert_eq!(refused(0, &many), "too many haves: at most 2000");
+    assert_eq!(refused(0, &many), "too many haves: at most 2000 (limit haves)");
     let many = vec![want.as_str(); 1001];
-    assert_eq!(refused(0, &many), "too many wants: at most 1000");
+    assert_eq!(refused(0, &many), "too many wants: at most 1000 (limit wants)");
     let many: Vec<&str> =
         [want.as_str()].into_iter().chain(std::iter::repeat_n("deepen-not v10", 1001)).collect();
     assert_eq!(refused(0, &many), "too many deepen-not lines: at most 1000");

@@ -141,8 +141,8 @@ pub enum Refusal {
     Limit(String, u64),
     /// Something in the repository is broken: one line, free of control bytes.
     Broken(String),
-    /// The server has too much to do: one line that names the limit.
-    Busy(String),
+    /// A limit of the server was reached: one line that names it.
+    Limited(String),
     /// The client's connection failed while the pack was written.
     ClientGone,
 }
@@ -153,7 +153,7 @@ impl std::fmt::Display for Refusal {
             Refusal::NotFound(id) => WireError::NotFound(*id).fmt(f),
             Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
             Refusal::Limit(what, limit) => write!(f, "too many {what}: at most {limit}"),
-            Refusal::Broken(text) | Refusal::Busy(text) => f.write_str(text),
+            Refusal::Broken(text) | Refusal::Limited(text) => f.write_str(text),
             Refusal::ClientGone => f.write_str("connection closed by client"),
         }
     }

@@ -81,12 +81,7 @@ impl Walk<'_, '_> {
                 };
                 let deep = path.len() + height.unwrap_or(0);
                 if deep > self.most {
-                    return Err(limit(
-                        "directories",
-                        deep as u64,
-                        "levels (limit tree depth)",
-                        self.most as u64,
-                    ));
+                    return Err(limit("directories", deep as u64, "levels", self.most as u64, "tree depth"));
                 }
                 if let (Some(height), Some(above)) = (height, path.last_mut()) {
                     above.height = above.height.max(height);

@@ -185,9 +185,11 @@ fn bad(why: impl Into<String>) -> Error {
     Error::Invalid(why.into())
 }
 
-/// A limit was reached: `pack: 12 objects exceed the limit of 10`.
-fn limit(what: &str, value: u64, unit: &str, limit: u64) -> Error {
-    Error::Limit(format!("{what}: {value} {unit} exceed the limit of {limit}"))
+/// A limit was reached: `pack: 12 objects exceed the limit of 10 (limit pack objects)`. `name` is how gotd.conf calls it;
+/// empty: it cannot be set.
+fn limit(what: &str, value: u64, unit: &str, limit: u64, name: &str) -> Error {
+    let name = if name.is_empty() { String::new() } else { format!(" (limit {name})") };
+    Error::Limit(format!("{what}: {value} {unit} exceed the limit of {limit}{name}"))
 }
 
 /// The pack file cannot be written or read.

@@ -368,6 +368,7 @@ impl Worker<'_, '_, '_> {
                 self.stack.len() as u64,
                 "deltas in a chain",
                 u64::from(limits.chain),
+                "delta depth",
             ));
         }
         let top = self.stack.len() - 1;
@@ -460,6 +461,7 @@ impl Worker<'_, '_, '_> {
                 header.size,
                 "bytes",
                 allowed,
+                "delta result",
             ));
         }
         self.count(header.size)?;
@@ -499,7 +501,7 @@ impl Worker<'_, '_, '_> {
     fn count(&self, bytes: u64) -> Result<()> {
         let work = self.round.work.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         if work > self.round.work_limit {
-            return Err(limit("pack: its deltas unpack to", work, "bytes, which", self.round.work_limit));
+            return Err(limit("pack: its deltas unpack to", work, "bytes, which", self.round.work_limit, ""));
         }
         Ok(())
     }

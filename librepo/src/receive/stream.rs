@@ -105,7 +105,7 @@ fn header<R: Read + ?Sized>(input: &mut Input<'_, R>, limits: &Limits) -> Result
     }
     let count = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
     if u64::from(count) > limits.objects {
-        return Err(limit("pack", u64::from(count), "objects", limits.objects));
+        return Err(limit("pack", u64::from(count), "objects", limits.objects, "pack objects"));
     }
     Ok(count)
 }
@@ -216,7 +216,10 @@ impl Pass<'_> {
     ) -> Result<ObjectId> {
         let allowed = if kind == Kind::Blob { self.limits.blob_bytes } else { self.limits.structure_bytes };
         if size > allowed {
-            return Err(limit(&format!("pack: {} at {}", kind.name(), input.offset), size, "bytes", allowed));
+            // What commits, trees and tags may have at most cannot be set.
+            let name = if allowed == self.limits.blob_bytes { "object size" } else { "" };
+            let what = format!("pack: {} at {}", kind.name(), input.offset);
+            return Err(limit(&what, size, "bytes", allowed, name));
         }
         if size <= BATCH_OBJECT as u64 {
             // The common case: one call of inflate, no copy.
@@ -255,6 +258,7 @@ impl Pass<'_> {
                 size,
                 "bytes",
                 self.limits.blob_bytes,
+                "object size",
             ));
         }
         inspector.hasher.start(Kind::Blob, size);
@@ -276,7 +280,7 @@ impl Pass<'_> {
     ) -> Result<()> {
         let allowed = self.limits.delta_bytes;
         if size > allowed {
-            return Err(limit(&format!("pack: delta at {offset}"), size, "bytes", allowed));
+            return Err(limit(&format!("pack: delta at {offset}"), size, "bytes", allowed, "delta result"));
         }
         let mut start = [0; 32];
         let mut have = 0;
@@ -289,7 +293,13 @@ impl Pass<'_> {
         let (base, result, _) = delta_apply::sizes(&start[..have]).map_err(|why| at(offset, why))?;
         for declared in [base, result] {
             if declared > allowed {
-                return Err(limit(&format!("pack: delta at {offset}"), declared, "bytes", allowed));
+                return Err(limit(
+                    &format!("pack: delta at {offset}"),
+                    declared,
+                    "bytes",
+                    allowed,
+                    "delta result",
+                ));
             }
         }
         Ok(())
@@ -464,7 +474,7 @@ impl<'s, R: Read + ?Sized> Input<'s, R> {
     /// Sums and writes what was consumed since the last time.
     fn flush(&mut self) -> Result<()> {
         if self.offset > self.max {
-            return Err(limit("pack", self.offset, "bytes", self.max));
+            return Err(limit("pack", self.offset, "bytes", self.max, "pack size"));
         }
         // Consumed bytes always lie at the buffer's start: it is refilled only after this.
         let done = &self.buf[..self.pos];

@@ -28,7 +28,13 @@ pub(super) fn append(
 ) -> Result<()> {
     let Some(store) = store else { return Err(missing(ids)) };
     if ids.len() as u64 > limits.external_bases {
-        return Err(limit("pack", ids.len() as u64, "bases that it does not contain", limits.external_bases));
+        return Err(limit(
+            "pack",
+            ids.len() as u64,
+            "bases that it does not contain",
+            limits.external_bases,
+            "thin bases",
+        ));
     }
     let mut reader = Reader::new(store, CACHE);
     // Neighbours in the repository's packs share delta chains: read them in the order in which they lie.
@@ -47,7 +53,13 @@ pub(super) fn append(
     for (at, id) in order {
         let (kind, size) = reader.header_at(at, &id)?.ok_or_else(|| missing(&[id]))?;
         if size > limits.delta_bytes {
-            return Err(limit(&format!("object {id}, a delta's base"), size, "bytes", limits.delta_bytes));
+            return Err(limit(
+                &format!("object {id}, a delta's base"),
+                size,
+                "bytes",
+                limits.delta_bytes,
+                "delta result",
+            ));
         }
         let object = reader.read_at(at, &id)?.ok_or_else(|| missing(&[id]))?;
         out.clear();

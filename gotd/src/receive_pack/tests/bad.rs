@@ -68,7 +68,7 @@ fn too_many_commands_or_options() {
     lines.extend(names.iter().map(String::as_str));
     // A client that writes all before it reads gets to read: nothing it writes breaks its pipe.
     let bytes = [request(&lines), vec![b'x'; 3 << 20]].concat();
-    assert_eq!(refusal(&bytes).0, ["3: too many commands: at most 5000", "0000"]);
+    assert_eq!(refusal(&bytes).0, ["3: too many commands: at most 5000 (limit commands)", "0000"]);
     let mut lines = vec![first.as_str(), "0000"];
     lines.extend(std::iter::repeat_n("o", 65));
     assert_eq!(refusal(&request(&lines)).0, ["3: too many push options: at most 64", "0000"]);
