@@ -152,22 +152,6 @@ pub fn prepare_tcp(fd: BorrowedFd<'_>) {
     let _ = setsockopt(&fd, sockopt::KeepAlive, &true);
 }
 
-/// Whether the peer of a TCP connection has closed its end, as far as the system can tell.
-pub fn peer_has_closed(fd: BorrowedFd<'_>) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        let mut asked = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
-        // SAFETY: one pollfd, ours for the whole call, which does not wait. nix does not know the event.
-        let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
-        ready == 1 && asked.revents & libc::POLLRDHUP != 0
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = fd;
-        false
-    }
-}
-
 /// Bytes that have arrived on a connection and were not read. Nothing is read.
 pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;

@@ -10,7 +10,7 @@ use regress::raw::{End, Session};
 use regress::run::wait_until;
 use regress::site::present_user;
 use regress::tcp::{self, Client};
-use regress::{Daemon, Done, Site, history, pkt, run};
+use regress::{Daemon, Done, Setup, Site, Sshd, history, pkt, run};
 
 /// A site with a repository that takes a while, one that does not, users of an account, and strangers.
 struct Place {
@@ -334,4 +334,33 @@ fn a_connection_that_waits_does_not_look_dead() {
     let mut said = [0; 13];
     assert!(client.fill(&mut said, Instant::now() + Duration::from_secs(10)));
     assert_eq!(String::from_utf8_lossy(&said), "0008NAK\n0005\u{1}");
+}
+
+/// The pipes of a client that is gone are sshd's: closing them is what tells.
+#[test]
+fn a_client_behind_sshd_that_goes_away_leaves_the_queue_at_once() {
+    if !Sshd::available() {
+        return;
+    }
+    let site = Site::new();
+    let tip = history::tip(&site, &history::bulky(&site, "bulk.git", 24));
+    let sshd = Sshd::start(&site, Setup::ForcedCommand, None);
+    let daemon = site.start_with(&format!(
+        "{}limit packs total 1\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro \"{}\"\n}}\n",
+        site.head(),
+        site.path("repositories").display(),
+        sshd.user
+    ));
+    let mut first = Session::fetch(&site.socket(), "bulk.git", 2);
+    first.begin_clone(&tip, 1000);
+    let path = site.clone_path("gone").to_string_lossy().into_owned();
+    let mut command = site.command("git");
+    command.env("GIT_SSH_COMMAND", &sshd.command).args(["clone", "-q", "--bare", "gotd:bulk.git", &path]);
+    let client = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let waiting = |packs: u64| wait_until(15.0, || daemon.metric("gotd_packs_waiting") == packs);
+    assert!(waiting(1), "{}", daemon.log());
+    kill(client);
+    let start = Instant::now();
+    assert!(waiting(0), "{}", daemon.log());
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }

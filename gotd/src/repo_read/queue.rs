@@ -12,9 +12,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::pack_out::PackOut;
 use crate::repository::{Parent, send};
 use crate::system;
+use crate::watchdog;
 
-/// Milliseconds after which it is looked at whether a client that waits needs a sign of life, or is gone.
-const TICK_MS: u16 = 500;
+/// Milliseconds between signs of life for a client that waits. So many, because a program between it and us, such as ssh or
+/// another system, notices that it is gone only when it is given something.
+const TICK_MS: u16 = 1000;
 
 /// The way to the parent.
 #[derive(Debug)]
@@ -31,7 +33,6 @@ impl PackQueue<'_> {
     /// The pack is not to be made: the client is gone, or the parent's reason.
     pub(super) fn begin(&self, out: &mut PackOut<'_>) -> Result<(), Refusal> {
         self.say(&RepoToParent::NeedPack(()));
-        let mut asked = false;
         loop {
             let mut fds = [
                 PollFd::new(self.parent.as_fd(), PollFlags::POLLIN),
@@ -42,31 +43,29 @@ impl PackQueue<'_> {
             }
             let ready = |at: usize| fds.get(at).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
             let (word, client) = (!ready(0).is_empty(), ready(1));
-            if client.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+            if !client.is_empty() {
                 return Err(self.gone());
             }
-            let mut told = out.tick();
-            if !asked && system::peer_has_closed(out.client()) {
-                // It may read on. The system of one that is gone refuses this, and then the connection is broken.
-                asked = true;
-                told = told.and_then(|()| out.sign_of_life());
+            watchdog::worked();
+            let told = if word { self.hear(out)? } else { out.sign_of_life().map(|()| Next::Wait) };
+            match told {
+                Ok(Next::Wait) => {}
+                Ok(Next::Begin) => return Ok(()),
+                Err(_) => return Err(self.gone()),
             }
-            if word {
-                match self.parent.try_recv() {
-                    Ok(Received { message: ParentToRepo::Pack(()), .. }) => return Ok(()),
-                    Ok(Received { message: ParentToRepo::NoPack(text), .. }) => {
-                        return Err(Refusal::Limited(text));
-                    }
-                    Ok(Received { message: ParentToRepo::Waits(wait), .. }) => {
-                        told = told.and_then(|()| out.progress(&words(&wait)));
-                    }
-                    Err(e) if e.is_transient() => {}
-                    _ => system::exit_now(1),
-                }
+        }
+    }
+
+    /// Takes a word of the parent. The inner error: the client is gone.
+    fn hear(&self, out: &mut PackOut<'_>) -> Result<std::io::Result<Next>, Refusal> {
+        match self.parent.try_recv() {
+            Ok(Received { message: ParentToRepo::Pack(()), .. }) => Ok(Ok(Next::Begin)),
+            Ok(Received { message: ParentToRepo::NoPack(text), .. }) => Err(Refusal::Limited(text)),
+            Ok(Received { message: ParentToRepo::Waits(wait), .. }) => {
+                Ok(out.progress(&words(&wait)).map(|()| Next::Wait))
             }
-            if told.is_err() {
-                return Err(self.gone());
-            }
+            Err(e) if e.is_transient() => Ok(Ok(Next::Wait)),
+            _ => system::exit_now(1),
         }
     }
 
@@ -83,6 +82,12 @@ impl PackQueue<'_> {
     fn say(&self, message: &RepoToParent) {
         send(self.parent, message);
     }
+}
+
+/// What follows on a word of the parent.
+enum Next {
+    Wait,
+    Begin,
 }
 
 /// What the client's user reads.
