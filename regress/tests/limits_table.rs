@@ -183,11 +183,12 @@ fn reached(directive: &str, configuration: &str, reach: Reach) {
         site.path("repositories").display(),
         present_user()
     ));
-    let place = Place { site, daemon, address };
+    let mut place = Place { site, daemon, address };
     let told = reach(&place);
     assert!(told.contains(&format!("({directive})")), "told: {told}\n{}", place.daemon.log());
     place.daemon.logged(&[directive]);
     assert!(wait_until(10.0, || place.daemon.reached(directive) > 0), "not counted:\n{}", place.daemon.log());
+    place.daemon.assert_serves();
 }
 
 /// A repository with a file that has some versions, and a work tree of it that can push thin packs.
@@ -353,6 +354,32 @@ impl Place {
         let arguments = ["-C", &work, "push", "--thin", "-q", "gotd:r.git"].into_iter();
         self.site.git(arguments.chain(what.iter().copied())).bad("").err
     }
+}
+
+/// New connections are taken so many a second, over both kinds of sockets; those that have to wait are served then.
+#[test]
+fn more_connections_than_the_rate_are_served_one_second_after_the_other() {
+    let (site, address) = (Site::new(), tcp::free_v4());
+    history::repository(&site, "r.git", 3, "sha1");
+    let daemon = site.start_with(&format!(
+        "{}{}connection {{\n\trate total 4\n\tlimit per user 64\n}}\n\
+         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
+        site.head(),
+        tcp::listen_line(address),
+        site.path("repositories").display(),
+        present_user()
+    ));
+    for url in ["gotd:r.git".to_owned(), format!("git://{address}/r.git")] {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| site.git(["ls-remote", &url]).good());
+            }
+        });
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(9), "{url}: {took:?}");
+    }
+    assert_eq!(daemon.reached("connection rate total"), 0, "{}", daemon.log());
 }
 
 /// Not refused by anything, but kept: as many processes wait.
