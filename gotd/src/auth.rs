@@ -106,12 +106,14 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
         Found::Configured => None,
         Found::Below(name) => Some(name.clone()),
     };
-    let connections =
-        table.connection_limit(identity).map_or(u32::MAX, |(n, _)| u32::try_from(n).unwrap_or(u32::MAX));
+    let limit = table.connection_limit(identity);
+    let connections = limit.map_or(u32::MAX, |(n, _)| u32::try_from(n).unwrap_or(u32::MAX));
+    let general = config.limits.set_at(Limit::ConnectionsPerUser).unwrap_or_default();
     let options = &block.options;
     Some(Permit {
         identity: table.display(identity),
         connections,
+        own_connections: limit.is_some_and(|(_, at)| at != general),
         packs: u32::try_from(block.limit(Limit::PacksPerRepository, &config.limits)).unwrap_or(u32::MAX),
         rule: place(config, grant.at),
         repository: RepoAddress {

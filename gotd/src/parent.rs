@@ -62,8 +62,9 @@ const UNNAMED_FACTOR: usize = 4;
 const NOT_FOUND: &str = "no git repository found";
 /// What a client is told whose repository process is no more.
 const REPO_ENDED: &str = "the repository process ended";
-/// What a client beyond its number of connections is told.
+/// What a client beyond its number of connections is told; and one whose user has a number of their own.
 const TOO_MANY: &str = "connection limit exceeded (connection limit per user)";
+const TOO_MANY_OF_ONE: &str = "connection limit exceeded (connection limit user)";
 
 /// Everything the parent knows.
 pub struct Parent {
@@ -590,11 +591,11 @@ impl Parent {
     fn granted(&mut self, number: u64, permit: Permit) {
         let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
         if self.table.of_identity(&permit.identity) >= limit {
-            let text = format!("{}: {TOO_MANY}", permit.identity);
+            let told = if permit.own_connections { TOO_MANY_OF_ONE } else { TOO_MANY };
             if let Some(session) = self.table.get(number) {
-                session.refused = Some(text);
+                session.refused = Some(format!("{}: {told}", permit.identity));
             }
-            return self.refuse(number, TOO_MANY);
+            return self.refuse(number, told);
         }
         let limits = self.settings.session.clone();
         let fields: [(&str, &dyn std::fmt::Display); 3] =

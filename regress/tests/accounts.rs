@@ -181,7 +181,8 @@ fn a_user_of_an_account_has_connections_of_their_own() {
     ask("alice").good();
     let mut first = regress::raw::Session::fetch_as(&site.socket(), "r", 2, "alice");
     first.begin_clone(&tip, 1000);
-    ask("alice").bad("connection limit exceeded");
+    ask("alice").bad("connection limit exceeded (connection limit user)");
+    assert_eq!(daemon.reached("connection limit per user"), 1);
     ask("bob").good();
     daemon.logged(&["result=refused", "/alice", "connection limit exceeded"]);
     first.close();

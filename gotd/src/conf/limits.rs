@@ -152,6 +152,9 @@ limits! {
     ProcessMemory: Global ["process" "memory"] Bytes 2 * G, 64 * M, 64 * T;
 }
 
+/// What a message names where `limit user` has set the limit.
+const LIMIT_USER: &str = "(connection limit user)";
+
 impl Limit {
     /// Its row.
     pub fn row(self) -> &'static Row {
@@ -186,6 +189,9 @@ impl Limit {
     pub fn named_in(text: &str) -> Option<Limit> {
         let named = TABLE.iter().filter_map(|row| {
             let at = if text == row.limit.directive() { Some(0) } else { text.rfind(&row.limit.hint()) };
+            // What `limit user` sets for one is this limit, too.
+            let own = || (row.limit == Limit::ConnectionsPerUser).then(|| text.rfind(LIMIT_USER)).flatten();
+            let at = at.or_else(own);
             at.map(|at| (at, row.limit))
         });
         named.max().map(|(_, limit)| limit)

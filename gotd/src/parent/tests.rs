@@ -111,6 +111,7 @@ impl Forged {
             identity: "user:root".into(),
             packs: 8,
             connections: 10,
+            own_connections: false,
             rule: "gotd.conf:1".into(),
             repository: RepoAddress { path: b"/srv/git/demo.git".to_vec(), below: None, export_ok: false },
             fetch: FetchRules::default(),

@@ -483,6 +483,8 @@ pub struct Permit {
     pub identity: String,
     /// Connections at once of this identity.
     pub connections: u32,
+    /// `limit user` says so, and not `limit per user`.
+    pub own_connections: bool,
     /// `file:line` of the rule that decided.
     pub rule: String,
     /// Where the repository is.
