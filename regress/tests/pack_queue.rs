@@ -164,6 +164,20 @@ fn the_limit_of_one_repository_holds_up_no_other() {
     assert_eq!(place.daemon.reached("limit packs per repository"), 1);
 }
 
+/// A place more by a reload is taken by who waits.
+#[test]
+fn a_reload_that_gives_more_places_ends_the_wait() {
+    let place = start("limit packs total 1");
+    let _first = place.holder("alice");
+    let mut second = place.waiting("bob", 2, "");
+    let file = place.site.path("gotd.conf");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    std::fs::write(&file, text.replace("limit packs total 1", "limit packs total 5")).expect("writes");
+    place.daemon.gotctl(&["reload"]).good();
+    let mut bytes = vec![0; 100_000];
+    assert!(second.fill(&mut bytes, Instant::now() + Duration::from_secs(10)), "{}", place.daemon.log());
+}
+
 /// What has no pack to make does not wait for others.
 #[test]
 fn listing_references_and_fetching_nothing_never_waits() {

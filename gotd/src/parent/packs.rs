@@ -145,6 +145,11 @@ impl Parent {
 
     /// Refuses the packs that have waited too long, and tells the others how many they are.
     pub(super) fn expire_packs(&mut self) {
+        if self.table.packs()[1] == 0 {
+            return;
+        }
+        // The configuration may be another one by now.
+        self.give_packs();
         let longest = self.settings.packs.longest;
         let late = |job: &Job| job.wait().is_some_and(|wait| wait.since.elapsed() >= longest);
         for job in self.jobs().iter().filter(|job| late(job)) {
