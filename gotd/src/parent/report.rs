@@ -43,7 +43,9 @@ impl Parent {
         troubles.retain(|t| !t.is_empty());
         let troubles = troubles.join(", ");
         if session.peer.is_none() {
-            if !troubles.is_empty() && self.draining.is_none() {
+            // One that was only taken back is no loss, whichever of its processes ended first.
+            let taken_back = session.recalled || session.killed.as_ref().is_some_and(String::is_empty);
+            if !troubles.is_empty() && !taken_back && self.draining.is_none() {
                 self.log.line(
                     Level::Warning,
                     "waiting session lost",
