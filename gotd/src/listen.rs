@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::remote::{Remotes, Turned};
+use crate::sockets::BACKLOG;
 use crate::system;
 
 /// Accept, hand over, and nothing of the file system.
@@ -37,6 +38,8 @@ const QUEUE_LENGTH: &str = "connection queue length";
 const RATE_TOTAL: &str = "connection rate total";
 /// git:// connections that one turn accepts: those that are refused cost next to nothing.
 const ACCEPT_AT_ONCE: usize = 64;
+/// Connections that can have come to a listening socket before it is closed: there is no room for more.
+const MOST_COME: usize = BACKLOG as usize + 1;
 /// Different refusals that are told apart within a second.
 const MOST_REFUSALS: usize = 16;
 
@@ -48,11 +51,22 @@ struct Queued {
     since: Instant,
 }
 
+/// A listening socket.
+struct Listener {
+    number: u64,
+    pool: Pool,
+    fd: OwnedFd,
+    /// It is to be closed when all who have come to it are accepted; at most as many as this.
+    closing: Option<usize>,
+}
+
 /// The role's whole state.
 struct Listen {
     parent: Parent,
     limits: ListenLimits,
-    listeners: Vec<(Pool, OwnedFd)>,
+    listeners: Vec<Listener>,
+    /// git:// clients can come, or have come and wait.
+    git: bool,
     waiting: VecDeque<(u64, Pool, Channel<ListenToSession, ListenToSession>)>,
     queue: VecDeque<Queued>,
     remotes: Remotes,
@@ -89,6 +103,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         parent,
         limits,
         listeners: Vec::new(),
+        git: false,
         waiting: VecDeque::new(),
         queue: VecDeque::new(),
         remotes: Remotes::default(),
@@ -118,9 +133,9 @@ impl Listen {
     fn turn(&mut self) -> Result<(), String> {
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
-        for (at, (_, fd)) in self.listeners.iter().enumerate() {
+        for (at, listener) in self.listeners.iter().enumerate() {
             sources.push(Source::Listener(at));
-            fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+            fds.push(PollFd::new(listener.fd.as_fd(), PollFlags::POLLIN));
         }
         for (id, fd) in self.remotes.silent() {
             sources.push(Source::Remote(id));
@@ -137,17 +152,21 @@ impl Listen {
         for source in ready {
             match source {
                 Source::Parent => self.parent_says()?,
-                Source::Listener(at) => self.accept(at, now),
+                Source::Listener(at) => {
+                    self.accept(at, now);
+                }
                 Source::Remote(id) => {
                     let turned = self.remotes.stirred(id, now);
                     self.turned(turned);
                 }
             }
         }
+        self.close_listeners(now);
         let why = self.why(self.git_this_second, QUEUE_TIMEOUT);
         let turned = self.remotes.expire(&self.limits, why, now);
         self.turned(turned);
         self.serve_queue(now);
+        self.tell_deserted();
         self.report_refusals(now);
         Ok(())
     }
@@ -158,6 +177,7 @@ impl Listen {
             && self.refusals.is_empty()
             && self.this_second == 0
             && self.remotes.is_empty()
+            && !self.listeners.iter().any(|listener| listener.closing.is_some())
         {
             return PollTimeout::NONE;
         }
@@ -174,10 +194,18 @@ impl Listen {
         };
         match (received.message, received.fds.pop()) {
             (ParentToListen::Limits(limits), None) => self.limits = limits,
+            (ParentToListen::Listener(_), Some(_)) if self.draining => {}
             (ParentToListen::Listener(pool), Some(fd)) => {
                 nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
                     .map_err(|e| format!("listener: {e}"))?;
-                self.listeners.push((pool, fd));
+                self.listeners.push(Listener { number: received.peer, pool, fd, closing: None });
+                self.git |= pool == Pool::Tcp;
+            }
+            (ParentToListen::Close(()), None) => {
+                let that = self.listeners.iter_mut().find(|listener| listener.number == received.peer);
+                if let Some(listener) = that {
+                    listener.closing = Some(MOST_COME);
+                }
             }
             (ParentToListen::Waiting(pool), Some(fd)) => {
                 self.waiting.push_back((received.peer, pool, fd.into()));
@@ -207,13 +235,21 @@ impl Listen {
         Ok(())
     }
 
-    /// Accepts what has come to the listener at `at`: one unix connection, or a number of git:// ones.
-    fn accept(&mut self, at: usize, now: Instant) {
-        let Some(pool) = self.listeners.get(at).map(|(pool, _)| *pool) else { return };
+    /// Accepts what has come to the listener at `at`: one unix connection, or a number of git:// ones. Whether nobody
+    /// else is there.
+    fn accept(&mut self, at: usize, now: Instant) -> bool {
+        let Some(pool) = self.listeners.get(at).map(|listener| listener.pool) else { return true };
         for _ in 0..if pool == Pool::Tcp { ACCEPT_AT_ONCE } else { 1 } {
-            let Some((_, listener)) = self.listeners.get(at) else { return };
-            // An error: the client is gone already, or all descriptors are in use; the next turn tries again.
-            let Ok(connection) = system::accept(listener.as_fd()) else { return };
+            let Some(listener) = self.listeners.get_mut(at) else { return true };
+            if listener.closing == Some(0) {
+                return true;
+            }
+            let connection = match system::accept(listener.fd.as_fd()) {
+                Ok(connection) => connection,
+                // Else the client is gone already, or all descriptors are in use; the next turn tries again.
+                Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
+            };
+            listener.closing = listener.closing.map(|left| left.saturating_sub(1));
             if pool == Pool::Unix {
                 self.queue.push_back(Queued { connection, since: now });
                 self.shorten_queue(now);
@@ -224,6 +260,28 @@ impl Listen {
                 let turned = self.remotes.come(connection, &limits, now).err();
                 self.turned(turned);
             }
+        }
+        false
+    }
+
+    /// Closes the listening sockets that are to be, once nobody is left in their backlog.
+    fn close_listeners(&mut self, now: Instant) {
+        for at in (0..self.listeners.len()).rev() {
+            if self.listeners[at].closing.is_some() && self.accept(at, now) {
+                self.listeners.remove(at);
+            }
+        }
+    }
+
+    /// Tells the parent when no git:// client can come any more and none waits.
+    fn tell_deserted(&mut self) {
+        let can_come = self.listeners.iter().any(|listener| listener.pool == Pool::Tcp);
+        if !self.git || can_come || self.remotes.is_anybody_waiting() {
+            return;
+        }
+        self.git = false;
+        if self.parent.send(0, 0, &ListenToParent::Deserted(())).is_err() {
+            system::exit_now(1);
         }
     }
 

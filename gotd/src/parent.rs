@@ -27,6 +27,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use self::children::{Complaints, Outbox};
+use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::reload::Reload;
 use self::table::{Ending, Process, RepoChild, Session, SessionChild, Table};
@@ -36,6 +37,7 @@ use crate::spawn::{self, Child, Starter};
 pub mod bind;
 pub mod children;
 pub mod control;
+pub mod listeners;
 pub mod metrics;
 pub mod packs;
 pub mod push;
@@ -73,6 +75,7 @@ pub struct Parent {
     settings: start::Settings,
     signals: UnixStream,
     sockets: Child<ParentToListen, ListenToParent>,
+    listeners: Listeners,
     listen: Child<ParentToListen, ListenToParent>,
     listen_out: Outbox,
     auth: Child<ParentToAuth, AuthToParent>,
@@ -420,6 +423,7 @@ impl Parent {
                 ListenToParent::Accepted(peer) => self.accepted(received.peer, peer),
                 ListenToParent::Refused(refusals) => self.log_refusals(&refusals),
                 ListenToParent::Recalled(()) => self.recalled(received.peer),
+                ListenToParent::Deserted(()) => self.deserted(),
                 ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
             }
         }
@@ -728,8 +732,11 @@ impl Parent {
 
     /// Ends every process and waits for them, with a bound.
     fn shut_down(&mut self) {
-        let _ =
-            libproto::channel::send_record(self.sockets.channel.as_fd(), &[crate::sockets::TERMINATE], false);
+        let _ = libproto::channel::send_record(
+            self.sockets.channel.as_fd(),
+            &[crate::sockets::ask::TERMINATE],
+            false,
+        );
         let mut pids = vec![self.listen.pid, self.auth.pid];
         pids.extend(self.reload.as_ref().and_then(Reload::config).map(|child| child.pid));
         for session in self.table.iter() {

@@ -1,6 +1,6 @@
 //! `sockets`: the socket creator.
 //!
-//! Duty: binds unix sockets of its start-up table by number and TCP sockets by address, and unlinks the former at the end.
+//! Duty: binds unix sockets in the directories of its start-up table and TCP sockets by address, and unlinks the former.
 //! Waits on: the parent, one request at a time. Talks to: the parent alone.
 //!
 //! **Invariant:** a request is one byte and what belongs to it, of a fixed length; after the start nothing is allocated,
@@ -8,17 +8,21 @@
 //!
 //! | request | what belongs to it | answer |
 //! |---|---|---|
-//! | [`BIND`] | number of a path | the socket |
-//! | [`REPLACE`] | number of a path where a dead daemon left a socket | the socket |
+//! | [`BIND`] | number of a path of the table | the socket |
+//! | [`REPLACE`] | number of a path of the table where a dead daemon left a socket | the socket |
+//! | [`NEW`] | number to be known by, number of the path whose directory it is, name ([`NAME_LEN`] bytes, zeros at the end) | the socket |
+//! | [`UNLINK`] | number of what was bound | that it is gone |
 //! | [`TCP`] | 4 or 6, port (2 bytes, high one first), address (16 bytes; IPv4: 4, then zeros) | the socket |
-//! | [`TERMINATE`] | | none: it unlinks and ends |
+//! | [`TERMINATE`] | | none: it unlinks all and ends |
 //!
-//! An answer has [`ANSWER_LEN`] bytes: which call failed (an index of [`CALLS`]; 0: none) and its errno, with the
+//! An answer has five bytes: which call failed (an index of [`CALLS`](ask::CALLS); 0: none) and its errno, with the
 //! listening socket where one was made. Nonsense is answered with [`NONSENSE`] and is fatal for this process.
 
+use std::ffi::CStr;
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
@@ -29,154 +33,170 @@ use nix::sys::socket::{
     listen, recv, send, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{UnlinkatFlags, fchdir, getegid, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, fchdir, unlinkat};
 
+use self::ask::{BIND, MOST, NAME_LEN, NEW, NEW_LEN, NONSENSE, REPLACE, TCP, TERMINATE, UNLINK};
 use crate::system;
+
+pub mod ask;
 
 /// What binding and unlinking needs.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Cpath, Promise::Bind, Promise::Sendfd]);
 
-/// Bind a path where nothing may be.
-pub const BIND: u8 = b'B';
-/// Bind a path after removing the socket that a dead daemon left there.
-pub const REPLACE: u8 = b'R';
-/// Bind a TCP address.
-pub const TCP: u8 = b'C';
-/// Unlink what was bound and end.
-pub const TERMINATE: u8 = b'T';
-/// Length of a request for a TCP socket, the longest one, in bytes.
-pub const TCP_LEN: usize = 20;
-/// Length of an answer in bytes: the call that failed, and its errno in little-endian order.
-pub const ANSWER_LEN: usize = 5;
-/// The first byte of the answer to what is no request.
-pub const NONSENSE: u8 = 0xff;
-/// Most entries of the start-up table.
-pub const MOST: usize = 64;
-/// The calls that an answer can name.
-pub const CALLS: [&str; 7] = ["none", "unlink", "socket", "bind", "listen", "chdir", "setsockopt"];
-
-/// Ports below this one are bound only if the start-up table has them.
-const FIRST_FREE_PORT: u16 = 1024;
 /// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 /// CAP_NET_BIND_SERVICE: low ports.
 const LOW_PORTS: u64 = 1 << 10;
 /// CAP_DAC_OVERRIDE: writing to a directory of somebody else, of those that Landlock leaves.
 const ANY_DIRECTORY: u64 = 1 << 1;
 
-/// A path of the start-up table: its directory, opened once, and the name in it.
-pub struct Place {
-    directory: OwnedFd,
-    name: PathBuf,
+/// What may be bound. It has its full size from the start.
+pub struct Table {
+    /// Those of the paths of the start, in their order, each opened once, with its name.
+    directories: Vec<(OwnedFd, PathBuf)>,
+    places: [Place; MOST],
+    /// TCP addresses with a low port.
+    low: Vec<SocketAddr>,
+}
+
+/// A unix socket: its directory's number and the name in it, empty when nothing has this place.
+#[derive(Clone, Copy)]
+struct Place {
+    directory: usize,
+    name: [u8; NAME_LEN],
     bound: bool,
 }
 
-/// Runs the role. `table`: absolute paths of unix sockets, and each TCP address with a low port as `ADDRESS:PORT`.
-pub fn run(parent: OwnedFd, table: &[String], enforcement: Enforcement) -> Result<(), String> {
-    if table.len() > MOST {
-        return Err(format!("{} sockets, more than {MOST}", table.len()));
-    }
-    let (mut places, mut directories, mut low) = (Vec::new(), Vec::new(), Vec::new());
-    for word in table {
-        if word.starts_with('/') {
-            let (directory, place) = open_place(Path::new(word))?;
-            directories.push(directory);
-            places.push(place);
-        } else {
-            low.push(word.parse().map_err(|_| format!("{word}: neither a path nor an address"))?);
-        }
-    }
-    let foreign = !places.iter().all(|place| may_write(&place.directory));
-    let keep = if low.is_empty() { 0 } else { LOW_PORTS } | if foreign { ANY_DIRECTORY } else { 0 };
+const NOTHING: Place = Place { directory: 0, name: [0; NAME_LEN], bound: false };
+
+/// A socket, nothing, or the call that failed (an index of [`CALLS`](ask::CALLS)) and its errno.
+type Answer = Result<Option<OwnedFd>, (u8, Errno)>;
+
+/// Runs the role. `words`: absolute paths of unix sockets, and each TCP address with a low port as `ADDRESS:PORT`.
+pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Result<(), String> {
+    let mut table = Table::open(words)?;
+    let foreign = !table.directories.iter().all(|(directory, _)| system::may_write(directory.as_fd()));
+    let keep = if table.low.is_empty() { 0 } else { LOW_PORTS } | if foreign { ANY_DIRECTORY } else { 0 };
     system::keep_capabilities(keep).map_err(|e| format!("capabilities: {e}"))?;
-    let visible: Vec<Visible<'_>> = places
-        .iter()
-        .zip(&directories)
-        .map(|(place, name)| Visible::opened(place.directory.as_fd(), name, Access::SOCKET))
-        .collect();
+    let visible =
+        table.directories.iter().map(|(fd, name)| Visible::opened(fd.as_fd(), name, Access::SOCKET));
+    let visible: Vec<Visible<'_>> = visible.collect();
     // Connecting needs the right to write: anybody may connect, rules decide about the rest.
     umask(Mode::from_bits_truncate(0o111));
-    let limits = Limits::UNCHANGED;
-    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
-        .map_err(|e| e.to_string())?;
-    serve(parent.as_fd(), &mut places, &low);
-    for place in places.iter().filter(|place| place.bound) {
-        let _ = unlinkat(&place.directory, &place.name, UnlinkatFlags::NoRemoveDir);
-    }
+    let stage = Stage { promises: WORK, paths: Some(&visible), limits: Limits::UNCHANGED, enforcement };
+    libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    serve(parent.as_fd(), &mut table);
     Ok(())
 }
 
-/// Opens the directory of a path.
-pub fn open_place(path: &Path) -> Result<(PathBuf, Place), String> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(format!("{}: not the name of a socket", path.display()));
-    };
-    let directory = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())
-        .map_err(|e| format!("{}: {e}", parent.display()))?;
-    Ok((parent.to_owned(), Place { directory, name: name.into(), bound: false }))
-}
-
-/// Whether our ids alone let us make files in a directory.
-fn may_write(directory: &OwnedFd) -> bool {
-    let class =
-        |stat: libc::stat| match (stat.st_uid == geteuid().as_raw(), stat.st_gid == getegid().as_raw()) {
-            (true, _) => stat.st_mode >> 6,
-            (_, true) => stat.st_mode >> 3,
-            _ => stat.st_mode,
-        };
-    libsandbox::fstat(directory.as_fd()).is_ok_and(|stat| class(stat) & 0o3 == 0o3)
-}
-
-/// Answers requests until the parent says so, is gone, or talks nonsense.
-pub fn serve(parent: BorrowedFd<'_>, places: &mut [Place], low: &[SocketAddr]) {
-    let mut request = [0; TCP_LEN + 1];
+/// Answers requests until the parent says so, is gone, or talks nonsense; then unlinks what is bound.
+pub fn serve(parent: BorrowedFd<'_>, table: &mut Table) {
+    let mut request = [0; NEW_LEN + 1];
     loop {
         let request = match recv(parent.as_raw_fd(), &mut request, MsgFlags::empty()) {
-            Ok(0) => return,
-            Ok(n) => &request[..n],
+            Ok(n) if n > 0 => &request[..n],
             Err(Errno::EINTR) => continue,
-            Err(_) => return,
+            Ok(_) | Err(_) => break,
         };
         let answer = match request {
-            [command @ (BIND | REPLACE), number] => match places.get_mut(usize::from(*number)) {
-                Some(place) if !place.bound => Some(create(place, *command == REPLACE)),
-                _ => None,
-            },
+            [command @ (BIND | REPLACE), number] => table.bind_listed(*number, *command == REPLACE),
+            [NEW, number, like, name @ ..] => table.bind_new(*number, *like, name),
+            [UNLINK, number] => table.unlink(*number),
             [TCP, family, high, port, address @ ..] => {
-                tcp_address(*family, [*high, *port], address).map(|address| create_tcp(address, low))
+                tcp_address(*family, [*high, *port], address).map(|address| create_tcp(address, &table.low))
             }
-            [TERMINATE] => return,
+            [TERMINATE] => break,
             _ => None,
         };
         let Some(answer) = answer else {
             let _ = send(parent.as_raw_fd(), &[NONSENSE, 0, 0, 0, 0], MsgFlags::MSG_NOSIGNAL);
-            return;
+            break;
         };
         if reply(parent, answer).is_err() {
-            return;
+            break;
         }
+    }
+    for place in table.places.iter().filter(|place| place.bound) {
+        let _ = unlinkat(&table.directories[place.directory].0, place.name(), UnlinkatFlags::NoRemoveDir);
     }
 }
 
-/// A socket, or the call that failed (an index of [`CALLS`]) and its errno.
-type Answer = Result<OwnedFd, (u8, Errno)>;
+impl Table {
+    /// Opens the directories of the paths.
+    pub fn open(words: &[String]) -> Result<Table, String> {
+        let mut table = Table { directories: Vec::new(), places: [NOTHING; MOST], low: Vec::new() };
+        for word in words {
+            if !word.starts_with('/') {
+                table.low.push(word.parse().map_err(|_| format!("{word}: neither a path nor an address"))?);
+                continue;
+            }
+            let (Some(parent), Some(name)) = (Path::new(word).parent(), Path::new(word).file_name()) else {
+                return Err(format!("{word}: not the name of a socket"));
+            };
+            let directory = table.directories.len();
+            let place = table.places.get_mut(directory).ok_or_else(|| format!("more than {MOST} sockets"))?;
+            place.directory = directory;
+            let room = place.name[..NAME_LEN - 1].get_mut(..name.len());
+            room.ok_or_else(|| format!("{word}: too long"))?.copy_from_slice(name.as_bytes());
+            let opened = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty());
+            let opened = opened.map_err(|e| format!("{}: {e}", parent.display()))?;
+            table.directories.push((opened, parent.to_owned()));
+        }
+        Ok(table)
+    }
+
+    /// `None`, here and below: nonsense.
+    fn bind_listed(&mut self, number: u8, replace: bool) -> Option<Answer> {
+        let listed = |place: &&mut Place| !place.bound && place.name[0] != 0;
+        let place = self.places.get_mut(usize::from(number)).filter(listed)?;
+        let answer = create(&self.directories[place.directory].0, place.name(), replace);
+        place.bound = answer.is_ok();
+        Some(answer)
+    }
+
+    fn bind_new(&mut self, number: u8, like: u8, name: &[u8]) -> Option<Answer> {
+        let new = Place { directory: like.into(), name: name.try_into().ok()?, bound: true };
+        let (name, rest) = name.split_at(name.iter().position(|byte| *byte == 0)?);
+        if name.is_empty() || name.contains(&b'/') || rest.iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        let place = self.places.get_mut(usize::from(number)).filter(|place| !place.bound)?;
+        let answer = create(&self.directories.get(new.directory)?.0, new.name(), false);
+        if answer.is_ok() {
+            *place = new;
+        }
+        Some(answer)
+    }
+
+    fn unlink(&mut self, number: u8) -> Option<Answer> {
+        let place = self.places.get_mut(usize::from(number)).filter(|place| place.bound)?;
+        let gone = unlinkat(&self.directories[place.directory].0, place.name(), UnlinkatFlags::NoRemoveDir);
+        *place = NOTHING;
+        Some(gone.or_else(|e| if e == Errno::ENOENT { Ok(()) } else { Err((1, e)) }).map(|()| None))
+    }
+}
+
+impl Place {
+    fn name(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.name).unwrap_or_default()
+    }
+}
 
 /// Makes one listening unix socket.
-fn create(place: &mut Place, replace: bool) -> Answer {
+fn create(directory: &OwnedFd, name: &CStr, replace: bool) -> Answer {
     // There is no bind beneath a directory descriptor; the working directory stands for it.
-    fchdir(&place.directory).map_err(|e| (5, e))?;
+    fchdir(directory).map_err(|e| (5, e))?;
     if replace {
-        match unlinkat(AT_FDCWD, &place.name, UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(AT_FDCWD, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(e) => return Err((1, e)),
         }
     }
     let cloexec = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, cloexec, None).map_err(|e| (2, e))?;
-    let address = UnixAddr::new(&place.name).map_err(|e| (3, e))?;
+    let address = UnixAddr::new(name).map_err(|e| (3, e))?;
     bind(fd.as_raw_fd(), &address).map_err(|e| (3, e))?;
-    place.bound = true;
-    listening(fd)
+    listening(fd).inspect_err(|_| _ = unlinkat(AT_FDCWD, name, UnlinkatFlags::NoRemoveDir))
 }
 
 /// The address of a request; `None`: nonsense.
@@ -192,7 +212,7 @@ fn tcp_address(family: u8, port: [u8; 2], address: &[u8]) -> Option<SocketAddr> 
 
 /// Makes one listening TCP socket: IPv6 for IPv6 alone, so that both can have the same port.
 fn create_tcp(address: SocketAddr, low: &[SocketAddr]) -> Answer {
-    if address.port() < FIRST_FREE_PORT && !low.contains(&address) {
+    if address.port() < ask::FIRST_FREE_PORT && !low.contains(&address) {
         return Err((3, Errno::EACCES));
     }
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -208,18 +228,19 @@ fn create_tcp(address: SocketAddr, low: &[SocketAddr]) -> Answer {
 
 fn listening(fd: OwnedFd) -> Answer {
     listen(&fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN)).map_err(|e| (4, e))?;
-    Ok(fd)
+    Ok(Some(fd))
 }
 
 fn reply(parent: BorrowedFd<'_>, answer: Answer) -> nix::Result<()> {
-    let mut bytes = [0; ANSWER_LEN];
+    let mut bytes = [0; ask::ANSWER_LEN];
     if let Err((call, errno)) = &answer {
         bytes[0] = *call;
         bytes[1..].copy_from_slice(&(*errno as i32).to_le_bytes());
     }
-    let raw: [RawFd; 1] = [answer.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
+    let made = answer.ok().flatten();
+    let raw: [RawFd; 1] = [made.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
     let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if answer.is_ok() { &rights[..] } else { &[] };
+    let control = if made.is_some() { &rights[..] } else { &[] };
     sendmsg::<()>(parent.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
 }

@@ -249,6 +249,18 @@ pub fn keep_capabilities(keep: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether our ids alone let us make files in a directory.
+pub fn may_write(directory: BorrowedFd<'_>) -> bool {
+    use nix::unistd::{getegid, geteuid};
+    let class =
+        |stat: libc::stat| match (stat.st_uid == geteuid().as_raw(), stat.st_gid == getegid().as_raw()) {
+            (true, _) => stat.st_mode >> 6,
+            (_, true) => stat.st_mode >> 3,
+            _ => stat.st_mode,
+        };
+    libsandbox::fstat(directory).is_ok_and(|stat| class(stat) & 0o3 == 0o3)
+}
+
 /// The function that [`tick_every_second`] calls.
 static TICK: AtomicUsize = AtomicUsize::new(0);
 

@@ -159,6 +159,23 @@ pub fn send_record(fd: BorrowedFd<'_>, record: &[u8], wait: bool) -> io::Result<
     }
 }
 
+/// Sends one finished frame with at most [`MAX_FDS`] descriptors; does not wait for room.
+pub fn send_record_with_fds(fd: BorrowedFd<'_>, record: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let vectors = [io::IoSlice::new(record)];
+    loop {
+        match sendmsg(fd, &vectors, &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 /// Receives one record of at most `buffer.len() - 1` bytes into `buffer`, without descriptors: what is
 /// attached is discarded by the kernel. Returns its length; a longer one is an error.
 pub fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, RecvError> {
@@ -259,20 +276,7 @@ impl<S: Message, R: Message> Channel<S, R> {
         if S::descriptors(message.kind()) != Some(fds.len()) || fds.len() > MAX_FDS {
             return Err(SendError::Descriptors(S::LINK));
         }
-        let record = encode(id, peer, message)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(SendError::Descriptors(S::LINK));
-        }
-        let vectors = [io::IoSlice::new(&record)];
-        loop {
-            match sendmsg(self.as_fd(), &vectors, &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(SendError::Io(e.into())),
-            }
-        }
+        send_record_with_fds(self.as_fd(), &encode(id, peer, message)?, fds).map_err(SendError::Io)
     }
 
     /// Receives one message of a type that carries no descriptors. Needs no right to receive descriptors:

@@ -212,12 +212,22 @@ fn sockets_of_a_service_manager_are_served() {
     let url = format!("git://{address}/open");
     let there = regress::run::wait_until(20.0, || site.socket().exists());
     let answer = site.git(["ls-remote", &url]);
+    // A reload does not take it away, nor bind it once more.
+    let reload = |configuration: String| {
+        std::fs::write(&conf, configuration).expect("writes");
+        let mut command = site.command(regress::binaries().join("gotctl"));
+        regress::run(command.arg("-f").arg(site.socket()).arg("reload"), b"", 40)
+    };
+    let reloads = [reload(configuration(&site, &[], "")), reload(configuration(&site, &[address], ""))];
+    let again = site.git(["ls-remote", &url]);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("is there");
     child.wait().expect("ends");
     let log = std::fs::read_to_string(log).unwrap_or_default();
     assert!(there, "{log}");
-    answer.good();
+    for done in reloads.into_iter().chain([answer, again]) {
+        done.good();
+    }
     assert!(!site.socket().exists(), "{log}");
 }
 

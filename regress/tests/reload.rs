@@ -78,7 +78,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
         ),
         (
             format!("listen on \"/run/x\"\n{}", block(&site, "two", "permit ro")),
-            "listen on: a change needs a restart",
+            "none of gotd's at the start: it needs a restart",
         ),
         ("repository \"x\" {\n\tpath \"/usr/x\"\n}\n".to_owned(), "needs a restart"),
     ] {

@@ -67,6 +67,11 @@ impl Remotes {
         self.all.is_empty()
     }
 
+    /// Somebody has not been handed to a session yet.
+    pub fn is_anybody_waiting(&self) -> bool {
+        self.all.values().any(|r| matches!(r.state, State::Silent | State::Waiting(_)))
+    }
+
     /// Connections that hold a place.
     pub fn count(&self) -> usize {
         self.all.values().filter(|r| !matches!(r.state, State::Ended(_))).count()

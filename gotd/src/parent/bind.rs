@@ -1,10 +1,12 @@
 //! The sockets that clients come to: those that the service manager passed, and those that `sockets` binds.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libproto::message::parent::{ListenToParent, ParentToListen, Pool};
+use libproto::names::escape;
 use libproto::states::Role;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -12,8 +14,9 @@ use nix::sys::socket::{
     sockopt,
 };
 
+use super::listeners::{Listeners, Origin};
 use super::start::{Settings, last_words};
-use crate::sockets::{self, ANSWER_LEN, CALLS, TCP, TCP_LEN};
+use crate::sockets::ask::{self, BIND, FIRST_FREE_PORT, REPLACE};
 use crate::spawn::{Child, PARENT_FD, Starter};
 
 /// Most sockets that a service manager may pass.
@@ -28,11 +31,30 @@ pub enum Place {
     Tcp(SocketAddr),
 }
 
+impl Place {
+    /// Which waiting sessions its connections take.
+    pub fn pool(&self) -> Pool {
+        match self {
+            Place::Unix(_) => Pool::Unix,
+            Place::Tcp(_) => Pool::Tcp,
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Unix(path) => f.write_str(&escape(path.as_os_str().as_bytes())),
+            Place::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
 /// A socket that the service manager passed.
 pub type Passed = (Place, OwnedFd);
 
-/// The socket creator, and every listening socket.
-pub type Bound = (Child<ParentToListen, ListenToParent>, Vec<(Pool, OwnedFd)>);
+/// The socket creator, every listening socket as it is known, and each with its number and kind.
+pub type Bound = (Child<ParentToListen, ListenToParent>, Listeners, Vec<(u64, Pool, OwnedFd)>);
 
 /// How many sockets the service manager passed to this very process (sd_listen_fds(3)).
 pub fn passed_count() -> i32 {
@@ -74,39 +96,50 @@ fn place_of(fd: BorrowedFd<'_>) -> Result<Place, String> {
 
 /// Starts `sockets` with its privilege and has it bind whatever was not passed.
 pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Result<Bound, String> {
-    let is_passed = |place: &Place| passed.iter().any(|(other, _)| other == place);
-    let unix = settings.sockets.iter().filter(|path| !is_passed(&Place::Unix(path.into())));
-    let unix: Vec<&String> = unix.collect();
-    let tcp: Vec<SocketAddr> =
-        settings.git.iter().copied().filter(|address| !is_passed(&Place::Tcp(*address))).collect();
-    let commands: Vec<u8> = unix.iter().map(|path| may_bind(Path::new(path))).collect::<Result<_, _>>()?;
-    let low: Vec<String> =
-        tcp.iter().filter(|address| address.port() < 1024).map(ToString::to_string).collect();
+    let (mut unix, mut tcp): (Vec<&Path>, Vec<SocketAddr>) = Default::default();
+    let to_bind = settings.places.iter().map(|(place, _)| place);
+    for place in to_bind.filter(|place| !passed.iter().any(|(other, _)| other == *place)) {
+        match place {
+            Place::Unix(path) => unix.push(path),
+            Place::Tcp(address) => tcp.push(*address),
+        }
+    }
+    let commands: Vec<u8> = unix.iter().map(|path| may_bind(path)).collect::<Result<_, _>>()?;
+    let low: Vec<SocketAddr> = tcp.iter().copied().filter(|a| a.port() < FIRST_FREE_PORT).collect();
+    let words: Vec<String> = unix.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = words.into_iter().chain(low.iter().map(ToString::to_string)).collect();
     let mut arguments = settings.flags();
     arguments.push("--");
-    arguments.extend(unix.iter().map(|path| path.as_str()));
-    arguments.extend(low.iter().map(String::as_str));
+    arguments.extend(words.iter().map(String::as_str));
     let child: Child<ParentToListen, ListenToParent> =
         starter.start(Role::Sockets, &arguments, &[]).map_err(|e| format!("sockets: {e}"))?;
-    let text = |place: &str, e: String| format!("{place}: {e}{}", last_words(&child.stderr));
+    let directories = unix.iter().map(|path| path.parent().unwrap_or(path).to_owned()).collect();
+    let mut known = Listeners::new(directories, low);
     let mut listeners = Vec::with_capacity(unix.len() + tcp.len() + passed.len());
+    let mut add = |place: Place, origin: Origin, made: Result<OwnedFd, String>| {
+        let fd = made.map_err(|e| format!("{place}: {e}{}", last_words(&child.stderr)))?;
+        let pool = place.pool();
+        listeners.push((known.add(place, origin), pool, fd));
+        Ok::<(), String>(())
+    };
     for (number, (command, path)) in (0u8..).zip(commands.into_iter().zip(&unix)) {
-        let listener = ask(child.channel.as_fd(), command, number).map_err(|e| text(path, e))?;
-        listeners.push((Pool::Unix, listener));
+        let made = ask::listed(child.channel.as_fd(), command, number).map_err(|e| e.to_string());
+        add(Place::Unix((*path).to_owned()), Origin::Sockets(Some(number)), made)?;
     }
     for address in tcp {
-        let listener = ask_tcp(child.channel.as_fd(), address).map_err(|e| text(&address.to_string(), e))?;
-        listeners.push((Pool::Tcp, listener));
+        let made = ask::tcp(child.channel.as_fd(), address).map_err(|e| e.to_string());
+        add(Place::Tcp(address), Origin::Sockets(None), made)?;
     }
-    let pool = |place: &Place| if matches!(place, Place::Unix(_)) { Pool::Unix } else { Pool::Tcp };
-    listeners.extend(passed.into_iter().map(|(place, fd)| (pool(&place), fd)));
-    Ok((child, listeners))
+    for (place, fd) in passed {
+        add(place, Origin::ServiceManager, Ok(fd))?;
+    }
+    Ok((child, known, listeners))
 }
 
 /// A socket file that nobody answers on is a dead daemon's and is replaced; a live one refuses the start.
 fn may_bind(path: &Path) -> Result<u8, String> {
     use std::os::unix::fs::FileTypeExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(sockets::BIND) };
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(BIND) };
     if !meta.file_type().is_socket() {
         return Err(format!("{}: exists and is not a socket", path.display()));
     }
@@ -114,41 +147,8 @@ fn may_bind(path: &Path) -> Result<u8, String> {
         .map_err(|e| format!("socket: {e}"))?;
     let address = UnixAddr::new(path).map_err(|e| format!("{}: {e}", path.display()))?;
     match connect(fd.as_raw_fd(), &address) {
-        Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOENT) => Ok(sockets::REPLACE),
+        Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOENT) => Ok(REPLACE),
         _ => Err(format!("{}: another daemon is listening", path.display())),
-    }
-}
-
-/// Asks `sockets` for the socket with that number of the table. An error is a text for the admin.
-pub fn ask(to: BorrowedFd<'_>, command: u8, number: u8) -> Result<OwnedFd, String> {
-    ask_for(to, &[command, number])
-}
-
-/// Asks `sockets` for a TCP socket. An error is a text for the admin.
-pub fn ask_tcp(to: BorrowedFd<'_>, address: SocketAddr) -> Result<OwnedFd, String> {
-    let mut request = [0; TCP_LEN];
-    request[0] = TCP;
-    request[2..4].copy_from_slice(&address.port().to_be_bytes());
-    match address.ip() {
-        IpAddr::V4(ip) => request[4..8].copy_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => request[4..].copy_from_slice(&ip.octets()),
-    }
-    request[1] = if address.is_ipv4() { 4 } else { 6 };
-    ask_for(to, &request)
-}
-
-fn ask_for(to: BorrowedFd<'_>, request: &[u8]) -> Result<OwnedFd, String> {
-    libproto::channel::send_record(to, request, true).map_err(|e| format!("sockets: {e}"))?;
-    let mut buffer = [0; ANSWER_LEN + 1];
-    let (n, mut fds) =
-        libproto::channel::recv_record_with_fds(to, &mut buffer).map_err(|e| format!("sockets: {e}"))?;
-    match (&buffer[..n], fds.pop()) {
-        ([0, 0, 0, 0, 0], Some(fd)) if fds.is_empty() => Ok(fd),
-        ([call, errno @ ..], None) if n == ANSWER_LEN => {
-            let errno = errno.try_into().map_or(Errno::EINVAL, |e| Errno::from_raw(i32::from_le_bytes(e)));
-            Err(format!("{}: {}", CALLS.get(usize::from(*call)).unwrap_or(&"?"), errno.desc()))
-        }
-        _ => Err("sockets: an answer that is none".into()),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::log::{Level, Log};
 /// frames as sessions.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
 }
 
 impl Outbox {
@@ -31,21 +31,44 @@ impl Outbox {
     /// Sends a message about a session, behind those that wait.
     pub fn send<S: Message, R: Message>(&mut self, channel: &Channel<S, R>, peer: u64, message: &S) {
         if let Ok(frame) = channel::encode(0, peer, message) {
-            self.frames.push_back(frame);
+            self.frames.push_back((frame, None));
+            self.flush(channel);
+        }
+    }
+
+    /// The same for a message that carries a descriptor.
+    pub fn send_fd<S: Message, R: Message>(
+        &mut self,
+        channel: &Channel<S, R>,
+        peer: u64,
+        message: &S,
+        fd: OwnedFd,
+    ) {
+        if let Ok(frame) = channel::encode(0, peer, message) {
+            self.frames.push_back((frame, Some(fd)));
             self.flush(channel);
         }
     }
 
     /// Sends what the other end takes.
     pub fn flush<S, R>(&mut self, channel: &Channel<S, R>) {
-        while let Some(frame) = self.frames.front() {
-            match channel::send_record(channel.as_fd(), frame, false) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+        while let Some((frame, fd)) = self.frames.front() {
+            let sent = match fd {
+                None => channel::send_record(channel.as_fd(), frame, false),
+                Some(fd) => channel::send_record_with_fds(channel.as_fd(), frame, &[fd.as_fd()]),
+            };
+            match sent {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock || is_crowded(&e) => return,
                 // A broken link is noticed where it is read.
                 Ok(()) | Err(_) => self.frames.pop_front(),
             };
         }
     }
+}
+
+/// More descriptors are on their way between processes than the system lets one user have there.
+fn is_crowded(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32)
 }
 
 /// Bytes that one process may put into the log through its standard error.
@@ -195,5 +218,36 @@ pub fn wait_for_all(bound: Duration, last: Pid) {
             return;
         }
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libproto::message::parent::{ListenToParent, ParentToListen, Pool};
+
+    use super::*;
+
+    /// A process that does not read loses nothing: a descriptor waits behind the messages before it.
+    #[test]
+    fn a_descriptor_waits_for_room() {
+        let (ours, theirs) = crate::spawn::pair().expect("a pair");
+        let ours: Channel<ParentToListen, ListenToParent> = ours.into();
+        let theirs: Channel<ListenToParent, ParentToListen> = theirs.into();
+        let mut outbox = Outbox::default();
+        let mut before = 0;
+        while outbox.is_empty() {
+            outbox.send(&ours, before, &ParentToListen::Over(()));
+            before += 1;
+        }
+        let (socket, _other) = crate::spawn::pair().expect("a pair");
+        outbox.send_fd(&ours, before, &ParentToListen::Listener(Pool::Tcp), socket);
+        for number in 0..before {
+            let received = theirs.recv_with_fds().expect("a message");
+            assert_eq!((received.peer, received.message), (number, ParentToListen::Over(())));
+            outbox.flush(&ours);
+        }
+        let received = theirs.recv_with_fds().expect("a message");
+        assert_eq!((received.peer, received.fds.len()), (before, 1));
+        assert!(outbox.is_empty());
     }
 }

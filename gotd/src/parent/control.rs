@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use libproto::message::client::ControlRequest;
-use libproto::message::parent::{LoadConfig, ParentToListen, ParentToSession, Peer};
+use libproto::message::parent::{LoadConfig, ParentToListen, ParentToSession, Peer, Pool};
 use libproto::names::escape;
 use libproto::states::SessionState;
 
-use super::start::Settings;
+use super::bind::Place;
 use super::table::{Session, Table};
 use super::{DRAIN, HURRY, Parent};
 
@@ -24,12 +24,8 @@ impl Parent {
             return self.refuse(number, "Permission denied");
         }
         let lines = match request {
-            ControlRequest::Info { json: false } => {
-                info(&self.table, &self.settings, self.started, self.served, number)
-            }
-            ControlRequest::Info { json: true } => {
-                json(&self.table, &self.settings, self.started, self.served, number)
-            }
+            ControlRequest::Info { json: false } => self.info(number),
+            ControlRequest::Info { json: true } => self.json(number),
             ControlRequest::Metrics => {
                 self.metrics.lines(&self.table, &self.settings, self.started, self.log.dropped())
             }
@@ -95,28 +91,59 @@ fn busy(table: &Table, asking: u64) -> Vec<&Session> {
     busy
 }
 
-/// The lines of `gotctl info`. `asking` is the session of the one who asks, which is left out.
-pub fn info(table: &Table, settings: &Settings, started: Instant, served: u64, asking: u64) -> Vec<String> {
-    let busy = busy(table, asking);
-    let waiting = table.iter().filter(|s| s.is_free()).count();
-    let mut lines = vec![
-        format!("gotd {} pid {}", crate::VERSION, std::process::id()),
-        format!("up {} seconds, {served} sessions served", started.elapsed().as_secs()),
-        format!("{} sessions under way, {waiting} waiting for a client", busy.len()),
-    ];
-    for path in &settings.sockets {
-        lines.push(format!("listening on {}", escape(path.as_bytes())));
+impl Parent {
+    /// The lines of `gotctl info`. `asking` is the session of the one who asks, which is left out.
+    fn info(&self, asking: u64) -> Vec<String> {
+        let busy = busy(&self.table, asking);
+        let waiting = self.table.iter().filter(|s| s.is_free()).count();
+        let mut lines = vec![
+            format!("gotd {} pid {}", crate::VERSION, std::process::id()),
+            format!("up {} seconds, {} sessions served", self.started.elapsed().as_secs(), self.served),
+            format!("{} sessions under way, {waiting} waiting for a client", busy.len()),
+        ];
+        lines.extend(self.listeners.iter().map(|place| format!("listening on {place}")));
+        lines.extend(self.settings.repository_names.iter().cloned());
+        for (limit, value, _) in self.settings.limits.changed() {
+            lines.push(format!("{} {}", limit.directive(), limit.row().spell(value)));
+        }
+        lines.extend(busy.into_iter().take(MOST_SESSIONS).map(describe));
+        lines
     }
-    for repository in &settings.repository_names {
-        lines.push(repository.clone());
+
+    /// The same as one JSON object, over several lines.
+    fn json(&self, asking: u64) -> Vec<String> {
+        let busy = busy(&self.table, asking);
+        let waiting = self.table.iter().filter(|s| s.is_free()).count();
+        let mut lines = vec![format!(
+            "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{},\"active\":{},\"waiting\":{waiting},",
+            text(crate::VERSION),
+            std::process::id(),
+            self.started.elapsed().as_secs(),
+            self.served,
+            busy.len()
+        )];
+        let texts = |all: &mut dyn Iterator<Item = String>| all.map(|t| text(&t)).collect::<Vec<_>>();
+        let of = |pool| move |place: &&Place| place.pool() == pool;
+        let (unix, git) = (of(Pool::Unix), of(Pool::Tcp));
+        let sockets = texts(&mut self.listeners.iter().filter(unix).map(ToString::to_string));
+        lines.extend(array("sockets", &sockets, ","));
+        let addresses = texts(&mut self.listeners.iter().filter(git).map(ToString::to_string));
+        lines.extend(array("git_addresses", &addresses, ","));
+        let names = texts(&mut self.settings.repository_names.iter().cloned());
+        lines.extend(array("repositories", &names, ","));
+        let limits: Vec<String> = self
+            .settings
+            .limits
+            .changed()
+            .map(|(limit, value, _)| {
+                format!("{{\"directive\":{},\"value\":{value}}}", text(&limit.directive()))
+            })
+            .collect();
+        lines.extend(array("limits", &limits, ","));
+        let sessions: Vec<String> = busy.into_iter().take(MOST_SESSIONS).map(session_json).collect();
+        lines.extend(array("sessions", &sessions, "}"));
+        lines
     }
-    for (limit, value, _) in settings.limits.changed() {
-        lines.push(format!("{} {}", limit.directive(), limit.row().spell(value)));
-    }
-    for session in busy.into_iter().take(MOST_SESSIONS) {
-        lines.push(describe(session));
-    }
-    lines
 }
 
 fn describe(session: &Session) -> String {
@@ -137,31 +164,6 @@ fn describe(session: &Session) -> String {
     let seconds = session.accepted.map_or(0, |at| at.elapsed().as_secs());
     let pids: Vec<String> = session.pids().iter().map(ToString::to_string).collect();
     format!("session {}: {who}: {what}, {seconds} seconds, pids {}", session.number, pids.join(" "))
-}
-
-/// The same as one JSON object, over several lines.
-pub fn json(table: &Table, settings: &Settings, started: Instant, served: u64, asking: u64) -> Vec<String> {
-    let busy = busy(table, asking);
-    let waiting = table.iter().filter(|s| s.is_free()).count();
-    let mut lines = vec![format!(
-        "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{served},\"active\":{},\"waiting\":{waiting},",
-        text(crate::VERSION),
-        std::process::id(),
-        started.elapsed().as_secs(),
-        busy.len()
-    )];
-    let texts = |all: &[String]| all.iter().map(|t| text(t)).collect::<Vec<_>>();
-    lines.extend(array("sockets", &texts(&settings.sockets), ","));
-    lines.extend(array("repositories", &texts(&settings.repository_names), ","));
-    let limits: Vec<String> = settings
-        .limits
-        .changed()
-        .map(|(limit, value, _)| format!("{{\"directive\":{},\"value\":{value}}}", text(&limit.directive())))
-        .collect();
-    lines.extend(array("limits", &limits, ","));
-    let sessions: Vec<String> = busy.into_iter().take(MOST_SESSIONS).map(session_json).collect();
-    lines.extend(array("sessions", &sessions, "}"));
-    lines
 }
 
 fn array(name: &str, items: &[String], end: &str) -> Vec<String> {

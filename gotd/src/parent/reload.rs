@@ -1,8 +1,8 @@
 //! A new configuration for the running daemon: read by a fresh `config` process, checked, told to `auth`, and only then
 //! in force.
 //!
-//! Nothing changes before all of it is good. Sessions under way go on with what they were granted; processes that wait
-//! for a client are replaced, because they were started with the old limits.
+//! Nothing changes before all of it is good and every new listening socket is made. Sessions under way go on with what
+//! they were granted; processes that wait for a client are replaced, because they were started with the old limits.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use libproto::channel::RecvError;
 use libproto::message::parent::{
-    ConfigToParent, LoadConfig, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession,
+    ConfigToParent, LoadConfig, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession, Pool,
 };
 use libproto::names::escape;
 use libproto::states::Role;
 use nix::sys::signal::{Signal, kill};
 
+use super::listeners::Change;
 use super::start::Settings;
+use super::table::Session;
 use super::{Parent, same_build};
 use crate::conf::model::Config;
 use crate::conf::wire::{Assembler, Audience, send};
@@ -45,7 +47,7 @@ pub struct Reload {
     files: LoadConfig,
     until: Instant,
     /// What comes into force when `auth` has taken the configuration.
-    settings: Option<Box<Settings>>,
+    settings: Option<Box<(Settings, Change)>>,
 }
 
 impl Reload {
@@ -119,14 +121,14 @@ impl Parent {
             let file = escape(&reload.files.path);
             return self.reload_failed(&format!("{file}: not usable, nothing has changed"));
         };
-        let mut settings = Settings::new(&config, std::mem::take(&mut reload.own_blocks));
-        // The listeners stay as they are.
-        settings.pools.retain(|(pool, _)| self.settings.pools.iter().any(|(other, _)| other == pool));
-        if let Err(why) = self.settings.may_become(&settings, &config) {
-            return self.reload_failed(&format!("{why}, nothing has changed"));
-        }
+        let settings = Settings::new(&config, std::mem::take(&mut reload.own_blocks));
+        let possible = self.settings.may_become(&settings, &config);
+        let change = match possible.and_then(|()| self.make_listeners(&settings)) {
+            Ok(change) => change,
+            Err(why) => return self.reload_failed(&format!("{why}, nothing has changed")),
+        };
         if let Some(reload) = &mut self.reload {
-            reload.settings = Some(Box::new(settings));
+            reload.settings = Some(Box::new((settings, change)));
         }
         let (outbox, auth) = (&mut self.auth_out, &self.auth.channel);
         let mut tell = |batch| -> Result<(), libproto::codec::CodecError> {
@@ -141,15 +143,28 @@ impl Parent {
 
     /// `auth` decides by the new configuration from now on.
     pub(super) fn configured(&mut self) {
-        let Some(reload) = self.reload.take() else { return };
-        let Some(settings) = reload.settings else { return };
+        let Some(mut reload) = self.reload.take() else { return };
+        let Some((settings, change)) = reload.settings.take().map(|both| *both) else { return };
         self.files = reload.files;
-        self.settings = *settings;
+        let pools = std::mem::replace(&mut self.settings, settings).pools;
         self.log.set_verbose(self.verbose || self.settings.log_verbose);
         let limits = ParentToListen::Limits(self.settings.listen.clone());
         self.listen_out.send(&self.listen.channel, 0, &limits);
+        reload.lines.extend(self.change_listeners(change));
+        // Whoever has come to a socket that is about to be closed is still served: see `deserted`.
+        let needed = |pool: Pool| self.listeners.has(pool) || pools.iter().any(|(other, _)| *other == pool);
+        self.settings.pools.retain(|(pool, _)| needed(*pool));
         // They wait with the limits and directories of before.
-        let stale: Vec<u64> = self.table.iter().filter(|s| s.is_free()).map(|s| s.number).collect();
+        self.recall(|_| true);
+        self.metrics.reload(false);
+        self.log.line(Level::Info, "reload", &[("result", &"ok"), ("file", &escape(&self.files.path))]);
+        self.answer(reload.asked_by, reload.lines, None);
+    }
+
+    /// Takes sessions that wait for a client back.
+    pub(super) fn recall(&mut self, which: impl Fn(&Session) -> bool) {
+        let stale: Vec<u64> =
+            self.table.iter().filter(|s| s.is_free() && which(s)).map(|s| s.number).collect();
         for number in stale {
             let Some(session) = self.table.get(number) else { continue };
             if session.offered {
@@ -159,9 +174,6 @@ impl Parent {
                 self.end_session(number, "");
             }
         }
-        self.metrics.reload(false);
-        self.log.line(Level::Info, "reload", &[("result", &"ok"), ("file", &escape(&self.files.path))]);
-        self.answer(reload.asked_by, reload.lines, None);
     }
 
     /// `listen` does not have it any more: it was never given a client.
@@ -226,9 +238,6 @@ impl Settings {
         }
         if self.log_to != next.log_to {
             return restart("log to");
-        }
-        if self.listeners != next.listeners {
-            return restart("listen on");
         }
         let granted = |path: &Path| path.ancestors().any(|above| self.granted.iter().any(|g| g == above));
         match config.repositories.iter().find(|r| !granted(Path::new(&r.path))) {

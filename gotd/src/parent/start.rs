@@ -20,7 +20,7 @@ use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible}
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::bind::{bind, passed_count, passed_sockets};
+use super::bind::{Place, bind, passed_count, passed_sockets};
 use super::children::{self, Complaints, Outbox};
 use super::metrics::Metrics;
 use super::table::Table;
@@ -59,10 +59,8 @@ pub struct Options {
 /// What the parent takes from the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Paths of the unix sockets.
-    pub sockets: Vec<String>,
-    /// TCP addresses for git://.
-    pub git: Vec<SocketAddr>,
+    /// Where to listen, and the lines that say so.
+    pub places: Vec<(Place, String)>,
     /// Waiting sessions of each pool that has a listener.
     pub pools: Vec<(Pool, usize)>,
     /// Limits of a session.
@@ -92,10 +90,9 @@ pub struct Settings {
     pub limits: crate::conf::limits::Limits,
     /// `log verbose`.
     pub log_verbose: bool,
-    /// What cannot change without a restart: `user`, `log to`, `listen on`.
+    /// What cannot change without a restart: `user`, `log to`.
     pub(super) user: String,
     pub(super) log_to: LogTo,
-    pub(super) listeners: Vec<ListenAddress>,
     /// Directories in which all repositories must be, because the sandbox of the parent has no others.
     pub(super) granted: Vec<PathBuf>,
 }
@@ -115,11 +112,6 @@ impl Settings {
         Some(own.unwrap_or(self.per_user))
     }
 
-    /// Forgets the pools that no connection can come to.
-    fn take_pools(&mut self, listeners: &[(Pool, OwnedFd)]) {
-        self.pools.retain(|(pool, _)| listeners.iter().any(|(other, _)| other == pool));
-    }
-
     /// From a configuration; `own_blocks` is what role `config` found.
     pub(super) fn new(config: &Config, own_blocks: HashSet<(u64, u64)>) -> Settings {
         let limits = &config.limits;
@@ -137,26 +129,6 @@ impl Settings {
             commands: number(Limit::Commands),
             command_bytes: limits.get(Limit::CommandBytes),
         };
-        let mut sockets: Vec<String> = config
-            .listeners
-            .iter()
-            .filter_map(|listener| match &listener.address {
-                ListenAddress::Unix(path) => Some(path.clone()),
-                ListenAddress::Git(..) => None,
-            })
-            .collect();
-        let git = config
-            .listeners
-            .iter()
-            .filter_map(|listener| match listener.address {
-                ListenAddress::Git(ip, port) => Some(SocketAddr::new(ip, port)),
-                ListenAddress::Unix(_) => None,
-            })
-            .collect();
-        // Without a unix socket of its own a daemon could not even be stopped.
-        if sockets.is_empty() {
-            sockets.push(model::DEFAULT_SOCKET.into());
-        }
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let repo = RepoStart {
             roots: roots(config).into_iter().map(|root| root.into_os_string().into_vec()).collect(),
@@ -194,8 +166,7 @@ impl Settings {
         let file_size = own_sizes.max().unwrap_or_else(|| limits.get(Limit::PackSize)).saturating_mul(2);
         Settings {
             file_size,
-            sockets,
-            git,
+            places: places(config),
             pools: vec![
                 (Pool::Unix, limits.size(Limit::Waiting)),
                 (Pool::Tcp, limits.size(Limit::WaitingGit)),
@@ -224,10 +195,26 @@ impl Settings {
             log_verbose: config.log_verbose,
             user: config.user_name().to_owned(),
             log_to: config.log_to,
-            listeners: config.effective_listeners().into_iter().map(|l| l.address).collect(),
             granted: roots(config).into_iter().map(around).collect(),
         }
     }
+}
+
+/// Where a configuration wants to listen, and the line of each.
+fn places(config: &Config) -> Vec<(Place, String)> {
+    let mut places: Vec<(Place, String)> = Vec::new();
+    for listener in &config.listeners {
+        let place = match &listener.address {
+            ListenAddress::Unix(path) => Place::Unix(path.into()),
+            ListenAddress::Git(ip, port) => Place::Tcp(SocketAddr::new(*ip, *port)),
+        };
+        places.push((place, config.place(listener.at)));
+    }
+    // Without a unix socket of its own a daemon could not even be stopped.
+    if !places.iter().any(|(place, _)| place.pool() == Pool::Unix) {
+        places.push((Place::Unix(model::DEFAULT_SOCKET.into()), "default".into()));
+    }
+    places
 }
 
 /// The directories that hold all repositories: each configured path, or their parents when they are many.
@@ -296,11 +283,11 @@ pub fn run(options: &Options) -> Result<(), String> {
     });
     raise_descriptor_limit();
     let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
-    let (socket_creator, listeners) = bind(&starter, &settings, passed)?;
-    settings.take_pools(&listeners);
+    let bound = bind(&starter, &settings, passed)?;
+    settings.pools.retain(|(pool, _)| bound.1.has(*pool));
     drop_privilege(&config)?;
     restrict(&starter, &settings, options)?;
-    let parent = connect_roles(starter, log, settings, signals, (socket_creator, listeners), &config, files);
+    let parent = connect_roles(starter, log, settings, signals, bound, &config, files);
     let mut parent = parent?;
     parent.verbose = options.verbose > 0;
     parent.log.line(
@@ -449,7 +436,7 @@ fn connect_roles(
     log: Log,
     settings: Settings,
     signals: std::os::unix::net::UnixStream,
-    (sockets, listeners): super::bind::Bound,
+    (sockets, listeners, listening): super::bind::Bound,
     config: &Config,
     files: LoadConfig,
 ) -> Result<Parent, String> {
@@ -477,10 +464,10 @@ fn connect_roles(
     }
     let text = |e: libproto::channel::SendError| format!("listen: {e}");
     listen.channel.send(0, 0, &ParentToListen::Limits(settings.listen.clone())).map_err(text)?;
-    for (pool, listener) in &listeners {
+    for (number, pool, listener) in &listening {
         listen
             .channel
-            .send_with_fds(0, 0, &ParentToListen::Listener(*pool), &[listener.as_fd()])
+            .send_with_fds(0, *number, &ParentToListen::Listener(*pool), &[listener.as_fd()])
             .map_err(text)?;
     }
     let mut complaints = Complaints::default();
@@ -493,6 +480,7 @@ fn connect_roles(
         settings,
         signals,
         sockets,
+        listeners,
         listen,
         listen_out: Outbox::default(),
         auth,

@@ -45,6 +45,7 @@ fn parent() -> (Parent, Forged) {
         settings: Settings::new(&Config::empty(), Default::default()),
         signals: UnixStream::pair().expect("a pair").0,
         sockets,
+        listeners: Listeners::default(),
         listen,
         listen_out: Outbox::default(),
         auth,
@@ -218,4 +219,24 @@ fn a_grant_before_the_request_and_a_second_grant_end_the_session() {
     forged.grants(&mut twice);
     forged.assert_ended(&mut twice, "a verdict that nobody asked for");
     assert!(forged.repo.try_recv().is_err(), "the repository process was told twice");
+}
+
+/// `listen` says that no git:// client can come any more while a new address is on its way to it.
+#[test]
+fn a_pool_stays_as_long_as_there_is_a_listener_for_it() {
+    let (mut parent, forged) = parent();
+    let has_git = |parent: &Parent| parent.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp);
+    let deserted = |parent: &mut Parent| {
+        forged.listen.send(0, 0, &ListenToParent::Deserted(())).expect("sends");
+        assert!(parent.on_listen(PollFlags::POLLIN).is_none());
+    };
+    let address = "127.0.0.1:9418".parse().expect("an address");
+    parent.listeners.add(bind::Place::Tcp(address), listeners::Origin::Sockets(None));
+    deserted(&mut parent);
+    assert!(has_git(&parent));
+    parent.listeners = Listeners::default();
+    deserted(&mut parent);
+    assert!(!has_git(&parent));
+    // The session that waits at the unix socket is none of these.
+    assert!(parent.table.get(forged.number).is_some_and(|s| s.is_free()));
 }

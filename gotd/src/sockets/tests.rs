@@ -1,7 +1,7 @@
 //! Every answer of the socket creator, and what is none.
 
+use super::ask::{ANSWER_LEN, Unmade, listed, new, tcp};
 use super::*;
-use crate::parent::bind::{ask, ask_tcp};
 use libproto::channel::{recv_record, send_record};
 use nix::sys::socket::{getsockname, getsockopt};
 
@@ -10,13 +10,28 @@ fn served(test: impl FnOnce(BorrowedFd<'_>, &Path)) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s");
     let (ours, theirs) = crate::spawn::pair().expect("a pair");
-    // fchdir is the process's: nothing else in these tests uses relative names.
-    let (_, place) = open_place(&path).expect("opens");
-    let low = [address("127.0.0.1:999")];
-    let role = std::thread::spawn(move || serve(theirs.as_fd(), &mut [place], &low));
+    // fchdir is the process's: nothing else in these tests uses relative names, and no two of them run at once.
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let words = [path.display().to_string(), "127.0.0.1:999".to_owned()];
+    let mut table = Table::open(&words).expect("opens");
+    let role = std::thread::spawn(move || serve(theirs.as_fd(), &mut table));
     test(ours.as_fd(), &path);
     drop(ours);
     role.join().expect("ends");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("lists").flatten().map(|e| e.path()).collect();
+    let sockets = left.iter().filter(|path| is_socket(path)).count();
+    assert_eq!(sockets, 0, "{left:?}");
+    drop(alone);
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+fn call<T>(text: &str) -> Result<T, Unmade> {
+    Err(Unmade::Call(text.into()))
 }
 
 fn address(text: &str) -> SocketAddr {
@@ -32,15 +47,46 @@ fn free_port(ip: &str) -> Option<SocketAddr> {
 fn a_unix_socket_is_made_replaced_and_refused() {
     served(|fd, path| {
         std::fs::write(path, b"in the way").expect("writes");
-        assert_eq!(ask(fd, BIND, 0).err(), Some("bind: Address already in use".into()));
-        let socket = ask(fd, REPLACE, 0).expect("a socket");
+        assert_eq!(listed(fd, BIND, 0).map(drop), call("bind: Address already in use"));
+        let socket = listed(fd, REPLACE, 0).expect("a socket");
         assert!(getsockopt(&socket, sockopt::AcceptConn).expect("asks"));
-        assert!(std::os::unix::fs::FileTypeExt::is_socket(
-            &std::fs::symlink_metadata(path).expect("stat").file_type()
-        ));
+        assert!(is_socket(path));
         // A second time for the same number is nonsense, and fatal.
-        assert!(ask(fd, BIND, 0).is_err_and(|text| text.starts_with("?: ")));
-        assert!(ask(fd, BIND, 0).is_err_and(|text| text.starts_with("sockets: ")));
+        for text in ["took a request for nonsense", "closed"] {
+            let broken = listed(fd, BIND, 0).map(drop).expect_err("nonsense");
+            assert!(matches!(&broken, Unmade::Broken(why) if text == why || text == "closed"), "{broken}");
+        }
+    });
+}
+
+#[test]
+fn a_name_beside_those_of_the_table_is_bound_and_unlinked() {
+    served(|fd, path| {
+        let other = path.with_file_name("other");
+        drop(listed(fd, BIND, 0).expect("a socket"));
+        let socket = new(fd, 1, 0, b"other").expect("a socket");
+        assert!(getsockopt(&socket, sockopt::AcceptConn).expect("asks"));
+        assert!(is_socket(&other));
+        // Whatever is there stays, whoever made it.
+        assert_eq!(new(fd, 2, 0, b"other").map(drop), call("bind: Address already in use"));
+        assert_eq!(new(fd, 2, 0, b".").map(drop), call("bind: Address already in use"));
+        ask::unlink(fd, 1).expect("goes");
+        assert!(!other.exists() && is_socket(path));
+        // The number is free, for that name and others, and so is that of the table.
+        std::fs::write(&other, b"in the way").expect("writes");
+        assert_eq!(new(fd, 1, 0, b"other").map(drop), call("bind: Address already in use"));
+        std::fs::remove_file(&other).expect("removes");
+        ask::unlink(fd, 0).expect("goes");
+        assert!(!path.exists());
+        drop(new(fd, 0, 0, b"other").expect("a socket"));
+        drop(new(fd, 1, 0, b"s").expect("a socket"));
+        assert!(is_socket(&other) && is_socket(path));
+        // One that somebody else removed is gone, too.
+        std::fs::remove_file(&other).expect("removes");
+        ask::unlink(fd, 0).expect("is gone");
+        let longest = [b'x'; NAME_LEN - 1];
+        drop(new(fd, 63, 0, &longest).expect("a socket"));
+        assert!(new(fd, 62, 0, &[b'y'; NAME_LEN]).is_err_and(|e| matches!(e, Unmade::Call(_))));
     });
 }
 
@@ -48,7 +94,7 @@ fn a_unix_socket_is_made_replaced_and_refused() {
 fn what_cannot_be_unlinked_is_told() {
     served(|fd, path| {
         std::fs::create_dir(path).expect("makes a directory");
-        assert_eq!(ask(fd, REPLACE, 0).err(), Some("unlink: Is a directory".into()));
+        assert_eq!(listed(fd, REPLACE, 0).map(drop), call("unlink: Is a directory"));
     });
 }
 
@@ -57,16 +103,16 @@ fn tcp_sockets_listen_where_they_were_asked_to() {
     served(|fd, _| {
         for ip in ["127.0.0.1", "::1"] {
             let Some(wanted) = free_port(ip) else { continue };
-            let socket = ask_tcp(fd, wanted).expect("a socket");
+            let socket = tcp(fd, wanted).expect("a socket");
             assert!(getsockopt(&socket, sockopt::AcceptConn).expect("asks"));
             assert!(!getsockopt(&socket, sockopt::ReusePort).expect("asks"));
             let name: SockaddrStorage = getsockname(socket.as_raw_fd()).expect("bound");
             assert_eq!(name.to_string(), wanted.to_string());
-            assert_eq!(ask_tcp(fd, wanted).err(), Some("bind: Address already in use".into()));
+            assert_eq!(tcp(fd, wanted).map(drop), call("bind: Address already in use"));
         }
         let nowhere = address("192.0.2.1:9418");
         let text = format!("bind: {}", Errno::EADDRNOTAVAIL.desc());
-        assert_eq!(ask_tcp(fd, nowhere).err(), Some(text));
+        assert_eq!(tcp(fd, nowhere).map(drop), call(&text));
     });
 }
 
@@ -74,12 +120,12 @@ fn tcp_sockets_listen_where_they_were_asked_to() {
 fn low_ports_only_from_the_table() {
     served(|fd, _| {
         for other in ["127.0.0.1:998", "127.0.0.2:999", "[::1]:999"] {
-            assert_eq!(ask_tcp(fd, address(other)).err(), Some("bind: Permission denied".into()), "{other}");
+            assert_eq!(tcp(fd, address(other)).map(drop), call("bind: Permission denied"), "{other}");
         }
-        let listed = ask_tcp(fd, address("127.0.0.1:999"));
-        match (geteuid().is_root(), listed) {
+        let listed = tcp(fd, address("127.0.0.1:999"));
+        match (nix::unistd::geteuid().is_root(), listed) {
             (true, listed) => drop(listed.expect("root may")),
-            (false, Err(text)) => assert_eq!(text, "bind: Permission denied"),
+            (false, Err(why)) => assert_eq!(Err(why), call::<()>("bind: Permission denied")),
             (false, Ok(_)) => {}
         }
     });
@@ -88,6 +134,11 @@ fn low_ports_only_from_the_table() {
 #[test]
 fn nonsense_is_fatal() {
     let tcp = |family: u8, port: u16, rest: &[u8]| [&[TCP, family][..], &port.to_be_bytes(), rest].concat();
+    let name = |number: u8, like: u8, name: &[u8]| {
+        let mut request = [&[NEW, number, like], name].concat();
+        request.resize(NEW_LEN, 0);
+        request
+    };
     for bad in [
         b"X\0".to_vec(),
         b"B".to_vec(),
@@ -96,6 +147,23 @@ fn nonsense_is_fatal() {
         b"T\0".to_vec(),
         vec![0; 7],
         vec![b'C'; 64],
+        vec![b'N'; NEW_LEN],
+        b"U".to_vec(),
+        // Nothing is bound yet.
+        b"U\0".to_vec(),
+        b"B\x02".to_vec(),
+        // Names that leave the directory, that do not end, that are none, that are cut off.
+        name(1, 0, b"../s"),
+        name(1, 0, b"/tmp/s"),
+        name(1, 0, b"a\0b"),
+        name(1, 0, b""),
+        name(1, 0, &[b'x'; NAME_LEN]),
+        name(1, 0, b"s")[..NEW_LEN - 1].to_vec(),
+        [name(1, 0, b"s"), vec![0]].concat(),
+        // No such directory, no such number.
+        name(1, 1, b"s"),
+        name(1, 255, b"s"),
+        name(64, 0, b"s"),
         tcp(5, 9418, &[0; 16]),
         tcp(4, 0, &[0; 16]),
         tcp(4, 9418, &[1; 16]),

@@ -93,7 +93,7 @@ crate::messages! {
     pub enum ParentToListen: "parent to listen" {
         /// Limits, before the first listener.
         1 => Limits(ListenLimits),
-        /// A listening socket.
+        /// A listening socket; the header's peer is its number, which never repeats.
         2 => Listener(Pool) with 1,
         /// A waiting session (the header's peer): the parent's end of its private socketpair.
         3 => Waiting(Pool) with 1,
@@ -103,6 +103,8 @@ crate::messages! {
         5 => Drain(()),
         /// The waiting session of the header's peer must not be given a client any more.
         6 => Recall(()),
+        /// The listening socket of that number is to be closed, once all who have come to it are accepted.
+        7 => Close(()),
     }
 }
 
@@ -119,6 +121,9 @@ crate::messages! {
         4 => HandoverFailed(String),
         /// The session of the header's peer was taken from the waiting ones; it never had a client.
         5 => Recalled(()),
+        /// No git:// client can come any more: the last of their listening sockets is closed, and nobody who came to it
+        /// waits for a session.
+        6 => Deserted(()),
     }
 }
 

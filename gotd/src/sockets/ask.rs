@@ -1,0 +1,120 @@
+//! The requests to `sockets`, and how the parent makes them: one at a time, each answered before the next.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use libproto::channel::{recv_record_with_fds, send_record};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Bind a path where nothing may be.
+pub const BIND: u8 = b'B';
+/// Bind a path after removing the socket that a dead daemon left there.
+pub const REPLACE: u8 = b'R';
+/// Bind a name that is not in the table, in a directory that is, where nothing may be.
+pub const NEW: u8 = b'N';
+/// Unlink what was bound.
+pub const UNLINK: u8 = b'U';
+/// Bind a TCP address.
+pub const TCP: u8 = b'C';
+/// Unlink what was bound and end.
+pub const TERMINATE: u8 = b'T';
+/// Length of a request for a TCP socket, in bytes.
+pub const TCP_LEN: usize = 20;
+/// Room for the name of a socket and at least one zero, in bytes.
+pub const NAME_LEN: usize = 104;
+/// Length of a request for a new name, the longest one, in bytes.
+pub const NEW_LEN: usize = 3 + NAME_LEN;
+/// Length of an answer in bytes: the call that failed, and its errno in little-endian order.
+pub const ANSWER_LEN: usize = 5;
+/// The first byte of the answer to what is no request.
+pub const NONSENSE: u8 = 0xff;
+/// Most unix sockets, and most entries of the start-up table.
+pub const MOST: usize = 64;
+/// The calls that an answer can name.
+pub const CALLS: [&str; 7] = ["none", "unlink", "socket", "bind", "listen", "chdir", "setsockopt"];
+
+/// Ports below this one are bound only if the start-up table has them.
+pub const FIRST_FREE_PORT: u16 = 1024;
+/// How long an answer may take, in milliseconds: the parent serves nobody meanwhile.
+const PATIENCE: u16 = 5000;
+
+/// Why there is no socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unmade {
+    /// A call failed: which, and why.
+    Call(String),
+    /// There was no answer, or one that is none: `sockets` cannot be asked again.
+    Broken(String),
+}
+
+impl std::fmt::Display for Unmade {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unmade::Call(text) => f.write_str(text),
+            Unmade::Broken(text) => write!(f, "sockets: {text}"),
+        }
+    }
+}
+
+/// Asks for the socket with that number of the table, by [`BIND`] or [`REPLACE`].
+pub fn listed(to: BorrowedFd<'_>, command: u8, number: u8) -> Result<OwnedFd, Unmade> {
+    socket(ask(to, &[command, number]))
+}
+
+/// Asks for a socket of this name beside that with number `like` of the table, to be known as `number`.
+pub fn new(to: BorrowedFd<'_>, number: u8, like: u8, name: &[u8]) -> Result<OwnedFd, Unmade> {
+    let mut request = [0; NEW_LEN];
+    request[..3].copy_from_slice(&[NEW, number, like]);
+    let room = request[3..NEW_LEN - 1].get_mut(..name.len());
+    room.ok_or_else(|| Unmade::Call("the name is too long".into()))?.copy_from_slice(name);
+    socket(ask(to, &request))
+}
+
+/// Has the name of a unix socket removed.
+pub fn unlink(to: BorrowedFd<'_>, number: u8) -> Result<(), Unmade> {
+    match ask(to, &[UNLINK, number])? {
+        None => Ok(()),
+        Some(_) => Err(Unmade::Broken("a socket that nobody asked for".into())),
+    }
+}
+
+/// Asks for a TCP socket.
+pub fn tcp(to: BorrowedFd<'_>, address: SocketAddr) -> Result<OwnedFd, Unmade> {
+    let mut request = [0; TCP_LEN];
+    request[0] = TCP;
+    request[2..4].copy_from_slice(&address.port().to_be_bytes());
+    match address.ip() {
+        IpAddr::V4(ip) => request[4..8].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => request[4..].copy_from_slice(&ip.octets()),
+    }
+    request[1] = if address.is_ipv4() { 4 } else { 6 };
+    socket(ask(to, &request))
+}
+
+fn socket(answer: Result<Option<OwnedFd>, Unmade>) -> Result<OwnedFd, Unmade> {
+    answer?.ok_or_else(|| Unmade::Broken("no socket in the answer".into()))
+}
+
+fn ask(to: BorrowedFd<'_>, request: &[u8]) -> Result<Option<OwnedFd>, Unmade> {
+    let broken = |e: &dyn std::fmt::Display| Unmade::Broken(e.to_string());
+    send_record(to, request, true).map_err(|e| broken(&e))?;
+    loop {
+        match poll(&mut [PollFd::new(to, PollFlags::POLLIN)], PollTimeout::from(PATIENCE)) {
+            Ok(0) => return Err(broken(&"does not answer")),
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    let mut buffer = [0; ANSWER_LEN + 1];
+    let (n, mut fds) = recv_record_with_fds(to, &mut buffer).map_err(|e| broken(&e))?;
+    match (&buffer[..n], fds.pop()) {
+        ([0, 0, 0, 0, 0], fd) if fds.is_empty() => Ok(fd),
+        ([call, errno @ ..], None) if n == ANSWER_LEN => {
+            let errno = errno.try_into().map_or(Errno::EINVAL, |e| Errno::from_raw(i32::from_le_bytes(e)));
+            let name = CALLS.get(usize::from(*call)).ok_or_else(|| broken(&"took a request for nonsense"))?;
+            Err(Unmade::Call(format!("{name}: {}", errno.desc())))
+        }
+        _ => Err(broken(&"an answer that is none")),
+    }
+}
