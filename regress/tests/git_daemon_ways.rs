@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use regress::compare::{assert_mirror, assert_whole, listing, objects};
+use regress::clients::{gix, python};
+use regress::compare::{assert_clone, assert_mirror, assert_whole, listing, objects};
 use regress::site::present_user;
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, run};
@@ -100,20 +101,6 @@ fn home_directories_are_repositories_with_a_prefix() {
     site.git(["ls-remote", &format!("git://{address}/~bob/own")]).bad("no git repository found");
 }
 
-/// The system's own Python, if it has this module.
-fn python(module: &str) -> Option<&'static str> {
-    let has = |python: &&'static str| {
-        let mut command = Command::new(python);
-        command.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let found = ["/usr/bin/python3", "python3"].into_iter().find(|python| has(python));
-    if found.is_none() {
-        regress::skipped(&format!("needs python3-{module}"));
-    }
-    found
-}
-
 #[test]
 fn dulwich_clones_and_fetches() {
     let Some(python) = python("dulwich") else { return };
@@ -158,4 +145,57 @@ r.remotes['origin'].fetch()
     assert_whole(&site, &clone);
     assert_eq!(objects(&site, &site.repository("demo.git")), objects(&site, &clone));
     daemon.logged(&["result=ok", "who=anonymous", "protocol=0", "repository=demo.git"]);
+}
+
+/// gix cannot be given an IPv6 address as such: a name of the loopback interface's, if the system has one.
+fn name_of_v6() -> Option<&'static str> {
+    use std::net::ToSocketAddrs;
+    let found = ["ip6-localhost", "localhost"].into_iter().find(|name| {
+        let addresses: Vec<SocketAddr> =
+            (*name, 0).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+        addresses.iter().any(|address| address.ip() == std::net::Ipv6Addr::LOCALHOST)
+    });
+    if found.is_none() {
+        regress::skipped("the part about IPv6 needs a name for ::1");
+    }
+    found
+}
+
+#[test]
+fn gix_clones_and_fetches() {
+    let Some(gix) = gix() else { return };
+    let (site, v4) = (Site::new(), tcp::free_v4());
+    let original = history::repository(&site, "demo.git", 30, "sha1");
+    let v6 = tcp::free_v6();
+    let listen: String = [Some(v4), v6].into_iter().flatten().map(tcp::listen_line).collect();
+    let daemon = site.start_with(&format!(
+        "{}{listen}repository demo {{\n\tpath \"{}\"\n\tpermit ro anonymous\n}}\n",
+        site.head(),
+        original.display(),
+    ));
+    let mut hosts = vec![v4.to_string()];
+    hosts.extend(v6.and_then(|address| Some(format!("{}:{}", name_of_v6()?, address.port()))));
+    let mut commits = 30;
+    for host in &hosts {
+        // Asked for version 1, it says none, and is answered in version 0.
+        for (asked, spoken) in [("0", "0"), ("1", "0"), ("2", "2")] {
+            let clone = site.clone_path(&format!("gix-{commits}"));
+            let version = format!("protocol.version={asked}");
+            let command = || {
+                let mut command = site.command(gix);
+                command.args(["--no-verbose", "-c", &version]);
+                command
+            };
+            let url = format!("git://{host}/demo.git");
+            run(command().arg("clone").arg(url).arg(&clone), b"", 60).good();
+            assert_clone(&site, &original, &clone);
+            history::grow(&site, &original, 5, commits);
+            commits += 5;
+            site.hand_over();
+            run(command().arg("-r").arg(&clone).arg("fetch"), b"", 60).good();
+            assert_clone(&site, &original, &clone);
+            daemon.logged(&["result=ok", "who=anonymous", &format!("protocol={spoken}"), "agent=git/oxide"]);
+        }
+    }
+    assert!(!daemon.log().contains("result=lost"), "{}", daemon.log());
 }

@@ -1,27 +1,9 @@
-//! Clients that are not git: dulwich and libgit2 (pygit2), through a real sshd.
+//! Clients that are not git: dulwich, libgit2 (pygit2) and gitoxide (gix), through a real sshd.
 
-use std::process::Command;
-
-use regress::compare::{assert_mirror, assert_whole, listing, objects};
+use regress::clients::{gix, python};
+use regress::compare::{assert_clone, assert_mirror, assert_whole, listing, objects};
 use regress::history;
 use regress::{Setup, Site, Sshd, run};
-
-/// The system's own Python: another one in PATH may lack Debian's packages.
-const PYTHON: [&str; 2] = ["/usr/bin/python3", "python3"];
-
-/// A Python that has this module; says so if there is none.
-fn python(module: &str) -> Option<&'static str> {
-    let has = |python: &&&str| {
-        let mut command = Command::new(python);
-        command.args(["-c", &format!("import {module}")]).stderr(std::process::Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let found = PYTHON.iter().find(has).copied();
-    if found.is_none() {
-        regress::skipped(&format!("needs python3-{module}"));
-    }
-    found
-}
 
 #[test]
 fn dulwich_clones_and_fetches() {
@@ -93,4 +75,30 @@ print(r.head.name)
     assert_eq!(objects(&site, &original), objects(&site, &clone));
     // libgit2 speaks version 0 only.
     daemon.logged(&["result=ok", "protocol=0", "repository=demo.git"]);
+}
+
+#[test]
+fn gix_clones_and_fetches() {
+    let Some(gix) = gix() else { return };
+    if !Sshd::available() {
+        return;
+    }
+    let site = Site::new();
+    let original = history::repository(&site, "demo.git", 30, "sha1");
+    let daemon = site.start();
+    let sshd = Sshd::start(&site, Setup::ForcedCommand, None);
+    let clone = site.clone_path("gix");
+    let url = format!("ssh://{}@127.0.0.1:{}/demo.git", sshd.user, sshd.port);
+    let command = || {
+        let mut command = site.command(gix);
+        command.env("GIT_SSH_COMMAND", &sshd.command).arg("--no-verbose");
+        command
+    };
+    run(command().arg("clone").arg(&url).arg(&clone), b"", 60).good();
+    assert_clone(&site, &original, &clone);
+    history::grow(&site, &original, 5, 30);
+    site.hand_over();
+    run(command().arg("-r").arg(&clone).arg("fetch"), b"", 60).good();
+    assert_clone(&site, &original, &clone);
+    daemon.logged(&["result=ok", "repository=demo.git", "agent=git/oxide"]);
 }
