@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{Exit, SessionToClient};
 use libproto::message::parent::{
-    Build, ListenLimits, ListenToParent, ListenToSession, MAX_GROUPS, ParentToListen, Peer, Pool, Refusals,
+    Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, MAX_GROUPS, NoSession, ParentToListen,
+    Peer, Pool, Refusals,
 };
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::errno::Errno;
@@ -31,11 +32,6 @@ use crate::system;
 /// Accept, hand over, and nothing of the file system.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]);
 
-/// The directives that refusals name.
-const LIMIT_TOTAL: &str = "connection limit total";
-const QUEUE_TIMEOUT: &str = "connection queue timeout";
-const QUEUE_LENGTH: &str = "connection queue length";
-const RATE_TOTAL: &str = "connection rate total";
 /// git:// connections that one turn accepts: those that are refused cost next to nothing.
 const ACCEPT_AT_ONCE: usize = 64;
 /// Connections that can have come to a listening socket before it is closed: there is no room for more.
@@ -77,7 +73,9 @@ struct Listen {
     this_second: u32,
     git_this_second: u32,
     refusals: Vec<Refusals>,
-    refused_told: Instant,
+    counts_told: GitCounts,
+    /// Since when the parent has not been told something.
+    untold: Option<Instant>,
     draining: bool,
 }
 
@@ -112,7 +110,8 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         this_second: 0,
         git_this_second: 0,
         refusals: Vec::new(),
-        refused_told: now,
+        counts_told: GitCounts::default(),
+        untold: None,
         draining: false,
     };
     loop {
@@ -162,12 +161,12 @@ impl Listen {
             }
         }
         self.close_listeners(now);
-        let why = self.why(self.git_this_second, QUEUE_TIMEOUT);
+        let why = self.why(self.git_this_second, NoSession::Queue);
         let turned = self.remotes.expire(&self.limits, why, now);
         self.turned(turned);
         self.serve_queue(now);
         self.tell_deserted();
-        self.report_refusals(now);
+        self.report(now);
         Ok(())
     }
 
@@ -177,6 +176,7 @@ impl Listen {
             && self.refusals.is_empty()
             && self.this_second == 0
             && self.remotes.is_empty()
+            && self.remotes.counts() == self.counts_told
             && !self.listeners.iter().any(|listener| listener.closing.is_some())
         {
             return PollTimeout::NONE;
@@ -294,16 +294,16 @@ impl Listen {
         if self.queue.len() > most
             && let Some(last) = self.queue.pop_back()
         {
-            self.refuse(last, self.why(self.this_second, QUEUE_LENGTH));
+            self.refuse(last, self.why(self.this_second, NoSession::QueueLength));
         }
     }
 
     /// Why connections wait: the limits of number and rate, else what `otherwise` names.
-    fn why(&self, this_second: u32, otherwise: &'static str) -> &'static str {
+    fn why(&self, this_second: u32, otherwise: NoSession) -> NoSession {
         if self.is_full() {
-            LIMIT_TOTAL
+            NoSession::Total
         } else if this_second >= self.limits.rate {
-            RATE_TOTAL
+            NoSession::Rate
         } else {
             otherwise
         }
@@ -332,7 +332,7 @@ impl Listen {
                     self.hand_over(number, &session, Pool::Unix, queued.connection.as_fd(), told);
                 }
                 None if now.duration_since(queued.since) >= longest => {
-                    self.refuse(queued, self.why(self.this_second, QUEUE_TIMEOUT));
+                    self.refuse(queued, self.why(self.this_second, NoSession::Queue));
                 }
                 None => self.queue.push_back(queued),
             }
@@ -381,38 +381,50 @@ impl Listen {
     }
 
     /// Tells a client of the unix socket that nobody can serve it. Nothing is read from it.
-    fn refuse(&mut self, queued: Queued, limit: &'static str) {
-        let text = format!("too many connections ({limit})");
+    fn refuse(&mut self, queued: Queued, why: NoSession) {
+        let text = format!("too many connections ({})", why.text());
         let client = Channel::<SessionToClient, SessionToClient>::from(queued.connection);
         let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
-        self.note(limit, None);
+        self.note(why, Pool::Unix, None);
     }
 
     /// Notes who was turned away.
     fn turned(&mut self, turned: impl IntoIterator<Item = Turned>) {
         for (why, address) in turned {
-            self.note(why, Some(address));
+            self.note(why, Pool::Tcp, Some(address));
         }
     }
 
     /// Counts a refusal: each reason and address by itself, as far as there is room.
-    fn note(&mut self, why: &str, address: Option<[u8; 16]>) {
+    fn note(&mut self, why: NoSession, pool: Pool, address: Option<[u8; 16]>) {
         let address = if self.refusals.len() < MOST_REFUSALS { address } else { None };
-        let same = |r: &&mut Refusals| r.why == why && r.address == address;
+        let same = |r: &&mut Refusals| r.why == why && r.pool == pool && r.address == address;
         match self.refusals.iter_mut().find(same) {
             Some(refusals) => refusals.connections = refusals.connections.saturating_add(1),
-            None => self.refusals.push(Refusals { connections: 1, why: why.into(), address }),
+            None => self.refusals.push(Refusals { connections: 1, why, pool, address }),
         }
     }
 
-    /// A few lines a second at most, however many were refused.
-    fn report_refusals(&mut self, now: Instant) {
-        if self.refusals.is_empty() || now.duration_since(self.refused_told) < Duration::from_secs(1) {
+    /// What has happened in a second: a few lines at most, however many were refused. Nothing is told at once, because
+    /// whoever has just come is served first.
+    fn report(&mut self, now: Instant) {
+        let counts = self.remotes.counts();
+        if self.refusals.is_empty() && counts == self.counts_told {
+            self.untold = None;
             return;
         }
-        self.refused_told = now;
-        for refusals in std::mem::take(&mut self.refusals) {
-            if self.parent.send(0, 0, &ListenToParent::Refused(refusals)).is_err() {
+        if now.duration_since(*self.untold.get_or_insert(now)) < Duration::from_secs(1) {
+            return;
+        }
+        self.untold = None;
+        let mut messages: Vec<ListenToParent> =
+            std::mem::take(&mut self.refusals).into_iter().map(ListenToParent::Refused).collect();
+        if counts != self.counts_told {
+            self.counts_told = counts;
+            messages.push(ListenToParent::Git(counts));
+        }
+        for message in messages {
+            if self.parent.send(0, 0, &message).is_err() {
                 system::exit_now(1);
             }
         }

@@ -424,6 +424,7 @@ impl Parent {
                 ListenToParent::Refused(refusals) => self.log_refusals(&refusals),
                 ListenToParent::Recalled(()) => self.recalled(received.peer),
                 ListenToParent::Deserted(()) => self.deserted(),
+                ListenToParent::Git(counts) => self.metrics.git.connections = counts,
                 ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
             }
         }

@@ -1,5 +1,6 @@
 //! A real gotd in the foreground.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -91,6 +92,35 @@ impl Daemon {
     #[track_caller]
     pub fn reached(&self, directive: &str) -> u64 {
         self.metric(&format!("gotd_limits_reached_total{{directive=\"{directive}\"}}"))
+    }
+
+    /// The samples of `gotctl metrics`, checked for the form that OpenMetrics gives them.
+    #[track_caller]
+    pub fn metrics(&self) -> BTreeMap<String, u64> {
+        let text = self.gotctl(&["metrics"]).good().text();
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        let mut families = Vec::new();
+        let mut samples = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').expect("name and kind");
+                assert!(["counter", "gauge", "info"].contains(&kind), "{line}");
+                families.push(name.to_owned());
+            } else if !line.starts_with('#') {
+                let (name, value) = line.rsplit_once(' ').expect("a sample");
+                let family = families.last().expect("behind its family");
+                assert!(name.starts_with(family.as_str()), "{name} in {family}");
+                assert!(
+                    samples.insert(name.to_owned(), value.parse().expect("a number")).is_none(),
+                    "{line}"
+                );
+            }
+        }
+        let mut unique = families.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), families.len());
+        samples
     }
 
     /// Whether `gotctl info` is answered, by this daemon and no other.

@@ -5,32 +5,7 @@ use std::collections::BTreeMap;
 use regress::raw::Session;
 use regress::run::wait_until;
 use regress::site::present_user;
-use regress::{Daemon, Site, history, run};
-
-/// The samples of `gotctl metrics`, checked for the form that OpenMetrics gives them.
-fn metrics(daemon: &Daemon) -> BTreeMap<String, u64> {
-    let text = daemon.gotctl(&["metrics"]).good().text();
-    assert!(text.ends_with("# EOF\n"), "{text}");
-    let mut families = Vec::new();
-    let mut samples = BTreeMap::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect("name and kind");
-            assert!(["counter", "gauge", "info"].contains(&kind), "{line}");
-            families.push(name.to_owned());
-        } else if !line.starts_with('#') {
-            let (name, value) = line.rsplit_once(' ').expect("a sample");
-            let family = families.last().expect("behind its family");
-            assert!(name.starts_with(family.as_str()), "{name} in {family}");
-            assert!(samples.insert(name.to_owned(), value.parse().expect("a number")).is_none(), "{line}");
-        }
-    }
-    let mut unique = families.clone();
-    unique.sort();
-    unique.dedup();
-    assert_eq!(unique.len(), families.len());
-    samples
-}
+use regress::{Site, history, run};
 
 #[test]
 fn metrics_count_sessions_limits_and_references() {
@@ -64,7 +39,7 @@ fn metrics_count_sessions_limits_and_references() {
     ];
     let mut now = BTreeMap::new();
     wait_until(5.0, || {
-        now = metrics(&daemon);
+        now = daemon.metrics();
         expected.iter().all(|(name, value)| now.get(name) == Some(value))
     });
     for (name, value) in expected {

@@ -249,3 +249,83 @@ fn an_address_takes_so_many_bytes_in_a_second() {
     // What the kernel sends before it begins to pace is not much.
     assert!(took > 1.8, "{took} s for 6 MiB at 2 MiB/s");
 }
+
+/// Asks for the pack of a bulky repository, and reads nothing of it.
+fn stalled(site: &Site, address: SocketAddr, name: &str, from: &str) -> Client {
+    let tip = history::tip(site, &site.repository(name));
+    let mut client = Client::open_from(address, from.parse().expect("an address"));
+    nix::sys::socket::setsockopt(&client.stream, nix::sys::socket::sockopt::RcvBuf, &4096).expect("sets");
+    assert!(client.write(&tcp::request(&format!("/{name}"), 2)));
+    client.read_to_flush();
+    assert!(client.write(&pkt::v2("fetch", [format!("want {tip}\n"), "done\n".into()])));
+    client
+}
+
+/// Who came, who is there, who was turned away and what waits is counted for monitoring.
+#[test]
+fn metrics_and_info_tell_about_git_clients() {
+    let (site, address) = (Site::new(), tcp::free_v4());
+    history::bulky(&site, "bulk.git", 24);
+    let daemon = site.start_with(&format!(
+        "{}{}limit packs total 1\nconnection {{\n\tlimit git total 5\n\tlimit per address 3\n}}\n\
+         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
+        site.head(),
+        tcp::listen_line(address),
+        site.path("repositories").display(),
+        present_user(),
+    ));
+    let mut first = stalled(&site, address, "bulk.git", "127.0.0.2");
+    assert!(first.read_exactly(1000).is_some());
+    let second = stalled(&site, address, "bulk.git", "127.0.0.3");
+    let open = |from: &str| Client::open_from(address, from.parse().expect("an address"));
+    let mut many: Vec<Client> = (0..3).map(|_| open("127.0.0.4")).collect();
+    let refused = open("127.0.0.4").end(5.0);
+    assert!(refused.text().contains("limit per address"), "{refused:?}");
+    // All places are taken: of the busiest address the one that has been silent longest gives way.
+    let _newcomer = open("127.0.0.5");
+    assert!(many[0].end(5.0).is_over());
+    let labelled =
+        |family: &str, label: &str, value: &str| format!("gotd_git_{family}{{{label}=\"{value}\"}}");
+    let expected = [
+        ("gotd_git_accepted_total".to_owned(), 7),
+        (labelled("refused_total", "reason", "connection limit per address"), 1),
+        ("gotd_git_evicted_total".to_owned(), 1),
+        (labelled("connections", "state", "silent"), 3),
+        (labelled("connections", "state", "waiting"), 0),
+        (labelled("connections", "state", "served"), 2),
+        (labelled("packs", "state", "running"), 1),
+        (labelled("packs", "state", "waiting"), 1),
+        ("gotd_git_packs_queued_total".to_owned(), 1),
+        ("gotd_git_sent_bytes_total".to_owned(), 0),
+    ];
+    let mut now = daemon.metrics();
+    regress::run::wait_until(10.0, || {
+        now = daemon.metrics();
+        expected.iter().all(|(name, value)| now.get(name) == Some(value))
+    });
+    for (name, value) in &expected {
+        assert_eq!(now.get(name), Some(value), "{name}: {now:?}\n{}", daemon.log());
+    }
+    let info = daemon.gotctl(&["info"]).good().text();
+    for line in [
+        "git:// connections: 7 accepted, 3 silent, 0 waiting for a session, 2 served\n",
+        "git:// packs: 1 under way, 1 waiting\n",
+        ": anonymous from 127.0.0.2:",
+    ] {
+        assert!(info.contains(line), "{line}: {info}");
+    }
+    let json = daemon.gotctl(&["info", "--json"]).good().text();
+    assert!(json.contains("\"git\":{\"accepted\":7,\"silent\":3,\"waiting\":0,\"served\":2,"), "{json}");
+    drop((first, second, many));
+    let path = site.clone_path("counted").to_string_lossy().into_owned();
+    site.git(["clone", "-q", "--bare", &format!("git://{address}/bulk.git"), &path]).good();
+    regress::run::wait_until(15.0, || {
+        now = daemon.metrics();
+        now["gotd_git_sent_bytes_total"] > 24 << 20 && now[&expected[5].0] == 0
+    });
+    assert!(now["gotd_git_sent_bytes_total"] > 24 << 20, "{now:?}");
+    assert!(now["gotd_git_received_bytes_total"] > 100, "{now:?}");
+    for (at, value) in [(0, 8), (3, 1), (5, 0), (6, 0), (7, 0)] {
+        assert_eq!(now.get(&expected[at].0), Some(&value), "{}: {now:?}", expected[at].0);
+    }
+}

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::ListenLimits;
+use libproto::message::parent::{GitCounts, ListenLimits, NoSession};
 use libproto::pktline;
 use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, getpeername, send, shutdown};
 
@@ -17,16 +17,8 @@ use crate::system::{self, Progress};
 /// A peer that is owed bytes is looked at again after this time: who has taken less than the minimum rate is slow.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Directives that refusals name, and what connections do that end by themselves.
-const PER_ADDRESS: &str = "connection limit per address";
-const RATE_PER_ADDRESS: &str = "connection rate per address";
-const GIT_TOTAL: &str = "connection limit git total";
-const FIRST_REQUEST: &str = "connection first request timeout";
-const SAID_NOTHING: &str = "left without a word";
-const GAVE_WAY: &str = "gave way to another address (connection limit git total)";
-
 /// Why a connection got no session, and where it came from.
-pub type Turned = (&'static str, [u8; 16]);
+pub type Turned = (NoSession, [u8; 16]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -57,6 +49,7 @@ struct Remote {
 pub struct Remotes {
     all: BTreeMap<u64, Remote>,
     strangers: Strangers,
+    accepted: u64,
     last: u64,
     looked: Option<Instant>,
 }
@@ -72,6 +65,21 @@ impl Remotes {
         self.all.values().any(|r| matches!(r.state, State::Silent | State::Waiting(_)))
     }
 
+    /// How many came, and how far those are that are here.
+    pub fn counts(&self) -> GitCounts {
+        let mut counts = GitCounts { accepted: self.accepted, ..GitCounts::default() };
+        for remote in self.all.values() {
+            let count = match remote.state {
+                State::Silent => &mut counts.silent,
+                State::Waiting(_) => &mut counts.waiting,
+                State::Served(_) => &mut counts.served,
+                State::Ended(_) => continue,
+            };
+            *count = count.saturating_add(1);
+        }
+        counts
+    }
+
     /// Connections that hold a place.
     pub fn count(&self) -> usize {
         self.all.values().filter(|r| !matches!(r.state, State::Ended(_))).count()
@@ -79,14 +87,15 @@ impl Remotes {
 
     /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps itself.
     pub fn come(&mut self, fd: OwnedFd, limits: &ListenLimits, now: Instant) -> Result<(), Turned> {
+        self.accepted = self.accepted.saturating_add(1);
         // Who is gone already leaves no address.
         let Some((address, port)) = peer(fd.as_fd()) else { return Ok(()) };
         let per = PerAddress { connections: limits.per_address, rate: limits.rate_per_address };
         if let Err(refused) = self.strangers.admit(address, per, now) {
             let why = match refused {
-                Refused::Connections => PER_ADDRESS,
-                Refused::Rate => RATE_PER_ADDRESS,
-                Refused::Networks => GIT_TOTAL,
+                Refused::Connections => NoSession::PerAddress,
+                Refused::Rate => NoSession::RatePerAddress,
+                Refused::Networks => NoSession::GitTotal,
             };
             tell(&fd, why);
             return Err((why, address));
@@ -96,12 +105,12 @@ impl Remotes {
             // The newcomer has been counted above: without it the comparison is as the rule says.
             self.strangers.leave(address);
             let Some(victim) = self.strangers.gives_way(self.candidates(), address) else {
-                tell(&fd, GIT_TOTAL);
-                return Err((GIT_TOTAL, address));
+                tell(&fd, NoSession::GitTotal);
+                return Err((NoSession::GitTotal, address));
             };
             self.strangers.enter(address);
             self.end(victim.id);
-            turned = Err((GAVE_WAY, victim.address));
+            turned = Err((NoSession::GaveWay, victim.address));
         }
         system::prepare_tcp(fd.as_fd());
         self.last = self.last.saturating_add(1);
@@ -160,21 +169,21 @@ impl Remotes {
         }
         let address = remote.address;
         self.forget(id);
-        Some((SAID_NOTHING, address))
+        Some((NoSession::Silent, address))
     }
 
     /// Turns away who was silent, or waited, for too long; looks at how far the others are.
     /// `why` some wait.
-    pub fn expire(&mut self, limits: &ListenLimits, why: &'static str, now: Instant) -> Vec<Turned> {
+    pub fn expire(&mut self, limits: &ListenLimits, why: NoSession, now: Instant) -> Vec<Turned> {
         let over = |since: Instant, ms: u32| {
             now.saturating_duration_since(since) >= Duration::from_millis(ms.into())
         };
-        let late: Vec<(u64, &'static str, [u8; 16])> = self
+        let late: Vec<(u64, NoSession, [u8; 16])> = self
             .all
             .iter()
             .filter_map(|(id, remote)| match remote.state {
                 State::Silent if over(remote.since, limits.silent_ms) => {
-                    Some((*id, FIRST_REQUEST, remote.address))
+                    Some((*id, NoSession::FirstRequest, remote.address))
                 }
                 State::Waiting(at) if over(at, limits.queue_ms) => Some((*id, why, remote.address)),
                 _ => None,
@@ -182,7 +191,7 @@ impl Remotes {
             .collect();
         for (id, why, _) in &late {
             if let Some(remote) = self.all.get(id) {
-                tell(&remote.fd, why);
+                tell(&remote.fd, *why);
             }
             self.forget(*id);
         }
@@ -272,9 +281,9 @@ impl Remote {
 }
 
 /// Tells a client which line of the configuration refuses it, if that needs no waiting. Nothing is read from it.
-fn tell(fd: &OwnedFd, why: &str) {
+fn tell(fd: &OwnedFd, why: NoSession) {
     let mut packet = Vec::new();
-    pktline::write_err(&mut packet, &format!("too many connections ({why})"));
+    pktline::write_err(&mut packet, &format!("too many connections ({})", why.text()));
     let _ = send(fd.as_raw_fd(), &packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }
 

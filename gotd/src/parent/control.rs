@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use libproto::message::client::ControlRequest;
-use libproto::message::parent::{LoadConfig, ParentToListen, ParentToSession, Peer, Pool};
+use libproto::message::parent::{GitCounts, LoadConfig, ParentToListen, ParentToSession, Peer, Pool};
 use libproto::names::escape;
 use libproto::states::SessionState;
 
 use super::bind::Place;
+use super::report::peer_name;
 use super::table::{Session, Table};
 use super::{DRAIN, HURRY, Parent};
 
@@ -102,6 +103,14 @@ impl Parent {
             format!("{} sessions under way, {waiting} waiting for a client", busy.len()),
         ];
         lines.extend(self.listeners.iter().map(|place| format!("listening on {place}")));
+        if self.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp) {
+            let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
+            let (making, queued) = super::packs::counts(&self.table);
+            lines.push(format!(
+                "git:// connections: {accepted} accepted, {silent} silent, {waiting} waiting for a session, {served} served"
+            ));
+            lines.push(format!("git:// packs: {making} under way, {queued} waiting"));
+        }
         lines.extend(self.settings.repository_names.iter().cloned());
         for (limit, value, _) in self.settings.limits.changed() {
             lines.push(format!("{} {}", limit.directive(), limit.row().spell(value)));
@@ -129,6 +138,11 @@ impl Parent {
         lines.extend(array("sockets", &sockets, ","));
         let addresses = texts(&mut self.listeners.iter().filter(git).map(ToString::to_string));
         lines.extend(array("git_addresses", &addresses, ","));
+        let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
+        let (making, queued) = super::packs::counts(&self.table);
+        lines.push(format!(
+            "\"git\":{{\"accepted\":{accepted},\"silent\":{silent},\"waiting\":{waiting},\"served\":{served},\"packs\":{making},\"packs_waiting\":{queued}}},"
+        ));
         let names = texts(&mut self.settings.repository_names.iter().cloned());
         lines.extend(array("repositories", &names, ","));
         let limits: Vec<String> = self
@@ -148,9 +162,13 @@ impl Parent {
 
 fn describe(session: &Session) -> String {
     let who = match (&session.permit, &session.peer) {
+        (Some(permit), Some(peer @ Peer::Tcp { .. })) => {
+            format!("{} from {}", permit.identity, peer_name(peer))
+        }
         (Some(permit), _) => permit.identity.clone(),
         (None, Some(Peer::Unix { uid, .. })) => format!("uid {uid}"),
-        _ => "unknown".into(),
+        (None, Some(peer)) => peer_name(peer),
+        (None, None) => "unknown".into(),
     };
     let what = match (&session.ask, session.state) {
         (Some(ask), state) => format!(

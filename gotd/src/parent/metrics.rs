@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use libproto::message::parent::{GitCounts, NoSession, Pool, Refusals};
 use libproto::names::escape;
 
 use super::start::Settings;
@@ -24,6 +25,21 @@ pub struct Metrics {
     objects: u64,
     references: [u64; 2],
     reloads: [u64; 2],
+    /// What concerns git:// alone.
+    pub(super) git: Git,
+}
+
+/// Counters of git:// since the start of the daemon.
+#[derive(Debug, Default)]
+pub struct Git {
+    /// What `listen` said last.
+    pub connections: GitCounts,
+    /// Those that got no session.
+    refused: BTreeMap<NoSession, u64>,
+    /// Packs that could not be begun at once.
+    pub queued: u64,
+    received: u64,
+    sent: u64,
 }
 
 /// What is counted about a session at its end.
@@ -41,6 +57,8 @@ pub struct Ended<'a> {
     pub sent: u64,
     /// Objects, either way.
     pub objects: u64,
+    /// It came over git://.
+    pub git: bool,
 }
 
 impl Metrics {
@@ -52,7 +70,23 @@ impl Metrics {
         self.received = self.received.saturating_add(ended.received);
         self.sent = self.sent.saturating_add(ended.sent);
         self.objects = self.objects.saturating_add(ended.objects);
+        if ended.git {
+            self.git.received = self.git.received.saturating_add(ended.received);
+            self.git.sent = self.git.sent.saturating_add(ended.sent);
+        }
         self.limit(ended.error, 1);
+    }
+
+    /// Connections got no session.
+    pub fn refused(&mut self, refusals: &Refusals) {
+        let times = u64::from(refusals.connections);
+        if let Some(directive) = refusals.why.directive() {
+            self.limit(directive, times);
+        }
+        if refusals.pool == Pool::Tcp {
+            let count = self.git.refused.entry(refusals.why).or_default();
+            *count = count.saturating_add(times);
+        }
     }
 
     /// Counts the limit that a text names, if it names one.
@@ -121,6 +155,7 @@ impl Metrics {
         for (result, value) in ["ok", "failed"].iter().zip(self.reloads) {
             out.sample("gotd_reloads_total", &[("result", result)], value);
         }
+        self.git.write(&mut out, table);
         out.family("gotd_log_lines_dropped", "counter", "Lines that the log did not take.");
         out.sample("gotd_log_lines_dropped_total", &[], dropped);
         out.family("gotd_limit", "gauge", "Limits that were set.");
@@ -129,6 +164,36 @@ impl Metrics {
         }
         out.0.push("# EOF".into());
         out.0
+    }
+}
+
+impl Git {
+    fn write(&self, out: &mut Text, table: &Table) {
+        let GitCounts { accepted, silent, waiting, served } = self.connections;
+        out.family("gotd_git_connections", "gauge", "Connections over git://, by how far they are.");
+        for (state, value) in [("silent", silent), ("waiting", waiting), ("served", served)] {
+            out.sample("gotd_git_connections", &[("state", state)], value.into());
+        }
+        out.family("gotd_git_accepted", "counter", "Connections over git:// that were accepted.");
+        out.sample("gotd_git_accepted_total", &[], accepted);
+        out.family("gotd_git_refused", "counter", "Of these, those that got no session.");
+        for (why, value) in self.refused.iter().filter(|(why, _)| **why != NoSession::GaveWay) {
+            out.sample("gotd_git_refused_total", &[("reason", why.text())], *value);
+        }
+        out.family("gotd_git_evicted", "counter", "Of these, those that gave way to another address.");
+        let evicted = self.refused.get(&NoSession::GaveWay).copied().unwrap_or(0);
+        out.sample("gotd_git_evicted_total", &[], evicted);
+        let (running, waiting) = super::packs::counts(table);
+        out.family("gotd_git_packs", "gauge", "Packs for git:// clients.");
+        for (state, value) in [("running", running), ("waiting", waiting)] {
+            out.sample("gotd_git_packs", &[("state", state)], count(value));
+        }
+        out.family("gotd_git_packs_queued", "counter", "Packs that had to wait for others.");
+        out.sample("gotd_git_packs_queued_total", &[], self.queued);
+        out.family("gotd_git_received_bytes", "counter", "Bytes from git:// clients.");
+        out.sample("gotd_git_received_bytes_total", &[], self.received);
+        out.family("gotd_git_sent_bytes", "counter", "Bytes to git:// clients.");
+        out.sample("gotd_git_sent_bytes_total", &[], self.sent);
     }
 }
 

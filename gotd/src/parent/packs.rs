@@ -103,6 +103,13 @@ impl Job {
     }
 }
 
+/// Packs that are being made for git:// clients, and that wait to be.
+pub fn counts(table: &Table) -> (usize, usize) {
+    let packs = table.iter().filter(|s| matches!(s.peer, Some(Peer::Tcp { .. }))).filter_map(|s| s.pack);
+    let (running, waiting): (Vec<Pack>, Vec<Pack>) = packs.partition(|pack| *pack == Pack::Running);
+    (running.len(), waiting.len())
+}
+
 impl Parent {
     /// A repository process is about to make a pack.
     pub(super) fn need_pack(&mut self, number: u64) {
@@ -118,6 +125,12 @@ impl Parent {
             let limit = Limit::PacksQueue;
             let most = self.settings.packs.queue;
             self.refuse_pack(late, &format!("too many packs wait to be made: at most {most}"), limit);
+        }
+        let waits = |session: &mut Session| {
+            matches!((session.pack, &session.peer), (Some(Pack::Waiting(_)), Some(Peer::Tcp { .. })))
+        };
+        if self.table.get(number).is_some_and(waits) {
+            self.metrics.git.queued = self.metrics.git.queued.saturating_add(1);
         }
         self.tell_waiting();
     }

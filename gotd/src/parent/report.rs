@@ -15,9 +15,9 @@ impl Parent {
         let fields: [(&str, &dyn std::fmt::Display); 3] = [
             ("connections", &refusals.connections),
             ("address", &address.unwrap_or_default()),
-            ("limit", &refusals.why),
+            ("limit", &refusals.why.text()),
         ];
-        self.metrics.limit(&refusals.why, refusals.connections.into());
+        self.metrics.refused(refusals);
         self.log.line(Level::Warning, "refused", &fields);
     }
 
@@ -93,7 +93,8 @@ impl Parent {
         let sent = if session.is_push() { sent } else { sent.saturating_add(repo.bytes) };
         if !control {
             let objects = repo.objects;
-            self.metrics.session(Ended { service, result, error: &error, received, sent, objects });
+            let git = matches!(session.peer, Some(Peer::Tcp { .. }));
+            self.metrics.session(Ended { service, result, error: &error, received, sent, objects, git });
         }
         self.log.line(
             level,

@@ -77,13 +77,78 @@ pub struct ListenLimits {
     pub bandwidth: u64,
 }
 
+/// Why a connection got no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NoSession {
+    /// All places are taken.
+    Total,
+    /// All new connections of this second have been served.
+    Rate,
+    /// No session was free for too long.
+    Queue,
+    /// As many as may wait for a session do.
+    QueueLength,
+    /// Its network has all the connections that it may have.
+    PerAddress,
+    /// Its network had too many new ones in a short time.
+    RatePerAddress,
+    /// All places of git:// are taken by others that do not give way.
+    GitTotal,
+    /// It said nothing for too long.
+    FirstRequest,
+    /// It went without having said anything: its own doing.
+    Silent,
+    /// It was accepted, and ended for one of a network that has fewer.
+    GaveWay,
+}
+
+impl NoSession {
+    /// The directive of gotd.conf that says so, if one does.
+    pub fn directive(self) -> Option<&'static str> {
+        match self {
+            NoSession::Total => Some("connection limit total"),
+            NoSession::Rate => Some("connection rate total"),
+            NoSession::Queue => Some("connection queue timeout"),
+            NoSession::QueueLength => Some("connection queue length"),
+            NoSession::PerAddress => Some("connection limit per address"),
+            NoSession::RatePerAddress => Some("connection rate per address"),
+            NoSession::GitTotal | NoSession::GaveWay => Some("connection limit git total"),
+            NoSession::FirstRequest => Some("connection first request timeout"),
+            NoSession::Silent => None,
+        }
+    }
+
+    /// The same in words, for client and log.
+    pub fn text(self) -> &'static str {
+        match self {
+            NoSession::GaveWay => "gave way to another address (connection limit git total)",
+            other => other.directive().unwrap_or("left without a word"),
+        }
+    }
+}
+
+/// git:// connections, for the counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitCounts {
+    /// Accepted since the start.
+    pub accepted: u64,
+    /// There at this moment, and have not sent a request.
+    pub silent: u32,
+    /// There, and wait for a session.
+    pub waiting: u32,
+    /// There, and have one.
+    pub served: u32,
+}
+
 /// Connections that got no session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusals {
     /// How many.
     pub connections: u32,
-    /// The directive that says so, or what they did.
-    pub why: String,
+    /// Why.
+    pub why: NoSession,
+    /// Over which kind of socket they came.
+    pub pool: Pool,
     /// From where; `None`: from several addresses, or over the unix socket.
     pub address: Option<[u8; 16]>,
 }
@@ -124,6 +189,8 @@ crate::messages! {
         /// No git:// client can come any more: the last of their listening sockets is closed, and nobody who came to it
         /// waits for a session.
         6 => Deserted(()),
+        /// The git:// connections, when something has changed; at most once a second.
+        7 => Git(GitCounts),
     }
 }
 
