@@ -6,6 +6,9 @@
 //! path.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};
@@ -297,6 +300,25 @@ impl Table {
                 Verdict::Denied { name: configured.unwrap_or(name).clone(), at }
             }
         }
+    }
+
+    /// Whether a push that is granted may make its repository. Not where a block of its own is about that place, or one
+    /// within or around it: the new repository would have rules that nobody wrote for it.
+    pub fn may_create(&self, grant: &Grant) -> bool {
+        let (Some(block), Found::Below(name)) = (self.config.repositories.get(grant.block), &grant.found)
+        else {
+            return false;
+        };
+        if block.kind != (RepositoryKind::Below { create: true }) || grant.access != Access::Write {
+            return false;
+        }
+        let root = Path::new(&block.path);
+        let paths = [name.without_suffix(), &name.with_suffix()].map(|n| root.join(OsStr::from_bytes(n)));
+        !self.config.repositories.iter().any(|other| {
+            let other = Path::new(&other.path);
+            let within_root = other != root && other.starts_with(root);
+            paths.iter().any(|path| other.starts_with(path) || within_root && path.starts_with(other))
+        })
     }
 
     fn is_overflow_uid(&self, uid: u32) -> bool {

@@ -127,6 +127,8 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
             filter: options.partial_clone,
         },
         hidden: block.hidden.iter().map(|h| h.namespace.clone().into()).collect(),
+        create: (service == Service::ReceivePack && table.may_create(grant))
+            .then(|| block.limit(Limit::DiskReserve, &config.limits)),
         push_rules: match service {
             Service::UploadPack => Vec::new(),
             // The parser refuses a block whose rules do not fit.
@@ -167,6 +169,47 @@ mod tests {
         assert!(rules.refusal(b"refs/heads/main", Change::Delete, false).is_some());
         let Verdict::Granted(permit) = ask(1000, Service::UploadPack) else { panic!("not granted") };
         assert!(permit.push_rules.is_empty());
+        assert_eq!(permit.create, None);
         assert_eq!(ask(1001, Service::UploadPack), Verdict::NotFound);
+    }
+
+    #[test]
+    fn who_may_create_which_repository() {
+        let text = concat!(
+            "repositories \"\" {\n path \"/r\"\n permit rw 1000\n permit ro 1001\n create\n}\n",
+            "repositories \"plain\" {\n path \"/p\"\n permit rw 1000\n}\n",
+            "repositories \"in\" {\n path \"/r/in\"\n permit rw 1000\n create\n limit disk reserve 5\n}\n",
+            "repository \"own\" {\n path \"/r/team/own.git\"\n permit rw 1000\n}\n",
+        );
+        let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;
+        assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
+        let reserve = config.limits.get(Limit::DiskReserve);
+        let table = Table::new(config);
+        let may = |uid, service, name: &str| {
+            let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
+            let repository = RepoName::parse(name.as_bytes()).expect("a good name");
+            match answer(&table, &Question { peer, told_user: None, service, repository }) {
+                Verdict::Granted(permit) => permit.create,
+                _ => None,
+            }
+        };
+        for (name, create) in [
+            ("x", Some(reserve)),
+            ("team/x.git", Some(reserve)),
+            ("team/own-too", Some(reserve)),
+            ("in/x", Some(reserve)),
+            ("plain/x", None),
+            // Under the names of the first block, these are places that other blocks are about.
+            ("team/own", None),
+            ("team/own.git", None),
+            ("team/own.git/x", None),
+            ("team", None),
+            ("own", None),
+            ("in", None),
+        ] {
+            assert_eq!(may(1000, Service::ReceivePack, name), create, "{name}");
+            assert_eq!(may(1000, Service::UploadPack, name), None, "{name}");
+            assert_eq!(may(1001, Service::ReceivePack, name), None, "{name}");
+        }
     }
 }

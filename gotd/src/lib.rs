@@ -11,6 +11,7 @@ pub mod bytes;
 pub mod client;
 pub mod conf;
 pub mod config;
+pub mod create;
 pub mod disk;
 #[cfg(feature = "escapes")]
 pub mod escapes;

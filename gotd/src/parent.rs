@@ -19,7 +19,7 @@ use libproto::message::parent::{
     SessionToParent, Verdict,
 };
 use libproto::names::UserName;
-use libproto::states::{self, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState, VerifyState};
+use libproto::states::{self, JobState, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -30,13 +30,14 @@ use self::children::{Complaints, Outbox};
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::reload::Reload;
-use self::table::{Ending, Process, RepoChild, Session, SessionChild, Table};
+use self::table::{Creation, Ending, Process, RepoChild, Session, SessionChild, Table};
 use crate::log::{Level, Log};
 use crate::spawn::{self, Child, Starter};
 
 pub mod bind;
 pub mod children;
 pub mod control;
+pub mod create;
 pub mod listeners;
 pub mod metrics;
 pub mod packs;
@@ -116,6 +117,7 @@ enum Source {
     Session(u64),
     Repo(u64),
     Verify(u64),
+    Create(u64),
     Stderr(Pid),
 }
 
@@ -167,6 +169,10 @@ impl Parent {
                     self.on_verify(number);
                     None
                 }
+                Source::Create(number) => {
+                    self.on_create(number);
+                    None
+                }
                 Source::Stderr(pid) => {
                     self.complaints.read(pid, &mut self.log);
                     None
@@ -179,6 +185,7 @@ impl Parent {
         self.expire();
         self.expire_packs();
         self.expire_reload();
+        self.expire_creations();
         self.refill();
         self.unsound.take().map(End::Lost).or_else(|| self.drained())
     }
@@ -218,7 +225,13 @@ impl Parent {
         for session in self.table.iter() {
             let verify = session.verify.as_ref().and_then(Process::running);
             let link = verify.map(|child| child.channel.as_fd());
-            watch(Source::Verify(session.number), session.verify_state == VerifyState::Finished, link);
+            watch(Source::Verify(session.number), session.verify_state == JobState::Finished, link);
+        }
+        for session in self.table.iter() {
+            if let Some(Creation::Running { child, state, .. }) = &session.creation {
+                let finished = *state == JobState::Finished;
+                watch(Source::Create(session.number), finished, Some(child.channel.as_fd()));
+            }
         }
         for (pid, fd) in self.complaints.iter() {
             sources.push(Source::Stderr(pid));
@@ -278,6 +291,7 @@ impl Parent {
         self.on_session(number);
         self.on_repo(number);
         self.on_verify(number);
+        self.on_create(number);
         let Some(session) = self.table.get(number) else { return };
         let now = Instant::now();
         if session.session.running().is_some_and(|c| c.pid == pid) {
@@ -290,7 +304,9 @@ impl Parent {
                 self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
             }
             // One that was never told to go on waits for the parent's word alone.
-            let told = |s: &&mut Session| !matches!(s.repo_state, RepoState::Waiting | RepoState::Opening);
+            let told = |s: &&mut Session| {
+                !matches!(s.repo_state, RepoState::Waiting | RepoState::Opening | RepoState::Absent)
+            };
             // A pack that nobody waits for any more frees its place.
             let fruitless = |s: &&mut Session| s.pack.is_some() && ending != Ending::Exit(0);
             let idle = self.table.get(number).filter(|s| !told(s) || fruitless(s));
@@ -299,8 +315,10 @@ impl Parent {
             }
         } else if session.verify.as_ref().and_then(Process::running).is_some_and(|c| c.pid == pid) {
             session.verify = Some(Process::Ended(ending));
-            session.verify_state = VerifyState::Finished;
+            session.verify_state = JobState::Finished;
             self.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
+        } else if session.create().is_some_and(|c| c.pid == pid) {
+            self.create_ended(number, &ending);
         } else {
             session.repo = Process::Ended(ending);
             session.repo_state = RepoState::Finished;
@@ -667,7 +685,7 @@ impl Parent {
                 self.offer(number);
             }
             RepoToParent::Opened(opened) => self.opened(number, opened),
-            RepoToParent::OpenFailed(OpenError::NotFound) => self.refuse(number, NOT_FOUND),
+            RepoToParent::OpenFailed(OpenError::NotFound) => self.absent(number),
             RepoToParent::OpenFailed(OpenError::Unusable(text)) => self.refuse(number, &text),
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;

@@ -95,10 +95,13 @@ pub fn run(
         Access::Read => system::set_name(c"repo_read"),
         Access::Write => system::set_name(c"repo_write"),
     }
-    let found = match find(&serve.repository) {
-        Ok(Some(found)) => found,
-        Ok(None) => return failed(&parent, OpenError::NotFound),
-        Err(text) => return failed(&parent, OpenError::Unusable(text)),
+    let found = loop {
+        match find(&serve.repository) {
+            Ok(Some(found)) => break found,
+            Ok(None) if is_made(&parent) => {}
+            Ok(None) => return Ok(()),
+            Err(text) => return failed(&parent, OpenError::Unusable(text)),
+        }
     };
     match serve.access {
         Access::Read => read(&parent, session, &start, &serve, found, enforcement),
@@ -213,6 +216,12 @@ pub fn failed(parent: &Parent, error: OpenError) -> Result<(), String> {
     Ok(())
 }
 
+/// Reports that there is no repository, and waits: whether the parent has had it made.
+fn is_made(parent: &Parent) -> bool {
+    send(parent, &RepoToParent::OpenFailed(OpenError::NotFound));
+    matches!(parent.recv(), Ok(Received { message: ParentToRepo::Again(()), .. }))
+}
+
 /// A repository process without a parent has nothing left to do.
 pub fn send(parent: &Parent, message: &RepoToParent) {
     if parent.send(0, 0, message).is_err() {
@@ -292,13 +301,21 @@ fn descend(root: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<(OwnedFd, 
 
 /// The repository in a directory: bare, or the `.git` directory of a worktree.
 fn repository_at(directory: OwnedFd, path: PathBuf) -> Option<Found> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    if let Ok(inner) = openat(&directory, ".git", flags, Mode::empty())
-        && is_repository(&inner)
-    {
+    if let Some(inner) = worktree(&directory) {
         return Some(Found { directory: inner, path: path.join(".git"), worktree: true });
     }
     is_repository(&directory).then_some(Found { directory, path, worktree: false })
+}
+
+/// The `.git` directory of a worktree.
+fn worktree(directory: &OwnedFd) -> Option<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(directory, ".git", flags, Mode::empty()).ok().filter(is_repository)
+}
+
+/// Whether what is in this directory lies inside of a repository.
+pub fn is_in_repository(directory: &OwnedFd) -> bool {
+    is_repository(directory) || worktree(directory).is_some()
 }
 
 /// As git's own test: HEAD, objects and refs; a shared `commondir` is not followed.

@@ -372,6 +372,40 @@ pub fn duplicate_above(fd: impl AsFd, least: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Renames a directory to a name that nothing has; fails with `EEXIST` or `ENOTEMPTY` where something has it.
+///
+/// Where the system or the file system cannot refuse to replace, rename(2) itself does, of a directory: it takes the
+/// place of an empty directory and of nothing else.
+pub fn rename_new(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let (old_name, new_name) = (std::ffi::CString::new(name)?, std::ffi::CString::new(new)?);
+        // SAFETY: both names end with a NUL and live until the call returns.
+        let renamed = unsafe {
+            libc::syscall(
+                libc::SYS_renameat2,
+                from.as_raw_fd(),
+                old_name.as_ptr(),
+                to.as_raw_fd(),
+                new_name.as_ptr(),
+                libc::RENAME_NOREPLACE,
+            )
+        };
+        match Errno::result(renamed) {
+            Ok(_) => return Ok(()),
+            // EINVAL: this file system does not know the flag.
+            Err(Errno::EINVAL | Errno::ENOSYS) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    match nix::sys::stat::fstatat(to, new, flags) {
+        Err(Errno::ENOENT) => Ok(nix::fcntl::renameat(from, name, to, new)?),
+        Ok(_) => Err(Errno::EEXIST.into()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,6 +433,24 @@ mod tests {
         // Rust's own start ignores it, and nothing else.
         assert!(ignored_signals().contains(Signal::SIGPIPE));
         assert!(!ignored_signals().contains(Signal::SIGTERM));
+    }
+
+    #[test]
+    fn a_rename_replaces_nothing() {
+        let place = tempfile::tempdir().expect("a directory");
+        let dir = std::fs::File::open(place.path()).expect("opens");
+        let rename = |from: &str, to: &str| {
+            rename_new(dir.as_fd(), from.as_bytes(), dir.as_fd(), to.as_bytes()).map_err(|e| e.kind())
+        };
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir(place.path().join(name)).expect("makes");
+        }
+        std::fs::write(place.path().join("f"), "").expect("writes");
+        for there in ["b", "f"] {
+            assert_eq!(rename("a", there), Err(io::ErrorKind::AlreadyExists), "{there}");
+        }
+        assert_eq!(rename("a", "new"), Ok(()));
+        assert_eq!(rename("a", "newer"), Err(io::ErrorKind::NotFound));
     }
 
     #[test]

@@ -19,19 +19,22 @@ pub enum Role {
     Repository,
     /// Indexes and checks an incoming pack.
     Verify,
+    /// Makes a repository.
+    Create,
     /// Reads the configuration.
     Config,
 }
 
 impl Role {
     /// All roles that are started by `parent`.
-    pub const STARTED: [Role; 7] = [
+    pub const STARTED: [Role; 8] = [
         Role::Sockets,
         Role::Listen,
         Role::Auth,
         Role::Session,
         Role::Repository,
         Role::Verify,
+        Role::Create,
         Role::Config,
     ];
 
@@ -45,6 +48,7 @@ impl Role {
             Role::Session => "session",
             Role::Repository => "repository",
             Role::Verify => "verify",
+            Role::Create => "create",
             Role::Config => "config",
         }
     }
@@ -63,6 +67,7 @@ pub const LINKS: &[(Role, Role)] = &[
     (Role::Parent, Role::Session),
     (Role::Parent, Role::Repository),
     (Role::Parent, Role::Verify),
+    (Role::Parent, Role::Create),
     (Role::Parent, Role::Config),
     (Role::Listen, Role::Session),
     (Role::Session, Role::Repository),
@@ -110,6 +115,8 @@ pub enum RepoState {
     Waiting,
     /// Was told; looks for it.
     Opening,
+    /// Found nothing; waits while it is made.
+    Absent,
     /// Serves its session.
     Serving,
     /// Has reported its end.
@@ -121,13 +128,14 @@ pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Starting, &[1]),
     (RepoState::Waiting, &[]),
     (RepoState::Opening, &[2, 3]),
+    (RepoState::Absent, &[]),
     (RepoState::Serving, &[4, 5, 6, 7, 8]),
     (RepoState::Finished, &[]),
 ];
 
-/// How far a verify process is, as `parent` sees it.
+/// How far a verify or create process is, as `parent` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VerifyState {
+pub enum JobState {
     /// Started; has not greeted.
     Starting,
     /// At work.
@@ -137,8 +145,12 @@ pub enum VerifyState {
 }
 
 /// Which messages of a verify process are allowed in which state, by their type number.
-pub const VERIFY_TO_PARENT: &[(VerifyState, &[u16])] =
-    &[(VerifyState::Starting, &[1, 2]), (VerifyState::Working, &[2]), (VerifyState::Finished, &[])];
+pub const VERIFY_TO_PARENT: &[(JobState, &[u16])] =
+    &[(JobState::Starting, &[1, 2]), (JobState::Working, &[2]), (JobState::Finished, &[])];
+
+/// Which messages of a create process are allowed in which state, by their type number.
+pub const CREATE_TO_PARENT: &[(JobState, &[u16])] =
+    &[(JobState::Starting, &[1]), (JobState::Working, &[2]), (JobState::Finished, &[])];
 
 /// Whether `kind` stands in `table` for `state`.
 pub fn allowed<S: Copy + PartialEq>(table: &[(S, &[u16])], state: S, kind: u16) -> bool {

@@ -69,6 +69,11 @@ impl Fs {
         Fs { observer: Some(observer), ..self }
     }
 
+    /// The directory that all paths are relative to.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
     /// Tells the observer of a change that was made through a descriptor.
     pub fn note(&self, op: &Op) {
         if let Some(observer) = &self.observer {

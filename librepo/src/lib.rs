@@ -14,6 +14,7 @@ pub mod bitmap;
 pub mod chunks;
 pub mod commit_graph;
 pub mod config;
+pub mod create;
 pub mod delta_apply;
 pub mod error;
 pub mod ewah;

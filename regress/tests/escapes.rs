@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use regress::{Site, history, run};
 
-const ROLES: [&str; 6] = ["listen", "auth", "session", "repo_read", "repo_write", "verify"];
+const ROLES: [&str; 7] = ["listen", "auth", "session", "repo_read", "repo_write", "verify", "create"];
 
 #[test]
 fn no_role_gets_out_where_it_handles_a_client() {
@@ -28,7 +28,7 @@ fn no_role_gets_out_where_it_handles_a_client() {
 
     let site = Site::new();
     let repository = history::repository(&site, "r.git", 10, "sha1");
-    let daemon = site.start();
+    let daemon = site.start_with(&site.serve_all().replace("\tpermit", "\tcreate\n\tpermit"));
     let work = site.clone_path("work");
     site.git(["clone", "-q", "gotd:r.git", &work.to_string_lossy()]).good();
     std::fs::write(work.join("new"), "new").expect("writes");
@@ -38,6 +38,8 @@ fn no_role_gets_out_where_it_handles_a_client() {
     run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:r.git", "HEAD:refs/heads/pushed"]), b"", 60)
         .good();
     site.git_in(&repository, ["rev-parse", "refs/heads/pushed"]);
+    let mut push = site.command("git");
+    run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:made", "HEAD:refs/heads/main"]), b"", 60).good();
     println!("{:<12}{:>9}{:>10}{:>5}", "role", "refused", "promised", "out");
     for role in ROLES {
         let line = daemon.logged(&["says", &format!("escapes of {role}:")]);

@@ -4,7 +4,7 @@ use libproto::codec::{self, CodecError};
 use serde::{Deserialize, Serialize};
 
 use super::limits::{Limit, Scope, TABLE};
-use super::model::{Config, ProtectionKind, Repository, RepositoryKind, branch_name, namespace};
+use super::model::{Config, ProtectionKind, Repository, branch_name, namespace};
 use super::repository::FSCK_KINDS;
 
 /// Most bytes of encoded rules: they travel in one message with other things.
@@ -27,8 +27,6 @@ pub struct PushRules {
     pub fsck: bool,
     /// Whether reflogs are written.
     pub reflog: bool,
-    /// Whether the push may create the repository.
-    pub create: bool,
     /// Limits, one for each row of the table that may differ by repository or is about pushes, in the table's order.
     limits: Vec<(Limit, u64)>,
 }
@@ -62,7 +60,6 @@ impl PushRules {
             tolerated: block.tolerated.iter().map(|t| t.kind.clone()).collect(),
             fsck: !block.options.fsck_off,
             reflog: block.options.reflog,
-            create: block.kind == RepositoryKind::Below { create: true },
             limits: TABLE
                 .iter()
                 .filter(|row| travels(row.limit))

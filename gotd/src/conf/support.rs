@@ -77,9 +77,8 @@ impl Feature {
         match self {
             // Files written for C gotd have it, so it must load.
             Feature::Notify => Support::Warn,
-            // Without these less is permitted, never more.
-            Feature::Create => Support::Warn,
-            Feature::ListenGit
+            Feature::Create
+            | Feature::ListenGit
             | Feature::InformativeErrors
             | Feature::ExportOk
             | Feature::Accounts

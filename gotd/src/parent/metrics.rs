@@ -25,6 +25,7 @@ pub struct Metrics {
     objects: u64,
     references: [u64; 2],
     reloads: [u64; 2],
+    created: u64,
     /// What concerns git:// alone.
     pub(super) git: Git,
 }
@@ -103,6 +104,11 @@ impl Metrics {
         *count = count.saturating_add(1);
     }
 
+    /// A push made a repository.
+    pub fn created(&mut self) {
+        self.created = self.created.saturating_add(1);
+    }
+
     /// The configuration was read anew, or could not be.
     pub fn reload(&mut self, failed: bool) {
         let count = &mut self.reloads[usize::from(failed)];
@@ -151,6 +157,8 @@ impl Metrics {
         for (result, value) in ["ok", "refused"].iter().zip(self.references) {
             out.sample("gotd_references_total", &[("result", result)], value);
         }
+        out.family("gotd_repositories_created", "counter", "Repositories that a push made.");
+        out.sample("gotd_repositories_created_total", &[], self.created);
         out.family("gotd_reloads", "counter", "Configurations that were read anew.");
         for (result, value) in ["ok", "failed"].iter().zip(self.reloads) {
             out.sample("gotd_reloads_total", &[("result", result)], value);

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use libproto::channel::{Message, RecvError};
 use libproto::message::parent::{ParentToRepo, ParentToVerify, VerifyStart, VerifyToParent};
-use libproto::states::{self, Role, VERIFY_TO_PARENT, VerifyState};
+use libproto::states::{self, JobState, Role, VERIFY_TO_PARENT};
 
 use super::table::{Process, VerifyChild};
 use super::{Parent, same_build};
@@ -60,7 +60,7 @@ impl Parent {
                 Ok(received) => received.message,
                 Err(e) if e.is_transient() => return,
                 Err(RecvError::Closed) => {
-                    session.verify_state = VerifyState::Finished;
+                    session.verify_state = JobState::Finished;
                     return;
                 }
                 Err(e) => return self.end_session(number, &format!("verify: {e}")),
@@ -71,11 +71,11 @@ impl Parent {
             }
             match message {
                 VerifyToParent::Hello(build) if same_build(&build) => {
-                    session.verify_state = VerifyState::Working;
+                    session.verify_state = JobState::Working;
                 }
                 VerifyToParent::Hello(_) => return self.end_session(number, "verify: another build"),
                 VerifyToParent::Finished(text) => {
-                    session.verify_state = VerifyState::Finished;
+                    session.verify_state = JobState::Finished;
                     session.verify_text = text;
                 }
             }

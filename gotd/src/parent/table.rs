@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use libproto::command::Service;
 use libproto::message::client::ControlRequest;
 use libproto::message::parent::{
-    ClientHello, GitAsk, Opened, ParentToRepo, ParentToSession, ParentToVerify, Peer, Permit, Pool,
-    RepoReport, RepoToParent, SessionReport, SessionToParent, VerifyToParent,
+    ClientHello, CreateToParent, GitAsk, Opened, ParentToCreate, ParentToRepo, ParentToSession,
+    ParentToVerify, Peer, Permit, Pool, RepoReport, RepoToParent, SessionReport, SessionToParent,
+    VerifyToParent,
 };
-use libproto::states::{RepoState, SessionState, VerifyState};
+use libproto::states::{JobState, RepoState, SessionState};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
@@ -26,6 +27,27 @@ pub type RepoChild = Child<ParentToRepo, RepoToParent>;
 
 /// A `verify` process.
 pub type VerifyChild = Child<ParentToVerify, VerifyToParent>;
+
+/// A `create` process.
+pub type CreateChild = Child<ParentToCreate, CreateToParent>;
+
+/// A repository that a push makes.
+#[derive(Debug)]
+pub enum Creation {
+    /// Since then, for those before it.
+    Waiting(Instant),
+    /// Being made.
+    Running {
+        /// By this process.
+        child: CreateChild,
+        /// How far it is.
+        state: JobState,
+        /// Until when it has to be over.
+        until: Instant,
+    },
+    /// Its process has been reaped, or there was none.
+    Over,
+}
 
 /// A process of a session: there, or how it ended.
 #[derive(Debug)]
@@ -91,7 +113,7 @@ pub struct Session {
     /// Its ends of the links to session and repository process, until it is started.
     pub verify_ends: Option<(OwnedFd, OwnedFd)>,
     /// How far the verify process is.
-    pub verify_state: VerifyState,
+    pub verify_state: JobState,
     /// What the verify process said at its end, for the log.
     pub verify_text: String,
     /// The repository, as it was found.
@@ -130,6 +152,8 @@ pub struct Session {
     pub killed: Option<String>,
     /// The pack that it makes or waits for.
     pub pack: Option<super::packs::Pack>,
+    /// The repository that it makes, once it was not there.
+    pub creation: Option<Creation>,
 }
 
 impl Session {
@@ -149,7 +173,7 @@ impl Session {
             repo: Process::Running(repo),
             verify: None,
             verify_ends: Some(verify_ends),
-            verify_state: VerifyState::Starting,
+            verify_state: JobState::Starting,
             verify_text: String::new(),
             opened: None,
             state: SessionState::Starting,
@@ -169,6 +193,7 @@ impl Session {
             deadline: None,
             killed: None,
             pack: None,
+            creation: None,
         }
     }
 
@@ -180,10 +205,19 @@ impl Session {
     /// The processes that have not been reaped.
     pub fn pids(&self) -> Vec<Pid> {
         let verify = self.verify.as_ref().and_then(Process::running).map(|c| c.pid);
-        [self.session.running().map(|c| c.pid), self.repo.running().map(|c| c.pid), verify]
+        let create = self.create().map(|c| c.pid);
+        [self.session.running().map(|c| c.pid), self.repo.running().map(|c| c.pid), verify, create]
             .into_iter()
             .flatten()
             .collect()
+    }
+
+    /// The process that makes its repository, while it runs.
+    pub fn create(&self) -> Option<&CreateChild> {
+        match &self.creation {
+            Some(Creation::Running { child, .. }) => Some(child),
+            _ => None,
+        }
     }
 
     /// Whether the client asked to push.

@@ -456,6 +456,8 @@ crate::messages! {
         7 => Waits(PackWait),
         /// The pack is not made, with this word for the client.
         8 => NoPack(String),
+        /// What was not found has been made since: look again.
+        9 => Again(()),
     }
 }
 
@@ -520,6 +522,50 @@ crate::messages! {
     }
 }
 
+// --- create
+
+/// What a `create` process is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateStart {
+    /// Absolute path of the `repositories` directory.
+    pub path: Vec<u8>,
+    /// The name below it.
+    pub name: RepoName,
+    /// Bytes of the disk that stay free.
+    pub reserve: u64,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Created {
+    /// It is there now.
+    Made,
+    /// Something has this name, or has got it meanwhile.
+    Exists,
+    /// No repository may get this name: the reason, for the log.
+    Refused(String),
+    /// It could not be made: the reason, for client and log.
+    Failed(String),
+}
+
+crate::messages! {
+    /// What `parent` tells `create`.
+    pub enum ParentToCreate: "parent to create" {
+        /// The one repository of this process.
+        1 => Start(CreateStart),
+    }
+}
+
+crate::messages! {
+    /// What `create` tells `parent`.
+    pub enum CreateToParent: "create to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The work is over.
+        2 => Done(Created),
+    }
+}
+
 // --- auth
 
 /// May this client do this to that repository?
@@ -569,6 +615,8 @@ pub struct Permit {
     pub hidden: Vec<Vec<u8>>,
     /// Rules of a push, encoded by the configuration's own module.
     pub push_rules: Vec<u8>,
+    /// The push may make the repository, if so many bytes of the disk stay free.
+    pub create: Option<u64>,
 }
 
 crate::messages! {

@@ -1,0 +1,309 @@
+//! `create`: makes one repository below a `repositories` directory.
+//!
+//! Duty: an empty repository under a name that a permitted push asked for and that nothing has. It is made in a directory
+//! that no client can name, put on the disk, and then gets its name in one step that replaces nothing: a crash leaves no
+//! half of a repository there, and what it leaves elsewhere the next of these processes removes.
+//! Waits on: the parent, once. Talks to: the parent alone.
+//!
+//! **Invariant:** sees that one directory, and never a client's descriptor. Of a client it knows the name that it asked
+//! for, which `RepoName` has checked and which is checked again here, component by component.
+
+use std::ffi::OsStr;
+use std::hash::{BuildHasher as _, RandomState};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use libproto::channel::{Channel, Received};
+use libproto::message::parent::{Build, CreateToParent, Created, ParentToCreate};
+use libproto::names::RepoName;
+use librepo::config::Shared;
+use librepo::create;
+use librepo::fs_ops::Fs;
+use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstatat, umask};
+
+use crate::disk::check_reserve;
+use crate::repository::is_in_repository;
+use crate::system;
+
+/// From the first message on.
+pub const WORK: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Wpath, Promise::Cpath, Promise::Fattr]);
+/// Where repositories are made, in the `repositories` directory itself: no name of a client's starts with a dot.
+const STAGING: &[u8] = b".gotd-create";
+/// Directories on the way to a new repository.
+const MOST_LEVELS: usize = 8;
+/// Bytes of a name in a directory.
+const LONGEST: usize = 255;
+/// What crashes may have left: more is not looked at.
+const MOST_LEFT: usize = 1000;
+/// The largest file it writes is a few lines.
+const FILE_SIZE: u64 = 4096;
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+type Parent = Channel<CreateToParent, ParentToCreate>;
+
+/// Runs the role.
+pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+    let parent = Parent::from(parent);
+    let start = match parent.recv() {
+        Ok(Received { message: ParentToCreate::Start(start), .. }) => start,
+        _ => system::exit_now(0),
+    };
+    let path = Path::new(OsStr::from_bytes(&start.path));
+    // A configured path may lead through symbolic links, which are the admin's.
+    let root = open(path, DIRECTORY, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))?;
+    let visible = [Visible::opened(root.as_fd(), path, Access::READ_WRITE_CREATE)];
+    let limits = Limits { fsize: Some(FILE_SIZE), ..Limits::UNCHANGED };
+    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
+        .map_err(|e| e.to_string())?;
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("create", WORK);
+    umask(Mode::from_bits_truncate(0o022));
+    say(&parent, &CreateToParent::Hello(Build { id: crate::BUILD.into() }));
+    let done = make(&root, &start.name, start.reserve).unwrap_or_else(Created::Failed);
+    say(&parent, &CreateToParent::Done(done));
+    Ok(())
+}
+
+fn say(parent: &Parent, message: &CreateToParent) {
+    if parent.send(0, 0, message).is_err() {
+        system::exit_now(1);
+    }
+}
+
+/// Makes the repository `name` below `root`. An error is for the client, and names nothing outside of `root`.
+fn make(root: &OwnedFd, name: &RepoName, reserve: u64) -> Result<Created, String> {
+    if let Some(answer) = look(root, name) {
+        return Ok(answer);
+    }
+    let text = |e: &dyn std::fmt::Display| format!("{name}: cannot be created: {e}");
+    check_reserve(root, reserve).map_err(|e| e.to_string())?;
+    let fs = Fs::new(root.try_clone().map_err(|e| text(&e))?, Shared::Umask);
+    let done = stage(&fs).and_then(|staged| {
+        let done = create::empty(&fs, &staged).map_err(|e| e.to_string());
+        let done = done.and_then(|()| put(&fs, &staged, &name.with_suffix()));
+        if done != Ok(Created::Made) {
+            // What is left is the next one's to remove.
+            let _ = create::remove_tree(&fs, &staged);
+        }
+        done
+    });
+    let _ = fs.remove_dir(STAGING);
+    done.map_err(|e| text(&e))
+}
+
+/// Whether the name is one that a repository may get here, and free. `None`: it is.
+fn look(root: &OwnedFd, name: &RepoName) -> Option<Created> {
+    let refused = |why: &str| Some(Created::Refused(why.to_owned()));
+    let whole = name.with_suffix();
+    let components: Vec<&[u8]> = whole.split(|b| *b == b'/').collect();
+    let (_, parents) = components.split_last()?;
+    if parents.len() > MOST_LEVELS {
+        return refused("a repository to be created: too many directories in its name");
+    }
+    if components.iter().any(|c| c.len() > LONGEST) {
+        return refused("a repository to be created: too long a name");
+    }
+    if components.iter().any(|c| c.is_empty() || c.starts_with(b".") || c.contains(&0)) {
+        return refused("a repository to be created: a component of its name starts with a dot");
+    }
+    // Such a directory would have the name of a repository, and keep it from everybody.
+    if parents.iter().any(|c| c.to_ascii_lowercase().ends_with(b".git")) {
+        return refused("a repository to be created: a directory's name ends in .git");
+    }
+    let inside = "a repository to be created: its name lies inside a repository";
+    let mut at = root.try_clone().ok()?;
+    for parent in parents {
+        if is_in_repository(&at) {
+            return refused(inside);
+        }
+        match openat(&at, *parent, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()) {
+            Ok(next) => at = next,
+            Err(Errno::ENOENT) => return None,
+            Err(_) => return refused("a repository to be created: its name leads through no directory"),
+        }
+    }
+    if is_in_repository(&at) {
+        return refused(inside);
+    }
+    let last = |name: &[u8]| name.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
+    let spellings = [last(&whole), last(name.without_suffix()), last(name.as_bytes())];
+    let is_there = |name: &Vec<u8>| {
+        fstatat(&at, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW).err() != Some(Errno::ENOENT)
+    };
+    spellings.iter().any(is_there).then_some(Created::Exists)
+}
+
+/// Removes what crashes left, and gives a name in the staging directory that nothing has.
+fn stage(fs: &Fs) -> Result<Vec<u8>, String> {
+    let path = |name: &str| [STAGING, b"/", name.as_bytes()].concat();
+    let fresh = |kind: &str| format!("{kind}-{:016x}", RandomState::new().hash_one(std::process::id()));
+    fs.make_dir(STAGING).map_err(|e| e.to_string())?;
+    let dir = fs.open_dir(STAGING).map_err(|e| e.to_string())?;
+    for (name, _) in fs.list(STAGING, MOST_LEFT).map_err(|e| e.to_string())? {
+        // Under another name first: should its owner be alive after all, it cannot give its own name to half of it.
+        let left = fresh("left");
+        if system::rename_new(dir.as_fd(), &name, dir.as_fd(), left.as_bytes()).is_ok() {
+            // Nobody waits for this, and the next one tries again.
+            let _ = create::remove_tree(fs, &path(&left));
+        }
+    }
+    Ok(path(&fresh("new")))
+}
+
+/// Gives a repository that is on the disk its name, and makes the directories on the way there.
+fn put(fs: &Fs, staged: &[u8], name: &[u8]) -> Result<Created, String> {
+    let made = fs.make_parents(name).map_err(|e| e.to_string())?;
+    let split = name.iter().rposition(|b| *b == b'/');
+    let (parent, last) = split.map_or((&b""[..], name), |at| (&name[..at], &name[at + 1..]));
+    let give = || -> std::io::Result<()> {
+        let other = |e: librepo::Error| std::io::Error::other(e.to_string());
+        for dir in &made {
+            let above = dir.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &dir[..at]);
+            fs.sync_dir(above).map_err(other)?;
+        }
+        let from = fs.open_dir(STAGING).map_err(other)?;
+        let to = match parent {
+            b"" => None,
+            parent => Some(fs.open_dir(parent).map_err(other)?),
+        };
+        let to = to.as_ref().map_or(fs.root(), AsFd::as_fd);
+        system::rename_new(from.as_fd(), &staged[STAGING.len() + 1..], to, last)?;
+        // From here on it is there, whatever else happens: a push that goes on will say if it does not last.
+        let _ = fs.sync_dir(parent);
+        Ok(())
+    };
+    let done = give();
+    if done.is_err() {
+        for dir in made.iter().rev() {
+            let _ = fs.remove_dir(dir);
+        }
+    }
+    match done {
+        Ok(()) => Ok(Created::Made),
+        Err(e) if matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::EEXIST | Errno::ENOTEMPTY)) => {
+            Ok(Created::Exists)
+        }
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Place {
+            Place(tempfile::tempdir().expect("a directory"))
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn create(&self, name: &str) -> Created {
+            let root = open(self.0.path(), DIRECTORY, Mode::empty()).expect("opens");
+            let name = RepoName::parse(name.as_bytes()).expect("a name");
+            make(&root, &name, 0).unwrap_or_else(Created::Failed)
+        }
+
+        /// Everything in the directory itself.
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.0.path()).expect("lists").flatten();
+            let mut names: Vec<String> =
+                entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn either_spelling_makes_the_one_repository() {
+        let place = Place::new();
+        assert_eq!(place.create("a"), Created::Made);
+        assert_eq!(place.create("b.git"), Created::Made);
+        assert_eq!(place.create("team/sub/c"), Created::Made);
+        for there in ["a", "a.git", "b", "b.git", "team/sub/c.git"] {
+            assert_eq!(place.create(there), Created::Exists, "{there}");
+        }
+        assert!(place.path("team/sub/c.git/HEAD").is_file());
+        assert_eq!(place.names(), ["a.git", "b.git", "team"]);
+    }
+
+    #[test]
+    fn whatever_has_a_name_that_could_mean_it_stays() {
+        let place = Place::new();
+        fs::create_dir(place.path("plain")).expect("makes");
+        fs::write(place.path("file"), "").expect("writes");
+        std::os::unix::fs::symlink("/nowhere", place.path("link.git")).expect("links");
+        for there in ["plain", "plain.git", "file", "link"] {
+            assert_eq!(place.create(there), Created::Exists, "{there}");
+        }
+        assert_eq!(place.names(), ["file", "link.git", "plain"]);
+    }
+
+    #[test]
+    fn names_that_no_repository_may_get() {
+        let place = Place::new();
+        assert_eq!(place.create("r"), Created::Made);
+        fs::create_dir_all(place.path("work")).expect("makes");
+        fs::rename(place.path("r.git"), place.path("work/.git")).expect("renames");
+        assert_eq!(place.create("r"), Created::Made);
+        fs::rename(place.path("r.git"), place.path("bare")).expect("renames");
+        std::os::unix::fs::symlink("work", place.path("link")).expect("links");
+        fs::write(place.path("file"), "").expect("writes");
+        for name in [
+            ".hidden",
+            "a/.hidden",
+            ".gotd-create/x",
+            "new.git/x",
+            "New.GIT/x",
+            "bare/x",
+            "bare/refs/heads/x",
+            "work/x",
+            "work/sub/x",
+            "link/x",
+            "file/x",
+            "1/2/3/4/5/6/7/8/9/x",
+        ] {
+            // Some are no names at all.
+            if RepoName::parse(name.as_bytes()).is_ok() {
+                assert!(matches!(place.create(name), Created::Refused(_)), "{name}");
+            }
+        }
+        assert_eq!(place.names(), ["bare", "file", "link", "work"]);
+        assert_eq!(place.create("1/2/3/4/5/6/7/8/x"), Created::Made);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_removed_by_the_next() {
+        let place = Place::new();
+        fs::create_dir_all(place.path(".gotd-create/new-0123/objects/pack")).expect("makes");
+        fs::write(place.path(".gotd-create/new-0123/HEAD"), "ref").expect("writes");
+        fs::create_dir_all(place.path(".gotd-create/left-4567")).expect("makes");
+        assert_eq!(place.create("x"), Created::Made);
+        assert_eq!(place.names(), ["x.git"]);
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing() {
+        let place = Place::new();
+        fs::write(place.path(".gotd-create"), "").expect("writes");
+        let Created::Failed(text) = place.create("d/x") else { panic!("created") };
+        assert!(text.contains("cannot be created"), "{text}");
+        assert_eq!(place.names(), [".gotd-create"]);
+        fs::remove_file(place.path(".gotd-create")).expect("removes");
+        let root = open(place.0.path(), DIRECTORY, Mode::empty()).expect("opens");
+        let full = make(&root, &RepoName::parse(b"x").expect("a name"), u64::MAX);
+        assert!(full.is_err_and(|text| text.contains("limit disk reserve")));
+        assert_eq!(place.names(), Vec::<String>::new());
+    }
+}
