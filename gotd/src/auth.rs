@@ -11,19 +11,24 @@ use std::os::fd::OwnedFd;
 use libproto::channel::{Channel, RecvError};
 use libproto::command::Service;
 use libproto::message::parent::{
-    AuthToParent, Build, FetchRules, ParentToAuth, Peer, Permit, Question, RepoAddress, Verdict,
+    AuthToParent, Build, FetchRules, Filter, Overview, ParentToAuth, Peer, Permit, Question, RepoAddress,
+    SEEN_MAX, Seen, SeenRoot, Verdict, Who,
 };
+use libproto::names::RepoName;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
 use crate::access::{self, Found, Identity, Table};
 use crate::conf::limits::Limit;
-use crate::conf::model::{Config, Position, Wants};
+use crate::conf::model::{Access, Action, Config, Position, RepositoryKind, Wants};
 use crate::conf::push::PushRules;
 use crate::conf::wire::Assembler;
 use crate::system;
 
 /// Nothing but its channel.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
+
+/// What somebody is told who has an account of their own.
+const NO_SELF_SERVICE: &str = "commands other than git's are for users of a shared account";
 
 type Parent = Channel<AuthToParent, ParentToAuth>;
 
@@ -65,6 +70,17 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 };
                 say(&parent, received.peer, &AuthToParent::Verdict(verdict));
             }
+            ParentToAuth::Overview(who) => {
+                let end = match &table {
+                    Some(table) => overview(&parent, received.peer, table, &who),
+                    None => Overview::NoIdentity("not configured yet".into()),
+                };
+                say(&parent, received.peer, &AuthToParent::Overview(end));
+            }
+            ParentToAuth::Filter(filter) => {
+                let seen = table.as_ref().map_or_else(Vec::new, |table| seen(table, &filter));
+                say(&parent, received.peer, &AuthToParent::Seen(seen));
+            }
         }
     }
 }
@@ -99,6 +115,70 @@ fn answer(table: &Table, question: &Question) -> Verdict {
     }
 }
 
+/// A user of a shared account, who has nothing but this to ask. For others the answer is a shell's.
+fn account_user(table: &Table, who: &Who) -> Result<Identity, String> {
+    let Peer::Unix { uid, gid, groups, .. } = &who.peer else { return Err(NO_SELF_SERVICE.into()) };
+    match table.identify(*uid, *gid, groups, who.told_user.as_ref()) {
+        Ok(identity @ Identity::AccountUser(_)) => Ok(identity),
+        Ok(_) => Err(NO_SELF_SERVICE.into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Tells what the configuration has for a user.
+fn overview(parent: &Parent, number: u64, table: &Table, who: &Who) -> Overview {
+    let identity = match account_user(table, who) {
+        Ok(identity) => identity,
+        Err(text) => return Overview::NoIdentity(text),
+    };
+    let mut batch = Vec::new();
+    for block in &table.config().repositories {
+        let permitted = table.deciding(block, &identity).is_some_and(|d| d.rule.action != Action::Deny);
+        match (&block.kind, &block.name) {
+            (RepositoryKind::One, Some(name)) => batch.extend(see(table, &identity, name).map(|(s, _)| s)),
+            (RepositoryKind::Below { .. }, prefix) if permitted => {
+                let root = SeenRoot { path: block.path.clone().into_bytes(), prefix: prefix.clone() };
+                say(parent, number, &AuthToParent::Root(root));
+            }
+            _ => {}
+        }
+        if batch.len() >= SEEN_MAX {
+            say(parent, number, &AuthToParent::Seen(std::mem::take(&mut batch)));
+        }
+    }
+    say(parent, number, &AuthToParent::Seen(batch));
+    Overview::Known { identity: table.display(&identity), connections: connections(table, &identity).0 }
+}
+
+/// What a user may do with a repository that it may at least read.
+fn see(table: &Table, identity: &Identity, name: &RepoName) -> Option<(Seen, access::Grant)> {
+    match table.decide(identity, name, Service::UploadPack) {
+        access::Verdict::Granted(grant) => {
+            Some((Seen { name: name.clone(), write: grant.access == Access::Write }, grant))
+        }
+        _ => None,
+    }
+}
+
+/// Of repositories that are below a directory, those that the user may see under these names.
+fn seen(table: &Table, filter: &Filter) -> Vec<Seen> {
+    let Ok(identity) = account_user(table, &filter.who) else { return Vec::new() };
+    let here = |grant: &access::Grant| {
+        let block = table.config().repositories.get(grant.block);
+        grant.found != Found::Configured && block.is_some_and(|b| b.path.as_bytes() == filter.path)
+    };
+    let visible = filter.names.iter().filter_map(|name| see(table, &identity, name));
+    visible.filter(|(_, grant)| here(grant)).map(|(seen, _)| seen).collect()
+}
+
+/// Connections at once of an identity, and whether a directive of its own says so.
+fn connections(table: &Table, identity: &Identity) -> (u32, bool) {
+    let limit = table.connection_limit(identity);
+    let most = limit.map_or(u32::MAX, |(n, _)| u32::try_from(n).unwrap_or(u32::MAX));
+    let general = table.config().limits.set_at(Limit::ConnectionsPerUser).unwrap_or_default();
+    (most, limit.is_some_and(|(_, at)| at != general))
+}
+
 fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Service) -> Option<Permit> {
     let config = table.config();
     let block = config.repositories.get(grant.block)?;
@@ -106,14 +186,12 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
         Found::Configured => None,
         Found::Below(name) => Some(name.clone()),
     };
-    let limit = table.connection_limit(identity);
-    let connections = limit.map_or(u32::MAX, |(n, _)| u32::try_from(n).unwrap_or(u32::MAX));
-    let general = config.limits.set_at(Limit::ConnectionsPerUser).unwrap_or_default();
+    let (connections, own_connections) = connections(table, identity);
     let options = &block.options;
     Some(Permit {
         identity: table.display(identity),
         connections,
-        own_connections: limit.is_some_and(|(_, at)| at != general),
+        own_connections,
         packs: u32::try_from(block.limit(Limit::PacksPerRepository, &config.limits)).unwrap_or(u32::MAX),
         rule: place(config, grant.at),
         repository: RepoAddress {
@@ -145,8 +223,6 @@ fn place(config: &Config, at: Position) -> String {
 
 #[cfg(test)]
 mod tests {
-    use libproto::names::RepoName;
-
     use super::*;
     use crate::conf::loader::Texts;
     use crate::conf::push::Change;

@@ -19,6 +19,7 @@ pub mod explain;
 pub mod fairness;
 pub mod git_daemon;
 pub mod ids;
+pub mod list;
 pub mod listen;
 pub mod log;
 pub mod parent;

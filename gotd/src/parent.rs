@@ -44,6 +44,7 @@ pub mod packs;
 pub mod push;
 pub mod reload;
 pub mod report;
+pub mod shell;
 pub mod start;
 pub mod table;
 #[cfg(test)]
@@ -118,6 +119,7 @@ enum Source {
     Repo(u64),
     Verify(u64),
     Create(u64),
+    List(u64),
     Stderr(Pid),
 }
 
@@ -158,6 +160,7 @@ impl Parent {
                     None
                 }
                 Source::Session(number) => {
+                    self.flush_shell(number);
                     self.on_session(number);
                     None
                 }
@@ -173,6 +176,10 @@ impl Parent {
                     self.on_create(number);
                     None
                 }
+                Source::List(number) => {
+                    self.on_list(number);
+                    None
+                }
                 Source::Stderr(pid) => {
                     self.complaints.read(pid, &mut self.log);
                     None
@@ -186,6 +193,7 @@ impl Parent {
         self.expire_packs();
         self.expire_reload();
         self.expire_creations();
+        self.expire_lists();
         self.refill();
         self.unsound.take().map(End::Lost).or_else(|| self.drained())
     }
@@ -232,10 +240,22 @@ impl Parent {
                 let finished = *state == JobState::Finished;
                 watch(Source::Create(session.number), finished, Some(child.channel.as_fd()));
             }
+            if let Some(shell) = &session.shell {
+                let link = shell.list.as_ref().map(|child| child.channel.as_fd());
+                watch(Source::List(session.number), shell.state == JobState::Finished, link);
+            }
         }
         for (pid, fd) in self.complaints.iter() {
             sources.push(Source::Stderr(pid));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        }
+        for (source, fd) in sources.iter().zip(&mut fds) {
+            // Those that have more of an answer to take.
+            if let Source::Session(number) = source
+                && self.table.has_answer(*number)
+            {
+                fd.set_events(PollFlags::POLLIN | PollFlags::POLLOUT);
+            }
         }
         // A refill that was put off is due when the one it was put off for has been answered.
         let timeout = PollTimeout::from(if self.table.is_anybody_waiting() { 5u16 } else { 1000 });
@@ -292,6 +312,7 @@ impl Parent {
         self.on_repo(number);
         self.on_verify(number);
         self.on_create(number);
+        self.on_list(number);
         let Some(session) = self.table.get(number) else { return };
         let now = Instant::now();
         if session.session.running().is_some_and(|c| c.pid == pid) {
@@ -319,6 +340,8 @@ impl Parent {
             self.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
         } else if session.create().is_some_and(|c| c.pid == pid) {
             self.create_ended(number, &ending);
+        } else if session.list().is_some_and(|c| c.pid == pid) {
+            self.list_ended(number);
         } else {
             session.repo = Process::Ended(ending);
             session.repo_state = RepoState::Finished;
@@ -462,6 +485,7 @@ impl Parent {
         }
         self.consider(number);
         self.consider_control(number);
+        self.consider_shell(number);
     }
 
     /// Whether one uid has far more connections than it could ever use. Users of a shared account are counted by
@@ -530,6 +554,13 @@ impl Parent {
                 session.asked_control = Some(request);
                 self.consider_control(number);
             }
+            SessionToParent::Shell(_) if session.pool == Pool::Tcp => {
+                self.end_session(number, "session: self-service over git://");
+            }
+            SessionToParent::Shell(ask) => {
+                session.state = SessionState::Shell;
+                self.shell(number, ask);
+            }
             SessionToParent::Finished(report) => {
                 session.state = SessionState::Finished;
                 session.report = Some(report);
@@ -589,6 +620,9 @@ impl Parent {
             match received.message {
                 AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),
                 AuthToParent::Configured(()) => self.configured(),
+                AuthToParent::Seen(batch) => self.shell_seen(received.peer, batch),
+                AuthToParent::Root(root) => self.shell_root(received.peer, root),
+                AuthToParent::Overview(overview) => self.shell_told(received.peer, overview),
                 AuthToParent::Hello(_) => return Some(End::Lost("auth: greeted twice".into())),
                 AuthToParent::NotSupported(kind) => {
                     return Some(End::Lost(format!("auth: does not know message type {kind}")));

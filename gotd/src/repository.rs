@@ -300,7 +300,7 @@ fn descend(root: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<(OwnedFd, 
 }
 
 /// The repository in a directory: bare, or the `.git` directory of a worktree.
-fn repository_at(directory: OwnedFd, path: PathBuf) -> Option<Found> {
+pub fn repository_at(directory: OwnedFd, path: PathBuf) -> Option<Found> {
     if let Some(inner) = worktree(&directory) {
         return Some(Found { directory: inner, path: path.join(".git"), worktree: true });
     }

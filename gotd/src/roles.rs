@@ -4,7 +4,7 @@ use libproto::states::Role;
 use libsandbox::Enforcement;
 
 use crate::spawn::{FIRST_FD, PARENT_FD};
-use crate::{auth, config, create, listen, repository, session, sockets, system, verify};
+use crate::{auth, config, create, list, listen, repository, session, sockets, system, verify};
 
 /// How many descriptors beyond the parent's channel a role is given.
 const fn given(role: Role) -> i32 {
@@ -44,6 +44,7 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
         Role::Config => config::run(parent),
         Role::Verify => verify::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
         Role::Create => create::run(parent, enforcement),
+        Role::List => list::run(parent, enforcement),
         Role::Parent => Err(format!("{}: cannot be started", role.name())),
     }
 }
@@ -58,7 +59,7 @@ mod tests {
     /// What each role asks pledge(2) for on OpenBSD at each of its stages, from the constants that it enters with.
     #[test]
     fn every_role_asks_for_its_own_pledges_and_no_more() {
-        let table: [(&str, Promises, &str); 15] = [
+        let table: [(&str, Promises, &str); 16] = [
             ("parent", parent::start::WORK, "stdio recvfd sendfd proc exec"),
             ("sockets", sockets::WORK, "stdio cpath unix inet sendfd"),
             ("listen", listen::WORK, "stdio unix inet recvfd sendfd"),
@@ -82,6 +83,7 @@ mod tests {
             ("verify, setting up", verify::SET_UP, "stdio rpath recvfd unveil"),
             ("verify", verify::WORK, "stdio rpath"),
             ("create", create::WORK, "stdio rpath wpath cpath fattr"),
+            ("list", list::WORK, "stdio rpath"),
         ];
         for (role, promises, expected) in table {
             let stage = Stage {

@@ -14,11 +14,11 @@ use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{CommandError, Parameters, Service};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
-    ClientKind, ClientToSession, ControlRequest, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, VERSION,
+    ClientKind, ClientToSession, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, ShellRequest, VERSION,
 };
 use libproto::message::parent::{
     Build, ClientHello, GitAsk, Grant, ListenToSession, ParentToSession, Pool, SessionReport, SessionStart,
-    SessionToParent,
+    SessionToParent, ShellAsk, ShellCommand,
 };
 use libproto::message::repo::{RepoToSession, SessionToRepo};
 use libproto::names::{RepoName, escape};
@@ -43,6 +43,9 @@ type Listen = Channel<ListenToSession, ListenToSession>;
 type ClientSocket = Channel<SessionToClient, ClientToSession>;
 /// The link to the repository process.
 pub type Repo = Channel<SessionToRepo, RepoToSession>;
+
+/// What is answered to a command that is none.
+const SHELL_USAGE: &str = "usage: ssh host [list], or git with the name of a repository";
 
 /// How a conversation ended when it did not end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +130,11 @@ pub fn run(
         Ok(Received { message: ClientToSession::Git(request), fds, .. }) => {
             git(&parent, &client, (repo, verify), start, request, fds)
         }
-        Ok(Received { message: ClientToSession::Control(request), .. }) => control(&parent, &client, request),
+        Ok(Received { message: ClientToSession::Control(request), .. }) => {
+            send(&parent, &SessionToParent::Control(request));
+            pass_on(&parent, &client)
+        }
+        Ok(Received { message: ClientToSession::Shell(request), .. }) => shell(&parent, &client, &request),
         Err(e) => report(1, format!("request: {e}")),
     };
     finish(&parent, &client, report)
@@ -290,9 +297,15 @@ fn decode(request: GitRequest) -> Result<(GitAsk, u8), String> {
         .ok_or_else(|| format!("{}: not a service of this server", escape(request.service.as_bytes())))?;
     let repository = RepoName::parse(&request.repository).map_err(|e| CommandError::Name(e).to_string())?;
     let protocol = Parameters::parse(&request.git_protocol).version_for(service) as u8;
-    let mut told_address = escape(&request.ssh_connection);
-    told_address.truncate(told_address.floor_char_boundary(128));
+    let told_address = told_address(&request.ssh_connection);
     Ok((GitAsk { service, repository, protocol, told_address }, protocol))
+}
+
+/// What a client says about its address, fit for the log.
+fn told_address(said: &[u8]) -> String {
+    let mut told = escape(said);
+    told.truncate(told.floor_char_boundary(128));
+    told
 }
 
 /// Waits for the parent's verdict, and notices a client that has gone meanwhile.
@@ -325,15 +338,26 @@ fn converse(talk: &mut Conversation, repo: Repo, verify: OwnedFd) -> Result<(), 
     }
 }
 
-/// Passes a control request on and its answer back.
-fn control(parent: &Parent, client: &ClientSocket, request: ControlRequest) -> SessionReport {
-    send(parent, &SessionToParent::Control(request));
+/// One request of self-service.
+fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> SessionReport {
+    let command = match request.line.trim_ascii() {
+        b"" => ShellCommand::Greet,
+        b"list" => ShellCommand::List,
+        _ => return report(1, SHELL_USAGE.into()),
+    };
+    let ask = ShellAsk { command, told_address: told_address(&request.ssh_connection) };
+    send(parent, &SessionToParent::Shell(ask));
+    pass_on(parent, client)
+}
+
+/// Passes the lines of an answer on.
+fn pass_on(parent: &Parent, client: &ClientSocket) -> SessionReport {
     watchdog::phase(Phase::Work);
     loop {
         match parent.recv() {
             Ok(Received { message: ParentToSession::Line(line), .. }) => {
                 if client.send(0, 0, &SessionToClient::Line(line)).is_err() {
-                    return report(1, "gotctl went away".into());
+                    return report(1, "client went away".into());
                 }
             }
             Ok(Received { message: ParentToSession::Done(()), .. }) => return report(0, String::new()),

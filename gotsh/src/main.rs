@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::command::{self, Command, CommandError, Service};
-use libproto::message::client::{ClientKind, ClientToSession, GitRequest, Hello, SessionToClient};
+use libproto::message::client::{
+    ClientKind, ClientToSession, GitRequest, Hello, SessionToClient, ShellRequest,
+};
 use libproto::names::escape;
 use libproto::pktline;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
     let wish = match wish() {
         Ok(wish) => wish,
         Err(CommandError::Usage) => {
+            if let Some(user) = self_service_user() {
+                return shell(&user);
+            }
             let _ = writeln!(std::io::stderr(), "{USAGE}");
             return ExitCode::from(1);
         }
@@ -74,6 +79,44 @@ fn main() -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// The user of a shared account that a forced command names: what is none of Git's commands is for gotd to answer.
+fn self_service_user() -> Option<String> {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).take(3).collect();
+    match arguments.as_slice() {
+        [flag, user] if flag == "--user" => Some(user.to_string_lossy().into_owned()),
+        _ => None,
+    }
+}
+
+/// Asks gotd for what the client typed, and prints the answer.
+fn shell(user: &str) -> ExitCode {
+    let line = original_command().unwrap_or_default();
+    let ask = || -> Result<u8, String> {
+        if line.len() > command::COMMAND_MAX {
+            return Err("too long a command".into());
+        }
+        let hello = Hello::new(ClientKind::Shell, Some(user)).ok_or("--user: not a user name")?;
+        let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
+        let session = dial(path.as_ref())?;
+        sandbox();
+        libproto::channel::send_record(session.as_fd(), &hello.encode(), true)
+            .map_err(|e| format!("gotd: {e}"))?;
+        let request = ClientToSession::Shell(ShellRequest {
+            line: line.clone(),
+            ssh_connection: variable("SSH_CONNECTION"),
+        });
+        session.send(0, 0, &request).map_err(|e| format!("gotd: {e}"))?;
+        wait(&session)
+    };
+    ask().map_or_else(
+        |text| {
+            complain(&text);
+            ExitCode::from(1)
+        },
+        ExitCode::from,
+    )
 }
 
 /// A client waits for Git's protocol, and shows what stands in an ERR packet.
@@ -228,14 +271,25 @@ fn hear(session: &Session) -> Result<Option<u8>, String> {
             }
             Ok(Some(exit.status))
         }
-        Ok(Received { message: SessionToClient::Note(text) | SessionToClient::Line(text), .. }) => {
+        Ok(Received { message: SessionToClient::Note(text), .. }) => {
             complain(&text);
+            Ok(None)
+        }
+        Ok(Received { message: SessionToClient::Line(text), .. }) => {
+            print(&text);
             Ok(None)
         }
         Err(RecvError::Closed) => Err("the session ended unexpectedly".into()),
         Err(e) if e.is_transient() => Ok(None),
         Err(e) => Err(format!("gotd: {e}")),
     }
+}
+
+/// Lines of an answer, which gotd has made harmless to a terminal; should it not have, they are now.
+fn print(text: &str) {
+    let harmless: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect();
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "{harmless}").and_then(|()| stdout.flush());
 }
 
 /// One line on standard error, harmless to a terminal, and no panic when nobody reads it.

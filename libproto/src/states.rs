@@ -21,13 +21,15 @@ pub enum Role {
     Verify,
     /// Makes a repository.
     Create,
+    /// Finds the repositories in a directory.
+    List,
     /// Reads the configuration.
     Config,
 }
 
 impl Role {
     /// All roles that are started by `parent`.
-    pub const STARTED: [Role; 8] = [
+    pub const STARTED: [Role; 9] = [
         Role::Sockets,
         Role::Listen,
         Role::Auth,
@@ -35,6 +37,7 @@ impl Role {
         Role::Repository,
         Role::Verify,
         Role::Create,
+        Role::List,
         Role::Config,
     ];
 
@@ -49,6 +52,7 @@ impl Role {
             Role::Repository => "repository",
             Role::Verify => "verify",
             Role::Create => "create",
+            Role::List => "list",
             Role::Config => "config",
         }
     }
@@ -68,6 +72,7 @@ pub const LINKS: &[(Role, Role)] = &[
     (Role::Parent, Role::Repository),
     (Role::Parent, Role::Verify),
     (Role::Parent, Role::Create),
+    (Role::Parent, Role::List),
     (Role::Parent, Role::Config),
     (Role::Listen, Role::Session),
     (Role::Session, Role::Repository),
@@ -88,6 +93,8 @@ pub enum SessionState {
     Asked,
     /// A control request was forwarded.
     Control,
+    /// A request of self-service was forwarded.
+    Shell,
     /// Granted: client and repository process are at work.
     Granted,
     /// The session has reported its end.
@@ -99,9 +106,10 @@ pub enum SessionState {
 pub const SESSION_TO_PARENT: &[(SessionState, &[u16])] = &[
     (SessionState::Starting, &[1]),
     (SessionState::Waiting, &[2, 5, 6]),
-    (SessionState::Greeted, &[3, 4, 5]),
+    (SessionState::Greeted, &[3, 4, 5, 7]),
     (SessionState::Asked, &[5]),
     (SessionState::Control, &[5]),
+    (SessionState::Shell, &[5]),
     (SessionState::Granted, &[5]),
     (SessionState::Finished, &[]),
 ];
@@ -133,7 +141,7 @@ pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Finished, &[]),
 ];
 
-/// How far a verify or create process is, as `parent` sees it.
+/// How far a verify, create or list process is, as `parent` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobState {
     /// Started; has not greeted.
@@ -151,6 +159,10 @@ pub const VERIFY_TO_PARENT: &[(JobState, &[u16])] =
 /// Which messages of a create process are allowed in which state, by their type number.
 pub const CREATE_TO_PARENT: &[(JobState, &[u16])] =
     &[(JobState::Starting, &[1]), (JobState::Working, &[2]), (JobState::Finished, &[])];
+
+/// Which messages of a list process are allowed in which state, by their type number.
+pub const LIST_TO_PARENT: &[(JobState, &[u16])] =
+    &[(JobState::Starting, &[1]), (JobState::Working, &[2, 3]), (JobState::Finished, &[])];
 
 /// Whether `kind` stands in `table` for `state`.
 pub fn allowed<S: Copy + PartialEq>(table: &[(S, &[u16])], state: S, kind: u16) -> bool {

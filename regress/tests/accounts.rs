@@ -113,6 +113,19 @@ fn two_people_a_deploy_key_and_a_certificate_through_sshd() {
         let key = site.path("ssh.d").join(who).to_string_lossy().into_owned();
         run(&mut sshd.ssh(&site, ["-i", &key, &target, line]), b"0000", 30)
     };
+    // Who logs in with no command is told what there is for them, and nobody is told more.
+    let greet = |who: &str| {
+        let key = site.path("ssh.d").join(who).to_string_lossy().into_owned();
+        run(&mut sshd.ssh(&site, ["-i", &key, &target]), b"", 30).good().text()
+    };
+    let hello = |who: &str| format!("hello {}/{who}, this is gotd\n", account.0);
+    assert_eq!(
+        greet("alice"),
+        hello("alice") + "there are 3 repositories for you:\nrw\talices\nrw\tshared\nrw\tweb\n"
+    );
+    assert_eq!(greet("robot"), hello("robot") + "there is one repository for you:\nro\tweb\n");
+    assert_eq!(ssh("carol", "list").good().text(), "ro\tshared\n");
+    ssh("bob", "info alices").bad("usage: ");
     for line in [
         "gotsh --user alice",
         "--user alice git-upload-pack 'alices'",

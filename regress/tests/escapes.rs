@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use regress::{Site, history, run};
+use regress::{Daemon, Site, history, run};
 
 const ROLES: [&str; 7] = ["listen", "auth", "session", "repo_read", "repo_write", "verify", "create"];
 
@@ -42,18 +42,40 @@ fn no_role_gets_out_where_it_handles_a_client() {
     run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:made", "HEAD:refs/heads/main"]), b"", 60).good();
     println!("{:<12}{:>9}{:>10}{:>5}", "role", "refused", "promised", "out");
     for role in ROLES {
-        let line = daemon.logged(&["says", &format!("escapes of {role}:")]);
-        let numbers: Vec<u32> = line
-            .rsplit(&format!("escapes of {role}:"))
-            .next()
-            .unwrap_or_default()
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|n| n.parse().ok())
-            .collect();
-        println!("{role:<12}{:>9}{:>10}{:>5}", numbers[0], numbers[1], numbers[2]);
-        assert!(numbers[0] > 40, "{role}: {line}");
-        assert_eq!(numbers[2], 0, "{role}:\n{}", daemon.log());
+        assert_nothing_got_out(&daemon, role);
     }
+    drop(daemon);
+    assert_nothing_got_out(&listing(&Site::new()), "list");
     drop(targets.stdin.take());
     let _ = targets.wait();
+}
+
+/// A daemon that has listed repositories for a user of a shared account.
+fn listing(site: &Site) -> Daemon {
+    history::repository(site, "r.git", 1, "sha1");
+    let conf = format!(
+        "{}account \"{}\" {{\n\tuser alice principal alice\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro alice\n}}\n",
+        site.head(),
+        regress::site::present_user(),
+        site.path("repositories").display()
+    );
+    let daemon = site.start_with(&conf);
+    let mut gotsh = site.command(regress::binaries().join("gotsh"));
+    gotsh.env("GOTD_UNIX_SOCKET", site.socket()).env("SSH_ORIGINAL_COMMAND", "list");
+    assert_eq!(run(gotsh.args(["--user", "alice"]), b"", 20).good().text(), "ro\tr\n");
+    daemon
+}
+
+fn assert_nothing_got_out(daemon: &Daemon, role: &str) {
+    let line = daemon.logged(&["says", &format!("escapes of {role}:")]);
+    let numbers: Vec<u32> = line
+        .rsplit(&format!("escapes of {role}:"))
+        .next()
+        .unwrap_or_default()
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    println!("{role:<12}{:>9}{:>10}{:>5}", numbers[0], numbers[1], numbers[2]);
+    assert!(numbers[0] > 40, "{role}: {line}");
+    assert_eq!(numbers[2], 0, "{role}:\n{}", daemon.log());
 }

@@ -63,11 +63,14 @@ impl Parent {
             Some(Peer::Tcp { address, port }) => (String::new(), String::new(), socket_name(*address, *port)),
             None => Default::default(),
         };
-        let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
+        let who = session.identity().unwrap_or_default();
         let rule = session.permit.as_ref().map(|p| p.rule.clone()).unwrap_or_default();
-        let told = session.ask.as_ref().map(|a| a.told_address.clone()).unwrap_or_default();
+        let shell = session.shell.as_ref().map(|shell| &shell.ask);
+        let told = session.ask.as_ref().map(|a| &a.told_address).or(shell.map(|s| &s.told_address));
+        let told = told.cloned().unwrap_or_default();
         let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
-        let service = session.ask.as_ref().map(|a| a.service.name()).unwrap_or_default();
+        let service = session.ask.as_ref().map(|a| a.service.name());
+        let service = service.or(shell.map(|s| s.command.name())).unwrap_or_default();
         let protocol = session.ask.as_ref().map(|a| a.protocol.to_string()).unwrap_or_default();
         let report = session.report.as_ref();
         let agent = report.map(|r| r.agent.clone()).unwrap_or_default();

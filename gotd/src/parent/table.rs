@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use libproto::command::Service;
 use libproto::message::client::ControlRequest;
 use libproto::message::parent::{
-    ClientHello, CreateToParent, GitAsk, Opened, ParentToCreate, ParentToRepo, ParentToSession,
-    ParentToVerify, Peer, Permit, Pool, RepoReport, RepoToParent, SessionReport, SessionToParent,
-    VerifyToParent,
+    ClientHello, CreateToParent, GitAsk, ListToParent, Opened, ParentToCreate, ParentToList, ParentToRepo,
+    ParentToSession, ParentToVerify, Peer, Permit, Pool, RepoReport, RepoToParent, SessionReport,
+    SessionToParent, VerifyToParent,
 };
 use libproto::states::{JobState, RepoState, SessionState};
 use nix::sys::wait::WaitStatus;
@@ -30,6 +30,9 @@ pub type VerifyChild = Child<ParentToVerify, VerifyToParent>;
 
 /// A `create` process.
 pub type CreateChild = Child<ParentToCreate, CreateToParent>;
+
+/// A `list` process.
+pub type ListChild = Child<ParentToList, ListToParent>;
 
 /// A repository that a push makes.
 #[derive(Debug)]
@@ -154,6 +157,8 @@ pub struct Session {
     pub pack: Option<super::packs::Pack>,
     /// The repository that it makes, once it was not there.
     pub creation: Option<Creation>,
+    /// A request of self-service.
+    pub shell: Option<Box<super::shell::Shell>>,
 }
 
 impl Session {
@@ -194,6 +199,7 @@ impl Session {
             killed: None,
             pack: None,
             creation: None,
+            shell: None,
         }
     }
 
@@ -206,7 +212,8 @@ impl Session {
     pub fn pids(&self) -> Vec<Pid> {
         let verify = self.verify.as_ref().and_then(Process::running).map(|c| c.pid);
         let create = self.create().map(|c| c.pid);
-        [self.session.running().map(|c| c.pid), self.repo.running().map(|c| c.pid), verify, create]
+        let list = self.list().map(|c| c.pid);
+        [self.session.running().map(|c| c.pid), self.repo.running().map(|c| c.pid), verify, create, list]
             .into_iter()
             .flatten()
             .collect()
@@ -218,6 +225,17 @@ impl Session {
             Some(Creation::Running { child, .. }) => Some(child),
             _ => None,
         }
+    }
+
+    /// The process that lists repositories for it, while it runs.
+    pub fn list(&self) -> Option<&ListChild> {
+        self.shell.as_ref().and_then(|shell| shell.list.as_ref())
+    }
+
+    /// Whom limits and logs count, once it is known.
+    pub fn identity(&self) -> Option<&str> {
+        let shell = self.shell.as_ref().map(|shell| shell.identity.as_str()).filter(|who| !who.is_empty());
+        self.permit.as_ref().map(|permit| permit.identity.as_str()).or(shell)
     }
 
     /// Whether the client asked to push.
@@ -264,6 +282,12 @@ impl Table {
         self.sessions.get_mut(&number)
     }
 
+    /// Whether a session has not taken all of the answer to its request of self-service.
+    pub fn has_answer(&self, number: u64) -> bool {
+        let shell = self.sessions.get(&number).and_then(|session| session.shell.as_ref());
+        shell.is_some_and(|shell| !shell.out.is_empty())
+    }
+
     /// Takes a session out.
     pub fn remove(&mut self, number: u64) -> Option<Session> {
         self.sessions.remove(&number)
@@ -288,7 +312,7 @@ impl Table {
 
     /// Sessions that an identity has at this moment.
     pub fn of_identity(&self, identity: &str) -> usize {
-        let same = |s: &&Session| s.permit.as_ref().is_some_and(|p| p.identity == identity);
+        let same = |s: &&Session| s.identity() == Some(identity);
         self.iter().filter(same).filter(|s| s.session.running().is_some()).count()
     }
 }

@@ -128,7 +128,7 @@ impl Forged {
     fn question(&self) -> Option<Question> {
         match self.auth.try_recv().ok()?.message {
             ParentToAuth::Ask(question) => Some(question),
-            ParentToAuth::Config(_) => None,
+            _ => None,
         }
     }
 

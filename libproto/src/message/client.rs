@@ -23,6 +23,8 @@ pub enum ClientKind {
     Git,
     /// gotctl: control of the daemon.
     Control,
+    /// gotsh: a command of a user of a shared account that is none of Git's.
+    Shell,
 }
 
 /// The greeting: fixed size, so that the session can forward whom it was told to speak for before it decodes
@@ -57,6 +59,7 @@ impl Hello {
         out[6] = match self.kind {
             ClientKind::Git => 1,
             ClientKind::Control => 2,
+            ClientKind::Shell => 3,
         };
         out[8..].copy_from_slice(&self.user);
         out
@@ -68,6 +71,7 @@ impl Hello {
         let kind = match (record[6], record[7]) {
             (1, 0) => ClientKind::Git,
             (2, 0) => ClientKind::Control,
+            (3, 0) => ClientKind::Shell,
             _ => return None,
         };
         if record[..4] != MAGIC {
@@ -98,6 +102,15 @@ pub struct GitRequest {
     pub repository: Vec<u8>,
     /// The environment variable `GIT_PROTOCOL`; empty when not set.
     pub git_protocol: Vec<u8>,
+    /// The environment variable `SSH_CONNECTION`: the address that the client is said to come from.
+    pub ssh_connection: Vec<u8>,
+}
+
+/// A command of self-service, as untrusted strings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShellRequest {
+    /// What the client typed behind the host; empty: nothing.
+    pub line: Vec<u8>,
     /// The environment variable `SSH_CONNECTION`: the address that the client is said to come from.
     pub ssh_connection: Vec<u8>,
 }
@@ -136,6 +149,8 @@ crate::messages! {
         1 => Git(GitRequest) with 2,
         /// A control request.
         2 => Control(ControlRequest),
+        /// A command of self-service.
+        3 => Shell(ShellRequest),
     }
 }
 
@@ -155,7 +170,7 @@ crate::messages! {
         1 => Exit(Exit),
         /// A line for the client's standard error, while work goes on (already free of control bytes).
         2 => Note(String),
-        /// A line for gotctl's standard output.
+        /// Lines for the client's standard output.
         3 => Line(String),
     }
 }
@@ -176,7 +191,7 @@ mod tests {
     fn what_is_not_a_hello_is_refused() {
         let good = Hello::new(ClientKind::Git, None).expect("fits").encode();
         assert_eq!(Hello::decode(&good[1..]), None);
-        for (at, byte) in [(0, b'X'), (6, 0), (6, 3), (7, 1)] {
+        for (at, byte) in [(0, b'X'), (6, 0), (6, 4), (7, 1)] {
             let mut bad = good;
             bad[at] = byte;
             assert_eq!(Hello::decode(&bad), None);

@@ -255,6 +255,34 @@ pub struct GitAsk {
     pub told_address: String,
 }
 
+/// A command of self-service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShellCommand {
+    /// None: a greeting, and the repositories of this user.
+    Greet,
+    /// The repositories of this user.
+    List,
+}
+
+impl ShellCommand {
+    /// The word for it, for log lines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ShellCommand::Greet => "greet",
+            ShellCommand::List => "list",
+        }
+    }
+}
+
+/// A decoded request of self-service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShellAsk {
+    /// What is asked.
+    pub command: ShellCommand,
+    /// The address that the client says it comes from; empty when it says nothing.
+    pub told_address: String,
+}
+
 /// How a session ended, for the log line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionReport {
@@ -323,6 +351,8 @@ crate::messages! {
         5 => Finished(SessionReport),
         /// The connection is one of git://, which greets with nothing of ours.
         6 => Remote(()),
+        /// A request of self-service.
+        7 => Shell(ShellAsk),
     }
 }
 
@@ -566,7 +596,104 @@ crate::messages! {
     }
 }
 
+// --- list
+
+/// Most repositories that one answer lists.
+pub const MOST_LISTED: usize = 10_000;
+/// Most names in one message.
+pub const SEEN_MAX: usize = 24;
+
+/// What a `list` process is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListStart {
+    /// Absolute path of the `repositories` directory.
+    pub path: Vec<u8>,
+}
+
+/// A repository that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedRepository {
+    /// Its name below the directory.
+    pub name: RepoName,
+    /// Device number of its directory.
+    pub device: u64,
+    /// Inode number of its directory.
+    pub inode: u64,
+}
+
+crate::messages! {
+    /// What `parent` tells `list`.
+    pub enum ParentToList: "parent to list" {
+        /// The one directory of this process.
+        1 => Start(ListStart),
+    }
+}
+
+crate::messages! {
+    /// What `list` tells `parent`.
+    pub enum ListToParent: "list to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// Repositories, at most [`SEEN_MAX`].
+        2 => Names(Vec<ListedRepository>),
+        /// That was all: whether nothing was left out.
+        3 => Done(bool),
+    }
+}
+
 // --- auth
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// The kernel's word.
+    pub peer: Peer,
+    /// Whom the client was told to speak for; believed only from an account's uid.
+    pub told_user: Option<UserName>,
+}
+
+/// Which of these may this user see?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Who asks.
+    pub who: Who,
+    /// The path of the `repositories` directory that they are in.
+    pub path: Vec<u8>,
+    /// Names as a request has them; at most [`SEEN_MAX`].
+    pub names: Vec<RepoName>,
+}
+
+/// A repository that a user may read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its name in a request.
+    pub name: RepoName,
+    /// The user may write too.
+    pub write: bool,
+}
+
+/// A directory of repositories that a user may read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenRoot {
+    /// Absolute path from the configuration.
+    pub path: Vec<u8>,
+    /// The prefix of the names of what is in it.
+    pub prefix: Option<RepoName>,
+}
+
+/// The end of what a configuration has for a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overview {
+    /// It is a user who may ask.
+    Known {
+        /// Whom limits and logs count.
+        identity: String,
+        /// Connections at once of this identity.
+        connections: u32,
+    },
+    /// No answer under this identity: the reason.
+    NoIdentity(String),
+}
 
 /// May this client do this to that repository?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -626,6 +753,11 @@ crate::messages! {
         1 => Config(Vec<u8>),
         /// A question about the session of the header's peer.
         2 => Ask(Question),
+        /// What is there for the user of the session of the header's peer? Answered by any number of `Seen` and `Root`,
+        /// and one `Overview`.
+        3 => Overview(Who),
+        /// Which of these? Answered by one `Seen`.
+        4 => Filter(Filter),
     }
 }
 
@@ -640,6 +772,12 @@ crate::messages! {
         3 => Verdict(Verdict),
         /// A request type that this process does not know.
         4 => NotSupported(u16),
+        /// Repositories that the user may read; at most [`SEEN_MAX`].
+        5 => Seen(Vec<Seen>),
+        /// A directory of repositories that the user may read.
+        6 => Root(SeenRoot),
+        /// That was all of the configuration.
+        7 => Overview(Overview),
     }
 }
 

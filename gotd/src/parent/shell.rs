@@ -1,0 +1,282 @@
+//! What users of shared accounts ask through ssh without git: which repositories there are for them.
+//!
+//! `auth` names the configured ones and the directories; a `list` process looks into one directory after the other; and
+//! of what it finds, `auth` says what this user may see.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use libproto::channel::{Message, RecvError};
+use libproto::message::client::ClientKind;
+use libproto::message::parent::{
+    Filter, ListStart, ListToParent, MOST_LISTED, Overview, ParentToAuth, ParentToList, ParentToSession,
+    Seen, SeenRoot, ShellAsk, ShellCommand, Who,
+};
+use libproto::names::{RepoName, UserName, escape};
+use libproto::states::{self, JobState, LIST_TO_PARENT, Role};
+use nix::sys::signal::{Signal, kill};
+
+use super::children::Outbox;
+use super::control::packed;
+use super::table::ListChild;
+use super::{Parent, TOO_MANY, same_build};
+use crate::log::Level;
+
+/// How long one directory may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request of self-service under way.
+#[derive(Debug)]
+pub struct Shell {
+    /// What was asked.
+    pub ask: ShellAsk,
+    /// Whom limits and logs count, once `auth` has said it.
+    pub identity: String,
+    /// `auth` was asked.
+    asked: bool,
+    /// `auth` has told all that the configuration has.
+    told: bool,
+    seen: Vec<(String, bool)>,
+    roots: VecDeque<SeenRoot>,
+    /// The directory that is being listed.
+    current: Option<SeenRoot>,
+    /// The process that does it.
+    pub list: Option<ListChild>,
+    /// How far it is.
+    pub state: JobState,
+    until: Instant,
+    /// Batches that `auth` has not answered.
+    pending: usize,
+    /// Nothing was left out.
+    whole: bool,
+    /// The answer, as far as the session has not taken it.
+    pub out: Outbox,
+}
+
+impl Shell {
+    fn new(ask: ShellAsk) -> Shell {
+        Shell {
+            ask,
+            identity: String::new(),
+            asked: false,
+            told: false,
+            seen: Vec::new(),
+            roots: VecDeque::new(),
+            current: None,
+            list: None,
+            state: JobState::Starting,
+            until: Instant::now(),
+            pending: 0,
+            whole: true,
+            out: Outbox::default(),
+        }
+    }
+
+    fn see(&mut self, name: String, write: bool) {
+        if self.seen.len() < MOST_LISTED {
+            self.seen.push((name, write));
+        } else {
+            self.whole = false;
+        }
+    }
+
+    /// The lines of the answer.
+    fn lines(&mut self) -> Vec<String> {
+        self.seen.sort();
+        self.seen.dedup();
+        let mut lines = Vec::new();
+        if self.ask.command == ShellCommand::Greet {
+            lines.push(format!("hello {}, this is gotd", self.identity));
+            lines.push(match self.seen.len() {
+                0 => "there is no repository for you".to_owned(),
+                1 => "there is one repository for you:".to_owned(),
+                n => format!("there are {n} repositories for you:"),
+            });
+        }
+        let words = |write: &bool| if *write { "rw" } else { "ro" };
+        lines.extend(self.seen.iter().map(|(name, write)| format!("{}\t{name}", words(write))));
+        if !self.whole {
+            lines.push("and more, which are not listed".to_owned());
+        }
+        lines
+    }
+}
+
+impl Parent {
+    /// A session forwards a request.
+    pub(super) fn shell(&mut self, number: u64, ask: ShellAsk) {
+        let Some(session) = self.table.get(number) else { return };
+        session.shell = Some(Box::new(Shell::new(ask)));
+        self.consider_shell(number);
+    }
+
+    /// Asks `auth` once both are known: who it is, and what it wants.
+    pub(super) fn consider_shell(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(peer), Some(shell)) = (&session.peer, &mut session.shell) else { return };
+        if std::mem::replace(&mut shell.asked, true) {
+            return;
+        }
+        let hello = session.hello.as_ref();
+        if hello.is_some_and(|hello| hello.kind != ClientKind::Shell) {
+            return self.end_session(number, "self-service of another kind of client");
+        }
+        let told = hello.and_then(|hello| hello.user.clone());
+        let Ok(told_user) = told.map(|name| UserName::parse(&name)).transpose() else {
+            return self.refuse(number, "--user: not a user name");
+        };
+        let who = Who { peer: peer.clone(), told_user };
+        self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Overview(who));
+    }
+
+    /// `auth` names a directory of repositories.
+    pub(super) fn shell_root(&mut self, number: u64, root: SeenRoot) {
+        if let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) {
+            shell.roots.push_back(root);
+        }
+    }
+
+    /// `auth` names repositories that the user may see.
+    pub(super) fn shell_seen(&mut self, number: u64, batch: Vec<Seen>) {
+        let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) else { return };
+        for seen in batch {
+            shell.see(escape(seen.name.as_bytes()), seen.write);
+        }
+        if shell.told {
+            shell.pending = shell.pending.saturating_sub(1);
+            self.shell_goes_on(number);
+        }
+    }
+
+    /// That was all of the configuration.
+    pub(super) fn shell_told(&mut self, number: u64, overview: Overview) {
+        let (identity, connections) = match overview {
+            Overview::Known { identity, connections } => (identity, connections),
+            Overview::NoIdentity(text) => return self.refuse(number, &text),
+        };
+        let limit = usize::try_from(connections).unwrap_or(usize::MAX);
+        let full = self.table.of_identity(&identity) >= limit;
+        let Some(session) = self.table.get(number) else { return };
+        let Some(shell) = &mut session.shell else { return };
+        if full {
+            session.refused = Some(format!("{identity}: {TOO_MANY}"));
+            return self.refuse(number, TOO_MANY);
+        }
+        shell.identity = identity;
+        shell.told = true;
+        self.shell_goes_on(number);
+    }
+
+    /// The next directory, or the answer.
+    fn shell_goes_on(&mut self, number: u64) {
+        let flags = self.settings.flags();
+        let Some(session) = self.table.get(number) else { return };
+        let Some(shell) = &mut session.shell else { return };
+        if shell.list.is_some() || session.session.running().is_none() {
+            return;
+        }
+        while let Some(root) = shell.roots.pop_front() {
+            let child: ListChild = match self.starter.start(Role::List, &flags, &[]) {
+                Ok(child) => child,
+                Err(e) => {
+                    self.log.line(Level::Warning, Role::List.name(), &[("session", &number), ("error", &e)]);
+                    shell.whole = false;
+                    continue;
+                }
+            };
+            // The socket is empty: there is room for one message.
+            let start = ListStart { path: root.path.clone() };
+            let _ = child.channel.try_send(0, number, &ParentToList::Start(start));
+            self.complaints.watch(child.pid, Role::List, &child.stderr);
+            shell.current = Some(root);
+            shell.state = JobState::Starting;
+            shell.until = Instant::now() + PATIENCE;
+            shell.list = Some(child);
+            return;
+        }
+        if shell.pending > 0 {
+            return;
+        }
+        let messages = packed(shell.lines()).into_iter().chain([ParentToSession::Done(())]);
+        if let Some(child) = session.session.running() {
+            messages.for_each(|message| shell.out.send(&child.channel, number, &message));
+        }
+    }
+
+    /// What the list process of a session says.
+    pub(super) fn on_list(&mut self, number: u64) {
+        loop {
+            let Some(session) = self.table.get(number) else { return };
+            let Some(shell) = &mut session.shell else { return };
+            let Some(child) = &shell.list else { return };
+            let message = match child.channel.try_recv() {
+                Ok(received) => received.message,
+                Err(e) if e.is_transient() => return,
+                Err(RecvError::Closed) => {
+                    // One that has not said that this was all has ended early.
+                    shell.whole &= shell.state == JobState::Finished;
+                    shell.state = JobState::Finished;
+                    return;
+                }
+                Err(e) => return self.end_session(number, &format!("list: {e}")),
+            };
+            if !states::allowed(LIST_TO_PARENT, shell.state, message.kind()) {
+                let text = format!("list: {} in state {:?}", message.name(), shell.state);
+                return self.end_session(number, &text);
+            }
+            match message {
+                ListToParent::Hello(build) if same_build(&build) => shell.state = JobState::Working,
+                ListToParent::Hello(_) => return self.end_session(number, "list: another build"),
+                ListToParent::Done(whole) => {
+                    shell.whole &= whole;
+                    shell.state = JobState::Finished;
+                }
+                ListToParent::Names(batch) => {
+                    let (Some(peer), Some(root)) = (&session.peer, &shell.current) else { return };
+                    // What has a block of its own is listed by that one.
+                    let own = &self.settings.own_blocks;
+                    let free = batch.into_iter().filter(|found| !own.contains(&(found.device, found.inode)));
+                    let prefixed = |name: &RepoName| match &root.prefix {
+                        None => Some(name.clone()),
+                        Some(prefix) => {
+                            RepoName::parse(&[prefix.as_bytes(), b"/", name.as_bytes()].concat()).ok()
+                        }
+                    };
+                    let names = free.filter_map(|found| prefixed(&found.name)).collect();
+                    let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
+                    let told_user = told.and_then(|name| UserName::parse(&name).ok());
+                    let who = Who { peer: peer.clone(), told_user };
+                    let filter = Filter { who, path: root.path.clone(), names };
+                    shell.pending = shell.pending.saturating_add(1);
+                    self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Filter(filter));
+                }
+            }
+        }
+    }
+
+    /// The list process of a session has been reaped.
+    pub(super) fn list_ended(&mut self, number: u64) {
+        let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) else { return };
+        shell.whole &= shell.state == JobState::Finished;
+        shell.list = None;
+        self.shell_goes_on(number);
+    }
+
+    /// Sends more of the answer, when the session takes it.
+    pub(super) fn flush_shell(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        if let (Some(shell), Some(child)) = (&mut session.shell, session.session.running()) {
+            shell.out.flush(&child.channel);
+        }
+    }
+
+    /// Ends list processes that take too long.
+    pub(super) fn expire_lists(&mut self) {
+        let now = Instant::now();
+        for shell in self.table.iter().filter_map(|s| s.shell.as_ref()) {
+            if let Some(child) = shell.list.as_ref().filter(|_| shell.until <= now) {
+                let _ = kill(child.pid, Signal::SIGKILL);
+            }
+        }
+    }
+}

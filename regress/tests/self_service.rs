@@ -1,0 +1,172 @@
+//! What users of a shared account can ask for through ssh besides git.
+
+use std::fs;
+use std::path::Path;
+
+use regress::raw::Connection;
+use regress::site::present_user;
+use regress::{Daemon, Done, Site, binaries, history, run};
+
+/// A daemon with the present user as the shared account: alice writes, bob reads some, carol has nothing.
+fn start(site: &Site) -> Daemon {
+    for name in ["one.git", "tree/a.git", "tree/team/b.git", "tree/worktree/.git", "tree/own.git"] {
+        if let Some(parent) = Path::new(name).parent() {
+            fs::create_dir_all(site.repository(&parent.to_string_lossy())).expect("makes a directory");
+        }
+        history::repository(site, name, 1, "sha1");
+    }
+    fs::create_dir_all(site.repository("tree/empty/deeper")).expect("makes");
+    fs::create_dir_all(site.repository("tree/esc\u{1b}[31m")).expect("makes");
+    std::os::unix::fs::symlink(site.repository("one.git"), site.repository("tree/link.git")).expect("links");
+    let path = |name: &str| site.repository(name).display().to_string();
+    site.start_with(&format!(
+        "{}account \"{me}\" {{\n\tuser alice principal a\n\tuser bob principal b\n\tuser carol principal c\n}}\n\
+         connection limit user bob 1\n\
+         repository one {{\n\tpath \"{}\"\n\tpermit rw alice\n\tpermit ro bob\n}}\n\
+         repository secret {{\n\tpath \"{}\"\n\tpermit rw bob\n}}\n\
+         repositories \"t\" {{\n\tpath \"{}\"\n\tpermit rw alice\n}}\n\
+         repositories \"again\" {{\n\tpath \"{}\"\n\tpermit ro alice\n\tpermit ro bob\n\tdeny bob\n}}\n",
+        site.head(),
+        path("one.git"),
+        path("tree/own.git"),
+        path("tree"),
+        path("tree/team"),
+        me = present_user()
+    ))
+}
+
+fn gotsh(site: &Site, user: &str, line: Option<&[u8]>) -> Done {
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = site.command(binaries().join("gotsh"));
+    command.env("GOTD_UNIX_SOCKET", site.socket()).args(["--user", user]);
+    if let Some(line) = line {
+        command.env("SSH_ORIGINAL_COMMAND", std::ffi::OsStr::from_bytes(line));
+    }
+    run(&mut command, b"", 30)
+}
+
+#[test]
+fn each_user_is_told_what_is_there_for_them() {
+    let site = Site::new();
+    let mut daemon = start(&site);
+    let list = |user: &str| gotsh(&site, user, Some(b"list")).good().text();
+    // What has a block of its own, and what is behind a link, is not below the directory.
+    let alices = "ro\tagain/b\nrw\tone\nrw\tt/a\nrw\tt/team/b\nrw\tt/worktree\n";
+    let mut lines: Vec<String> = list("alice").lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines.join("\n") + "\n", alices);
+    assert_eq!(list("bob"), "ro\tone\nrw\tsecret\n");
+    assert_eq!(list("carol"), "");
+    let me = present_user();
+    let greeting = gotsh(&site, "bob", None).good().text();
+    assert_eq!(
+        greeting,
+        format!("hello {me}/bob, this is gotd\nthere are 2 repositories for you:\nro\tone\nrw\tsecret\n")
+    );
+    let greeting = gotsh(&site, "carol", None).good().text();
+    assert_eq!(greeting, format!("hello {me}/carol, this is gotd\nthere is no repository for you\n"));
+    daemon.logged(&["session number=", "result=ok", &format!("who={me}/bob"), "service=greet"]);
+    daemon.logged(&["session number=", "result=ok", &format!("who={me}/alice"), "service=list"]);
+    // Every name that is listed can be used as it is.
+    for line in list("alice").lines() {
+        let (_, name) = line.split_once('\t').expect("two fields");
+        let mut command = site.command(binaries().join("gotsh"));
+        command.env("GOTD_UNIX_SOCKET", site.socket()).args(["--user", "alice"]);
+        command.env("SSH_ORIGINAL_COMMAND", format!("git-upload-pack '{name}'"));
+        run(&mut command, b"0000", 20).good();
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn what_is_no_command_is_answered_with_one_line() {
+    let site = Site::new();
+    let mut daemon = start(&site);
+    for line in [
+        &b"lists"[..],
+        b"list one",
+        b"list\nlist",
+        b"LIST",
+        b"-c list",
+        b"--user alice list",
+        b"gotsh --user alice",
+        b"sh",
+        b"\x1b[2Jlist",
+        b"list;id",
+        b"\xff\xfe",
+        b"git-upload-packx 'one'",
+    ] {
+        let done = gotsh(&site, "carol", Some(line));
+        assert_eq!(done.text(), "", "{}", line.escape_ascii());
+        assert_eq!((done.status, done.err.lines().count()), (1, 1), "{}: {}", line.escape_ascii(), done.err);
+        assert!(done.err.starts_with("gotsh: usage: "), "{}", done.err);
+    }
+    assert_eq!(gotsh(&site, "carol", Some(&[b'x'; 100_000])).status, 1);
+    daemon.assert_serves();
+}
+
+/// Nobody has it but whom the configuration names, whatever a client says.
+#[test]
+fn others_have_no_self_service() {
+    let site = Site::new();
+    let mut daemon = start(&site);
+    gotsh(&site, "mallory", Some(b"list")).bad("no such user of this account");
+    gotsh(&site, "../alice", Some(b"list")).bad("not a user name");
+    // Without --user, as for C gotd: usage and 1.
+    let mut command = site.command(binaries().join("gotsh"));
+    let done = run(command.env("GOTD_UNIX_SOCKET", site.socket()), b"", 20);
+    assert_eq!((done.status, done.text().as_str()), (1, ""));
+    assert!(done.err.starts_with("usage: gotsh"), "{}", done.err);
+    let mut command = site.gotsh("list");
+    let done = run(&mut command, b"", 20);
+    assert_eq!((done.status, done.text().as_str()), (1, ""));
+    drop(Connection::open(&site.socket()));
+    daemon.assert_serves();
+}
+
+/// Names in a directory are others' to choose, and the list is bounded and whole.
+#[test]
+fn a_thousand_repositories_and_names_that_a_terminal_would_obey() {
+    let site = Site::new();
+    history::repository(&site, "seed.git", 1, "sha1");
+    let tree = site.repository("tree");
+    for n in 0..1500 {
+        let dir = tree.join(format!("dir{}", n % 30)).join(format!("repository-with-a-long-name-{n}.git"));
+        fs::create_dir_all(dir.join("objects")).expect("makes");
+        fs::create_dir(dir.join("refs")).expect("makes");
+        fs::write(dir.join("HEAD"), "ref: refs/heads/main\n").expect("writes");
+    }
+    let me = present_user();
+    // Nobody can ask for the first; the second is harmless text once it is escaped.
+    for name in ["esc\u{1b}[31m.git", "right\u{202e}left.git"] {
+        let dir = tree.join(name);
+        fs::create_dir_all(dir.join("objects")).expect("makes");
+        fs::create_dir(dir.join("refs")).expect("makes");
+        fs::write(dir.join("HEAD"), "ref: refs/heads/main\n").expect("writes");
+    }
+    let mut daemon = site.start_with(&format!(
+        "{}account \"{me}\" {{\n\tuser alice principal a\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro alice\n}}\n",
+        site.head(),
+        tree.display()
+    ));
+    let text = gotsh(&site, "alice", Some(b"list")).good().text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 1501, "{:?}", lines.last());
+    assert!(lines.contains(&"ro\tdir7/repository-with-a-long-name-7"));
+    assert!(lines.contains(&"ro\tright\\xe2\\x80\\xaeleft"), "{text}");
+    assert!(!text.contains('\u{1b}'));
+    daemon.assert_serves();
+}
+
+/// A directory that cannot be listed takes nothing else with it, and the answer says that something is missing.
+#[test]
+fn a_directory_that_is_gone() {
+    let site = Site::new();
+    let mut daemon = start(&site);
+    fs::rename(site.repository("tree"), site.path("elsewhere")).expect("renames");
+    let text = gotsh(&site, "alice", Some(b"list")).good().text();
+    assert_eq!(text, "rw\tone\nand more, which are not listed\n");
+    fs::rename(site.path("elsewhere"), site.repository("tree")).expect("renames");
+    assert_eq!(gotsh(&site, "alice", Some(b"list")).good().text().lines().count(), 5);
+    daemon.assert_serves();
+}
