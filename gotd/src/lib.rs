@@ -29,6 +29,7 @@ pub mod repo_write;
 pub mod repository;
 pub mod roles;
 pub mod session;
+pub mod settings;
 pub mod sockets;
 pub mod spawn;
 pub mod system;

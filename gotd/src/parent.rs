@@ -345,7 +345,8 @@ impl Parent {
         } else {
             session.repo = Process::Ended(ending);
             session.repo_state = RepoState::Finished;
-            if session.state == SessionState::Asked {
+            let changing = session.state == SessionState::Shell && session.ask.is_some();
+            if session.state == SessionState::Asked || changing && session.repo_report.is_none() {
                 self.refuse(number, REPO_ENDED);
             } else if session.peer.is_none() {
                 self.end_session(number, "its repository process ended");
@@ -645,7 +646,7 @@ impl Parent {
         }
     }
 
-    fn granted(&mut self, number: u64, permit: Permit) {
+    fn granted(&mut self, number: u64, mut permit: Permit) {
         let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
         if self.table.of_identity(&permit.identity) >= limit {
             let told = if permit.own_connections { TOO_MANY_OF_ONE } else { TOO_MANY };
@@ -674,7 +675,12 @@ impl Parent {
             push_rules: permit.push_rules.clone(),
             who: permit.identity.clone(),
             pool: session.pool,
+            task: shell::task(session),
         };
+        if session.shell.is_some() {
+            // Only a push makes a repository.
+            permit.create = None;
+        }
         session.permit = Some(permit);
         session.repo_state = RepoState::Opening;
         let sent = session
@@ -723,7 +729,9 @@ impl Parent {
             RepoToParent::OpenFailed(OpenError::Unusable(text)) => self.refuse(number, &text),
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;
+                let text = report.text.clone();
                 session.repo_report = Some(report);
+                self.shell_changed(number, &text);
             }
             RepoToParent::Ref(report) => self.log_ref(number, &report),
             RepoToParent::NeedVerify(()) => self.start_verify(number),
@@ -752,10 +760,10 @@ impl Parent {
             .repo
             .running()
             .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(())).is_ok())
-            && session
-                .session
-                .running()
-                .is_some_and(|c| c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok());
+            && (session.shell.is_some()
+                || session.session.running().is_some_and(|c| {
+                    c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok()
+                }));
         if !told {
             self.end_session(number, "does not listen");
         }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
     Access, Build, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport, RepoStart, RepoToParent, Serve,
-    SessionStart,
+    SessionStart, Task,
 };
 use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
@@ -25,7 +25,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::watchdog::{self, Words};
-use crate::{repo_read, repo_write, system};
+use crate::{repo_read, repo_write, settings, system};
 
 /// While waiting.
 pub const WAITING: Promises = Promises::of(&[
@@ -105,6 +105,7 @@ pub fn run(
     };
     match serve.access {
         Access::Read => read(&parent, session, &start, &serve, found, enforcement),
+        Access::Write if serve.task != Task::Git => settings::run(&parent, &serve, &found, enforcement),
         Access::Write => repo_write::run(&parent, session, verify, &serve, &start, &found, enforcement),
     }
 }

@@ -21,7 +21,7 @@ use libproto::message::parent::{
     SessionToParent, ShellAsk, ShellCommand,
 };
 use libproto::message::repo::{RepoToSession, SessionToRepo};
-use libproto::names::{RepoName, escape};
+use libproto::names::{RefName, RepoName, escape};
 use libproto::pktline;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -45,7 +45,9 @@ type ClientSocket = Channel<SessionToClient, ClientToSession>;
 pub type Repo = Channel<SessionToRepo, RepoToSession>;
 
 /// What is answered to a command that is none.
-const SHELL_USAGE: &str = "usage: ssh host [list], or git with the name of a repository";
+const SHELL_USAGE: &str = "usage: ssh host [list | head repository branch | describe repository text], or git with the name of a repository";
+/// Bytes of a description.
+const DESCRIPTION_MAX: usize = 500;
 
 /// How a conversation ended when it did not end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -340,14 +342,33 @@ fn converse(talk: &mut Conversation, repo: Repo, verify: OwnedFd) -> Result<(), 
 
 /// One request of self-service.
 fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> SessionReport {
-    let command = match request.line.trim_ascii() {
-        b"" => ShellCommand::Greet,
-        b"list" => ShellCommand::List,
-        _ => return report(1, SHELL_USAGE.into()),
-    };
+    let Some(command) = command(request.line.trim_ascii()) else { return report(1, SHELL_USAGE.into()) };
     let ask = ShellAsk { command, told_address: told_address(&request.ssh_connection) };
     send(parent, &SessionToParent::Shell(ask));
     pass_on(parent, client)
+}
+
+/// Turns a line of self-service into what is asked; `None`: it is no command.
+fn command(line: &[u8]) -> Option<ShellCommand> {
+    match line {
+        b"" => return Some(ShellCommand::Greet),
+        b"list" => return Some(ShellCommand::List),
+        _ => {}
+    }
+    let mut words = line.splitn(3, |b| *b == b' ');
+    let (word, repository, rest) = (words.next()?, words.next()?, words.next()?);
+    let repository = RepoName::parse(repository).ok()?;
+    match word {
+        b"head" => {
+            let name = [b"refs/heads/".as_slice(), rest].concat();
+            Some(ShellCommand::Head(repository, RefName::parse_for_update(&name).ok()?))
+        }
+        b"describe" if rest.len() <= DESCRIPTION_MAX => {
+            let text = std::str::from_utf8(rest).ok().filter(|text| !text.chars().any(char::is_control))?;
+            Some(ShellCommand::Describe(repository, text.to_owned()))
+        }
+        _ => None,
+    }
 }
 
 /// Passes the lines of an answer on.

@@ -45,24 +45,29 @@ fn no_role_gets_out_where_it_handles_a_client() {
         assert_nothing_got_out(&daemon, role);
     }
     drop(daemon);
-    assert_nothing_got_out(&listing(&Site::new()), "list");
+    let site = Site::new();
+    let daemon = self_service(&site);
+    assert_nothing_got_out(&daemon, "list");
+    assert_nothing_got_out(&daemon, "settings");
     drop(targets.stdin.take());
     let _ = targets.wait();
 }
 
-/// A daemon that has listed repositories for a user of a shared account.
-fn listing(site: &Site) -> Daemon {
+/// A daemon that has done both for a user of a shared account.
+fn self_service(site: &Site) -> Daemon {
     history::repository(site, "r.git", 1, "sha1");
     let conf = format!(
-        "{}account \"{}\" {{\n\tuser alice principal alice\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro alice\n}}\n",
+        "{}account \"{}\" {{\n\tuser alice principal alice\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw alice\n}}\n",
         site.head(),
         regress::site::present_user(),
         site.path("repositories").display()
     );
     let daemon = site.start_with(&conf);
-    let mut gotsh = site.command(regress::binaries().join("gotsh"));
-    gotsh.env("GOTD_UNIX_SOCKET", site.socket()).env("SSH_ORIGINAL_COMMAND", "list");
-    assert_eq!(run(gotsh.args(["--user", "alice"]), b"", 20).good().text(), "ro\tr\n");
+    for (line, answer) in [("list", "rw\tr\n"), ("describe r text", "")] {
+        let mut gotsh = site.command(regress::binaries().join("gotsh"));
+        gotsh.env("GOTD_UNIX_SOCKET", site.socket()).env("SSH_ORIGINAL_COMMAND", line);
+        assert_eq!(run(gotsh.args(["--user", "alice"]), b"", 20).good().text(), answer);
+    }
     daemon
 }
 

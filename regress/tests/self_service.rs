@@ -170,3 +170,90 @@ fn a_directory_that_is_gone() {
     assert_eq!(gotsh(&site, "alice", Some(b"list")).good().text().lines().count(), 5);
     daemon.assert_serves();
 }
+
+/// Who may write changes HEAD and the description; nobody else, nothing else, and nobody learns what is there by trying.
+#[test]
+fn head_and_description_are_changed_by_who_may_write() {
+    let site = Site::new();
+    let mut daemon = start(&site);
+    let repository = site.repository("tree/a.git");
+    site.git_in(&repository, ["branch", "side/line", "main"]);
+    site.hand_over();
+    let head = || fs::read_to_string(repository.join("HEAD")).expect("reads");
+    let text = || fs::read_to_string(repository.join("description")).expect("reads");
+    let before = regress::compare::listing(&site.path("repositories"));
+    let ask = |user: &str, line: &str| gotsh(&site, user, Some(line.as_bytes()));
+    for (user, line, answer) in [
+        ("alice", "head t/a missing", "refs/heads/missing: no such branch"),
+        ("alice", "head t/none main", "no git repository found"),
+        ("alice", "describe t/none text", "no git repository found"),
+        ("alice", "describe secret text", "no git repository found"),
+        ("alice", "describe t/own text", "no git repository found"),
+        ("bob", "head one main", "one: Permission denied"),
+        ("bob", "describe t/a text", "no git repository found"),
+        ("carol", "describe one text", "no git repository found"),
+        ("carol", "head t/a main", "no git repository found"),
+        ("alice", "head t/a", "usage: "),
+        ("alice", "head t/a ../../config", "usage: "),
+        ("alice", "head t/a a..b", "usage: "),
+        ("alice", "head ../a main", "usage: "),
+        ("alice", "describe t/a one\ntwo", "usage: "),
+        ("alice", "describe t/a \u{1b}[2J", "usage: "),
+        ("alice", "describe t/a", "usage: "),
+    ] {
+        let done = ask(user, line).bad(answer);
+        assert_eq!((done.text().as_str(), done.err.lines().count()), ("", 1), "{line}: {}", done.err);
+    }
+    ask("alice", &format!("describe t/a {}", "x".repeat(501))).bad("usage: ");
+    assert_eq!(regress::compare::listing(&site.path("repositories")), before);
+
+    ask("alice", "head t/a side/line").good();
+    assert_eq!(head(), "ref: refs/heads/side/line\n");
+    ask("alice", "describe t/a What it is, in «some» words").good();
+    assert_eq!(text(), "What it is, in «some» words\n");
+    let after = regress::compare::listing(&site.path("repositories"));
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    let clone = site.clone_path("clone");
+    site.git(["clone", "-q", &repository.to_string_lossy(), &clone.to_string_lossy()]).good();
+    assert_eq!(site.git_in(&clone, ["branch", "--show-current"]), "side/line\n");
+    let me = present_user();
+    daemon.logged(&["result=ok", &format!("who={me}/alice"), "repository=t/a", "service=head"]);
+    daemon.logged(&["result=ok", &format!("who={me}/alice"), "repository=t/a", "service=describe"]);
+    daemon.logged(&["result=refused", &format!("who={me}/alice"), "service=head", "no such branch"]);
+    // Somebody else's lock is respected, and stays.
+    fs::write(repository.join("HEAD.lock"), "").expect("writes");
+    ask("alice", "head t/a main").bad("HEAD.lock");
+    assert_eq!(head(), "ref: refs/heads/side/line\n");
+    assert!(repository.join("HEAD.lock").exists());
+    daemon.assert_serves();
+}
+
+/// Where rules protect the branch that clones begin with, it stays that one; from one that is not there HEAD moves.
+#[test]
+fn a_protected_branch_keeps_head() {
+    let site = Site::new();
+    let repository = history::repository(&site, "p.git", 1, "sha1");
+    site.git_in(&repository, ["branch", "other", "main"]);
+    site.git_in(&repository, ["update-ref", "refs/secret/x", "main"]);
+    let me = present_user();
+    let daemon = site.start_with(&format!(
+        "{}account \"{me}\" {{\n\tuser alice principal a\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw alice\n\tcreate\n\
+         \tprotect branch main\n\thide namespace refs/heads/hidden/\n}}\n",
+        site.head(),
+        site.path("repositories").display()
+    ));
+    let ask = |line: &str| gotsh(&site, "alice", Some(line.as_bytes()));
+    ask("head p other").bad("HEAD: refs/heads/main: reference is protected");
+    ask("head p main").good();
+    site.git_in(&repository, ["symbolic-ref", "HEAD", "refs/heads/unborn"]);
+    site.git_in(&repository, ["branch", "hidden/x", "main"]);
+    site.hand_over();
+    ask("head p hidden/x").bad("no such branch");
+    ask("head p other").good();
+    assert_eq!(fs::read_to_string(repository.join("HEAD")).expect("reads"), "ref: refs/heads/other\n");
+    // Only a push makes a repository.
+    ask("describe new text").bad("no git repository found");
+    ask("head new main").bad("no git repository found");
+    assert!(!site.repository("new.git").exists());
+    drop(daemon);
+}

@@ -69,8 +69,8 @@ impl Parent {
         let told = session.ask.as_ref().map(|a| &a.told_address).or(shell.map(|s| &s.told_address));
         let told = told.cloned().unwrap_or_default();
         let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
-        let service = session.ask.as_ref().map(|a| a.service.name());
-        let service = service.or(shell.map(|s| s.command.name())).unwrap_or_default();
+        let service = shell.map(|s| s.command.name());
+        let service = service.or(session.ask.as_ref().map(|a| a.service.name())).unwrap_or_default();
         let protocol = session.ask.as_ref().map(|a| a.protocol.to_string()).unwrap_or_default();
         let report = session.report.as_ref();
         let agent = report.map(|r| r.agent.clone()).unwrap_or_default();

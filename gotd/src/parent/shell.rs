@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use libproto::channel::{Message, RecvError};
+use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    Filter, ListStart, ListToParent, MOST_LISTED, Overview, ParentToAuth, ParentToList, ParentToSession,
-    Seen, SeenRoot, ShellAsk, ShellCommand, Who,
+    Filter, GitAsk, ListStart, ListToParent, MOST_LISTED, Overview, ParentToAuth, ParentToList,
+    ParentToSession, Question, Seen, SeenRoot, ShellAsk, ShellCommand, Task, Who,
 };
 use libproto::names::{RepoName, UserName, escape};
 use libproto::states::{self, JobState, LIST_TO_PARENT, Role};
@@ -18,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 
 use super::children::Outbox;
 use super::control::packed;
-use super::table::ListChild;
+use super::table::{ListChild, Session};
 use super::{Parent, TOO_MANY, same_build};
 use crate::log::Level;
 
@@ -51,6 +52,12 @@ pub struct Shell {
     whole: bool,
     /// The answer, as far as the session has not taken it.
     pub out: Outbox,
+}
+
+/// What the repository process of a session is to do.
+pub(super) fn task(session: &Session) -> Task {
+    let task = session.shell.as_ref().and_then(|shell| shell.ask.command.task());
+    task.map_or(Task::Git, |(_, task)| task)
 }
 
 impl Shell {
@@ -125,8 +132,32 @@ impl Parent {
         let Ok(told_user) = told.map(|name| UserName::parse(&name)).transpose() else {
             return self.refuse(number, "--user: not a user name");
         };
-        let who = Who { peer: peer.clone(), told_user };
-        self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Overview(who));
+        let message = match shell.ask.command.task() {
+            None => ParentToAuth::Overview(Who { peer: peer.clone(), told_user }),
+            // Without a name it is an account's own, or somebody's who has a shell.
+            Some(_) if told_user.is_none() => return self.refuse(number, "--user: no name"),
+            Some((repository, _)) => {
+                let (service, repository) = (Service::ReceivePack, repository.clone());
+                let told_address = shell.ask.told_address.clone();
+                let ask = GitAsk { service, repository: repository.clone(), protocol: 0, told_address };
+                session.ask = Some(ask);
+                ParentToAuth::Ask(Question { peer: peer.clone(), told_user, service, repository })
+            }
+        };
+        self.auth_out.send(&self.auth.channel, number, &message);
+    }
+
+    /// The repository process has changed what was asked for, or says why not.
+    pub(super) fn shell_changed(&mut self, number: u64, text: &str) {
+        let Some(session) = self.table.get(number) else { return };
+        if session.shell.is_none() {
+            return;
+        }
+        if text.is_empty() {
+            self.tell_control(number, [ParentToSession::Done(())].into_iter());
+        } else {
+            self.refuse(number, text);
+        }
     }
 
     /// `auth` names a directory of repositories.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{ClientKind, ControlRequest};
 use crate::command::Service;
-use crate::names::{HashKind, RepoName, UserName};
+use crate::names::{HashKind, RefName, RepoName, UserName};
 
 /// The kernel's word about who is at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,20 +256,35 @@ pub struct GitAsk {
 }
 
 /// A command of self-service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShellCommand {
     /// None: a greeting, and the repositories of this user.
     Greet,
     /// The repositories of this user.
     List,
+    /// Make HEAD of a repository name this branch.
+    Head(RepoName, RefName),
+    /// Give a repository this description, one line without control bytes.
+    Describe(RepoName, String),
 }
 
 impl ShellCommand {
     /// The word for it, for log lines.
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             ShellCommand::Greet => "greet",
             ShellCommand::List => "list",
+            ShellCommand::Head(..) => "head",
+            ShellCommand::Describe(..) => "describe",
+        }
+    }
+
+    /// The repository that is to be changed, and how.
+    pub fn task(&self) -> Option<(&RepoName, Task)> {
+        match self {
+            ShellCommand::Greet | ShellCommand::List => None,
+            ShellCommand::Head(repository, branch) => Some((repository, Task::Head(branch.clone()))),
+            ShellCommand::Describe(repository, text) => Some((repository, Task::Describe(text.clone()))),
         }
     }
 }
@@ -389,6 +404,17 @@ pub struct RepoStart {
     pub threads: u8,
 }
 
+/// What a repository process is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// What its session says.
+    Git,
+    /// Make HEAD name this branch.
+    Head(RefName),
+    /// Put this text in the file `description`.
+    Describe(String),
+}
+
 /// A grant, for the repository process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serve {
@@ -408,6 +434,8 @@ pub struct Serve {
     pub who: String,
     /// What the client's input and output are: pipes, or one TCP connection.
     pub pool: Pool,
+    /// What to do.
+    pub task: Task,
 }
 
 /// The repository as it was found.
