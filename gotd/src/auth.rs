@@ -205,6 +205,7 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
             filter: options.partial_clone,
         },
         hidden: block.hidden.iter().map(|h| h.namespace.clone().into()).collect(),
+        write: grant.access == Access::Write,
         create: (service == Service::ReceivePack && table.may_create(grant))
             .then(|| block.limit(Limit::DiskReserve, &config.limits)),
         push_rules: match service {

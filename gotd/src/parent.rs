@@ -734,6 +734,7 @@ impl Parent {
                 self.shell_changed(number, &text);
             }
             RepoToParent::Ref(report) => self.log_ref(number, &report),
+            RepoToParent::Info(info) => self.shell_info(number, &info),
             RepoToParent::NeedVerify(()) => self.start_verify(number),
             RepoToParent::NeedPack(()) => self.need_pack(number),
             RepoToParent::PackDone(()) => self.pack_done(number),

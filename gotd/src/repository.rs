@@ -104,6 +104,7 @@ pub fn run(
         }
     };
     match serve.access {
+        Access::Read if serve.task != Task::Git => settings::tell(&parent, &serve, &found, enforcement),
         Access::Read => read(&parent, session, &start, &serve, found, enforcement),
         Access::Write if serve.task != Task::Git => settings::run(&parent, &serve, &found, enforcement),
         Access::Write => repo_write::run(&parent, session, verify, &serve, &start, &found, enforcement),

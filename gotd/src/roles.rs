@@ -59,7 +59,7 @@ mod tests {
     /// What each role asks pledge(2) for on OpenBSD at each of its stages, from the constants that it enters with.
     #[test]
     fn every_role_asks_for_its_own_pledges_and_no_more() {
-        let table: [(&str, Promises, &str); 17] = [
+        let table: [(&str, Promises, &str); 18] = [
             ("parent", parent::start::WORK, "stdio recvfd sendfd proc exec"),
             ("sockets", sockets::WORK, "stdio cpath unix inet sendfd"),
             ("listen", listen::WORK, "stdio unix inet recvfd sendfd"),
@@ -84,6 +84,7 @@ mod tests {
             ("verify", verify::WORK, "stdio rpath"),
             ("create", create::WORK, "stdio rpath wpath cpath fattr"),
             ("list", list::WORK, "stdio rpath"),
+            ("repo_read, info", settings::LOOK, "stdio rpath"),
             ("repo_write, settings", settings::WORK, "stdio rpath wpath cpath fattr flock"),
         ];
         for (role, promises, expected) in table {

@@ -45,7 +45,7 @@ type ClientSocket = Channel<SessionToClient, ClientToSession>;
 pub type Repo = Channel<SessionToRepo, RepoToSession>;
 
 /// What is answered to a command that is none.
-const SHELL_USAGE: &str = "usage: ssh host [list | head repository branch | describe repository text], or git with the name of a repository";
+const SHELL_USAGE: &str = "usage: ssh host [list | info repository | head repository branch | describe repository text], or git with the name of a repository";
 /// Bytes of a description.
 const DESCRIPTION_MAX: usize = 500;
 
@@ -356,6 +356,9 @@ fn command(line: &[u8]) -> Option<ShellCommand> {
         _ => {}
     }
     let mut words = line.splitn(3, |b| *b == b' ');
+    if let Some(repository) = line.strip_prefix(b"info ") {
+        return Some(ShellCommand::Info(RepoName::parse(repository).ok()?));
+    }
     let (word, repository, rest) = (words.next()?, words.next()?, words.next()?);
     let repository = RepoName::parse(repository).ok()?;
     match word {

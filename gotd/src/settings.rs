@@ -1,14 +1,14 @@
-//! What a user with the right to write may change of a repository without a push: the branch that HEAD names, and the
-//! description.
+//! What a user may ask about a repository without git, and, with the right to write, change without a push: the branch that
+//! HEAD names, and the description.
 //!
-//! Runs in the repository process in place of `repo_write`, with its rights. Each change is a new file beside the old
+//! Runs in the repository process in place of `repo_read` or `repo_write`, with no more than their rights. Each change is a new file beside the old
 //! one, on the disk before it takes its name; for HEAD that is git's own lock.
 //!
 //! **Invariant:** writes these two files and no other. Nothing is read from the session: what to do came in the grant.
 
 use std::os::fd::AsFd;
 
-use libproto::message::parent::{OpenError, RepoReport, RepoToParent, Serve, Task};
+use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
 use libproto::names::{RefName, escape};
 use librepo::fs_ops::Fs;
 use librepo::refs::Head;
@@ -20,6 +20,12 @@ use crate::repository::{self, Found, Parent};
 
 /// At work.
 pub const WORK: Promises = crate::repo_write::WORK.without(Promise::Sendfd);
+
+/// Telling about a repository.
+pub const LOOK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+/// Largest description that is read, and how many bytes of it are told.
+const DESCRIPTION_READ: u64 = 64 * 1024;
+const DESCRIPTION_TOLD: usize = 500;
 
 /// Does what the grant says, and reports.
 pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
@@ -35,13 +41,57 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
     let fs = Fs::new(directory, repository.config().shared);
     let done = match &serve.task {
-        Task::Git => Err("nothing to do".to_owned()),
+        Task::Git | Task::Info => Err("nothing to do".to_owned()),
         Task::Head(branch) => head(&fs, &repository, &rules, branch),
         Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")),
     };
     let report = RepoReport { text: done.err().unwrap_or_default(), ..RepoReport::default() };
     repository::send(parent, &RepoToParent::Finished(report));
     Ok(())
+}
+
+/// Tells what there is to know, without writing anything.
+pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
+    repository::narrow(
+        LOOK,
+        found,
+        Access::READ,
+        &[],
+        Limits { fsize: Some(0), ..Limits::UNCHANGED },
+        enforcement,
+    )?;
+    let repository = match repository::open_repository(found, Vec::new()) {
+        Ok(repository) => repository,
+        Err(e) => return repository::failed(parent, OpenError::Unusable(e.to_string())),
+    };
+    repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
+    let text = match info(&repository, &serve.hidden) {
+        Ok(info) => {
+            repository::send(parent, &RepoToParent::Info(info));
+            String::new()
+        }
+        Err(e) => e.to_string(),
+    };
+    repository::send(parent, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }));
+    Ok(())
+}
+
+fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo> {
+    let is_hidden = |name: &[u8]| hidden.iter().any(|namespace| name.starts_with(namespace));
+    let everything: [&[u8]; 0] = [];
+    let refs = repository.refs().list(&everything, None)?;
+    let visible = refs.iter().filter(|r| r.name.starts_with(b"refs/") && !is_hidden(&r.name)).count();
+    let (head, born) = match repository.refs().head()? {
+        Head::Symbolic(name, _) if is_hidden(&name) => (Vec::new(), false),
+        Head::Symbolic(name, value) => (name, value.is_some()),
+        Head::Detached(id) => (id.to_string().into_bytes(), true),
+        _ => (Vec::new(), false),
+    };
+    // A description of any size is somebody's right; the beginning of it is shown, of one that is not absurd.
+    let description =
+        repository.dir().read(b"description", DESCRIPTION_READ).ok().flatten().unwrap_or_default();
+    let description = description.get(..DESCRIPTION_TOLD).unwrap_or(&description).to_vec();
+    Ok(RepoInfo { head, born, references: visible as u64, description })
 }
 
 /// Makes HEAD name a branch that is there.

@@ -137,7 +137,7 @@ pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Waiting, &[]),
     (RepoState::Opening, &[2, 3]),
     (RepoState::Absent, &[]),
-    (RepoState::Serving, &[4, 5, 6, 7, 8]),
+    (RepoState::Serving, &[4, 5, 6, 7, 8, 9]),
     (RepoState::Finished, &[]),
 ];
 

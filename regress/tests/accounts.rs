@@ -125,7 +125,9 @@ fn two_people_a_deploy_key_and_a_certificate_through_sshd() {
     );
     assert_eq!(greet("robot"), hello("robot") + "there is one repository for you:\nro\tweb\n");
     assert_eq!(ssh("carol", "list").good().text(), "ro\tshared\n");
-    ssh("bob", "info alices").bad("usage: ");
+    ssh("bob", "info alices").bad("no git repository found");
+    assert!(ssh("alice", "info alices").good().text().contains("rights\trw\nhead\tmain\n"));
+    ssh("bob", "delete alices").bad("usage: ");
     for line in [
         "gotsh --user alice",
         "--user alice git-upload-pack 'alices'",

@@ -257,3 +257,41 @@ fn a_protected_branch_keeps_head() {
     assert!(!site.repository("new.git").exists());
     drop(daemon);
 }
+
+#[test]
+fn info_tells_who_may_read_and_changes_nothing() {
+    let site = Site::new();
+    let mut daemon = start(&site);
+    let repository = site.repository("one.git");
+    fs::write(repository.join("description"), "first \u{1b}[2J line\nsecond\n").expect("writes");
+    site.git_in(&repository, ["update-ref", "refs/heads/other", "main"]);
+    let refs = site.git_in(&repository, ["for-each-ref"]).lines().count();
+    site.hand_over();
+    let before = regress::compare::listing(&site.path("repositories"));
+    let ask = |user: &str, line: &str| gotsh(&site, user, Some(line.as_bytes()));
+    let told = |rights: &str| {
+        let description = "first \\x1b[2J line\\x0asecond";
+        format!(
+            "repository\tone\nrights\t{rights}\nhead\tmain\nreferences\t{refs}\ndescription\t{description}\n"
+        )
+    };
+    assert_eq!(ask("alice", "info one").good().text(), told("rw"));
+    assert_eq!(ask("bob", "info one").good().text(), told("ro"));
+    for (user, line, answer) in [
+        ("carol", "info one", "no git repository found"),
+        ("bob", "info t/a", "no git repository found"),
+        ("alice", "info t/none", "no git repository found"),
+        ("alice", "info t/own", "no git repository found"),
+        ("alice", "info again/a", "no git repository found"),
+        ("alice", "info ", "usage: "),
+        ("alice", "info ../one", "usage: "),
+    ] {
+        assert_eq!(ask(user, line).bad(answer).text(), "", "{line}");
+    }
+    assert_eq!(regress::compare::listing(&site.path("repositories")), before);
+    fs::write(repository.join("HEAD"), "ref: refs/heads/unborn\n").expect("writes");
+    assert!(ask("bob", "info one").good().text().contains("head\tunborn (not there yet)\n"));
+    let me = present_user();
+    daemon.logged(&["result=ok", &format!("who={me}/bob"), "repository=one", "service=info"]);
+    daemon.assert_serves();
+}

@@ -7,11 +7,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use libproto::channel::{Message, RecvError};
-use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
     Filter, GitAsk, ListStart, ListToParent, MOST_LISTED, Overview, ParentToAuth, ParentToList,
-    ParentToSession, Question, Seen, SeenRoot, ShellAsk, ShellCommand, Task, Who,
+    ParentToSession, Question, RepoInfo, Seen, SeenRoot, ShellAsk, ShellCommand, Task, Who,
 };
 use libproto::names::{RepoName, UserName, escape};
 use libproto::states::{self, JobState, LIST_TO_PARENT, Role};
@@ -25,6 +24,9 @@ use crate::log::Level;
 
 /// How long one directory may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes of a description that are shown.
+const DESCRIPTION_SHOWN: usize = 2000;
 
 /// A request of self-service under way.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub struct Shell {
     pending: usize,
     /// Nothing was left out.
     whole: bool,
+    /// What the repository process told.
+    info: Vec<String>,
     /// The answer, as far as the session has not taken it.
     pub out: Outbox,
 }
@@ -75,6 +79,7 @@ impl Shell {
             until: Instant::now(),
             pending: 0,
             whole: true,
+            info: Vec::new(),
             out: Outbox::default(),
         }
     }
@@ -137,7 +142,7 @@ impl Parent {
             // Without a name it is an account's own, or somebody's who has a shell.
             Some(_) if told_user.is_none() => return self.refuse(number, "--user: no name"),
             Some((repository, _)) => {
-                let (service, repository) = (Service::ReceivePack, repository.clone());
+                let (service, repository) = (shell.ask.command.service(), repository.clone());
                 let told_address = shell.ask.told_address.clone();
                 let ask = GitAsk { service, repository: repository.clone(), protocol: 0, told_address };
                 session.ask = Some(ask);
@@ -149,15 +154,33 @@ impl Parent {
 
     /// The repository process has changed what was asked for, or says why not.
     pub(super) fn shell_changed(&mut self, number: u64, text: &str) {
-        let Some(session) = self.table.get(number) else { return };
-        if session.shell.is_none() {
-            return;
-        }
+        let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) else { return };
         if text.is_empty() {
-            self.tell_control(number, [ParentToSession::Done(())].into_iter());
+            let lines = std::mem::take(&mut shell.info);
+            self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
         } else {
             self.refuse(number, text);
         }
+    }
+
+    /// The repository process tells about its repository.
+    pub(super) fn shell_info(&mut self, number: u64, info: &RepoInfo) {
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(permit), Some(ask), Some(shell)) = (&session.permit, &session.ask, &mut session.shell)
+        else {
+            return;
+        };
+        let branch = info.head.strip_prefix(b"refs/heads/").unwrap_or(&info.head);
+        let unborn = if info.born { "" } else { " (not there yet)" };
+        let mut text = escape(info.description.trim_ascii());
+        text.truncate(text.floor_char_boundary(DESCRIPTION_SHOWN));
+        shell.info = vec![
+            format!("repository\t{}", escape(ask.repository.as_bytes())),
+            format!("rights\t{}", if permit.write { "rw" } else { "ro" }),
+            format!("head\t{}{unborn}", escape(branch)),
+            format!("references\t{}", info.references),
+            format!("description\t{text}"),
+        ];
     }
 
     /// `auth` names a directory of repositories.

@@ -118,6 +118,7 @@ impl Forged {
             fetch: FetchRules::default(),
             hidden: vec![],
             push_rules: vec![],
+            write: true,
             create: None,
         };
         self.auth.send(0, self.number, &AuthToParent::Verdict(Verdict::Granted(permit))).expect("sends");

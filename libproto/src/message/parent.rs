@@ -262,6 +262,8 @@ pub enum ShellCommand {
     Greet,
     /// The repositories of this user.
     List,
+    /// What there is to know about a repository.
+    Info(RepoName),
     /// Make HEAD of a repository name this branch.
     Head(RepoName, RefName),
     /// Give a repository this description, one line without control bytes.
@@ -274,15 +276,25 @@ impl ShellCommand {
         match self {
             ShellCommand::Greet => "greet",
             ShellCommand::List => "list",
+            ShellCommand::Info(_) => "info",
             ShellCommand::Head(..) => "head",
             ShellCommand::Describe(..) => "describe",
         }
     }
 
-    /// The repository that is to be changed, and how.
+    /// The service that is permitted to whom this is.
+    pub const fn service(&self) -> Service {
+        match self {
+            ShellCommand::Greet | ShellCommand::List | ShellCommand::Info(_) => Service::UploadPack,
+            ShellCommand::Head(..) | ShellCommand::Describe(..) => Service::ReceivePack,
+        }
+    }
+
+    /// The repository that this is about, and what to do there.
     pub fn task(&self) -> Option<(&RepoName, Task)> {
         match self {
             ShellCommand::Greet | ShellCommand::List => None,
+            ShellCommand::Info(repository) => Some((repository, Task::Info)),
             ShellCommand::Head(repository, branch) => Some((repository, Task::Head(branch.clone()))),
             ShellCommand::Describe(repository, text) => Some((repository, Task::Describe(text.clone()))),
         }
@@ -409,6 +421,8 @@ pub struct RepoStart {
 pub enum Task {
     /// What its session says.
     Git,
+    /// Tell about the repository.
+    Info,
     /// Make HEAD name this branch.
     Head(RefName),
     /// Put this text in the file `description`.
@@ -482,6 +496,19 @@ pub struct PackWait {
     pub limit: String,
 }
 
+/// What a user is told about a repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoInfo {
+    /// What HEAD names, or the id that it is at.
+    pub head: Vec<u8>,
+    /// That is there.
+    pub born: bool,
+    /// References that the user may see.
+    pub references: u64,
+    /// The beginning of the file `description`.
+    pub description: Vec<u8>,
+}
+
 /// What became of one reference, for the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefReport {
@@ -538,6 +565,8 @@ crate::messages! {
         7 => NeedPack(()),
         /// That pack is made, or will not be.
         8 => PackDone(()),
+        /// What was asked about the repository.
+        9 => Info(RepoInfo),
     }
 }
 
@@ -770,6 +799,8 @@ pub struct Permit {
     pub hidden: Vec<Vec<u8>>,
     /// Rules of a push, encoded by the configuration's own module.
     pub push_rules: Vec<u8>,
+    /// The rule that decided permits writing.
+    pub write: bool,
     /// The push may make the repository, if so many bytes of the disk stay free.
     pub create: Option<u64>,
 }
