@@ -240,7 +240,7 @@ fn sandbox() {
         enforcement: Enforcement::BestEffort,
     };
     if let Err(e) = libsandbox::enter(&stage) {
-        eprintln!("gotsh: {e}");
+        complain(&e.to_string());
     }
 }
 
@@ -292,10 +292,12 @@ fn print(text: &str) {
     let _ = writeln!(stdout, "{harmless}").and_then(|()| stdout.flush());
 }
 
-/// One line on standard error, harmless to a terminal, and no panic when nobody reads it.
+/// One line on standard error, harmless to a terminal, and no panic when nobody reads it. In one write: a client writes
+/// there, too, and would come in between.
 fn complain(text: &str) {
     if SILENT.load(Ordering::Relaxed) {
         return;
     }
-    let _ = writeln!(std::io::stderr(), "gotsh: {}", escape(text.as_bytes()));
+    let line = format!("gotsh: {}\n", escape(text.as_bytes()));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -2,7 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+use std::time::Duration;
 
 use regress::compare::{assert_mirror, listing};
 use regress::{Setup, Site, Sshd, history, pkt, run};
@@ -123,6 +127,26 @@ fn quotes() {
         assert!(done.text().contains("refs/heads/main"), "{line}: {}", done.text());
     }
     daemon.assert_serves();
+}
+
+#[test]
+fn an_error_is_one_write() {
+    // Game of Trees' client has the same standard error, and its words came between `gotsh: ` and the rest.
+    let (site, mut daemon) = site();
+    let (reader, writer) = UnixDatagram::pair().unwrap();
+    reader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let status = site
+        .gotsh("git-upload-pack 'nothing'")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(OwnedFd::from(writer))
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    let mut text = [0; 100];
+    let length = reader.recv(&mut text).unwrap();
+    assert_eq!(text[..length], *b"gotsh: no git repository found\n");
+    daemon.stop();
 }
 
 #[test]
