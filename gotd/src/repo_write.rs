@@ -309,7 +309,9 @@ impl Push<'_> {
                     _ => Some("failed to update ref: it exists".into()),
                 }
             } else if kind == Change::Delete && is_head {
-                Some("deletion of the current branch prohibited".into())
+                // A rule is the better reason: it says what was configured, in the words that C gotd has for it.
+                let rule = self.rules.refusal(name, kind, false);
+                rule.or_else(|| Some("deletion of the current branch prohibited".into()))
             } else if is_head && checked_out {
                 Some("branch is currently checked out".into())
             } else if command.old == command.new && !command.new.is_null() {

@@ -146,8 +146,9 @@ fn what_is_refused_changes_nothing_and_says_why() {
     let me = regress::site::present_user();
     let rules = "protect {\n\tbranch \"main\"\n\tbranch \"side\"\n\ttag namespace \"refs/tags/\"\n\tcreate namespace \"refs/heads/closed/\"\n\tlinear branch \"straight\"\n}\nlimit blob size 10K\nhide namespace \"refs/secret/\"\n";
     let configuration = format!(
-        "{}repository \"r\" {{\npath \"{}\"\npermit rw \"{me}\"\n{rules}}}\nrepository \"ro\" {{\npath \"{}\"\npermit ro \"{me}\"\n}}\n",
+        "{}repository \"r\" {{\npath \"{}\"\npermit rw \"{me}\"\n{rules}}}\nrepository \"ro\" {{\npath \"{}\"\npermit ro \"{me}\"\n}}\nrepository \"open\" {{\npath \"{}\"\npermit rw \"{me}\"\n}}\n",
         site.head(),
+        path.display(),
         path.display(),
         path.display()
     );
@@ -164,7 +165,8 @@ fn what_is_refused_changes_nothing_and_says_why() {
     let to_tag = format!("+main~5:refs/tags/{tag}");
     for (arguments, words) in [
         (vec!["gotd:r", "+main~2:main"], "refs/heads/main: reference is protected"),
-        (vec!["gotd:r", ":main"], "deletion of the current branch prohibited"),
+        (vec!["gotd:r", ":main"], "refs/heads/main: reference is protected"),
+        (vec!["gotd:open", ":main"], "deletion of the current branch prohibited"),
         (vec!["gotd:r", ":side"], "refs/heads/side: reference is protected"),
         (vec!["gotd:r", "main:refs/onelevel"], "funny refname"),
         (vec!["gotd:r", "+main~3:refs/tags/v99"], "refs/tags/: reference namespace is protected"),

@@ -17,6 +17,8 @@ pub(super) const ATOMIC: &str = "atomic push failure";
 const NO_ANSWER: &str = "no answer from the repository process: look at the reference before you push again";
 /// Both of C gotd's refusals by `protect` end so.
 const PROTECTED: &str = "is protected";
+/// Game of Trees' client: it takes `ng` for a success, and fails on nothing but an `ERR` packet.
+const GOT: &str = "got/";
 
 /// Makes text fit for a line of the report: one line, no control bytes, nothing that would turn the text around.
 pub(super) fn one_line(text: &str) -> String {
@@ -32,6 +34,11 @@ pub(super) fn one_line(text: &str) -> String {
         .collect();
     line.truncate(line.floor_char_boundary(REASON_MAX));
     line
+}
+
+/// A refusal that says which reference it is about.
+fn named(name: &str, reason: &str) -> String {
+    if reason.starts_with("refs/") { reason.to_owned() } else { one_line(&format!("{name}: {reason}")) }
 }
 
 /// What became of a push, command by command.
@@ -76,10 +83,20 @@ impl Report {
                 Some((String::from_utf8_lossy(&asked.name), self.refusal(at, asked)?))
             });
         let (name, reason) = refusals.find(|(_, reason)| !reports || reason.ends_with(PROTECTED))?;
-        Some(if reason.starts_with("refs/") {
-            reason.to_owned()
-        } else {
-            one_line(&format!("{name}: {reason}"))
+        Some(named(&name, reason))
+    }
+
+    /// Whether this refusal is told by an `ERR` packet, as C gotd does.
+    fn told_by_error(&self, reason: &str) -> bool {
+        reason.ends_with(PROTECTED) && self.request.caps.agent.as_deref().is_some_and(|a| a.starts_with(GOT))
+    }
+
+    /// The packet that ends the report for Game of Trees' client where a protected reference was refused. It comes
+    /// last, for the client reads no further.
+    fn error(&self) -> Option<String> {
+        self.request.commands.iter().enumerate().find_map(|(at, asked)| {
+            let reason = self.refusal(at, asked).filter(|reason| self.told_by_error(reason))?;
+            Some(format!("ERR {}", named(&String::from_utf8_lossy(&asked.name), reason)))
         })
     }
 
@@ -145,12 +162,17 @@ impl Lines {
             State::End | State::Over => return false,
         };
         let Some(asked) = report.request.commands.get(at) else {
+            if let Some(error) = report.error() {
+                pktline::write(piece, error.as_bytes())
+                    .expect("a name and a reason are far below the limit of a packet");
+            }
             piece.extend_from_slice(FLUSH);
             self.state = State::End;
             return true;
         };
         match report.refusal(at, asked) {
             None => packet(piece, &[b"ok ", &asked.name]),
+            Some(reason) if report.told_by_error(reason) => {}
             Some(reason) => packet(piece, &[b"ng ", &asked.name, b" ", reason.as_bytes()]),
         }
         self.state = State::Command(at + 1);

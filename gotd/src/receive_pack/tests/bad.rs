@@ -186,6 +186,29 @@ fn protected_references_are_told_on_standard_error_too() {
 }
 
 #[test]
+fn a_got_client_is_told_of_protected_references_by_an_error() {
+    // It takes `ng` for a success; what was done besides is reported before.
+    let bytes = request(&[
+        &format!("{ONE} {NULL} refs/heads/main\0report-status agent=got/0.117"),
+        &format!("{ONE} {NULL} refs/heads/a"),
+        &format!("{ONE} {NULL} refs/heads/b"),
+        "0000",
+    ]);
+    let (answer, end) = converse(0, &bytes, |writer, _| {
+        let heard = hear(writer, &[]);
+        decide(
+            writer,
+            &heard,
+            &[("refs/heads/main", "reference is protected"), ("refs/heads/b", "no such reference")],
+        );
+    });
+    let lines = ["unpack ok\n", "ok refs/heads/a\n", "ng refs/heads/b no such reference\n"];
+    let error = "ERR refs/heads/main: reference is protected";
+    assert_eq!(after_advertisement(&answer), [&lines[..], &[error, "0000"]].concat());
+    assert_eq!(end.result, Err(Failure::told("refs/heads/main: reference is protected")));
+}
+
+#[test]
 fn an_impossible_name_in_an_atomic_push_refuses_all_of_it() {
     let bytes = request(&[
         &format!("{ONE} {NULL} refs/heads/a\0report-status atomic"),
