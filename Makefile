@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance fuzz clean install-test-tools
+.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance c-gotd-suite fuzz clean install-test-tools
 
 all: build
 
@@ -59,6 +59,10 @@ disk-full: build
 # GIT_TREE=path of a built git source tree; see regress/conformance.sh and regress/conformance.md.
 conformance: build
 	@sh regress/conformance.sh $(SCRIPTS)
+
+# GOT_TREE=path of a built tree of Game of Trees; see regress/c-gotd-suite.sh and regress/c-gotd-suite.md.
+c-gotd-suite: build
+	@sh regress/c-gotd-suite.sh $(TARGETS)
 
 # SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 SECONDS ?= 60
