@@ -30,9 +30,9 @@ use self::children::{Complaints, Outbox};
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::reload::Reload;
-use self::table::{Creation, Ending, Process, RepoChild, Session, SessionChild, Table};
+use self::table::{Creation, Ending, Process, Session, Table};
 use crate::log::{Level, Log};
-use crate::spawn::{self, Child, Starter};
+use crate::spawn::{Child, Starter};
 
 pub mod bind;
 pub mod children;
@@ -42,6 +42,7 @@ pub mod listeners;
 pub mod metrics;
 pub mod packs;
 pub mod push;
+pub mod refill;
 pub mod reload;
 pub mod report;
 pub mod shell;
@@ -95,6 +96,8 @@ pub struct Parent {
     /// `-v`, whatever the configuration says.
     verbose: bool,
     reload: Option<Reload>,
+    /// When a waiting session may be started after some that did not live.
+    pause: refill::Pause,
     /// Why the daemon cannot go on, found while something else was done.
     unsound: Option<String>,
 }
@@ -258,7 +261,9 @@ impl Parent {
             }
         }
         // A refill that was put off is due when the one it was put off for has been answered.
-        let timeout = PollTimeout::from(if self.table.is_anybody_waiting() { 5u16 } else { 1000 });
+        let longest: u16 = if self.table.is_anybody_waiting() { 5 } else { 1000 };
+        let pause = self.pause.left(Instant::now()).and_then(|left| u16::try_from(left.as_millis()).ok());
+        let timeout = PollTimeout::from(pause.map_or(longest, |pause| longest.min(pause.saturating_add(1))));
         let ready = match poll(&mut fds, timeout) {
             Ok(_) => fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect(),
             Err(_) => vec![PollFlags::empty(); fds.len()],
@@ -379,72 +384,6 @@ impl Parent {
         session.deadline = Some(Instant::now() + LINGER);
         for pid in session.pids() {
             let _ = kill(pid, Signal::SIGKILL);
-        }
-    }
-
-    // --- waiting sessions
-
-    /// Starts sessions until enough are waiting.
-    fn refill(&mut self) {
-        if self.draining.is_some() {
-            return;
-        }
-        for (pool, wanted) in self.settings.pools.clone() {
-            // At most one in each turn, and while somebody waits for an answer only the last reserve is
-            // replaced at once: whoever is being served comes first.
-            if self.table.free(pool) < if self.table.is_anybody_waiting() { 1 } else { wanted }
-                && let Err(e) = self.start_session(pool)
-            {
-                self.log.line(Level::Warning, "session start", &[("error", &e)]);
-            }
-        }
-    }
-
-    fn start_session(&mut self, pool: Pool) -> Result<(), String> {
-        let number = self.table.next_number();
-        let text = |e: std::io::Error| e.to_string();
-        let (session_end, repo_end) = spawn::pair().map_err(text)?;
-        let (session_verify, verify_session) = spawn::pair().map_err(text)?;
-        let (repo_verify, verify_repo) = spawn::pair().map_err(text)?;
-        let (listen_end, from_listen) = spawn::pair().map_err(text)?;
-        let flags = self.settings.flags();
-        let session: SessionChild = self
-            .starter
-            .start(Role::Session, &flags, &[from_listen.as_fd(), session_end.as_fd(), session_verify.as_fd()])
-            .map_err(text)?;
-        drop((from_listen, session_end, session_verify));
-        let repo: RepoChild =
-            match self.starter.start(Role::Repository, &flags, &[repo_end.as_fd(), repo_verify.as_fd()]) {
-                Ok(repo) => repo,
-                Err(e) => {
-                    let _ = kill(session.pid, Signal::SIGKILL);
-                    return Err(text(e));
-                }
-            };
-        self.complaints.watch(session.pid, Role::Session, &session.stderr);
-        self.complaints.watch(repo.pid, Role::Repository, &repo.stderr);
-        let _ = session.channel.try_send(0, number, &ParentToSession::Start(self.settings.session.clone()));
-        let _ = repo.channel.try_send(0, number, &ParentToRepo::Start(self.settings.repo.clone()));
-        let verify_ends = (verify_session, verify_repo);
-        self.table.insert(Session::waiting(number, pool, (session, repo), verify_ends, listen_end));
-        Ok(())
-    }
-
-    /// Offers a session to `listen` once both of its processes have greeted.
-    fn offer(&mut self, number: u64) {
-        let Some(session) = self.table.get(number) else { return };
-        if session.state != SessionState::Waiting
-            || session.repo_state != RepoState::Waiting
-            || session.offered
-            || session.killed.is_some()
-        {
-            return;
-        }
-        let Some(end) = session.listen_end.take() else { return };
-        session.offered = true;
-        let message = ParentToListen::Waiting(session.pool);
-        if let Err(e) = self.listen.channel.send_with_fds(0, number, &message, &[end.as_fd()]) {
-            self.end_session(number, &format!("not offered: {e}"));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The log lines about sessions and references, built from typed values.
 
+use std::time::Instant;
+
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{Peer, RefReport, Refusals};
 use libproto::names::escape;
@@ -46,6 +48,7 @@ impl Parent {
             // One that was only taken back is no loss, whichever of its processes ended first.
             let taken_back = session.recalled || session.killed.as_ref().is_some_and(String::is_empty);
             if !troubles.is_empty() && !taken_back && self.draining.is_none() {
+                self.pause.lost(Instant::now());
                 self.log.line(
                     Level::Warning,
                     "waiting session lost",

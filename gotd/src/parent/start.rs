@@ -495,6 +495,7 @@ fn connect_roles(
         files,
         verbose: false,
         reload: None,
+        pause: super::refill::Pause::default(),
         unsound: None,
     })
 }

@@ -12,6 +12,7 @@ use libproto::names::RepoName;
 use super::start::Settings;
 use super::*;
 use crate::conf::model::Config;
+use crate::spawn;
 
 /// Ends of the links that the test holds.
 struct Forged {
@@ -60,6 +61,7 @@ fn parent() -> (Parent, Forged) {
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,
         reload: None,
+        pause: refill::Pause::default(),
         unsound: None,
     };
     let number = parent.table.next_number();
