@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance c-gotd-suite fuzz clean install-test-tools
+.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance c-gotd-suite debian-walk fuzz clean install-test-tools
 
 all: build
 
@@ -63,6 +63,10 @@ conformance: build
 # GOT_TREE=path of a built tree of Game of Trees; see regress/c-gotd-suite.sh and regress/c-gotd-suite.md.
 c-gotd-suite: build
 	@sh regress/c-gotd-suite.sh $(TARGETS)
+
+# Installs the package on a fresh Debian and does what doc/five-minutes.md says; see regress/debian-walk.sh.
+debian-walk: deb
+	@DEB=$$(ls -t target/gotd_*.deb | head -n 1) sh regress/debian-walk.sh
 
 # SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 SECONDS ?= 60
