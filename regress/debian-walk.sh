@@ -188,7 +188,7 @@ after() {
 		refused alice "ssh git@host /bin/sh" "usage: "
 		shows root "journalctl -u gotd" "session .*result=ok who=git/alice .*repository=project service=git-receive-pack"
 		shows root "journalctl -u gotd" "reference .*who=git/bob .*name=refs/heads/main"
-		shows root "journalctl -u gotd" "session .*result=refused .*repository=website service=git-receive-pack"
+		shows root "journalctl -u gotd" "session .*result=refused who=git/robot .*repository=website service=git-receive-pack"
 		;;
 	"5. Change it")
 		refused carol "ssh -o BatchMode=yes git@host" "Permission denied"
@@ -208,6 +208,9 @@ after() {
 		shows alice "git -C public log --format=%s" "^second$"
 		refused mallory "git clone -q git://host/website" "no git repository found"
 		refused alice "git -C public push origin HEAD:refs/heads/other" "git://"
+		succeeds root "gotctl stop && ! gotctl info"
+		succeeds root "gotd && gotctl info"
+		shows alice "ssh git@host" "hello git/alice"
 		;;
 	*) met=$((met - 1)) ;;
 	esac
@@ -286,6 +289,9 @@ if command -v systemd-analyze >/dev/null; then
 	done
 	systemd-analyze security --offline=true $work/units/gotd.service 2>&1 | grep Overall || :
 fi
+
+printf '\nthe end\n'
+succeeds root 'gotctl stop && dpkg --purge gotd && test -z "$(find /usr -name "gotd*" -o -name gotsh -o -name gotctl)" && ls -d /srv/git/* /etc/gotd.conf'
 
 printf '\n%s checks, %s failed\n' $checks $failed
 [ $failed = 0 ]

@@ -102,15 +102,17 @@ fn answer(table: &Table, question: &Question) -> Verdict {
             }
         }
     };
-    let config = table.config();
+    let not_found = || Verdict::NotFound { identity: table.display(&identity) };
     match table.decide(&identity, &question.repository, question.service) {
-        access::Verdict::NotFound => Verdict::NotFound,
-        denied @ access::Verdict::Denied { at, .. } => {
-            Verdict::Denied(denied.refusal().unwrap_or_default(), place(config, at))
-        }
+        access::Verdict::NotFound => not_found(),
+        denied @ access::Verdict::Denied { at, .. } => Verdict::Denied {
+            identity: table.display(&identity),
+            text: denied.refusal().unwrap_or_default(),
+            rule: place(table.config(), at),
+        },
         access::Verdict::Granted(grant) => match permit(table, &identity, &grant, question.service) {
             Some(permit) => Verdict::Granted(permit),
-            None => Verdict::NotFound,
+            None => not_found(),
         },
     }
 }
@@ -247,7 +249,9 @@ mod tests {
         let Verdict::Granted(permit) = ask(1000, Service::UploadPack) else { panic!("not granted") };
         assert!(permit.push_rules.is_empty());
         assert_eq!(permit.create, None);
-        assert_eq!(ask(1001, Service::UploadPack), Verdict::NotFound);
+        assert!(
+            matches!(ask(1001, Service::UploadPack), Verdict::NotFound { identity } if identity.contains("1001"))
+        );
     }
 
     #[test]

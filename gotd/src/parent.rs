@@ -574,9 +574,15 @@ impl Parent {
     fn decided(&mut self, number: u64, verdict: Verdict) {
         match verdict {
             Verdict::Granted(permit) => self.granted(number, permit),
-            Verdict::NotFound => self.refuse(number, NOT_FOUND),
-            Verdict::Denied(text, rule) => {
+            Verdict::NotFound { identity } => {
                 if let Some(session) = self.table.get(number) {
+                    session.turned_away = Some(identity);
+                }
+                self.refuse(number, NOT_FOUND);
+            }
+            Verdict::Denied { identity, text, rule } => {
+                if let Some(session) = self.table.get(number) {
+                    session.turned_away = Some(identity);
                     session.refused = Some(format!("{text} ({rule})"));
                 }
                 self.refuse(number, &text);

@@ -162,6 +162,10 @@ fn the_last_rule_that_matches_decides() {
     refuses(&site, "denied", "denied: Permission denied");
     let line = daemon.logged(&["result=refused", "repository=denied", "Permission denied"]);
     assert!(line.contains("gotd.conf:"), "which rule: {line}");
+    assert!(line.contains(&format!(" who={me} ")), "who: {line}");
+    // Nor is a session without a name when no rule was about its user.
+    let line = daemon.logged(&["result=refused", "repository=nobodys", "no git repository found"]);
+    assert!(line.contains(&format!(" who={me} ")), "who: {line}");
     // Reading only.
     let push = site.git([
         "-C",

@@ -66,7 +66,7 @@ impl Parent {
             Some(Peer::Tcp { address, port }) => (String::new(), String::new(), socket_name(*address, *port)),
             None => Default::default(),
         };
-        let who = session.identity().unwrap_or_default();
+        let who = session.identity().or(session.turned_away.as_deref()).unwrap_or_default();
         let rule = session.permit.as_ref().map(|p| p.rule.clone()).unwrap_or_default();
         let shell = session.shell.as_ref().map(|shell| &shell.ask);
         let told = session.ask.as_ref().map(|a| &a.told_address).or(shell.map(|s| &s.told_address));

@@ -145,6 +145,8 @@ pub struct Session {
     pub permit: Option<Permit>,
     /// Why it was refused.
     pub refused: Option<String>,
+    /// Whom a rule, or the lack of one, kept out; only for the log, no limit counts them.
+    pub turned_away: Option<String>,
     /// What the session said at its end.
     pub report: Option<SessionReport>,
     /// What the repository process said at its end.
@@ -193,6 +195,7 @@ impl Session {
             asked_control: None,
             permit: None,
             refused: None,
+            turned_away: None,
             report: None,
             repo_report: None,
             deadline: None,

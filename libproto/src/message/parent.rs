@@ -771,9 +771,19 @@ pub enum Verdict {
     /// Granted.
     Granted(Permit),
     /// No such repository, or no rule matched, which must look the same.
-    NotFound,
-    /// A rule matched and says no: the text for the client, and `file:line` of the rule.
-    Denied(String, String),
+    NotFound {
+        /// Whom logs name.
+        identity: String,
+    },
+    /// A rule matched and says no.
+    Denied {
+        /// Whom logs name.
+        identity: String,
+        /// For the client.
+        text: String,
+        /// `file:line` of the rule.
+        rule: String,
+    },
     /// No answer under this identity: the reason.
     NoIdentity(String),
 }
