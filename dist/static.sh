@@ -21,7 +21,7 @@ for target in "$machine-musl" "$machine-gnu"; do
 		# New files: those that are there may be links to what cargo keeps, or run at this moment.
 		rm -f "$out/$profile/gotsh" "$out/$profile/gotd-static"
 		cp "$out/$target/$profile/gotsh" "$out/$profile/gotsh"
-		cp "$out/$target/$profile/gotd" "$out/$profile/gotd-static"
+		install -m 755 "$out/$target/$profile/gotd" "$out/$profile/gotd-static"
 		[ "$target" = "$machine-musl" ] || echo "\`rustup target add $machine-musl\` makes short sessions faster" >&2
 		exit 0
 	fi

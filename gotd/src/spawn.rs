@@ -59,6 +59,13 @@ impl Program {
         let path = CString::new(format!("/proc/self/fd/{}", binary.as_raw_fd()))?;
         Ok(Program { binary, path })
     }
+
+    /// Whether another program can only be changed by those who can change this one.
+    fn is_as_safe(&self, other: &Program) -> io::Result<bool> {
+        let (own, other) =
+            (libsandbox::fstat(self.binary.as_fd())?, libsandbox::fstat(other.binary.as_fd())?);
+        Ok((other.st_uid == 0 || other.st_uid == own.st_uid) && other.st_mode & 0o022 == 0)
+    }
 }
 
 /// What is needed to start a process.
@@ -110,6 +117,9 @@ impl Starter {
         for path in [directory.join(STATIC), directory.join("../libexec").join(STATIC)] {
             let Ok(program) = Program::open(&path) else { continue };
             let text = |e: io::Error| format!("{}: {e}", path.display());
+            if !self.own.is_as_safe(&program).map_err(text)? {
+                return Err(format!("{}: belongs to somebody else, or others may write it", path.display()));
+            }
             if self.build_of(&program).map_err(text)? != crate::BUILD.as_bytes() {
                 return Err(format!("{}: another build", path.display()));
             }

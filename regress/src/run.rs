@@ -1,7 +1,8 @@
 //! Running a program to its end, with a bound.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ pub fn run(command: &mut Command, input: &[u8], seconds: u64) -> Done {
     let mut stdin = tempfile::tempfile().expect("a temporary file");
     stdin.write_all(input).expect("writes");
     stdin.seek(SeekFrom::Start(0)).expect("seeks");
-    let (mut out, mut err) = (file(), file());
+    let (out, err) = (file(), file());
     let mut child = command
         .stdin(stdin)
         .stdout(copy(&out))
@@ -65,15 +66,12 @@ pub fn run(command: &mut Command, input: &[u8], seconds: u64) -> Done {
         if Instant::now() >= end {
             let _ = killpg(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGKILL);
             let _ = child.wait();
-            panic!("{command:?}: not done after {seconds} seconds: {}", read(&mut err));
+            panic!("{command:?}: not done after {seconds} seconds: {}", String::from_utf8_lossy(&read(&err)));
         }
         std::thread::sleep(Duration::from_millis(3));
     };
     let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    let mut bytes = Vec::new();
-    out.seek(SeekFrom::Start(0)).expect("seeks");
-    out.read_to_end(&mut bytes).expect("reads");
-    Done { status, out: bytes, err: read(&mut err) }
+    Done { status, out: read(&out), err: String::from_utf8_lossy(&read(&err)).into_owned() }
 }
 
 fn file() -> File {
@@ -84,11 +82,13 @@ fn copy(file: &File) -> Stdio {
     file.try_clone().expect("a descriptor").into()
 }
 
-fn read(file: &mut File) -> String {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(0)).expect("seeks");
-    file.read_to_end(&mut bytes).expect("reads");
-    String::from_utf8_lossy(&bytes).into_owned()
+/// What was written. Without moving the place where the program writes: one that it started may still be there, and would
+/// overwrite what it said.
+fn read(file: &File) -> Vec<u8> {
+    let length = file.metadata().expect("a length").len();
+    let mut bytes = vec![0; usize::try_from(length).expect("fits into memory")];
+    file.read_exact_at(&mut bytes, 0).expect("reads");
+    bytes
 }
 
 /// Waits until `done` says so, at most `seconds`; false when the time is over.

@@ -154,3 +154,42 @@ fn the_package_lists_what_it_should() {
         run(Command::new("sh").arg("-n").arg(path), b"", 20).good();
     }
 }
+
+/// What a daemon of these programs logs at its start.
+fn log_of_start(site: &Site, gotd: &Path) -> String {
+    let (conf, log) = (site.path("start.conf"), site.path("start.log"));
+    fs::write(&conf, site.serve_all()).expect("writes");
+    let file = fs::File::create(&log).expect("makes a log");
+    let mut daemon = site.command(gotd).args(["-d", "-f"]).arg(&conf).stderr(file).spawn().expect("starts");
+    let text = || fs::read_to_string(&log).unwrap_or_default();
+    regress::run::wait_until(10.0, || text().contains("started "));
+    let _ = daemon.kill();
+    let _ = daemon.wait();
+    text()
+}
+
+/// `gotd-static` is used where it is the same build and only those could have changed it who could have changed gotd.
+#[test]
+fn a_second_program_is_used_only_if_it_is_the_same_and_as_safe() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new();
+    let (gotd, second) = (site.path("sbin/gotd"), site.path("libexec/gotd-static"));
+    for program in [&gotd, &second] {
+        fs::create_dir_all(program.parent().expect("below the site")).expect("makes a directory");
+        fs::copy(binaries().join("gotd"), program).expect("copies");
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).expect("changes the mode");
+    }
+    site.hand_over();
+    assert!(log_of_start(&site, &gotd).contains(" static=true"));
+    fs::set_permissions(&second, fs::Permissions::from_mode(0o775)).expect("changes the mode");
+    let log = log_of_start(&site, &gotd);
+    assert!(log.contains("not used why=") && log.contains("others may write it"), "{log}");
+    assert!(log.contains(" static=false"), "{log}");
+    fs::write(&second, "#!/bin/sh\necho another >&2\n").expect("writes");
+    fs::set_permissions(&second, fs::Permissions::from_mode(0o755)).expect("changes the mode");
+    let log = log_of_start(&site, &gotd);
+    assert!(log.contains("another build") && log.contains(" static=false"), "{log}");
+    fs::remove_file(&second).expect("removes");
+    let log = log_of_start(&site, &gotd);
+    assert!(!log.contains("not used") && log.contains(" static=false"), "{log}");
+}
