@@ -14,6 +14,9 @@ use regress::site::{account, present_user};
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, is_root};
 
+/// Sessions that wait for clients of the unix socket by default.
+const WAITING: usize = 8;
+
 /// A configuration that listens there and serves `one.git` to everybody.
 fn configuration(site: &Site, sockets: &[&Path], addresses: &[SocketAddr]) -> String {
     let unix: String = sockets.iter().map(|path| format!("listen on \"{}\"\n", path.display())).collect();
@@ -70,7 +73,7 @@ fn a_git_address_comes_and_goes_and_another_stays() {
     let (first, second) = (tcp::free_v4(), tcp::free_v4());
     let (site, mut daemon) = start(&[]);
     let socket = site.socket();
-    assert!(wait_until(5.0, || daemon.role("session").len() == 4), "{:?}", daemon.processes());
+    assert!(wait_until(5.0, || daemon.role("session").len() == WAITING), "{:?}", daemon.processes());
     let said = reload(&daemon, &site, &[&socket], &[first]);
     assert!(said.contains(&format!("listening on {first}")), "{said}");
     assert_git(&site, first);
@@ -96,7 +99,11 @@ fn a_git_address_comes_and_goes_and_another_stays() {
     assert_eq!(client.end(10.0), tcp::End::Closed(Vec::new()));
     // Without any, nothing waits for git:// clients.
     reload(&daemon, &site, &[&socket], &[]);
-    assert!(wait_until(5.0, || refuses(first) && daemon.role("session").len() == 4), "{}", daemon.log());
+    assert!(
+        wait_until(5.0, || refuses(first) && daemon.role("session").len() == WAITING),
+        "{}",
+        daemon.log()
+    );
     reload(&daemon, &site, &[&socket], &[second]);
     assert_git(&site, second);
     daemon.assert_serves();
@@ -245,7 +252,7 @@ fn who_has_come_before_a_socket_is_closed_is_served() {
         assert_eq!(client.connection.end(10), End::Exit(0, String::new()));
     }
     // When nobody is left, nothing waits for git:// clients.
-    assert!(wait_until(10.0, || daemon.role("session").len() == 4), "{}", daemon.log());
+    assert!(wait_until(10.0, || daemon.role("session").len() == WAITING), "{}", daemon.log());
     daemon.assert_serves();
 }
 
