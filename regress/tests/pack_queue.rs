@@ -300,8 +300,13 @@ fn a_flood_does_not_starve_the_others() {
     let place = start("limit packs total 1\nlimit packs queue length 6");
     let first = place.holder("alice");
     let mut flood: Vec<Session> = (0..6).map(|_| place.waiting("alice", 2, "")).collect();
-    let crowd: Vec<Client> = (2..8).map(|n| place.stranger(&format!("127.0.0.{n}"))).collect();
-    place.assert_waiting(12);
+    // One after the other, so that it is known who came first.
+    let come = |n: u64| {
+        let client = place.stranger(&format!("127.0.0.{n}"));
+        place.assert_waiting(5 + n);
+        client
+    };
+    let crowd: Vec<Client> = (2..8).map(come).collect();
     // The queue of users is full of her packs: the last of them gives way to him, and she is told.
     let mut bob = Session::fetch_as(&place.site.socket(), "bulk.git", 2, "bob");
     bob.read_to_flush();
