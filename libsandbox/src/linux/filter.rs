@@ -4,9 +4,10 @@
 //! answer, costs several times that at install (the kernel works out for every call number whether it can be
 //! allowed without running the filter) and again at every call.
 
-use libc::{c_long, sock_filter};
+use libc::sock_filter;
 
 use super::calls::{self, Cond, Group, Value};
+use super::lines::{self, Line, Of};
 use crate::{Promise, Promises};
 
 /// What a call gets.
@@ -32,7 +33,7 @@ impl Action {
 /// What a run of call numbers gets: the first rule whose conditions all hold decides, else `otherwise`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Leaf {
-    rules: Vec<(&'static [Cond], Action)>,
+    rules: Vec<Rule>,
     otherwise: Action,
 }
 
@@ -41,6 +42,9 @@ impl Leaf {
         Leaf { rules: Vec::new(), otherwise: action }
     }
 }
+
+/// What a call gets when all conditions hold.
+type Rule = (&'static [Cond], Action);
 
 /// From this number on until the next one's.
 type Run = (u32, Leaf);
@@ -61,21 +65,26 @@ const X32: u32 = 0x4000_0000;
 
 /// Builds the filter. `pid` is the process's own id, which conditions may refer to. `in_force` is what a filter of this
 /// process was built for already, by the same id: the kernel asks both and takes the stricter answer, so the new one
-/// needs no more than the calls about which they differ. It is a twentieth of the whole, and installed in a
+/// needs no more than the calls about which they differ. It is a small part of the whole, and installed in a
 /// third of the time.
 pub(super) fn build(promises: Promises, in_force: Option<Promises>, pid: u32) -> Vec<sock_filter> {
-    let mut program = vec![
-        op(LOAD, 0, 0, DATA_ARCH),
-        op(JUMP_EQUAL, 1, 0, ARCH),
-        op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        op(LOAD, 0, 0, DATA_NR),
-    ];
     let mut runs = runs(promises);
     if let Some(before) = in_force {
         runs = difference(&runs, &self::runs(before));
     }
-    emit(&runs, pid, &mut program);
-    program
+    let mut program = Program {
+        backwards: Vec::with_capacity(512),
+        answers: Vec::with_capacity(8),
+        leaves: Vec::with_capacity(32),
+        pid,
+    };
+    program.search(&runs);
+    program.push(op(LOAD, 0, 0, DATA_NR));
+    program.push(op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS));
+    program.push(op(JUMP_EQUAL, 1, 0, ARCH));
+    program.push(op(LOAD, 0, 0, DATA_ARCH));
+    program.backwards.reverse();
+    program.backwards
 }
 
 /// The runs of a filter that stands behind another one: where both answer alike it allows, and the other one decides.
@@ -112,29 +121,24 @@ fn runs(promises: Promises) -> Vec<Run> {
         (promises.has(Promise::Getpw) || promises.has(Promise::Dns)) && !promises.has(Promise::Exec);
     let refused = if foreign { Action::Errno(libc::EPERM) } else { Action::Trap };
 
-    let mut rules: Vec<(u32, &'static [Cond], Action)> = Vec::with_capacity(256);
-    for group in calls::GROUPS.iter().filter(|group| effective(promises, group)) {
-        rules.extend(group.always.iter().map(|&nr| (number(nr), calls::ALWAYS, Action::Allow)));
-        rules.extend(group.when.iter().map(|&(nr, conditions)| (number(nr), conditions, Action::Allow)));
-    }
-    if !effective_promise(promises, Promise::Rpath) {
-        rules.extend(
-            calls::LOOKUPS.iter().map(|&nr| (number(nr), calls::ALWAYS, Action::Errno(libc::EACCES))),
-        );
-    }
-    rules.extend(calls::ANSWERED.iter().map(|&(nr, when, errno)| (number(nr), when, Action::Errno(errno))));
-    // Stable: within a call, what is allowed comes before what is answered with an error.
-    rules.sort_by_key(|&(nr, ..)| nr);
+    let lookups = effective_promise(promises, Promise::Rpath);
+    let granted: [bool; calls::GROUPS.len()] =
+        std::array::from_fn(|group| effective(promises, &calls::GROUPS[group]));
 
-    let mut runs: Vec<Run> = Vec::with_capacity(128);
+    let mut runs: Vec<Run> = Vec::with_capacity(256);
     let mut next = 0;
-    let mut rest = rules.as_slice();
-    while let Some(&(nr, ..)) = rest.first() {
-        let (these, others) = rest.split_at(rest.partition_point(|&(other, ..)| other == nr));
+    let mut rest = lines::LINES.as_slice();
+    while let Some(&Line { nr, .. }) = rest.first() {
+        let (these, others) = rest.split_at(rest.iter().take_while(|line| line.nr == nr).count());
         rest = others;
+        let rules = these.iter().filter_map(|line| match line.of {
+            Of::Group(group) => granted[group].then_some((line.when, Action::Allow)),
+            Of::Lookup => (!lookups).then_some((line.when, Action::Errno(libc::EACCES))),
+            Of::Answered(errno) => Some((line.when, Action::Errno(errno))),
+        });
         // Calls between the known ones.
         gap(&mut runs, next, nr, refused);
-        push(&mut runs, nr, leaf(these, refused_for(nr, refused)));
+        push(&mut runs, nr, leaf(rules, refused_for(nr, refused)));
         next = nr + 1;
     }
     gap(&mut runs, next, X32, refused);
@@ -161,12 +165,12 @@ fn refused_for(nr: u32, refused: Action) -> Action {
 }
 
 /// One call's rules, up to the first that needs no condition.
-fn leaf(rules: &[(u32, &'static [Cond], Action)], refused: Action) -> Leaf {
-    if rules.iter().any(|&(_, when, action)| when.is_empty() && action == Action::Allow) {
+fn leaf(rules: impl Iterator<Item = Rule> + Clone, refused: Action) -> Leaf {
+    if rules.clone().any(|(when, action)| when.is_empty() && action == Action::Allow) {
         return Leaf::plain(Action::Allow);
     }
     let mut leaf = Leaf::plain(refused);
-    for &(_, when, action) in rules {
+    for (when, action) in rules {
         if when.is_empty() {
             leaf.otherwise = action;
             break;
@@ -186,10 +190,6 @@ fn effective_promise(promises: Promises, promise: Promise) -> bool {
     calls::GROUPS.iter().any(|group| group.promise == promise && effective(promises, group))
 }
 
-fn number(nr: c_long) -> u32 {
-    u32::try_from(nr).expect("call numbers of the tables are small and positive")
-}
-
 // The instructions of classic BPF that a filter needs: bpf(4) of the BSDs, `linux/bpf_common.h`.
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
@@ -202,73 +202,129 @@ fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// Splits the runs in the middle until one is left. The accumulator holds the call's number until then.
-fn emit(runs: &[Run], pid: u32, program: &mut Vec<sock_filter>) {
-    match runs {
-        [] => {}
-        [(_, leaf)] => emit_leaf(leaf, pid, program),
-        _ => {
-            let (low, high) = runs.split_at(runs.len() / 2);
-            let mut below = Vec::new();
-            emit(low, pid, &mut below);
-            match u8::try_from(below.len()) {
-                Ok(distance) => program.push(op(JUMP_AT_LEAST, distance, 0, high[0].0)),
-                Err(_) => {
-                    let distance =
-                        u32::try_from(below.len()).expect("a filter has at most 4096 instructions");
-                    program.push(op(JUMP_AT_LEAST, 0, 1, high[0].0));
-                    program.push(op(JUMP, 0, 0, distance));
-                }
-            }
-            program.append(&mut below);
-            emit(high, pid, program);
-        }
-    }
+/// How far a conditional jump reaches, in instructions.
+const REACH: usize = u8::MAX as usize;
+
+/// A filter, written from its last instruction to its first: jumps only lead forward, so what they lead to is there
+/// already, and what many calls get is written once for all that reach it. The kernel's price for a filter goes by its length.
+struct Program<'a> {
+    backwards: Vec<sock_filter>,
+    /// For each action the last return with it.
+    answers: Vec<(Action, usize)>,
+    /// The leaves with conditions, and where each begins.
+    leaves: Vec<(&'a [Rule], Action, usize)>,
+    pid: u32,
 }
 
-fn emit_leaf(leaf: &Leaf, pid: u32, program: &mut Vec<sock_filter>) {
-    for (conditions, action) in &leaf.rules {
-        let mut body = Vec::new();
-        // Places of jumps that leave this rule, and whether they do so when equal.
-        let mut leave: Vec<(usize, bool)> = Vec::new();
-        for condition in *conditions {
-            let value = match condition.value {
-                Value::Is(value) => value,
-                Value::OwnPid => u64::from(pid),
-            };
-            // Little endian on both machines: the low word comes first.
-            let low = DATA_ARGS + 8 * u32::from(condition.arg);
-            let mut word = |offset, mask: u64, value: u64| {
-                let (mask, value) = (mask as u32, value as u32);
-                if mask == 0 {
-                    return;
-                }
-                body.push(op(LOAD, 0, 0, offset));
-                if mask != u32::MAX {
-                    body.push(op(AND, 0, 0, mask));
-                }
-                leave.push((body.len(), condition.differs));
-                body.push(op(JUMP_EQUAL, 0, 0, value & mask));
-            };
-            word(low, condition.mask, value);
-            word(low + 4, condition.mask >> 32, value >> 32);
-        }
-        body.push(op(RETURN, 0, 0, action.code()));
-        for (at, when_equal) in leave {
-            let distance = u8::try_from(body.len() - at - 1).expect("a rule has few conditions");
-            if when_equal {
-                body[at].jt = distance;
-            } else {
-                body[at].jf = distance;
+impl<'a> Program<'a> {
+    /// Writes an instruction before all others. Returns its place, counted from the end.
+    fn push(&mut self, instruction: sock_filter) -> usize {
+        self.backwards.push(instruction);
+        self.backwards.len() - 1
+    }
+
+    /// How many instructions one that is written now would jump over to get to a place.
+    fn distance(&self, to: usize) -> usize {
+        self.backwards.len() - to - 1
+    }
+
+    fn jump(&mut self, to: usize) -> usize {
+        let distance = u32::try_from(self.distance(to)).expect("a filter has at most 4096 instructions");
+        self.push(op(JUMP, 0, 0, distance))
+    }
+
+    /// A conditional jump, by way of others where the places are too far.
+    fn branch(&mut self, code: u16, k: u32, yes: usize, no: usize) -> usize {
+        // One less, because a jump for the other one may still come between.
+        let no = if self.distance(no) < REACH { no } else { self.jump(no) };
+        let yes = if self.distance(yes) <= REACH { yes } else { self.jump(yes) };
+        let short = |distance| u8::try_from(distance).expect("within reach");
+        let (jt, jf) = (short(self.distance(yes)), short(self.distance(no)));
+        self.push(op(code, jt, jf, k))
+    }
+
+    /// Splits the runs in the middle until one is left. The accumulator holds the call's number until then. Returns where to
+    /// begin.
+    fn search(&mut self, runs: &'a [Run]) -> usize {
+        match runs {
+            [(_, leaf)] => self.leaf(&leaf.rules, leaf.otherwise),
+            // One call between others that get the same.
+            [(_, below), (nr, leaf), (next, above)] if *next == nr + 1 && below == above => {
+                let others = self.leaf(&above.rules, above.otherwise);
+                let this = self.leaf(&leaf.rules, leaf.otherwise);
+                self.branch(JUMP_EQUAL, *nr, this, others)
+            }
+            _ => {
+                // Odd, so that such threes stay together.
+                let (low, high) = runs.split_at((runs.len() / 2) | 1);
+                let above = self.search(high);
+                let below = self.search(low);
+                self.branch(JUMP_AT_LEAST, high[0].0, above, below)
             }
         }
-        program.append(&mut body);
     }
-    program.push(op(RETURN, 0, 0, leaf.otherwise.code()));
+
+    /// What one run gets. The accumulator may hold anything.
+    fn leaf(&mut self, rules: &'a [Rule], otherwise: Action) -> usize {
+        let [(conditions, action), rest @ ..] = rules else { return self.plain(otherwise) };
+        let known = self.leaves.iter().rev().find(|&&(of, last, _)| (of, last) == (rules, otherwise));
+        if let Some(&(.., at)) = known
+            && self.distance(at) < REACH
+        {
+            return at;
+        }
+        let not = self.leaf(rest, otherwise);
+        let all = self.plain(*action);
+        let at = conditions.iter().rev().fold(all, |then, condition| self.condition(condition, then, not));
+        self.leaves.push((rules, otherwise, at));
+        at
+    }
+
+    /// An answer without conditions.
+    fn plain(&mut self, action: Action) -> usize {
+        let known = self.answers.iter().position(|&(of, _)| of == action);
+        if let Some(known) = known
+            && self.distance(self.answers[known].1) < REACH
+        {
+            return self.answers[known].1;
+        }
+        let at = self.push(op(RETURN, 0, 0, action.code()));
+        match known {
+            Some(known) => self.answers[known].1 = at,
+            None => self.answers.push((action, at)),
+        }
+        at
+    }
+
+    fn condition(&mut self, condition: &Cond, then: usize, not: usize) -> usize {
+        let value = match condition.value {
+            Value::Is(value) => value,
+            Value::OwnPid => u64::from(self.pid),
+        };
+        // Little endian on both machines: the low word comes first.
+        let low = DATA_ARGS + 8 * u32::from(condition.arg);
+        let mut at = then;
+        for (offset, shift) in [(low + 4, 32), (low, 0)] {
+            let (mask, value) = ((condition.mask >> shift) as u32, (value >> shift) as u32);
+            if mask == 0 {
+                continue;
+            }
+            let (equal, other) = if condition.differs { (not, at) } else { (at, not) };
+            self.branch(JUMP_EQUAL, value & mask, equal, other);
+            if mask != u32::MAX {
+                self.push(op(AND, 0, 0, mask));
+            }
+            at = self.push(op(LOAD, 0, 0, offset));
+        }
+        at
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use libc::c_long;
+
+    use super::super::lines::number;
     use super::*;
 
     const PID: u32 = 4711;

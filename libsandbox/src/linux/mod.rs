@@ -6,6 +6,7 @@
 mod calls;
 mod filter;
 mod landlock;
+mod lines;
 mod trap;
 
 use std::io::{self, Read};
