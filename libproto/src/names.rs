@@ -8,12 +8,15 @@ use std::fmt;
 
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smallvec::SmallVec;
 
 /// Longest repository name in a request, in bytes. C gotd's buffer is 255 bytes with its NUL, and a site's scripts
 /// know the answer to a longer one.
 pub const REPO_NAME_MAX: usize = 254;
 /// Longest reference name, in bytes: what fits into a path below any repository.
 pub const REF_NAME_MAX: usize = 3500;
+/// A reference name of up to so many bytes is kept without an allocation.
+const REF_NAME_USUAL: usize = 40;
 /// Longest component of a reference that is to be written, in bytes: a file name with room for `.lock`.
 pub const REF_COMPONENT_MAX: usize = 250;
 /// Most hexadecimal digits of an object id.
@@ -152,10 +155,16 @@ impl ObjectId {
 
     /// The id in lower-case hexadecimal digits, 40 or 64 of them, which are put into `digits`.
     pub fn hex<'d>(&self, digits: &'d mut [u8; HEX_MAX]) -> &'d [u8] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        for (byte, pair) in self.as_bytes().iter().zip(digits.chunks_exact_mut(2)) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+        const PAIRS: [[u8; 2]; 256] = {
+            let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+            while byte < 256 {
+                pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+                byte += 1;
+            }
+            pairs
+        };
+        for (byte, pair) in self.as_bytes().iter().zip(digits.as_chunks_mut().0) {
+            *pair = PAIRS[usize::from(*byte)];
         }
         &digits[..self.kind.hex_len()]
     }
@@ -197,7 +206,7 @@ impl ObjectId {
 /// The name of a reference: `HEAD`, or `refs/…` by the rules of git-check-ref-format(1). Any bytes that those rules
 /// allow, not only UTF-8.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RefName(Vec<u8>);
+pub struct RefName(SmallVec<[u8; REF_NAME_USUAL]>);
 
 impl RefName {
     /// Checks a name as git-check-ref-format(1) with `--allow-onelevel` does; and refuses a leading `-` and names of
@@ -231,7 +240,7 @@ impl RefName {
         if last == b'/' || name.ends_with(b".lock") {
             return Err(NameError::Component);
         }
-        Ok(RefName(name.to_vec()))
+        Ok(RefName(SmallVec::from_slice(name)))
     }
 
     /// A name that a push may create, change or delete: below `refs/` with at least one more component, every

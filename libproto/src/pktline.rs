@@ -255,7 +255,9 @@ pub fn write(out: &mut Vec<u8>, payload: &[u8]) -> Result<(), WireError> {
 /// [`WireError::TooLong`] above [`PAYLOAD_MAX`].
 pub fn write_parts(out: &mut Vec<u8>, parts: &[&[u8]]) -> Result<(), WireError> {
     let length = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
-    out.extend_from_slice(&header(length)?);
+    let header = header(length)?;
+    out.reserve(header.len() + length);
+    out.extend_from_slice(&header);
     for part in parts {
         out.extend_from_slice(part);
     }

@@ -10,7 +10,7 @@ use crate::object::find_byte;
 use crate::prefixes::Prefixes;
 use crate::refs::good_name;
 
-/// What a packed reference says.
+/// What a reference says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackedValue {
     pub target: ObjectId,
@@ -116,19 +116,16 @@ impl PackedRefs {
         Ok(None)
     }
 
-    /// The references that begin with one of the prefixes, sorted by name.
-    pub(crate) fn matching(&self, prefixes: &Prefixes) -> Result<Vec<(Vec<u8>, PackedValue)>> {
-        // Room for all, where all are wanted: a line takes some 60 bytes.
-        let all = prefixes.matches(b"refs/");
-        let mut refs = Vec::with_capacity(if all { self.text().len() / 60 } else { 0 });
-        // A file that only says that it is sorted must not make the listing wrong.
-        let mut in_order = true;
-        let mut last: &[u8] = b"";
+    /// Gives the references that begin with one of the prefixes to `each`: sorted by name, if the file is as sorted as it
+    /// says; else in its order, and a name twice if it stands there twice.
+    pub(crate) fn matching<'t>(
+        &'t self,
+        prefixes: &Prefixes,
+        mut each: impl FnMut(&'t [u8], PackedValue),
+    ) -> Result<()> {
         let mut take = |name, value: PackedValue| {
             if good_name(name) && !value.target.is_null() {
-                in_order &= last < name;
-                last = name;
-                refs.push((name.to_vec(), value));
+                each(name, value);
             }
         };
         if self.sorted {
@@ -153,17 +150,21 @@ impl PackedRefs {
                 text = rest;
             }
         }
-        if in_order {
-            return Ok(refs);
-        }
-        refs.sort_by(|a, b| a.0.cmp(&b.0));
-        refs.dedup_by(|a, b| a.0 == b.0);
-        Ok(refs)
+        Ok(())
+    }
+
+    /// About how many references there are: a line takes some 60 bytes.
+    pub(crate) fn estimate(&self) -> usize {
+        self.text().len() / 60
     }
 
     /// The names that begin with one of `prefixes` (all if there are none), sorted; fails where a line is bad.
     pub fn list<P: AsRef<[u8]>>(&self, prefixes: &[P]) -> Result<Vec<Vec<u8>>> {
-        Ok(self.matching(&Prefixes::new(prefixes))?.into_iter().map(|(name, _)| name).collect())
+        let mut names = Vec::new();
+        self.matching(&Prefixes::new(prefixes), |name, _| names.push(name.to_vec()))?;
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
     }
 }
 

@@ -67,6 +67,33 @@ enum Loose {
 /// The object that a reference leads to, if there is one, and the last symbolic reference's target.
 type Resolved = (Option<PackedValue>, Option<Vec<u8>>);
 
+/// A reference for a listing.
+#[derive(Debug)]
+struct Found {
+    name: Vec<u8>,
+    /// `None`: a broken one, which hides what is packed under its name.
+    value: Option<PackedValue>,
+    symref_target: Option<Vec<u8>>,
+}
+
+impl Found {
+    fn new(name: Vec<u8>, (value, symref_target): Resolved) -> Found {
+        Found { name, value, symref_target }
+    }
+
+    /// With what it is peeled to, if a reader is there to tell, unless it is broken.
+    fn known(self, reader: Option<&mut Reader<'_>>) -> Option<Ref> {
+        let PackedValue { target, mut peeled, peel_known } = self.value?;
+        if let Some(reader) = reader
+            && !peel_known
+            && let Ok(Some((Kind::Tag, _))) = reader.header(&target)
+        {
+            peeled = peel(reader, &target);
+        }
+        Some(Ref { name: self.name, target, peeled, symref_target: self.symref_target })
+    }
+}
+
 impl Refs {
     /// The references below a repository's directory.
     pub fn new(dir: Dir, hash: HashKind) -> Refs {
@@ -108,34 +135,32 @@ impl Refs {
         mut reader: Option<&mut Reader<'_>>,
     ) -> Result<Vec<Ref>> {
         let prefixes = Prefixes::new(prefixes);
-        let mut refs = Vec::new();
+        let mut found = Vec::new();
         if prefixes.matches(b"HEAD") {
-            let (value, symref_target) = self.resolve(b"HEAD")?;
-            push(&mut refs, b"HEAD".to_vec(), value, symref_target, reader.as_deref_mut());
+            found.push(Found::new(b"HEAD".to_vec(), self.resolve(b"HEAD")?));
         }
-        if !prefixes.may_match_below(b"refs/") {
-            return Ok(refs);
+        let head = found.len();
+        if prefixes.may_match_below(b"refs/") {
+            self.list_below(&prefixes, &mut found)?;
+            // Nothing moves where they are sorted already. Of two with the same name the first stays, which is the loose one.
+            found[head..].sort_by(|a, b| a.name.cmp(&b.name));
+            found.dedup_by(|later, first| later.name == first.name);
         }
+        // In the room of what was found.
+        Ok(found.into_iter().filter_map(|found| found.known(reader.as_deref_mut())).collect())
+    }
+
+    /// What is below `refs/`: the loose references, then the packed ones.
+    fn list_below(&self, prefixes: &Prefixes, found: &mut Vec<Found>) -> Result<()> {
         // All loose ones first: what is packed and removed under us is in the packed-refs that is opened after.
-        let mut loose = Vec::new();
         if let Some(dir) = self.dir.open_dir(b"refs")? {
-            self.walk(&dir, b"refs/", &prefixes, 0, &mut loose)?;
+            self.walk(&dir, b"refs/", prefixes, 0, found)?;
         }
-        loose.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let packed = PackedRefs::open(&self.dir, self.hash)?.matching(&prefixes)?;
-        refs.reserve(loose.len() + packed.len());
-        let mut packed = packed.into_iter().peekable();
-        for (name, (value, symref_target)) in loose {
-            while let Some((other, value)) = packed.next_if(|(other, _)| *other < name) {
-                push(&mut refs, other, Some(value), None, reader.as_deref_mut());
-            }
-            packed.next_if(|(other, _)| *other == name);
-            push(&mut refs, name, value, symref_target, reader.as_deref_mut());
+        let packed = PackedRefs::open(&self.dir, self.hash)?;
+        if prefixes.matches(b"refs/") {
+            found.reserve(packed.estimate());
         }
-        for (name, value) in packed {
-            push(&mut refs, name, Some(value), None, reader.as_deref_mut());
-        }
-        Ok(refs)
+        packed.matching(prefixes, |name, value| found.push(Found::new(name.to_vec(), (Some(value), None))))
     }
 
     /// Follows symbolic references from `name`: the object if they lead to one, and the last reference's name if
@@ -191,7 +216,7 @@ impl Refs {
         path: &[u8],
         prefixes: &Prefixes,
         depth: usize,
-        found: &mut Vec<(Vec<u8>, Resolved)>,
+        found: &mut Vec<Found>,
     ) -> Result<()> {
         for (entry, kind) in dir.entries(MAX_ENTRIES)? {
             let mut name = [path, &entry].concat();
@@ -217,32 +242,13 @@ impl Refs {
                         Loose::Id(target) => (Some(PackedValue::loose(target)), None),
                         Loose::Symbolic(_) => self.resolve(&name)?,
                     };
-                    found.push((name, value));
+                    found.push(Found::new(name, value));
                 }
                 _ => {}
             }
         }
         Ok(())
     }
-}
-
-/// Adds a reference to a listing, unless it is broken.
-fn push(
-    refs: &mut Vec<Ref>,
-    name: Vec<u8>,
-    value: Option<PackedValue>,
-    symref_target: Option<Vec<u8>>,
-    reader: Option<&mut Reader<'_>>,
-) {
-    let Some(value) = value else { return };
-    let mut peeled = value.peeled;
-    if let Some(reader) = reader
-        && !value.peel_known
-        && let Ok(Some((Kind::Tag, _))) = reader.header(&value.target)
-    {
-        peeled = peel(reader, &value.target);
-    }
-    refs.push(Ref { name, target: value.target, peeled, symref_target });
 }
 
 /// Whether this is a reference's name below `refs/`, by `git check-ref-format`.
