@@ -9,6 +9,7 @@ use regress::daemon::Daemon;
 use regress::pkt;
 use regress::site::Site;
 
+use crate::check;
 use crate::measure::{Cost, Watch, cpu, git, head, row, served, start, wait_served};
 use crate::wanted;
 
@@ -64,13 +65,7 @@ pub fn measure_pairs(
     done: &mut dyn FnMut(Measured),
 ) {
     let site = Site::new();
-    let configuration = format!(
-        "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
-        site.head(),
-        repository.display(),
-        nix::unistd::geteuid().as_raw(),
-    );
-    let daemon = start(&site, &configuration);
+    let daemon = start(&site, &configuration(&site, repository));
     for workload in workloads(repository) {
         if !wanted(only, &workload.name) {
             continue;
@@ -89,11 +84,39 @@ pub fn measure_pairs(
     }
 }
 
+fn configuration(site: &Site, repository: &Path) -> String {
+    format!(
+        "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
+        site.head(),
+        repository.display(),
+        nix::unistd::geteuid().as_raw(),
+    )
+}
+
+/// Looks at what gotd answers to each workload with a pack, instead of measuring it. Prints a table; whether all is well.
+pub fn check(repository: &Path, only: &[String]) -> bool {
+    let site = Site::new();
+    let daemon = start(&site, &configuration(&site, repository));
+    let server = Server::Gotd(&site, &daemon, "bench".into());
+    check::head(repository);
+    let workloads =
+        workloads(repository).into_iter().filter(|w| !w.wants.is_empty() && wanted(only, &w.name));
+    workloads.fold(true, |well, workload| {
+        let mut answer = Vec::new();
+        once(&server, &workload, &mut |bytes| answer.extend_from_slice(bytes));
+        let Workload { name, wants, haves, depth, .. } = &workload;
+        check::row(&site, repository, name, &check::Asked { wants, haves, depth: *depth }, &answer) && well
+    })
+}
+
 /// The workloads that a repository is large enough for.
 fn workloads(repository: &Path) -> Vec<Workload> {
     let mut tips = git(repository, &["for-each-ref", "--format=%(objectname)"]);
     tips.sort();
     tips.dedup();
+    let mut tags = git(repository, &["for-each-ref", "--format=%(objectname)", "refs/tags/"]);
+    tags.sort();
+    tags.dedup();
     let head = git(repository, &["rev-parse", "HEAD"]);
     let count: usize =
         git(repository, &["rev-list", "--count", "HEAD"]).first().and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -109,9 +132,12 @@ fn workloads(repository: &Path) -> Vec<Workload> {
     let mut all = vec![
         work("ls-remote", &[], Vec::new(), None, 20),
         work("clone", &tips, Vec::new(), None, clones),
+        work("clone tags", &tags, Vec::new(), None, clones),
         work("clone HEAD", &head, Vec::new(), None, clones),
         work("depth 1", &head, Vec::new(), Some(1), 3),
     ];
+    // Without tags it would be another ls-remote.
+    all.retain(|workload| workload.name == "ls-remote" || !workload.wants.is_empty());
     for back in [3usize, 100, 1000] {
         if count > back {
             let base = git(repository, &["rev-parse", &format!("HEAD~{back}")]);
@@ -128,7 +154,7 @@ fn measure(server: &Server<'_>, workload: &Workload, repeat: u32) -> Cost {
     let mut sum = Cost::default();
     let before = cpu(server.daemon());
     for _ in 0..repeat {
-        let one = once(server, workload);
+        let one = once(server, workload, &mut |_| {});
         sum.wall += one.wall;
         sum.first_byte += one.first_byte;
         sum.bytes += one.bytes;
@@ -142,8 +168,8 @@ fn measure(server: &Server<'_>, workload: &Workload, repeat: u32) -> Cost {
     sum
 }
 
-/// One session.
-fn once(server: &Server<'_>, workload: &Workload) -> Cost {
+/// One session. What comes after the advertisement is given to `each`.
+fn once(server: &Server<'_>, workload: &Workload, each: &mut dyn FnMut(&[u8])) -> Cost {
     let daemon = server.daemon();
     let sessions = daemon.map_or(0, served);
     let start = Instant::now();
@@ -166,7 +192,10 @@ fn once(server: &Server<'_>, workload: &Workload) -> Cost {
     loop {
         match output.read(&mut buffer) {
             Ok(0) => break,
-            Ok(n) => bytes += n as u64,
+            Ok(n) => {
+                bytes += n as u64;
+                each(&buffer[..n]);
+            }
             Err(e) => panic!("reading the answer: {e}"),
         }
     }

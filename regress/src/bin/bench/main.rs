@@ -3,6 +3,7 @@
 //! Both servers are started by the same code on a pair of pipes and speak to the same client, which is this
 //! program.
 
+mod check;
 mod fetch;
 mod idle;
 mod measure;
@@ -20,12 +21,14 @@ fn main() {
     let mut only = Vec::new();
     let mut against: Option<PathBuf> = None;
     let mut plot: Option<PathBuf> = None;
+    let mut check = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--repo" => repositories.extend(arguments.next().map(PathBuf::from)),
             "--pairs" => pairs = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(pairs),
             "--against" => against = arguments.next().and_then(|path| std::path::absolute(path).ok()),
+            "--check" => check = true,
             "--plot" => plot = arguments.next().map(PathBuf::from),
             "--json" => json = arguments.next().map(PathBuf::from),
             "--only" => {
@@ -36,6 +39,13 @@ fn main() {
     }
     if repositories.is_empty() && plot.is_none() {
         usage();
+    }
+    if check {
+        let well = repositories.iter().fold(true, |well, repository| {
+            let Ok(repository) = std::path::absolute(repository) else { usage() };
+            fetch::check(&repository, &only) && well
+        });
+        std::process::exit(if well { 0 } else { 1 });
     }
     let mut rows: Vec<String> = tcp::bench(pairs.max(1), &only);
     for repository in &repositories {
@@ -73,7 +83,7 @@ fn wanted(only: &[String], name: &str) -> bool {
 
 fn usage() -> ! {
     eprintln!(
-        "usage: bench [--repo path ...] [--against path] [--pairs n] [--only workload,...] [--json file] [--plot file]"
+        "usage: bench [--repo path ...] [--against path] [--pairs n] [--only workload,...] [--check] [--json file] [--plot file]"
     );
     std::process::exit(2)
 }
