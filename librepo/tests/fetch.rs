@@ -740,8 +740,8 @@ fn a_damaged_bitmap_is_ignored() {
             Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
                 .unwrap();
         let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
-        assert_eq!(fetch.take_log().len(), 1, "damage {damage} goes unnoticed");
         fetch.want(id(&tip)).unwrap();
+        assert_eq!(fetch.take_log().len(), 1, "damage {damage} goes unnoticed");
         let mut sink = Collect::default();
         let stats = fetch.write_pack(&mut sink, 1).unwrap();
         assert_eq!(stats.objects, wanted as u64);

@@ -7,7 +7,7 @@ use super::bits::Bits;
 use super::commits::{Commits, Source};
 use super::progress::Progress;
 use super::shallow::{Cuts, Deepen, ShallowInfo};
-use super::space::NO_OBJECT;
+use super::space::{First, NO_OBJECT};
 use super::{PackOptions, PackStats, Sink, reach};
 use crate::error::{Error, Result};
 use crate::id::{FastState, IdSet, ObjectId};
@@ -104,6 +104,12 @@ impl From<Error> for WantError {
     }
 }
 
+fn source<'r>(repository: &'r Repository, first: First, limits: Limits) -> Result<Source<'r>> {
+    let mut source = Source::new(repository.store(), first, limits.cache_bytes)?;
+    source.graph = repository.commit_graph();
+    Ok(source)
+}
+
 /// The commits that can be reached from the tips, as far as somebody asked.
 struct Reachable {
     seen: Bits,
@@ -145,14 +151,9 @@ impl<'r> Fetch<'r> {
     /// # Errors
     /// When the repository holds more objects than can be numbered (some two thousand million).
     pub fn new(repository: &'r Repository, tips: Tips, policy: Policy, limits: Limits) -> Result<Fetch<'r>> {
-        let mut log = Vec::new();
-        let bitmap = PackBitmap::find(repository, &mut log);
-        let first = bitmap.as_ref().map(|bitmap| bitmap.numbers.clone()).unwrap_or_default();
-        let mut source = Source::new(repository.store(), first, limits.cache_bytes)?;
-        source.graph = repository.commit_graph();
         Ok(Fetch {
             repository,
-            source,
+            source: source(repository, First::None, limits)?,
             tips,
             policy,
             limits,
@@ -171,9 +172,22 @@ impl<'r> Fetch<'r> {
             deepen: None,
             cuts: None,
             options: PackOptions::default(),
-            bitmap,
-            log,
+            bitmap: None,
+            log: Vec::new(),
         })
+    }
+
+    /// Opens the bitmaps, unless objects have been numbered already: those that bitmaps count have the first numbers.
+    fn open_bitmap(&mut self) -> Result<()> {
+        let asked = !self.wants.is_empty() || !self.haves.is_empty() || !self.shallow.is_empty();
+        if asked || self.reachable.is_some() {
+            return Ok(());
+        }
+        if let Some(bitmap) = PackBitmap::find(self.repository, &mut self.log) {
+            self.source = source(self.repository, bitmap.numbers.clone(), self.limits)?;
+            self.bitmap = Some(bitmap);
+        }
+        Ok(())
     }
 
     /// The client wants an object. Wanting it again changes nothing.
@@ -181,7 +195,12 @@ impl<'r> Fetch<'r> {
     /// # Errors
     /// [`WantError`].
     pub fn want(&mut self, id: ObjectId) -> std::result::Result<(), WantError> {
-        let number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
+        let mut number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
+        // A client that lacks single files or directories asks for them one after the other: about those bitmaps say nothing.
+        if self.wants.is_empty() && matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {
+            self.open_bitmap()?;
+            number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
+        }
         if self.wanted.get(number) {
             return Ok(());
         }
