@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 
 use libproto::names::escape;
@@ -26,6 +27,8 @@ pub enum Level {
 #[derive(Debug)]
 pub struct Log {
     syslog: Option<UnixDatagram>,
+    /// Standard error is the journal, which takes the level from the beginning of a line (sd-daemon(3)).
+    journal: bool,
     verbose: bool,
     dropped: u64,
 }
@@ -33,7 +36,7 @@ pub struct Log {
 impl Log {
     /// Lines go to standard error.
     pub fn stderr(verbose: bool) -> Log {
-        Log { syslog: None, verbose, dropped: 0 }
+        Log { syslog: None, journal: stderr_is_journal(), verbose, dropped: 0 }
     }
 
     /// Lines go to syslog; to standard error when there is none.
@@ -43,7 +46,7 @@ impl Log {
             socket.set_nonblocking(true)?;
             Ok(socket)
         });
-        Log { syslog: syslog.ok(), verbose, dropped: 0 }
+        Log { syslog: syslog.ok(), journal: stderr_is_journal(), verbose, dropped: 0 }
     }
 
     /// Writes one line: a word for the event and its fields.
@@ -63,7 +66,10 @@ impl Log {
             Some(socket) => socket
                 .send(format!("<{}>gotd[{}]: {line}", 3 * 8 + level as u8, std::process::id()).as_bytes())
                 .map(|_| ()),
-            None => std::io::stderr().write_all(format!("gotd: {line}\n").as_bytes()),
+            None => {
+                let level = if self.journal { format!("<{}>", level as u8) } else { String::new() };
+                std::io::stderr().write_all(format!("{level}gotd: {line}\n").as_bytes())
+            }
         };
         if sent.is_err() {
             self.dropped = self.dropped.saturating_add(1);
@@ -79,6 +85,13 @@ impl Log {
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
+}
+
+/// Whether what systemd says about its journal is about standard error of this process: device and inode.
+fn stderr_is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let known = libsandbox::fstat(std::io::stderr().as_fd());
+    known.is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// A value as it stands in a line: harmless, and in quotes when it would otherwise run into the next field. A value

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use gotd::parent::start::{self, Options};
+use gotd::parent::start::{self, Failure, Options};
 use gotd::roles;
 use gotd::spawn::TELL_BUILD;
 use libproto::states::Role;
@@ -42,15 +42,15 @@ struct Flags {
 
 fn main() -> ExitCode {
     let result = match role() {
-        Some(result) => result,
+        Some(result) => result.map_err(Failure::from),
         None => daemon(&Flags::parse()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
+        Err(Failure { text, status }) => {
             // Nobody may be listening any more.
             let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("gotd: {text}\n").as_bytes());
-            ExitCode::FAILURE
+            ExitCode::from(status)
         }
     }
 }
@@ -82,7 +82,7 @@ fn role() -> Option<Result<(), String>> {
 }
 
 /// Starts the daemon.
-fn daemon(flags: &Flags) -> Result<(), String> {
+fn daemon(flags: &Flags) -> Result<(), Failure> {
     start::run(&Options {
         foreground: flags.foreground,
         detached: flags.detached,

@@ -39,6 +39,7 @@ pub mod children;
 pub mod control;
 pub mod create;
 pub mod listeners;
+pub mod manager;
 pub mod metrics;
 pub mod packs;
 pub mod push;
@@ -54,10 +55,6 @@ mod tests;
 /// How long a session may take to be over once it has reported its end, or its repository process once the
 /// session is gone.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long `gotctl stop` waits for sessions under way.
-const DRAIN: Duration = Duration::from_secs(30);
-/// How long `gotctl stop --now` waits for its own answer to be told, once all other sessions are ended.
-const HURRY: Duration = Duration::from_secs(1);
 /// How long the end of a process is waited for whose link has ended.
 const REAP: Duration = Duration::from_millis(200);
 /// Connections of one uid that have not been counted by name yet are ended beyond this many times its limit.
@@ -88,7 +85,7 @@ pub struct Parent {
     started: Instant,
     served: u64,
     metrics: Metrics,
-    draining: Option<Instant>,
+    draining: Option<control::Drain>,
     /// Whose packs were made, the last one at the end.
     pack_turns: std::collections::VecDeque<packs::Whose>,
     /// The files that the configuration came from.
@@ -726,13 +723,6 @@ impl Parent {
         if let Some(request) = session.asked_control.take() {
             self.control(number, &request);
         }
-    }
-
-    /// While draining: whether nothing is left to wait for.
-    fn drained(&self) -> Option<End> {
-        let bound = self.draining?;
-        let busy = |s: &&Session| s.peer.is_some() && s.session.running().is_some();
-        (Instant::now() >= bound || self.table.iter().filter(busy).count() == 0).then_some(End::Stopped)
     }
 
     // --- the end

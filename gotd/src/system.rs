@@ -367,6 +367,17 @@ pub fn ignored_signals() -> nix::sys::signal::SigSet {
     set
 }
 
+/// The address of a unix socket. On Linux a name that begins with `@` is no path.
+pub fn unix_address(name: &[u8]) -> io::Result<std::os::unix::net::SocketAddr> {
+    use std::os::unix::ffi::OsStrExt;
+    #[cfg(target_os = "linux")]
+    if let Some(rest) = name.strip_prefix(b"@") {
+        use std::os::linux::net::SocketAddrExt;
+        return std::os::unix::net::SocketAddr::from_abstract_name(rest);
+    }
+    std::os::unix::net::SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name))
+}
+
 /// Puts an open /dev/null where standard error was: behind the sandbox nothing can be opened for writing.
 pub fn silence_stderr(null: BorrowedFd<'_>) -> io::Result<()> {
     nix::unistd::dup2_stderr(null)?;

@@ -267,11 +267,16 @@ fn gotctl_stop_waits_for_a_clone_under_way() {
     let site = bulky();
     let mut daemon = site.start();
     let mut clone = Stalled::start(&site, "a");
-    assert_eq!(daemon.gotctl(&["stop"]).status, 0);
+    let gotctl = regress::binaries().join("gotctl");
+    let stop = || site.command(&gotctl).arg("-f").arg(site.socket()).arg("stop").spawn().expect("starts");
+    let mut stop = stop();
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert!(!daemon.ended(), "it did not wait");
+    assert!(stop.try_wait().expect("is ours").is_none(), "gotctl did not wait");
     let (good, err, _) = clone.go_on();
     assert!(good, "{err}");
+    assert!(stop.wait().expect("ends").success());
+    assert!(!site.socket().exists());
     daemon.assert_nothing_is_left(3.0);
 }
 

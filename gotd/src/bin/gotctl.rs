@@ -19,6 +19,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 /// Where gotd listens when nothing else is said.
 const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
+/// How long a daemon that has said that it ends may take to remove its socket.
+const GONE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Controls gotd(8).
 #[derive(Debug, Parser)]
@@ -47,7 +49,7 @@ enum Command {
         #[arg(value_parser = ["verbose", "brief"])]
         level: String,
     },
-    /// End the daemon when the sessions under way are over, at most half a minute later.
+    /// End the daemon when the sessions under way are over, at most half a minute later, and wait for that.
     Stop {
         /// Do not wait for sessions under way.
         #[arg(long)]
@@ -110,7 +112,7 @@ fn main() -> ExitCode {
         Command::Info { json } => ask(&flags.socket, ControlRequest::Info { json: *json }),
         Command::Metrics => ask(&flags.socket, ControlRequest::Metrics),
         Command::Log { level } => ask(&flags.socket, ControlRequest::Log { verbose: level == "verbose" }),
-        Command::Stop { now } => ask(&flags.socket, ControlRequest::Stop { now: *now }),
+        Command::Stop { now } => stop(&flags.socket, *now),
         Command::Reload { config, secrets, check: true } => check(config.as_deref(), secrets.as_deref()),
         Command::Reload { config, secrets, check: false } => {
             reload(&flags.socket, config.as_deref(), secrets.as_deref())
@@ -207,6 +209,16 @@ fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
 }
 
 /// Sends one request and prints what comes back; returns the status to exit with.
+fn stop(path: &Path, now: bool) -> Result<u8, String> {
+    let status = ask(path, ControlRequest::Stop { now })?;
+    // The answer is the last but one thing that the daemon does. A socket of a service manager's stays.
+    let until = std::time::Instant::now() + GONE;
+    while status == 0 && path.exists() && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Ok(status)
+}
+
 fn ask(path: &Path, request: ControlRequest) -> Result<u8, String> {
     let text = |e: nix::Error| format!("{}: {}", path.display(), e.desc());
     let fd: OwnedFd =

@@ -1,6 +1,6 @@
 //! What the parent answers to gotctl.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libproto::message::client::ControlRequest;
 use libproto::message::parent::{GitCounts, LoadConfig, ParentToListen, ParentToSession, Peer, Pool};
@@ -10,10 +10,23 @@ use libproto::states::SessionState;
 use super::bind::Place;
 use super::report::peer_name;
 use super::table::{Session, Table};
-use super::{DRAIN, HURRY, Parent};
+use super::{End, Parent};
 
 /// Most sessions that one answer lists.
 const MOST_SESSIONS: usize = 512;
+/// How long `gotctl stop` waits for sessions under way.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long `gotctl stop --now` waits for them once they are ended, and how long the answer to either may take.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// `gotctl stop` was asked for.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// When it is waited no longer.
+    until: Instant,
+    /// The sessions of those who asked, and who are told when it is over.
+    asking: Vec<u64>,
+}
 
 impl Parent {
     /// Answers a control request, if the kernel says that the client may make one.
@@ -36,13 +49,16 @@ impl Parent {
                 Vec::new()
             }
             ControlRequest::Stop { now } => {
-                self.draining = Some(Instant::now() + if *now { HURRY } else { DRAIN });
+                let until = Instant::now() + if *now { HURRY } else { DRAIN };
+                let asking = self.draining.take().map_or_else(Vec::new, |drain| drain.asking);
+                self.draining = Some(Drain { until, asking: asking.into_iter().chain([number]).collect() });
                 self.listen_out.send(&self.listen.channel, 0, &ParentToListen::Drain(()));
                 let others = self.table.iter().map(|s| s.number).filter(|n| *now && *n != number);
                 for other in others.collect::<Vec<_>>() {
                     self.end_session(other, "gotctl stop --now");
                 }
-                Vec::new()
+                // Answered when there is nothing more to wait for.
+                return;
             }
             ControlRequest::Reload { files: [path, secrets] } => {
                 let known = self.files.clone();
@@ -53,6 +69,24 @@ impl Parent {
             }
         };
         self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
+    }
+
+    /// While draining: whether nothing is left to wait for.
+    pub(super) fn drained(&mut self) -> Option<End> {
+        let drain = self.draining.as_mut()?;
+        let busy = |s: &&Session| s.peer.is_some() && s.session.running().is_some();
+        let others = self.table.iter().filter(busy).filter(|s| !drain.asking.contains(&s.number)).count();
+        let late = Instant::now() >= drain.until;
+        if drain.asking.is_empty() {
+            return (late || others == 0).then_some(End::Stopped);
+        }
+        if late || others == 0 {
+            drain.until = Instant::now() + HURRY;
+            for number in std::mem::take(&mut drain.asking) {
+                self.tell_control(number, [ParentToSession::Done(())].into_iter());
+            }
+        }
+        None
     }
 
     /// Sends the answer to a control request.

@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::bind::{Place, bind, passed_count, passed_sockets};
 use super::children::{self, Complaints, Outbox};
+use super::manager::Manager;
 use super::metrics::Metrics;
 use super::table::Table;
 use super::{Parent, same_build};
@@ -242,19 +243,38 @@ fn around(root: PathBuf) -> PathBuf {
     }
 }
 
+/// Why the daemon ends, and its exit status.
+#[derive(Debug)]
+pub struct Failure {
+    /// For standard error.
+    pub text: String,
+    /// What a service manager goes by.
+    pub status: u8,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Failure {
+        Failure { text, status: 1 }
+    }
+}
+
+/// The exit status of a daemon that was not started because of its configuration; trying again would not help.
+/// `EX_CONFIG` of sysexits(3).
+const UNUSABLE: u8 = 78;
+
 /// Starts the daemon and serves until it ends.
-pub fn run(options: &Options) -> Result<(), String> {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let passed = if options.detached { 0 } else { passed_count() };
     // Whatever else the starter of this process had open is none of ours, nor of our children. A daemon that has left
     // its terminal was given one descriptor.
     crate::system::close_from(crate::spawn::PARENT_FD + i32::from(options.detached) + passed);
     if passed > 0 && !options.foreground && !options.check {
-        return Err("sockets were passed by the service manager: start with -d".into());
+        return Err("sockets were passed by the service manager: start with -d".to_owned().into());
     }
     let passed = passed_sockets(passed)?;
     let mut starter = Starter::new().map_err(|e| format!("start: {e}"))?;
     if !options.foreground && !options.detached && !options.check {
-        return detach(&starter, options);
+        return Ok(detach(&starter, options)?);
     }
     if options.detached {
         nix::unistd::setsid().map_err(|e| format!("setsid: {e}"))?;
@@ -284,6 +304,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     raise_descriptor_limit();
     let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
     let bound = bind(&starter, &settings, passed)?;
+    let manager = Manager::of_environment();
     settings.pools.retain(|(pool, _)| bound.1.has(*pool));
     drop_privilege(&config)?;
     restrict(&starter, &settings, options)?;
@@ -304,7 +325,8 @@ pub fn run(options: &Options) -> Result<(), String> {
     if options.detached {
         ready(&parent.starter);
     }
-    parent.serve()
+    manager.ready();
+    parent.serve().map_err(Failure::from)
 }
 
 /// The files that the command line names, as absolute paths.
@@ -321,7 +343,7 @@ fn files(options: &Options) -> Result<LoadConfig, String> {
 type Loaded = (Config, HashSet<(u64, u64)>);
 
 /// Reads the configuration in a process of its own; prints every error and warning.
-fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, String> {
+fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, Failure> {
     let child: Child<ParentToConfig, ConfigToParent> =
         starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
     let message = ParentToConfig::Load(files.clone());
@@ -333,13 +355,13 @@ fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, String> {
             Ok(received) => received,
             Err(e) if e.is_transient() => continue,
             Err(RecvError::Closed) => {
-                return Err(format!("config: ended early{}", last_words(&child.stderr)));
+                return Err(format!("config: ended early{}", last_words(&child.stderr)).into());
             }
-            Err(e) => return Err(format!("config: {e}")),
+            Err(e) => return Err(format!("config: {e}").into()),
         };
         match received.message {
             ConfigToParent::Hello(build) if same_build(&build) => {}
-            ConfigToParent::Hello(_) => return Err("config: another build".into()),
+            ConfigToParent::Hello(_) => return Err("config: another build".to_owned().into()),
             ConfigToParent::Item(item) => {
                 config = assembler.item(&item).map_err(|e| format!("config: {e}"))?;
             }
@@ -354,9 +376,10 @@ fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, String> {
     };
     let _ = nix::sys::wait::waitpid(child.pid, None);
     if !good || errors > 0 {
-        return Err(format!("{}: not usable", OsStr::from_bytes(&files.path).display()));
+        let text = format!("{}: not usable", OsStr::from_bytes(&files.path).display());
+        return Err(Failure { text, status: UNUSABLE });
     }
-    config.map(|config| (config, own_blocks)).ok_or_else(|| "config: ended early".into())
+    config.map(|config| (config, own_blocks)).ok_or_else(|| "config: ended early".to_owned().into())
 }
 
 /// What a child that failed to start wrote.
