@@ -64,9 +64,13 @@ conformance: build
 c-gotd-suite: build
 	@sh regress/c-gotd-suite.sh $(TARGETS)
 
-# Installs the package on a fresh Debian and does what doc/five-minutes.md says; see regress/debian-walk.sh.
+# Does on a fresh Debian what doc/five-minutes.md says, in both its ways, with and without systemd; see regress/debian-walk.sh.
 debian-walk: deb
-	@DEB=$$(ls -t target/gotd_*.deb | head -n 1) sh regress/debian-walk.sh
+	@export DEB=$$(ls -t target/gotd_*.deb | head -n 1) BIN=$(BIN); \
+	WAY=package INIT=none sh regress/debian-walk.sh && \
+	WAY=install INIT=none sh regress/debian-walk.sh && \
+	WAY=install INIT=systemd sh regress/debian-walk.sh && \
+	WAY=package INIT=systemd sh regress/debian-walk.sh
 
 # SECONDS for each target; needs cargo-fuzz and a nightly compiler, or RUSTC_BOOTSTRAP=1.
 SECONDS ?= 60

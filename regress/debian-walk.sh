@@ -2,15 +2,23 @@
 # Walks doc/five-minutes.md on a fresh Debian: what the package and the page promise to somebody who has neither seen before.
 # The commands are taken from the page, each as it is printed there; so is the output that it shows. Needs root, debootstrap and unshare.
 #
-# DEB: the package. CACHE: where the fresh system is kept between runs. The release and the mirror are those of this machine. Each
-# run works on a copy in memory, in mount, process and network namespaces made here: nothing of the machine is changed.
+# DEB: the package. WAY: `package`, or `install` for the second way on the page. INIT: `none`, or `systemd` to boot the fresh system
+# with systemd as its first process; regress/systemd-walk.sh then looks at the units, too. CACHE: where fresh systems are kept between
+# runs. The release and the mirror are those of this machine. Each run works on a copy in memory, in namespaces made here: of
+# the machine nothing is changed, but that there is a control group of one more name while systemd runs in there.
 #
-# What is not as on the page: no package is compiled in there (`make deb` comes before), nor is the second way of installing
-# walked; "host" is the loopback interface; the keys are made here; and as there is no systemd, `systemctl` and `journalctl`
-# are small scripts that run what the installed unit says with its capabilities, and show what it wrote.
+# What is not as on the page: nothing is compiled in there (`make deb` comes before); "host" is the loopback interface; the keys are
+# made here; and where there is no systemd, `systemctl` and `journalctl` are small scripts that run what the installed unit
+# says with its capabilities, and show what it wrote.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 page=$here/../doc/five-minutes.md
+WAY=${WAY:-package} INIT=${INIT:-none}
+case $WAY in
+package) prefix=/usr ;;
+install) prefix=/usr/local ;;
+*) echo "$0: WAY=$WAY: not known" >&2; exit 1 ;;
+esac
 
 if [ -z "${IN_NAMESPACE:-}" ]; then
 	[ "$(id -u)" = 0 ] || { echo "$0: needs root" >&2; exit 1; }
@@ -21,7 +29,8 @@ if [ -z "${IN_NAMESPACE:-}" ]; then
 	DEB=$(realpath -e "${DEB:?the package, made by make deb}")
 	CACHE=${CACHE:-/var/cache/gotd-debian-walk}
 	release=$(. /etc/os-release && echo "$VERSION_CODENAME")
-	base=$CACHE/$release
+	base=$CACHE/$release packages=openssh-server,git
+	[ "$INIT" = none ] || base=$base-systemd packages=$packages,systemd-sysv,dbus
 	if [ ! -d "$base" ]; then
 		mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' |
 			awk -v release="$release" '$2 == release && $3 == "main" { print $1; exit }')
@@ -29,12 +38,12 @@ if [ -z "${IN_NAMESPACE:-}" ]; then
 		rm -rf "$base.part"
 		mkdir -p "$CACHE"
 		echo "making $base"
-		debootstrap --variant=minbase --include=openssh-server,git "$release" "$base.part" "$mirror" >"$CACHE/log" ||
+		debootstrap --variant=minbase --include=$packages "$release" "$base.part" "$mirror" >"$CACHE/log" ||
 			{ tail -n 20 "$CACHE/log" >&2; exit 1; }
 		rm -f "$base.part"/var/cache/apt/archives/*.deb
 		mv "$base.part" "$base"
 	fi
-	export DEB base IN_NAMESPACE=1 PATH
+	export DEB WAY INIT base release IN_NAMESPACE=1 PATH
 	exec unshare --mount --net --pid --fork --kill-child --mount-proc sh "$here/debian-walk.sh"
 fi
 
@@ -44,12 +53,14 @@ root=/mnt/server people=/mnt/people
 mount -t tmpfs -o mode=755 walk /mnt
 for machine in $root $people; do
 	mkdir $machine
+	# A mount of its own, which can become the root of a tree.
+	mount -t tmpfs -o mode=755 machine $machine
 	cp -a "$base/." $machine
 	mount -t proc proc $machine/proc
 	printf '127.0.0.1 localhost host\n::1 localhost host\n' >$machine/etc/hosts
 done
 work=$root/root/walk
-mkdir -p $work $root/run/sshd
+mkdir -p $work
 failed=0 checks=0 quiet='' besides=
 
 outcome() {
@@ -62,12 +73,15 @@ outcome() {
 	fi
 }
 
+# server COMMAND: on the server.
+server() { chroot $root "$@"; }
+
 # as WHO COMMAND: in a fresh login, from the home directory; leaves output and status.
 as() {
 	status=0
 	[ "$1" = root ] && echo "$besides# $2" || echo "$besides$1\$ $2"
 	if [ "$1" = root ]; then
-		chroot $root env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+		server env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 			sh -c "cd && $2" <"${3:-/dev/null}" >$work/output 2>&1 || status=$?
 	else
 		chroot $people runuser -l "$1" -c "$2" </dev/null >$work/output 2>&1 || status=$?
@@ -128,17 +142,16 @@ into_conf() {
 }
 
 stand_ins() {
-	cat >$root/usr/local/bin/systemctl <<-'SYSTEMCTL'
+	sed "s,@units@,$prefix/lib/systemd/system," >$root/usr/local/bin/systemctl <<-'SYSTEMCTL'
 	#!/bin/sh
 	# systemctl of a system without systemd, for the two calls on the page.
 	set -eu
-	unit=/usr/lib/systemd/system/gotd.service
+	unit=@units@/gotd.service
 	of() { sed -n "s/^$1=//p" $unit; }
 	case "$*" in
 	"reload ssh") kill -HUP "$(cat /run/sshd.pid)" ;;
 	"enable --now gotd")
 		capabilities=$(of CapabilityBoundingSet | tr 'A-Z ' 'a-z,' | sed 's/cap_/+/g')
-		$(of ExecStartPre)
 		setpriv --bounding-set "-all,$capabilities" --no-new-privs $(of ExecStart) </dev/null >>/var/log/gotd 2>&1 &
 		tries=0
 		until gotctl info >/dev/null 2>&1; do
@@ -156,7 +169,11 @@ stand_ins() {
 	chmod 755 $root/usr/local/bin/systemctl $root/usr/local/bin/journalctl
 }
 
-echo "a fresh $(. $root/etc/os-release && echo "$PRETTY_NAME") with $(chroot $root dpkg-query -W -f '${Package} ${Version}, ' openssh-server git)by ${base##*/}"
+# The second way of installing, but for the compiler: below the server's root.
+make_install() { DESTDIR=$root sh "$here/../dist/install.sh" install; }
+
+echo "a fresh $(. $root/etc/os-release && echo "$PRETTY_NAME") with $(chroot $root dpkg-query -W -f '${Package} ${Version}, ' openssh-server git)by $release"
+echo "installed by: $WAY; first process: $INIT"
 # An account with a key for each. mallory is nobody whom the page knows.
 for person in alice bob robot carol mallory; do
 	chroot $people useradd --create-home --shell /bin/sh $person
@@ -164,8 +181,15 @@ for person in alice bob robot carol mallory; do
 		echo 'StrictHostKeyChecking accept-new' >.ssh/config &&
 		git config --global user.name $person && git config --global user.email $person@desk" 2>/dev/null
 done
-stand_ins
-chroot $root /usr/sbin/sshd -e 2>$root/var/log/sshd
+case $INIT in
+none)
+	stand_ins
+	mkdir $root/run/sshd
+	chroot $root /usr/sbin/sshd -e 2>$root/var/log/sshd ;;
+systemd)
+	. "$here/systemd-walk.sh"
+	boot || { echo "not walked: systemd does not boot here"; exit 0; } ;;
+esac
 mkdir $root/root/target
 # The page names the package of the commonest machines.
 name=$(basename "$DEB")
@@ -177,7 +201,8 @@ after() {
 	met=$((met + 1))
 	case $1 in
 	"1. Install")
-		succeeds root "id _gotd && id _gotkeys && ls -ld /srv/git && dpkg -V gotd"
+		succeeds root "id _gotd && id _gotkeys && ls -ld /srv/git"
+		[ $WAY = install ] || succeeds root "dpkg -V gotd"
 		;;
 	"4. Use it")
 		shows root "runuser -u _gotd -- git -C /srv/git/project.git log --format=%an:%s main" "^alice:first$"
@@ -209,7 +234,8 @@ after() {
 		refused mallory "git clone -q git://host/website" "no git repository found"
 		refused alice "git -C public push origin HEAD:refs/heads/other" "git://"
 		succeeds root "gotctl stop && ! gotctl info"
-		succeeds root "gotd && gotctl info"
+		[ $INIT = none ] && start=gotd || start="systemctl start gotd"
+		succeeds root "$start && gotctl info"
 		shows alice "ssh git@host" "hello git/alice"
 		;;
 	*) met=$((met - 1)) ;;
@@ -242,17 +268,22 @@ while read -r count <&3; do
 		continue ;;
 	esac
 	case $command in
-	# Before the walk; and `make` begins the other way of installing, to the end of its section.
-	"make deb") echo "before: make deb"; continue ;;
-	make) skipping=yes ;;
+	# Each begins a way of installing, to the end of its section at most.
+	"make deb") skipping=; [ $WAY = package ] || skipping=yes ;;
+	make) skipping=; [ $WAY = install ] || skipping=yes ;;
 	esac
 	[ -z "$skipping" ] || { echo "not walked: $command"; continue; }
 	case $command in
+	"make deb"|make) echo "before: $command" ;;
+	"make install")
+		echo "# $command"
+		make_install && result=0 || result=1
+		outcome $result "exit status $result" ;;
 	"cat > "*)
 		substituted <$work/following >$work/input
 		succeeds "$who" "$command" $work/input ;;
 	*)
-		as "$who" "$command" 3<&-
+		as "$who" "$(echo "$command" | sed "s,/usr/share/doc/gotd,$prefix/share/doc/gotd,")" 3<&-
 		# What the page shows after a command that is to fail says so itself.
 		if [ -s $work/following ]; then
 			grep -qi "^fatal: \|^error: " $work/following && wanted=fail || wanted=
@@ -276,13 +307,16 @@ after "$section"
 printf '\n'
 outcome $result "$met of the 4 parts of the page that have checks of their own were there"
 
+units=$prefix/lib/systemd/system
 printf '\nthe units, as installed\n'
-if command -v systemd-analyze >/dev/null; then
+if [ $INIT = systemd ]; then
+	walk_units
+elif command -v systemd-analyze >/dev/null; then
 	mkdir $work/units
 	for unit in gotd.service gotd-git.socket; do
 		status=0
 		# The system that runs has the units which these name, the other one has their programs.
-		sed "s,=/usr/,=$root/usr/," $root/usr/lib/systemd/system/$unit >$work/units/$unit
+		sed "s,=\(-*\)/usr/,=\1$root/usr/," $root$units/$unit >$work/units/$unit
 		systemd-analyze verify --man=no $work/units/$unit >$work/output 2>&1 || status=$?
 		sed 's/^/    /' $work/output
 		outcome $status "systemd-analyze verify $unit"
@@ -291,7 +325,15 @@ if command -v systemd-analyze >/dev/null; then
 fi
 
 printf '\nthe end\n'
-succeeds root 'gotctl stop && dpkg --purge gotd && test -z "$(find /usr -name "gotd*" -o -name gotsh -o -name gotctl)" && ls -d /srv/git/* /etc/gotd.conf'
+besides=
+gone='test -z "$(find /usr -name "gotd*" -o -name gotsh -o -name gotctl)" && ls -d /srv/git/* /etc/gotd.conf'
+succeeds root 'gotctl stop'
+case $WAY in
+package) succeeds root "dpkg --purge gotd && $gone" ;;
+install)
+	DESTDIR=$root sh "$here/../dist/install.sh" uninstall
+	succeeds root "$gone" ;;
+esac
 
 printf '\n%s checks, %s failed\n' $checks $failed
 [ $failed = 0 ]
