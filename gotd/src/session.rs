@@ -349,7 +349,7 @@ fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> Sess
 }
 
 /// Turns a line of self-service into what is asked; `None`: it is no command.
-fn command(line: &[u8]) -> Option<ShellCommand> {
+pub fn command(line: &[u8]) -> Option<ShellCommand> {
     match line {
         b"" => return Some(ShellCommand::Greet),
         b"list" => return Some(ShellCommand::List),

@@ -10,8 +10,11 @@ use std::os::fd::AsFd;
 
 use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
 use libproto::names::{RefName, escape};
+use librepo::beneath::{Dir, EntryType};
 use librepo::fs_ops::Fs;
-use librepo::refs::Head;
+use librepo::object::{Commit, Kind};
+use librepo::reader::Reader;
+use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises};
 
@@ -26,6 +29,11 @@ pub const LOOK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
 /// Largest description that is read, and how many bytes of it are told.
 const DESCRIPTION_READ: u64 = 64 * 1024;
 const DESCRIPTION_TOLD: usize = 500;
+/// Branches whose commits are looked at for the last change, and files whose sizes are added up.
+const MOST_BRANCHES: usize = 10_000;
+const MOST_FILES: usize = 200_000;
+/// Bytes of objects that are kept while commits are read.
+const CACHE: usize = 4 << 20;
 
 /// Does what the grant says, and reports.
 pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
@@ -79,8 +87,9 @@ pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcem
 fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo> {
     let is_hidden = |name: &[u8]| hidden.iter().any(|namespace| name.starts_with(namespace));
     let everything: [&[u8]; 0] = [];
-    let refs = repository.refs().list(&everything, None)?;
-    let visible = refs.iter().filter(|r| r.name.starts_with(b"refs/") && !is_hidden(&r.name)).count();
+    let mut refs = repository.refs().list(&everything, None)?;
+    refs.retain(|r| r.name.starts_with(b"refs/") && !is_hidden(&r.name));
+    let below = |namespace: &[u8]| refs.iter().filter(|r| r.name.starts_with(namespace)).count() as u64;
     let (head, born) = match repository.refs().head()? {
         Head::Symbolic(name, _) if is_hidden(&name) => (Vec::new(), false),
         Head::Symbolic(name, value) => (name, value.is_some()),
@@ -91,7 +100,56 @@ fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo
     let description =
         repository.dir().read(b"description", DESCRIPTION_READ).ok().flatten().unwrap_or_default();
     let description = description.get(..DESCRIPTION_TOLD).unwrap_or(&description).to_vec();
-    Ok(RepoInfo { head, born, references: visible as u64, description })
+    Ok(RepoInfo {
+        head,
+        born,
+        references: refs.len() as u64,
+        branches: below(b"refs/heads/"),
+        tags: below(b"refs/tags/"),
+        changed: changed(repository, &refs),
+        size: size(repository.dir())?,
+        description,
+    })
+}
+
+/// When the newest of the commits that branches name was committed, by its own word. Of very many branches the first count.
+fn changed(repository: &Repository, refs: &[Ref]) -> Option<u64> {
+    let mut reader = Reader::new(repository.store(), CACHE);
+    let branches = refs.iter().filter(|r| r.name.starts_with(b"refs/heads/")).take(MOST_BRANCHES);
+    branches
+        .filter_map(|branch| {
+            let object = reader.read(&branch.target).ok().flatten()?;
+            let commit = Commit::parse(&object.data, repository.hash()).ok()?;
+            (object.kind == Kind::Commit).then(|| commit.committer_seconds())
+        })
+        .max()
+}
+
+/// Bytes of the files below `objects`, without those of alternates.
+fn size(repository: &Dir) -> librepo::Result<Option<u64>> {
+    let mut left = MOST_FILES;
+    let mut waiting: Vec<Dir> = repository.open_dir(b"objects")?.into_iter().collect();
+    let mut size = 0u64;
+    while let Some(directory) = waiting.pop() {
+        let entries = match directory.entries(left) {
+            Ok(entries) => entries,
+            Err(librepo::Error::Limit(_)) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        left -= entries.len();
+        for (name, kind) in entries {
+            match kind {
+                // What is gone in the meantime is nobody's loss.
+                EntryType::Dir => waiting.extend(directory.open_dir(&name).ok().flatten()),
+                EntryType::File => {
+                    let bytes = directory.stat(&name)?.and_then(|(_, stat)| u64::try_from(stat.st_size).ok());
+                    size = size.saturating_add(bytes.unwrap_or(0));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(Some(size))
 }
 
 /// Makes HEAD name a branch that is there.

@@ -258,6 +258,16 @@ fn a_protected_branch_keeps_head() {
     drop(daemon);
 }
 
+/// Bytes of the files in a directory and below.
+fn size_below(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).expect("reads").map(|entry| entry.expect("reads"));
+    let sizes = entries.map(|entry| {
+        let meta = entry.metadata().expect("is there");
+        if meta.is_dir() { size_below(&entry.path()) } else { meta.len() }
+    });
+    sizes.sum()
+}
+
 #[test]
 fn info_tells_who_may_read_and_changes_nothing() {
     let site = Site::new();
@@ -265,14 +275,23 @@ fn info_tells_who_may_read_and_changes_nothing() {
     let repository = site.repository("one.git");
     fs::write(repository.join("description"), "first \u{1b}[2J line\nsecond\n").expect("writes");
     site.git_in(&repository, ["update-ref", "refs/heads/other", "main"]);
-    let refs = site.git_in(&repository, ["for-each-ref"]).lines().count();
+    site.git_in(&repository, ["tag", "one", "main"]);
+    site.git_in(&repository, ["tag", "-a", "-m", "two", "two", "main"]);
+    let count = |below: &str| site.git_in(&repository, ["for-each-ref", below]).lines().count();
+    let (refs, branches, tags) = (count("refs/"), count("refs/heads/"), count("refs/tags/"));
+    let newest =
+        ["for-each-ref", "--sort=-committerdate", "--count=1", "--format=%(committerdate:format:%FT%TZ)"];
+    let changed = site.git_in(&repository, newest.into_iter().chain(["refs/heads/"]));
+    let changed = changed.trim_end();
+    let size = size_below(&repository.join("objects"));
     site.hand_over();
     let before = regress::compare::listing(&site.path("repositories"));
     let ask = |user: &str, line: &str| gotsh(&site, user, Some(line.as_bytes()));
     let told = |rights: &str| {
         let description = "first \\x1b[2J line\\x0asecond";
         format!(
-            "repository\tone\nrights\t{rights}\nhead\tmain\nreferences\t{refs}\ndescription\t{description}\n"
+            "repository\tone\nrights\t{rights}\nhead\tmain\nbranches\t{branches}\ntags\t{tags}\n\
+             references\t{refs}\nchanged\t{changed}\nsize\t{size}\ndescription\t{description}\n"
         )
     };
     assert_eq!(ask("alice", "info one").good().text(), told("rw"));

@@ -178,7 +178,11 @@ impl Parent {
             format!("repository\t{}", escape(ask.repository.as_bytes())),
             format!("rights\t{}", if permit.write { "rw" } else { "ro" }),
             format!("head\t{}{unborn}", escape(branch)),
+            format!("branches\t{}", info.branches),
+            format!("tags\t{}", info.tags),
             format!("references\t{}", info.references),
+            format!("changed\t{}", info.changed.map_or_else(|| "never".to_owned(), moment)),
+            format!("size\t{}", info.size.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string())),
             format!("description\t{text}"),
         ];
     }
@@ -331,6 +335,58 @@ impl Parent {
             if let Some(child) = shell.list.as_ref().filter(|_| shell.until <= now) {
                 let _ = kill(child.pid, Signal::SIGKILL);
             }
+        }
+    }
+}
+
+/// A moment in UTC as ISO 8601 writes it, from seconds since 1970; a year of more than four digits is somebody's invention, and is
+/// told as those seconds.
+fn moment(seconds: u64) -> String {
+    const DAY: u64 = 86_400;
+    const FOUR_HUNDRED_YEARS: u64 = 146_097;
+    // The first second of the year 10000.
+    if seconds >= 253_402_300_800 {
+        return seconds.to_string();
+    }
+    let (mut days, second) = (seconds / DAY, seconds % DAY);
+    let mut year = 1970 + days / FOUR_HUNDRED_YEARS * 400;
+    days %= FOUR_HUNDRED_YEARS;
+    let leap = |year: u64| u64::from(year % 4 == 0 && year % 100 != 0 || year % 400 == 0);
+    while days >= 365 + leap(year) {
+        days -= 365 + leap(year);
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::moment;
+
+    #[test]
+    fn moments_are_those_of_date() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_700_000_000, "2023-11-14T22:13:20Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (253_402_300_800, "253402300800"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(moment(seconds), text);
         }
     }
 }

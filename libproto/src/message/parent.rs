@@ -505,6 +505,14 @@ pub struct RepoInfo {
     pub born: bool,
     /// References that the user may see.
     pub references: u64,
+    /// How many of them are branches.
+    pub branches: u64,
+    /// How many of them are tags.
+    pub tags: u64,
+    /// When the newest commit that a branch names was committed, in seconds since 1970; `None`: there is none.
+    pub changed: Option<u64>,
+    /// Bytes of the files that hold its objects; `None`: too many files to count.
+    pub size: Option<u64>,
     /// The beginning of the file `description`.
     pub description: Vec<u8>,
 }
