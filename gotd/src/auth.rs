@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use libproto::channel::{Channel, RecvError};
 use libproto::command::Service;
 use libproto::message::parent::{
-    AuthToParent, Build, FetchRules, Filter, Overview, ParentToAuth, Peer, Permit, Question, RepoAddress,
-    SEEN_MAX, Seen, SeenRoot, Verdict, Who,
+    AuthToParent, Build, CreateRules, FetchRules, Filter, Overview, ParentToAuth, Peer, Permit, Question,
+    RepoAddress, SEEN_MAX, Seen, SeenRoot, Verdict, Who,
 };
 use libproto::names::RepoName;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
@@ -208,8 +208,10 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
         },
         hidden: block.hidden.iter().map(|h| h.namespace.clone().into()).collect(),
         write: grant.access == Access::Write,
-        create: (service == Service::ReceivePack && table.may_create(grant))
-            .then(|| block.limit(Limit::DiskReserve, &config.limits)),
+        create: (service == Service::ReceivePack && table.may_create(grant)).then(|| CreateRules {
+            reserve: block.limit(Limit::DiskReserve, &config.limits),
+            most: block.limit(Limit::RepositoriesPerUser, &config.limits),
+        }),
         push_rules: match service {
             Service::UploadPack => Vec::new(),
             // The parser refuses a block whose rules do not fit.
@@ -259,26 +261,27 @@ mod tests {
         let text = concat!(
             "repositories \"\" {\n path \"/r\"\n permit rw 1000\n permit ro 1001\n create\n}\n",
             "repositories \"plain\" {\n path \"/p\"\n permit rw 1000\n}\n",
-            "repositories \"in\" {\n path \"/r/in\"\n permit rw 1000\n create\n limit disk reserve 5\n}\n",
+            "repositories \"in\" {\n path \"/r/in\"\n permit rw 1000\n create\n limit repositories per user 5\n}\n",
             "repository \"own\" {\n path \"/r/team/own.git\"\n permit rw 1000\n}\n",
         );
         let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;
         assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
         let reserve = config.limits.get(Limit::DiskReserve);
+        let most = config.limits.get(Limit::RepositoriesPerUser);
         let table = Table::new(config);
         let may = |uid, service, name: &str| {
             let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
             let repository = RepoName::parse(name.as_bytes()).expect("a good name");
             match answer(&table, &Question { peer, told_user: None, service, repository }) {
-                Verdict::Granted(permit) => permit.create,
+                Verdict::Granted(permit) => permit.create.map(|rules| (rules.reserve, rules.most)),
                 _ => None,
             }
         };
         for (name, create) in [
-            ("x", Some(reserve)),
-            ("team/x.git", Some(reserve)),
-            ("team/own-too", Some(reserve)),
-            ("in/x", Some(reserve)),
+            ("x", Some((reserve, most))),
+            ("team/x.git", Some((reserve, most))),
+            ("team/own-too", Some((reserve, most))),
+            ("in/x", Some((reserve, 5))),
             ("plain/x", None),
             // Under the names of the first block, these are places that other blocks are about.
             ("team/own", None),

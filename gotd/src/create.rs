@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libproto::channel::{Channel, Received};
-use libproto::message::parent::{Build, CreateToParent, Created, ParentToCreate};
+use libproto::message::parent::{Build, CreateRules, CreateStart, CreateToParent, Created, ParentToCreate};
 use libproto::names::RepoName;
 use librepo::config::Shared;
 use librepo::create;
@@ -25,6 +25,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat, umask};
 
+use crate::conf::limits::Limit;
+use crate::creator;
 use crate::disk::check_reserve;
 use crate::repository::is_in_repository;
 use crate::system;
@@ -64,7 +66,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     crate::escapes::attempt("create", WORK);
     umask(Mode::from_bits_truncate(0o022));
     say(&parent, &CreateToParent::Hello(Build { id: crate::BUILD.into() }));
-    let done = make(&root, &start.name, start.reserve).unwrap_or_else(Created::Failed);
+    let done = make(&root, &start).unwrap_or_else(Created::Failed);
     say(&parent, &CreateToParent::Done(done));
     Ok(())
 }
@@ -75,16 +77,22 @@ fn say(parent: &Parent, message: &CreateToParent) {
     }
 }
 
-/// Makes the repository `name` below `root`. An error is for the client, and names nothing outside of `root`.
-fn make(root: &OwnedFd, name: &RepoName, reserve: u64) -> Result<Created, String> {
+/// Makes the repository below `root`. An error is for the client, and names nothing outside of `root`.
+fn make(root: &OwnedFd, start: &CreateStart) -> Result<Created, String> {
+    let CreateStart { name, who, rules: CreateRules { reserve, most }, .. } = start;
     if let Some(answer) = look(root, name) {
         return Ok(answer);
     }
     let text = |e: &dyn std::fmt::Display| format!("{name}: cannot be created: {e}");
-    check_reserve(root, reserve).map_err(|e| e.to_string())?;
+    check_reserve(root, *reserve).map_err(|e| e.to_string())?;
+    if *most > 0 && creator::has_made(root, who, *most).map_err(|e| text(&e))? {
+        let hint = Limit::RepositoriesPerUser.hint();
+        return Err(format!("{name}: cannot be created: you have made {most} repositories here {hint}"));
+    }
     let fs = Fs::new(root.try_clone().map_err(|e| text(&e))?, Shared::Umask);
     let done = stage(&fs).and_then(|staged| {
-        let done = create::empty(&fs, &staged).map_err(|e| e.to_string());
+        let done = create::empty(&fs, &staged).and_then(|()| creator::record(&fs, &staged, who));
+        let done = done.map_err(|e| e.to_string());
         let done = done.and_then(|()| put(&fs, &staged, &name.with_suffix()));
         if done != Ok(Created::Made) {
             // What is left is the next one's to remove.
@@ -211,8 +219,14 @@ mod tests {
 
         fn create(&self, name: &str) -> Created {
             let root = open(self.0.path(), DIRECTORY, Mode::empty()).expect("opens");
+            self.create_for("git/alice", name, 0, root)
+        }
+
+        fn create_for(&self, who: &str, name: &str, most: u64, root: OwnedFd) -> Created {
             let name = RepoName::parse(name.as_bytes()).expect("a name");
-            make(&root, &name, 0).unwrap_or_else(Created::Failed)
+            let rules = CreateRules { reserve: 0, most };
+            let start = CreateStart { path: Vec::new(), name, who: who.into(), rules };
+            make(&root, &start).unwrap_or_else(Created::Failed)
         }
 
         /// Everything in the directory itself.
@@ -302,8 +316,34 @@ mod tests {
         assert_eq!(place.names(), [".gotd-create"]);
         fs::remove_file(place.path(".gotd-create")).expect("removes");
         let root = open(place.0.path(), DIRECTORY, Mode::empty()).expect("opens");
-        let full = make(&root, &RepoName::parse(b"x").expect("a name"), u64::MAX);
+        let rules = CreateRules { reserve: u64::MAX, most: 0 };
+        let name = RepoName::parse(b"x").expect("a name");
+        let start = CreateStart { path: Vec::new(), name, who: "alice".into(), rules };
+        let full = make(&root, &start);
         assert!(full.is_err_and(|text| text.contains("limit disk reserve")));
         assert_eq!(place.names(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_user_makes_so_many_and_others_as_many() {
+        let place = Place::new();
+        let create = |who, name| {
+            let root = open(place.0.path(), DIRECTORY, Mode::empty()).expect("opens");
+            place.create_for(who, name, 2, root)
+        };
+        for (who, name, made) in [
+            ("git/alice", "one", true),
+            ("git/alice", "a/b/two", true),
+            ("git/alice", "three", false),
+            ("alice", "three", true),
+            // What is there is told, whoever asks.
+            ("git/alice", "three", true),
+        ] {
+            let done = create(who, name);
+            assert_eq!(!matches!(done, Created::Failed(_)), made, "{who} {name}: {done:?}");
+        }
+        assert_eq!(place.names(), ["a", "one.git", "three.git"]);
+        fs::remove_file(place.path("one.git/gotd-creator")).expect("removes");
+        assert_eq!(create("git/alice", "four"), Created::Made);
     }
 }

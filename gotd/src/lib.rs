@@ -6,12 +6,14 @@
 pub mod access;
 pub mod auth;
 pub mod authorized;
+pub mod below;
 #[cfg(all(any(test, target_env = "musl"), target_arch = "x86_64"))]
 pub mod bytes;
 pub mod client;
 pub mod conf;
 pub mod config;
 pub mod create;
+pub mod creator;
 pub mod disk;
 #[cfg(feature = "escapes")]
 pub mod escapes;

@@ -264,3 +264,65 @@ fn a_directory_that_takes_nothing_is_told() {
     push(&site, &work, "x", "main").good();
     assert_eq!(names(&site), ["x.git"]);
 }
+
+/// Users of a shared account are counted one by one, by what they made and is still there.
+#[test]
+fn a_user_makes_so_many_repositories() {
+    let site = Site::new();
+    let work = work_tree(&site);
+    // One that nobody made by pushing.
+    for directory in ["mine", "more"] {
+        fs::create_dir(site.repository(directory)).expect("makes");
+    }
+    history::repository(&site, "mine/there.git", 1, "sha1");
+    let me = present_user();
+    let directives = "\tpermit rw alice\n\tpermit rw bob\n\tcreate\n";
+    let mut daemon = site.start_with(&format!(
+        "{}account \"{me}\" {{\n\tuser alice principal a\n\tuser bob principal b\n}}\n{}{}limit repositories per user 2\n",
+        site.head(),
+        block(&site, "", "mine", directives),
+        block(&site, "more", "more", &format!("{directives}\tlimit repositories per user 3\n")),
+    ));
+    let push = |user: &str, name: &str| {
+        let gotsh = regress::binaries().join("gotsh");
+        let mut command = site.command("git");
+        // As sshd runs a forced command.
+        let script =
+            format!("#!/bin/sh\nshift\nSSH_ORIGINAL_COMMAND=\"$*\" exec {} --user {user}\n", gotsh.display());
+        let ssh = site.path(&format!("ssh-{user}"));
+        fs::write(&ssh, script).expect("writes");
+        fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("sets");
+        command
+            .env("GIT_SSH_COMMAND", &ssh)
+            .env("GIT_SSH_VARIANT", "simple")
+            .env("GOTD_UNIX_SOCKET", site.socket());
+        command.arg("-C").arg(&work).args(["push", "-q", &format!("ssh://host/{name}"), "main"]);
+        run(&mut command, b"", 120)
+    };
+    push("alice", "one").good();
+    push("alice", "deep/er/two").good();
+    let refused = push("alice", "three");
+    refused.bad("three: cannot be created: you have made 2 repositories here (limit repositories per user)");
+    assert!(!site.repository("mine/three.git").exists());
+    // What is there is hers as before, others have their own number, and so has another directory.
+    push("alice", "one").good();
+    push("alice", "there").good();
+    push("bob", "three").good();
+    for name in ["more/one", "more/two", "more/three"] {
+        push("alice", name).good();
+    }
+    push("alice", "more/four").bad("you have made 3 repositories here");
+    daemon.logged(&[
+        "result=refused",
+        &format!("who={me}/alice"),
+        "repository=three",
+        "(limit repositories per user)",
+    ]);
+    assert_eq!(daemon.reached("limit repositories per user"), 2);
+    let creator = fs::read_to_string(site.repository("mine/three.git/gotd-creator")).expect("reads");
+    assert_eq!(creator, format!("{me}/bob\n"));
+    fs::remove_dir_all(site.repository("mine/deep/er/two.git")).expect("removes");
+    push("alice", "four").good();
+    push("alice", "five").bad("you have made 2 repositories here");
+    daemon.assert_serves();
+}

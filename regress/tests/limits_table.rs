@@ -157,6 +157,14 @@ cases! {
         place.pushes(deep, MAIN)
     };
     disk_reserve: "limit disk reserve", "limit disk reserve 60T", |place| place.pushes(|work| random(work, 9), MAIN);
+    repositories_per_user: "limit repositories per user", "limit repositories per user 1", |place| {
+        let work = place.site.clone_path("source");
+        let push = |name: &str| place.site.git(["-C", &work.to_string_lossy(), "push", "-q", name, "main"]);
+        push("gotd:first").good();
+        let told = push("gotd:second").bad("").err;
+        assert!(!place.site.repository("second.git").exists());
+        told
+    };
     process_memory_of_a_push: "limit process memory", "limit process memory 64M", |place| {
         place.pushes(|work| std::fs::write(work.join("huge"), hollow(b"1")).expect("writes"), MAIN)
     };
@@ -177,7 +185,7 @@ fn reached(directive: &str, configuration: &str, reach: Reach) {
     history::bulky(&site, "bulk.git", 3);
     prepare(&site, directive);
     let daemon = site.start_with(&format!(
-        "{}{}{configuration}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit rw \"{}\"\n}}\n",
+        "{}{}{configuration}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit rw \"{}\"\n\tcreate\n}}\n",
         site.head(),
         tcp::listen_line(address),
         site.path("repositories").display(),

@@ -146,6 +146,8 @@ limits! {
     ThinBases: Repository ["thin" "bases"] Count 200_000, 0, 10_000_000;
     /// How deep trees may be nested.
     TreeDepth: Repository ["tree" "depth"] Count 2_048, 1, 100_000;
+    /// Repositories in a directory that one user may have made by pushing.
+    RepositoriesPerUser: Repository ["repositories" "per" "user"] Count 1_000, 1, 1_000_000, none;
     /// Bytes that a push must leave free on the disk.
     DiskReserve: Global ["disk" "reserve"] Bytes 512 * M, 0, 64 * T, none;
     /// Memory of one process, in bytes.

@@ -63,10 +63,11 @@ impl Parent {
         let flags = self.settings.flags();
         let Some(session) = self.table.get(number) else { return false };
         let Some(permit) = &session.permit else { return false };
-        let (Some(name), Some(reserve)) = (permit.repository.below.clone(), permit.create) else {
+        let (Some(name), Some(rules)) = (permit.repository.below.clone(), permit.create) else {
             return false;
         };
-        let start = CreateStart { path: permit.repository.path.clone(), name, reserve };
+        let who = permit.identity.clone();
+        let start = CreateStart { path: permit.repository.path.clone(), name, who, rules };
         let child: CreateChild = match self.starter.start(Role::Create, &flags, &[]) {
             Ok(child) => child,
             Err(e) => {

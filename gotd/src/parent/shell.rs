@@ -351,7 +351,9 @@ fn moment(seconds: u64) -> String {
     let (mut days, second) = (seconds / DAY, seconds % DAY);
     let mut year = 1970 + days / FOUR_HUNDRED_YEARS * 400;
     days %= FOUR_HUNDRED_YEARS;
-    let leap = |year: u64| u64::from(year % 4 == 0 && year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| {
+        u64::from(year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     while days >= 365 + leap(year) {
         days -= 365 + leap(year);
         year += 1;

@@ -626,8 +626,19 @@ pub struct CreateStart {
     pub path: Vec<u8>,
     /// The name below it.
     pub name: RepoName,
+    /// Who makes it.
+    pub who: String,
+    /// Under which conditions.
+    pub rules: CreateRules,
+}
+
+/// What is to hold when a repository is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateRules {
     /// Bytes of the disk that stay free.
     pub reserve: u64,
+    /// Repositories that this user may have made in this directory, this one included; 0: any number.
+    pub most: u64,
 }
 
 /// What became of it.
@@ -819,8 +830,8 @@ pub struct Permit {
     pub push_rules: Vec<u8>,
     /// The rule that decided permits writing.
     pub write: bool,
-    /// The push may make the repository, if so many bytes of the disk stay free.
-    pub create: Option<u64>,
+    /// The push may make the repository, if these hold.
+    pub create: Option<CreateRules>,
 }
 
 crate::messages! {

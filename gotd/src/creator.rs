@@ -1,0 +1,44 @@
+//! Who made a repository by pushing: a file in it that gotd writes once and no client can, so that the repositories of each
+//! user can be counted.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use libproto::names::escape;
+use librepo::beneath::Dir;
+use librepo::fs_ops::Fs;
+
+use crate::below::each_repository;
+
+/// The file, in the repository's own directory.
+const FILE: &[u8] = b"gotd-creator";
+/// The longest one that is read: a user's name and a line feed.
+const LONGEST: u64 = 1024;
+
+/// Puts the name into a repository that nobody sees yet.
+pub fn record(fs: &Fs, repository: &[u8], who: &str) -> librepo::Result<()> {
+    let path = [repository, b"/", FILE].concat();
+    let file = fs.create(&path, 0o666)?;
+    fs.append(&file, &path, line(who).as_bytes())?;
+    fs.sync_file(&file, &path)?;
+    fs.sync_dir(repository)
+}
+
+/// Whether the repositories below `root` that somebody made are as many as `most`, or more.
+pub fn has_made(root: &OwnedFd, who: &str, most: u64) -> std::io::Result<bool> {
+    let (wanted, mut left) = (line(who), most);
+    each_repository(root.try_clone()?, &mut |directory, _| {
+        let copy = directory.try_clone().ok().map(|fd| Dir::new(fd, PathBuf::new()));
+        // What cannot be read was not written by gotd.
+        let text = copy.and_then(|dir| dir.read(FILE, LONGEST).ok().flatten());
+        if text.is_some_and(|text| text == wanted.as_bytes()) {
+            left = left.saturating_sub(1);
+        }
+        left > 0
+    });
+    Ok(left == 0)
+}
+
+fn line(who: &str) -> String {
+    format!("{}\n", escape(who.as_bytes()))
+}
