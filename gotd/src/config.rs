@@ -48,7 +48,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
     let loaded = crate::conf::load::load(Path::new(path), secrets.map(Path::new));
     for warning in &loaded.warnings {
-        say(&parent, &ConfigToParent::Warning(bounded(warning.to_string())));
+        say(&parent, &ConfigToParent::Warning(bounded(warning.as_warning())));
     }
     for error in &loaded.errors {
         say(&parent, &ConfigToParent::Error(bounded(error.to_string())));

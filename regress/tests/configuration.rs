@@ -318,6 +318,20 @@ fn gotd_n_checks_a_file_and_starts_nothing() {
     let parts: Vec<&str> = after.splitn(3, ':').collect();
     assert!(parts[0].parse::<u32>().is_ok() && parts[1].parse::<u32>().is_ok(), "{first}");
     assert!(parts[2].starts_with(" expected ") || parts[2].len() > 5, "{first}");
+    // What is no reason to refuse a file is told from what is.
+    fs::write(
+        &conf,
+        format!(
+            "{}repository \"later\" {{\n\tpath \"/nonexistent/later.git\"\n\tpermit ro root\n}}\n",
+            site.serve_all()
+        ),
+    )
+    .expect("writes");
+    let done = check().good();
+    let last = done.err.lines().last().unwrap_or_default();
+    assert!(last.contains(":1: warning: /nonexistent/later.git: "), "{}", done.err);
+    let mut gotctl = site.command(binaries().join("gotctl"));
+    assert_eq!(run(gotctl.args(["reload", "-n", "-c"]).arg(&conf), b"", 20).good().err, done.err);
     // A file that is not there.
     let done = run(site.command(binaries().join("gotd")).args(["-n", "-f", "/nonexistent"]), b"", 20);
     assert_eq!(done.status, 1);

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gotd::authorized::{self, ShellPath};
+use gotd::conf::ConfigError;
 use gotd::conf::model::Config;
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{ClientKind, ClientToSession, ControlRequest, Hello, SessionToClient};
@@ -154,7 +155,8 @@ fn reload(socket: &Path, config: Option<&Path>, secrets: Option<&Path>) -> Resul
 fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
     let path = config.unwrap_or(Path::new(gotd::conf::load::DEFAULT_PATH));
     let loaded = gotd::conf::load::load(path, secrets);
-    for text in loaded.warnings.iter().chain(&loaded.errors) {
+    let (warnings, errors) = (loaded.warnings.iter(), loaded.errors.iter());
+    for text in warnings.map(ConfigError::as_warning).chain(errors.map(ToString::to_string)) {
         let _ = writeln!(std::io::stderr(), "{text}");
     }
     if !loaded.errors.is_empty() {

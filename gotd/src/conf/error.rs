@@ -24,6 +24,11 @@ impl ConfigError {
     pub fn whole(file: &str, message: impl Into<String>) -> ConfigError {
         ConfigError { file: file.to_owned(), line: 0, column: 0, message: message.into() }
     }
+
+    /// As what is no reason to refuse the file: `file:line:column: warning: message`.
+    pub fn as_warning(&self) -> String {
+        ConfigError { message: format!("warning: {}", self.message), ..self.clone() }.to_string()
+    }
 }
 
 impl fmt::Display for ConfigError {

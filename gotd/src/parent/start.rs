@@ -280,7 +280,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         nix::unistd::setsid().map_err(|e| format!("setsid: {e}"))?;
     }
     let files = files(options)?;
-    let (config, own_blocks) = load(&starter, &files)?;
+    let loaded = load(&starter, &files);
+    // Who only asks is told no more than that it is wrong.
+    let (config, own_blocks) =
+        if options.check { loaded.map_err(|e| Failure { status: 1, ..e })? } else { loaded? };
     if options.check {
         println!("configuration OK");
         return Ok(());
