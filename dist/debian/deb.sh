@@ -9,6 +9,8 @@ tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 chmod 755 "$tree"
 DESTDIR=$tree PREFIX=/usr UNITDIR=/usr/lib/systemd/system SYSTEM=Linux sh dist/install.sh install
+# The oldest C library that has what the programs ask for.
+libc=$(cat "$tree"/usr/*bin/* | grep -ao 'GLIBC_2\.[0-9.]*' | sed 's/GLIBC_//; s/\.$//' | sort -Vu | tail -n 1)
 mkdir -p "$tree/DEBIAN"
 for script in postinst prerm postrm; do install -m 755 "dist/debian/$script" "$tree/DEBIAN/$script"; done
 cat > "$tree/DEBIAN/control" <<-CONTROL
@@ -18,7 +20,7 @@ cat > "$tree/DEBIAN/control" <<-CONTROL
 	Maintainer: gotd <root@localhost>
 	Section: vcs
 	Priority: optional
-	Depends: libc6
+	Depends: libc6 (>= ${libc:-2.28}), libgcc-s1
 	Recommends: openssh-server, git
 	Installed-Size: $(du -sk "$tree" | cut -f 1)
 	Description: Git server of many small processes

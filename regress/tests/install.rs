@@ -147,6 +147,12 @@ fn the_package_lists_what_it_should() {
     }
     let control = run(Command::new("dpkg-deb").arg("--field").arg(&package), b"", 60).good().text();
     assert!(control.contains("Package: gotd\n") && control.contains("Version: 0.1.0\n"), "{control}");
+    // Programs of a newer C library do not start with an older one.
+    let depends = control.lines().find_map(|line| line.strip_prefix("Depends: libc6 (>= ")).expect("depends");
+    let version = depends.split(')').next().expect("a version");
+    let gotd = fs::read(binaries().join("gotd")).expect("reads");
+    let symbol = format!("GLIBC_{version}\0");
+    assert!(gotd.windows(symbol.len()).any(|bytes| bytes == symbol.as_bytes()), "{depends}");
     let parts = run(Command::new("dpkg-deb").arg("--ctrl-tarfile").arg(&package), b"", 60).good();
     for script in ["postinst", "prerm", "postrm"] {
         assert!(parts.text().contains(script), "{script}");
