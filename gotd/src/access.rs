@@ -90,8 +90,11 @@ pub struct Grant {
 pub enum Verdict {
     /// Yes.
     Granted(Grant),
-    /// There is no such repository, or no rule matches: the client cannot tell these apart.
+    /// There is no such repository. Also for anonymous clients who are not to know that there is one.
     NotFound,
+    /// No rule is about them in the block that the name leads to. Clients cannot tell this from the former, unless the
+    /// administrator wants anonymous ones told.
+    NoRule,
     /// A rule matched and does not permit it.
     Denied {
         /// The repository's name, as the client is told.
@@ -106,7 +109,7 @@ impl Verdict {
     pub fn refusal(&self) -> Option<String> {
         match self {
             Verdict::Granted(_) => None,
-            Verdict::NotFound => Some("no git repository found".to_owned()),
+            Verdict::NotFound | Verdict::NoRule => Some("no git repository found".to_owned()),
             Verdict::Denied { name, .. } => Some(format!("{name}: Permission denied")),
         }
     }
@@ -266,7 +269,7 @@ impl Table {
             return Verdict::NotFound;
         };
         let Some(deciding) = self.deciding(block, identity) else {
-            return Verdict::NotFound;
+            return Verdict::NoRule;
         };
         let anonymous = *identity == Identity::Anonymous;
         let (access, needs_export_marker) = match deciding.rule.action {

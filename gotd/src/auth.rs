@@ -102,9 +102,10 @@ fn answer(table: &Table, question: &Question) -> Verdict {
             }
         }
     };
-    let not_found = || Verdict::NotFound { identity: table.display(&identity) };
+    let not_found = |no_rule| Verdict::NotFound { identity: table.display(&identity), no_rule };
     match table.decide(&identity, &question.repository, question.service) {
-        access::Verdict::NotFound => not_found(),
+        access::Verdict::NotFound => not_found(false),
+        access::Verdict::NoRule => not_found(true),
         denied @ access::Verdict::Denied { at, .. } => Verdict::Denied {
             identity: table.display(&identity),
             text: denied.refusal().unwrap_or_default(),
@@ -112,7 +113,7 @@ fn answer(table: &Table, question: &Question) -> Verdict {
         },
         access::Verdict::Granted(grant) => match permit(table, &identity, &grant, question.service) {
             Some(permit) => Verdict::Granted(permit),
-            None => not_found(),
+            None => not_found(false),
         },
     }
 }
@@ -252,7 +253,7 @@ mod tests {
         assert!(permit.push_rules.is_empty());
         assert_eq!(permit.create, None);
         assert!(
-            matches!(ask(1001, Service::UploadPack), Verdict::NotFound { identity } if identity.contains("1001"))
+            matches!(ask(1001, Service::UploadPack), Verdict::NotFound { identity, no_rule: true } if identity.contains("1001"))
         );
     }
 

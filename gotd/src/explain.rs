@@ -110,7 +110,7 @@ fn verdict(table: &Table, identity: &Identity, name: &RepoName) -> Explanation {
     let access = [Service::ReceivePack, Service::UploadPack].into_iter().find_map(|service| {
         match table.decide(identity, name, service) {
             Verdict::Granted(grant) => Some(grant),
-            Verdict::NotFound | Verdict::Denied { .. } => None,
+            Verdict::NotFound | Verdict::NoRule | Verdict::Denied { .. } => None,
         }
     });
     if deciding.by_membership_at_load {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use libproto::command::Service;
 use libproto::message::parent::{GitAsk, SessionReport, SessionStart, SessionToParent};
 use libproto::pktline::{Decoder, Packet};
-use libproto::request::daemon::{REQUEST_MAX, Request};
+use libproto::request::daemon::{self, REQUEST_MAX, Request};
 use libproto::wire_error::WireError;
 use libsandbox::{Enforcement, Limits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,8 +25,6 @@ use crate::watchdog::{self, Phase};
 const FAREWELL_MS: u16 = 1000;
 /// Bytes that are dropped meanwhile: what is unread when a connection is closed would take the answer with it.
 const FAREWELL_BYTES: usize = 1 << 20;
-/// What stands in the answer to whoever wants to push.
-const READ_ONLY: &str = "git:// is for fetching only";
 
 /// Serves one connection.
 pub fn serve(
@@ -95,7 +93,7 @@ fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, String> {
 fn decode(payload: &[u8]) -> Result<(GitAsk, u8), String> {
     let request = Request::parse(payload).map_err(|e| e.to_string())?;
     if request.service != Service::UploadPack {
-        return Err(READ_ONLY.into());
+        return Err(daemon::not_enabled(&request.repo));
     }
     let protocol = request.parameters.version_for(request.service) as u8;
     let (service, repository) = (request.service, request.repo);
@@ -159,6 +157,7 @@ mod tests {
         ] {
             assert!(read(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(read(b"0018git-receive-pack /x\0").expect_err("a push"), READ_ONLY);
+        let told = "service not enabled: /x: git:// is for fetching only";
+        assert_eq!(read(b"0018git-receive-pack /x\0").expect_err("a push"), told);
     }
 }

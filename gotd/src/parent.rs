@@ -19,6 +19,7 @@ use libproto::message::parent::{
     SessionToParent, Verdict,
 };
 use libproto::names::UserName;
+use libproto::request::daemon;
 use libproto::states::{self, JobState, REPO_TO_PARENT, RepoState, Role, SESSION_TO_PARENT, SessionState};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -62,6 +63,10 @@ const UNNAMED_FACTOR: usize = 4;
 
 /// What the client of a repository that it may not see is told.
 const NOT_FOUND: &str = "no git repository found";
+/// Why it may not, in git-daemon's words: for those who come over git://, where the administrator wants them told.
+const NO_SUCH: &str = "no such repository";
+const NOT_EXPORTED: &str = "repository not exported";
+const NOT_PERMITTED: &str = "access denied or repository not exported";
 /// What a client is told whose repository process is no more.
 const REPO_ENDED: &str = "the repository process ended";
 /// What a client beyond its number of connections is told; and one whose user has a number of their own.
@@ -542,6 +547,17 @@ impl Parent {
         }
     }
 
+    /// Tells a client that it may not see the repository that it asked for.
+    fn not_there(&mut self, number: u64, why: &str) {
+        let told = self.settings.informative_errors;
+        let session = self.table.get(number).filter(|session| told && session.pool == Pool::Tcp);
+        let text = match session.and_then(|session| session.ask.as_ref()) {
+            Some(ask) => format!("{why}: {}", daemon::path(&ask.repository)),
+            None => NOT_FOUND.into(),
+        };
+        self.refuse(number, &text);
+    }
+
     // --- auth
 
     fn on_auth(&mut self, events: PollFlags) -> Option<End> {
@@ -571,11 +587,11 @@ impl Parent {
     fn decided(&mut self, number: u64, verdict: Verdict) {
         match verdict {
             Verdict::Granted(permit) => self.granted(number, permit),
-            Verdict::NotFound { identity } => {
+            Verdict::NotFound { identity, no_rule } => {
                 if let Some(session) = self.table.get(number) {
                     session.turned_away = Some(identity);
                 }
-                self.refuse(number, NOT_FOUND);
+                self.not_there(number, if no_rule { NOT_PERMITTED } else { NO_SUCH });
             }
             Verdict::Denied { identity, text, rule } => {
                 if let Some(session) = self.table.get(number) {
@@ -668,6 +684,10 @@ impl Parent {
             }
             RepoToParent::Opened(opened) => self.opened(number, opened),
             RepoToParent::OpenFailed(OpenError::NotFound) => self.absent(number),
+            RepoToParent::OpenFailed(OpenError::NotExported) => {
+                session.refused = Some("no git-daemon-export-ok".into());
+                self.not_there(number, NOT_EXPORTED);
+            }
             RepoToParent::OpenFailed(OpenError::Unusable(text)) => self.refuse(number, &text),
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;
@@ -690,7 +710,7 @@ impl Parent {
         if below && self.settings.own_blocks.contains(&(opened.device, opened.inode)) {
             // It has rules of its own, and this name would walk around them.
             session.refused = Some("this repository has a block of its own under another name".into());
-            return self.refuse(number, NOT_FOUND);
+            return self.not_there(number, NO_SUCH);
         }
         session.opened = Some(opened.clone());
         let Some(permit) = &session.permit else { return };

@@ -97,10 +97,10 @@ pub fn run(
     }
     let found = loop {
         match find(&serve.repository) {
-            Ok(Some(found)) => break found,
-            Ok(None) if is_made(&parent) => {}
-            Ok(None) => return Ok(()),
-            Err(text) => return failed(&parent, OpenError::Unusable(text)),
+            Ok(found) => break found,
+            Err(OpenError::NotFound) if is_made(&parent) => {}
+            Err(OpenError::NotFound) => return Ok(()),
+            Err(error) => return failed(&parent, error),
         }
     };
     match serve.access {
@@ -254,30 +254,33 @@ fn await_go(parent: &Parent) {
     }
 }
 
-/// Walks to the repository of an address. `None`: there is none.
+/// Walks to the repository of an address.
 ///
 /// A configured path may hold symbolic links, which are the admin's; nothing below a `repositories` directory
 /// may, because its owners are others. The name was checked when it became a `RepoName`, and again here.
-pub fn find(address: &RepoAddress) -> Result<Option<Found>, String> {
+pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
     let path = Path::new(OsStr::from_bytes(&address.path));
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let Ok(root) = open(path, flags, Mode::empty()) else { return Ok(None) };
-    let Some(below) = &address.below else { return Ok(repository_at(root, path.to_owned())) };
+    let root = open(path, flags, Mode::empty()).map_err(|_| OpenError::NotFound)?;
+    let Some(below) = &address.below else {
+        return repository_at(root, path.to_owned()).ok_or(OpenError::NotFound);
+    };
     // The name as it was asked for comes first, as with git; then the other spelling.
     let other = match below.without_suffix() {
         stem if stem.len() == below.as_bytes().len() => below.with_suffix(),
         stem => stem.to_vec(),
     };
     for name in [below.as_bytes().to_vec(), other] {
-        let Some((directory, full)) = descend(&root, path, &name)? else { continue };
+        let descended = descend(&root, path, &name).map_err(OpenError::Unusable)?;
+        let Some((directory, full)) = descended else { continue };
         if let Some(found) = repository_at(directory, full) {
             if address.export_ok && !has(&found.directory, "git-daemon-export-ok", libc::S_IFREG) {
-                return Ok(None);
+                return Err(OpenError::NotExported);
             }
-            return Ok(Some(found));
+            return Ok(found);
         }
     }
-    Ok(None)
+    Err(OpenError::NotFound)
 }
 
 /// Follows a name component by component, never through a symbolic link, never into a repository.

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libproto::channel::{self, Channel, Received};
-use libproto::message::parent::{Build, ParentToVerify, RepoStart, VerifyStart, VerifyToParent};
+use libproto::message::parent::{Build, OpenError, ParentToVerify, RepoStart, VerifyStart, VerifyToParent};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, ObjectKind, SessionToVerify, VerifyTask, VerifyToSession,
     VerifyToWriter, WriterToVerify,
@@ -108,7 +108,10 @@ pub fn run(
 
 /// The repository of the start message, if it is still the one that `repo_write` found.
 fn find(start: &VerifyStart) -> Result<Found, String> {
-    let found = repository::find(&start.repository)?.ok_or("repository: gone")?;
+    let found = repository::find(&start.repository).map_err(|error| match error {
+        OpenError::Unusable(text) => text,
+        OpenError::NotFound | OpenError::NotExported => "repository: gone".into(),
+    })?;
     let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| format!("repository: {e}"))?;
     if (stat.st_dev, stat.st_ino) != (start.found.device, start.found.inode) {
         return Err("repository: replaced".into());

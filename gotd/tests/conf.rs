@@ -168,6 +168,11 @@ fn anonymous_clients_read_and_learn_nothing() {
     assert_eq!(ask(&table, &Identity::Anonymous, "open", Fetch), "ro line 1");
     assert_eq!(ask(&table, &Identity::Anonymous, "open", Push), "open: Permission denied");
     assert_eq!(ask(&table, &Identity::Anonymous, "closed", Fetch), "no git repository found");
+    assert_eq!(
+        table.decide(&Identity::Anonymous, &RepoName::parse(b"closed").unwrap(), Fetch),
+        Verdict::NotFound
+    );
+    assert_eq!(table.decide(&unix(1001, &[]), &RepoName::parse(b"open").unwrap(), Fetch), Verdict::NoRule);
     let table = Table::new(good(&format!("connection informative errors\n{text}")));
     assert_eq!(ask(&table, &Identity::Anonymous, "closed", Fetch), "closed: Permission denied");
 }

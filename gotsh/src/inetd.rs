@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libproto::command::{Command, Service, Version};
 use libproto::pktline::{Decoder, Packet};
-use libproto::request::daemon::{REQUEST_MAX, Request};
+use libproto::request::daemon::{self, REQUEST_MAX, Request};
 use libproto::wire_error::WireError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -28,7 +28,7 @@ pub fn peer(connection: BorrowedFd<'_>) -> Vec<u8> {
 pub fn wish<C: AsFd + Read>(connection: &mut C, from: Vec<u8>) -> Result<Wish, String> {
     let request = Request::parse(&first_packet(connection)?).map_err(|e| e.to_string())?;
     if request.service != Service::UploadPack {
-        return Err("git:// is for fetching only".into());
+        return Err(daemon::not_enabled(&request.repo));
     }
     let git_protocol = match request.parameters.version {
         Version::V0 => Vec::new(),

@@ -10,7 +10,7 @@ use libproto::states::{self, CREATE_TO_PARENT, JobState, RepoState, Role};
 use nix::sys::signal::{Signal, kill};
 
 use super::table::{CreateChild, Creation};
-use super::{NOT_FOUND, Parent, same_build};
+use super::{NO_SUCH, Parent, same_build};
 use crate::log::Level;
 
 /// How long making a repository may take. Its client is told after 30 seconds by its own session, unless configured
@@ -29,12 +29,12 @@ impl Parent {
                 session.creation = Some(Creation::Waiting(Instant::now()));
                 self.give_creations();
             }
-            (None, None) => self.refuse(number, NOT_FOUND),
+            (None, None) => self.not_there(number, NO_SUCH),
             (Some(_), _) => {
                 // It was there a moment ago, by name.
                 session.refused =
                     Some("something that is no repository has the name of one to be created".into());
-                self.refuse(number, NOT_FOUND);
+                self.not_there(number, NO_SUCH);
             }
         }
     }
@@ -129,7 +129,7 @@ impl Parent {
             Created::Refused(why) => {
                 // As if it were not there, which it is not.
                 session.refused = Some(why);
-                self.refuse(number, NOT_FOUND);
+                self.not_there(number, NO_SUCH);
             }
             Created::Failed(text) => self.refuse(number, &text),
         }

@@ -74,6 +74,8 @@ pub struct Settings {
     pub listen: ListenLimits,
     /// Packs that are made at a time, and that wait.
     pub packs: super::packs::Rules,
+    /// `connection informative errors`.
+    pub informative_errors: bool,
     /// Device and inode of each repository that has a block of its own.
     pub own_blocks: HashSet<(u64, u64)>,
     /// Who may control the daemon.
@@ -182,6 +184,7 @@ impl Settings {
                 // Known once it is known which listeners there are.
                 both: false,
             },
+            informative_errors: config.informative_errors,
             own_blocks,
             controllers: BTreeSet::from([0, uid]),
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),

@@ -468,6 +468,8 @@ pub struct Opened {
 pub enum OpenError {
     /// Nothing that is a repository has this name.
     NotFound,
+    /// There is one, but only what `git-daemon-export-ok` marks was granted.
+    NotExported,
     /// There is one, but it cannot be served: the reason, for client and log.
     Unusable(String),
 }
@@ -789,10 +791,12 @@ pub struct Question {
 pub enum Verdict {
     /// Granted.
     Granted(Permit),
-    /// No such repository, or no rule matched, which must look the same.
+    /// No such repository, or no rule matched, which must look the same unless the administrator wants it told.
     NotFound {
         /// Whom logs name.
         identity: String,
+        /// The name leads to a block, but no rule of it is about them.
+        no_rule: bool,
     },
     /// A rule matched and says no.
     Denied {

@@ -68,6 +68,17 @@ impl Request {
     }
 }
 
+/// What the client of a request for anything but a fetch is told; the beginning in git-daemon's words.
+pub fn not_enabled(repo: &RepoName) -> String {
+    format!("service not enabled: {}: git:// is for fetching only", path(repo))
+}
+
+/// A repository's name as git:// clients ask for it.
+pub fn path(repo: &RepoName) -> String {
+    let root = if repo.as_bytes().starts_with(b"~") { "" } else { "/" };
+    format!("{root}{repo}")
+}
+
 fn parse_host(field: &[u8]) -> Result<String, WireError> {
     let host = field.strip_prefix(b"host=").ok_or_else(|| bad("argument", field))?;
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || b".-:[]%_".contains(b);
