@@ -19,6 +19,7 @@ pub mod process;
 pub mod raw;
 pub mod run;
 pub mod site;
+pub mod sockets;
 pub mod sshd;
 pub mod tcp;
 

@@ -135,30 +135,3 @@ impl Client {
         }
     }
 }
-
-/// The TCP sockets of this network namespace: inode and state.
-pub fn inodes() -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            if let (Some(state), Some(inode)) = (fields.get(3), fields.get(9)) {
-                let state = if *state == "0A" { "LISTEN" } else { "CONNECTED" };
-                all.push(((*inode).to_owned(), state.to_owned()));
-            }
-        }
-    }
-    all
-}
-
-/// The states of the TCP sockets that a process has open.
-pub fn sockets_of(pid: i32, tcp: &[(String, String)]) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    let open: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| Some(std::fs::read_link(entry.path()).ok()?.display().to_string()))
-        .collect();
-    let is_open = |inode: &str| open.iter().any(|path| path == &format!("socket:[{inode}]"));
-    tcp.iter().filter(|(inode, _)| is_open(inode)).map(|(_, state)| state.clone()).collect()
-}

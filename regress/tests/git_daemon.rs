@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use regress::compare::{assert_mirror, listing};
 use regress::site::present_user;
 use regress::tcp::{self, Client};
-use regress::{Daemon, Site, history, is_root, pkt};
+use regress::{Daemon, Site, history, pkt};
 
 /// A configuration that serves `open.git` to everybody, `closed.git` to the present user alone, and below `pub/` what is
 /// marked.
@@ -155,56 +155,7 @@ fn a_request_in_pieces_is_one_request() {
     assert_eq!(client.end(10.0), tcp::End::Closed(Vec::new()));
 }
 
-/// What the kernel says about each process while a clone is under way, with an ordinary port and with a low one: nobody
-/// but `sockets` has a privilege, it has that one alone, and nobody but `listen` and the client's own session has a TCP
-/// socket.
-#[test]
-fn privileges_and_sockets_of_every_process() {
-    if !is_root() {
-        return regress::skipped("needs root");
-    }
-    const NET_BIND_SERVICE: &str = "0000000000000400";
-    let zero = "0000000000000000";
-    // Loopback addresses that nobody else listens on.
-    for (address, kept) in [("127.0.41.18:9418", zero), ("127.0.41.80:80", NET_BIND_SERVICE)] {
-        let address: SocketAddr = address.parse().expect("an address");
-        let site = site();
-        let daemon = site.start_with(&configuration(&site, &[address], ""));
-        let mut client = Client::open(address);
-        assert!(client.write(&tcp::request("/open.git", 2)));
-        client.read_to_flush();
-        let tcp_sockets = tcp::inodes();
-        let mut table = format!("{address}\n");
-        for p in daemon.processes() {
-            let status = regress::process::status(p.pid);
-            let field = |key: &str| status.get(key).cloned().unwrap_or_default();
-            let sockets = tcp::sockets_of(p.pid, &tcp_sockets);
-            let uid = field("Uid").split_whitespace().next().unwrap_or_default().to_owned();
-            table += &format!(
-                "{:<11} uid {uid:<6} CapEff {} CapBnd {} tcp {sockets:?}\n",
-                p.name,
-                field("CapEff"),
-                field("CapBnd")
-            );
-            let expected = if p.name == "sockets" { kept } else { zero };
-            for key in ["CapPrm", "CapEff"] {
-                assert_eq!(field(key), expected, "{p:?}: {key}\n{table}");
-            }
-            for key in ["CapInh", "CapAmb"] {
-                assert_eq!(field(key), zero, "{p:?}: {key}\n{table}");
-            }
-            if p.name == "sockets" {
-                assert_eq!(field("CapBnd"), kept, "{table}");
-            }
-            assert!(sockets.is_empty() || ["listen", "session"].contains(&p.name.as_str()), "{table}");
-            assert!(p.name != "listen" || sockets.iter().any(|s| s == "LISTEN"), "{table}");
-            assert!(p.name == "listen" || !sockets.iter().any(|s| s == "LISTEN"), "{table}");
-        }
-        eprintln!("{table}");
-    }
-}
-
-/// The same ports with a service manager's sockets, without any privilege: the daemon binds nothing itself.
+/// A service manager's sockets, without any privilege: the daemon binds nothing itself.
 #[test]
 fn sockets_of_a_service_manager_are_served() {
     use std::os::fd::AsRawFd;
