@@ -19,18 +19,18 @@
 //! listening socket where one was made. Nonsense is answered with [`NONSENSE`] and is fatal for this process.
 
 use std::ffi::CStr;
-use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use libproto::channel::send_record_with_fds;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, bind,
-    listen, recv, send, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, listen, recv,
+    send, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{UnlinkatFlags, fchdir, unlinkat};
@@ -231,18 +231,15 @@ fn listening(fd: OwnedFd) -> Answer {
     Ok(Some(fd))
 }
 
-fn reply(parent: BorrowedFd<'_>, answer: Answer) -> nix::Result<()> {
+fn reply(parent: BorrowedFd<'_>, answer: Answer) -> std::io::Result<()> {
     let mut bytes = [0; ask::ANSWER_LEN];
     if let Err((call, errno)) = &answer {
         bytes[0] = *call;
         bytes[1..].copy_from_slice(&(*errno as i32).to_le_bytes());
     }
     let made = answer.ok().flatten();
-    let raw: [RawFd; 1] = [made.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if made.is_some() { &rights[..] } else { &[] };
-    sendmsg::<()>(parent.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
-    Ok(())
+    let rights = made.as_ref().map(AsFd::as_fd);
+    send_record_with_fds(parent, &bytes, rights.as_slice())
 }
 
 #[cfg(test)]
