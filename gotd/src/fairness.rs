@@ -6,11 +6,12 @@
 //!
 //! **When all places are taken** and somebody new comes:
 //! 1. Only connections that nothing is lost with can be ended: those that have not sent their request, those that wait
-//!    for a session, and those whose peer takes less than the minimum rate. A session above it is never ended.
+//!    for a session or the beginning of its answer, and the slow ones: their peer takes less than the minimum rate of
+//!    what it is owed, or is owed nothing, takes nothing and sends less than that. Any other is never ended.
 //! 2. Of these the one whose network has most connections gives way: the IPv4 address or /48 with most of them first, in
 //!    it the /56, in that the /64.
-//! 3. Within one network: first who has not sent a request, the longest silent one; then who waits for a session, the
-//!    last one to come; then the slow ones.
+//! 3. Within one network: first who has not sent a request, the longest silent one; then who waits, the last one to
+//!    come; then the slow ones.
 //! 4. The newcomer is counted too. If its network would have more than that of the one to give way, the newcomer is
 //!    refused; if they are equal, only a silent one gives way to it.
 
@@ -78,9 +79,9 @@ struct Counts {
 /// How far a connection is that could be ended, in the order in which they give way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// It takes less than the minimum rate.
+    /// It takes, or is idle and sends, less than the minimum rate.
     Slow,
-    /// Its request is here, and it waits for a session.
+    /// Its request, or the beginning of it, is here, and it waits for a session or its answer.
     Waiting,
     /// It has not sent its request.
     Silent,

@@ -167,6 +167,8 @@ pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
 pub struct Progress {
     /// Bytes that it has acknowledged since the connection was made.
     pub taken: u64,
+    /// Bytes that have come from it since then.
+    pub given: u64,
     /// Something is on its way to it, or waits to be sent.
     pub owed: bool,
 }
@@ -176,9 +178,10 @@ pub fn progress(fd: BorrowedFd<'_>) -> Option<Progress> {
     #[cfg(target_os = "linux")]
     {
         // `struct tcp_info` of linux/tcp.h, of which libc knows only the beginning: tcpi_unacked, tcpi_bytes_acked,
-        // tcpi_notsent_bytes.
+        // tcpi_bytes_received, tcpi_notsent_bytes.
         const UNACKED: usize = 24;
         const ACKED: usize = 120;
+        const RECEIVED: usize = 128;
         const NOT_SENT: usize = 144;
         let mut info = [0u8; 256];
         let mut length = libc::socklen_t::try_from(info.len()).ok()?;
@@ -191,8 +194,9 @@ pub fn progress(fd: BorrowedFd<'_>) -> Option<Progress> {
             return None;
         }
         let word = |at: usize| info[at..at + 4].try_into().map(u32::from_ne_bytes).unwrap_or(0);
-        let taken = info[ACKED..ACKED + 8].try_into().map(u64::from_ne_bytes).unwrap_or(0);
-        Some(Progress { taken, owed: word(UNACKED) > 0 || word(NOT_SENT) > 0 })
+        let count = |at: usize| info[at..at + 8].try_into().map(u64::from_ne_bytes).unwrap_or(0);
+        let (taken, given) = (count(ACKED), count(RECEIVED));
+        Some(Progress { taken, given, owed: word(UNACKED) > 0 || word(NOT_SENT) > 0 })
     }
     #[cfg(not(target_os = "linux"))]
     {
@@ -451,6 +455,25 @@ mod tests {
         let (_, uid, gid) = peer_credentials(a.as_fd()).expect("credentials");
         assert_eq!((uid, gid), (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
         peer_groups(a.as_fd(), 1024).expect("groups");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_kernel_tells_how_far_a_client_is() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let mut client =
+            std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let (mut server, _) = listener.accept().expect("accepts");
+        let now = |server: &std::net::TcpStream| progress(server.as_fd()).expect("TCP");
+        assert_eq!(now(&server), Progress::default());
+        client.write_all(b"seven b").expect("writes");
+        server.read_exact(&mut [0; 7]).expect("reads");
+        assert_eq!(now(&server), Progress { taken: 0, given: 7, owed: false });
+        server.write_all(b"three").expect("writes");
+        client.read_exact(&mut [0; 5]).expect("reads");
+        let taken = std::iter::repeat_with(|| now(&server)).take(1000).find(|progress| !progress.owed);
+        assert_eq!(taken, Some(Progress { taken: 5, given: 7, owed: false }));
     }
 
     #[test]

@@ -295,3 +295,79 @@ fn silent_ones_give_way() {
     assert!(silent[0].end(2.0).is_over());
     assert!(matches!(silent[7].end(0.2), End::Open(_)));
 }
+
+/// A daemon with so few places that two addresses can take them all.
+fn eight_places() -> (Site, Daemon, SocketAddr) {
+    let (site, address) = (Site::new(), tcp::free_v4());
+    history::bulky(&site, "bulk.git", 3);
+    let daemon = site.start_with(&format!(
+        "{}{}connection {{\n\tlimit git total 8\n\tlimit per address 4\n\trate per address 100\n\t\
+         first request timeout 5m\n}}\n\
+         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
+        site.head(),
+        tcp::listen_line(address),
+        site.path("repositories").display(),
+        regress::site::present_user(),
+    ));
+    (site, daemon, address)
+}
+
+/// Connections from two addresses, four each.
+fn eight(address: SocketAddr) -> Vec<Client> {
+    let from = |n: u8| std::net::Ipv4Addr::new(127, 0, 66, n / 4 + 1);
+    (0..8).map(|n| Client::open_from(address, from(n))).collect()
+}
+
+/// One byte takes a session from those that wait, but it is no request, and keeps no place from whoever comes with a whole one.
+#[test]
+fn the_beginning_of_a_request_keeps_no_place() {
+    let (site, mut daemon, address) = eight_places();
+    let mut all = eight(address);
+    for client in &mut all {
+        assert!(client.write(b"0"));
+    }
+    let served = || daemon.metric("gotd_git_connections{state=\"served\"}") == 8;
+    assert!(wait_until(10.0, served), "{}", daemon.log());
+    site.git(["ls-remote", &format!("git://{address}/bulk.git")]).good();
+    daemon.logged(&["refused", "gave way", "address=127.0.66."]);
+    let ended: Vec<String> =
+        all.iter_mut().map(|client| client.end(0.3)).filter(End::is_over).map(|end| end.text()).collect();
+    assert!(
+        !ended.is_empty() && ended.iter().all(|text| text.contains("ERR too many connections (gave way"))
+    );
+    drop(all);
+    assert_fine(&site, &mut daemon, address);
+}
+
+/// Who has been told what there is and then says nothing loses the place to whoever comes, long before the time for idle
+/// clients is over. Who asks on, however little, is never ended.
+#[test]
+fn idle_ones_give_way() {
+    let (site, mut daemon, address) = eight_places();
+    let mut all = eight(address);
+    for client in &mut all {
+        assert!(client.write(&tcp::request("/bulk.git", 2)));
+        client.read_to_flush();
+    }
+    let mut busy = all.remove(0);
+    let mut ask = || {
+        assert!(busy.write(&pkt::v2("ls-refs", ["peel\n"])));
+        assert!(String::from_utf8_lossy(&busy.read_to_flush()).contains("refs/heads/main"));
+    };
+    let start = Instant::now();
+    let got_in = || {
+        ask();
+        site.git(["ls-remote", &format!("git://{address}/bulk.git")]).status == 0
+    };
+    assert!(wait_until(40.0, got_in), "{}", daemon.log());
+    assert!(start.elapsed() > Duration::from_secs(8), "{:?}", start.elapsed());
+    // As many newcomers as there are idle ones.
+    let newcomer = |n: u8| Client::open_from(address, std::net::Ipv4Addr::new(127, 0, 67, n));
+    let newcomers: Vec<Client> = (1..8).map(newcomer).collect();
+    assert!(
+        wait_until(10.0, || all.iter_mut().filter_map(|c| c.end(0.05).is_over().then_some(())).count() >= 5)
+    );
+    ask();
+    drop((newcomers, all, busy));
+    assert_fine(&site, &mut daemon, address);
+}

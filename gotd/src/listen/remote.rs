@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, getpeername, send, s
 use crate::fairness::{Candidate, PerAddress, Refused, Standing, Strangers};
 use crate::system::{self, Progress};
 
-/// A peer that is owed bytes is looked at again after this time: who has taken less than the minimum rate is slow.
+/// A peer is looked at again after this time: who has taken, or given, less than the minimum rate may be slow.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Why a connection got no session, and where it came from.
@@ -42,6 +42,8 @@ struct Remote {
     /// How far the peer was when it was looked at last.
     seen: (Progress, Instant),
     slow: bool,
+    /// Its session has begun to answer.
+    answered: bool,
 }
 
 /// All git:// connections.
@@ -104,6 +106,7 @@ impl Remotes {
         if self.count() >= usize::try_from(limits.git).unwrap_or(usize::MAX) {
             // The newcomer has been counted above: without it the comparison is as the rule says.
             self.strangers.leave(address);
+            self.all.values_mut().for_each(Remote::hear);
             let Some(victim) = self.strangers.gives_way(self.candidates(), address) else {
                 tell(&fd, NoSession::GitTotal);
                 return Err((NoSession::GitTotal, address));
@@ -115,7 +118,8 @@ impl Remotes {
         system::prepare_tcp(fd.as_fd());
         self.last = self.last.saturating_add(1);
         let seen = (Progress::default(), now);
-        let remote = Remote { address, port, fd, since: now, state: State::Silent, seen, slow: false };
+        let state = State::Silent;
+        let remote = Remote { address, port, fd, since: now, state, seen, slow: false, answered: false };
         self.all.insert(self.last, remote);
         self.pace(address, limits);
         turned
@@ -126,6 +130,8 @@ impl Remotes {
             let standing = match remote.state {
                 State::Silent => Standing::Silent,
                 State::Waiting(_) => Standing::Waiting,
+                // A single byte gets a session, and is no request yet.
+                State::Served(_) if !remote.answered => Standing::Waiting,
                 State::Served(_) if remote.slow => Standing::Slow,
                 State::Served(_) | State::Ended(_) => return None,
             };
@@ -138,12 +144,18 @@ impl Remotes {
         let Some(remote) = self.all.get_mut(&id) else { return };
         match remote.state {
             State::Served(number) => {
+                if !remote.answered {
+                    tell(&remote.fd, NoSession::GaveWay);
+                }
                 let _ = shutdown(remote.fd.as_raw_fd(), Shutdown::Both);
                 remote.state = State::Ended(number);
                 self.strangers.leave(remote.address);
             }
             State::Ended(_) => {}
-            State::Silent | State::Waiting(_) => self.forget(id),
+            State::Silent | State::Waiting(_) => {
+                tell(&remote.fd, NoSession::GaveWay);
+                self.forget(id);
+            }
         }
     }
 
@@ -265,7 +277,16 @@ impl Remotes {
 }
 
 impl Remote {
-    /// Whether the peer has taken the minimum rate since it was looked at, if it was owed anything then and now.
+    /// Whether its session has begun to answer; where the kernel does not tell, it may have.
+    fn hear(&mut self) {
+        if matches!(self.state, State::Served(_)) && !self.answered {
+            let silent = system::progress(self.fd.as_fd()).is_some_and(|p| p.taken == 0 && !p.owed);
+            self.answered = !silent;
+        }
+    }
+
+    /// Whether the peer has, since it was looked at, taken the minimum rate of what it was owed then and now; or given it,
+    /// where it was owed nothing. Who takes all that there is, if it is only to be kept alive, waits for the server.
     fn look(&mut self, minimum_rate: u32, now: Instant) {
         let (before, at) = self.seen;
         let passed = now.saturating_duration_since(at);
@@ -275,7 +296,9 @@ impl Remote {
         let Some(progress) = system::progress(self.fd.as_fd()) else { return };
         let least = u64::from(minimum_rate).saturating_mul(passed.as_secs());
         let taken = progress.taken.saturating_sub(before.taken);
-        self.slow = before.owed && progress.owed && taken < least;
+        let given = progress.given.saturating_sub(before.given);
+        let idle = !progress.owed && taken == 0 && given < least;
+        self.slow = idle || before.owed && progress.owed && taken < least;
         self.seen = (progress, now);
     }
 }
