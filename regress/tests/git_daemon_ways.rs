@@ -11,9 +11,13 @@ use regress::site::present_user;
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, run};
 
-/// A daemon that serves everything to everybody.
-fn start() -> (Site, Daemon, SocketAddr) {
-    let (site, address) = (Site::new(), tcp::free_v4());
+/// A daemon that serves everything to everybody, over IPv4 and, where there is any, over IPv6.
+fn start() -> (Site, Daemon, Vec<SocketAddr>) {
+    let site = Site::new();
+    let addresses: Vec<SocketAddr> = [Some(tcp::free_v4()), tcp::free_v6()].into_iter().flatten().collect();
+    if addresses.len() == 1 {
+        regress::skipped("the part about IPv6 needs it on the loopback interface");
+    }
     history::repository(&site, "demo.git", 30, "sha1");
     let repositories = site.path("repositories").display().to_string();
     std::fs::create_dir(site.path("repositories/home")).expect("makes a directory");
@@ -23,10 +27,16 @@ fn start() -> (Site, Daemon, SocketAddr) {
         "{}{}repository demo {{\n\tpath \"{repositories}/demo.git\"\n\tpermit ro anonymous\n\tpermit rw \"{}\"\n}}\n\
          repositories \"~alice\" {{\n\tpath \"{repositories}/home\"\n\texport-ok\n}}\n",
         site.head(),
-        tcp::listen_line(address),
+        addresses.iter().copied().map(tcp::listen_line).collect::<String>(),
         present_user(),
     ));
-    (site, daemon, address)
+    (site, daemon, addresses)
+}
+
+/// How the log names a client at the same address.
+fn from(address: SocketAddr) -> String {
+    let text = address.to_string();
+    format!("address={}", text.trim_end_matches(char::is_numeric))
 }
 
 /// Accepts connections and runs `gotsh --inetd` on each, as inetd does; ends with its value.
@@ -96,15 +106,17 @@ fn through_inetd() {
 
 #[test]
 fn home_directories_are_repositories_with_a_prefix() {
-    let (site, _daemon, address) = start();
-    site.git(["ls-remote", &format!("git://{address}/~alice/own")]).good();
-    site.git(["ls-remote", &format!("git://{address}/~bob/own")]).bad("no git repository found");
+    let (site, _daemon, addresses) = start();
+    for address in addresses {
+        site.git(["ls-remote", &format!("git://{address}/~alice/own")]).good();
+        site.git(["ls-remote", &format!("git://{address}/~bob/own")]).bad("no git repository found");
+    }
 }
 
 #[test]
 fn dulwich_clones_and_fetches() {
     let Some(python) = python("dulwich") else { return };
-    let (site, daemon, address) = start();
+    let (site, daemon, addresses) = start();
     let original = site.repository("demo.git");
     let before = listing(&original);
     let script = "\
@@ -120,31 +132,35 @@ for ref, value in result.refs.items():
 r.refs.set_symbolic_ref(b'HEAD', result.symrefs[b'HEAD'])
 assert c.fetch(name, r).refs == result.refs
 ";
-    let clone = site.clone_path("dulwich.git");
-    let mut command = site.command(python);
-    command.args(["-c", script, &format!("git://{address}/demo.git")]).arg(&clone);
-    run(&mut command, b"", 60).good();
-    assert_mirror(&site, &original, &clone);
-    assert_eq!(before, listing(&original));
-    daemon.logged(&["result=ok", "who=anonymous", "repository=demo.git"]);
+    for address in addresses {
+        let clone = site.clone_path(if address.is_ipv4() { "dulwich4.git" } else { "dulwich6.git" });
+        let mut command = site.command(python);
+        command.args(["-c", script, &format!("git://{address}/demo.git")]).arg(&clone);
+        run(&mut command, b"", 60).good();
+        assert_mirror(&site, &original, &clone);
+        assert_eq!(before, listing(&original));
+        daemon.logged(&["result=ok", "who=anonymous", "repository=demo.git", &from(address)]);
+    }
 }
 
 #[test]
 fn libgit2_clones_and_fetches() {
     let Some(python) = python("pygit2") else { return };
-    let (site, daemon, address) = start();
+    let (site, daemon, addresses) = start();
     let script = "\
 import sys, pygit2
 r = pygit2.clone_repository(sys.argv[1], sys.argv[2], bare=True)
 r.remotes['origin'].fetch()
 ";
-    let clone = site.clone_path("libgit2.git");
-    let mut command = site.command(python);
-    command.args(["-c", script, &format!("git://{address}/demo.git")]).arg(&clone);
-    run(&mut command, b"", 60).good();
-    assert_whole(&site, &clone);
-    assert_eq!(objects(&site, &site.repository("demo.git")), objects(&site, &clone));
-    daemon.logged(&["result=ok", "who=anonymous", "protocol=0", "repository=demo.git"]);
+    for address in addresses {
+        let clone = site.clone_path(if address.is_ipv4() { "libgit4.git" } else { "libgit6.git" });
+        let mut command = site.command(python);
+        command.args(["-c", script, &format!("git://{address}/demo.git")]).arg(&clone);
+        run(&mut command, b"", 60).good();
+        assert_whole(&site, &clone);
+        assert_eq!(objects(&site, &site.repository("demo.git")), objects(&site, &clone));
+        daemon.logged(&["result=ok", "who=anonymous", "protocol=0", "repository=demo.git", &from(address)]);
+    }
 }
 
 /// gix cannot be given an IPv6 address as such: a name of the loopback interface's, if the system has one.
