@@ -188,7 +188,9 @@ prop_compose! {
             name: name.as_str().to_owned(), ids: None, at: Position { file: 0, line: 1, column: 1 },
         });
         config.listeners = sockets.into_iter().map(|p| Listener { address: ListenAddress::Unix(p), at }).collect();
-        config.listeners.extend(git.map(|(a, p)| Listener { address: ListenAddress::Git(a, p), at }));
+        // The parser takes an IPv4 address only as such.
+        let address = |(a, p): (std::net::IpAddr, u16)| ListenAddress::Git(a.to_canonical(), p);
+        config.listeners.extend(git.map(|git| Listener { address: address(git), at }));
         config.sandbox = if best_effort { Sandbox::BestEffort } else { Sandbox::Required };
         (config.log_verbose, config.informative_errors, config.log_to) = (verbose, informative, log_to);
         let mut all = Limits::default();

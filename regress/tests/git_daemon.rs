@@ -158,26 +158,12 @@ fn a_request_in_pieces_is_one_request() {
 /// A service manager's sockets, without any privilege: the daemon binds nothing itself.
 #[test]
 fn sockets_of_a_service_manager_are_served() {
-    use std::os::fd::AsRawFd;
     let site = site();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = listener.local_addr().expect("bound");
     let conf = site.path("gotd.conf");
-    site.hand_over();
-    std::fs::write(&conf, configuration(&site, &[address], "")).expect("writes");
-    let (gotd, log) = (regress::binaries().join("gotd"), site.path("passed.log"));
-    // As sd_listen_fds(3) says: descriptor 3, and whom it is for.
-    let script = format!(
-        "exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec {gotd} -d -f {conf} 2>{log}",
-        fd = listener.as_raw_fd(),
-        gotd = gotd.display(),
-        conf = conf.display(),
-        log = log.display()
-    );
-    nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("sets");
-    let mut child = site.command("/bin/sh").args(["-c", &script]).spawn().expect("starts");
+    let passed = Passed::start(&site, &listener, &configuration(&site, &[address], ""));
     let url = format!("git://{address}/open");
-    let there = regress::run::wait_until(20.0, || site.socket().exists());
     let answer = site.git(["ls-remote", &url]);
     // A reload does not take it away, nor bind it once more.
     let reload = |configuration: String| {
@@ -187,15 +173,112 @@ fn sockets_of_a_service_manager_are_served() {
     };
     let reloads = [reload(configuration(&site, &[], "")), reload(configuration(&site, &[address], ""))];
     let again = site.git(["ls-remote", &url]);
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("is there");
-    child.wait().expect("ends");
-    let log = std::fs::read_to_string(log).unwrap_or_default();
-    assert!(there, "{log}");
+    let log = passed.end();
     for done in reloads.into_iter().chain([answer, again]) {
         done.good();
     }
     assert!(!site.socket().exists(), "{log}");
+}
+
+/// A socket for both kinds of addresses, as service managers make them: whoever comes over IPv4 has an IPv4 address, and
+/// not one of the network that all of these are written in.
+#[test]
+fn over_a_socket_for_both_kinds_ipv4_clients_are_told_apart() {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, bind, listen, socket};
+    use nix::sys::socket::{setsockopt, sockopt};
+    use std::os::fd::AsRawFd;
+    if tcp::free_v6().is_none() {
+        return regress::skipped("needs IPv6");
+    }
+    let site = site();
+    let listener =
+        socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&listener, sockopt::Ipv6V6Only, &false).expect("sets");
+    let any = std::net::SocketAddrV6::new(std::net::Ipv6Addr::UNSPECIFIED, 0, 0, 0);
+    bind(listener.as_raw_fd(), &SockaddrIn6::from(any)).expect("binds");
+    listen(&listener, Backlog::new(64).expect("small")).expect("listens");
+    let bound: SockaddrIn6 = nix::sys::socket::getsockname(listener.as_raw_fd()).expect("bound");
+    let (port, any) = (bound.port(), SocketAddr::V6(bound.into()));
+    let more = "connection {\n\tlimit per address 3\n\trate per address 100\n}\n";
+    let passed = Passed::start(&site, &listener, &configuration(&site, &[any], more));
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let open = |last: u8| Client::open_from(address, std::net::Ipv4Addr::new(127, 0, 0, last));
+    let kept: Vec<Client> = (0..3).map(|_| open(2)).collect();
+    let refused = open(2).end(5.0);
+    let mut others: Vec<Client> = (3..20).map(open).collect();
+    let answers: Vec<bool> = others.iter_mut().map(|c| c.write(&tcp::request("/open.git", 2))).collect();
+    let served: Vec<Vec<u8>> = others.iter_mut().map(Client::read_to_flush).collect();
+    let over_v6 = site.git(["ls-remote", &format!("git://[::1]:{port}/open")]);
+    // What is refused is logged a second later.
+    let logged =
+        regress::run::wait_until(5.0, || passed.log().contains("refused connections=1 address=127.0.0.2 "));
+    drop((kept, others));
+    let log = passed.end();
+    assert!(refused.text().contains("limit per address"), "{refused:?}\n{log}");
+    assert!(answers.iter().all(|written| *written) && served.len() == 17, "{log}");
+    over_v6.good();
+    assert!(logged, "{log}");
+}
+
+/// A daemon that was started with a listening socket, as sd_listen_fds(3) says.
+struct Passed {
+    child: std::process::Child,
+    log: std::path::PathBuf,
+}
+
+impl Passed {
+    fn start(site: &Site, listener: &(impl std::os::fd::AsFd + std::os::fd::AsRawFd), conf: &str) -> Passed {
+        let (gotd, log) = (regress::binaries().join("gotd"), site.path("passed.log"));
+        site.hand_over();
+        std::fs::write(site.path("gotd.conf"), conf).expect("writes");
+        // Descriptor 3, and whom it is for.
+        let script = format!(
+            "exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec {gotd} -d -f {conf} 2>{log}",
+            fd = listener.as_raw_fd(),
+            gotd = gotd.display(),
+            conf = site.path("gotd.conf").display(),
+            log = log.display()
+        );
+        let null = std::process::Stdio::null;
+        let inherited = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+        nix::fcntl::fcntl(listener, inherited).expect("sets");
+        let child = site
+            .command("/bin/sh")
+            .args(["-c", &script])
+            .stdin(null())
+            .stdout(null())
+            .spawn()
+            .expect("starts");
+        let passed = Passed { child, log };
+        if !regress::run::wait_until(20.0, || site.socket().exists()) {
+            panic!("gotd did not start: {}", passed.end());
+        }
+        passed
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Stops it; what it has logged.
+    fn end(mut self) -> String {
+        self.stop();
+        self.log()
+    }
+
+    fn stop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("is there");
+            self.child.wait().expect("ends");
+        }
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 /// What one address may take in a second is shared by its connections, and nobody else's.

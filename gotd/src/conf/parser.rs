@@ -480,6 +480,13 @@ impl Parser<'_> {
                 return self
                     .fail(host.at, format!("expected an IPv4 or IPv6 address, found \"{}\"", host.text));
             };
+            // One that is for IPv6 alone cannot have it.
+            if let IpAddr::V6(v6) = address
+                && let Some(v4) = v6.to_ipv4_mapped()
+            {
+                return self
+                    .fail(host.at, format!("expected the IPv4 address \"{v4}\", found \"{}\"", host.text));
+            }
             let port = if self.accept("port") { self.port()? } else { DEFAULT_GIT_PORT };
             ListenAddress::Git(address, port)
         } else {
