@@ -21,6 +21,7 @@ pub mod ewah;
 pub mod fetch;
 pub mod fs_ops;
 pub mod id;
+pub mod inflate;
 pub mod loose;
 pub mod midx;
 pub mod object;

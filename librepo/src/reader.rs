@@ -9,6 +9,7 @@ use crate::beneath::Map;
 use crate::delta_apply;
 use crate::error::{Error, Result};
 use crate::id::{FastState, ObjectId};
+use crate::inflate::Inflater;
 use crate::loose;
 use crate::object::Kind;
 use crate::pack::{EntryKind, Pack};
@@ -78,6 +79,7 @@ pub struct Reader<'s> {
     store: &'s Store,
     cache: Cache,
     inflate: Decompress,
+    inflater: Inflater,
     chain: Vec<Step>,
     delta: Vec<u8>,
 }
@@ -97,6 +99,7 @@ impl<'s> Reader<'s> {
             store,
             cache: Cache { limit: cache_bytes / 2, ..Cache::default() },
             inflate: Decompress::new(true),
+            inflater: Inflater::default(),
             chain: Vec::new(),
             delta: Vec::new(),
         }
@@ -148,7 +151,7 @@ impl<'s> Reader<'s> {
             let base = match entry.kind {
                 EntryKind::Base(kind) => {
                     let mut data = Vec::new();
-                    inflate_all(&mut self.inflate, pack.data_from(entry.data_offset), entry.size, &mut data)
+                    inflate_all(&mut self.inflater, pack.data_from(entry.data_offset), entry.size, &mut data)
                         .map_err(|why| pack.corrupt(at, why))?;
                     let object = Object { kind, data: Rc::new(data) };
                     self.cache.insert((pack_number, at), object.clone());
@@ -165,7 +168,7 @@ impl<'s> Reader<'s> {
         };
         while let Some(step) = self.chain.pop() {
             let input = pack.data_from(step.data_offset);
-            let data = inflate_all(&mut self.inflate, input, step.size, &mut self.delta)
+            let data = inflate_all(&mut self.inflater, input, step.size, &mut self.delta)
                 .and_then(|()| delta_apply::apply(&object.data, &self.delta, limit))
                 .map_err(|why| pack.corrupt(step.offset, why))?;
             object = Object { kind: object.kind, data: Rc::new(data) };
@@ -345,21 +348,16 @@ fn finish(z: &mut Decompress, input: &[u8], out: &mut Vec<u8>) -> std::result::R
 
 /// Inflates one stream of exactly `size` bytes into `out`, which is emptied first.
 fn inflate_all(
-    z: &mut Decompress,
+    inflater: &mut Inflater,
     input: &[u8],
     size: u64,
     out: &mut Vec<u8>,
 ) -> std::result::Result<(), &'static str> {
-    out.clear();
     if size / MAX_RATIO > input.len() as u64 {
         return Err("size too large for the pack");
     }
     let size = usize::try_from(size).map_err(|_| "larger than memory")?;
-    // One more, so that a stream which yields too much is told from one that does not end.
-    out.reserve_exact(size + 1);
-    z.reset(true);
-    finish(z, input, out)?;
-    if out.len() == size { Ok(()) } else { Err("compressed data of another size than declared") }
+    inflater.inflate(input, size, out).map(drop)
 }
 
 /// Inflates `size` bytes, to the end of the stream, in pieces.
