@@ -7,6 +7,8 @@ use crate::id::HashKind;
 use crate::pack_index::PackIndex;
 
 const HEADER_LEN: usize = 12;
+/// A stretch of a pack in which no entry was met so far.
+const NO_ENTRY: u32 = u32::MAX;
 
 /// The indexes of a pack's entries in the order of their offsets.
 #[derive(Debug)]
@@ -26,9 +28,10 @@ impl Order {
         let order = compute(index);
         let largest = order.last().map_or(0, |&i| index.offset_at(i));
         let mut starts = Starts::new(index.count(), largest);
-        for (&i, position) in order.iter().zip(0..) {
+        for (&i, position) in order.iter().zip(0..index.count()).rev() {
             starts.add(index.offset_at(i), position);
         }
+        starts.fill();
         Order { computed: Some(order), starts }
     }
 
@@ -69,15 +72,24 @@ impl Starts {
         while largest >> shift > most {
             shift += 1;
         }
-        Starts { shift, count, first: Vec::with_capacity((largest >> shift) as usize + 1) }
+        Starts { shift, count, first: vec![NO_ENTRY; (largest >> shift) as usize + 1] }
     }
 
-    /// Adds the next entry; offsets must not fall, nor exceed the largest.
+    /// Adds an entry; the last comes first, so that the first of a stretch is what stays, without a question that a processor
+    /// would guess wrong for every fourth.
     #[inline]
     fn add(&mut self, offset: u64, position: u32) {
-        let stretch = (offset >> self.shift) as usize;
-        while self.first.len() <= stretch {
-            self.first.push(position);
+        if let Some(first) = self.first.get_mut((offset >> self.shift) as usize) {
+            *first = position;
+        }
+    }
+
+    /// When all were added: where no entry begins, the next one does.
+    fn fill(&mut self) {
+        let mut next = self.count;
+        for first in self.first.iter_mut().rev() {
+            next = if *first == NO_ENTRY { next } else { *first };
+            *first = next;
         }
     }
 
@@ -109,16 +121,22 @@ pub(crate) fn check_order(order: &[u8], offset_at: impl Fn(u32) -> u64) -> Optio
     if largest == u64::MAX {
         return None;
     }
-    let mut starts = Starts::new(u32::try_from(order.len()).ok()?, largest);
-    let mut last = 0;
-    for (bytes, position) in order.iter().zip(0..) {
+    let count = u32::try_from(order.len()).ok()?;
+    let mut starts = Starts::new(count, largest);
+    // From the end, as `Starts` wants it.
+    let mut next = largest.checked_add(1)?;
+    for (bytes, position) in order.iter().zip(0..count).rev() {
         let offset = offset_at(u32::from_be_bytes(*bytes));
-        if offset <= last || offset > largest {
+        if offset >= next {
             return None;
         }
-        last = offset;
+        next = offset;
         starts.add(offset, position);
     }
+    if next == 0 {
+        return None;
+    }
+    starts.fill();
     Some(starts)
 }
 

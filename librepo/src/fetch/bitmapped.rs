@@ -320,10 +320,10 @@ impl Walker<'_> {
                 continue;
             }
             set.set(node.number);
-            if node.tree != NO_OBJECT {
-                trees.push(node.tree);
-            } else if !lenient {
-                return Err(missing_below(source, node.number));
+            match commits.tree(source, at)? {
+                Some(tree) => trees.push(tree),
+                None if lenient => {}
+                None => return Err(missing_below(source, node.number)),
             }
             for slot in 0..commits.parents(at).len() {
                 let parent = commits.parents(at)[slot];

@@ -94,11 +94,13 @@ impl<'s> Source<'s> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node {
     pub(crate) number: u32,
-    /// The number of its tree, or [`NO_OBJECT`] if that is not here.
-    pub(crate) tree: u32,
+    /// The number of its tree, or [`NO_OBJECT`] if that is not here; see [`Commits::tree`].
+    tree: u32,
     pub(crate) seconds: u64,
     first_parent: u32,
     parent_count: u32,
+    /// Whether the tree was looked for.
+    tree_known: bool,
     /// Free for the walk's use.
     pub(crate) flags: u8,
 }
@@ -114,6 +116,11 @@ pub(crate) struct Commits {
 impl Commits {
     /// The commit with this number, read if it was not yet. `None` if the object is no commit.
     pub(crate) fn load(&mut self, source: &mut Source<'_>, number: u32) -> Result<Option<u32>> {
+        self.load_as(source, number, false)
+    }
+
+    /// The same; where `with_tree`, its tree is looked for at once: of a commit that the client has, it is hardly ever asked.
+    fn load_as(&mut self, source: &mut Source<'_>, number: u32, with_tree: bool) -> Result<Option<u32>> {
         if let Some(at) = self.by_number.get(&number) {
             return Ok(Some(*at));
         }
@@ -136,7 +143,11 @@ impl Commits {
         };
         let node = Node {
             number,
-            tree: source.space.number(&tree).unwrap_or(NO_OBJECT),
+            tree: Some(tree)
+                .filter(|_| with_tree)
+                .and_then(|tree| source.space.number(&tree))
+                .unwrap_or(NO_OBJECT),
+            tree_known: with_tree,
             seconds,
             first_parent,
             parent_count: self.parents.len() as u32 - first_parent,
@@ -160,8 +171,30 @@ impl Commits {
 
     /// The same for an object that must be a commit.
     pub(crate) fn must(&mut self, source: &mut Source<'_>, number: u32) -> Result<u32> {
-        self.load(source, number)?
+        self.must_as(source, number, false)
+    }
+
+    /// The same for a commit whose tree will be asked for.
+    pub(crate) fn must_with_tree(&mut self, source: &mut Source<'_>, number: u32) -> Result<u32> {
+        self.must_as(source, number, true)
+    }
+
+    fn must_as(&mut self, source: &mut Source<'_>, number: u32, with_tree: bool) -> Result<u32> {
+        self.load_as(source, number, with_tree)?
             .ok_or_else(|| Error::CorruptObject(source.space.id(number), "not the commit that it should be"))
+    }
+
+    /// The number of a commit's tree; `None` if that is not here.
+    pub(crate) fn tree(&mut self, source: &mut Source<'_>, at: u32) -> Result<Option<u32>> {
+        let node = *self.node(at);
+        if node.tree_known {
+            return Ok(Some(node.tree).filter(|tree| *tree != NO_OBJECT));
+        }
+        let mut again = Commits::default();
+        let found = again.must_with_tree(source, node.number)?;
+        let tree = again.node(found).tree;
+        (self.node_mut(at).tree, self.node_mut(at).tree_known) = (tree, true);
+        Ok(Some(tree).filter(|tree| *tree != NO_OBJECT))
     }
 
     pub(crate) fn node(&self, at: u32) -> &Node {

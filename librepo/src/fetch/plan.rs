@@ -34,7 +34,10 @@ impl Plan {
 
     pub(crate) fn set_name(&mut self, number: u32, name: u32) {
         let at = number as usize;
-        if at >= self.names.len() {
+        if self.names.is_empty() {
+            // Room for all numbers so far at once, of which only what is used is touched.
+            self.names = vec![0; (self.wanted.words().len() * 64).max(at + 1)];
+        } else if at >= self.names.len() {
             self.names.resize(at + 1 + at / 4, 0);
         }
         self.names[at] = name;

@@ -102,16 +102,14 @@ pub(crate) fn walk(
             walk.want(node.number, 0);
         }
         progress.step(1)?;
-        if node.tree == NO_OBJECT {
-            return Err(missing_below(source, node.number));
+        match walk.commits.tree(source, at)? {
+            Some(tree) => roots.wanted.push(tree),
+            None => return Err(missing_below(source, node.number)),
         }
-        roots.wanted.push(node.tree);
     }
     for at in edges {
-        let tree = walk.commits.node(at).tree;
-        if tree != NO_OBJECT {
-            roots.client.push(tree);
-        }
+        // What the client has may be damaged or gone here: then it is no help, and no harm.
+        roots.client.extend(walk.commits.tree(source, at).ok().flatten());
     }
     let plain = request.filter.is_none() && roots.client.is_empty() && !walk.complete;
     if plain && request.threads > 1 && roots.wanted.len() > THREADED {
@@ -163,7 +161,11 @@ pub(super) fn paint(
     let mut open = 0u64;
     for (list, flag) in [(haves, HAVE), (wants, WANT)] {
         for number in list {
-            let at = commits.must(source, *number)?;
+            let at = if flag == WANT {
+                commits.must_with_tree(source, *number)?
+            } else {
+                commits.must(source, *number)?
+            };
             let node = commits.node_mut(at);
             let flag = if limits.has(node) { HAVE } else { flag };
             // Where all that the client has is known, none of it need be walked.
@@ -216,7 +218,7 @@ pub(super) fn paint(
                 }
                 parent
             } else {
-                commits.must(source, parent)?
+                commits.must_with_tree(source, parent)?
             };
             let node = commits.node_mut(parent);
             if node.flags & SEEN == 0 {
