@@ -9,8 +9,11 @@ use regress::daemon::Daemon;
 use regress::pkt;
 use regress::site::Site;
 
+use crate::c_gotd::CGotd;
 use crate::check;
-use crate::measure::{Cost, Watch, cpu, git, head, row, served, start, wait_served};
+use crate::measure::{
+    Cost, Watch, cpu, git, head, head_beside, median, row, row_beside, served, start, wait_served,
+};
 use crate::wanted;
 
 /// What a client asks for.
@@ -27,13 +30,25 @@ struct Workload {
 enum Server<'a> {
     Gotd(&'a Site, &'a Daemon, String),
     Git(&'a Path),
+    CGotd(&'a CGotd),
+    /// No server, but `cat` of a pack.
+    Cat(&'a Path),
 }
 
 impl Server<'_> {
     fn daemon(&self) -> Option<&Daemon> {
         match self {
-            Server::Git(_) => None,
             Server::Gotd(_, daemon, _) => Some(daemon),
+            _ => None,
+        }
+    }
+
+    /// The process whose children serve.
+    fn parent(&self) -> Option<i32> {
+        match self {
+            Server::Gotd(_, daemon, _) => Some(daemon.pid()),
+            Server::CGotd(c_gotd) => Some(c_gotd.pid()),
+            _ => None,
         }
     }
 }
@@ -53,6 +68,51 @@ pub fn bench(repository: &Path, against: Option<&Path>, pairs: usize, only: &[St
     measure_pairs(repository, against.unwrap_or(repository), pairs, only, &mut |(name, a, b)| {
         rows.push(row(&what, &name, &a, &b));
     });
+    rows.extend(bench_cat(repository, pairs, only));
+    rows
+}
+
+/// A clone of everything beside `cat` of the pack into the same client's pipe, where the clone is the pack as it lies.
+fn bench_cat(repository: &Path, pairs: usize, only: &[String]) -> Option<String> {
+    const NAME: &str = "cat";
+    let packs = std::fs::read_dir(repository.join("objects/pack")).ok()?.flatten().map(|entry| entry.path());
+    let packs: Vec<_> = packs.filter(|path| path.extension().is_some_and(|ext| ext == "pack")).collect();
+    let [pack] = &packs[..] else { return None };
+    if !wanted(only, NAME) {
+        return None;
+    }
+    let workload = workloads(repository).into_iter().find(|workload| workload.name == "clone")?;
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    beside(repository, &Server::Cat(pack), pairs, &workload, &mut a, &mut b);
+    let bytes = |costs: &[Cost]| median(costs.iter().map(|cost| cost.bytes as f64).collect());
+    // Side bands and references come to less than a hundredth; a pack that was made anew has another size.
+    if bytes(&a) / bytes(&b).max(1.0) > 1.01 || bytes(&a) < bytes(&b) {
+        println!("cat: not compared: the clone is not the pack as it lies");
+        return None;
+    }
+    let what = format!("{}: the whole pack", repository.display());
+    head_beside(NAME, &what, pairs);
+    Some(row_beside(NAME, &what, "clone", &a, &b))
+}
+
+/// All workloads that C gotd has part in, beside it.
+pub fn bench_c_gotd(tree: &Path, repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
+    const NAME: &str = "C gotd";
+    let c_gotd = CGotd::start(tree, repository).unwrap_or_else(|text| {
+        eprintln!("C gotd: {text}");
+        std::process::exit(1)
+    });
+    let what = format!("{} beside C gotd", repository.display());
+    head_beside(NAME, &what, pairs);
+    let mut rows = Vec::new();
+    // It knows no shallow clones.
+    for workload in workloads(repository).into_iter().filter(|workload| workload.depth.is_none()) {
+        if wanted(only, &workload.name) {
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            beside(repository, &Server::CGotd(&c_gotd), pairs, &workload, &mut a, &mut b);
+            rows.push(row_beside(NAME, &what, &workload.name, &a, &b));
+        }
+    }
     rows
 }
 
@@ -64,23 +124,33 @@ pub fn measure_pairs(
     only: &[String],
     done: &mut dyn FnMut(Measured),
 ) {
+    for workload in workloads(repository) {
+        if wanted(only, &workload.name) {
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            beside(repository, &Server::Git(against), pairs, &workload, &mut a, &mut b);
+            done((workload.name, a, b));
+        }
+    }
+}
+
+/// Measures one workload in turns, gotd with a repository and another server.
+fn beside(
+    repository: &Path,
+    theirs: &Server<'_>,
+    pairs: usize,
+    workload: &Workload,
+    a: &mut Vec<Cost>,
+    b: &mut Vec<Cost>,
+) {
     let site = Site::new();
     let daemon = start(&site, &configuration(&site, repository));
-    for workload in workloads(repository) {
-        if !wanted(only, &workload.name) {
-            continue;
-        }
-        let ours = Server::Gotd(&site, &daemon, "bench".into());
-        let theirs = Server::Git(against);
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        // One of each that does not count, so that both find the files in memory.
-        measure(&ours, &workload, 1);
-        measure(&theirs, &workload, 1);
-        for _ in 0..pairs {
-            a.push(measure(&ours, &workload, workload.repeat));
-            b.push(measure(&theirs, &workload, workload.repeat));
-        }
-        done((workload.name, a, b));
+    let ours = Server::Gotd(&site, &daemon, "bench".into());
+    // One of each that does not count, so that both find the files in memory.
+    measure(&ours, workload, 1);
+    measure(theirs, workload, 1);
+    for _ in 0..pairs {
+        a.push(measure(&ours, workload, workload.repeat));
+        b.push(measure(theirs, workload, workload.repeat));
     }
 }
 
@@ -152,7 +222,7 @@ fn workloads(repository: &Path) -> Vec<Workload> {
 /// Runs a workload `repeat` times and returns the mean of each figure (the most, of memory).
 fn measure(server: &Server<'_>, workload: &Workload, repeat: u32) -> Cost {
     let mut sum = Cost::default();
-    let before = cpu(server.daemon());
+    let before = cpu(server.parent());
     for _ in 0..repeat {
         let one = once(server, workload, &mut |_| {});
         sum.wall += one.wall;
@@ -161,7 +231,7 @@ fn measure(server: &Server<'_>, workload: &Workload, repeat: u32) -> Cost {
         sum.memory = sum.memory.max(one.memory);
     }
     let times = f64::from(repeat);
-    sum.cpu = (cpu(server.daemon()) - before) / times;
+    sum.cpu = (cpu(server.parent()) - before) / times;
     sum.wall /= times;
     sum.first_byte /= times;
     sum.bytes /= u64::from(repeat.max(1));
@@ -177,12 +247,15 @@ fn once(server: &Server<'_>, workload: &Workload, each: &mut dyn FnMut(&[u8])) -
     let (Some(mut input), Some(mut output)) = (child.stdin.take(), child.stdout.take()) else {
         panic!("no pipes");
     };
-    let watched = daemon.map(Daemon::pid).into_iter().chain([child.id() as i32]).collect();
+    let watched = server.parent().into_iter().chain([child.id() as i32]).collect();
     let watch = workload.name.starts_with("clone").then(|| Watch::start(watched));
     let mut first = [0; 4];
     output.read_exact(&mut first).expect("an advertisement");
     let first_byte = start.elapsed().as_secs_f64();
-    let mut bytes = 4 + skip_advertisement(&mut output, first);
+    let mut bytes = 4;
+    if !matches!(server, Server::Cat(_)) {
+        bytes += skip_advertisement(&mut output, first);
+    }
     let request = request(workload);
     // Written by a thread of its own: a server may answer before it has read all.
     let writer = std::thread::spawn(move || {
@@ -206,6 +279,9 @@ fn once(server: &Server<'_>, workload: &Workload, each: &mut dyn FnMut(&[u8])) -
     if let Some(daemon) = daemon {
         wait_served(daemon, sessions);
     }
+    if let Server::CGotd(c_gotd) = server {
+        c_gotd.settled();
+    }
     Cost { cpu: 0.0, wall, first_byte, bytes, memory }
 }
 
@@ -215,6 +291,12 @@ fn spawn(server: &Server<'_>) -> Child {
         Server::Git(repository) => {
             let mut command = Command::new("git");
             command.args(["-c", "safe.directory=*", "upload-pack"]).arg(repository);
+            command
+        }
+        Server::CGotd(c_gotd) => c_gotd.client(),
+        Server::Cat(pack) => {
+            let mut command = Command::new("cat");
+            command.arg(pack);
             command
         }
     };

@@ -3,6 +3,7 @@
 //! Both servers are started by the same code on a pair of pipes and speak to the same client, which is this
 //! program.
 
+mod c_gotd;
 mod check;
 mod fetch;
 mod idle;
@@ -22,6 +23,7 @@ fn main() {
     let mut against: Option<PathBuf> = None;
     let mut plot: Option<PathBuf> = None;
     let mut check = false;
+    let mut c_gotd: Option<PathBuf> = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -29,6 +31,7 @@ fn main() {
             "--pairs" => pairs = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(pairs),
             "--against" => against = arguments.next().and_then(|path| std::path::absolute(path).ok()),
             "--check" => check = true,
+            "--c-gotd" => c_gotd = arguments.next().and_then(|path| std::path::absolute(path).ok()),
             "--plot" => plot = arguments.next().map(PathBuf::from),
             "--json" => json = arguments.next().map(PathBuf::from),
             "--only" => {
@@ -51,6 +54,9 @@ fn main() {
     for repository in &repositories {
         let Ok(repository) = std::path::absolute(repository) else { usage() };
         rows.extend(fetch::bench(&repository, against.as_deref(), pairs.max(1), &only));
+        if let Some(tree) = &c_gotd {
+            rows.extend(fetch::bench_c_gotd(tree, &repository, pairs.max(1), &only));
+        }
         if against.is_some() {
             // Pushes and idle processes have nothing to do with bitmaps.
             continue;
@@ -83,7 +89,7 @@ fn wanted(only: &[String], name: &str) -> bool {
 
 fn usage() -> ! {
     eprintln!(
-        "usage: bench [--repo path ...] [--against path] [--pairs n] [--only workload,...] [--check] [--json file] [--plot file]"
+        "usage: bench [--repo path ...] [--against path] [--c-gotd tree] [--pairs n] [--only workload,...] [--check] [--json file] [--plot file]"
     );
     std::process::exit(2)
 }

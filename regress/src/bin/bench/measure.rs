@@ -36,6 +36,11 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 
 /// Prints a line of the table and returns a row of JSON.
 pub fn row(repository: &str, workload: &str, a: &[Cost], b: &[Cost]) -> String {
+    row_beside("git", repository, workload, a, b)
+}
+
+/// The same with the name of what gotd is compared with.
+pub fn row_beside(other: &str, repository: &str, workload: &str, a: &[Cost], b: &[Cost]) -> String {
     let fields: [Field; 5] = [
         ("cpu", |c| c.cpu, 1.0),
         ("wall", |c| c.wall, 1.0),
@@ -53,7 +58,7 @@ pub fn row(repository: &str, workload: &str, a: &[Cost], b: &[Cost]) -> String {
         let digits = if at < 3 { 4 } else { 0 };
         let width = [9, 9, 9, 11, 8].get(at).copied().unwrap_or(9);
         line += &format!("{:>width$.digits$}{:>width$.digits$}{ratio:>7.2}", ours * scale, theirs * scale);
-        json += &format!(", \"{name}\": {{\"gotd\": {ours}, \"git\": {theirs}, \"ratio\": {ratio:.4}}}");
+        json += &format!(", \"{name}\": {{\"gotd\": {ours}, {other:?}: {theirs}, \"ratio\": {ratio:.4}}}");
     }
     println!("{line}");
     json + "}"
@@ -61,24 +66,29 @@ pub fn row(repository: &str, workload: &str, a: &[Cost], b: &[Cost]) -> String {
 
 /// Prints the table's head.
 pub fn head(what: &str, pairs: usize) {
-    println!("\n{what}  (median of {pairs} pairs; ratio gotd/git, below 1 is better)");
+    head_beside("git", what, pairs);
+}
+
+/// The same with the name of what gotd is compared with.
+pub fn head_beside(other: &str, what: &str, pairs: usize) {
+    println!("\n{what}  (median of {pairs} pairs; ratio gotd/{other}, below 1 is better)");
     println!(
         "{:<18}{:>9}{:>9}{:>7}{:>9}{:>9}{:>7}{:>9}{:>9}{:>7}{:>11}{:>11}{:>7}{:>8}{:>8}{:>7}",
         "workload",
         "cpu gotd",
-        "git",
+        other,
         "ratio",
         "wall gotd",
-        "git",
+        other,
         "ratio",
         "1st gotd",
-        "git",
+        other,
         "ratio",
         "kB gotd",
-        "git",
+        other,
         "ratio",
         "MB gotd",
-        "git",
+        other,
         "ratio"
     );
 }
@@ -92,13 +102,13 @@ pub fn start(site: &Site, configuration: &str) -> Daemon {
 }
 
 /// Seconds of processor time of all children that have ended, and of the daemon with its own.
-pub fn cpu(daemon: Option<&Daemon>) -> f64 {
+pub fn cpu(daemon: Option<i32>) -> f64 {
     let own = getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0.0, |usage| {
         let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
         seconds(usage.user_time()) + seconds(usage.system_time())
     });
     // The daemon is a child that has not ended: its own time and that of those it has reaped.
-    own + daemon.map_or(0.0, |daemon| daemon_cpu(daemon.pid()))
+    own + daemon.map_or(0.0, daemon_cpu)
 }
 
 fn daemon_cpu(pid: i32) -> f64 {
@@ -168,7 +178,8 @@ impl Watch {
     }
 }
 
-fn family(pid: i32) -> Vec<i32> {
+/// A process and all that descend from it.
+pub fn family(pid: i32) -> Vec<i32> {
     let mut all = vec![pid];
     let mut at = 0;
     while let Some(&parent) = all.get(at) {

@@ -150,7 +150,7 @@ fn copy(site: &Site, repository: &Path, to: &Path) {
 /// The mean of each figure (the most, of memory).
 fn measure(site: &Site, server: &Server<'_>, loads: &[&Load]) -> Cost {
     let mut sum = Cost::default();
-    let before = cpu(server.daemon());
+    let before = cpu(server.daemon().map(Daemon::pid));
     for load in loads {
         let one = once(site, server, load, loads.len() == 1);
         sum.wall += one.wall;
@@ -159,7 +159,7 @@ fn measure(site: &Site, server: &Server<'_>, loads: &[&Load]) -> Cost {
         sum.memory = sum.memory.max(one.memory);
     }
     let times = loads.len() as f64;
-    sum.cpu = (cpu(server.daemon()) - before) / times;
+    sum.cpu = (cpu(server.daemon().map(Daemon::pid)) - before) / times;
     sum.wall /= times;
     sum.first_byte /= times;
     sum.bytes /= loads.len() as u64;

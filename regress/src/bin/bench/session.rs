@@ -139,7 +139,7 @@ fn small_repository(site: &Site) -> (PathBuf, String) {
 /// Runs a workload as often as it says, and gives the mean of each figure.
 fn measure(workload: &Workload, server: impl Fn() -> Command + Sync, daemon: Option<&Daemon>) -> Cost {
     let mut sum = Cost::default();
-    let before = cpu(daemon);
+    let before = cpu(daemon.map(Daemon::pid));
     for _ in 0..workload.repeat {
         let sessions = daemon.map_or(0, served);
         let start = Instant::now();
@@ -157,7 +157,7 @@ fn measure(workload: &Workload, server: impl Fn() -> Command + Sync, daemon: Opt
         }
     }
     let times = workload.repeat as f64;
-    sum.cpu = (cpu(daemon) - before) / times;
+    sum.cpu = (cpu(daemon.map(Daemon::pid)) - before) / times;
     sum.wall /= times;
     sum.first_byte /= times;
     sum.bytes /= workload.repeat as u64;
