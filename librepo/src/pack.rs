@@ -4,21 +4,16 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::beneath::{Map, be32};
 use crate::error::Error;
 use crate::id::{HashKind, ObjectId};
 use crate::object::Kind;
 use crate::pack_index::PackIndex;
-use crate::rev::{self, Order};
+use crate::rev::Order;
 
 /// Bytes before the first entry.
 pub const HEADER_LEN: usize = 12;
-
-/// How many entries there are to one whose place is looked up in the `.rev` file by itself, before the file is checked as
-/// a whole.
-const FEW: u32 = 256;
 
 /// What a pack entry holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +100,6 @@ pub struct Pack {
     index: PackIndex,
     rev: Option<Map>,
     order: OnceLock<Order>,
-    /// How often the `.rev` file was asked so far.
-    looked: AtomicU32,
     hash: HashKind,
 }
 
@@ -127,16 +120,7 @@ impl Pack {
         if map[map.len() - hash.len()..] != *index.pack_checksum() {
             return Err("index of another pack");
         }
-        Ok(Pack {
-            name,
-            map,
-            file: None,
-            index,
-            rev,
-            order: OnceLock::new(),
-            looked: AtomicU32::new(0),
-            hash,
-        })
+        Ok(Pack { name, map, file: None, index, rev, order: OnceLock::new(), hash })
     }
 
     /// Keeps the file itself for those who want to copy from it inside the kernel.
@@ -228,33 +212,6 @@ impl Pack {
         Error::CorruptEntry(self.name.clone(), offset, why)
     }
 
-    /// The numbers of the `.rev` file, as long as it has not been checked as a whole and few of them are asked for: for a
-    /// small fetch that check would be a good part of the work. Each is believed only as far as the index bears it out.
-    fn unchecked(&self) -> Option<&[u8]> {
-        if self.order.get().is_some() || self.looked.fetch_add(1, Relaxed) >= self.count() / FEW {
-            return None;
-        }
-        rev::numbers(self.rev.as_ref()?, self.count(), self.hash, self.index.pack_checksum())
-    }
-
-    /// Where the entry at a position ends by an unchecked number, if the bytes up to there are those that the index has the
-    /// checksum of.
-    fn unchecked_end(&self, position: u32) -> Option<u64> {
-        let numbers = self.unchecked()?;
-        let (index, start) = rev::look(&self.index, numbers, position)?;
-        let next = position + 1;
-        let end = if next == self.count() { self.limit() } else { rev::look(&self.index, numbers, next)?.1 };
-        let entry = self.map.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?;
-        let mut crc = flate2::Crc::new();
-        crc.update(entry);
-        (Some(crc.sum()) == self.crc_at(index)).then_some(end)
-    }
-
-    /// Where the last entry ends.
-    fn limit(&self) -> u64 {
-        (self.map.len() - self.hash.len()) as u64
-    }
-
     /// The order of the entries in the pack: read from the `.rev` file if it is right in every place,
     /// else computed, once.
     pub fn order(&self) -> &Order {
@@ -267,11 +224,6 @@ impl Pack {
         if position >= self.count() {
             return None;
         }
-        if let Some(numbers) = self.unchecked()
-            && let Some((index, _)) = rev::look(&self.index, numbers, position)
-        {
-            return Some(index);
-        }
         self.order().index_at(self.rev.as_ref(), position)
     }
 
@@ -283,11 +235,6 @@ impl Pack {
 
     /// The position of the entry that begins at `offset`.
     pub fn position_of_offset(&self, offset: u64) -> Option<u32> {
-        if let Some(numbers) = self.unchecked()
-            && let Some(position) = rev::search(&self.index, numbers, offset)
-        {
-            return Some(position);
-        }
         let Range { start: mut low, end: mut high } = self.order().near(offset);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -310,14 +257,10 @@ impl Pack {
     /// The same for the entry that comes `position`th.
     #[inline]
     pub fn end_of_position(&self, position: u32) -> Option<u64> {
+        let limit = (self.map.len() - self.hash.len()) as u64;
         let next = position.checked_add(1)?;
-        if let Some(end) = self.unchecked_end(position) {
-            return Some(end);
-        }
-        // From here on the whole order counts.
-        self.order();
-        let end = if next == self.count() { self.limit() } else { self.offset_of_position(next)? };
-        (end <= self.limit()).then_some(end)
+        let end = if next == self.count() { limit } else { self.offset_of_position(next)? };
+        (end <= limit).then_some(end)
     }
 }
 

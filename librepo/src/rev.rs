@@ -150,37 +150,6 @@ pub(crate) fn numbers<'r>(rev: &'r [u8], count: u32, hash: HashKind, checksum: &
     good.then(|| &rev[HEADER_LEN..end])
 }
 
-/// The index at one position and its offset, from numbers that are not checked as a whole: believed if the offset lies
-/// between those of its neighbours. Where these are right, no other entry does.
-pub(crate) fn look(index: &PackIndex, numbers: &[u8], position: u32) -> Option<(u32, u64)> {
-    let at = |position: u32| {
-        let found = be32(numbers, position as usize * 4).filter(|found| *found < index.count())?;
-        Some((found, index.offset_at(found)))
-    };
-    let (found, offset) = at(position)?;
-    let after_last = match position.checked_sub(1) {
-        Some(last) => at(last)?.1 < offset,
-        None => true,
-    };
-    let before_next = position + 1 >= index.count() || offset < at(position + 1)?.1;
-    (after_last && before_next && offset != u64::MAX).then_some((found, offset))
-}
-
-/// The position of an offset by numbers that are not checked as a whole; `None` where they do not lead to it.
-pub(crate) fn search(index: &PackIndex, numbers: &[u8], offset: u64) -> Option<u32> {
-    let (mut low, mut high) = (0, index.count());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found = be32(numbers, middle as usize * 4).filter(|found| *found < index.count())?;
-        match index.offset_at(found).cmp(&offset) {
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Greater => high = middle,
-            std::cmp::Ordering::Equal => return look(index, numbers, middle).map(|_| middle),
-        }
-    }
-    None
-}
-
 /// Sorts the entries by offset.
 fn compute(index: &PackIndex) -> Vec<u32> {
     let offsets = || (0..index.count()).map(|i| index.offset_at(i));

@@ -60,12 +60,6 @@ struct Loose {
 impl<'s> Space<'s> {
     /// Numbers for a store.
     pub(crate) fn new(store: &'s Store, first: First) -> Result<Space<'s>> {
-        // Of a pack with a bitmap every object's position is asked for: its order may as well be checked at once.
-        if let First::Pack(pack) = first
-            && let Some(pack) = store.packs().get(pack as usize)
-        {
-            pack.order();
-        }
         let too_many = || Error::Limit("more objects than can be numbered".to_owned());
         let mut bases = vec![0; store.packs().len()];
         let mut order: Vec<u32> = (0u32..).take(bases.len()).collect();
