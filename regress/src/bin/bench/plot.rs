@@ -30,9 +30,9 @@ pub fn plot(pairs: usize) -> (String, Vec<String>) {
     for commits in (0..=DOUBLED).map(|times| SMALLEST << times) {
         let repository = history::repository(&site, &format!("{commits}.git"), commits, "sha1");
         for (at, bitmaps) in [(0, false), (2, true)] {
-            if bitmaps {
-                site.git_in(&repository, ["repack", "-adbq"]);
-            }
+            // A bare repository gets bitmaps unless that is said.
+            let writes = format!("repack.writeBitmaps={bitmaps}");
+            site.git_in(&repository, ["-c", writes.as_str(), "repack", "-adq"]);
             site.hand_over();
             let objects = objects(&repository);
             let name = format!("{commits} commits{}", if bitmaps { ", bitmaps" } else { "" });
