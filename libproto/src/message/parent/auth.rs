@@ -1,0 +1,159 @@
+//! What `parent` and `auth` say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Build, CreateRules, FetchRules, Peer, RepoAddress};
+use crate::command::Service;
+use crate::names::{RepoName, UserName};
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// The kernel's word.
+    pub peer: Peer,
+    /// Whom the client was told to speak for; believed only from an account's uid.
+    pub told_user: Option<UserName>,
+}
+
+/// Which of these may this user see?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Who asks.
+    pub who: Who,
+    /// The path of the `repositories` directory that they are in.
+    pub path: Vec<u8>,
+    /// Names as a request has them; at most [`SEEN_MAX`](super::SEEN_MAX).
+    pub names: Vec<RepoName>,
+}
+
+/// A repository that a user may read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its name in a request.
+    pub name: RepoName,
+    /// The user may write too.
+    pub write: bool,
+}
+
+/// A directory of repositories that a user may read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenRoot {
+    /// Absolute path from the configuration.
+    pub path: Vec<u8>,
+    /// The prefix of the names of what is in it.
+    pub prefix: Option<RepoName>,
+}
+
+/// The end of what a configuration has for a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overview {
+    /// It is a user who may ask.
+    Known {
+        /// Whom limits and logs count.
+        identity: String,
+        /// Connections at once of this identity.
+        connections: u32,
+    },
+    /// No answer under this identity: the reason.
+    NoIdentity(String),
+}
+
+/// May this client do this to that repository?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The kernel's word.
+    pub peer: Peer,
+    /// Whom the client was told to speak for; believed only from an account's uid.
+    pub told_user: Option<UserName>,
+    /// What it wants.
+    pub service: Service,
+    /// Where.
+    pub repository: RepoName,
+}
+
+/// The answer of `auth`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Granted.
+    Granted(Permit),
+    /// No such repository, or no rule matched, which must look the same unless the administrator wants it told.
+    NotFound {
+        /// Whom logs name.
+        identity: String,
+        /// The name leads to a block, but no rule of it is about them.
+        no_rule: bool,
+    },
+    /// A rule matched and says no.
+    Denied {
+        /// Whom logs name.
+        identity: String,
+        /// For the client.
+        text: String,
+        /// `file:line` of the rule.
+        rule: String,
+    },
+    /// No answer under this identity: the reason.
+    NoIdentity(String),
+}
+
+/// What was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permit {
+    /// Whom limits and logs count: `user:NAME`, `account:NAME`, `anonymous`.
+    pub identity: String,
+    /// Connections at once of this identity.
+    pub connections: u32,
+    /// `limit user` says so, and not `limit per user`.
+    pub own_connections: bool,
+    /// `file:line` of the rule that decided.
+    pub rule: String,
+    /// Where the repository is.
+    pub repository: RepoAddress,
+    /// What fetches may ask for.
+    pub fetch: FetchRules,
+    /// Packs that may be made of the repository at a time.
+    pub packs: u32,
+    /// Hidden reference namespaces.
+    pub hidden: Vec<Vec<u8>>,
+    /// Rules of a push, encoded by the configuration's own module.
+    pub push_rules: Vec<u8>,
+    /// The rule that decided permits writing.
+    pub write: bool,
+    /// The push may make the repository, if these hold.
+    pub create: Option<CreateRules>,
+}
+
+crate::messages! {
+    /// What `parent` tells `auth`.
+    pub enum ParentToAuth: "parent to auth" {
+        /// One item of the configuration, in order; the last one completes it.
+        1 => Config(Vec<u8>),
+        /// A question about the session of the header's peer.
+        2 => Ask(Question),
+        /// What is there for the user of the session of the header's peer? Answered by any number of `Seen` and `Root`,
+        /// and one `Overview`.
+        3 => Overview(Who),
+        /// Which of these? Answered by one `Seen`.
+        4 => Filter(Filter),
+    }
+}
+
+crate::messages! {
+    /// What `auth` tells `parent`.
+    pub enum AuthToParent: "auth to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The configuration is complete and in force.
+        2 => Configured(()),
+        /// The answer about the session of the header's peer.
+        3 => Verdict(Verdict),
+        /// A request type that this process does not know.
+        4 => NotSupported(u16),
+        /// Repositories that the user may read; at most [`SEEN_MAX`](super::SEEN_MAX).
+        5 => Seen(Vec<Seen>),
+        /// A directory of repositories that the user may read.
+        6 => Root(SeenRoot),
+        /// That was all of the configuration.
+        7 => Overview(Overview),
+    }
+}

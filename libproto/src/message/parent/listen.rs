@@ -1,0 +1,164 @@
+//! What `parent` and `listen` say to each other, and the one message of `listen` to a waiting session.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Build, Peer};
+
+/// Which waiting sessions a connection may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Pool {
+    /// Connections of the daemon's unix socket.
+    Unix,
+    /// git:// connections.
+    Tcp,
+}
+
+/// What `listen` needs to know before it accepts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenLimits {
+    /// Connections at once, waiting ones included.
+    pub connections: u32,
+    /// New connections per second, over all.
+    pub rate: u32,
+    /// How long a connection may wait for a session before it is refused, in milliseconds.
+    pub queue_ms: u32,
+    /// How many connections may wait for a session.
+    pub queue: u32,
+    /// git:// connections at once, silent and waiting ones included.
+    pub git: u32,
+    /// Of these, from one address.
+    pub per_address: u32,
+    /// New ones per second from one address.
+    pub rate_per_address: u32,
+    /// How long one may say nothing, in milliseconds.
+    pub silent_ms: u32,
+    /// Bytes per second that a session's client must take.
+    pub minimum_rate: u32,
+    /// Bytes per second that one address may take; 0: any number.
+    pub bandwidth: u64,
+}
+
+/// Why a connection got no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NoSession {
+    /// All places are taken.
+    Total,
+    /// All new connections of this second have been served.
+    Rate,
+    /// No session was free for too long.
+    Queue,
+    /// As many as may wait for a session do.
+    QueueLength,
+    /// Its network has all the connections that it may have.
+    PerAddress,
+    /// Its network had too many new ones in a short time.
+    RatePerAddress,
+    /// All places of git:// are taken by others that do not give way.
+    GitTotal,
+    /// It said nothing for too long.
+    FirstRequest,
+    /// It went without having said anything: its own doing.
+    Silent,
+    /// It was accepted, and ended for one of a network that has fewer.
+    GaveWay,
+}
+
+impl NoSession {
+    /// The directive of gotd.conf that says so, if one does.
+    pub fn directive(self) -> Option<&'static str> {
+        match self {
+            NoSession::Total => Some("connection limit total"),
+            NoSession::Rate => Some("connection rate total"),
+            NoSession::Queue => Some("connection queue timeout"),
+            NoSession::QueueLength => Some("connection queue length"),
+            NoSession::PerAddress => Some("connection limit per address"),
+            NoSession::RatePerAddress => Some("connection rate per address"),
+            NoSession::GitTotal | NoSession::GaveWay => Some("connection limit git total"),
+            NoSession::FirstRequest => Some("connection first request timeout"),
+            NoSession::Silent => None,
+        }
+    }
+
+    /// The same in words, for client and log.
+    pub fn text(self) -> &'static str {
+        match self {
+            NoSession::GaveWay => "gave way to another address (connection limit git total)",
+            other => other.directive().unwrap_or("left without a word"),
+        }
+    }
+}
+
+/// git:// connections, for the counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitCounts {
+    /// Accepted since the start.
+    pub accepted: u64,
+    /// There at this moment, and have not sent a request.
+    pub silent: u32,
+    /// There, and wait for a session.
+    pub waiting: u32,
+    /// There, and have one.
+    pub served: u32,
+}
+
+/// Connections that got no session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// How many.
+    pub connections: u32,
+    /// Why.
+    pub why: NoSession,
+    /// Over which kind of socket they came.
+    pub pool: Pool,
+    /// From where; `None`: from several addresses, or over the unix socket.
+    pub address: Option<[u8; 16]>,
+}
+
+crate::messages! {
+    /// What `parent` tells `listen`.
+    pub enum ParentToListen: "parent to listen" {
+        /// Limits, before the first listener.
+        1 => Limits(ListenLimits),
+        /// A listening socket; the header's peer is its number, which never repeats.
+        2 => Listener(Pool) with 1,
+        /// A waiting session (the header's peer): the parent's end of its private socketpair.
+        3 => Waiting(Pool) with 1,
+        /// A session that was handed a connection is over.
+        4 => Over(()),
+        /// Accept no more.
+        5 => Drain(()),
+        /// The waiting session of the header's peer must not be given a client any more.
+        6 => Recall(()),
+        /// The listening socket of that number is to be closed, once all who have come to it are accepted.
+        7 => Close(()),
+    }
+}
+
+crate::messages! {
+    /// What `listen` tells `parent`.
+    pub enum ListenToParent: "listen to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The session of the header's peer was handed a connection from this client.
+        2 => Accepted(Peer),
+        /// Connections were refused since the last word.
+        3 => Refused(Refusals),
+        /// The session of the header's peer could not be handed its connection; it must end.
+        4 => HandoverFailed(String),
+        /// The session of the header's peer was taken from the waiting ones; it never had a client.
+        5 => Recalled(()),
+        /// No git:// client can come any more: the last of their listening sockets is closed, and nobody who came to it
+        /// waits for a session.
+        6 => Deserted(()),
+        /// The git:// connections, when something has changed; at most once a second.
+        7 => Git(GitCounts),
+    }
+}
+
+crate::messages! {
+    /// The one message of `listen` to a waiting session.
+    pub enum ListenToSession: "listen to session" {
+        /// The accepted connection.
+        1 => Connection(Pool) with 1,
+    }
+}

@@ -1,0 +1,201 @@
+//! What `parent` and a repository process say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Build, FetchRules, Pool, SessionStart};
+use crate::names::{HashKind, RefName, RepoName};
+
+/// What a repository process does once it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Fetches: `repo_read`.
+    Read,
+    /// Pushes: `repo_write`.
+    Write,
+}
+
+/// Where a repository is: a configured path, and for a `repositories` directory the name below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoAddress {
+    /// Absolute path from the configuration.
+    pub path: Vec<u8>,
+    /// The name below that directory, for a `repositories` block.
+    pub below: Option<RepoName>,
+    /// For a `repositories` block: serve only what holds git-daemon's export marker.
+    pub export_ok: bool,
+}
+
+/// At the start of a repository process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoStart {
+    /// The directories that hold all repositories, absolute.
+    pub roots: Vec<Vec<u8>>,
+    /// Bytes of anonymous memory (`RLIMIT_DATA`).
+    pub memory: u64,
+    /// Threads that may work on one pack.
+    pub threads: u8,
+}
+
+/// What a repository process is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// What its session says.
+    Git,
+    /// Tell about the repository.
+    Info,
+    /// Make HEAD name this branch.
+    Head(RefName),
+    /// Put this text in the file `description`.
+    Describe(String),
+}
+
+/// A grant, for the repository process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serve {
+    /// Read or write.
+    pub access: Access,
+    /// Which repository.
+    pub repository: RepoAddress,
+    /// What fetches may ask for.
+    pub fetch: FetchRules,
+    /// Reference namespaces that do not exist for this client.
+    pub hidden: Vec<Vec<u8>>,
+    /// Times and limits, as for the session.
+    pub limits: SessionStart,
+    /// Rules of a push, encoded by the configuration's own module; empty for reading.
+    pub push_rules: Vec<u8>,
+    /// Whom this is for, for reference logs.
+    pub who: String,
+    /// What the client's input and output are: pipes, or one TCP connection.
+    pub pool: Pool,
+    /// What to do.
+    pub task: Task,
+}
+
+/// The repository as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Device number of its directory.
+    pub device: u64,
+    /// Inode number of its directory.
+    pub inode: u64,
+    /// Hash of its object ids.
+    pub hash: HashKind,
+}
+
+/// Why a repository could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpenError {
+    /// Nothing that is a repository has this name.
+    NotFound,
+    /// There is one, but only what `git-daemon-export-ok` marks was granted.
+    NotExported,
+    /// There is one, but it cannot be served: the reason, for client and log.
+    Unusable(String),
+}
+
+/// What a repository process did, for the log line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoReport {
+    /// Objects sent or received.
+    pub objects: u64,
+    /// Bytes of packs sent or received.
+    pub bytes: u64,
+    /// What went wrong, for the log; empty: nothing.
+    pub text: String,
+    /// Auxiliary files that were ignored, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// What keeps a pack from being made at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackWait {
+    /// Packs that are being made.
+    pub made: u32,
+    /// Other packs that wait.
+    pub others: u32,
+    /// The directive that bounds them.
+    pub limit: String,
+}
+
+/// What a user is told about a repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoInfo {
+    /// What HEAD names, or the id that it is at.
+    pub head: Vec<u8>,
+    /// That is there.
+    pub born: bool,
+    /// References that the user may see.
+    pub references: u64,
+    /// How many of them are branches.
+    pub branches: u64,
+    /// How many of them are tags.
+    pub tags: u64,
+    /// When the newest commit that a branch names was committed, in seconds since 1970; `None`: there is none.
+    pub changed: Option<u64>,
+    /// Bytes of the files that hold its objects; `None`: too many files to count.
+    pub size: Option<u64>,
+    /// The beginning of the file `description`.
+    pub description: Vec<u8>,
+}
+
+/// What became of one reference, for the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefReport {
+    /// Name of the reference.
+    pub name: Vec<u8>,
+    /// Old object id in hexadecimal digits; zeros: created.
+    pub old: String,
+    /// New object id in hexadecimal digits; zeros: deleted.
+    pub new: String,
+    /// Why it was refused; empty: done.
+    pub refused: String,
+}
+
+crate::messages! {
+    /// What `parent` tells a repository process.
+    pub enum ParentToRepo: "parent to repository" {
+        /// Where repositories are.
+        1 => Start(RepoStart),
+        /// The one repository of this process.
+        2 => Serve(Serve),
+        /// The repository that was found is the right one: answer its session.
+        3 => Go(()),
+        /// The verify process of this push runs, or could not be started.
+        4 => Verify(bool),
+        /// The verify process has ended: whether with status 0.
+        5 => Reaped(bool),
+        /// Make the pack that was asked for.
+        6 => Pack(()),
+        /// The pack has to wait; may be said again when the numbers have changed.
+        7 => Waits(PackWait),
+        /// The pack is not made, with this word for the client.
+        8 => NoPack(String),
+        /// What was not found has been made since: look again.
+        9 => Again(()),
+    }
+}
+
+crate::messages! {
+    /// What a repository process tells `parent`.
+    pub enum RepoToParent: "repository to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// Found.
+        2 => Opened(Opened),
+        /// Not found, or not usable.
+        3 => OpenFailed(OpenError),
+        /// The work is over.
+        4 => Finished(RepoReport),
+        /// One reference changed or was refused.
+        5 => Ref(RefReport),
+        /// The pack of this push is about to come: start `verify`.
+        6 => NeedVerify(()),
+        /// A pack is due: wait for the word to make it.
+        7 => NeedPack(()),
+        /// That pack is made, or will not be.
+        8 => PackDone(()),
+        /// What was asked about the repository.
+        9 => Info(RepoInfo),
+    }
+}

@@ -1,0 +1,187 @@
+//! What `parent` and a `session` say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Build, Task};
+use crate::command::Service;
+use crate::message::client::{ClientKind, ControlRequest};
+use crate::names::{HashKind, RefName, RepoName};
+
+/// Limits and times of one session, from gotd.conf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStart {
+    /// Seconds until the request has been read.
+    pub first_request: u32,
+    /// Seconds that a client may be idle while it is its turn.
+    pub idle: u32,
+    /// Seconds without any progress while there is work (`request timeout`).
+    pub work: u32,
+    /// Bytes per second that a transfer must reach over a window.
+    pub minimum_rate: u32,
+    /// Length of that window in seconds.
+    pub rate_window: u32,
+    /// Wants of one request.
+    pub wants: u32,
+    /// Haves of one request.
+    pub haves: u32,
+    /// Reference prefixes of one request.
+    pub prefixes: u32,
+    /// Shallow lines of one request.
+    pub shallows: u32,
+    /// Commands of one push.
+    pub commands: u32,
+    /// Bytes of the names in the commands and of the options of one push.
+    pub command_bytes: u64,
+}
+
+/// What the greeting of a client said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientHello {
+    /// The client's protocol version.
+    pub version: u16,
+    /// What it wants to be.
+    pub kind: ClientKind,
+    /// The 64 bytes of the name it was told to speak for, not decoded yet, without padding.
+    pub user: Option<Vec<u8>>,
+}
+
+/// A decoded Git request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitAsk {
+    /// The service.
+    pub service: Service,
+    /// The repository, as a request names it.
+    pub repository: RepoName,
+    /// Version of Git's protocol: 0, 1 or 2.
+    pub protocol: u8,
+    /// The address that the client says it comes from; empty when it says nothing.
+    pub told_address: String,
+}
+
+/// A command of self-service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShellCommand {
+    /// None: a greeting, and the repositories of this user.
+    Greet,
+    /// The repositories of this user.
+    List,
+    /// What there is to know about a repository.
+    Info(RepoName),
+    /// Make HEAD of a repository name this branch.
+    Head(RepoName, RefName),
+    /// Give a repository this description, one line without control bytes.
+    Describe(RepoName, String),
+}
+
+impl ShellCommand {
+    /// The word for it, for log lines.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            ShellCommand::Greet => "greet",
+            ShellCommand::List => "list",
+            ShellCommand::Info(_) => "info",
+            ShellCommand::Head(..) => "head",
+            ShellCommand::Describe(..) => "describe",
+        }
+    }
+
+    /// The service that is permitted to whom this is.
+    pub const fn service(&self) -> Service {
+        match self {
+            ShellCommand::Greet | ShellCommand::List | ShellCommand::Info(_) => Service::UploadPack,
+            ShellCommand::Head(..) | ShellCommand::Describe(..) => Service::ReceivePack,
+        }
+    }
+
+    /// The repository that this is about, and what to do there.
+    pub fn task(&self) -> Option<(&RepoName, Task)> {
+        match self {
+            ShellCommand::Greet | ShellCommand::List => None,
+            ShellCommand::Info(repository) => Some((repository, Task::Info)),
+            ShellCommand::Head(repository, branch) => Some((repository, Task::Head(branch.clone()))),
+            ShellCommand::Describe(repository, text) => Some((repository, Task::Describe(text.clone()))),
+        }
+    }
+}
+
+/// A decoded request of self-service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShellAsk {
+    /// What is asked.
+    pub command: ShellCommand,
+    /// The address that the client says it comes from; empty when it says nothing.
+    pub told_address: String,
+}
+
+/// How a session ended, for the log line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Status given to the client.
+    pub status: u8,
+    /// The error text given to the client; empty: none.
+    pub text: String,
+    /// The client's agent, already free of control bytes, at most 128 bytes.
+    pub agent: String,
+    /// Bytes read from the client.
+    pub received: u64,
+    /// Bytes written to the client by the session itself.
+    pub sent: u64,
+}
+
+/// What a granted session may count on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Hash of the repository's object ids.
+    pub hash: HashKind,
+    /// What the configuration allows beyond plain fetches.
+    pub fetch: FetchRules,
+}
+
+/// What the configuration allows a fetch beyond advertised tips.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchRules {
+    /// Objects that are reachable from advertised references may be asked for (v0 too).
+    pub reachable: bool,
+    /// Any object that is there may be asked for.
+    pub any: bool,
+    /// `filter` is offered, for partial clones.
+    pub filter: bool,
+}
+
+crate::messages! {
+    /// What `parent` tells a `session`.
+    pub enum ParentToSession: "parent to session" {
+        /// Limits, queued before the process runs.
+        1 => Start(SessionStart),
+        /// Go on: the repository process is told.
+        2 => Granted(Grant),
+        /// Say this to the client and end.
+        3 => Refused(String),
+        /// One line of the answer to a control request.
+        4 => Line(String),
+        /// The answer to a control request is complete.
+        5 => Done(()),
+        /// The repository process is gone, with this word for the client.
+        6 => RepoGone(String),
+    }
+}
+
+crate::messages! {
+    /// What a `session` tells `parent`.
+    pub enum SessionToParent: "session to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The client's greeting, forwarded before anything else is read.
+        2 => Client(ClientHello),
+        /// A Git request.
+        3 => Git(GitAsk),
+        /// A control request.
+        4 => Control(ControlRequest),
+        /// The session is over.
+        5 => Finished(SessionReport),
+        /// The connection is one of git://, which greets with nothing of ours.
+        6 => Remote(()),
+        /// A request of self-service.
+        7 => Shell(ShellAsk),
+    }
+}

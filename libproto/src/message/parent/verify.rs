@@ -1,0 +1,42 @@
+//! What `parent` and `verify` say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Build, Opened, RepoAddress, SessionStart};
+
+/// What a `verify` process is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyStart {
+    /// The repository.
+    pub repository: RepoAddress,
+    /// The directories that hold all repositories, absolute: alternates may lie there.
+    pub roots: Vec<Vec<u8>>,
+    /// Bytes of anonymous memory (`RLIMIT_DATA`).
+    pub memory: u64,
+    /// Bytes of the largest file it may write (`RLIMIT_FSIZE`).
+    pub file_size: u64,
+    /// Threads that may work on one pack.
+    pub threads: u8,
+    /// Times, as for the session.
+    pub limits: SessionStart,
+    /// Device and inode of the repository, as its writing process found it.
+    pub found: Opened,
+}
+
+crate::messages! {
+    /// What `parent` tells `verify`.
+    pub enum ParentToVerify: "parent to verify" {
+        /// The one repository of this process.
+        1 => Start(VerifyStart),
+    }
+}
+
+crate::messages! {
+    /// What `verify` tells `parent`.
+    pub enum VerifyToParent: "verify to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// What went wrong, for the log.
+        2 => Finished(String),
+    }
+}
