@@ -1,20 +1,38 @@
 //! Clients that are not git: dulwich, libgit2 (pygit2) and gitoxide (gix), through a real sshd.
 
+use std::path::PathBuf;
+
 use regress::clients::{gix, python};
 use regress::compare::{assert_clone, assert_mirror, assert_whole, listing, objects};
 use regress::history;
-use regress::{Setup, Site, Sshd, run};
+use regress::{Daemon, Setup, Site, Sshd, run};
 
-#[test]
-fn dulwich_clones_and_fetches() {
-    let Some(python) = python("dulwich") else { return };
+/// A repository behind gotd and an sshd.
+struct Served {
+    site: Site,
+    original: PathBuf,
+    url: String,
+    daemon: Daemon,
+    sshd: Sshd,
+}
+
+/// `None` where there is no sshd.
+fn served() -> Option<Served> {
     if !Sshd::available() {
-        return;
+        return None;
     }
     let site = Site::new();
     let original = history::repository(&site, "demo.git", 30, "sha1");
     let daemon = site.start();
     let sshd = Sshd::start(&site, Setup::ForcedCommand, None);
+    let url = format!("ssh://{}@127.0.0.1:{}/demo.git", sshd.user, sshd.port);
+    Some(Served { site, original, url, daemon, sshd })
+}
+
+#[test]
+fn dulwich_clones_and_fetches() {
+    let Some(python) = python("dulwich") else { return };
+    let Some(Served { site, original, url, daemon, sshd }) = served() else { return };
     let before = listing(&original);
     let script = "\
 import sys
@@ -32,7 +50,6 @@ assert again.refs == result.refs
 print(result.symrefs.get(b'HEAD', b'').decode())
 ";
     let clone = site.clone_path("dulwich.git");
-    let url = format!("ssh://{}@127.0.0.1:{}/demo.git", sshd.user, sshd.port);
     let mut command = site.command(python);
     command.env("GIT_SSH_COMMAND", &sshd.command).args(["-c", script, &url]).arg(&clone);
     assert_eq!(run(&mut command, b"", 60).good().text(), "refs/heads/main\n");
@@ -44,13 +61,7 @@ print(result.symrefs.get(b'HEAD', b'').decode())
 #[test]
 fn pygit2_clones_and_fetches() {
     let Some(python) = python("pygit2") else { return };
-    if !Sshd::available() {
-        return;
-    }
-    let site = Site::new();
-    let original = history::repository(&site, "demo.git", 30, "sha1");
-    let daemon = site.start();
-    let sshd = Sshd::start(&site, Setup::ForcedCommand, None);
+    let Some(Served { site, original, url, daemon, sshd }) = served() else { return };
     let script = "\
 import sys, pygit2
 url, path, key, user = sys.argv[1:5]
@@ -64,7 +75,6 @@ r.remotes['origin'].fetch(callbacks=Callbacks())
 print(r.head.name)
 ";
     let clone = site.clone_path("pygit2.git");
-    let url = format!("ssh://{}@127.0.0.1:{}/demo.git", sshd.user, sshd.port);
     let fetch = |seconds| {
         let mut command = site.command(python);
         command.args(["-c", script, &url]).arg(&clone).arg(&sshd.key).arg(&sshd.user);
@@ -80,15 +90,8 @@ print(r.head.name)
 #[test]
 fn gix_clones_and_fetches() {
     let Some(gix) = gix() else { return };
-    if !Sshd::available() {
-        return;
-    }
-    let site = Site::new();
-    let original = history::repository(&site, "demo.git", 30, "sha1");
-    let daemon = site.start();
-    let sshd = Sshd::start(&site, Setup::ForcedCommand, None);
+    let Some(Served { site, original, url, daemon, sshd }) = served() else { return };
     let clone = site.clone_path("gix");
-    let url = format!("ssh://{}@127.0.0.1:{}/demo.git", sshd.user, sshd.port);
     let command = || {
         let mut command = site.command(gix);
         command.env("GIT_SSH_COMMAND", &sshd.command).arg("--no-verbose");
