@@ -177,10 +177,10 @@ impl<'r> Fetch<'r> {
         })
     }
 
-    /// Opens the bitmaps, unless objects have been numbered already: those that bitmaps count have the first numbers.
+    /// Opens the bitmaps before the first want, unless objects have been numbered otherwise: those that bitmaps count have the
+    /// first numbers.
     fn open_bitmap(&mut self) -> Result<()> {
-        let asked = !self.wants.is_empty() || !self.haves.is_empty() || !self.shallow.is_empty();
-        if asked || self.reachable.is_some() {
+        if !self.haves.is_empty() || !self.shallow.is_empty() || self.reachable.is_some() {
             return Ok(());
         }
         if let Some(bitmap) = PackBitmap::find(self.repository, &mut self.log) {
