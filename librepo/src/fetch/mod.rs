@@ -100,14 +100,22 @@ pub struct PackStats {
     pub whole_pack: bool,
 }
 
+/// What there is to make a pack with.
+struct Means {
+    /// How many threads may work.
+    threads: usize,
+    /// Bytes of cache for each of them.
+    cache_bytes: usize,
+    z: std::cell::LazyCell<flate2::Compress>,
+}
+
 /// The second half of a fetch: counted, compressed and written.
 fn send(
     source: &mut commits::Source<'_>,
     mut plan: plan::Plan,
     bitmap: Option<&bitmapped::PackBitmap>,
     options: &PackOptions,
-    threads: usize,
-    cache_bytes: usize,
+    mut means: Means,
     progress: &mut progress::Progress<'_>,
 ) -> Result<PackStats> {
     let count = plan.wanted.count();
@@ -121,8 +129,8 @@ fn send(
             if let Some(bitmap) = bitmap {
                 bitmap.complete(source, &mut plan, options, progress)?;
             }
-            let made = search::search(source, &plan, &parts, options, threads, cache_bytes, progress)?;
-            writer::write(source, &plan, parts, &made, options, progress)?
+            let made = search::search(source, &plan, &parts, options, &mut means, progress)?;
+            writer::write(source, &plan, parts, &made, options, &mut means.z, progress)?
         }
     };
     let whole = if stats.whole_pack { (stats.reused, 1) } else { (0, 0) };

@@ -8,7 +8,7 @@ use super::commits::{Commits, Source};
 use super::progress::Progress;
 use super::shallow::{Cuts, Deepen, ShallowInfo};
 use super::space::{First, NO_OBJECT};
-use super::{PackOptions, PackStats, Sink, reach};
+use super::{Means, PackOptions, PackStats, Sink, reach, writer};
 use crate::error::{Error, Result};
 use crate::id::{FastState, IdSet, ObjectId};
 use crate::object::{Commit, Kind};
@@ -433,7 +433,7 @@ impl<'r> Fetch<'r> {
         self.cuts = Some(cuts);
         progress.came_to(plan.wanted.count());
         progress.finish()?;
-        let cache = self.limits.cache_bytes;
-        super::send(&mut self.source, plan, bitmap, &self.options, threads, cache, &mut progress)
+        let means = Means { threads, cache_bytes: self.limits.cache_bytes, z: writer::compressor() };
+        super::send(&mut self.source, plan, bitmap, &self.options, means, &mut progress)
     }
 }

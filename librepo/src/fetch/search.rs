@@ -1,26 +1,29 @@
 //! The search for deltas: for objects that nothing on disk makes small.
 //!
 //! Whatever can be copied from disk is copied, with three exceptions: a delta whose base is not sent, an object in a
-//! file of its own, and (thin packs) one that is large on disk although the client has an older version. For these,
-//! objects of the same kind and path are tried as bases: versions that come earlier in this pack, and versions
-//! that the client has. Candidates are few, the first good one wins, and the work has a bound: a client that
+//! file of its own, and (thin packs) one that is whole on disk, or a delta not much smaller than that, although the
+//! client has an older version. For these, objects of the same kind and path are tried as bases: versions that come
+//! earlier in this pack, and versions that the client has. Candidates are few, the first good one wins, and the work has a bound: a client that
 //! asks for much gets a larger pack, not a busier server.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use super::PackOptions;
+use flate2::Compress;
+
 use super::commits::Source;
 use super::delta::DeltaIndex;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::writer::{Made, MadeDeltas, Part, compressor, deflate, pack_of};
+use super::{Means, PackOptions};
 use crate::error::Result;
 use crate::id::FastState;
 use crate::object::Kind;
-use crate::pack::EntryKind;
+use crate::pack::{Entry, EntryKind};
 
 /// Smaller objects (bytes) are not worth a delta.
 const SMALLEST: u64 = 50;
@@ -28,6 +31,9 @@ const SMALLEST: u64 = 50;
 const LARGEST: u64 = 16 << 20;
 /// A delta or object that occupies fewer bytes than this on disk is good enough.
 const GOOD_ENOUGH: u64 = 1024;
+/// A delta whose base is sent is tried again if it occupies more than this part of its object. In large fetches of
+/// git/git, gitoxide and got, trying all of more than a kilobyte doubled the time, and few of the others became smaller.
+const SMALL_PART: u64 = 4;
 /// How many versions before an object are tried, and how many that the client has.
 const WINDOW: usize = 8;
 const EDGES: usize = 4;
@@ -73,8 +79,7 @@ pub(super) fn search(
     plan: &Plan,
     parts: &[Part],
     options: &PackOptions,
-    threads: usize,
-    cache_bytes: usize,
+    means: &mut Means,
     progress: &mut Progress<'_>,
 ) -> Result<MadeDeltas> {
     let mut groups: HashMap<Key, Group, FastState> = HashMap::default();
@@ -123,7 +128,7 @@ pub(super) fn search(
     // The longest first, so that the threads end together.
     groups.sort_by_key(|group| std::cmp::Reverse(group.versions.len()));
     progress.start("Compressing objects", total);
-    let made = run(source, &groups, threads, cache_bytes, progress)?;
+    let made = run(source, &groups, means, progress)?;
     progress.finish()?;
     Ok(made)
 }
@@ -171,46 +176,30 @@ fn targets(
             let entry = pack.entry(offset)?;
             let number = || source.space.number_of_position(part.pack, position);
             let stored = end - offset;
-            let large = |number: Option<u32>| {
-                number
-                    .filter(|number| named.contains(&plan.name(*number)))
-                    .map(|number| (number, Why::Large(stored)))
-            };
-            let base = match entry.kind {
-                EntryKind::Base(Kind::Commit | Kind::Tag) => continue,
-                EntryKind::Base(_) => {
-                    if !named.is_empty() && (SMALLEST..LARGEST).contains(&entry.size) {
-                        targets.extend(large(number()));
-                    }
-                    continue;
+            // Of a path of which the client has versions.
+            let known = || number().filter(|number| named.contains(&plan.name(*number)));
+            if let EntryKind::Base(kind) = entry.kind {
+                let may = matches!(kind, Kind::Tree | Kind::Blob) && !named.is_empty();
+                if may && (SMALLEST..LARGEST).contains(&entry.size) {
+                    targets.extend(known().map(|number| (number, Why::Large(stored))));
                 }
-                EntryKind::OfsDelta(base) if base >= run_start => {
-                    if stored > GOOD_ENOUGH && !named.is_empty() {
-                        targets.extend(large(number()));
-                    }
-                    continue;
-                }
-                EntryKind::OfsDelta(base) => pack.position_of_offset(base),
-                EntryKind::RefDelta(id) => pack
-                    .lookup(id.as_bytes())
-                    .and_then(|index| pack.position_of_offset(pack.offset_at(index))),
-            };
-            let Some(base) = base else { continue };
-            let (mut kept, mut foreign) = (part.wants(base), false);
-            if !kept {
-                let base = pack.index_of_position(base).map(|index| pack.id_at(index));
-                let base = base.and_then(|id| source.space.packed_number(&id));
-                kept = base.is_some_and(|base| plan.wanted.get(base));
-                foreign = !kept && options.thin && base.is_some_and(|base| plan.client.get(base));
+                continue;
             }
-            if foreign {
-                if stored > GOOD_ENOUGH {
+            match base_of(source, plan, part, options, &entry, run_start)? {
+                Base::Sent => {
+                    if stored > GOOD_ENOUGH
+                        && !named.is_empty()
+                        && let Some(number) = known()
+                        && stored > source.header(number)?.1 / SMALL_PART
+                    {
+                        targets.push((number, Why::Large(stored)));
+                    }
+                }
+                Base::Had if stored > GOOD_ENOUGH => {
                     targets.extend(number().map(|number| (number, Why::Foreign(stored))));
                 }
-            } else if !kept {
-                targets.extend(number().map(|number| (number, Why::Whole)));
-            } else if stored > GOOD_ENOUGH && !named.is_empty() {
-                targets.extend(large(number()));
+                Base::Left => targets.extend(number().map(|number| (number, Why::Whole))),
+                Base::Had | Base::Unknown => {}
             }
         }
     }
@@ -223,6 +212,49 @@ fn targets(
         }
     }
     Ok(targets)
+}
+
+/// What becomes of a delta's base.
+enum Base {
+    /// It is in the pack.
+    Sent,
+    /// The client has it, and understands that.
+    Had,
+    /// Neither, so that the delta cannot be used.
+    Left,
+    /// The pack on disk is damaged here, which writing will find out.
+    Unknown,
+}
+
+/// What becomes of the base of a part's delta. All that lies from `run_start` to the delta is sent.
+fn base_of(
+    source: &Source<'_>,
+    plan: &Plan,
+    part: &Part,
+    options: &PackOptions,
+    entry: &Entry,
+    run_start: u64,
+) -> Result<Base> {
+    let pack = pack_of(source, part.pack)?;
+    let position = match entry.kind {
+        EntryKind::OfsDelta(base) if base >= run_start => return Ok(Base::Sent),
+        EntryKind::OfsDelta(base) => pack.position_of_offset(base),
+        EntryKind::RefDelta(id) => {
+            pack.lookup(id.as_bytes()).and_then(|index| pack.position_of_offset(pack.offset_at(index)))
+        }
+        EntryKind::Base(_) => None,
+    };
+    let Some(position) = position else { return Ok(Base::Unknown) };
+    if part.wants(position) {
+        return Ok(Base::Sent);
+    }
+    let id = pack.index_of_position(position).map(|index| pack.id_at(index));
+    let number = id.and_then(|id| source.space.packed_number(&id));
+    Ok(match number {
+        Some(number) if plan.wanted.get(number) => Base::Sent,
+        Some(number) if options.thin && plan.client.get(number) => Base::Had,
+        _ => Base::Left,
+    })
 }
 
 /// What the threads share.
@@ -238,8 +270,7 @@ struct Shared<'g> {
 fn run(
     source: &mut Source<'_>,
     groups: &[Group],
-    threads: usize,
-    cache_bytes: usize,
+    means: &mut Means,
     progress: &mut Progress<'_>,
 ) -> Result<MadeDeltas> {
     let shared = Shared {
@@ -252,22 +283,23 @@ fn run(
     };
     // A thread costs more than a few deltas.
     let versions: usize = groups.iter().map(|group| group.versions.len()).sum();
-    let helpers = threads.saturating_sub(1).min(versions / 64).min(7);
+    let helpers = means.threads.saturating_sub(1).min(versions / 64).min(7);
     let store = source.space.store();
     std::thread::scope(|scope| {
         let mut running = Vec::new();
         for _ in 0..helpers {
             let space = source.space.clone();
-            let shared = &shared;
+            let (shared, cache_bytes) = (&shared, means.cache_bytes);
             running.push(scope.spawn(move || -> Result<()> {
                 let reader = crate::reader::Reader::new(store, cache_bytes);
                 let mut source = Source { space, reader, graph: None };
-                let mut worker = Worker::new(&mut source, shared);
+                let mut z = compressor();
+                let mut worker = Worker::new(&mut source, shared, &mut z);
                 worker.run(&mut || Ok(()))
             }));
         }
         let mut told = 0;
-        let result = Worker::new(source, &shared).run(&mut || {
+        let result = Worker::new(source, &shared, &mut means.z).run(&mut || {
             let done = shared.done.load(Relaxed);
             progress.step(done.saturating_sub(told))?;
             told = done;
@@ -307,12 +339,16 @@ struct Worker<'w, 's, 'g> {
     shared: &'w Shared<'g>,
     indexes: HashMap<u32, Rc<DeltaIndex>, FastState>,
     index_bytes: usize,
-    z: flate2::Compress,
+    z: &'w mut LazyCell<Compress>,
 }
 
 impl<'w, 's, 'g> Worker<'w, 's, 'g> {
-    fn new(source: &'w mut Source<'s>, shared: &'w Shared<'g>) -> Worker<'w, 's, 'g> {
-        Worker { source, shared, indexes: HashMap::default(), index_bytes: 0, z: compressor() }
+    fn new(
+        source: &'w mut Source<'s>,
+        shared: &'w Shared<'g>,
+        z: &'w mut LazyCell<Compress>,
+    ) -> Worker<'w, 's, 'g> {
+        Worker { source, shared, indexes: HashMap::default(), index_bytes: 0, z }
     }
 
     fn run(&mut self, step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
@@ -384,7 +420,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
             }
         }
         let Some((base, thin, depth, delta)) = best else { return Ok(None) };
-        let compressed = deflate(&mut self.z, &delta)?;
+        let compressed = deflate(self.z, &delta)?;
         // A base by name costs its name.
         if let Why::Large(stored) | Why::Foreign(stored) = why
             && compressed.len() as u64 + 40 > stored

@@ -9,6 +9,7 @@
 //! The index's CRC of copied entries is not compared: as in C git when it writes to a client, who hashes every
 //! object anyway.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
@@ -148,9 +149,9 @@ pub(crate) fn deflate(z: &mut Compress, data: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-/// A fresh compressor at git's default level.
-pub(crate) fn compressor() -> Compress {
-    Compress::new(Compression::new(6), true)
+/// A compressor at git's default level. Its tables are not small, and many packs are copied whole.
+pub(crate) fn compressor() -> LazyCell<Compress> {
+    LazyCell::new(|| Compress::new(Compression::new(6), true))
 }
 
 /// What is sent of one pack.
@@ -219,7 +220,7 @@ struct Writer<'w, 's, 'p, 'k> {
     /// What is being written: bases ahead of their turn.
     stack: Vec<(u32, u32)>,
     head: Vec<u8>,
-    z: Compress,
+    z: &'w mut LazyCell<Compress>,
     stats: PackStats,
 }
 
@@ -231,6 +232,7 @@ pub(super) fn write(
     parts: Vec<Part>,
     made: &MadeDeltas,
     options: &PackOptions,
+    z: &mut LazyCell<Compress>,
     progress: &mut Progress<'_>,
 ) -> Result<PackStats> {
     let hash = source.space.store().hash();
@@ -253,7 +255,7 @@ pub(super) fn write(
         loose: HashMap::default(),
         stack: Vec::new(),
         head: Vec::new(),
-        z: compressor(),
+        z,
         stats: PackStats { objects: count, ..PackStats::default() },
     };
     writer.out.put(b"PACK\0\0\0\x02")?;
@@ -661,7 +663,7 @@ impl Writer<'_, '_, '_, '_> {
         self.head.clear();
         put_header(&mut self.head, kind as u8, data.len() as u64);
         self.out.put(&self.head)?;
-        let compressed = deflate(&mut self.z, data)?;
+        let compressed = deflate(self.z, data)?;
         self.out.put(&compressed)
     }
 
@@ -706,7 +708,7 @@ impl Writer<'_, '_, '_, '_> {
         self.out.put(&self.head)?;
         self.z.reset();
         let mut room = Vec::with_capacity(PIECE);
-        let (out, z) = (&mut self.out, &mut self.z);
+        let (out, z) = (&mut self.out, &mut *self.z);
         let mut feed = |mut bytes: &[u8], flush: FlushCompress| -> Result<()> {
             loop {
                 let before = z.total_in();
