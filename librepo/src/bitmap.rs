@@ -16,6 +16,9 @@ use crate::id::{FastState, HashKind};
 
 /// Up to this size (bytes) the file's checksum is verified when it is opened.
 const CHECKED_SIZE: usize = 16 << 20;
+/// On the way of a chain of differences, each so many sets are kept for other chains that pass there: a difference is applied
+/// faster than a set is copied into fresh memory.
+const KEPT: usize = 16;
 /// How many bytes of expanded bitmaps one fetch keeps.
 const EXPANDED_BYTES: usize = 32 << 20;
 
@@ -242,10 +245,10 @@ impl<D: Deref<Target = [u8]>> Bitmap<D> {
     fn expand_chain(&self, entry: u32, cache: &mut Expanded) -> Option<Rc<[u64]>> {
         let mut chain = Vec::new();
         let mut from = Some(entry);
-        let mut set: Option<Rc<[u64]>> = None;
+        let mut known: Option<Rc<[u64]>> = None;
         while let Some(row) = from {
-            if let Some(known) = cache.sets.get(&row) {
-                set = Some(known.clone());
+            if let Some(set) = cache.sets.get(&row) {
+                known = Some(set.clone());
                 break;
             }
             // A lookup table may name later rows: a chain longer than all entries is a cycle.
@@ -255,18 +258,20 @@ impl<D: Deref<Target = [u8]>> Bitmap<D> {
             chain.push(row);
             from = self.entries.get(usize::try_from(row).ok()?)?.xor;
         }
+        if chain.is_empty() {
+            return known;
+        }
+        let mut words = known.map_or_else(|| vec![0; self.words()], |set| set.to_vec());
         while let Some(row) = chain.pop() {
-            let mut words: Vec<u64> = match &set {
-                Some(base) => base.to_vec(),
-                None => vec![0; self.words()],
-            };
             let at = self.entries.get(usize::try_from(row).ok()?)?.at;
             Ewah::parse(self.data.get(at..self.end)?).ok()?.0.xor_into(&mut words).ok()?;
-            let words: Rc<[u64]> = words.into();
-            cache.keep(row, &words);
-            set = Some(words);
+            if !chain.is_empty() && chain.len().is_multiple_of(KEPT) {
+                cache.keep(row, &words[..].into());
+            }
         }
-        set
+        let set: Rc<[u64]> = words.into();
+        cache.keep(entry, &set);
+        Some(set)
     }
 }
 
