@@ -27,12 +27,12 @@ pub fn sizes(delta: &[u8]) -> Result<(u64, u64, usize), &'static str> {
     Ok((base, result, at))
 }
 
-/// Applies a whole delta. `limit` is the largest result in bytes that the caller takes; the error
-/// is the reason.
+/// Applies a whole delta. `limit` is the largest result in bytes that the caller takes; `room` is memory for it if it fits:
+/// its content is lost, and what is more than twice as large as needed is given back. The error is the reason.
 ///
 /// Every instruction is checked against the base and against the declared size of the result, before
 /// a byte is copied.
-pub fn apply(base: &[u8], delta: &[u8], limit: u64) -> Result<Vec<u8>, &'static str> {
+pub fn apply(base: &[u8], delta: &[u8], limit: u64, room: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     const CUT: &str = "delta cut short";
     const BEYOND: &str = "delta copies from beyond its base";
     const LONG: &str = "delta yields more than it declares";
@@ -49,7 +49,9 @@ pub fn apply(base: &[u8], delta: &[u8], limit: u64) -> Result<Vec<u8>, &'static 
     if size > most {
         return Err("delta yields less than it declares");
     }
-    let mut result = Vec::with_capacity(size);
+    let mut result = if room.capacity() / 2 > size { Vec::new() } else { room };
+    result.clear();
+    result.reserve_exact(size);
     let mut rest = &delta[start..];
     while let [opcode, tail @ ..] = rest {
         rest = tail;
@@ -104,8 +106,20 @@ mod tests {
     fn copies_and_inserts() {
         let base = b"hello, world";
         let delta = [12, 10, 0x91, 7, 5, 5, b'!', b'?', b'a', b'b', b'c'];
-        assert_eq!(apply(base, &delta, 100).unwrap(), b"world!?abc");
-        assert_eq!(apply(base, &delta, 9), Err("delta result larger than the limit"));
+        assert_eq!(apply(base, &delta, 100, Vec::new()).unwrap(), b"world!?abc");
+        assert_eq!(apply(base, &delta, 9, Vec::new()), Err("delta result larger than the limit"));
+    }
+
+    #[test]
+    fn room_is_used_if_it_fits() {
+        let delta = [12, 10, 0x91, 7, 5, 5, b'!', b'?', b'a', b'b', b'c'];
+        for (room, kept) in [(0, false), (9, false), (10, true), (21, true), (22, false), (1 << 20, false)] {
+            let room: Vec<u8> = Vec::with_capacity(room);
+            let (place, capacity) = (room.as_ptr(), room.capacity());
+            let result = apply(b"hello, world", &delta, 100, room).unwrap();
+            assert_eq!(result, b"world!?abc");
+            assert_eq!(result.capacity() == capacity && result.as_ptr() == place, kept, "{capacity}");
+        }
     }
 
     #[test]
@@ -125,7 +139,7 @@ mod tests {
             (&[10, 0xff, 0xff, 0xff, 0xff, 0x0f, 1, b'a'], "delta yields less than it declares"),
             (&[0xff; 12], "delta with a size of more than 64 bits"),
         ] {
-            assert_eq!(apply(base, delta, u64::MAX).unwrap_err(), why, "{delta:?}");
+            assert_eq!(apply(base, delta, u64::MAX, Vec::new()).unwrap_err(), why, "{delta:?}");
         }
     }
 
@@ -133,7 +147,7 @@ mod tests {
     fn an_empty_size_means_64_kib() {
         let base = vec![7; 0x10000];
         let delta = [0x80, 0x80, 4, 0x80, 0x80, 4, 0x80];
-        assert_eq!(apply(&base, &delta, u64::MAX).unwrap(), base);
+        assert_eq!(apply(&base, &delta, u64::MAX, Vec::new()).unwrap(), base);
     }
 
     proptest::proptest! {
@@ -143,7 +157,7 @@ mod tests {
             if right && base.len() < 128 && !input.is_empty() {
                 input[0] = base.len() as u8;
             }
-            if let Ok(result) = apply(&base, &input, 1 << 20) {
+            if let Ok(result) = apply(&base, &input, 1 << 20, Vec::new()) {
                 assert_eq!(result.len() as u64, sizes(&input).unwrap().1);
             }
         }

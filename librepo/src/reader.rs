@@ -1,5 +1,6 @@
-//! Reading objects, with a cache of every object on the way of a delta chain.
+//! Reading objects, with a cache of what lies on the way of a delta chain.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -18,6 +19,10 @@ use crate::store::{Location, Store};
 /// The longest delta chain that is followed. C git makes chains of 4,095 at most; a cycle of
 /// deltas by name ends here too.
 pub const MAX_CHAIN: usize = 10_000;
+
+/// Of objects from this size on (bytes) only every other one on the way of a chain is kept: filling fresh memory with all of
+/// them costs more than making some again.
+const LARGE: usize = 8 << 10;
 
 /// zlib cannot do better than 1032 : 1, so that a size beyond that is a lie before any memory is
 /// spent on it.
@@ -78,7 +83,8 @@ impl Cache {
 pub struct Reader<'s> {
     store: &'s Store,
     cache: Cache,
-    inflate: Decompress,
+    /// For what lies in files of its own and for sizes of deltas: many fetches need neither.
+    inflate: LazyCell<Decompress>,
     inflater: Inflater,
     chain: Vec<Step>,
     delta: Vec<u8>,
@@ -98,7 +104,7 @@ impl<'s> Reader<'s> {
         Reader {
             store,
             cache: Cache { limit: cache_bytes / 2, ..Cache::default() },
-            inflate: Decompress::new(true),
+            inflate: LazyCell::new(|| Decompress::new(true)),
             inflater: Inflater::default(),
             chain: Vec::new(),
             delta: Vec::new(),
@@ -166,13 +172,20 @@ impl<'s> Reader<'s> {
             self.chain.push(Step { offset: at, data_offset: entry.data_offset, size: entry.size });
             at = base;
         };
+        let mut room = Vec::new();
         while let Some(step) = self.chain.pop() {
             let input = pack.data_from(step.data_offset);
             let data = inflate_all(&mut self.inflater, input, step.size, &mut self.delta)
-                .and_then(|()| delta_apply::apply(&object.data, &self.delta, limit))
+                .and_then(|()| {
+                    delta_apply::apply(&object.data, &self.delta, limit, std::mem::take(&mut room))
+                })
                 .map_err(|why| pack.corrupt(step.offset, why))?;
-            object = Object { kind: object.kind, data: Rc::new(data) };
-            self.cache.insert((pack_number, step.offset), object.clone());
+            let next = Object { kind: object.kind, data: Rc::new(data) };
+            let base = std::mem::replace(&mut object, next);
+            room = Rc::try_unwrap(base.data).unwrap_or_default();
+            if object.data.len() < LARGE || self.chain.len().is_multiple_of(2) {
+                self.cache.insert((pack_number, step.offset), object.clone());
+            }
         }
         Ok(object)
     }

@@ -495,7 +495,8 @@ impl Worker<'_, '_, '_> {
     fn made(&self, base: &[u8], delta: &[u8], offset: u64) -> Result<Vec<u8>> {
         let (_, size, _) = delta_apply::sizes(delta).map_err(|why| at(offset, why))?;
         self.count(size)?;
-        delta_apply::apply(base, delta, self.round.limits.delta_bytes).map_err(|why| at(offset, why))
+        delta_apply::apply(base, delta, self.round.limits.delta_bytes, Vec::new())
+            .map_err(|why| at(offset, why))
     }
 
     fn count(&self, bytes: u64) -> Result<()> {
