@@ -200,19 +200,19 @@ fn workloads(repository: &Path) -> Vec<Workload> {
         repeat,
     };
     let mut all = vec![
-        work("ls-remote", &[], Vec::new(), None, 20),
+        work("ls-remote", &[], Vec::new(), None, 40),
         work("clone", &tips, Vec::new(), None, clones),
         work("clone tags", &tags, Vec::new(), None, clones),
         work("clone HEAD", &head, Vec::new(), None, clones),
-        work("depth 1", &head, Vec::new(), Some(1), 3),
+        work("depth 1", &head, Vec::new(), Some(1), clones),
     ];
     // Without tags it would be another ls-remote.
     all.retain(|workload| workload.name == "ls-remote" || !workload.wants.is_empty());
-    for back in [3usize, 100, 1000] {
+    for (back, repeat) in [(3usize, 40), (100, 10), (1000, 5)] {
         if count > back {
             let base = git(repository, &["rev-parse", &format!("HEAD~{back}")]);
             if !base.is_empty() {
-                all.push(work(&format!("fetch {back}"), &head, base, None, 5));
+                all.push(work(&format!("fetch {back}"), &head, base, None, repeat));
             }
         }
     }
