@@ -272,6 +272,32 @@ impl Walker<'_> {
         set: &mut Bits,
         progress: &mut Progress<'_>,
     ) -> Result<bool> {
+        // What a tag names that bitmaps count, they count, too: once all of that is reached, no tag need be read. A
+        // clone may want thousands.
+        let counted = self.bitmap.bitmap.objects();
+        let (mut tags, mut others) = (Vec::new(), Vec::new());
+        for tip in tips {
+            let waits = stop.is_some() && *tip < counted && source.kind(*tip)? == Kind::Tag;
+            if waits { &mut tags } else { &mut others }.push(*tip);
+        }
+        if !self.reach_from(source, &others, stop, set, progress)? {
+            return Ok(false);
+        }
+        for tag in &tags {
+            set.set(*tag);
+        }
+        Ok(set.count_below(counted) == counted || self.reach_from(source, &tags, stop, set, progress)?)
+    }
+
+    /// The same, tip by tip.
+    fn reach_from(
+        &mut self,
+        source: &mut Source<'_>,
+        tips: &[u32],
+        stop: Option<&Bits>,
+        set: &mut Bits,
+        progress: &mut Progress<'_>,
+    ) -> Result<bool> {
         // As a client's side may be incomplete here, its damage is no error.
         let lenient = stop.is_none();
         let stopped = |number: u32| stop.is_some_and(|stop| stop.get(number));
@@ -302,7 +328,7 @@ impl Walker<'_> {
         }
         let mut seen = Bits::default();
         for number in rest {
-            if seen.set(number) {
+            if !set.get(number) && !stopped(number) && seen.set(number) {
                 let at = commits.must(source, number)?;
                 queue.push((commits.node(at).seconds, at));
             }
@@ -372,7 +398,7 @@ impl Walker<'_> {
         progress: &mut Progress<'_>,
     ) -> Result<()> {
         let hash = source.space.store().hash();
-        let mut recent = Recent::new(roots.len());
+        let mut recent = Recent::of_trees(roots.len());
         let mut stack: Vec<(u32, u32)> = roots.into_iter().rev().map(|root| (root, 0)).collect();
         while let Some((tree, name)) = stack.pop() {
             if stopped(tree) || !set.set(tree) {

@@ -39,6 +39,13 @@ impl Bits {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
+    /// How many numbers below `end` are in the set.
+    pub(crate) fn count_below(&self, end: u32) -> u32 {
+        let whole = (end / 64) as usize;
+        let last = self.words.get(whole).map_or(0, |word| word & ((1 << (end % 64)) - 1));
+        self.words.iter().take(whole).map(|word| word.count_ones()).sum::<u32>() + last.count_ones()
+    }
+
     /// Union with the numbers from 0 on that `other` holds.
     pub(crate) fn or(&mut self, other: &[u64]) {
         if self.words.len() < other.len() {
@@ -107,6 +114,11 @@ mod tests {
         assert!(bits.get(100_000) && !bits.get(99_999) && !bits.get(u32::MAX));
         assert_eq!(bits.iter().collect::<Vec<_>>(), [0, 3, 63, 64, 100_000]);
         assert_eq!(bits.count(), 5);
+        for (end, below) in
+            [(0, 0), (1, 1), (63, 2), (64, 3), (65, 4), (100_000, 4), (100_001, 5), (u32::MAX, 5)]
+        {
+            assert_eq!(bits.count_below(end), below, "{end}");
+        }
         assert_eq!(bits.between(3, 61).collect::<Vec<_>>(), [0, 60]);
         assert_eq!(bits.between(99_000, 5000).collect::<Vec<_>>(), [1000]);
         let mut other = Bits::default();

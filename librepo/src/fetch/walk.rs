@@ -690,6 +690,17 @@ impl Recent {
         Recent { slots: vec![[0; 32]; size], names: vec![0; size] }
     }
 
+    /// For whole trees, of this many commits, and ids alone.
+    pub(super) fn of_trees(commits: usize) -> Recent {
+        let size = match commits {
+            0 => 0,
+            1..=16 => 1 << 9,
+            17..=64 => 1 << 12,
+            _ => 1 << 15,
+        };
+        Recent { slots: vec![[0; 32]; size], names: Vec::new() }
+    }
+
     /// Whether this id was met, as far as remembered.
     fn has(&self, id: &[u8]) -> bool {
         let hash = usize::from(id[4]) | usize::from(id[5]) << 8;
