@@ -26,8 +26,9 @@ pub(super) struct PackOut<'a> {
     /// Most data in one packet; `None`: raw, and then there is no room for progress, keepalives and errors.
     band: Option<usize>,
     progress: bool,
-    /// A packet under way: its header's place, and data.
+    /// A packet under way: its header's place, and data, up to `filled`. As long as the longest packet.
     buffer: Vec<u8>,
+    filled: usize,
     last_sent: Instant,
     pace: Pace,
 }
@@ -42,10 +43,9 @@ impl<'a> PackOut<'a> {
         window: u32,
     ) -> PackOut<'a> {
         let band = side_band.max();
-        let mut buffer = Vec::with_capacity(HEADER + band.unwrap_or(RAW));
-        buffer.resize(HEADER, 0);
+        let buffer = vec![0; HEADER + band.unwrap_or(RAW)];
         let pace = Pace::new(minimum_rate, window);
-        PackOut { output, band, progress, buffer, last_sent: Instant::now(), pace }
+        PackOut { output, band, progress, buffer, filled: HEADER, last_sent: Instant::now(), pace }
     }
 
     /// The client's output, to be asked whether it is still there.
@@ -64,7 +64,7 @@ impl<'a> PackOut<'a> {
 
     /// Sends the packet under way, if it holds anything.
     fn flush(&mut self) -> io::Result<()> {
-        let data = self.buffer.len().saturating_sub(HEADER);
+        let data = self.filled.saturating_sub(HEADER);
         if data == 0 {
             return Ok(());
         }
@@ -76,14 +76,21 @@ impl<'a> PackOut<'a> {
             }
             None => HEADER,
         };
-        let sent = send(self.output, &mut self.pace, &self.buffer[from..]);
-        self.buffer.truncate(HEADER);
+        let sent = send(self.output, &mut self.pace, &self.buffer[from..self.filled]);
+        self.filled = HEADER;
         self.last_sent = Instant::now();
         sent
     }
 
-    fn room(&self) -> usize {
-        (HEADER + self.band.unwrap_or(RAW)).saturating_sub(self.buffer.len())
+    /// Where the next data of the packet under way go.
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.filled..]
+    }
+
+    /// So many bytes of data were put into the room.
+    fn put(&mut self, n: usize) -> io::Result<()> {
+        self.filled += n;
+        if self.room().is_empty() { self.flush() } else { Ok(()) }
     }
 
     fn message(&mut self, band: Band, text: &[u8]) -> io::Result<()> {
@@ -112,12 +119,11 @@ impl<'a> PackOut<'a> {
 impl Sink for PackOut<'_> {
     fn pack(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let n = bytes.len().min(self.room());
-            self.buffer.extend_from_slice(&bytes[..n]);
+            let room = self.room();
+            let n = bytes.len().min(room.len());
+            room[..n].copy_from_slice(&bytes[..n]);
             bytes = &bytes[n..];
-            if self.room() == 0 {
-                self.flush()?;
-            }
+            self.put(n)?;
         }
         Ok(())
     }
@@ -131,7 +137,7 @@ impl Sink for PackOut<'_> {
         if self.band.is_none() || self.last_sent.elapsed() < QUIET {
             return Ok(());
         }
-        if self.buffer.len() > HEADER {
+        if self.filled > HEADER {
             return self.flush();
         }
         self.sign_of_life()
@@ -140,23 +146,18 @@ impl Sink for PackOut<'_> {
     fn splice(&mut self, file: BorrowedFd<'_>, mut offset: u64, mut len: u64) -> io::Result<()> {
         // The file's bytes go straight into the packet under way.
         while len > 0 {
-            let have = self.buffer.len();
-            let want = usize::try_from(len).unwrap_or(usize::MAX).min(self.room());
-            self.buffer.resize(have + want, 0);
+            let room = self.room();
+            let want = usize::try_from(len).unwrap_or(usize::MAX).min(room.len());
             let at = i64::try_from(offset).map_err(io::Error::other)?;
-            let n = match nix::sys::uio::pread(file, &mut self.buffer[have..], at) {
-                Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
-                Ok(n) => Ok(n),
-                Err(nix::errno::Errno::EINTR) => Ok(0),
-                Err(e) => Err(e.into()),
+            let n = match nix::sys::uio::pread(file, &mut room[..want], at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => n,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(e) => return Err(e.into()),
             };
-            self.buffer.truncate(have + *n.as_ref().unwrap_or(&0));
-            let n = n? as u64;
-            (offset, len) = (offset.saturating_add(n), len.saturating_sub(n));
-            if self.room() == 0 {
-                self.flush()?;
-                self.pace.worked();
-            }
+            (offset, len) = (offset.saturating_add(n as u64), len.saturating_sub(n as u64));
+            self.put(n)?;
+            self.pace.worked();
         }
         Ok(())
     }
