@@ -3,13 +3,16 @@
 //! The open file description is shared with the client, who can switch `O_NONBLOCK` on it at any time: every
 //! read and write handles both, and the watchdog handles a pipe that was filled after poll said it had room.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{system, watchdog};
+
+/// How large a pipe is made for [`Output::send_file`], in bytes.
+const PIPE: usize = 256 << 10;
 
 /// Waits until `fd` is ready for `events`, or until it never will be.
 pub fn wait_for(fd: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
@@ -63,6 +66,7 @@ impl io::Read for Input {
 #[derive(Debug)]
 pub struct Output {
     fd: OwnedFd,
+    tcp: bool,
     /// Bytes written so far.
     pub sent: u64,
 }
@@ -70,7 +74,8 @@ pub struct Output {
 impl Output {
     /// Takes the descriptor over.
     pub fn new(fd: OwnedFd) -> Output {
-        Output { fd, sent: 0 }
+        let tcp = system::is_tcp(fd.as_fd()).unwrap_or(false);
+        Output { fd, tcp, sent: 0 }
     }
 
     /// The descriptor, to be handed to a process that writes an answer of its own.
@@ -79,10 +84,39 @@ impl Output {
     }
 }
 
-impl io::Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Output {
+    /// Whether [`Output::send_file`] is worth using. A pipe is made larger for it: what fits into one of the usual size is less
+    /// than a packet, and then the two sides wait for each other more often than copying takes.
+    pub fn takes_files(&self) -> bool {
+        self.tcp || system::widen_pipe(self.fd.as_fd(), PIPE).is_ok_and(|size| size >= PIPE)
+    }
+
+    /// Sends up to `len` bytes of a file from `offset` on without reading them; 0: the file ends there. An error of the kind
+    /// `Unsupported` says that the system cannot, and nothing was sent.
+    pub fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
+        self.attempt(|fd| system::send_file(fd, file, offset, len)).map_err(|e| match e.raw_os_error() {
+            Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => io::ErrorKind::Unsupported.into(),
+            _ => e,
+        })
+    }
+
+    /// Writes what more follows at once, so that a connection need not carry it alone.
+    pub fn write_ahead(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.tcp {
+            return self.write_all(bytes);
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let n = self.attempt(|fd| system::send_more(fd, rest))?;
+            rest = rest.get(n..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Waits until something could be sent.
+    fn attempt(&mut self, mut send: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>) -> io::Result<usize> {
         loop {
-            match nix::unistd::write(&self.fd, bytes) {
+            match send(self.fd.as_fd()) {
                 Ok(n) => {
                     self.sent = self.sent.saturating_add(u64::try_from(n).unwrap_or(0));
                     watchdog::moved(n);
@@ -93,6 +127,12 @@ impl io::Write for Output {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.attempt(|fd| nix::unistd::write(fd, bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -66,6 +66,31 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Copies up to `len` bytes of a file from `offset` on into a pipe or socket, within the kernel. 0: the file ends there.
+/// `ENOSYS` where there is no such call, `EINVAL` where it is not for such a file.
+pub fn send_file(out: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, len: usize) -> nix::Result<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+        nix::sys::sendfile::sendfile(out, file, Some(&mut offset), len)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (out, file, offset, len);
+        Err(Errno::ENOSYS)
+    }
+}
+
+/// Sends over a connection to which more is sent at once.
+pub fn send_more(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    use nix::sys::socket::{MsgFlags, send};
+    #[cfg(target_os = "linux")]
+    let more = MsgFlags::from_bits_retain(libc::MSG_MORE);
+    #[cfg(not(target_os = "linux"))]
+    let more = MsgFlags::empty();
+    send(fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL | more)
+}
+
 /// The kernel's word about the process at the other end of a connected unix socket:
 /// process id (0: unknown), user id, group id.
 pub fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)> {
@@ -134,6 +159,20 @@ pub fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
             Err(Errno::EBADF.into())
         }
     }
+}
+
+/// Makes a pipe hold at least this many bytes, if its owner's quota has room for that; returns how many it holds then.
+pub fn widen_pipe(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+    let size = pipe_size(fd)?;
+    #[cfg(target_os = "linux")]
+    if size < bytes {
+        let wanted = i32::try_from(bytes).map_err(|_| io::Error::from(Errno::EINVAL))?;
+        let size = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETPIPE_SZ(wanted))?;
+        return usize::try_from(size).map_err(|_| io::Error::from(Errno::EINVAL));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = bytes;
+    Ok(size)
 }
 
 /// Whether this is a TCP socket, over IPv4 or IPv6. An error: it is no socket at all.

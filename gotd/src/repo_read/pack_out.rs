@@ -19,6 +19,8 @@ const QUIET: Duration = Duration::from_secs(5);
 const HEADER: usize = 5;
 /// Bytes of a raw pack that are gathered for one write.
 const RAW: usize = 64 * 1024;
+/// From this many bytes of a file on the kernel is asked to take them by itself.
+const DIRECT: u64 = 1 << 20;
 
 /// Writes a pack to the client.
 pub(super) struct PackOut<'a> {
@@ -31,6 +33,10 @@ pub(super) struct PackOut<'a> {
     filled: usize,
     last_sent: Instant,
     pace: Pace,
+    /// Whether the kernel takes bytes from files by itself, once that was asked.
+    direct: Option<bool>,
+    /// A packet was begun and not completed: nothing that follows would be understood.
+    cut: bool,
 }
 
 impl<'a> PackOut<'a> {
@@ -45,7 +51,17 @@ impl<'a> PackOut<'a> {
         let band = side_band.max();
         let buffer = vec![0; HEADER + band.unwrap_or(RAW)];
         let pace = Pace::new(minimum_rate, window);
-        PackOut { output, band, progress, buffer, filled: HEADER, last_sent: Instant::now(), pace }
+        PackOut {
+            output,
+            band,
+            progress,
+            buffer,
+            filled: HEADER,
+            last_sent: Instant::now(),
+            pace,
+            direct: None,
+            cut: false,
+        }
     }
 
     /// The client's output, to be asked whether it is still there.
@@ -110,8 +126,12 @@ impl<'a> PackOut<'a> {
         }
     }
 
-    /// The pack cannot be completed. What was not sent of it is dropped, and the client is told why on side band 3.
+    /// The pack cannot be completed. What was not sent of it is dropped, and the client is told why on side band 3, if no packet
+    /// is cut short.
     pub(super) fn fail(mut self, text: &str) {
+        if self.cut {
+            return;
+        }
         let _ = self.message(Band::Error, escape(text.as_bytes()).as_bytes());
     }
 }
@@ -144,29 +164,82 @@ impl Sink for PackOut<'_> {
     }
 
     fn splice(&mut self, file: BorrowedFd<'_>, mut offset: u64, mut len: u64) -> io::Result<()> {
-        // The file's bytes go straight into the packet under way.
+        let much = len >= DIRECT;
+        if much && self.direct.is_none() {
+            self.direct = Some(self.output.takes_files());
+        }
         while len > 0 {
-            let room = self.room();
-            let want = usize::try_from(len).unwrap_or(usize::MAX).min(room.len());
-            let at = i64::try_from(offset).map_err(io::Error::other)?;
-            let n = match nix::sys::uio::pread(file, &mut room[..want], at) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => n,
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(e) => return Err(e.into()),
+            let most = usize::try_from(len).unwrap_or(usize::MAX);
+            let n = if much && self.direct == Some(true) {
+                self.flush()?;
+                self.send_packet(file, offset, most.min(self.band.unwrap_or(RAW)))?
+            } else {
+                // The file's bytes go straight into the packet under way.
+                let room = self.room();
+                let most = most.min(room.len());
+                let n = read_at(file, &mut room[..most], offset)?;
+                self.put(n)?;
+                n
             };
             (offset, len) = (offset.saturating_add(n as u64), len.saturating_sub(n as u64));
-            self.put(n)?;
             self.pace.worked();
         }
         Ok(())
     }
 }
 
+impl PackOut<'_> {
+    /// Sends a packet whose `len` bytes of data the kernel takes from the file.
+    fn send_packet(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
+        if self.band.is_some() {
+            let header = pktline::band_header(Band::Data, len).map_err(io::Error::other)?;
+            timed(&mut self.pace, || self.output.write_ahead(&header).map(|()| header.len()))?;
+        }
+        self.cut = true;
+        let mut done = 0;
+        while done < len {
+            let at = offset.saturating_add(done as u64);
+            if self.direct == Some(true) {
+                match timed(&mut self.pace, || self.output.send_file(file, at, len - done)) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(n) => done += n,
+                    Err(e) if e.kind() == io::ErrorKind::Unsupported => self.direct = Some(false),
+                    Err(e) => return Err(e),
+                }
+            } else {
+                let n = read_at(file, &mut self.buffer[HEADER..HEADER + len - done], at)?;
+                send(self.output, &mut self.pace, &self.buffer[HEADER..HEADER + n])?;
+                done += n;
+            }
+        }
+        self.cut = false;
+        self.last_sent = Instant::now();
+        Ok(len)
+    }
+}
+
+/// Reads at least one byte of a file that must not end yet.
+fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let offset = i64::try_from(offset).map_err(io::Error::other)?;
+    loop {
+        match nix::sys::uio::pread(file, buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => return Ok(n),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 fn send(output: &mut Output, pace: &mut Pace, bytes: &[u8]) -> io::Result<()> {
+    timed(pace, || output.write_all(bytes).map(|()| bytes.len())).map(drop)
+}
+
+/// Does something that sends so many bytes, or waits for a client who does not take them.
+fn timed(pace: &mut Pace, send: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
     let begun = Instant::now();
-    let sent = watchdog::during(Phase::Transfer, || output.write_all(bytes));
-    pace.sent(bytes.len(), begun.elapsed())?;
+    let sent = watchdog::during(Phase::Transfer, send);
+    pace.sent(sent.as_ref().map_or(0, |n| *n), begun.elapsed())?;
     sent
 }
 
@@ -275,17 +348,98 @@ mod tests {
         assert_eq!(all, b"001a\x03object x: missing\\x1b");
     }
 
+    fn file_of(content: &[u8]) -> std::fs::File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    /// The data of packets on band 1, up to a flush.
+    fn data_of(mut packets: &[u8]) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some((length, rest)) = packets.split_at_checked(4) {
+            let length = usize::from_str_radix(std::str::from_utf8(length).unwrap(), 16).unwrap();
+            if length == 0 {
+                assert!(rest.is_empty());
+                return all;
+            }
+            assert_eq!(rest[0], 1);
+            all.extend_from_slice(&rest[1..length - 4]);
+            packets = &rest[length - 4..];
+        }
+        panic!("no flush");
+    }
+
     #[test]
     fn parts_of_a_file_go_out_as_they_lie() {
-        let mut file = tempfile::tempfile().unwrap();
-        let content: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
-        file.write_all(&content).unwrap();
-        let expected = content[10..150_010].to_vec();
-        let all = sent(SideBand::None, move |mut out| {
-            out.splice(file.as_fd(), 10, 150_000).unwrap();
-            assert!(out.splice(file.as_fd(), 199_999, 2).is_err());
+        let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let expected = [b"first", &content[10..2_500_010], b"between", &content[3..4], b"last"].concat();
+        for direct in [None, Some(false)] {
+            for side_band in [SideBand::None, SideBand::Small, SideBand::Large] {
+                let file = file_of(&content);
+                let all = sent(side_band, move |mut out| {
+                    out.direct = direct;
+                    out.pack(b"first").unwrap();
+                    out.splice(file.as_fd(), 10, 2_500_000).unwrap();
+                    out.pack(b"between").unwrap();
+                    out.splice(file.as_fd(), 3, 1).unwrap();
+                    out.pack(b"last").unwrap();
+                    assert_eq!(out.direct, direct.or(Some(true)));
+                    out.finish().unwrap();
+                });
+                let data = if side_band == SideBand::None { all } else { data_of(&all) };
+                assert!(data == expected, "{direct:?} {side_band:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_kernel_does_not_send_is_read() {
+        // It can be read and not sent.
+        let file = std::fs::File::open("/proc/self/auxv").unwrap();
+        let content = std::fs::read("/proc/self/auxv").unwrap();
+        let length = content.len();
+        let all = sent(SideBand::Large, move |mut out| {
+            out.direct = Some(true);
+            assert_eq!(out.send_packet(file.as_fd(), 0, length).unwrap(), length);
+            assert_eq!(out.direct, Some(false));
+            out.splice(file.as_fd(), 0, length as u64).unwrap();
+            out.finish().unwrap();
         });
-        assert!(all.starts_with(&expected[..131_072]));
+        assert_eq!(data_of(&all), content.repeat(2));
+    }
+
+    #[test]
+    fn a_file_that_ends_early_cuts_the_packet_and_nothing_follows() {
+        let file = file_of(b"0123456789");
+        let all = sent(SideBand::Large, move |mut out| {
+            out.direct = Some(true);
+            out.send_packet(file.as_fd(), 0, 5).unwrap();
+            let e = out.send_packet(file.as_fd(), 5, 6).unwrap_err();
+            assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof);
+            out.fail("too short");
+        });
+        assert_eq!(all, b"000a\x0101234000b\x0156789");
+    }
+
+    #[test]
+    fn a_connection_gets_what_a_pipe_gets() {
+        let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let file = file_of(&content);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        let writer = std::thread::spawn(move || {
+            let mut output = Output::new(server.into());
+            let mut out = PackOut::new(&mut output, SideBand::Large, true, 0, 60);
+            out.splice(file.as_fd(), 0, 3_000_000).unwrap();
+            assert_eq!(out.direct, Some(true));
+            out.finish().unwrap();
+        });
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        writer.join().unwrap();
+        assert!(data_of(&all) == content);
     }
 
     #[test]
@@ -304,11 +458,13 @@ mod tests {
             }
         });
         let content: Vec<u8> = (0..2_000_000_u32).map(|n| n as u8).collect();
-        let expected = content.clone();
+        let expected = content.repeat(2);
         let writer = std::thread::spawn(move || {
+            let file = file_of(&content);
             let mut output = Output::new(w);
             let mut out = PackOut::new(&mut output, SideBand::None, false, 0, 60);
             out.pack(&content).unwrap();
+            out.splice(file.as_fd(), 0, 2_000_000).unwrap();
             out.finish().unwrap();
         });
         let mut all = vec![0; expected.len()];
