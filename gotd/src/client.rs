@@ -82,9 +82,7 @@ impl Output {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
 
-impl Output {
     /// Whether [`Output::send_file`] is worth using. A pipe is made larger for it: what fits into one of the usual size is less
     /// than a packet, and then the two sides wait for each other more often than copying takes.
     pub fn takes_files(&self) -> bool {

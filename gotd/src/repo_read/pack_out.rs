@@ -109,6 +109,34 @@ impl<'a> PackOut<'a> {
         if self.room().is_empty() { self.flush() } else { Ok(()) }
     }
 
+    /// Sends a packet whose `len` bytes of data the kernel takes from the file.
+    fn send_packet(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
+        self.cut = true;
+        if self.band.is_some() {
+            let header = pktline::band_header(Band::Data, len).map_err(io::Error::other)?;
+            timed(&mut self.pace, || self.output.write_ahead(&header).map(|()| header.len()))?;
+        }
+        let mut done = 0;
+        while done < len {
+            let at = offset.saturating_add(done as u64);
+            if self.direct == Some(true) {
+                match timed(&mut self.pace, || self.output.send_file(file, at, len - done)) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(n) => done += n,
+                    Err(e) if e.kind() == io::ErrorKind::Unsupported => self.direct = Some(false),
+                    Err(e) => return Err(e),
+                }
+            } else {
+                let n = read_at(file, &mut self.buffer[HEADER..HEADER + len - done], at)?;
+                send(self.output, &mut self.pace, &self.buffer[HEADER..HEADER + n])?;
+                done += n;
+            }
+        }
+        self.cut = false;
+        self.last_sent = Instant::now();
+        Ok(len)
+    }
+
     fn message(&mut self, band: Band, text: &[u8]) -> io::Result<()> {
         let Some(max) = self.band else { return Ok(()) };
         let mut packet = Vec::with_capacity(text.len() + HEADER);
@@ -185,36 +213,6 @@ impl Sink for PackOut<'_> {
             self.pace.worked();
         }
         Ok(())
-    }
-}
-
-impl PackOut<'_> {
-    /// Sends a packet whose `len` bytes of data the kernel takes from the file.
-    fn send_packet(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
-        if self.band.is_some() {
-            let header = pktline::band_header(Band::Data, len).map_err(io::Error::other)?;
-            timed(&mut self.pace, || self.output.write_ahead(&header).map(|()| header.len()))?;
-        }
-        self.cut = true;
-        let mut done = 0;
-        while done < len {
-            let at = offset.saturating_add(done as u64);
-            if self.direct == Some(true) {
-                match timed(&mut self.pace, || self.output.send_file(file, at, len - done)) {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(n) => done += n,
-                    Err(e) if e.kind() == io::ErrorKind::Unsupported => self.direct = Some(false),
-                    Err(e) => return Err(e),
-                }
-            } else {
-                let n = read_at(file, &mut self.buffer[HEADER..HEADER + len - done], at)?;
-                send(self.output, &mut self.pace, &self.buffer[HEADER..HEADER + n])?;
-                done += n;
-            }
-        }
-        self.cut = false;
-        self.last_sent = Instant::now();
-        Ok(len)
     }
 }
 
