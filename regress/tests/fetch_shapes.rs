@@ -3,9 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use regress::Site;
+use nix::fcntl::{FcntlArg, fcntl};
 use regress::compare::{assert_mirror, assert_whole, listing};
 use regress::history;
+use regress::raw::Session;
+use regress::site::present_user;
+use regress::tcp::{self, Client};
+use regress::{Site, pkt};
 
 /// Mirrors `name` in versions 0 and 2, and compares; the repository must stay what it was.
 fn assert_served(site: &Site, name: &str, original: &Path) {
@@ -178,4 +182,52 @@ fn many_references() {
     site.git_in(&original, ["pack-refs", "--all"]);
     let _daemon = site.start();
     assert_served(&site, "many.git", &original);
+}
+
+/// The pack among the packets of an answer.
+fn pack_of(answer: &[u8]) -> Vec<u8> {
+    let data =
+        pkt::split(answer).into_iter().flatten().filter_map(|p| p.strip_prefix(b"\x01").map(<[u8]>::to_vec));
+    data.flatten().collect()
+}
+
+#[test]
+fn a_whole_pack_comes_as_it_lies_over_a_pipe_of_any_size_and_over_tcp() {
+    let (site, address) = (Site::new(), tcp::free_v4());
+    let original = history::bulky(&site, "bulky.git", 3);
+    site.git_in(&original, ["repack", "-adq"]);
+    site.hand_over();
+    let packs =
+        fs::read_dir(original.join("objects/pack")).expect("lists").flatten().map(|entry| entry.path());
+    let packs: Vec<_> = packs.filter(|path| path.extension().is_some_and(|e| e == "pack")).collect();
+    let [path] = &packs[..] else { panic!("one pack: {packs:?}") };
+    let pack = fs::read(path).expect("reads");
+    let tip = history::tip(&site, &original);
+    let want = pkt::v2("fetch", [format!("want {tip}\n"), "ofs-delta\n".into(), "done\n".into()]);
+    let configuration = format!(
+        "{}{}repository \"bulky.git\" {{\n\tpath \"{}\"\n\tpermit rw {}\n\tpermit ro anonymous\n}}\n",
+        site.head(),
+        tcp::listen_line(address),
+        original.display(),
+        present_user(),
+    );
+    let _daemon = site.start_with(&configuration);
+
+    // What is too small for a packet is made larger, what is larger than needed stays.
+    for (before, after) in [(4096, 256 << 10), (64 << 10, 256 << 10), (1 << 20, 1 << 20)] {
+        let mut session = Session::fetch(&site.socket(), "bulky.git", 2);
+        assert_eq!(fcntl(&session.from, FcntlArg::F_SETPIPE_SZ(before)), Ok(before));
+        session.read_to_flush();
+        assert!(session.write(&want));
+        session.close();
+        let answer = session.read_to_end(20);
+        assert!(pack_of(&answer) == pack, "{before}: {} bytes", answer.len());
+        assert_eq!(fcntl(&session.from, FcntlArg::F_GETPIPE_SZ), Ok(after));
+    }
+    let mut client = Client::open(address);
+    assert!(client.write(&tcp::request("/bulky.git", 2)));
+    client.read_to_flush();
+    assert!(client.write(&want) && client.write(pkt::FLUSH));
+    let tcp::End::Closed(answer) = client.end(20.0) else { panic!("not closed") };
+    assert!(pack_of(&answer) == pack, "{} bytes", answer.len());
 }
