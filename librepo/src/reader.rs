@@ -24,6 +24,10 @@ pub const MAX_CHAIN: usize = 10_000;
 /// them costs more than making some again.
 const LARGE: usize = 8 << 10;
 
+/// The largest object (bytes) that even a small cache keeps, as a generation of its own: versions of a large file are read one after the
+/// other, and each would take its whole chain again.
+const LARGEST: usize = 3 << 20;
+
 /// zlib cannot do better than 1032 : 1, so that a size beyond that is a lie before any memory is
 /// spent on it.
 const MAX_RATIO: u64 = 1040;
@@ -65,8 +69,8 @@ impl Cache {
 
     fn insert(&mut self, key: Key, object: Object) {
         let cost = object.data.len() + Self::OVERHEAD;
-        // One that fills a generation alone would only drive the others out.
-        if cost > self.limit / 2 {
+        // Of what is larger, too few would find room to be of use.
+        if cost > (self.limit / 2).max(LARGEST) {
             return;
         }
         if self.bytes + cost > self.limit {
@@ -99,7 +103,7 @@ struct Step {
 }
 
 impl<'s> Reader<'s> {
-    /// A reader whose cache holds `cache_bytes` at most.
+    /// A reader whose cache holds `cache_bytes` at most, or two large objects.
     pub fn new(store: &'s Store, cache_bytes: usize) -> Reader<'s> {
         Reader {
             store,
@@ -400,5 +404,27 @@ fn stream(
             _ if used == 0 && got == 0 => return Err(corrupt("compressed data cut short")),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_cache_keeps_the_last_two_large_objects() {
+        let mut cache = Cache { limit: 1 << 20, ..Cache::default() };
+        let object = |bytes: usize| Object { kind: Kind::Blob, data: Rc::new(vec![0; bytes]) };
+        for (n, bytes) in [(1, 2 << 20), (2, 3 << 20), (3, 5 << 19), (4, 1000), (5, 5 << 19)] {
+            cache.insert((0, n), object(bytes));
+        }
+        let kept: Vec<u64> = (1..=5).filter(|n| cache.find((0, *n)).is_some()).collect();
+        // The second, with what its place in the cache costs, is too large.
+        assert_eq!(kept, [4, 5]);
+        let mut cache = Cache { limit: 1 << 20, ..Cache::default() };
+        for n in 1..=4 {
+            cache.insert((0, n), object(2 << 20));
+        }
+        assert!(cache.find((0, 2)).is_none() && cache.find((0, 3)).is_some() && cache.find((0, 4)).is_some());
     }
 }

@@ -43,7 +43,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { cache_bytes: 12 << 20, wants: 1_000_000 }
+        Limits { cache_bytes: 8 << 20, wants: 1_000_000 }
     }
 }
 
