@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::bits::Bits;
 use super::commits::Source;
-use super::plan::{Plan, name_hash};
+use super::plan::{Names, Plan, name_hash};
 use super::progress::Progress;
 use super::walk::Recent;
 use crate::error::{Error, Result};
@@ -252,7 +252,7 @@ pub(super) fn trees(
     })?;
     let met: Vec<u64> = shared.met.into_iter().map(AtomicU64::into_inner).collect();
     plan.wanted.or(&met);
-    plan.names = shared.names.into_iter().map(AtomicU32::into_inner).collect();
+    plan.names = Names::of(shared.names.into_iter().map(AtomicU32::into_inner));
     let (loose, names) = shared.loose.into_inner().unwrap_or_else(PoisonError::into_inner);
     plan.wanted.or(loose.words());
     for (number, name) in names {

@@ -19,8 +19,8 @@ pub(crate) struct Plan {
     pub(crate) wanted: Bits,
     /// What the client is known to have. Not all of it.
     pub(crate) client: Bits,
-    /// Hash of a path for each wanted object, 0 if unknown; may be shorter than the numbers go.
-    pub(crate) names: Vec<u32>,
+    /// Hash of a path for each wanted object.
+    pub(crate) names: Names,
     /// Whether a walk made it, so that paths and bases are known.
     pub(crate) walked: bool,
     /// Bases for deltas among what the client has.
@@ -29,18 +29,54 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn name(&self, number: u32) -> u32 {
-        self.names.get(number as usize).copied().unwrap_or(0)
+        self.names.get(number)
     }
 
     pub(crate) fn set_name(&mut self, number: u32, name: u32) {
+        self.names.set(number, name);
+    }
+}
+
+/// Hashes of paths by object number, 0 if unknown. Memory is only taken near numbers that have one: a fetch of a few objects
+/// out of a million has a few pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pieces: Vec<Vec<u32>>,
+}
+
+impl Names {
+    /// How many names a piece holds.
+    const PIECE: usize = 256;
+
+    fn get(&self, number: u32) -> u32 {
         let at = number as usize;
-        if self.names.is_empty() {
-            // Room for all numbers so far at once, of which only what is used is touched.
-            self.names = vec![0; (self.wanted.words().len() * 64).max(at + 1)];
-        } else if at >= self.names.len() {
-            self.names.resize(at + 1 + at / 4, 0);
+        let piece = self.pieces.get(at / Names::PIECE);
+        piece.and_then(|piece| piece.get(at % Names::PIECE)).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, number: u32, name: u32) {
+        let at = number as usize;
+        let wanted = at / Names::PIECE;
+        if wanted >= self.pieces.len() {
+            self.pieces.resize_with(wanted + 1 + wanted / 4, Vec::new);
         }
-        self.names[at] = name;
+        let piece = &mut self.pieces[wanted];
+        if piece.is_empty() {
+            piece.resize(Names::PIECE, 0);
+        }
+        piece[at % Names::PIECE] = name;
+    }
+
+    /// All at once, from number 0 on.
+    pub(crate) fn of(names: impl Iterator<Item = u32>) -> Names {
+        let mut names = names.peekable();
+        let mut pieces = Vec::new();
+        while names.peek().is_some() {
+            let mut piece: Vec<u32> = names.by_ref().take(Names::PIECE).collect();
+            piece.resize(Names::PIECE, 0);
+            pieces.push(piece);
+        }
+        Names { pieces }
     }
 }
 
@@ -55,6 +91,18 @@ pub(crate) fn name_hash(from: u32, name: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_kept_wherever_they_are() {
+        let mut names = Names::of([7; 300].into_iter());
+        assert_eq!([0, 299, 300, 511, 512].map(|n| names.get(n)), [7, 7, 0, 0, 0]);
+        let numbers = [512, 299, 300, 100_000, 511];
+        for (number, name) in numbers.into_iter().zip(10..) {
+            names.set(number, name);
+        }
+        assert_eq!(numbers.map(|n| names.get(n)), [10, 11, 12, 13, 14]);
+        assert_eq!([298, 513, 99_999, u32::MAX].map(|n| names.get(n)), [7, 0, 0, 0]);
+    }
 
     #[test]
     fn a_path_hashes_in_pieces_as_in_one() {
