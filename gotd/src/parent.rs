@@ -12,9 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use libproto::channel::{Message, Received, RecvError};
+use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    Access, AuthToParent, Build, Grant, ListenToParent, LoadConfig, OpenError, Opened, ParentToAuth,
+    Access, AuthToParent, Build, Checks, Grant, ListenToParent, LoadConfig, OpenError, Opened, ParentToAuth,
     ParentToListen, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RepoToParent, Serve,
     SessionToParent, Verdict,
 };
@@ -27,6 +28,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use self::checked::Checked;
 use self::children::{Complaints, Outbox};
 use self::listeners::Listeners;
 use self::metrics::Metrics;
@@ -36,6 +38,7 @@ use crate::log::{Level, Log};
 use crate::spawn::{Child, Starter};
 
 pub mod bind;
+pub mod checked;
 pub mod children;
 pub mod control;
 pub mod create;
@@ -90,6 +93,7 @@ pub struct Parent {
     started: Instant,
     served: u64,
     metrics: Metrics,
+    checked: Checked,
     draining: Option<control::Drain>,
     /// Whose packs were made, the last one at the end.
     pack_turns: std::collections::VecDeque<packs::Whose>,
@@ -623,8 +627,8 @@ impl Parent {
         };
         let serve = Serve {
             access: match ask.service {
-                libproto::command::Service::UploadPack => Access::Read,
-                libproto::command::Service::ReceivePack => Access::Write,
+                Service::UploadPack => Access::Read,
+                Service::ReceivePack => Access::Write,
             },
             repository: permit.repository.clone(),
             fetch: permit.fetch,
@@ -692,6 +696,9 @@ impl Parent {
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;
                 let text = report.text.clone();
+                if let Some(opened) = &session.opened {
+                    self.checked.add(opened, &report.checked, Instant::now());
+                }
                 session.repo_report = Some(report);
                 self.shell_changed(number, &text);
             }
@@ -715,6 +722,10 @@ impl Parent {
         session.opened = Some(opened.clone());
         let Some(permit) = &session.permit else { return };
         let grant = Grant { hash: opened.hash, fetch: permit.fetch };
+        let checked = match session.ask.as_ref().map(|ask| ask.service) {
+            Some(Service::UploadPack) => self.checked.of(&opened, Instant::now()),
+            _ => Checks::new(),
+        };
         session.repo_state = RepoState::Serving;
         if session.state == SessionState::Asked {
             session.state = SessionState::Granted;
@@ -722,7 +733,7 @@ impl Parent {
         let told = session
             .repo
             .running()
-            .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(())).is_ok())
+            .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(checked)).is_ok())
             && (session.shell.is_some()
                 || session.session.running().is_some_and(|c| {
                     c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok()

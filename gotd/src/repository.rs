@@ -10,15 +10,17 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
-    Access, Build, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport, RepoStart, RepoToParent, Serve,
-    SessionStart, Task,
+    Access, Build, Checks, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport, RepoStart, RepoToParent,
+    Serve, SessionStart, Task,
 };
 use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
 use librepo::alternates::{self, Alternate, Alternates, Root};
+use librepo::checked::{Checked, Seal};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::fcntl::{OFlag, open, openat};
@@ -134,10 +136,12 @@ fn read(
     };
     tell(parent, found.directory.as_fd(), crate::ids::hash_to_wire(opening.hash()))?;
     // While the parent looks at what was found.
-    let repository = opening.finish(Options { alternates: alternates.dirs, ..Options::default() });
+    let checked = Arc::<Checked>::default();
+    let options = Options { alternates: alternates.dirs, checked: checked.clone(), ..Options::default() };
+    let repository = opening.finish(options);
     let session = session.into();
     watch(parent, &session, &serve.limits)?;
-    await_go(parent);
+    checked.vouch(await_go(parent).into_iter().map(Seal::from_bytes));
     let repository = match repository {
         Ok(repository) => repository,
         Err(e) => {
@@ -168,6 +172,7 @@ fn read(
     report.warnings.extend(
         alternates.refused.iter().take(16).map(|(path, why)| format!("alternate {}: {why}", path.display())),
     );
+    report.checked = checked.found().iter().map(|seal| *seal.as_bytes()).collect();
     send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
@@ -247,10 +252,11 @@ fn tell(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<Opened
     Ok(opened)
 }
 
-/// Waits for the parent's word that this is the right one; before it, nothing the session says is listened to.
-fn await_go(parent: &Parent) {
+/// Waits for the parent's word that this is the right one; before it, nothing the session says is listened to. With it
+/// comes what others checked.
+fn await_go(parent: &Parent) -> Checks {
     match parent.recv() {
-        Ok(Received { message: ParentToRepo::Go(()), .. }) => {}
+        Ok(Received { message: ParentToRepo::Go(checked), .. }) => checked,
         _ => system::exit_now(0),
     }
 }

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
+use crate::checked::FileId;
 use crate::error::{Error, Result};
 
 /// What a directory entry is.
@@ -106,6 +107,10 @@ impl Dir {
 
     /// Opens a regular file for reading; `None` if there is none. A symbolic link is an error.
     pub fn open_file(&self, path: &[u8]) -> Result<Option<File>> {
+        Ok(self.open_and_stat(path)?.map(|(file, _)| file))
+    }
+
+    fn open_and_stat(&self, path: &[u8]) -> Result<Option<(File, FileStat)>> {
         // Without O_NONBLOCK somebody's FIFO in a repository would hang us here.
         let fd = match self.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
             Ok(fd) => fd,
@@ -119,7 +124,7 @@ impl Dir {
         if file_type(&stat) != EntryType::File {
             return Err(Error::Corrupt(self.name_of(path), "not a regular file"));
         }
-        Ok(Some(File::from(fd)))
+        Ok(Some((File::from(fd), stat)))
     }
 
     /// Reads a whole file of at most `limit` bytes; `None` if there is none.
@@ -137,8 +142,9 @@ impl Dir {
 
     /// Maps a whole file into memory, read-only; `None` if there is none.
     pub fn map(&self, path: &[u8]) -> Result<Option<Map>> {
-        let Some(file) = self.open_file(path)? else { return Ok(None) };
-        Map::of_file(&file).map(Some).map_err(|e| Error::Read(self.name_of(path), e))
+        let Some((file, stat)) = self.open_and_stat(path)? else { return Ok(None) };
+        let map = Map::of_file(&file).map_err(|e| Error::Read(self.name_of(path), e))?;
+        Ok(Some(Map { id: Some(FileId::of(&stat)), ..map }))
     }
 
     /// What `path` is, not following a link at its end; `None` if there is nothing.
@@ -216,7 +222,10 @@ fn file_type(stat: &FileStat) -> EntryType {
 /// leaves this one as it was. Whoever truncates one all the same ends the process that reads it
 /// (SIGBUS), and no other.
 #[derive(Debug)]
-pub struct Map(memmap2::Mmap);
+pub struct Map {
+    bytes: memmap2::Mmap,
+    id: Option<FileId>,
+}
 
 impl Map {
     /// Maps a whole file.
@@ -224,14 +233,19 @@ impl Map {
         // SAFETY: the map is read-only and private. That the bytes stay as they are while borrowed
         // is Git's rule for these files (see above); code that reads them checks every length and
         // offset against the map's own length and keeps no assumption about content across reads.
-        unsafe { memmap2::MmapOptions::new().map(file) }.map(Map)
+        unsafe { memmap2::MmapOptions::new().map(file) }.map(|bytes| Map { bytes, id: None })
     }
 
     /// The same from bytes in memory, for tests and fuzzing.
     pub fn of_bytes(bytes: &[u8]) -> io::Result<Map> {
         let mut map = memmap2::MmapMut::map_anon(bytes.len())?;
         map.copy_from_slice(bytes);
-        map.make_read_only().map(Map)
+        map.make_read_only().map(|bytes| Map { bytes, id: None })
+    }
+
+    /// Which file it is, if it was opened by its name.
+    pub(crate) fn file_id(&self) -> Option<FileId> {
+        self.id
     }
 }
 
@@ -239,7 +253,7 @@ impl Deref for Map {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 

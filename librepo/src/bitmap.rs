@@ -3,8 +3,8 @@
 //!
 //! A bitmap speeds a fetch up and says nothing that a walk would not: whatever is wrong with one, it is not
 //! used. What is checked: the structure, that it belongs to this pack or multi-pack index, the file's own
-//! checksum as long as the file is small enough for that to cost nothing (damage in the middle would
-//! otherwise make packs that lack objects), and of each commit's set that the commit itself is in it.
+//! checksum as long as the file is small enough for that to cost little and nobody has done it before (damage in the middle
+//! would otherwise make packs that lack objects), and of each commit's set that the commit itself is in it.
 //! Pseudo-merges are skipped: they only add more sets.
 
 use std::collections::HashMap;
@@ -91,11 +91,18 @@ fn checksum_matches(hash: HashKind, data: &[u8]) -> bool {
 
 impl<D: Deref<Target = [u8]>> Bitmap<D> {
     /// Opens the file's bytes. `objects` is how many objects the pack or multi-pack index holds and
-    /// `checksum` its trailing checksum, by which the bitmap says to what it belongs.
+    /// `checksum` its trailing checksum, by which the bitmap says to what it belongs. The file's own checksum need not
+    /// be computed if it was `checked` before.
     ///
     /// # Errors
     /// `Unusable` for anything that keeps the file from being used.
-    pub fn parse(map: D, hash: HashKind, objects: u32, checksum: &[u8]) -> Result<Bitmap<D>, Unusable> {
+    pub fn parse(
+        map: D,
+        hash: HashKind,
+        objects: u32,
+        checksum: &[u8],
+        checked: bool,
+    ) -> Result<Bitmap<D>, Unusable> {
         let data: &[u8] = &map;
         let header = 12 + hash.len();
         if data.len() < header + hash.len() {
@@ -118,7 +125,7 @@ impl<D: Deref<Target = [u8]>> Bitmap<D> {
         if count > objects {
             return Err(Unusable("more entries than objects"));
         }
-        if data.len() <= CHECKED_SIZE && !checksum_matches(hash, data) {
+        if !checked && data.len() <= CHECKED_SIZE && !checksum_matches(hash, data) {
             return Err(Unusable("checksum mismatch"));
         }
         // Extensions sit at the end, the hash cache last.

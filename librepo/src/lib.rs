@@ -11,6 +11,7 @@
 pub mod alternates;
 pub mod beneath;
 pub mod bitmap;
+pub mod checked;
 pub mod chunks;
 pub mod commit_graph;
 pub mod config;

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::beneath::{Map, be32};
+use crate::checked::Checked;
 use crate::error::Error;
 use crate::id::{HashKind, ObjectId};
 use crate::object::Kind;
@@ -100,6 +101,7 @@ pub struct Pack {
     index: PackIndex,
     rev: Option<Map>,
     order: OnceLock<Order>,
+    checked: Arc<Checked>,
     hash: HashKind,
 }
 
@@ -120,7 +122,13 @@ impl Pack {
         if map[map.len() - hash.len()..] != *index.pack_checksum() {
             return Err("index of another pack");
         }
-        Ok(Pack { name, map, file: None, index, rev, order: OnceLock::new(), hash })
+        let checked = Arc::default();
+        Ok(Pack { name, map, file: None, index, rev, order: OnceLock::new(), checked, hash })
+    }
+
+    /// Shares what is known of files that were checked before.
+    pub fn with_checked(self, checked: Arc<Checked>) -> Pack {
+        Pack { checked, ..self }
     }
 
     /// Keeps the file itself for those who want to copy from it inside the kernel.
@@ -215,7 +223,7 @@ impl Pack {
     /// The order of the entries in the pack: read from the `.rev` file if it is right in every place,
     /// else computed, once.
     pub fn order(&self) -> &Order {
-        self.order.get_or_init(|| Order::of(&self.index, self.rev.as_ref()))
+        self.order.get_or_init(|| Order::of(&self.index, self.rev.as_ref(), &self.checked))
     }
 
     /// The index of the entry that comes `position`th in the pack.
@@ -235,7 +243,8 @@ impl Pack {
 
     /// The position of the entry that begins at `offset`.
     pub fn position_of_offset(&self, offset: u64) -> Option<u32> {
-        let Range { start: mut low, end: mut high } = self.order().near(offset);
+        let near = self.order().near(&self.index, self.rev.as_ref(), offset);
+        let Range { start: mut low, end: mut high } = near;
         while low < high {
             let middle = low + (high - low) / 2;
             let found = self.offset_of_position(middle)?;

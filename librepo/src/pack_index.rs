@@ -57,6 +57,11 @@ impl PackIndex {
         Ok(PackIndex { hash, version, ids, stride, crcs, offsets, large, large_end: end, map })
     }
 
+    /// The whole file.
+    pub(crate) fn map(&self) -> &Map {
+        &self.map
+    }
+
     /// How many objects there are.
     #[inline]
     pub fn count(&self) -> u32 {

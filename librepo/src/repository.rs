@@ -1,9 +1,11 @@
 //! One repository, opened beneath a directory descriptor (`gitrepository-layout`).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::alternates::Alternate;
 use crate::beneath::{Dir, EntryType};
+use crate::checked::Checked;
 use crate::commit_graph::{self, CommitGraph};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -25,6 +27,8 @@ pub struct Options {
     pub alternates: Vec<Alternate>,
     /// What the object store allows.
     pub limits: Limits,
+    /// Which of its files need not be checked any more, and which were.
+    pub checked: Arc<Checked>,
 }
 
 /// One repository.
@@ -84,7 +88,7 @@ impl Opening {
         let Opening { dir, objects, config } = self;
         let others =
             options.alternates.into_iter().map(|other| Dir::new(other.dir, "alternate/objects")).collect();
-        let store = Store::open(objects, others, config.hash, options.limits)?;
+        let store = Store::open(objects, others, config.hash, options.limits, options.checked)?;
         let refs = Refs::new(dir.try_clone()?, config.hash);
         let shallow = commit_graph::is_shallow(&dir)?;
         let mut notes = Vec::new();
@@ -105,7 +109,11 @@ impl Repository {
             let path = dir.name().to_owned();
             dir.as_fd().try_clone_to_owned().map(|dir| Alternate { path, dir }).map_err(Error::Io)
         });
-        let options = Options { alternates: alternates.collect::<Result<_>>()?, limits: self.store.limits() };
+        let options = Options {
+            alternates: alternates.collect::<Result<_>>()?,
+            limits: self.store.limits(),
+            checked: self.store.checked().clone(),
+        };
         Repository::open(self.dir.as_fd().try_clone_to_owned().map_err(Error::Io)?, options)
     }
 

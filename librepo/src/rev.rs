@@ -1,8 +1,11 @@
 //! The order of a pack's entries: `.rev` files (`gitformat-pack`), or computed.
 
 use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::beneath::{Map, be32};
+use crate::checked::{Checked, Seal};
 use crate::id::HashKind;
 use crate::pack_index::PackIndex;
 
@@ -10,29 +13,49 @@ const HEADER_LEN: usize = 12;
 /// A stretch of a pack in which no entry was met so far.
 const NO_ENTRY: u32 = u32::MAX;
 
+/// How far apart the entries are of which the offset is kept where the whole order is not read.
+const SAMPLED: usize = 64;
+/// After a search for every so many entries the whole order is read after all.
+const MANY: u32 = 16;
+
 /// The indexes of a pack's entries in the order of their offsets.
 #[derive(Debug)]
 pub struct Order {
     /// The order as computed here; none if the `.rev` file has it.
     computed: Option<Vec<u32>>,
-    starts: Starts,
+    /// From the start, or once it is worth it.
+    starts: OnceLock<Starts>,
+    /// The offset of every [`SAMPLED`]th entry, until then.
+    samples: Vec<u64>,
+    searches: AtomicU32,
 }
 
 impl Order {
     /// The order of a pack's entries. A `.rev` file is used only if every number in it is where it
-    /// belongs, which one pass shows: `n` indexes whose offsets grow are the order, and no others are.
-    pub fn of(index: &PackIndex, rev: Option<&Map>) -> Order {
+    /// belongs, which one pass shows: `n` indexes whose offsets grow are the order, and no others are. If that was `checked`
+    /// before, a few of them do.
+    pub fn of(index: &PackIndex, rev: Option<&Map>, checked: &Checked) -> Order {
+        let seal = rev.and_then(|rev| Seal::of("order", &[index.map(), rev]));
+        if checked.knows(seal)
+            && let Some(order) = rev.and_then(|rev| numbers_of(index, rev))
+        {
+            let sampled = order.as_chunks::<4>().0.iter().step_by(SAMPLED);
+            let samples = sampled.map(|i| index.offset_at(u32::from_be_bytes(*i))).collect();
+            return Order { computed: None, starts: OnceLock::new(), samples, searches: AtomicU32::new(0) };
+        }
+        let whole = |computed, starts: Starts| Order {
+            computed,
+            starts: starts.into(),
+            samples: Vec::new(),
+            searches: AtomicU32::new(0),
+        };
         if let Some(starts) = rev.and_then(|rev| check(index, rev)) {
-            return Order { computed: None, starts };
+            checked.is_right(seal);
+            return whole(None, starts);
         }
         let order = compute(index);
-        let largest = order.last().map_or(0, |&i| index.offset_at(i));
-        let mut starts = Starts::new(index.count(), largest);
-        for (&i, position) in order.iter().zip(0..index.count()).rev() {
-            starts.add(index.offset_at(i), position);
-        }
-        starts.fill();
-        Order { computed: Some(order), starts }
+        let starts = Starts::of(index, order.iter().copied());
+        whole(Some(order), starts)
     }
 
     /// The index at a position; `rev` must be the file that [`Order::of`] got.
@@ -44,10 +67,25 @@ impl Order {
         }
     }
 
-    /// The few positions among which an entry with this offset must be.
+    /// The few positions among which an entry with this offset must be; both files those that [`Order::of`] got.
     #[inline]
-    pub fn near(&self, offset: u64) -> Range<u32> {
-        self.starts.near(offset)
+    pub fn near(&self, index: &PackIndex, rev: Option<&Map>, offset: u64) -> Range<u32> {
+        match self.starts.get() {
+            Some(starts) => starts.near(offset),
+            None => self.sampled(index, rev, offset),
+        }
+    }
+
+    /// The same by the samples, as long as few ask.
+    fn sampled(&self, index: &PackIndex, rev: Option<&Map>, offset: u64) -> Range<u32> {
+        if self.searches.fetch_add(1, Relaxed) >= index.count() / MANY {
+            let order = rev.and_then(|rev| numbers_of(index, rev)).unwrap_or_default().as_chunks::<4>().0;
+            let starts = || Starts::of(index, order.iter().map(|i| u32::from_be_bytes(*i)));
+            return self.starts.get_or_init(starts).near(offset);
+        }
+        let above = self.samples.partition_point(|sample| *sample <= offset);
+        let low = above.saturating_sub(1) * SAMPLED;
+        low as u32..index.count().min((above * SAMPLED) as u32)
     }
 
     /// Whether the `.rev` file is in use.
@@ -73,6 +111,18 @@ impl Starts {
             shift += 1;
         }
         Starts { shift, count, first: vec![NO_ENTRY; (largest >> shift) as usize + 1] }
+    }
+
+    /// Those of an index's entries, which come in the order of their offsets.
+    fn of(index: &PackIndex, order: impl DoubleEndedIterator<Item = u32> + ExactSizeIterator) -> Starts {
+        let mut order = order.zip(0..index.count()).rev().peekable();
+        let largest = order.peek().map_or(0, |(i, _)| index.offset_at(*i));
+        let mut starts = Starts::new(index.count(), largest);
+        for (i, position) in order {
+            starts.add(index.offset_at(i), position);
+        }
+        starts.fill();
+        starts
     }
 
     /// Adds an entry; the last comes first, so that the first of a stretch is what stays, without a question that a processor
@@ -104,13 +154,18 @@ impl Starts {
 
 /// Whether the file is the order of this index's entries.
 fn check(index: &PackIndex, rev: &[u8]) -> Option<Starts> {
-    let order = numbers(rev, index.count(), index.hash(), index.pack_checksum())?;
+    let order = numbers_of(index, rev)?;
     let small = index.small_offsets();
     let offset_at = |i: u32| match be32(small, i as usize * 4) {
         Some(small) if small & 0x8000_0000 == 0 => u64::from(small),
         _ => index.offset_at(i),
     };
     check_order(order, offset_at)
+}
+
+/// The numbers in the `.rev` file of an index, as far as its frame is right.
+fn numbers_of<'r>(index: &PackIndex, rev: &'r [u8]) -> Option<&'r [u8]> {
+    numbers(rev, index.count(), index.hash(), index.pack_checksum())
 }
 
 /// Whether these numbers (32 bits each) are all indexes of entries in the order of their offsets. An offset of

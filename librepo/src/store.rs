@@ -1,9 +1,11 @@
 //! Where a repository's objects are: packs, multi-pack indexes, loose files, alternates.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::beneath::{Dir, EntryType};
+use crate::checked::Checked;
 use crate::error::Result;
 use crate::id::{HashKind, ObjectId};
 use crate::loose;
@@ -91,12 +93,19 @@ pub struct Store {
     about: Vec<StorePack>,
     notes: Vec<String>,
     last_hit: AtomicU32,
+    checked: Arc<Checked>,
 }
 
 impl Store {
     /// Opens the packs of an objects directory and of its alternates' (all of them, already resolved:
     /// see [`alternates`](crate::alternates)).
-    pub fn open(objects: Dir, alternates: Vec<Dir>, hash: HashKind, limits: Limits) -> Result<Store> {
+    pub fn open(
+        objects: Dir,
+        alternates: Vec<Dir>,
+        hash: HashKind,
+        limits: Limits,
+        checked: Arc<Checked>,
+    ) -> Result<Store> {
         let dirs = std::iter::once(objects).chain(alternates).take(usize::from(u16::MAX));
         let mut store = Store {
             hash,
@@ -106,6 +115,7 @@ impl Store {
             about: Vec::new(),
             notes: Vec::new(),
             last_hit: AtomicU32::new(0),
+            checked,
         };
         store.refresh()?;
         Ok(store)
@@ -121,6 +131,7 @@ impl Store {
             about: Vec::new(),
             notes: Vec::new(),
             last_hit: AtomicU32::new(0),
+            checked: Arc::default(),
         }
     }
 
@@ -219,7 +230,7 @@ impl Store {
         let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
         let keep = map.len() >= KEEP_OPEN_BYTES
             && self.packs.iter().filter(|pack| pack.file().is_some()).count() < KEEP_OPEN;
-        let pack = Pack::new(stem.to_owned(), map, index, rev)?;
+        let pack = Pack::new(stem.to_owned(), map, index, rev)?.with_checked(self.checked.clone());
         Ok(Some(if keep { pack.with_file(file) } else { pack }))
     }
 
@@ -282,6 +293,11 @@ impl Store {
     #[inline]
     pub fn hash(&self) -> HashKind {
         self.hash
+    }
+
+    /// Which files need not be checked any more, and which were.
+    pub fn checked(&self) -> &Arc<Checked> {
+        &self.checked
     }
 
     /// The limits it was opened with.

@@ -487,3 +487,54 @@ fn large_objects() {
         assert!(got == blob.len() && largest <= 1 << 16);
     }
 }
+
+/// What one process found right the next need not check: until the files change.
+#[test]
+fn checks_are_handed_on() {
+    use librepo::checked::Checked;
+    use std::sync::Arc;
+
+    let scratch = Scratch::bare(&[]);
+    scratch.history("main", 400, 1);
+    scratch.git(&["-c", "pack.writeReverseIndex=true", "repack", "-adfq"]);
+    let open = |checked: &Arc<Checked>| {
+        let options = Options { checked: checked.clone(), ..Options::default() };
+        Repository::open(fs::File::open(&scratch.dir).unwrap().into(), options).unwrap()
+    };
+    // What changed just now could change again unseen.
+    let first = Arc::<Checked>::default();
+    let repository = open(&first);
+    let pack = &repository.store().packs()[0];
+    assert!(pack.order().is_from_file() && first.found().is_empty());
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    let second = Arc::<Checked>::default();
+    let again = open(&second);
+    assert!(again.store().packs()[0].order().is_from_file());
+    assert_eq!(second.found().len(), 1);
+    let third = Arc::<Checked>::default();
+    third.vouch(second.found());
+    let unchecked = open(&third);
+    let other = &unchecked.store().packs()[0];
+    assert!(other.order().is_from_file() && third.found().is_empty());
+    // Few questions, then so many that the order is read after all.
+    for step in [97, 1] {
+        for position in (0..pack.count()).step_by(step) {
+            let offset = pack.offset_of_position(position).unwrap();
+            assert_eq!(other.position_of_offset(offset), Some(position), "{step}");
+            assert_eq!(other.position_of_offset(offset + 1), None);
+            assert_eq!(other.end_of(offset), pack.end_of(offset));
+        }
+        assert_eq!(other.position_of_offset(0), None);
+        assert_eq!(other.position_of_offset(u64::MAX), None);
+    }
+    // A changed file is another one.
+    let rev = files(&scratch, "rev").remove(0);
+    let mut bytes = fs::read(&rev).unwrap();
+    bytes.swap(15, 19);
+    fs::set_permissions(&rev, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    fs::write(&rev, bytes).unwrap();
+    let fourth = Arc::<Checked>::default();
+    fourth.vouch(second.found());
+    let changed = open(&fourth);
+    assert!(!changed.store().packs()[0].order().is_from_file() && fourth.found().is_empty());
+}

@@ -93,6 +93,45 @@ fn with_bitmaps_a_commit_graph_and_reverse_indexes_and_with_broken_ones() {
     drop(daemon);
 }
 
+/// What one session found right the next one believes, but not of a file that has changed since: not even in place.
+#[test]
+fn a_bitmap_and_an_order_that_are_damaged_between_two_sessions() {
+    let site = Site::new();
+    let original = history::repository(&site, "good.git", 120, "sha1");
+    site.git_in(&original, ["-c", "pack.writeReverseIndex=true", "repack", "-adqb"]);
+    site.hand_over();
+    let daemon = site.start();
+    // A file that has changed just now is always checked.
+    std::thread::sleep(std::time::Duration::from_millis(3200));
+    let whole = |name: &str| {
+        let mirror = site.clone_path(name);
+        site.git(["clone", "-q", "--mirror", "gotd:good.git", &mirror.to_string_lossy()]).good();
+        assert_mirror(&site, &original, &mirror);
+    };
+    whole("first");
+    whole("second");
+    let files = fs::read_dir(original.join("objects/pack")).expect("lists").flatten().map(|e| e.path());
+    let mut damaged = 0;
+    for file in files {
+        let mut bytes = fs::read(&file).expect("reads");
+        let length = bytes.len();
+        match file.extension().and_then(|extension| extension.to_str()) {
+            Some("bitmap") => bytes[length / 2..length / 2 + 8].fill(0x5a),
+            Some("rev") => bytes.copy_within(16..20, 12),
+            _ => continue,
+        }
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("permits");
+        fs::write(&file, bytes).expect("writes in place");
+        damaged += 1;
+    }
+    assert_eq!(damaged, 2);
+    // C git itself would believe them.
+    let mirror = site.clone_path("third");
+    site.git(["clone", "-q", "--mirror", "gotd:good.git", &mirror.to_string_lossy()]).good();
+    assert_mirror(&site, &site.clone_path("second"), &mirror);
+    daemon.logged(&["bitmap", "ignored", "checksum mismatch"]);
+}
+
 #[test]
 fn sha256() {
     let site = Site::new();

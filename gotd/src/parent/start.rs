@@ -21,6 +21,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::bind::{Place, bind, passed_count, passed_sockets};
+use super::checked::Checked;
 use super::children::{self, Complaints, Outbox};
 use super::manager::Manager;
 use super::metrics::Metrics;
@@ -519,6 +520,7 @@ fn connect_roles(
         started: Instant::now(),
         served: 0,
         metrics: Metrics::default(),
+        checked: Checked::default(),
         draining: None,
         pack_turns: std::collections::VecDeque::new(),
         files,

@@ -56,6 +56,7 @@ fn parent() -> (Parent, Forged) {
         started: Instant::now(),
         served: 0,
         metrics: Metrics::default(),
+        checked: Checked::default(),
         draining: None,
         pack_turns: std::collections::VecDeque::new(),
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },

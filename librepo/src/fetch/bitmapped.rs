@@ -18,11 +18,13 @@ use super::space::{First, NO_OBJECT};
 use super::walk::Recent;
 use crate::beneath::{Dir, Map};
 use crate::bitmap::{Bitmap, Expanded};
+use crate::checked::Seal;
 use crate::error::{Error, Result};
 use crate::id::FastState;
 use crate::object::{Kind, TreeEntries};
 use crate::pack::Pack;
 use crate::repository::Repository;
+use crate::store::Store;
 
 /// Up to this many new commits are walked for their paths, if the client has something to build upon.
 const FEW: u32 = 16_000;
@@ -63,12 +65,10 @@ impl PackBitmap {
             let name = format!("{stem}.bitmap");
             let parsed = match dir.map(name.as_bytes()) {
                 Ok(None) => continue,
-                Ok(Some(map)) => Bitmap::parse(map, store.hash(), midx.count(), midx.checksum())
-                    .map_err(|e| e.to_string())
-                    .and_then(|bitmap| {
-                        let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
-                        Ok((bitmap, PseudoPack::of(store, number, rev)?))
-                    }),
+                Ok(Some(map)) => parse(store, map, midx.count(), midx.checksum()).and_then(|bitmap| {
+                    let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
+                    Ok((bitmap, PseudoPack::of(store, number, rev)?))
+                }),
                 Err(e) => Err(e.to_string()),
             };
             match parsed {
@@ -85,8 +85,7 @@ impl PackBitmap {
                 let name = format!("{}.bitmap", pack.name());
                 let parsed = match dir.map(name.as_bytes()) {
                     Ok(None) => continue,
-                    Ok(Some(map)) => Bitmap::parse(map, store.hash(), pack.count(), pack.trailer())
-                        .map_err(|e| e.to_string()),
+                    Ok(Some(map)) => parse(store, map, pack.count(), pack.trailer()),
                     Err(e) => Err(e.to_string()),
                 };
                 match parsed {
@@ -160,6 +159,17 @@ impl PackBitmap {
         }
         Ok(())
     }
+}
+
+/// Opens a bitmap's bytes, and checks them unless that was done before.
+fn parse(store: &Store, map: Map, objects: u32, checksum: &[u8]) -> std::result::Result<Bitmap<Map>, String> {
+    let seal = Seal::of("bitmap", &[&map]);
+    let checked = store.checked();
+    let bitmap = Bitmap::parse(map, store.hash(), objects, checksum, checked.knows(seal));
+    if bitmap.is_ok() {
+        checked.is_right(seal);
+    }
+    bitmap.map_err(|e| e.to_string())
 }
 
 fn hex(bytes: &[u8]) -> String {

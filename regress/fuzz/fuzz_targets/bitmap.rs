@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
     file.extend_from_slice(&sha1::Sha1::digest(data));
     let checksum = file[12..32].to_vec();
     let objects = u32::from(objects);
-    let Ok(bitmap) = Bitmap::parse(&file[..], HashKind::Sha1, objects, &checksum) else { return };
+    let Ok(bitmap) = Bitmap::parse(&file[..], HashKind::Sha1, objects, &checksum, false) else { return };
     let mut cache = Expanded::default();
     for at in 0..objects {
         let _ = bitmap.name_hash(at);

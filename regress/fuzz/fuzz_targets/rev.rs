@@ -3,6 +3,7 @@
 use libfuzzer_sys::fuzz_target;
 use librepo::HashKind;
 use librepo::beneath::Map;
+use librepo::checked::Checked;
 use librepo::pack_index::PackIndex;
 use librepo::rev::Order;
 
@@ -18,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let index =
         PackIndex::parse(Map::of_bytes(&index).expect("memory"), HashKind::Sha1).expect("a good index");
     let rev = Map::of_bytes(rev).expect("memory");
-    let order = Order::of(&index, Some(&rev));
+    let order = Order::of(&index, Some(&rev), &Checked::default());
     let indexes: Vec<u32> = (0..4).filter_map(|at| order.index_at(Some(&rev), at)).collect();
     let offsets: Vec<u64> = indexes.iter().map(|&i| index.offset_at(i)).collect();
     assert!(offsets.len() == 4 && offsets.is_sorted());

@@ -83,6 +83,9 @@ pub struct Opened {
     pub hash: HashKind,
 }
 
+/// The names of checks of a repository's files, 32 bytes each, that need not be made again while those files stay as they are.
+pub type Checks = Vec<[u8; 32]>;
+
 /// Why a repository could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OpenError {
@@ -105,6 +108,8 @@ pub struct RepoReport {
     pub text: String,
     /// Auxiliary files that were ignored, for the log.
     pub warnings: Vec<String>,
+    /// What it checked and found right, for the next process.
+    pub checked: Checks,
 }
 
 /// What keeps a pack from being made at once.
@@ -159,8 +164,8 @@ crate::messages! {
         1 => Start(RepoStart),
         /// The one repository of this process.
         2 => Serve(Serve),
-        /// The repository that was found is the right one: answer its session.
-        3 => Go(()),
+        /// The repository that was found is the right one: answer its session. What others checked comes along.
+        3 => Go(Checks),
         /// The verify process of this push runs, or could not be started.
         4 => Verify(bool),
         /// The verify process has ended: whether with status 0.
