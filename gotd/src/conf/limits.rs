@@ -106,7 +106,7 @@ limits! {
     /// Bytes per second that one network address may take.
     Bandwidth: Connection ["bandwidth" "per" "address"] Bytes 0, 0, T, none;
     /// Sessions started ahead of time for unix sockets.
-    Waiting: Connection ["waiting" "sessions"] Count 8, 1, 256;
+    Waiting: Connection ["waiting" "sessions"] Count 16, 1, 256;
     /// Sessions started ahead of time for git://.
     WaitingGit: Connection ["waiting" "git" "sessions"] Count 4, 1, 256;
 

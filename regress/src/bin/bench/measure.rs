@@ -133,6 +133,20 @@ pub fn wait_served(daemon: &Daemon, before: usize) {
     }
 }
 
+/// Waits until the daemon has replaced the sessions that were taken, so that this is not part of what git's turn takes.
+pub fn wait_rested(daemon: &Daemon) {
+    let end = Instant::now() + Duration::from_secs(2);
+    let mut before = Vec::new();
+    loop {
+        let now = family(daemon.pid());
+        if now == before || Instant::now() > end {
+            return;
+        }
+        before = now;
+        std::thread::sleep(Duration::from_millis(15));
+    }
+}
+
 /// The lines that git prints in a repository.
 pub fn git(repository: &Path, arguments: &[&str]) -> Vec<String> {
     let output = Command::new("git")

@@ -10,7 +10,7 @@ use regress::pkt;
 use regress::site::Site;
 
 use crate::fetch::skip_advertisement;
-use crate::measure::{Cost, cpu, head, row, served, start, wait_served};
+use crate::measure::{Cost, cpu, head, row, served, start, wait_rested, wait_served};
 
 /// References of the large repository.
 const MANY: usize = 50_000;
@@ -64,10 +64,12 @@ pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
         };
         // One of each that does not count, so that both find the files in memory.
         ours();
+        wait_rested(&daemon);
         theirs();
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for _ in 0..pairs {
             a.push(ours());
+            wait_rested(&daemon);
             b.push(theirs());
         }
         rows.push(row(&repository.display().to_string(), workload.name, &a, &b));
