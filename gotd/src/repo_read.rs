@@ -218,6 +218,10 @@ impl<'a> Server<'a> {
         };
         let mut last = None;
         for batch in self.advertised.batches(looked) {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => return Ok(Err(broken(error))),
+            };
             if let Some(before) = last.replace(RepoToSession::Refs(batch)) {
                 self.send(&before)?;
             }
@@ -231,9 +235,10 @@ impl<'a> Server<'a> {
         let prefixes = self.advertised.taken_prefixes();
         loop {
             let looked = self.advertised.look(ask)?;
-            let missing = |r: &librepo::refs::Ref| !self.repository.store().contains(&r.target);
-            let stale = self.reopenings > 0 && self.repository.store().is_stale();
-            if !stale || !self.advertised.seen().iter().any(missing) {
+            let store = self.repository.store();
+            let stale = self.reopenings > 0 && store.is_stale();
+            let missing = || self.advertised.seen().any(|r| r.is_ok_and(|r| !store.contains(&r.target())));
+            if !stale || !missing() {
                 return Ok(looked);
             }
             self.reopenings -= 1;

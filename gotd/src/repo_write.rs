@@ -195,7 +195,11 @@ impl Push<'_> {
             Ok(looked) => looked,
             Err(e) => return self.refuse(&format!("references: {e}")),
         };
-        for mut batch in advertised.batches(looked) {
+        for batch in advertised.batches(looked) {
+            let mut batch = match batch {
+                Ok(batch) => batch,
+                Err(e) => return self.refuse(&format!("references: {e}")),
+            };
             batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
             self.say(&WriterToSession::Refs(batch));
         }

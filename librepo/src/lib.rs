@@ -23,6 +23,7 @@ pub mod fetch;
 pub mod fs_ops;
 pub mod id;
 pub mod inflate;
+pub mod listing;
 pub mod loose;
 pub mod midx;
 pub mod object;

@@ -26,6 +26,9 @@ impl PackedValue {
     }
 }
 
+/// A reference's name and value.
+pub(crate) type Line<'p> = (&'p [u8], PackedValue);
+
 /// The `packed-refs` file: lines `id name`, each perhaps followed by `^peeled id`.
 #[derive(Debug)]
 pub struct PackedRefs {
@@ -90,7 +93,7 @@ impl PackedRefs {
     /// The lines from the first reference on whose name is not less than `name`. Only if the file is sorted.
     fn seek(&self, name: &[u8]) -> Result<&[u8]> {
         let text = self.text();
-        let (mut low, mut high) = (0, text.len());
+        let (mut low, mut high) = (0, if name.is_empty() { 0 } else { text.len() });
         while low < high {
             // Both ends are beginnings of references; so is `at`, the last one at or before the middle.
             let middle = low + (high - low) / 2;
@@ -102,11 +105,16 @@ impl PackedRefs {
     }
 
     pub(crate) fn find(&self, name: &[u8]) -> Result<Option<PackedValue>> {
+        Ok(self.at(name)?.map(|(_, value)| value))
+    }
+
+    /// The reference of this name, with its name as it stands in the file.
+    pub(crate) fn at(&self, name: &[u8]) -> Result<Option<(&[u8], PackedValue)>> {
         let mut text = if self.sorted { self.seek(name)? } else { self.text() };
         while !text.is_empty() {
             let (rest, found, value) = self.next(text)?;
             if found == name {
-                return Ok(Some(value).filter(|value| !value.target.is_null()));
+                return Ok(Some((found, value)).filter(|(_, value)| !value.target.is_null()));
             }
             if self.sorted {
                 break;
@@ -116,52 +124,67 @@ impl PackedRefs {
         Ok(None)
     }
 
-    /// Gives the references that begin with one of the prefixes to `each`: sorted by name, if the file is as sorted as it
-    /// says; else in its order, and a name twice if it stands there twice.
-    pub(crate) fn matching<'t>(
-        &'t self,
-        prefixes: &Prefixes,
-        mut each: impl FnMut(&'t [u8], PackedValue),
-    ) -> Result<()> {
-        let mut take = |name, value: PackedValue| {
-            if good_name(name) && !value.target.is_null() {
-                each(name, value);
-            }
-        };
-        if self.sorted {
-            for prefix in prefixes.iter() {
-                let mut text = self.seek(prefix)?;
-                while !text.is_empty() {
-                    let (rest, name, value) = self.next(text)?;
-                    if !name.starts_with(prefix) {
-                        break;
+    /// The references that begin with one of the prefixes: sorted by name, if the file is as sorted as it
+    /// says; else in its order, and a name twice if it stands there twice. After an error nothing comes.
+    pub(crate) fn below<'p>(&'p self, prefixes: &'p Prefixes) -> impl Iterator<Item = Result<Line<'p>>> {
+        let mut sought = prefixes.iter();
+        // All of an unsorted file is looked at.
+        let mut prefix = b"".as_slice();
+        let mut text = if self.sorted { b"".as_slice() } else { self.text() };
+        std::iter::from_fn(move || {
+            loop {
+                if text.is_empty() {
+                    prefix = if self.sorted { sought.next()? } else { return None };
+                    match self.seek(prefix) {
+                        Ok(found) => text = found,
+                        Err(e) => {
+                            sought = [].iter();
+                            return Some(Err(e));
+                        }
                     }
-                    take(name, value);
-                    text = rest;
+                    continue;
+                }
+                let (name, value) = match self.next(text) {
+                    Ok((rest, name, value)) => {
+                        text = rest;
+                        (name, value)
+                    }
+                    Err(e) => {
+                        (text, sought) = (b"", [].iter());
+                        return Some(Err(e));
+                    }
+                };
+                if !name.starts_with(prefix) {
+                    text = b"";
+                } else if good_name(name)
+                    && !value.target.is_null()
+                    && (self.sorted || prefixes.matches(name))
+                {
+                    return Some(Ok((name, value)));
                 }
             }
-        } else {
-            let mut text = self.text();
-            while !text.is_empty() {
-                let (rest, name, value) = self.next(text)?;
-                if prefixes.matches(name) {
-                    take(name, value);
-                }
-                text = rest;
-            }
-        }
-        Ok(())
+        })
     }
 
-    /// About how many references there are: a line takes some 60 bytes.
-    pub(crate) fn estimate(&self) -> usize {
-        self.text().len() / 60
+    /// Whether the lines say of themselves that they are sorted by name.
+    pub(crate) fn is_sorted(&self) -> bool {
+        self.sorted
+    }
+
+    pub(crate) fn hash(&self) -> HashKind {
+        self.hash
+    }
+
+    /// No references at all.
+    pub(crate) fn none(hash: HashKind) -> PackedRefs {
+        PackedRefs { map: None, hash, start: 0, sorted: true, peeled: false, fully_peeled: false }
     }
 
     /// The names that begin with one of `prefixes` (all if there are none), sorted; fails where a line is bad.
     pub fn list<P: AsRef<[u8]>>(&self, prefixes: &[P]) -> Result<Vec<Vec<u8>>> {
-        let mut names = Vec::new();
-        self.matching(&Prefixes::new(prefixes), |name, _| names.push(name.to_vec()))?;
+        let prefixes = Prefixes::new(prefixes);
+        let names: Result<Vec<Vec<u8>>> = self.below(&prefixes).map(|line| Ok(line?.0.to_vec())).collect();
+        let mut names = names?;
         names.sort_unstable();
         names.dedup();
         Ok(names)

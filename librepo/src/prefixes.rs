@@ -23,8 +23,8 @@ impl Prefixes {
     }
 
     /// The prefixes, sorted.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(Vec::as_slice)
+    pub fn iter(&self) -> std::slice::Iter<'_, Vec<u8>> {
+        self.0.iter()
     }
 
     /// Whether a name begins with one of them.

@@ -6,6 +6,7 @@
 use crate::beneath::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::id::{HashKind, ObjectId};
+use crate::listing::{Found, Listing, Resolved};
 use crate::object::{Kind, Tag};
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
@@ -64,36 +65,6 @@ enum Loose {
     Symbolic(Vec<u8>),
 }
 
-/// The object that a reference leads to, if there is one, and the last symbolic reference's target.
-type Resolved = (Option<PackedValue>, Option<Vec<u8>>);
-
-/// A reference for a listing.
-#[derive(Debug)]
-struct Found {
-    name: Vec<u8>,
-    /// `None`: a broken one, which hides what is packed under its name.
-    value: Option<PackedValue>,
-    symref_target: Option<Vec<u8>>,
-}
-
-impl Found {
-    fn new(name: Vec<u8>, (value, symref_target): Resolved) -> Found {
-        Found { name, value, symref_target }
-    }
-
-    /// With what it is peeled to, if a reader is there to tell, unless it is broken.
-    fn known(self, reader: Option<&mut Reader<'_>>) -> Option<Ref> {
-        let PackedValue { target, mut peeled, peel_known } = self.value?;
-        if let Some(reader) = reader
-            && !peel_known
-            && let Ok(Some((Kind::Tag, _))) = reader.header(&target)
-        {
-            peeled = peel(reader, &target);
-        }
-        Some(Ref { name: self.name, target, peeled, symref_target: self.symref_target })
-    }
-}
-
 impl Refs {
     /// The references below a repository's directory.
     pub fn new(dir: Dir, hash: HashKind) -> Refs {
@@ -134,33 +105,31 @@ impl Refs {
         prefixes: &[P],
         mut reader: Option<&mut Reader<'_>>,
     ) -> Result<Vec<Ref>> {
+        let listing = self.listing(prefixes)?;
+        let refs: Result<Vec<Ref>> =
+            listing.iter().map(|listed| Ok(listed?.to_ref(reader.as_deref_mut()))).collect();
+        let mut refs = refs?;
+        // Nothing moves where they are sorted already.
+        refs.sort_by(|a, b| a.name.cmp(&b.name));
+        refs.dedup_by(|later, first| later.name == first.name);
+        Ok(refs)
+    }
+
+    /// The same without a value for each, to go through one after the other.
+    pub fn listing<P: AsRef<[u8]>>(&self, prefixes: &[P]) -> Result<Listing> {
         let prefixes = Prefixes::new(prefixes);
         let mut found = Vec::new();
         if prefixes.matches(b"HEAD") {
             found.push(Found::new(b"HEAD".to_vec(), self.resolve(b"HEAD")?));
         }
-        let head = found.len();
-        if prefixes.may_match_below(b"refs/") {
-            self.list_below(&prefixes, &mut found)?;
-            // Nothing moves where they are sorted already. Of two with the same name the first stays, which is the loose one.
-            found[head..].sort_by(|a, b| a.name.cmp(&b.name));
-            found.dedup_by(|later, first| later.name == first.name);
+        if !prefixes.may_match_below(b"refs/") {
+            return Listing::new(found, PackedRefs::none(self.hash), prefixes);
         }
-        // In the room of what was found.
-        Ok(found.into_iter().filter_map(|found| found.known(reader.as_deref_mut())).collect())
-    }
-
-    /// What is below `refs/`: the loose references, then the packed ones.
-    fn list_below(&self, prefixes: &Prefixes, found: &mut Vec<Found>) -> Result<()> {
         // All loose ones first: what is packed and removed under us is in the packed-refs that is opened after.
         if let Some(dir) = self.dir.open_dir(b"refs")? {
-            self.walk(&dir, b"refs/", prefixes, 0, found)?;
+            self.walk(&dir, b"refs/", &prefixes, 0, &mut found)?;
         }
-        let packed = PackedRefs::open(&self.dir, self.hash)?;
-        if prefixes.matches(b"refs/") {
-            found.reserve(packed.estimate());
-        }
-        packed.matching(prefixes, |name, value| found.push(Found::new(name.to_vec(), (Some(value), None))))
+        Listing::new(found, PackedRefs::open(&self.dir, self.hash)?, prefixes)
     }
 
     /// Follows symbolic references from `name`: the object if they lead to one, and the last reference's name if

@@ -366,3 +366,32 @@ fn damaged_packs_and_objects() {
     assert_mirror(&site, &good, &clone);
     daemon.assert_serves();
 }
+
+/// A line of `packed-refs` that makes no sense, behind more references than one message holds: the client is told, and
+/// does not take those that come after it for deleted.
+#[test]
+fn a_bad_line_in_a_long_list_of_references_is_no_shorter_list() {
+    let site = Site::new();
+    let original = history::repository(&site, "long.git", 3, "sha1");
+    let tip = history::tip(&site, &original);
+    let lines: Vec<String> = (0..2000).map(|n| format!("{tip} refs/many/{n:04}\n")).collect();
+    let write = |middle: &str| {
+        let header = "# pack-refs with: peeled fully-peeled sorted \n";
+        let text = [header, &lines[..1000].concat(), middle, &lines[1000..].concat()].concat();
+        fs::write(original.join("packed-refs"), text).expect("writes");
+        site.hand_over();
+    };
+    write("");
+    let _daemon = site.start();
+    let mirror = site.clone_path("mirror");
+    site.git(["clone", "-q", "--mirror", "gotd:long.git", &mirror.to_string_lossy()]).good();
+    let count = || site.git_in(&mirror, ["for-each-ref", "refs/many"]).lines().count();
+    assert_eq!(count(), 2000);
+    write("no reference at all\n");
+    for version in ["0", "2"] {
+        let option = format!("protocol.version={version}");
+        let done = site.git(["-C", &mirror.to_string_lossy(), "-c", &option, "fetch", "-q", "--prune"]);
+        done.bad("packed-refs").bad("bad line");
+        assert_eq!(count(), 2000, "version {version}");
+    }
+}

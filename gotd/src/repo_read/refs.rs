@@ -5,9 +5,10 @@ use libproto::names::{self, RefName};
 use libproto::request::Limits;
 use librepo::error::Error;
 use librepo::fetch::Tips;
+use librepo::listing::{Listed, Listing};
 use librepo::prefixes::Prefixes;
 use librepo::reader::Reader;
-use librepo::refs::{Head, Ref};
+use librepo::refs::Head;
 use librepo::repository::Repository;
 
 use super::to_wire;
@@ -17,28 +18,21 @@ const CACHE: usize = 4 << 20;
 /// Largest `shallow` file, in bytes.
 const SHALLOW_FILE: u64 = 16 << 20;
 
-/// The references as they were read last on this connection: what is advertised may be wanted.
+/// The references as they were listed last on this connection: what is advertised may be wanted.
 pub(crate) struct Advertised<'a> {
     repository: &'a Repository,
     hidden: &'a [Vec<u8>],
     /// All of them.
-    refs: Option<Vec<Ref>>,
+    all: Option<Listing>,
     /// Those that were listed, where a prefix left others out.
-    listed: Vec<Ref>,
+    listed: Option<Listing>,
     prefixes: Vec<Vec<u8>>,
     prefix_bytes: u64,
 }
 
 impl<'a> Advertised<'a> {
     pub(crate) fn new(repository: &'a Repository, hidden: &'a [Vec<u8>]) -> Advertised<'a> {
-        Advertised {
-            repository,
-            hidden,
-            refs: None,
-            listed: Vec::new(),
-            prefixes: Vec::new(),
-            prefix_bytes: 0,
-        }
+        Advertised { repository, hidden, all: None, listed: None, prefixes: Vec::new(), prefix_bytes: 0 }
     }
 
     /// Takes prefixes for the next list, `most` in all.
@@ -58,53 +52,66 @@ impl<'a> Advertised<'a> {
         self.prefixes.clone()
     }
 
-    /// Reads the references anew, those that are asked for, which are [`Advertised::seen`] from then on.
+    /// Looks at the references anew, those that are asked for, which are [`Advertised::seen`] from then on.
     pub(crate) fn look(&mut self, ask: ListAsk) -> Result<Looked, Error> {
         let prefixes = std::mem::take(&mut self.prefixes);
         self.prefix_bytes = 0;
         // Nobody pays for references that are not asked for.
-        let refs = self.read(if ask.prefixed { &prefixes } else { &[] })?;
+        let listing = self.repository.refs().listing(if ask.prefixed { &prefixes } else { &[] })?;
         let head_asked = !ask.prefixed || Prefixes::new(&prefixes).matches(b"HEAD");
-        let no_head = refs.first().is_none_or(|r| r.name != b"HEAD");
+        let no_head = listing.head().is_none_or(|head| !self.shows(&head));
         let unborn = if head_asked && no_head { self.unborn()? } else { None };
         let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
-        (self.refs, self.listed) = if ask.prefixed { (None, refs) } else { (Some(refs), Vec::new()) };
+        (self.all, self.listed) = if ask.prefixed { (None, Some(listing)) } else { (Some(listing), None) };
         Ok(Looked { unborn, peel: ask.peel, shallow })
     }
 
-    /// The references that were read last.
-    pub(super) fn seen(&self) -> &[Ref] {
-        self.refs.as_deref().unwrap_or(&self.listed)
+    /// The references that were looked at last, and are not hidden.
+    pub(super) fn seen(&self) -> impl Iterator<Item = Result<Listed<'_>, Error>> {
+        let listings = self.all.iter().chain(&self.listed);
+        listings
+            .flat_map(Listing::iter)
+            .filter(|line| line.as_ref().map_or(true, |listed| self.shows(listed)))
     }
 
-    /// What was read last, in batches that fit into messages, at least one; each is made when it is asked for, so that the
-    /// session works on one while the next is made.
-    pub(crate) fn batches(&self, Looked { unborn, peel, shallow }: Looked) -> impl Iterator<Item = RefBatch> {
-        let lines = self.seen().iter().filter_map(move |r| ref_line(r, peel));
-        Batches { lines: unborn.into_iter().chain(lines).peekable(), shallow, ended: false }
+    /// What was looked at last, in batches that fit into messages, at least one; each is made when it is asked for, so that the
+    /// session works on one while the next is made. An error ends it.
+    pub(crate) fn batches(
+        &self,
+        Looked { unborn, peel, shallow }: Looked,
+    ) -> impl Iterator<Item = Result<RefBatch, Error>> {
+        let mut reader = peel.then(|| Reader::new(self.repository.store(), CACHE));
+        let lines = self.seen().filter_map(move |line| match line {
+            Ok(listed) => ref_line(&listed, reader.as_mut()).map(Ok),
+            Err(e) => Some(Err(e)),
+        });
+        Batches { lines: unborn.map(Ok).into_iter().chain(lines).peekable(), shallow, ended: false }
+    }
+
+    /// All references, as they were listed last, if they were.
+    fn all(&mut self) -> Result<&Listing, Error> {
+        let all = match self.all.take() {
+            Some(all) => all,
+            None => self.repository.refs().listing::<&[u8]>(&[])?,
+        };
+        Ok(self.all.insert(all))
     }
 
     /// What may be wanted: what was listed, or would be.
     pub(super) fn tips(&mut self) -> Result<Tips, Error> {
-        let refs = match self.refs.take() {
-            Some(refs) => refs,
-            None => {
-                let mut refs = self.read(&[])?;
-                refs.append(&mut self.listed);
-                refs
-            }
-        };
-        let tips = Tips::new(&refs);
-        self.refs = Some(refs);
+        self.all()?;
+        let mut reader = Reader::new(self.repository.store(), CACHE);
+        let mut tips = Tips::default();
+        for listed in self.seen() {
+            let listed = listed?;
+            tips.add(listed.name, listed.target(), listed.peeled(&mut reader));
+        }
         Ok(tips)
     }
 
     /// The object of a reference in any of the ways to abbreviate its name, if only one of them is a reference.
     pub(super) fn resolve(&mut self, name: &RefName) -> Result<librepo::id::ObjectId, Refusal> {
-        if self.refs.is_none() {
-            self.refs = Some(self.read(&[]).map_err(super::broken)?);
-        }
-        let refs = self.refs.as_deref().unwrap_or_default();
+        self.all().map_err(super::broken)?;
         let short = name.as_bytes();
         let ways: [(&[u8], &[u8]); 6] = [
             (b"", b""),
@@ -114,24 +121,21 @@ impl<'a> Advertised<'a> {
             (b"refs/remotes/", b""),
             (b"refs/remotes/", b"/HEAD"),
         ];
-        let mut found = ways.iter().filter_map(|(before, after)| {
+        let mut found = Vec::new();
+        for (before, after) in ways {
             let full = [before, short, after].concat();
-            refs.iter().find(|r| r.name == full)
-        });
-        match (found.next(), found.next()) {
-            (Some(one), None) => Ok(one.target),
+            let listed = self.all.as_ref().map_or(Ok(None), |all| all.find(&full)).map_err(super::broken)?;
+            found.extend(listed.filter(|listed| self.shows(listed)));
+        }
+        match &found[..] {
+            [one] => Ok(one.target()),
             _ => Err(Refusal::NoSuchRef(name.clone())),
         }
     }
 
-    /// The references below these prefixes, all of them if there are none, that are not hidden, with what tags point to.
-    fn read(&self, prefixes: &[Vec<u8>]) -> Result<Vec<Ref>, Error> {
-        let mut reader = Reader::new(self.repository.store(), CACHE);
-        let mut refs = self.repository.refs().list(prefixes, Some(&mut reader))?;
-        refs.retain(|r| {
-            !self.is_hidden(&r.name) && !r.symref_target.as_ref().is_some_and(|t| self.is_hidden(t))
-        });
-        Ok(refs)
+    fn shows(&self, listed: &Listed<'_>) -> bool {
+        self.hidden.is_empty()
+            || !self.is_hidden(listed.name) && !listed.symref_target.is_some_and(|to| self.is_hidden(to))
     }
 
     fn is_hidden(&self, name: &[u8]) -> bool {
@@ -164,14 +168,15 @@ impl<'a> Advertised<'a> {
     }
 }
 
-/// `None` for a name that has no place in Git's protocol.
-fn ref_line(r: &Ref, peel: bool) -> Option<RefLine> {
-    let target = match &r.symref_target {
+/// `None` for a name that has no place in Git's protocol. With a reader, tags are peeled.
+fn ref_line(listed: &Listed<'_>, reader: Option<&mut Reader<'_>>) -> Option<RefLine> {
+    let target = match listed.symref_target {
         Some(target) => Some(RefName::parse(target).ok()?),
         None => None,
     };
-    let peeled = r.peeled.as_ref().filter(|_| peel).and_then(to_wire);
-    Some(RefLine { name: RefName::parse(&r.name).ok()?, id: Some(to_wire(&r.target)?), peeled, target })
+    let peeled = reader.and_then(|reader| listed.peeled(reader)).as_ref().and_then(to_wire);
+    let (name, id) = (RefName::parse(listed.name).ok()?, to_wire(&listed.target())?);
+    Some(RefLine { name, id: Some(id), peeled, target })
 }
 
 /// What belongs to a list beside the references.
@@ -182,22 +187,29 @@ pub(crate) struct Looked {
 }
 
 /// See [`Advertised::batches`].
-struct Batches<I: Iterator<Item = RefLine>> {
+struct Batches<I: Iterator<Item = Result<RefLine, Error>>> {
     lines: std::iter::Peekable<I>,
     shallow: Vec<names::ObjectId>,
     ended: bool,
 }
 
-impl<I: Iterator<Item = RefLine>> Iterator for Batches<I> {
-    type Item = RefBatch;
+impl<I: Iterator<Item = Result<RefLine, Error>>> Iterator for Batches<I> {
+    type Item = Result<RefBatch, Error>;
 
-    fn next(&mut self) -> Option<RefBatch> {
+    fn next(&mut self) -> Option<Result<RefBatch, Error>> {
         if self.ended {
             return None;
         }
         let (mut refs, mut weight, mut shallow) = (Vec::new(), 0_usize, Vec::new());
         while weight < BATCH_BYTES {
             let Some(line) = self.lines.next() else { break };
+            let line = match line {
+                Ok(line) => line,
+                Err(e) => {
+                    self.ended = true;
+                    return Some(Err(e));
+                }
+            };
             weight = weight.saturating_add(line.weight());
             refs.push(line);
         }
@@ -205,7 +217,7 @@ impl<I: Iterator<Item = RefLine>> Iterator for Batches<I> {
             shallow = self.shallow.split_off(self.shallow.len().saturating_sub(BATCH_IDS));
         }
         self.ended = self.lines.peek().is_none() && self.shallow.is_empty();
-        Some(RefBatch { refs, shallow, last: self.ended })
+        Some(Ok(RefBatch { refs, shallow, last: self.ended }))
     }
 }
 
@@ -224,7 +236,8 @@ mod tests {
         };
         let lines: Vec<RefLine> = (0..1000).map(line).collect();
         let batches = |lines: Vec<RefLine>, shallow: &[names::ObjectId]| -> Vec<RefBatch> {
-            Batches { lines: lines.into_iter().peekable(), shallow: shallow.to_vec(), ended: false }.collect()
+            let lines = lines.into_iter().map(Ok).peekable();
+            Batches { lines, shallow: shallow.to_vec(), ended: false }.map(Result::unwrap).collect()
         };
         let all = batches(lines.clone(), &[id; 500]);
         let listed: Vec<RefLine> = all.iter().flat_map(|b| b.refs.clone()).collect();

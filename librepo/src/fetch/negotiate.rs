@@ -60,15 +60,20 @@ impl Tips {
     pub fn new<'r>(refs: impl IntoIterator<Item = &'r Ref>) -> Tips {
         let mut tips = Tips::default();
         for r in refs {
-            tips.ids.insert(r.target);
-            if let Some(peeled) = r.peeled {
-                tips.ids.insert(peeled);
-                if r.name.starts_with(b"refs/tags/") {
-                    tips.tags.push((r.target, peeled));
-                }
-            }
+            tips.add(&r.name, r.target, r.peeled);
         }
         tips
+    }
+
+    /// Adds a reference, with what it names in the end if that is an annotated tag.
+    pub fn add(&mut self, name: &[u8], target: ObjectId, peeled: Option<ObjectId>) {
+        self.ids.insert(target);
+        if let Some(peeled) = peeled {
+            self.ids.insert(peeled);
+            if name.starts_with(b"refs/tags/") {
+                self.tags.push((target, peeled));
+            }
+        }
     }
 }
 
