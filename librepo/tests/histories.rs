@@ -268,11 +268,15 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
         }
         None => history.reach(&question.wants, &edge),
     };
+    let named = question.wants.iter().map(|want| history.peel(*want));
+    let named: Vec<ObjectId> = named.filter(|id| history.things[id].kind != Kind::Commit).collect();
     let mut lacking: Ids = all.difference(&client.has).copied().collect();
     if question.filter.is_some() {
-        // As to git, a client that has a commit has all that is below it, at whatever depth.
+        // As to git, a client that has a commit has all that is below it, at whatever depth; but where dates lie git
+        // does not always see that a commit is below. What is asked for by name comes all the same.
         let counted = rev_list(history, question, true);
-        lacking.retain(|id| counted.contains(id));
+        let (implied, asked) = (history.reach(&question.haves, &edge), history.reach(&named, &edge));
+        lacking.retain(|id| counted.contains(id) && (!implied.contains(id) || asked.contains(id)));
     }
     for id in &lacking {
         assert!(sent.contains(id), "{id} is not sent");
@@ -291,8 +295,6 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
     // it in the trees of some commits, and by what dates say not always in the same ones; and if such a tree is also a
     // commit's, the depth at which git counts depends on what it meets first.
     let deep = question.filter.as_ref().is_some_and(|filter| filter.contains("tree:"));
-    let named = question.wants.iter().map(|want| history.peel(*want));
-    let named: Vec<ObjectId> = named.filter(|id| history.things[id].kind != Kind::Commit).collect();
     let whole = question.filter.is_none() || deep;
     let below = if whole { history.reach(&named, &edge) } else { named.iter().copied().collect() };
     more.retain(|id| !below.contains(id));
