@@ -18,7 +18,7 @@ use super::commits::Source;
 use super::delta::DeltaIndex;
 use super::plan::Plan;
 use super::progress::Progress;
-use super::writer::{Made, MadeDeltas, Part, compressor, deflate, pack_of};
+use super::writer::{Made, MadeDeltas, Part, compressor, deflate_delta, pack_of};
 use super::{Means, PackOptions};
 use crate::error::Result;
 use crate::id::FastState;
@@ -420,7 +420,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
             }
         }
         let Some((base, thin, depth, delta)) = best else { return Ok(None) };
-        let compressed = deflate(self.z, &delta)?;
+        let compressed = deflate_delta(self.z, &delta)?;
         // A base by name costs its name.
         if let Why::Large(stored) | Why::Foreign(stored) = why
             && compressed.len() as u64 + 40 > stored

@@ -34,8 +34,8 @@ const STREAMED: u64 = 16 << 20;
 /// Git's level of compression, and the one that makes no tables.
 const GIT_S: Compression = Compression::new(6);
 const FASTEST: Compression = Compression::new(1);
-/// Fewer bytes than this are compressed at the latter: packs of fetches from git, gitoxide and got grew by 0.02 % at most.
-const FEW: u64 = 256;
+/// Deltas of fewer bytes than this are compressed at the latter: packs of fetches from git, gitoxide and got grew by 0.02 % at most.
+const FEW: usize = 256;
 /// Bases that are written ahead of their turn nest this deep at most.
 const DEEPEST: usize = 10_000;
 
@@ -138,18 +138,21 @@ fn put_distance(out: &mut Vec<u8>, mut distance: u64) {
     out.extend_from_slice(&bytes[at..]);
 }
 
-/// Begins to compress so many bytes, as git does by default. For few of them, such as small deltas, a code of their own gains no
-/// more than its tables take, and making those tables is most of the work.
-fn begin(z: &mut Compress, length: u64) -> Result<()> {
+fn begin(z: &mut Compress, level: Compression) -> Result<()> {
     z.reset();
-    let level = if length < FEW { FASTEST } else { GIT_S };
     z.set_level(level).map_err(|e| Error::Io(std::io::Error::other(e)))
 }
 
+/// Compresses a delta. For a small one a code of its own gains no more than its tables take, and making those tables is
+/// most of the work.
+pub(super) fn deflate_delta(z: &mut Compress, delta: &[u8]) -> Result<Vec<u8>> {
+    deflate(z, delta, if delta.len() < FEW { FASTEST } else { GIT_S })
+}
+
 /// Compresses a buffer.
-pub(crate) fn deflate(z: &mut Compress, data: &[u8]) -> Result<Vec<u8>> {
+fn deflate(z: &mut Compress, data: &[u8], level: Compression) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(data.len() / 2 + 64);
-    begin(z, data.len() as u64)?;
+    begin(z, level)?;
     loop {
         let read = usize::try_from(z.total_in()).unwrap_or(usize::MAX).min(data.len());
         let status = z
@@ -676,7 +679,7 @@ impl Writer<'_, '_, '_, '_> {
         self.head.clear();
         put_header(&mut self.head, kind as u8, data.len() as u64);
         self.out.put(&self.head)?;
-        let compressed = deflate(self.z, data)?;
+        let compressed = deflate(self.z, data, GIT_S)?;
         self.out.put(&compressed)
     }
 
@@ -719,7 +722,7 @@ impl Writer<'_, '_, '_, '_> {
         self.head.clear();
         put_header(&mut self.head, kind as u8, size);
         self.out.put(&self.head)?;
-        begin(self.z, size)?;
+        begin(self.z, GIT_S)?;
         let mut room = Vec::with_capacity(PIECE);
         let (out, z) = (&mut self.out, &mut *self.z);
         let mut feed = |mut bytes: &[u8], flush: FlushCompress| -> Result<()> {
