@@ -349,9 +349,9 @@ impl Listen {
         }
     }
 
-    /// Takes a waiting session.
+    /// Takes a waiting session: the one that was started last, whose memory the processor's caches are likely to have still.
     fn session(&mut self, pool: Pool) -> Option<(u64, Channel<ListenToSession, ListenToSession>)> {
-        let at = self.waiting.iter().position(|(_, other, _)| *other == pool)?;
+        let at = self.waiting.iter().rposition(|(_, other, _)| *other == pool)?;
         self.waiting.remove(at).map(|(number, _, session)| (number, session))
     }
 
