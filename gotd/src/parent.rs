@@ -61,6 +61,9 @@ mod tests;
 const LINGER: Duration = Duration::from_secs(10);
 /// How long the end of a process is waited for whose link has ended.
 const REAP: Duration = Duration::from_millis(200);
+/// How long those may not be heard who hardly ever speak, while there is more to do: standard errors, and repository processes that
+/// wait. Each descriptor costs its part every time the parent waits, and there are several for each session.
+const SELDOM: Duration = Duration::from_millis(100);
 /// Connections of one uid that have not been counted by name yet are ended beyond this many times its limit.
 const UNNAMED_FACTOR: usize = 4;
 
@@ -94,6 +97,8 @@ pub struct Parent {
     served: u64,
     metrics: Metrics,
     checked: Checked,
+    /// When those who hardly ever speak were last listened to.
+    listened: Instant,
     draining: Option<control::Drain>,
     /// Whose packs were made, the last one at the end.
     pack_turns: std::collections::VecDeque<packs::Whose>,
@@ -154,7 +159,11 @@ impl Parent {
 
     /// One turn of the loop.
     fn turn(&mut self) -> Option<End> {
-        let (sources, ready) = self.wait();
+        let all = self.listened.elapsed() >= SELDOM;
+        let (sources, ready) = self.wait(all);
+        if all {
+            self.listened = Instant::now();
+        }
         for (source, events) in sources.into_iter().zip(ready) {
             if events.is_empty() {
                 continue;
@@ -207,8 +216,9 @@ impl Parent {
         self.unsound.take().map(End::Lost).or_else(|| self.drained())
     }
 
-    /// Waits for something to happen; at most a second, for the timers.
-    fn wait<'a>(&'a self) -> (Vec<Source>, Vec<PollFlags>) {
+    /// Waits for something to happen; at most a second, for the timers. Unless it listens to `all`, at most until that
+    /// is due again.
+    fn wait<'a>(&'a self, all: bool) -> (Vec<Source>, Vec<PollFlags>) {
         let mut sources = vec![Source::Signals, Source::Listen, Source::Auth, Source::Sockets];
         let out = |outbox: &Outbox| {
             if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
@@ -237,7 +247,9 @@ impl Parent {
             let link = session.session.running().map(|child| child.channel.as_fd());
             watch(Source::Session(number), session.state == SessionState::Finished, link);
             let link = session.repo.running().map(|child| child.channel.as_fd());
-            watch(Source::Repo(number), session.repo_state == RepoState::Finished, link);
+            // One that waits says nothing, and if it ends there is a signal.
+            let silent = session.repo_state == RepoState::Waiting && !all;
+            watch(Source::Repo(number), session.repo_state == RepoState::Finished || silent, link);
         }
         for session in self.table.iter() {
             let verify = session.verify.as_ref().and_then(Process::running);
@@ -254,7 +266,7 @@ impl Parent {
                 watch(Source::List(session.number), shell.state == JobState::Finished, link);
             }
         }
-        for (pid, fd) in self.complaints.iter() {
+        for (pid, fd) in self.complaints.iter().filter(|_| all) {
             sources.push(Source::Stderr(pid));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
@@ -267,7 +279,11 @@ impl Parent {
             }
         }
         // A refill that was put off is due when the one it was put off for has been answered.
-        let longest: u16 = if self.table.is_anybody_waiting() { 5 } else { 1000 };
+        let longest: u16 = match () {
+            () if self.table.is_anybody_waiting() => 5,
+            () if all => 1000,
+            () => SELDOM.saturating_sub(self.listened.elapsed()).as_millis() as u16 + 1,
+        };
         let pause = self.pause.left(Instant::now()).and_then(|left| u16::try_from(left.as_millis()).ok());
         let timeout = PollTimeout::from(pause.map_or(longest, |pause| longest.min(pause.saturating_add(1))));
         let ready = match poll(&mut fds, timeout) {

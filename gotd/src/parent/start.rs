@@ -521,6 +521,7 @@ fn connect_roles(
         served: 0,
         metrics: Metrics::default(),
         checked: Checked::default(),
+        listened: Instant::now(),
         draining: None,
         pack_turns: std::collections::VecDeque::new(),
         files,

@@ -57,6 +57,7 @@ fn parent() -> (Parent, Forged) {
         served: 0,
         metrics: Metrics::default(),
         checked: Checked::default(),
+        listened: Instant::now(),
         draining: None,
         pack_turns: std::collections::VecDeque::new(),
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
