@@ -15,7 +15,7 @@ use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, is_root};
 
 /// Sessions that wait for clients of the unix socket by default.
-const WAITING: usize = 8;
+const WAITING: usize = 16;
 
 /// A configuration that listens there and serves `one.git` to everybody.
 fn configuration(site: &Site, sockets: &[&Path], addresses: &[SocketAddr]) -> String {
