@@ -22,13 +22,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Pause {
     until: Option<Instant>,
-    /// Sessions that were lost since one lived.
+    /// Pauses since one lived.
     losses: u32,
 }
 
 impl Pause {
-    /// A waiting session has ended before anybody was served.
+    /// A waiting session has ended before anybody was served. Those that end together make one pause.
     pub fn lost(&mut self, now: Instant) {
+        if self.is_on(now) {
+            return;
+        }
         let pause = FIRST_PAUSE.saturating_mul(1 << self.losses.min(10)).min(LONGEST_PAUSE);
         self.losses = self.losses.saturating_add(1);
         self.until = Some(now + pause);
@@ -122,14 +125,19 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_end_with_one_that_lives() {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let mut pause = Pause::default();
         assert!(!pause.is_on(now));
         let mut lengths = Vec::new();
         for _ in 0..12 {
-            pause.lost(now);
-            lengths.extend(pause.left(now).map(|left| left.as_millis()));
+            for _ in 0..16 {
+                pause.lost(now);
+            }
+            let left = pause.left(now).expect("a pause");
+            lengths.push(left.as_millis());
+            now += left;
         }
+        pause.lost(now);
         assert_eq!(lengths[..4], [20, 40, 80, 160]);
         assert_eq!(lengths.last(), Some(&5000));
         assert!(pause.is_on(now) && !pause.is_on(now + LONGEST_PAUSE));
