@@ -247,7 +247,9 @@ fn descriptors_whose_close_hangs_in_place_of_the_pipes() {
     for both in [false, true].repeat(4) {
         let (hanging, far) = lingering();
         sockets.push(far);
-        // The session sleeps until it has the last one: closing it here would hang this test.
+        // The session sleeps until it has the last one: closing it here would hang this test. The one that took the place of the
+        // last one is the next, and has to be there by now.
+        std::thread::sleep(Duration::from_millis(300));
         let waiting = daemon.role("session");
         let tell = |signal| {
             for pid in &waiting {
