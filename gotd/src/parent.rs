@@ -279,10 +279,12 @@ impl Parent {
             }
         }
         // A refill that was put off is due when the one it was put off for has been answered.
-        let longest: u16 = match () {
-            () if self.table.is_anybody_waiting() => 5,
-            () if all => 1000,
-            () => SELDOM.saturating_sub(self.listened.elapsed()).as_millis() as u16 + 1,
+        let longest: u16 = if self.table.is_anybody_waiting() {
+            5
+        } else if all {
+            1000
+        } else {
+            SELDOM.saturating_sub(self.listened.elapsed()).as_millis() as u16 + 1
         };
         let pause = self.pause.left(Instant::now()).and_then(|left| u16::try_from(left.as_millis()).ok());
         let timeout = PollTimeout::from(pause.map_or(longest, |pause| longest.min(pause.saturating_add(1))));

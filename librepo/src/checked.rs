@@ -20,7 +20,7 @@ const MOST: usize = 64;
 
 /// Which file this was, and as of when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileId {
+pub(crate) struct FileId {
     device: u64,
     inode: u64,
     size: i64,
@@ -30,8 +30,7 @@ pub struct FileId {
 
 impl FileId {
     /// From what stat(2) tells.
-    #[must_use]
-    pub fn of(stat: &FileStat) -> FileId {
+    pub(crate) fn of(stat: &FileStat) -> FileId {
         FileId {
             device: stat.st_dev,
             inode: stat.st_ino,

@@ -109,7 +109,7 @@ impl Refs {
         let refs: Result<Vec<Ref>> =
             listing.iter().map(|listed| Ok(listed?.to_ref(reader.as_deref_mut()))).collect();
         let mut refs = refs?;
-        // Nothing moves where they are sorted already.
+        // Nothing moves, unless packed-refs is not as sorted as it says.
         refs.sort_by(|a, b| a.name.cmp(&b.name));
         refs.dedup_by(|later, first| later.name == first.name);
         Ok(refs)

@@ -88,18 +88,17 @@ impl<'a> Advertised<'a> {
         Batches { lines: unborn.map(Ok).into_iter().chain(lines).peekable(), shallow, ended: false }
     }
 
-    /// All references, as they were listed last, if they were.
-    fn all(&mut self) -> Result<&Listing, Error> {
-        let all = match self.all.take() {
-            Some(all) => all,
-            None => self.repository.refs().listing::<&[u8]>(&[])?,
-        };
-        Ok(self.all.insert(all))
+    /// Looks at all references, unless they were listed.
+    fn look_at_all(&mut self) -> Result<(), Error> {
+        if self.all.is_none() {
+            self.all = Some(self.repository.refs().listing::<&[u8]>(&[])?);
+        }
+        Ok(())
     }
 
     /// What may be wanted: what was listed, or would be.
     pub(super) fn tips(&mut self) -> Result<Tips, Error> {
-        self.all()?;
+        self.look_at_all()?;
         let mut reader = Reader::new(self.repository.store(), CACHE);
         let mut tips = Tips::default();
         for listed in self.seen() {
@@ -111,7 +110,7 @@ impl<'a> Advertised<'a> {
 
     /// The object of a reference in any of the ways to abbreviate its name, if only one of them is a reference.
     pub(super) fn resolve(&mut self, name: &RefName) -> Result<librepo::id::ObjectId, Refusal> {
-        self.all().map_err(super::broken)?;
+        self.look_at_all().map_err(super::broken)?;
         let short = name.as_bytes();
         let ways: [(&[u8], &[u8]); 6] = [
             (b"", b""),
@@ -123,9 +122,10 @@ impl<'a> Advertised<'a> {
         ];
         let mut found = Vec::new();
         for (before, after) in ways {
-            let full = [before, short, after].concat();
-            let listed = self.all.as_ref().map_or(Ok(None), |all| all.find(&full)).map_err(super::broken)?;
-            found.extend(listed.filter(|listed| self.shows(listed)));
+            for all in &self.all {
+                let listed = all.find(&[before, short, after].concat()).map_err(super::broken)?;
+                found.extend(listed.filter(|listed| self.shows(listed)));
+            }
         }
         match &found[..] {
             [one] => Ok(one.target()),

@@ -138,6 +138,7 @@ fn put_distance(out: &mut Vec<u8>, mut distance: u64) {
     out.extend_from_slice(&bytes[at..]);
 }
 
+/// Makes a compressor ready for a stream of its own.
 fn begin(z: &mut Compress, level: Compression) -> Result<()> {
     z.reset();
     z.set_level(level).map_err(|e| Error::Io(std::io::Error::other(e)))
