@@ -121,8 +121,8 @@ impl<'a> Advertised<'a> {
             (b"refs/remotes/", b"/HEAD"),
         ];
         let mut found = Vec::new();
-        for (before, after) in ways {
-            for all in &self.all {
+        if let Some(all) = &self.all {
+            for (before, after) in ways {
                 let listed = all.find(&[before, short, after].concat()).map_err(super::broken)?;
                 found.extend(listed.filter(|listed| self.shows(listed)));
             }
