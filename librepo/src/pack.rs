@@ -226,6 +226,12 @@ impl Pack {
         self.order.get_or_init(|| Order::of(&self.index, self.rev.as_ref(), &self.checked))
     }
 
+    /// Why its `.rev` file is passed over, one line for the log, if it is and somebody has asked for the order.
+    pub(crate) fn order_note(&self) -> Option<String> {
+        let computed = self.rev.is_some() && self.order.get().is_some_and(|order| !order.is_from_file());
+        computed.then(|| format!("{}.rev: ignored: not the order of its pack", self.name))
+    }
+
     /// The index of the entry that comes `position`th in the pack.
     #[inline]
     pub fn index_of_position(&self, position: u32) -> Option<u32> {

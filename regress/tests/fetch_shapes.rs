@@ -130,6 +130,7 @@ fn a_bitmap_and_an_order_that_are_damaged_between_two_sessions() {
     site.git(["clone", "-q", "--mirror", "gotd:good.git", &mirror.to_string_lossy()]).good();
     assert_mirror(&site, &site.clone_path("second"), &mirror);
     daemon.logged(&["bitmap", "ignored", "checksum mismatch"]);
+    daemon.logged(&["rev", "ignored", "not the order of its pack"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::{Means, PackOptions, PackStats, Sink, reach, writer};
 use crate::error::{Error, Result};
 use crate::id::{FastState, IdSet, ObjectId};
 use crate::object::{Commit, Kind};
+use crate::pack::Pack;
 use crate::refs::Ref;
 use crate::repository::Repository;
 
@@ -404,9 +405,11 @@ impl<'r> Fetch<'r> {
         self.bitmap.as_ref().map(|bitmap| &bitmap.name[..])
     }
 
-    /// Files that were passed over because they are damaged or foreign, one line each, for the log.
+    /// Files that were passed over so far because they are damaged or foreign, one line each, for the log.
     pub fn take_log(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.log)
+        let mut log = std::mem::take(&mut self.log);
+        log.extend(self.repository.store().packs().iter().filter_map(Pack::order_note));
+        log
     }
 
     /// Writes the pack. `threads` is how many threads may work at it.
