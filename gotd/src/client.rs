@@ -11,8 +11,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{system, watchdog};
 
-/// How large a pipe is made for [`Output::send_file`], in bytes.
+/// How large a pipe is made that has much to carry, in bytes. In one of the usual size, 64 kB, the two sides wait for each other
+/// more often than copying takes.
 const PIPE: usize = 256 << 10;
+/// Whoever writes so many bytes at once has much to send.
+const MUCH: usize = 32 << 10;
 
 /// Waits until `fd` is ready for `events`, or until it never will be.
 pub fn wait_for(fd: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
@@ -67,6 +70,8 @@ impl io::Read for Input {
 pub struct Output {
     fd: OwnedFd,
     tcp: bool,
+    /// Whether a pipe holds [`PIPE`] bytes, once that was worth a try.
+    wide: Option<bool>,
     /// Bytes written so far.
     pub sent: u64,
 }
@@ -75,7 +80,7 @@ impl Output {
     /// Takes the descriptor over.
     pub fn new(fd: OwnedFd) -> Output {
         let tcp = system::is_tcp(fd.as_fd()).unwrap_or(false);
-        Output { fd, tcp, sent: 0 }
+        Output { fd, tcp, wide: None, sent: 0 }
     }
 
     /// The descriptor, to be handed to a process that writes an answer of its own.
@@ -83,10 +88,15 @@ impl Output {
         self.fd.as_fd()
     }
 
-    /// Whether [`Output::send_file`] is worth using. A pipe is made larger for it: what fits into one of the usual size is less
-    /// than a packet, and then the two sides wait for each other more often than copying takes.
-    pub fn takes_files(&self) -> bool {
-        self.tcp || system::widen_pipe(self.fd.as_fd(), PIPE).is_ok_and(|size| size >= PIPE)
+    /// Whether [`Output::send_file`] is worth using: it is not with a pipe that cannot hold a few packets.
+    pub fn takes_files(&mut self) -> bool {
+        self.tcp || self.widen()
+    }
+
+    /// Makes a pipe larger, once; whether it could be.
+    fn widen(&mut self) -> bool {
+        let fd = self.fd.as_fd();
+        *self.wide.get_or_insert_with(|| system::widen_pipe(fd, PIPE).is_ok_and(|size| size >= PIPE))
     }
 
     /// Sends up to `len` bytes of a file from `offset` on without reading them; 0: the file ends there. An error of the kind
@@ -130,6 +140,9 @@ impl Output {
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() >= MUCH && !self.tcp {
+            self.widen();
+        }
         self.attempt(|fd| nix::unistd::write(fd, bytes))
     }
 

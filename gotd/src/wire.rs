@@ -15,7 +15,9 @@ use crate::watchdog::{self, Phase};
 
 /// Bytes that are read at once.
 const READ_AHEAD: usize = 16 * 1024;
-/// Bytes of answers that may wait for a write.
+/// Bytes of a long answer that may wait for the first write: the client is to begin early.
+const WRITE_FIRST: usize = 4 * 1024;
+/// Bytes of it that may wait for a further write.
 const WRITE_LATE: usize = 48 * 1024;
 
 /// Why a conversation ended early.
@@ -76,6 +78,8 @@ pub struct Wire<'a> {
     exact: bool,
     /// What the client is expected to do next, for the watchdog.
     waiting: Phase,
+    /// How much may gather before it is written.
+    late: usize,
     /// Packets that are to be written.
     pub out: Vec<u8>,
 }
@@ -85,7 +89,18 @@ impl<'a> Wire<'a> {
     pub fn new(input: &'a mut Input, output: &'a mut Output) -> Wire<'a> {
         let (decoder, buffer) = (Decoder::new(), vec![0; READ_AHEAD]);
         let waiting = Phase::FirstRequest;
-        Wire { input, output, decoder, buffer, start: 0, end: 0, exact: false, waiting, out: Vec::new() }
+        Wire {
+            input,
+            output,
+            decoder,
+            buffer,
+            start: 0,
+            end: 0,
+            exact: false,
+            waiting,
+            late: WRITE_FIRST,
+            out: Vec::new(),
+        }
     }
 
     /// The pipes of a client whose input somebody else reads on from: reads exactly.
@@ -157,6 +172,7 @@ impl<'a> Wire<'a> {
     /// Reads what is there; `false` at the end of the input.
     fn fill(&mut self) -> Result<bool, TalkError> {
         self.flush()?;
+        self.late = WRITE_FIRST;
         // A byte a second is no progress within a packet, and between packets there need not be any for a while.
         let phase = match (self.decoder.at_boundary(), self.waiting) {
             (false, Phase::Idle | Phase::Done) => Phase::Transfer,
@@ -183,6 +199,10 @@ impl<'a> Wire<'a> {
 
     /// Writes if much has gathered.
     pub fn flush_if_large(&mut self) -> Result<(), TalkError> {
-        if self.out.len() >= WRITE_LATE { self.flush() } else { Ok(()) }
+        if self.out.len() < self.late {
+            return Ok(());
+        }
+        self.late = WRITE_LATE;
+        self.flush()
     }
 }
