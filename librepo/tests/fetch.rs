@@ -825,3 +825,41 @@ fn repositories_with_long_ids_are_served() {
         );
     }
 }
+
+/// What one thread finds in a search that is long enough for others to help is what several find.
+#[test]
+fn more_threads_make_the_same_deltas() {
+    const FILES: usize = 12;
+    const COMMITS: usize = 10;
+    let scratch = Scratch::new();
+    let mut random = Random::new(21);
+    let dir = scratch.bare("server.git");
+    let mut files: Vec<Vec<String>> =
+        (0..FILES).map(|_| (0..4_000).map(|n| format!("{n} {:x}\n", random.next())).collect()).collect();
+    let mut stream = String::new();
+    for commit in 0..COMMITS {
+        stream += &format!("commit refs/heads/main\ncommitter C <c> {commit} +0000\ndata 0\n");
+        for (number, lines) in files.iter_mut().enumerate() {
+            let at = random.below(lines.len());
+            lines[at] = format!("changed in {commit}\n");
+            let text = lines.concat();
+            stream += &format!("M 644 inline dir{}/file{number}\ndata {}\n{text}\n", number % 3, text.len());
+        }
+    }
+    // Every version is whole, in a file of its own.
+    let import = ["-c", "fastimport.unpackLimit=10000", "fast-import", "--quiet"];
+    scratch.ok(&dir, &import, stream.as_bytes());
+    let commits = scratch.lines(&dir, &["rev-list", "--reverse", "main"], b"");
+    let server = Server { dir, commits, tags: Vec::new(), blobs: Vec::new() };
+    let (haves, wants) = (vec![server.commits[0].clone()], vec![server.commits[COMMITS - 1].clone()]);
+    let question = Question { wants, haves, thin: true, ofs: true, ..Question::default() };
+    let alone = ours(&server, &question, 1).unwrap().pack;
+    for threads in [2, 5] {
+        assert!(ours(&server, &question, threads).unwrap().pack == alone, "with {threads} threads");
+    }
+    let whole: usize = (1..COMMITS).map(|_| files.iter().flatten().map(String::len).sum::<usize>()).sum();
+    assert!(alone.len() < whole / 100, "{} of {whole} bytes", alone.len());
+    let client = client(&scratch, &server, "client.git", &question.haves);
+    let wanted = reach(&scratch, &server.dir, &question.wants, &question.haves);
+    assert_eq!(received(&scratch, &client, &alone, true).unwrap(), wanted);
+}
