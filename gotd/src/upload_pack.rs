@@ -148,9 +148,9 @@ impl Session<'_> {
                 for id in &batch.unshallow {
                     pktline::write(&mut wire.out, format!("unshallow {id}").as_bytes())?;
                 }
-                wire.flush_if_large()?;
             }
-            Ok(())
+            // The caller may take back the beginning of a section in which nothing was told.
+            if told { wire.flush_if_large() } else { Ok(()) }
         })?;
         Ok(told)
     }

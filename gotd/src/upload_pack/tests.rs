@@ -417,6 +417,25 @@ fn v2_fetches_go_as_with_c_git() {
     }
 }
 
+/// Acknowledgments that end about where an answer is first written: the section behind them is there only if it says something.
+#[test]
+fn a_section_that_is_not_told_is_not_begun() {
+    let fixture = Fixture::new("sha1");
+    let commits: String = (1..=100)
+        .map(|n| format!("commit refs/heads/long\ncommitter C <c@example.org> {n} +0000\ndata 0\n"))
+        .collect();
+    fixture.git(&["fast-import", "--quiet"], commits.as_bytes());
+    let listed = String::from_utf8(fixture.git(&["rev-list", "long"], b"")).unwrap();
+    let ids: Vec<&str> = listed.lines().collect();
+    let want = format!("want {}", ids[0]);
+    let haves: Vec<String> = ids[1..].iter().rev().map(|id| format!("have {id}")).collect();
+    for count in 78..90 {
+        let haves: Vec<&str> = haves[..count].iter().map(String::as_str).collect();
+        let told = same(&fixture, 2, &[&["command=fetch", "0001", &want], &haves[..], &["0000"]].concat());
+        assert!(told.contains(&"ready\n".to_owned()), "{count}");
+    }
+}
+
 #[test]
 fn an_object_that_is_reachable_may_be_wanted_in_v2_only() {
     let fixture = Fixture::new("sha1");
