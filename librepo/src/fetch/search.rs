@@ -131,16 +131,16 @@ pub(super) fn search(
         group.versions.iter().any(|version| version.why.is_some())
             && group.versions.len() + group.edges.len() > 1
     };
-    let mut queues = <[Vec<Group>; 2]>::default();
+    let (mut trees, mut blobs) = (Vec::new(), Vec::new());
     for ((_, kind), group) in groups.into_iter().filter(|(_, group)| worth(group)) {
-        queues[usize::from(kind != Kind::Tree)].push(group);
+        if kind == Kind::Tree { &mut trees } else { &mut blobs }.push(group);
     }
-    for queue in &mut queues {
+    for queue in [&mut trees, &mut blobs] {
         // The longest first, so that the threads end together.
         queue.sort_by_key(|group| std::cmp::Reverse(group.versions.len()));
     }
     progress.start("Compressing objects", total);
-    let made = run(source, &queues, means, progress)?;
+    let made = run(source, &[trees, blobs], means, progress)?;
     progress.finish()?;
     Ok(made)
 }
