@@ -257,6 +257,72 @@ impl Deref for Map {
     }
 }
 
+/// What the kernel knows of a directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// Its owner.
+    pub uid: u32,
+    /// Its type and permissions.
+    pub mode: u32,
+    /// Its device number.
+    pub device: u64,
+    /// Its inode number.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970; 0: not known.
+    pub born: u64,
+    /// The id of the mount that it was reached through; `None`: the kernel does not say.
+    pub mount: Option<u64>,
+}
+
+/// Looks at a directory by its descriptor. Nobody is asked but the kernel itself: the server of a file system in user
+/// space, or a network's, may never answer.
+#[cfg(target_os = "linux")]
+pub(crate) fn facts(directory: BorrowedFd<'_>) -> std::result::Result<Facts, Errno> {
+    use nix::libc;
+    use std::os::fd::AsRawFd as _;
+
+    let mut buffer = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
+    let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
+    // SAFETY: the descriptor is open, the path is an empty string with its end, and the buffer is one `struct statx`,
+    // which the call fills in.
+    let done =
+        unsafe { libc::statx(directory.as_raw_fd(), c"".as_ptr(), flags, wanted, buffer.as_mut_ptr()) };
+    Errno::result(done)?;
+    // SAFETY: plain numbers, for which zeros are good, and the call has filled them in.
+    let found = unsafe { buffer.assume_init() };
+    let seconds = u64::try_from(found.stx_btime.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::from(found.stx_btime.tv_nsec);
+    let has = |bit: libc::c_uint| found.stx_mask & bit != 0;
+    Ok(Facts {
+        uid: found.stx_uid,
+        mode: u32::from(found.stx_mode),
+        device: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
+        inode: found.stx_ino,
+        born: if has(libc::STATX_BTIME) {
+            seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds)
+        } else {
+            0
+        },
+        mount: has(libc::STATX_MNT_ID).then_some(found.stx_mnt_id),
+    })
+}
+
+/// The same by fstat(2), where there is nothing else.
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+pub(crate) fn facts(directory: BorrowedFd<'_>) -> std::result::Result<Facts, Errno> {
+    let found = fstat(directory)?;
+    Ok(Facts {
+        uid: found.st_uid,
+        mode: found.st_mode as u32,
+        device: found.st_dev as u64,
+        inode: found.st_ino as u64,
+        born: 0,
+        mount: None,
+    })
+}
+
 /// The big-endian number at `at`, if it lies within.
 #[inline]
 pub(crate) fn be32(data: &[u8], at: usize) -> Option<u32> {

@@ -6,6 +6,7 @@
 //!
 //! - [`repository`] opens one beneath a directory descriptor; [`refs`] and [`store`] are its two halves.
 //! - [`reader`] reads objects; every thread has its own.
+//! - [`place`] walks from a path to a directory, following no link that others can have put there.
 //! - [`alternates`] finds the object directories that a repository borrows from.
 
 pub mod alternates;
@@ -30,6 +31,7 @@ pub mod object;
 pub mod pack;
 pub mod pack_index;
 pub mod packed_refs;
+pub mod place;
 pub mod prefixes;
 pub mod reader;
 pub mod receive;

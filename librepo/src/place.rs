@@ -1,0 +1,568 @@
+//! Where a place is: a path walked from `/`, one component after the other.
+//!
+//! Whoever can write a directory can put a symbolic link where a component was, and so make a path lead to
+//! whatever the daemon's user may read. So the kernel never resolves more than one component here, and links
+//! are read by this code: one is followed only where nobody but root and the daemon's user can have put it.
+//!
+//! A directory is *trusted* if root or the daemon's user owns it and neither group nor others may write to it
+//! (an access control list shows in the group's bits). The first other one of a path, and all that is below it,
+//! is *foreign*: there no link is followed and no mount point crossed. What is asked of a directory is what the
+//! kernel knows already, because the server of somebody's file system in user space may never answer.
+//!
+//! The path as it was walked has no links, and is what a place is known by. Of inodes that cannot be said: file
+//! systems use them again, and some change them.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::Mode;
+
+use crate::beneath::{Facts, facts};
+
+/// Symbolic links on the way to one place, as in the kernel's own walk.
+pub const MOST_LINKS: usize = 40;
+/// Directories on the way to one place, each of which is held open for a `..` in a link.
+const MOST_LEVELS: usize = 256;
+#[cfg(target_os = "linux")]
+const DIRECTORY: OFlag =
+    OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// Write permission of group and others.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Whose directories are trusted, besides root's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// The user that the daemon works as.
+    pub uid: u32,
+}
+
+impl Trust {
+    /// The user of this process.
+    #[must_use]
+    pub fn of_process() -> Trust {
+        Trust { uid: nix::unistd::geteuid().as_raw() }
+    }
+
+    fn covers(self, facts: &Facts) -> bool {
+        (facts.uid == 0 || facts.uid == self.uid) && facts.mode & OTHERS_WRITE == 0
+    }
+}
+
+/// The first directory on the way to a place that others than root and the daemon's user may change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its path, as walked.
+    pub path: PathBuf,
+    /// Its owner.
+    pub uid: u32,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (owner {}, mode {:04o})", self.path.display(), self.uid, self.mode)
+    }
+}
+
+/// A directory's inode. One that gets the number of a removed directory was made at another time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Inode {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970; 0 where the file system does not say.
+    pub born: u64,
+}
+
+/// A place that is there.
+#[derive(Debug)]
+pub struct Walked {
+    /// The directory (`O_PATH`).
+    pub directory: OwnedFd,
+    /// The path as it was walked: absolute, without links, `.` and `..`.
+    pub path: PathBuf,
+    /// Where the part begins that others may change.
+    pub foreign: Option<Foreign>,
+    /// Which directory it is.
+    pub inode: Inode,
+    mount: Mount,
+    trust: Trust,
+}
+
+/// A place that the walk did not get to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// The last directory that the walk got to.
+    pub exists: PathBuf,
+    /// What is behind it: of plain names, with links as they are in the path.
+    pub rest: PathBuf,
+    /// Where the part begins that others may change, as far as the walk got.
+    pub foreign: Option<Foreign>,
+    /// Why the walk ended.
+    pub why: Why,
+}
+
+/// Why a walk ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is nothing of this name.
+    Absent,
+    /// Something of this name is no directory.
+    NotADirectory,
+    /// A symbolic link where none is followed.
+    Link,
+    /// A mount point where none is crossed.
+    Mount,
+    /// More than [`MOST_LINKS`] symbolic links.
+    TooManyLinks,
+    /// The system refused.
+    System(Errno),
+}
+
+impl Stopped {
+    /// The place all the same: what exists of it and the rest. It is found there if it comes to be.
+    #[must_use]
+    pub fn place(&self) -> PathBuf {
+        if self.rest.as_os_str().is_empty() { self.exists.clone() } else { self.exists.join(&self.rest) }
+    }
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let next = self.rest.iter().next().unwrap_or_default();
+        let at = self.exists.join(next);
+        write!(f, "{}: ", at.display())?;
+        match self.why {
+            Why::Absent => f.write_str("no such directory")?,
+            Why::NotADirectory => f.write_str("not a directory")?,
+            Why::Link => f.write_str("symbolic link, which is not followed")?,
+            Why::Mount => f.write_str("mount point, which is not crossed")?,
+            Why::TooManyLinks => write!(f, "more than {MOST_LINKS} symbolic links")?,
+            Why::System(errno) => f.write_str(errno.desc())?,
+        }
+        match (&self.foreign, self.why) {
+            (Some(foreign), Why::Link | Why::Mount) => write!(f, " in or below {foreign}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What tells one mount from another: its id, and where the kernel does not tell that, the device. A bind mount of the
+/// same file system is not noticed then; that the path is known by where it was walked holds all the same.
+#[derive(Clone, Copy, Debug)]
+struct Mount {
+    id: Option<u64>,
+    device: u64,
+}
+
+impl Mount {
+    fn is(self, other: Mount) -> bool {
+        match (self.id, other.id) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.device == other.device,
+        }
+    }
+}
+
+/// A directory on the way.
+struct Step {
+    directory: OwnedFd,
+    name: Vec<u8>,
+    facts: Facts,
+    foreign: Option<Foreign>,
+}
+
+impl Step {
+    fn mount(&self) -> Mount {
+        Mount { id: self.facts.mount, device: self.facts.device }
+    }
+}
+
+/// What a component is.
+enum Next {
+    Step(Step),
+    Link(Vec<u8>),
+}
+
+/// Walks to a place.
+///
+/// # Errors
+/// The place is not there, or its path leads through something that is not walked through. What exists of it is told
+/// all the same.
+pub fn walk(path: &Path, trust: Trust) -> Result<Walked, Stopped> {
+    let mut pending: VecDeque<Vec<u8>> = components(path.as_os_str().as_bytes()).collect();
+    let mut steps: Vec<Step> = Vec::new();
+    let mut links = 0usize;
+    let stop = |steps: &[Step], name: Option<Vec<u8>>, pending: VecDeque<Vec<u8>>, why| Stopped {
+        exists: path_of(steps),
+        rest: plain(name.into_iter().chain(pending)),
+        foreign: steps.last().and_then(|step| step.foreign.clone()),
+        why,
+    };
+    if !path.is_absolute() {
+        return Err(stop(&steps, None, pending, Why::System(Errno::EINVAL)));
+    }
+    match top(trust) {
+        Ok(step) => steps.push(step),
+        Err(errno) => return Err(stop(&steps, None, pending, Why::System(errno))),
+    }
+    while let Some(name) = pending.pop_front() {
+        if name == b".." {
+            // Back to the directory that was come from, whatever has become of the one that is left.
+            if steps.len() > 1 {
+                steps.pop();
+            }
+            continue;
+        }
+        let next = match steps.last() {
+            Some(_) if steps.len() > MOST_LEVELS => Err(Why::System(Errno::ENAMETOOLONG)),
+            Some(here) => enter(here, &name, trust, &|| path_of(&steps)),
+            None => Err(Why::Absent),
+        };
+        match next {
+            Ok(Next::Step(step)) => steps.push(step),
+            Ok(Next::Link(target)) => {
+                links += 1;
+                if links > MOST_LINKS {
+                    return Err(stop(&steps, Some(name), pending, Why::TooManyLinks));
+                }
+                if target.starts_with(b"/") {
+                    steps.truncate(1);
+                }
+                for component in components(&target).collect::<Vec<_>>().into_iter().rev() {
+                    pending.push_front(component);
+                }
+            }
+            Err(why) => return Err(stop(&steps, Some(name), pending, why)),
+        }
+    }
+    let path = path_of(&steps);
+    match steps.pop() {
+        Some(step) => Ok(Walked::of(step, path, trust)),
+        None => Err(stop(&steps, None, pending, Why::Absent)),
+    }
+}
+
+impl Walked {
+    fn of(step: Step, path: PathBuf, trust: Trust) -> Walked {
+        let Facts { device, inode, born, .. } = step.facts;
+        let mount = step.mount();
+        let inode = Inode { device, inode, born };
+        Walked { directory: step.directory, path, foreign: step.foreign, inode, mount, trust }
+    }
+
+    /// The directory of this name in this one, wherever that is never through a link.
+    ///
+    /// # Errors
+    /// As for [`walk`]. `name` is one plain component.
+    pub fn child(&self, name: &[u8]) -> Result<Walked, Why> {
+        if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+            return Err(Why::Absent);
+        }
+        let above = Above { directory: &self.directory, foreign: self.foreign.as_ref(), mount: self.mount };
+        match enter_above(&above, name, self.trust, &|| self.path.clone())? {
+            Next::Step(step) => Ok(Walked::of(step, self.path.join(OsStr::from_bytes(name)), self.trust)),
+            Next::Link(_) => Err(Why::Link),
+        }
+    }
+
+    /// The same once more.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> std::io::Result<Walked> {
+        let directory = self.directory.try_clone()?;
+        Ok(Walked { directory, path: self.path.clone(), foreign: self.foreign.clone(), ..*self })
+    }
+}
+
+/// A directory that something is looked for in.
+struct Above<'d> {
+    directory: &'d OwnedFd,
+    foreign: Option<&'d Foreign>,
+    mount: Mount,
+}
+
+fn enter(here: &Step, name: &[u8], trust: Trust, path: &dyn Fn() -> PathBuf) -> Result<Next, Why> {
+    let above = Above { directory: &here.directory, foreign: here.foreign.as_ref(), mount: here.mount() };
+    enter_above(&above, name, trust, path)
+}
+
+/// Goes to one component of a directory whose path is `path`, or reads it if it is a link that may be followed.
+fn enter_above(
+    above: &Above<'_>,
+    name: &[u8],
+    trust: Trust,
+    path: &dyn Fn() -> PathBuf,
+) -> Result<Next, Why> {
+    let directory = match openat(above.directory, name, DIRECTORY, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::ENOENT) => return Err(Why::Absent),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => {
+            return match readlinkat(above.directory, name) {
+                Ok(_) if above.foreign.is_some() => Err(Why::Link),
+                Ok(target) => Ok(Next::Link(target.as_bytes().to_vec())),
+                Err(Errno::ENOENT) => Err(Why::Absent),
+                Err(Errno::EINVAL) => Err(Why::NotADirectory),
+                Err(errno) => Err(Why::System(errno)),
+            };
+        }
+        Err(errno) => return Err(Why::System(errno)),
+    };
+    let facts = facts(directory.as_fd()).map_err(Why::System)?;
+    let mount = Mount { id: facts.mount, device: facts.device };
+    let foreign = match above.foreign {
+        Some(_) if !mount.is(above.mount) => return Err(Why::Mount),
+        Some(foreign) => Some(foreign.clone()),
+        None if trust.covers(&facts) => None,
+        None => {
+            let path = path().join(OsStr::from_bytes(name));
+            Some(Foreign { path, uid: facts.uid, mode: facts.mode & 0o7777 })
+        }
+    };
+    Ok(Next::Step(Step { directory, name: name.to_vec(), facts, foreign }))
+}
+
+/// The directory at the top.
+fn top(trust: Trust) -> Result<Step, Errno> {
+    let directory = open("/", DIRECTORY, Mode::empty())?;
+    let facts = facts(directory.as_fd())?;
+    let foreign = (!trust.covers(&facts)).then(|| Foreign {
+        path: "/".into(),
+        uid: facts.uid,
+        mode: facts.mode & 0o7777,
+    });
+    Ok(Step { directory, name: Vec::new(), facts, foreign })
+}
+
+fn path_of(steps: &[Step]) -> PathBuf {
+    let mut path = PathBuf::from("/");
+    path.extend(steps.iter().skip(1).map(|step| OsStr::from_bytes(&step.name)));
+    path
+}
+
+/// The components of a path or of a link's target, those left out that lead nowhere.
+fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec)
+}
+
+/// What is left of a path that leads nowhere, as plain names.
+fn plain(names: impl Iterator<Item = Vec<u8>>) -> PathBuf {
+    let mut path = PathBuf::new();
+    for name in names {
+        if name == b".." {
+            path.pop();
+        } else {
+            path.push(OsStr::from_bytes(&name));
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    /// A directory whose own path nobody else can change, so that links in it may be followed: the tests' user is
+    /// trusted, whoever owns what is above. Walks begin in it.
+    struct Tree {
+        dir: tempfile::TempDir,
+        root: PathBuf,
+    }
+
+    impl Tree {
+        /// In the directory of the build, because the usual place is everybody's. `None`: that one is foreign too.
+        fn new() -> Option<Tree> {
+            let above = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+            let dir = tempfile::tempdir_in(above).unwrap();
+            let root = dir.path().canonicalize().unwrap();
+            mode(&root, 0o755);
+            match walk(&root, Trust::of_process()).unwrap().foreign {
+                None => Some(Tree { dir, root }),
+                Some(foreign) => {
+                    eprintln!("skipped: {foreign} can be changed by others");
+                    None
+                }
+            }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.join(name)
+        }
+
+        fn make(&self, name: &str, bits: u32) {
+            fs::create_dir_all(self.path(name)).unwrap();
+            mode(&self.path(name), bits);
+        }
+
+        fn link(&self, target: impl AsRef<Path>, name: &str) {
+            symlink(target, self.path(name)).unwrap();
+        }
+
+        fn walk(&self, name: &str) -> Result<Walked, Stopped> {
+            walk(&self.path(name), Trust::of_process())
+        }
+
+        /// Where a walk ends: its path below the tree, or why not.
+        fn ends(&self, name: &str) -> Result<String, Why> {
+            let path = self.walk(name).map_err(|stopped| stopped.why)?.path;
+            Ok(path.strip_prefix(&self.root).unwrap().to_string_lossy().into_owned())
+        }
+    }
+
+    fn mode(path: &Path, bits: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap();
+    }
+
+    #[test]
+    fn links_are_followed_where_nobody_else_can_have_put_them() {
+        let Some(tree) = Tree::new() else { return };
+        tree.make("a/b", 0o755);
+        tree.link("a", "relative");
+        tree.link(tree.path("a/b"), "absolute");
+        tree.link("../a/../a/./b//", "a/dots");
+        tree.link("relative/b", "twice");
+        tree.link(
+            format!("{}/../../../../../../../../../../../..{}", tree.root.display(), tree.root.display()),
+            "up",
+        );
+        for (name, end) in [
+            ("a", "a"),
+            ("relative/b", "a/b"),
+            ("absolute", "a/b"),
+            ("a/dots", "a/b"),
+            ("twice/.", "a/b"),
+            ("up/a", "a"),
+        ] {
+            assert_eq!(tree.ends(name), Ok(end.to_owned()), "{name}");
+        }
+        assert_eq!(tree.walk("twice").unwrap().foreign, None);
+        assert_eq!(walk(Path::new("/"), Trust::of_process()).unwrap().path, Path::new("/"));
+        assert_eq!(walk(Path::new("a"), Trust::of_process()).unwrap_err().why, Why::System(Errno::EINVAL));
+    }
+
+    #[test]
+    fn nothing_is_followed_from_the_first_foreign_directory_on() {
+        let Some(tree) = Tree::new() else { return };
+        tree.make("own", 0o755);
+        for (name, bits) in [("group", 0o775), ("setgid", 0o2775), ("others", 0o757), ("sticky", 0o1777)] {
+            tree.make(name, bits);
+            tree.make(&format!("{name}/in/deep"), 0o755);
+            tree.link("in", &format!("{name}/link"));
+            tree.link(tree.path("own"), &format!("{name}/in/link"));
+            assert_eq!(tree.ends(&format!("{name}/link")), Err(Why::Link), "{name}");
+            // What is below is no better for its own mode.
+            assert_eq!(tree.ends(&format!("{name}/in/link")), Err(Why::Link), "{name}");
+            let walked = tree.walk(&format!("{name}/in/deep")).unwrap();
+            let foreign = walked.foreign.unwrap();
+            assert_eq!((foreign.path, foreign.mode), (tree.path(name), bits));
+            // A link from a trusted directory may lead there, and comes back to where it came from.
+            tree.link(format!("{name}/in/../../own"), &format!("to-{name}"));
+            assert_eq!(tree.ends(&format!("to-{name}")), Ok("own".to_owned()));
+            assert_eq!(tree.walk(&format!("to-{name}")).unwrap().foreign, None);
+        }
+        let stopped = tree.walk("group/link/x").unwrap_err();
+        assert_eq!(stopped.place(), tree.path("group/link/x"));
+        let text = stopped.to_string();
+        assert!(text.contains("group/link: symbolic link") && text.ends_with("mode 0775)"), "{text}");
+    }
+
+    #[test]
+    fn whoever_is_not_trusted_owns_a_foreign_directory() {
+        let Some(tree) = Tree::new() else { return };
+        tree.make("a", 0o755);
+        tree.link("a", "link");
+        let me = nix::unistd::geteuid();
+        let other = walk(&tree.path("link"), Trust { uid: me.as_raw().wrapping_add(1) });
+        match other {
+            // What root owns is trusted whoever the daemon is.
+            Ok(walked) => assert!(me.is_root() && walked.path == tree.path("a")),
+            Err(stopped) => assert_eq!((me.is_root(), stopped.why), (false, Why::Link)),
+        }
+    }
+
+    #[test]
+    fn forty_links_are_followed_and_no_more() {
+        let Some(tree) = Tree::new() else { return };
+        tree.make("end", 0o755);
+        tree.link("end", "1");
+        for n in 2..=41 {
+            tree.link(format!("{}", n - 1), &n.to_string());
+        }
+        assert_eq!(tree.ends("40"), Ok("end".to_owned()));
+        assert_eq!(tree.ends("41"), Err(Why::TooManyLinks));
+        tree.link("loop", "loop");
+        tree.link("ping", "pong");
+        tree.link("pong", "ping");
+        for name in ["loop", "ping", "pong/x"] {
+            assert_eq!(tree.ends(name), Err(Why::TooManyLinks), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_what_is_absent_the_part_that_exists_and_the_rest() {
+        let Some(tree) = Tree::new() else { return };
+        tree.make("a", 0o755);
+        tree.link("a", "link");
+        tree.link("a/none", "dangling");
+        fs::write(tree.path("file"), "").unwrap();
+        for (name, exists, rest, why) in [
+            ("none", "", "none", Why::Absent),
+            ("link/x/y", "a", "x/y", Why::Absent),
+            ("dangling/x", "a", "none/x", Why::Absent),
+            ("file", "", "file", Why::NotADirectory),
+            ("file/x", "", "file/x", Why::NotADirectory),
+        ] {
+            let stopped = tree.walk(name).unwrap_err();
+            let exists = if exists.is_empty() { tree.root.clone() } else { tree.path(exists) };
+            assert_eq!(
+                (&stopped.exists, &*stopped.rest, stopped.why),
+                (&exists, Path::new(rest), why),
+                "{name}"
+            );
+            assert_eq!(stopped.place(), exists.join(rest));
+        }
+    }
+
+    #[test]
+    fn a_child_is_never_behind_a_link() {
+        let Some(tree) = Tree::new() else { return };
+        tree.make("a/b", 0o755);
+        tree.link("a", "link");
+        let top = tree.walk("").unwrap();
+        assert_eq!(top.child(b"link").unwrap_err(), Why::Link);
+        for name in [&b""[..], b".", b"..", b"a/b", b"none"] {
+            assert_eq!(top.child(name).unwrap_err(), Why::Absent);
+        }
+        let inner = top.child(b"a").unwrap().child(b"b").unwrap();
+        assert_eq!((&inner.path, inner.inode), (&tree.path("a/b"), tree.walk("link/b").unwrap().inode));
+        assert_eq!(inner.try_clone().unwrap().path, inner.path);
+        drop(tree.dir);
+    }
+
+    #[test]
+    fn a_directory_with_the_number_of_a_removed_one_is_another() {
+        let Some(tree) = Tree::new() else { return };
+        tree.make("a", 0o755);
+        let before = tree.walk("a").unwrap().inode;
+        if before.born == 0 {
+            return eprintln!("skipped: the file system does not say when a directory was made");
+        }
+        fs::remove_dir(tree.path("a")).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        tree.make("a", 0o755);
+        assert_ne!(tree.walk("a").unwrap().inode, before);
+    }
+}
