@@ -16,6 +16,7 @@ use libproto::names::{RepoName, UserName};
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Rule, Who};
 use crate::conf::resolve::NO_ID;
+use crate::places::Places;
 
 /// Most groups that a peer may be in; with more it is refused, because a truncated list would evade `deny :group`.
 pub const GROUPS_MAX: usize = 1024;
@@ -137,6 +138,18 @@ pub struct Table {
     users: HashMap<UserName, u32>,
     account_uids: HashSet<u32>,
     user_names: HashMap<u32, UserName>,
+    places: Places,
+}
+
+/// Whether an identity may read what lies at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// A rule permits it.
+    Yes,
+    /// Only where the marker file of git-daemon stands (`export-ok`).
+    Exported,
+    /// No rule permits it, or no block is about that place.
+    No,
 }
 
 impl Table {
@@ -159,7 +172,8 @@ impl Table {
         let users = (0..).zip(&config.users).map(|(index, user)| (user.name.clone(), index)).collect();
         let account_uids = config.accounts.iter().filter_map(|a| a.uid).collect();
         let user_names = config.unix_users.iter().map(|u| (u.uid, u.name.clone())).collect();
-        Table { config, repositories, prefixes, users, account_uids, user_names }
+        let places = Places::new(&config.repositories);
+        Table { config, repositories, prefixes, users, account_uids, user_names, places }
     }
 
     /// The configuration.
@@ -260,6 +274,29 @@ impl Table {
         })
     }
 
+    /// Whether a directory, by its path as walked, belongs to this block: no other one has a longer place that contains it.
+    pub fn holds(&self, block: usize, walked: &Path) -> bool {
+        self.places.of(walked).contains(&block)
+    }
+
+    /// The blocks that a directory belongs to, by its path as walked.
+    pub fn blocks_of(&self, walked: &Path) -> impl Iterator<Item = &Repository> {
+        self.places.of(walked).iter().filter_map(|&block| self.config.repositories.get(block))
+    }
+
+    /// Whether this identity may read the repository that a directory is or lies in, by its path as walked. Where several
+    /// blocks have the same place, it is enough if one permits it.
+    pub fn may_read(&self, identity: &Identity, walked: &Path) -> Reading {
+        let readings = self.blocks_of(walked).map(|block| {
+            match self.deciding(block, identity).map(|deciding| deciding.rule.action) {
+                Some(Action::Permit(_)) => Reading::Yes,
+                Some(Action::PermitExported) => Reading::Exported,
+                Some(Action::Deny) | None => Reading::No,
+            }
+        });
+        readings.min_by_key(|reading| *reading as u8).unwrap_or(Reading::No)
+    }
+
     /// Decides.
     pub fn decide(&self, identity: &Identity, name: &RepoName, service: Service) -> Verdict {
         let Some((index, found)) = self.find(name) else {
@@ -315,10 +352,10 @@ impl Table {
         if block.kind != (RepositoryKind::Below { create: true }) || grant.access != Access::Write {
             return false;
         }
-        let root = Path::new(&block.path);
+        let root = Path::new(block.place());
         let paths = [name.without_suffix(), &name.with_suffix()].map(|n| root.join(OsStr::from_bytes(n)));
         !self.config.repositories.iter().any(|other| {
-            let other = Path::new(&other.path);
+            let other = Path::new(other.place());
             let within_root = other != root && other.starts_with(root);
             paths.iter().any(|path| other.starts_with(path) || within_root && path.starts_with(other))
         })

@@ -25,6 +25,7 @@ pub mod list;
 pub mod listen;
 pub mod log;
 pub mod parent;
+pub mod places;
 pub mod receive_pack;
 pub mod repo_read;
 pub mod repo_write;

@@ -261,8 +261,10 @@ pub struct Repository {
     pub name: Option<RepoName>,
     /// One repository, or all below a directory.
     pub kind: RepositoryKind,
-    /// Absolute path.
+    /// Absolute path, as written.
     pub path: String,
+    /// The same as walked when the configuration was loaded, without links; empty: it was not walked.
+    pub place: String,
     /// Access rules in order; the last that matches decides.
     pub rules: Vec<Rule>,
     /// What a push may not do.
@@ -566,6 +568,7 @@ impl Repository {
             name,
             kind,
             path: String::new(),
+            place: String::new(),
             rules: Vec::new(),
             protections: Vec::new(),
             hidden: Vec::new(),
@@ -580,6 +583,11 @@ impl Repository {
     /// The name or prefix as text for messages; `/` for all names.
     pub fn display_name(&self) -> String {
         self.name.as_ref().map_or_else(|| "/".to_owned(), ToString::to_string)
+    }
+
+    /// What its repositories are known by: a path without links.
+    pub fn place(&self) -> &str {
+        if self.place.is_empty() { &self.path } else { &self.place }
     }
 
     /// A limit, as this block or else the whole configuration sets it.

@@ -101,6 +101,7 @@ pub struct RepositoryHead {
     name: Option<RepoName>,
     kind: RepositoryKind,
     path: String,
+    place: String,
     options: RepositoryOptions,
     at: Position,
 }
@@ -211,6 +212,7 @@ fn repository_items<E>(
         name: block.name.clone(),
         kind: block.kind,
         path: block.path.clone(),
+        place: block.place.clone(),
         options: block.options,
         at: block.at,
     }))?;
@@ -486,9 +488,11 @@ impl Assembler {
         room(self.config.repositories.len(), REPOSITORIES_MAX)?;
         self.place(head.at)?;
         check(path(&head.path), "path of a repository")?;
+        check(head.place.is_empty() || path(&head.place), "place of a repository")?;
         check(head.name.is_some() || head.kind != RepositoryKind::One, "repository without a name")?;
         let mut block = Repository::new(head.name, head.kind, head.at);
         block.path = head.path;
+        block.place = head.place;
         block.options = head.options;
         self.config.repositories.push(block);
         Ok(())
