@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance c-gotd-suite debian-walk fuzz clean install-test-tools
+.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance c-gotd-suite debian-walk fuzz drawing clean install-test-tools
 
 all: build
 
@@ -76,6 +76,11 @@ debian-walk: deb
 SECONDS ?= 60
 fuzz:
 	@sh regress/fuzz/run.sh $(SECONDS)
+
+# Makes doc/processes.svg of doc/processes.dot. Both are committed.
+drawing:
+	@command -v dot >/dev/null || { echo "make drawing: please install graphviz (and fonts-dejavu-core, so that words fit)" >&2; exit 1; }
+	dot -Kneato -n -Tsvg doc/processes.dot -o doc/processes.svg
 
 clean:
 	$(CARGO) clean
