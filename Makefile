@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build install uninstall deb run regress test lint man bench faults disk-full conformance c-gotd-suite debian-walk fuzz drawing clean install-test-tools
+.PHONY: all build install uninstall deb run regress test lint man bench faults floods disk-full conformance c-gotd-suite debian-walk fuzz drawing clean install-test-tools
 
 all: build
 
@@ -51,6 +51,12 @@ RUNS ?= 500
 faults: build
 	$(CARGO) build --release --locked -p regress --bin faults
 	GOTD_BIN=$(BIN) $(BIN)/faults --runs $(RUNS)
+
+# What an honest client notices while others flood the daemon. `make floods FLOODFLAGS="--stranger 60"`: what one
+# stranger can cost it.
+floods: build
+	$(CARGO) build --release --locked -p regress --bin floods
+	GOTD_BIN=$(BIN) $(BIN)/floods $(FLOODFLAGS)
 
 # Fills small file systems at every stage of a push; mounts them in a mount namespace.
 disk-full: build

@@ -123,14 +123,18 @@ impl Client {
     /// Reads up to and with a flush packet.
     #[track_caller]
     pub fn read_to_flush(&mut self) -> Vec<u8> {
+        self.try_read_to_flush().expect("a flush packet")
+    }
+
+    /// The same for a client that may have been ended.
+    pub fn try_read_to_flush(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         loop {
-            let head = self.read_exactly(4).expect("a packet");
+            let head = self.read_exactly(4)?;
             out.extend_from_slice(&head);
-            let text = std::str::from_utf8(&head).expect("a packet's length");
-            match usize::from_str_radix(text, 16).expect("a packet's length") {
-                0 => return out,
-                length => out.extend(self.read_exactly(length.saturating_sub(4)).expect("a packet")),
+            match usize::from_str_radix(std::str::from_utf8(&head).ok()?, 16).ok()? {
+                0 => return Some(out),
+                length => out.extend(self.read_exactly(length.saturating_sub(4))?),
             }
         }
     }
