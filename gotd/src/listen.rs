@@ -6,9 +6,10 @@
 //! **Invariant:** never reads from a connection; of the sockets only accept4(2). It receives descriptors from
 //! the parent alone.
 //!
-//! The two kinds of connections share nothing but the total: unix ones wait in a line here, git:// ones are strangers
-//! whose places [`remote`] gives out.
+//! The kinds of connections share nothing but the total, and those of [`control`] sockets not even that: unix ones wait in
+//! a line here, git:// ones are strangers whose places [`remote`] gives out.
 
+mod control;
 mod remote;
 
 use std::collections::{HashSet, VecDeque};
@@ -25,6 +26,7 @@ use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use self::control::Controls;
 use self::remote::{Remotes, Turned};
 use crate::sockets::BACKLOG;
 use crate::system;
@@ -42,6 +44,7 @@ const MOST_REFUSALS: usize = 16;
 type Parent = Channel<ListenToParent, ParentToListen>;
 
 /// A unix connection that waits for a session.
+#[derive(Debug)]
 struct Queued {
     connection: OwnedFd,
     since: Instant,
@@ -66,6 +69,7 @@ struct Listen {
     waiting: VecDeque<(u64, Pool, Channel<ListenToSession, ListenToSession>)>,
     queue: VecDeque<Queued>,
     remotes: Remotes,
+    controls: Controls,
     /// Sessions that have a unix connection.
     active: HashSet<u64>,
     second: Instant,
@@ -105,6 +109,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         waiting: VecDeque::new(),
         queue: VecDeque::new(),
         remotes: Remotes::default(),
+        controls: Controls::default(),
         active: HashSet::new(),
         second: now,
         this_second: 0,
@@ -173,6 +178,7 @@ impl Listen {
     /// How long nothing can happen without an event.
     fn timeout(&self) -> PollTimeout {
         if self.queue.is_empty()
+            && self.controls.is_nobody_waiting()
             && self.refusals.is_empty()
             && self.this_second == 0
             && self.remotes.is_empty()
@@ -212,7 +218,7 @@ impl Listen {
             }
             (ParentToListen::Over(()), None) => {
                 self.waiting.retain(|(number, _, _)| *number != received.peer);
-                if !self.active.remove(&received.peer) {
+                if !self.active.remove(&received.peer) && !self.controls.over(received.peer) {
                     self.remotes.over(received.peer, &self.limits);
                 }
             }
@@ -227,7 +233,8 @@ impl Listen {
             }
             (ParentToListen::Drain(()), None) => {
                 self.draining = true;
-                self.listeners.clear();
+                // Who has told the daemon to stop may tell it to hurry.
+                self.listeners.retain(|listener| listener.pool == Pool::Control);
                 self.remotes.drain();
             }
             (message, _) => return Err(format!("{message:?}: wrong descriptors")),
@@ -250,15 +257,24 @@ impl Listen {
                 Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
             };
             listener.closing = listener.closing.map(|left| left.saturating_sub(1));
-            if pool == Pool::Unix {
-                self.queue.push_back(Queued { connection, since: now });
-                self.shorten_queue(now);
-            } else {
-                // What users have of the places in total is not there for strangers.
-                let left = self.limits.connections.saturating_sub(count(self.active.len()));
-                let limits = ListenLimits { git: self.limits.git.min(left), ..self.limits.clone() };
-                let turned = self.remotes.come(connection, &limits, now).err();
-                self.turned(turned);
+            let queued = Queued { connection, since: now };
+            match pool {
+                Pool::Unix => {
+                    self.queue.push_back(queued);
+                    self.shorten_queue(now);
+                }
+                Pool::Control => {
+                    if let Err((queued, why)) = self.controls.come(queued, &self.limits) {
+                        self.refuse(queued, Pool::Control, why);
+                    }
+                }
+                Pool::Tcp => {
+                    // What users have of the places in total is not there for strangers.
+                    let left = self.limits.connections.saturating_sub(count(self.active.len()));
+                    let limits = ListenLimits { git: self.limits.git.min(left), ..self.limits.clone() };
+                    let turned = self.remotes.come(queued.connection, &limits, now).err();
+                    self.turned(turned);
+                }
             }
         }
         false
@@ -294,7 +310,7 @@ impl Listen {
         if self.queue.len() > most
             && let Some(last) = self.queue.pop_back()
         {
-            self.refuse(last, self.why(self.this_second, NoSession::QueueLength));
+            self.refuse(last, Pool::Unix, self.why(self.this_second, NoSession::QueueLength));
         }
     }
 
@@ -332,11 +348,12 @@ impl Listen {
                     self.hand_over(number, &session, Pool::Unix, queued.connection.as_fd(), told);
                 }
                 None if now.duration_since(queued.since) >= longest => {
-                    self.refuse(queued, self.why(self.this_second, NoSession::Queue));
+                    self.refuse(queued, Pool::Unix, self.why(self.this_second, NoSession::Queue));
                 }
                 None => self.queue.push_back(queued),
             }
         }
+        self.serve_controls(longest, now);
         while self.git_this_second < self.limits.rate
             && let Some(id) = self.remotes.next()
             && let Some((number, session)) = self.session(Pool::Tcp)
@@ -346,6 +363,20 @@ impl Listen {
             if let Some((connection, address, port)) = self.remotes.get(id) {
                 self.hand_over(number, &session, Pool::Tcp, connection, Ok(Peer::Tcp { address, port }));
             }
+        }
+    }
+
+    /// Hands connections of control sockets to sessions of their own.
+    fn serve_controls(&mut self, longest: Duration, now: Instant) {
+        while self.controls.may_be_served()
+            && let Some((number, session)) = self.session(Pool::Control)
+            && let Some(queued) = self.controls.serve(number)
+        {
+            let told = credentials(queued.connection.as_fd());
+            self.hand_over(number, &session, Pool::Control, queued.connection.as_fd(), told);
+        }
+        for queued in self.controls.expire(longest, now) {
+            self.refuse(queued, Pool::Control, NoSession::Queue);
         }
     }
 
@@ -381,11 +412,14 @@ impl Listen {
     }
 
     /// Tells a client of the unix socket that nobody can serve it. Nothing is read from it.
-    fn refuse(&mut self, queued: Queued, why: NoSession) {
-        let text = format!("too many connections ({})", why.text());
+    fn refuse(&mut self, queued: Queued, pool: Pool, why: NoSession) {
+        let text = match why {
+            NoSession::NotController => format!("Permission denied ({})", why.text()),
+            why => format!("too many connections ({})", why.text()),
+        };
         let client = Channel::<SessionToClient, SessionToClient>::from(queued.connection);
         let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
-        self.note(why, Pool::Unix, None);
+        self.note(why, pool, None);
     }
 
     /// Notes who was turned away.

@@ -75,6 +75,8 @@ const NOT_EXPORTED: &str = "repository not exported";
 const NOT_PERMITTED: &str = "access denied or repository not exported";
 /// What a client is told whose repository process is no more.
 const REPO_ENDED: &str = "the repository process ended";
+/// What a client of Git is told at a control socket.
+const CONTROL_ALONE: &str = "a control socket serves gotctl alone";
 /// What a client beyond its number of connections is told; and one whose user has a number of their own.
 const TOO_MANY: &str = "connection limit exceeded (connection limit per user)";
 const TOO_MANY_OF_ONE: &str = "connection limit exceeded (connection limit user)";
@@ -444,7 +446,10 @@ impl Parent {
         session.accepted = Some(Instant::now());
         session.peer = Some(peer.clone());
         self.log.line(Level::Debug, "accepted", &[("number", &number), ("peer", &report::peer_name(&peer))]);
-        if self.is_crowded(&peer) {
+        if self.table.get(number).is_some_and(|s| s.pool == Pool::Control) && !self.may_control(&peer) {
+            return self.end_session(number, "control by somebody who does not control the daemon");
+        }
+        if self.table.get(number).is_some_and(|s| s.pool == Pool::Unix) && self.is_crowded(&peer) {
             return self.end_session(number, TOO_MANY);
         }
         self.consider(number);
@@ -457,7 +462,9 @@ impl Parent {
     fn is_crowded(&self, peer: &Peer) -> bool {
         let Peer::Unix { uid, .. } = peer else { return false };
         let Some(limit) = self.settings.limit_of_uid(*uid) else { return false };
-        let same = |s: &&Session| matches!(&s.peer, Some(Peer::Unix { uid: other, .. }) if other == uid);
+        let same = |s: &&Session| {
+            s.pool == Pool::Unix && matches!(&s.peer, Some(Peer::Unix { uid: other, .. }) if other == uid)
+        };
         let count = self.table.iter().filter(same).filter(|s| s.session.running().is_some()).count();
         count > limit.saturating_mul(UNNAMED_FACTOR)
     }
@@ -521,6 +528,10 @@ impl Parent {
             SessionToParent::Shell(_) if session.pool == Pool::Tcp => {
                 self.end_session(number, "session: self-service over git://");
             }
+            SessionToParent::Shell(_) if session.pool == Pool::Control => {
+                session.state = SessionState::Shell;
+                self.refuse(number, CONTROL_ALONE);
+            }
             SessionToParent::Shell(ask) => {
                 session.state = SessionState::Shell;
                 self.shell(number, ask);
@@ -541,6 +552,9 @@ impl Parent {
         else {
             return;
         };
+        if session.pool == Pool::Control {
+            return self.refuse(number, CONTROL_ALONE);
+        }
         let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
         let told_user = match told.map(|name| UserName::parse(&name)).transpose() {
             Ok(told_user) => told_user,

@@ -391,7 +391,7 @@ impl<'a> Server<'a> {
         };
         // The session has checked it, unless it was taken over.
         let fit = match self.grant.pool {
-            Pool::Unix => client::check(None, Some(fd.as_fd())),
+            Pool::Unix | Pool::Control => client::check(None, Some(fd.as_fd())),
             Pool::Tcp => client::check_tcp(fd.as_fd()),
         };
         if let Err(unfit) = fit {

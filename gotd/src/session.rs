@@ -111,7 +111,7 @@ pub fn run(
     };
     let (pool, connection) = connection(&parent, listen);
     let client = match pool {
-        Pool::Unix => ClientSocket::from(connection),
+        Pool::Unix | Pool::Control => ClientSocket::from(connection),
         Pool::Tcp => {
             return crate::git_daemon::serve(&parent, connection, (repo, verify), start, enforcement);
         }

@@ -15,6 +15,8 @@
 //! | [`TCP`] | 4 or 6, port (2 bytes, high one first), address (16 bytes; IPv4: 4, then zeros) | the socket |
 //! | [`TERMINATE`] | | none: it unlinks all and ends |
 //!
+//! A unix socket whose name ends in `.ctl` is a control socket: only its owner and root may connect.
+//!
 //! An answer has five bytes: which call failed (an index of [`CALLS`](ask::CALLS); 0: none) and its errno, with the
 //! listening socket where one was made. Nonsense is answered with [`NONSENSE`] and is fatal for this process.
 
@@ -45,6 +47,10 @@ pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Cpath, Promis
 
 /// Connections that the kernel keeps until they are accepted.
 pub const BACKLOG: i32 = 4096;
+/// Connecting needs the right to write: anybody may connect, rules decide about the rest.
+const FOR_ALL: Mode = Mode::from_bits_truncate(0o111);
+/// To a control socket only its owner connects, and root.
+const FOR_OWNER: Mode = Mode::from_bits_truncate(0o177);
 /// CAP_NET_BIND_SERVICE: low ports.
 const LOW_PORTS: u64 = 1 << 10;
 /// CAP_DAC_OVERRIDE: writing to a directory of somebody else, of those that Landlock leaves.
@@ -81,8 +87,7 @@ pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Resul
     let visible =
         table.directories.iter().map(|(fd, name)| Visible::opened(fd.as_fd(), name, Access::SOCKET));
     let visible: Vec<Visible<'_>> = visible.collect();
-    // Connecting needs the right to write: anybody may connect, rules decide about the rest.
-    umask(Mode::from_bits_truncate(0o111));
+    umask(FOR_ALL);
     let stage = Stage { promises: WORK, paths: Some(&visible), limits: Limits::UNCHANGED, enforcement };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     serve(parent.as_fd(), &mut table);
@@ -195,7 +200,13 @@ fn create(directory: &OwnedFd, name: &CStr, replace: bool) -> Answer {
     let cloexec = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, cloexec, None).map_err(|e| (2, e))?;
     let address = UnixAddr::new(name).map_err(|e| (3, e))?;
-    bind(fd.as_raw_fd(), &address).map_err(|e| (3, e))?;
+    // The mode is there from the beginning: nobody can connect before it is changed.
+    if ask::is_control(name.to_bytes()) {
+        umask(FOR_OWNER);
+    }
+    let bound = bind(fd.as_raw_fd(), &address);
+    umask(FOR_ALL);
+    bound.map_err(|e| (3, e))?;
     listening(fd).inspect_err(|_| _ = unlinkat(AT_FDCWD, name, UnlinkatFlags::NoRemoveDir))
 }
 

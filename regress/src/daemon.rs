@@ -73,6 +73,13 @@ impl Daemon {
         found.unwrap_or_else(|| panic!("{words:?}: in no line of the log:\n{}", self.log()))
     }
 
+    /// Where gotctl goes.
+    pub fn control_socket(&self) -> PathBuf {
+        let mut name = self.socket.clone().into_os_string();
+        name.push(".ctl");
+        name.into()
+    }
+
     /// gotctl with the daemon's socket.
     pub fn gotctl(&self, arguments: &[&str]) -> Done {
         let mut command = std::process::Command::new(binaries().join("gotctl"));
@@ -188,7 +195,9 @@ impl Daemon {
         let gone = self.gone_within(seconds);
         let left = self.processes();
         assert!(gone, "left after the end: {left:?}\n{}", self.log());
-        assert!(wait_until(1.0, || !self.socket.exists()), "{}: left after the end", self.socket.display());
+        for socket in [self.socket.clone(), self.control_socket()] {
+            assert!(wait_until(1.0, || !socket.exists()), "{}: left after the end", socket.display());
+        }
     }
 
     /// Fails the test unless the daemon lives and serves a client.

@@ -14,6 +14,7 @@ pub mod clients;
 pub mod compare;
 pub mod daemon;
 pub mod history;
+pub mod others;
 pub mod pkt;
 pub mod process;
 pub mod raw;

@@ -94,9 +94,9 @@ fn table_of(address: SocketAddr, kept: &str) {
     let mut client = Client::open(SocketAddr::new(here, address.port()));
     assert!(client.write(&tcp::request("/open.git", 2)));
     client.read_to_flush();
-    // The one that serves, and those that wait again.
-    let expected = [("auth", 1), ("gotd", 1), ("listen", 1), ("repo_read", 1), ("repository", 3)];
-    let expected = expected.into_iter().chain([("session", 4), ("sockets", 1)]);
+    // The one that serves, those that wait again, and the one that waits for gotctl.
+    let expected = [("auth", 1), ("gotd", 1), ("listen", 1), ("repo_read", 1), ("repository", 4)];
+    let expected = expected.into_iter().chain([("session", 5), ("sockets", 1)]);
     let expected: Vec<&str> = expected.flat_map(|(role, n)| std::iter::repeat_n(role, n)).collect();
     let mut processes = Vec::new();
     let complete = regress::run::wait_until(10.0, || {
@@ -137,7 +137,9 @@ fn table_of(address: SocketAddr, kept: &str) {
             "listen" => {
                 // `sockets` binds in the directory that it has open.
                 let name = site.socket().file_name().map(Into::into).expect("a name");
-                let places = [Socket::TcpListening(address), Socket::UnixListening(name)];
+                let control = daemon.control_socket().file_name().map(Into::into).expect("a name");
+                let unix = [name, control].map(Socket::UnixListening);
+                let places = [&[Socket::TcpListening(address)][..], &unix].concat();
                 assert_eq!(row.has(waits), places.len(), "{row}");
                 assert!(places.iter().all(|place| row.has(|socket| socket == place) == 1), "{row}");
                 assert_eq!(connected, 1, "{row}");

@@ -14,8 +14,8 @@ use regress::site::{account, present_user};
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, is_root};
 
-/// Sessions that wait for clients of the unix socket by default.
-const WAITING: usize = 16;
+/// Sessions that wait for clients of the unix socket by default, and the one that waits for gotctl.
+const WAITING: usize = 17;
 
 /// A configuration that listens there and serves `one.git` to everybody.
 fn configuration(site: &Site, sockets: &[&Path], addresses: &[SocketAddr]) -> String {

@@ -16,7 +16,7 @@ use gotd::conf::ConfigError;
 use gotd::conf::model::Config;
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{ClientKind, ClientToSession, ControlRequest, Hello, SessionToClient};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
 
 /// Where gotd listens when nothing else is said.
 const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
@@ -27,7 +27,7 @@ const GONE: std::time::Duration = std::time::Duration::from_secs(2);
 #[derive(Debug, Parser)]
 #[command(name = "gotctl", version, about)]
 struct Flags {
-    /// The daemon's socket.
+    /// The daemon's socket; its control socket is the one of that name with `.ctl` behind it.
     #[arg(short = 'f', value_name = "socket", env = "GOTD_UNIX_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
@@ -215,16 +215,27 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
     let status = ask(path, ControlRequest::Stop { now })?;
     // The answer is the last but one thing that the daemon does. A socket of a service manager's stays.
     let until = std::time::Instant::now() + GONE;
-    while status == 0 && path.exists() && std::time::Instant::now() < until {
+    let control = gotd::sockets::ask::control_of(path);
+    while status == 0 && (path.exists() || control.exists()) && std::time::Instant::now() < until {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     Ok(status)
 }
 
-fn ask(path: &Path, request: ControlRequest) -> Result<u8, String> {
-    let text = |e: nix::Error| format!("{}: {}", path.display(), e.desc());
+/// `socket` is that of the daemon's clients; control has one of its own beside it.
+fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
+    let path = &gotd::sockets::ask::control_of(socket);
+    let text = |e: nix::Error| match e {
+        nix::Error::ENOENT if socket.exists() => format!(
+            "{}: {} (a gotd that is older has none: use its own gotctl, or SIGTERM)",
+            path.display(),
+            e.desc()
+        ),
+        _ => format!("{}: {}", path.display(), e.desc()),
+    };
     let fd: OwnedFd =
-        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(text)?;
+        nix::sys::socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(text)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path).map_err(text)?).map_err(text)?;
     let session = Channel::<ClientToSession, SessionToClient>::from(fd);
     let hello = Hello::new(ClientKind::Control, None).ok_or("greeting")?;

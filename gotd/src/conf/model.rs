@@ -116,7 +116,7 @@ pub enum ListenAddress {
 }
 
 /// Longest path of a unix socket that every system can bind, in bytes.
-pub const SOCKET_PATH_MAX: usize = 103;
+pub const SOCKET_PATH_MAX: usize = 99;
 
 /// `sandbox`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

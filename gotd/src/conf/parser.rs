@@ -19,6 +19,7 @@ use super::model::{
     User, UserLimit, Who,
 };
 use super::support::{Feature, LIMITS_WITHOUT_EFFECT, Support};
+use crate::sockets::ask;
 
 /// Most errors and most warnings that one run reports.
 const COMPLAINTS_MAX: usize = 200;
@@ -495,6 +496,13 @@ impl Parser<'_> {
             if path.text.len() > SOCKET_PATH_MAX {
                 return self
                     .fail(path.at, format!("expected a socket path of at most {SOCKET_PATH_MAX} bytes"));
+            }
+            if ask::is_control(path.text.as_bytes()) {
+                let text = format!(
+                    "expected the path of a socket for clients: one that ends in {} is its control socket",
+                    ask::CONTROL
+                );
+                return self.fail(path.at, text);
             }
             ListenAddress::Unix(path.text)
         };

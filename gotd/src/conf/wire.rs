@@ -20,6 +20,7 @@ use super::parser::{PATH_MAX, REPOSITORIES_MAX, RULES_MAX};
 use super::repository::{ENTRIES_MAX, FSCK_KINDS};
 use super::resolve::{MEMBERS_MAX, UNIX_USERS_MAX};
 use super::secrets::SECRETS_MAX;
+use crate::sockets::ask;
 
 /// Version of the items; both ends are the same build, so this only guards against mistakes.
 const VERSION: u32 = 1;
@@ -429,7 +430,7 @@ impl Assembler {
         room(self.config.listeners.len(), 64)?;
         self.place(listener.at)?;
         let good = match &listener.address {
-            ListenAddress::Unix(p) => path(p) && p.len() <= SOCKET_PATH_MAX,
+            ListenAddress::Unix(p) => path(p) && p.len() <= SOCKET_PATH_MAX && !ask::is_control(p.as_bytes()),
             ListenAddress::Git(_, port) => *port > 0,
         };
         check(good, "listener")?;

@@ -27,15 +27,24 @@ const MOST_PASSED: i32 = 64;
 pub enum Place {
     /// A path.
     Unix(PathBuf),
+    /// The path of a control socket.
+    Control(PathBuf),
     /// An address.
     Tcp(SocketAddr),
 }
 
 impl Place {
+    /// The unix socket, or control socket, of this path.
+    pub fn of_path(path: &Path) -> Place {
+        let control = ask::is_control(path.as_os_str().as_bytes());
+        if control { Place::Control(path.to_owned()) } else { Place::Unix(path.to_owned()) }
+    }
+
     /// Which waiting sessions its connections take.
     pub fn pool(&self) -> Pool {
         match self {
             Place::Unix(_) => Pool::Unix,
+            Place::Control(_) => Pool::Control,
             Place::Tcp(_) => Pool::Tcp,
         }
     }
@@ -44,7 +53,7 @@ impl Place {
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Place::Unix(path) => f.write_str(&escape(path.as_os_str().as_bytes())),
+            Place::Unix(path) | Place::Control(path) => f.write_str(&escape(path.as_os_str().as_bytes())),
             Place::Tcp(address) => address.fmt(f),
         }
     }
@@ -86,10 +95,9 @@ fn place_of(fd: BorrowedFd<'_>) -> Result<Place, String> {
     match (kind, name.as_sockaddr_in(), name.as_sockaddr_in6(), name.as_unix_addr()) {
         (SockType::Stream, Some(v4), _, _) => Ok(Place::Tcp((v4.ip(), v4.port()).into())),
         (SockType::Stream, _, Some(v6), _) => Ok(Place::Tcp((v6.ip(), v6.port()).into())),
-        (SockType::SeqPacket, _, _, Some(unix)) => unix
-            .path()
-            .map(|path| Place::Unix(path.to_owned()))
-            .ok_or_else(|| "a socket without a path".into()),
+        (SockType::SeqPacket, _, _, Some(unix)) => {
+            unix.path().map(Place::of_path).ok_or_else(|| "a socket without a path".into())
+        }
         _ => Err("neither a TCP socket nor a unix socket of sequential packets".into()),
     }
 }
@@ -100,7 +108,7 @@ pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Resu
     let to_bind = settings.places.iter().map(|(place, _)| place);
     for place in to_bind.filter(|place| !passed.iter().any(|(other, _)| other == *place)) {
         match place {
-            Place::Unix(path) => unix.push(path),
+            Place::Unix(path) | Place::Control(path) => unix.push(path),
             Place::Tcp(address) => tcp.push(*address),
         }
     }
@@ -124,7 +132,7 @@ pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Resu
     };
     for (number, (command, path)) in (0u8..).zip(commands.into_iter().zip(&unix)) {
         let made = ask::listed(child.channel.as_fd(), command, number).map_err(|e| e.to_string());
-        add(Place::Unix((*path).to_owned()), Origin::Sockets(Some(number)), made)?;
+        add(Place::of_path(path), Origin::Sockets(Some(number)), made)?;
     }
     for address in tcp {
         let made = ask::tcp(child.channel.as_fd(), address).map_err(|e| e.to_string());
@@ -148,6 +156,7 @@ fn may_bind(path: &Path) -> Result<u8, String> {
     let address = UnixAddr::new(path).map_err(|e| format!("{}: {e}", path.display()))?;
     match connect(fd.as_raw_fd(), &address) {
         Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOENT) => Ok(REPLACE),
+        Err(e @ nix::errno::Errno::EACCES) => Err(format!("{}: {}", path.display(), e.desc())),
         _ => Err(format!("{}: another daemon is listening", path.display())),
     }
 }

@@ -29,13 +29,24 @@ pub(super) struct Drain {
 }
 
 impl Parent {
-    /// Answers a control request, if the kernel says that the client may make one.
+    /// What a client is told who asks for control where it is not to be had.
+    fn where_control_is(&self) -> String {
+        let of = |place: &&Place| place.pool() == Pool::Control;
+        let all: Vec<String> = self.listeners.iter().filter(of).map(ToString::to_string).collect();
+        format!("control requests are taken at {} alone", all.join(" or "))
+    }
+
+    /// Whether `listen`'s word allows a connection to control the daemon: the kernel's credentials, before anything is read.
+    pub(super) fn may_control(&self, peer: &Peer) -> bool {
+        matches!(peer, Peer::Unix { uid, .. } if self.settings.listen.controllers.contains(uid))
+    }
+
+    /// Answers a control request of a connection that may make one.
     pub(super) fn control(&mut self, number: u64, request: &ControlRequest) {
         let Some(session) = self.table.get(number) else { return };
-        let permitted =
-            matches!(&session.peer, Some(Peer::Unix { uid, .. }) if self.settings.controllers.contains(uid));
-        if !permitted {
-            return self.refuse(number, "Permission denied");
+        if session.pool != Pool::Control {
+            let text = self.where_control_is();
+            return self.refuse(number, &text);
         }
         let lines = match request {
             ControlRequest::Info { json: false } => self.info(number),
@@ -136,7 +147,10 @@ impl Parent {
             format!("up {} seconds, {} sessions served", self.started.elapsed().as_secs(), self.served),
             format!("{} sessions under way, {waiting} waiting for a client", busy.len()),
         ];
-        lines.extend(self.listeners.iter().map(|place| format!("listening on {place}")));
+        lines.extend(self.listeners.iter().map(|place| match place {
+            Place::Control(_) => format!("controlled at {place}"),
+            _ => format!("listening on {place}"),
+        }));
         if self.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp) {
             let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
             let (making, queued) = super::packs::counts(&self.table);
@@ -170,6 +184,8 @@ impl Parent {
         let (unix, git) = (of(Pool::Unix), of(Pool::Tcp));
         let sockets = texts(&mut self.listeners.iter().filter(unix).map(ToString::to_string));
         lines.extend(array("sockets", &sockets, ","));
+        let controls = texts(&mut self.listeners.iter().filter(of(Pool::Control)).map(ToString::to_string));
+        lines.extend(array("control_sockets", &controls, ","));
         let addresses = texts(&mut self.listeners.iter().filter(git).map(ToString::to_string));
         lines.extend(array("git_addresses", &addresses, ","));
         let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;

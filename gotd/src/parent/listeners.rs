@@ -137,7 +137,7 @@ impl Parent {
 
     fn make(&mut self, place: &Place, change: &Change) -> Result<(Origin, OwnedFd), String> {
         let made = match place {
-            Place::Unix(path) => {
+            Place::Unix(path) | Place::Control(path) => {
                 let (number, like) = self.listeners.numbers(path, &change.added)?;
                 let name = path.file_name().unwrap_or_default().as_bytes();
                 ask::new(self.sockets.channel.as_fd(), number, like, name)

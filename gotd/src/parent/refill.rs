@@ -55,10 +55,14 @@ impl Pause {
 impl Parent {
     /// Starts sessions until enough are waiting.
     pub(super) fn refill(&mut self) {
-        if self.draining.is_some() || self.pause.is_on(Instant::now()) {
+        if self.pause.is_on(Instant::now()) {
             return;
         }
         for (pool, wanted) in self.settings.pools.clone() {
+            // A daemon that is told to stop can be told to hurry.
+            if self.draining.is_some() && pool != Pool::Control {
+                continue;
+            }
             // At most one in each turn, and while somebody waits for an answer only the last reserve is
             // replaced at once: whoever is being served comes first.
             if self.table.free(pool) < if self.table.is_anybody_waiting() { 1 } else { wanted }

@@ -121,7 +121,9 @@ impl Parent {
             let file = escape(&reload.files.path);
             return self.reload_failed(&format!("{file}: not usable, nothing has changed"));
         };
-        let settings = Settings::new(&config, std::mem::take(&mut reload.own_blocks));
+        let mut settings = Settings::new(&config, std::mem::take(&mut reload.own_blocks));
+        // Who started the daemon does not change, though its user has.
+        settings.listen.controllers.clone_from(&self.settings.listen.controllers);
         let possible = self.settings.may_become(&settings, &config);
         let change = match possible.and_then(|()| self.make_listeners(&settings)) {
             Ok(change) => change,

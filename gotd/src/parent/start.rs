@@ -31,11 +31,14 @@ use crate::conf::limits::Limit;
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::conf::wire::{Assembler, Audience, send};
 use crate::log::{Level, Log};
+use crate::sockets::ask;
 use crate::spawn::{Child, Starter};
 
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
 pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Proc, Promise::Exec, Promise::Sendfd, Promise::Recvfd]);
+/// Sessions started ahead of time for control sockets: whoever controls the daemon waits for the next one, if need be.
+const CONTROLS_WAITING: usize = 1;
 /// Most directories that a waiting repository process is restricted to; with more, their parents.
 const MOST_ROOTS: usize = 48;
 /// What the children need of the system, for reading: name services and time zones.
@@ -79,8 +82,6 @@ pub struct Settings {
     pub informative_errors: bool,
     /// Device and inode of each repository that has a block of its own.
     pub own_blocks: HashSet<(u64, u64)>,
-    /// Who may control the daemon.
-    pub controllers: BTreeSet<u32>,
     /// Uids of shared accounts: their users are counted by name.
     accounts: BTreeSet<u32>,
     /// Connections of a Unix user, and of some in particular.
@@ -141,6 +142,7 @@ impl Settings {
         };
         let total = number(Limit::ConnectionsTotal);
         let listen = ListenLimits {
+            controllers: vec![0, nix::unistd::geteuid().as_raw()],
             connections: number(Limit::ConnectionsTotal),
             rate: number(Limit::RateTotal),
             queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
@@ -153,7 +155,6 @@ impl Settings {
             minimum_rate: number(Limit::MinimumRate),
             bandwidth: limits.get(Limit::Bandwidth),
         };
-        let uid = nix::unistd::geteuid().as_raw();
         let uids = config.user_limits.iter().filter_map(|limit| match limit.who {
             model::Who::Uid(uid) => Some((uid, usize::try_from(limit.connections).unwrap_or(usize::MAX))),
             _ => None,
@@ -174,6 +175,7 @@ impl Settings {
             pools: vec![
                 (Pool::Unix, limits.size(Limit::Waiting)),
                 (Pool::Tcp, limits.size(Limit::WaitingGit)),
+                (Pool::Control, CONTROLS_WAITING),
             ],
             session,
             repo,
@@ -187,7 +189,6 @@ impl Settings {
             },
             informative_errors: config.informative_errors,
             own_blocks,
-            controllers: BTreeSet::from([0, uid]),
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
             per_user: limits.size(Limit::ConnectionsPerUser),
             users: uids.collect(),
@@ -205,7 +206,7 @@ impl Settings {
     }
 }
 
-/// Where a configuration wants to listen, and the line of each.
+/// Where a configuration wants to listen, and the line of each: control sockets come with those of clients.
 fn places(config: &Config) -> Vec<(Place, String)> {
     let mut places: Vec<(Place, String)> = Vec::new();
     for listener in &config.listeners {
@@ -219,6 +220,14 @@ fn places(config: &Config) -> Vec<(Place, String)> {
     if !places.iter().any(|(place, _)| place.pool() == Pool::Unix) {
         places.push((Place::Unix(model::DEFAULT_SOCKET.into()), "default".into()));
     }
+    let controls: Vec<(Place, String)> = places
+        .iter()
+        .filter_map(|(place, line)| match place {
+            Place::Unix(path) => Some((Place::Control(ask::control_of(path)), line.clone())),
+            Place::Control(_) | Place::Tcp(_) => None,
+        })
+        .collect();
+    places.extend(controls);
     places
 }
 

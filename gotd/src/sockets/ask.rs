@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use libproto::channel::{recv_record_with_fds, send_record};
 use nix::errno::Errno;
@@ -29,8 +30,10 @@ pub const NEW_LEN: usize = 3 + NAME_LEN;
 pub const ANSWER_LEN: usize = 5;
 /// The first byte of the answer to what is no request.
 pub const NONSENSE: u8 = 0xff;
-/// Most unix sockets, and most entries of the start-up table.
-pub const MOST: usize = 64;
+/// Most unix sockets, control sockets included, and most entries of the start-up table.
+pub const MOST: usize = 128;
+/// What the name of a control socket ends in; nothing else may end so.
+pub const CONTROL: &str = ".ctl";
 /// The calls that an answer can name.
 pub const CALLS: [&str; 7] = ["none", "unlink", "socket", "bind", "listen", "chdir", "setsockopt"];
 
@@ -38,6 +41,18 @@ pub const CALLS: [&str; 7] = ["none", "unlink", "socket", "bind", "listen", "chd
 pub const FIRST_FREE_PORT: u16 = 1024;
 /// How long an answer may take, in milliseconds: the parent serves nobody meanwhile.
 const PATIENCE: u16 = 5000;
+
+/// The control socket that belongs to a socket: `PATH.ctl`.
+pub fn control_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(CONTROL);
+    name.into()
+}
+
+/// Whether a unix socket of this name is a control socket.
+pub fn is_control(name: &[u8]) -> bool {
+    name.ends_with(CONTROL.as_bytes())
+}
 
 /// Why there is no socket.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -163,7 +163,7 @@ fn nonsense_is_fatal() {
         // No such directory, no such number.
         name(1, 1, b"s"),
         name(1, 255, b"s"),
-        name(64, 0, b"s"),
+        name(128, 0, b"s"),
         tcp(5, 9418, &[0; 16]),
         tcp(4, 0, &[0; 16]),
         tcp(4, 9418, &[1; 16]),

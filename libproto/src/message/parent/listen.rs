@@ -11,11 +11,15 @@ pub enum Pool {
     Unix,
     /// git:// connections.
     Tcp,
+    /// Connections of a control socket, which is root's or whose who started the daemon.
+    Control,
 }
 
 /// What `listen` needs to know before it accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenLimits {
+    /// Uids of those who may control the daemon.
+    pub controllers: Vec<u32>,
     /// Connections at once, waiting ones included.
     pub connections: u32,
     /// New connections per second, over all.
@@ -55,6 +59,10 @@ pub enum NoSession {
     RatePerAddress,
     /// All places of git:// are taken by others that do not give way.
     GitTotal,
+    /// A control socket was used by somebody who does not control the daemon.
+    NotController,
+    /// As many as may control the daemon at a time do.
+    Controls,
     /// It said nothing for too long.
     FirstRequest,
     /// It went without having said anything: its own doing.
@@ -75,7 +83,7 @@ impl NoSession {
             NoSession::RatePerAddress => Some("connection rate per address"),
             NoSession::GitTotal | NoSession::GaveWay => Some("connection limit git total"),
             NoSession::FirstRequest => Some("connection first request timeout"),
-            NoSession::Silent => None,
+            NoSession::NotController | NoSession::Controls | NoSession::Silent => None,
         }
     }
 
@@ -83,6 +91,8 @@ impl NoSession {
     pub fn text(self) -> &'static str {
         match self {
             NoSession::GaveWay => "gave way to another address (connection limit git total)",
+            NoSession::NotController => "only root and who started the daemon may control it",
+            NoSession::Controls => "too many control requests at a time",
             other => other.directive().unwrap_or("left without a word"),
         }
     }

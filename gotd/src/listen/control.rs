@@ -1,0 +1,70 @@
+//! Connections of control sockets: whose they are, and which of them are served.
+//!
+//! They have places of their own, so that no number of clients keeps root from asking the daemon what they do, or from
+//! stopping it.
+
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use libproto::message::parent::{ListenLimits, NoSession};
+
+use super::Queued;
+use crate::system;
+
+/// Control sessions at a time.
+const PLACES: usize = 4;
+/// Connections that may wait for one.
+const QUEUE: usize = 16;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Controls {
+    queue: VecDeque<Queued>,
+    /// Numbers of the sessions that have one.
+    served: HashSet<u64>,
+}
+
+impl Controls {
+    /// A connection has been accepted. The kernel's word about who it is decides, and nothing that it could say.
+    pub fn come(&mut self, queued: Queued, limits: &ListenLimits) -> Result<(), (Queued, NoSession)> {
+        match system::peer_credentials(queued.connection.as_fd()) {
+            Ok((_, uid, _)) if limits.controllers.contains(&uid) => {}
+            _ => return Err((queued, NoSession::NotController)),
+        }
+        if self.queue.len() >= QUEUE {
+            return Err((queued, NoSession::Controls));
+        }
+        self.queue.push_back(queued);
+        Ok(())
+    }
+
+    /// Whether somebody waits and has a place.
+    pub fn may_be_served(&self) -> bool {
+        !self.queue.is_empty() && self.served.len() < PLACES
+    }
+
+    /// The next one; the session of that number has it.
+    pub fn serve(&mut self, number: u64) -> Option<Queued> {
+        let next = self.queue.pop_front()?;
+        self.served.insert(number);
+        Some(next)
+    }
+
+    /// A session is over; whether it was one of these.
+    pub fn over(&mut self, number: u64) -> bool {
+        self.served.remove(&number)
+    }
+
+    /// Takes out who has waited too long.
+    pub fn expire(&mut self, longest: Duration, now: Instant) -> Vec<Queued> {
+        let late =
+            self.queue.iter().take_while(|q| now.saturating_duration_since(q.since) >= longest).count();
+        self.queue.drain(..late).collect()
+    }
+
+    /// Whether nobody waits for a session.
+    pub fn is_nobody_waiting(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
