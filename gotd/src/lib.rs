@@ -20,6 +20,7 @@ pub mod escapes;
 pub mod explain;
 pub mod fairness;
 pub mod git_daemon;
+pub mod hidden;
 pub mod ids;
 pub mod list;
 pub mod listen;

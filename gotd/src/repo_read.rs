@@ -78,6 +78,7 @@ pub fn serve(
         state: ReadState::Idle,
         advertised: Advertised::new(repository, grant.hidden),
         negotiation: None,
+        before: None,
         haves_left: grant.limits.haves.into(),
         looks_left: LOOKS,
         output: None,
@@ -133,6 +134,8 @@ struct Server<'a> {
     state: ReadState,
     advertised: Advertised<'a>,
     negotiation: Option<Negotiation<'a>>,
+    /// The last one that ended: what it learnt of the repository serves the next.
+    before: Option<Fetch<'a>>,
     /// Haves that may still come on this connection.
     haves_left: u64,
     /// How often it may still be looked at whether enough is common.
@@ -242,6 +245,7 @@ impl<'a> Server<'a> {
                 return Ok(looked);
             }
             self.reopenings -= 1;
+            (self.before, self.negotiation) = (None, None);
             // What was opened before may be in use still, and goes with this process.
             self.repository = Box::leak(Box::new(self.repository.reopen()?));
             self.advertised = Advertised::new(self.repository, self.grant.hidden);
@@ -253,6 +257,7 @@ impl<'a> Server<'a> {
         self.state = ReadState::Idle;
         if let Some(before) = self.negotiation.take() {
             self.looks_left = before.looks_left;
+            self.before = Some(before.fetch);
         }
         let policy = match self.grant.rules {
             FetchRules { any: true, .. } => Policy::Any,
@@ -265,7 +270,11 @@ impl<'a> Server<'a> {
             wants: usize::try_from(self.grant.limits.wants).unwrap_or(usize::MAX),
         };
         let tips = self.advertised.tips().map_err(broken)?;
-        let fetch = Fetch::new(self.repository, tips, policy, limits).map_err(broken)?;
+        let fetch = match self.before.take() {
+            Some(before) => before.again(tips, policy, limits),
+            None => Fetch::new(self.repository, tips, policy, limits),
+        };
+        let fetch = fetch.map_err(broken)?;
         let (depth, since, nots, ready, commons) = (None, None, Vec::new(), None, IdSet::new());
         let looks_left = self.looks_left;
         self.negotiation = Some(Negotiation { fetch, depth, since, nots, ready, commons, looks_left });
@@ -446,6 +455,7 @@ impl<'a> Server<'a> {
             queue.end();
         }
         self.report.warnings.extend(negotiation.fetch.take_log());
+        self.before = Some(negotiation.fetch);
         let result = match written {
             Ok(stats) => {
                 self.report.objects = self.report.objects.saturating_add(stats.objects);

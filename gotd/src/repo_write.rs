@@ -306,6 +306,9 @@ impl Push<'_> {
                 Some("funny refname".into())
             } else if !seen.insert(name.to_vec()) {
                 Some("multiple updates for ref".into())
+            } else if let Some(hidden) = self.rules.hidden_refusal(name) {
+                // Before anything is looked up: a hidden reference that is there is refused like one that is not.
+                Some(hidden)
             } else if command.old.is_null() && command.new.is_null() {
                 // What is not there is gone already, as for C git.
                 match self.repository.refs().find(name) {
@@ -487,6 +490,7 @@ impl Push<'_> {
             tolerated: self.rules.tolerated.clone(),
             disk_reserve: limit(Limit::DiskReserve),
             pack: begin.pack,
+            hidden: self.serve.hidden.clone(),
         };
         self.verify.send_with_fds(0, 0, &WriterToVerify::Files(task), &[pack.as_fd(), idx.as_fd()])?;
         let asked: Vec<_> = self

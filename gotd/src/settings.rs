@@ -19,6 +19,7 @@ use librepo::repository::Repository;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises};
 
 use crate::conf::push::{Change, PushRules};
+use crate::hidden::Hidden;
 use crate::repository::{self, Found, Parent};
 
 /// At work.
@@ -85,13 +86,13 @@ pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcem
 }
 
 fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo> {
-    let is_hidden = |name: &[u8]| hidden.iter().any(|namespace| name.starts_with(namespace));
+    let hidden = Hidden(hidden);
     let everything: [&[u8]; 0] = [];
     let mut refs = repository.refs().list(&everything, None)?;
-    refs.retain(|r| r.name.starts_with(b"refs/") && !is_hidden(&r.name));
+    refs.retain(|r| r.name.starts_with(b"refs/") && hidden.shows(&r.name, r.symref_target.as_deref()));
     let below = |namespace: &[u8]| refs.iter().filter(|r| r.name.starts_with(namespace)).count() as u64;
     let (head, born) = match repository.refs().head()? {
-        Head::Symbolic(name, _) if is_hidden(&name) => (Vec::new(), false),
+        Head::Symbolic(name, _) if hidden.covers(&name) => (Vec::new(), false),
         Head::Symbolic(name, value) => (name, value.is_some()),
         Head::Detached(id) => (id.to_string().into_bytes(), true),
         _ => (Vec::new(), false),
@@ -107,7 +108,8 @@ fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo
         branches: below(b"refs/heads/"),
         tags: below(b"refs/tags/"),
         changed: changed(repository, &refs),
-        size: size(repository.dir())?,
+        // What is hidden is not told by the growth of its files either.
+        size: if hidden.is_empty() { size(repository.dir())? } else { None },
         description,
     })
 }

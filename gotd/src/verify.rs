@@ -7,6 +7,7 @@
 //! **Invariant:** opens nothing for writing and never touches a reference; once it reads what a client sent, it can
 //! receive no descriptor.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,17 +20,19 @@ use libproto::message::push::{
 };
 use libproto::names;
 use librepo::error::Error;
+use librepo::fetch::Visible;
 use librepo::id::{IdSet, ObjectId};
 use librepo::object::Kind;
 use librepo::reader::Reader;
 use librepo::receive::check::{Message, Policy};
 use librepo::receive::connectivity::Shallow;
-use librepo::receive::{self, Command, Facts, Indexed, Limits, Options, Progress, Ticker};
+use librepo::receive::{self, Command, Facts, Had, Indexed, Limits, Options, Progress, Ticker};
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
 
 use crate::client::{self, Input};
 use crate::disk::check_reserve;
+use crate::hidden::Hidden;
 use crate::ids::{to_repo, to_wire};
 use crate::repository::{self, Found};
 use crate::system;
@@ -206,12 +209,28 @@ fn work(
         blob_limit: task.task.blob_bytes,
         ..Options::default()
     };
-    let store = Some(repository.store());
+    let hidden = Hidden(&task.task.hidden);
+    let visible = match hidden.is_empty() {
+        true => None,
+        false => Some(RefCell::new(Visible::new(repository, &tips(repository, hidden)?)?)),
+    };
+    let shows = |id: &ObjectId, kind: Option<Kind>| {
+        let Some(visible) = &visible else { return true };
+        let mut visible = visible.borrow_mut();
+        match kind {
+            Some(Kind::Commit | Kind::Tag) => visible.has_commit(id),
+            Some(Kind::Tree | Kind::Blob) => visible.has(id),
+            // History is walked sooner than everything.
+            None => visible.has_commit(id) || visible.has(id),
+        }
+    };
+    let store = repository.store();
+    let had = if visible.is_none() { Had::from(Some(store)) } else { Had::shown(store, &shows) };
     let indexed = match input {
         Some(mut input) => {
             watchdog::phase(Phase::Transfer);
             let indexed =
-                receive::index(&mut input, &task.pack, &task.idx, hash, store, &options, &mut ticker)?;
+                receive::index(&mut input, &task.pack, &task.idx, hash, had, &options, &mut ticker)?;
             let _ = session.try_send(0, 0, &VerifyToSession::InputEnd(input.received));
             indexed
         }
@@ -219,11 +238,11 @@ fn work(
     };
     watchdog::phase(Phase::Work);
     let files = (indexed.objects > 0).then_some((&task.pack, &task.idx));
-    receive::check_depth(&indexed, files, store, task.task.tree_depth as usize, &mut ticker)?;
-    let tips = tips(repository)?;
+    receive::check_depth(&indexed, files, had, task.task.tree_depth as usize, &mut ticker)?;
+    let tips = tips(repository, hidden)?;
     let own = own_shallow(repository)?;
     let shallow = Shallow { client: task.shallow, own };
-    let facts = receive::facts(&indexed, files, store, &tips, &task.commands, &shallow, &mut ticker)?;
+    let facts = receive::facts(&indexed, files, had, &tips, &task.commands, &shallow, &mut ticker)?;
     watchdog::phase(Phase::Off);
     let said = tell(writer, &indexed, &facts);
     said.map_err(|e| Error::Limit(format!("repo_write: {e}")))
@@ -288,12 +307,13 @@ fn own_shallow(repository: &Repository) -> Result<IdSet, Error> {
     Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
 }
 
-/// The values of all references, what packed-refs says that tags peel to, and HEAD.
-fn tips(repository: &Repository) -> Result<Vec<ObjectId>, Error> {
+/// The values of all references that the client may know of, what packed-refs says that tags peel to, and HEAD.
+fn tips(repository: &Repository, hidden: Hidden<'_>) -> Result<Vec<ObjectId>, Error> {
     let mut reader = Reader::new(repository.store(), CACHE_BYTES);
     let everything: [&[u8]; 0] = [];
     let refs = repository.refs().list(&everything, Some(&mut reader))?;
-    Ok(refs.iter().flat_map(|r| [Some(r.target), r.peeled]).flatten().collect())
+    let refs = refs.iter().filter(|r| hidden.shows(&r.name, r.symref_target.as_deref()));
+    Ok(refs.flat_map(|r| [Some(r.target), r.peeled]).flatten().collect())
 }
 
 fn kind(kind: Kind) -> ObjectKind {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{Limit, Scope, TABLE};
 use super::model::{Config, ProtectionKind, Repository, branch_name, namespace};
 use super::repository::FSCK_KINDS;
+use crate::hidden::is_below;
 
 /// Most bytes of encoded rules: they travel in one message with other things.
 pub const PUSH_RULES_MAX: usize = 8_500;
@@ -106,7 +107,17 @@ impl PushRules {
 
     /// Whether a reference is hidden from clients.
     pub fn hides(&self, reference: &[u8]) -> bool {
-        self.hidden.iter().any(|namespace| reference.starts_with(namespace.as_bytes()))
+        self.hiding(reference).is_some()
+    }
+
+    fn hiding(&self, reference: &[u8]) -> Option<&str> {
+        let hiding = self.hidden.iter().find(|namespace| is_below(reference, namespace.as_bytes()));
+        hiding.map(String::as_str)
+    }
+
+    /// Why a command is refused that names a hidden reference, whether that is there or not.
+    pub fn hidden_refusal(&self, reference: &[u8]) -> Option<String> {
+        self.hiding(reference).map(|namespace| format!("{namespace}: reference namespace is hidden"))
     }
 
     /// Why a command is refused, if a rule forbids it, in words for the client (C gotd's where it has the rule).
@@ -118,8 +129,8 @@ impl PushRules {
         if let Some(namespace) = ALWAYS_PROTECTED.iter().find(|n| reference.starts_with(n.as_bytes())) {
             return namespace_protected(namespace);
         }
-        if let Some(namespace) = self.hidden.iter().find(|n| reference.starts_with(n.as_bytes())) {
-            return Some(format!("{namespace}: reference namespace is hidden"));
+        if let Some(refusal) = self.hidden_refusal(reference) {
+            return Some(refusal);
         }
         let rewritten = change == Change::Update { fast_forward: false };
         for (kind, name) in self.covering(reference) {

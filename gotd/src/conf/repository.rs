@@ -139,6 +139,21 @@ impl Parser<'_> {
         if block.path.is_empty() {
             self.error_at(at, format!("{what}: expected a \"path\" in the block"));
         }
+        if let Some(hidden) = block.hidden.first() {
+            let options = &block.options;
+            let gives_all = match (options.partial_clone, options.wants) {
+                (true, _) => Some("partial clone"),
+                (false, Wants::Any) => Some("wants any"),
+                (false, Wants::Advertised | Wants::Reachable) => None,
+            };
+            if let Some(directive) = gives_all {
+                let text = format!(
+                    "{what}: \"hide namespace\" and \"{directive}\" contradict each other: with the latter, any \
+                     object may be asked for by its id"
+                );
+                self.error_at(hidden.at, text);
+            }
+        }
         // Both travel in one message, together with other things.
         let rules = super::push::PushRules::of(&self.config, &block).encode();
         let hidden: usize = block.hidden.iter().map(|h| h.namespace.len() + 4).sum();

@@ -1,10 +1,12 @@
 //! The references that a client may see, in batches, and what the shallow file of the repository adds to them.
 
+use std::sync::Arc;
+
 use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine, Refusal};
 use libproto::names::{self, RefName};
 use libproto::request::Limits;
 use librepo::error::Error;
-use librepo::fetch::Tips;
+use librepo::fetch::{Tips, Visible};
 use librepo::listing::{Listed, Listing};
 use librepo::prefixes::Prefixes;
 use librepo::reader::Reader;
@@ -12,6 +14,7 @@ use librepo::refs::Head;
 use librepo::repository::Repository;
 
 use super::to_wire;
+use crate::hidden::Hidden;
 
 /// Bytes of objects that are kept while tags are looked up.
 const CACHE: usize = 4 << 20;
@@ -21,18 +24,28 @@ const SHALLOW_FILE: u64 = 16 << 20;
 /// The references as they were listed last on this connection: what is advertised may be wanted.
 pub(crate) struct Advertised<'a> {
     repository: &'a Repository,
-    hidden: &'a [Vec<u8>],
+    hidden: Hidden<'a>,
     /// All of them.
     all: Option<Listing>,
     /// Those that were listed, where a prefix left others out.
     listed: Option<Listing>,
     prefixes: Vec<Vec<u8>>,
     prefix_bytes: u64,
+    /// What may be wanted, as long as nothing is looked at anew.
+    tips: Option<Arc<Tips>>,
 }
 
 impl<'a> Advertised<'a> {
     pub(crate) fn new(repository: &'a Repository, hidden: &'a [Vec<u8>]) -> Advertised<'a> {
-        Advertised { repository, hidden, all: None, listed: None, prefixes: Vec::new(), prefix_bytes: 0 }
+        Advertised {
+            repository,
+            hidden: Hidden(hidden),
+            all: None,
+            listed: None,
+            prefixes: Vec::new(),
+            prefix_bytes: 0,
+            tips: None,
+        }
     }
 
     /// Takes prefixes for the next list, `most` in all.
@@ -58,11 +71,12 @@ impl<'a> Advertised<'a> {
         self.prefix_bytes = 0;
         // Nobody pays for references that are not asked for.
         let listing = self.repository.refs().listing(if ask.prefixed { &prefixes } else { &[] })?;
+        self.tips = None;
         let head_asked = !ask.prefixed || Prefixes::new(&prefixes).matches(b"HEAD");
         let no_head = listing.head().is_none_or(|head| !self.shows(&head));
         let unborn = if head_asked && no_head { self.unborn()? } else { None };
-        let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
         (self.all, self.listed) = if ask.prefixed { (None, Some(listing)) } else { (Some(listing), None) };
+        let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
         Ok(Looked { unborn, peel: ask.peel, shallow })
     }
 
@@ -96,8 +110,11 @@ impl<'a> Advertised<'a> {
         Ok(())
     }
 
-    /// What may be wanted: what was listed, or would be.
-    pub(super) fn tips(&mut self) -> Result<Tips, Error> {
+    /// What may be wanted: what was listed, or would be. Looked up once for each list.
+    pub(super) fn tips(&mut self) -> Result<Arc<Tips>, Error> {
+        if let Some(tips) = &self.tips {
+            return Ok(tips.clone());
+        }
         self.look_at_all()?;
         let mut reader = Reader::new(self.repository.store(), CACHE);
         let mut tips = Tips::default();
@@ -105,7 +122,10 @@ impl<'a> Advertised<'a> {
             let listed = listed?;
             tips.add(listed.name, listed.target(), listed.peeled(&mut reader));
         }
-        Ok(tips)
+        if !self.hidden.is_empty() {
+            tips.hide_others();
+        }
+        Ok(self.tips.insert(Arc::new(tips)).clone())
     }
 
     /// The object of a reference in any of the ways to abbreviate its name, if only one of them is a reference.
@@ -134,21 +154,13 @@ impl<'a> Advertised<'a> {
     }
 
     fn shows(&self, listed: &Listed<'_>) -> bool {
-        self.hidden.is_empty()
-            || !self.is_hidden(listed.name) && !listed.symref_target.is_some_and(|to| self.is_hidden(to))
-    }
-
-    fn is_hidden(&self, name: &[u8]) -> bool {
-        self.hidden.iter().any(|space| match name.strip_prefix(space.as_slice()) {
-            Some(rest) => rest.is_empty() || rest[0] == b'/' || space.ends_with(b"/"),
-            None => false,
-        })
+        self.hidden.shows(listed.name, listed.symref_target)
     }
 
     /// A `HEAD` whose branch does not exist yet.
     fn unborn(&self) -> Result<Option<RefLine>, Error> {
         let Head::Symbolic(target, None) = self.repository.refs().head()? else { return Ok(None) };
-        if self.is_hidden(&target) {
+        if self.hidden.covers(&target) {
             return Ok(None);
         }
         let (name, target) = (RefName::parse(b"HEAD").ok(), RefName::parse(&target).ok());
@@ -160,11 +172,21 @@ impl<'a> Advertised<'a> {
         }))
     }
 
-    /// Commits at which the repository itself is shallow.
+    /// Commits at which the repository itself is shallow, those that the client may know of.
     fn shallow(&self) -> Result<Vec<names::ObjectId>, Error> {
         let file = self.repository.dir().read(b"shallow", SHALLOW_FILE)?.unwrap_or_default();
-        let ids = file.split(|&b| b == b'\n').filter_map(|line| names::ObjectId::from_hex(line).ok());
-        Ok(ids.collect())
+        let mut ids: Vec<_> =
+            file.split(|&b| b == b'\n').filter_map(librepo::id::ObjectId::from_hex).collect();
+        if !self.hidden.is_empty() && !ids.is_empty() {
+            let mut visible = Visible::new(self.repository, &self.seen_ids()?)?;
+            ids.retain(|id| visible.has_commit(id));
+        }
+        Ok(ids.iter().filter_map(to_wire).collect())
+    }
+
+    /// The objects that visible references name.
+    pub(crate) fn seen_ids(&self) -> Result<Vec<librepo::id::ObjectId>, Error> {
+        self.seen().map(|line| line.map(|listed| listed.target())).collect()
     }
 }
 

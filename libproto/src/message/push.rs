@@ -135,6 +135,8 @@ pub struct VerifyTask {
     pub disk_reserve: u64,
     /// Whether a pack comes at all.
     pub pack: bool,
+    /// Namespaces of references that the client may not know of: what only they reach does not exist for it.
+    pub hidden: Vec<Vec<u8>>,
 }
 
 crate::messages! {

@@ -217,6 +217,11 @@ impl Commits {
         self.by_number.get(&number).copied()
     }
 
+    /// Makes the walk's marks free for the next one.
+    pub(crate) fn forget_flags(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.flags = 0);
+    }
+
     pub(crate) fn len(&self) -> u32 {
         self.nodes.len() as u32
     }

@@ -20,6 +20,7 @@ mod plan;
 mod progress;
 mod pseudo_pack;
 mod reach;
+mod reached;
 mod search;
 mod shallow;
 mod space;
@@ -33,6 +34,7 @@ use crate::error::Result;
 
 pub use filter::Filter;
 pub use negotiate::{Fetch, Limits, Policy, Tips, WantError};
+pub use reached::Visible;
 pub use shallow::{Deepen, ShallowInfo};
 
 /// Where a pack goes, and who hears how it comes along. An error ends the fetch with

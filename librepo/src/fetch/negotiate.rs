@@ -1,17 +1,19 @@
 //! What a client wants and has, and when enough is known (`gitprotocol-pack`, "Packfile Negotiation").
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::bitmapped::PackBitmap;
 use super::bits::Bits;
 use super::commits::{Commits, Source};
 use super::progress::Progress;
+use super::reached::Reached;
 use super::shallow::{Cuts, Deepen, ShallowInfo};
 use super::space::{First, NO_OBJECT};
 use super::{Means, PackOptions, PackStats, Sink, reach, writer};
 use crate::error::{Error, Result};
 use crate::id::{FastState, IdSet, ObjectId};
-use crate::object::{Commit, Kind};
+use crate::object::Kind;
 use crate::pack::Pack;
 use crate::refs::Ref;
 use crate::repository::Repository;
@@ -54,6 +56,8 @@ pub struct Tips {
     ids: IdSet,
     /// Annotated tags: the tag, and what it names in the end.
     tags: Vec<(ObjectId, ObjectId)>,
+    /// Whether there are references that the client cannot see.
+    hides: bool,
 }
 
 impl Tips {
@@ -64,6 +68,11 @@ impl Tips {
             tips.add(&r.name, r.target, r.peeled);
         }
         tips
+    }
+
+    /// There are other references, and nothing that only they reach exists for the client, whatever the policy.
+    pub fn hide_others(&mut self) {
+        self.hides = true;
     }
 
     /// Adds a reference, with what it names in the end if that is an annotated tag.
@@ -116,17 +125,11 @@ fn source<'r>(repository: &'r Repository, first: First, limits: Limits) -> Resul
     Ok(source)
 }
 
-/// The commits that can be reached from the tips, as far as somebody asked.
-struct Reachable {
-    seen: Bits,
-    queue: BinaryHeap<(u64, u32)>,
-}
-
 /// One fetch of one client, from its wants to the pack.
 pub struct Fetch<'r> {
     pub(super) repository: &'r Repository,
     pub(super) source: Source<'r>,
-    tips: Tips,
+    tips: Arc<Tips>,
     policy: Policy,
     limits: Limits,
     pub(super) wants: Vec<u32>,
@@ -137,7 +140,7 @@ pub struct Fetch<'r> {
     /// The same and the parents.
     has: Bits,
     oldest_have: u64,
-    reachable: Option<Reachable>,
+    reached: Option<Reached>,
     commits: Commits,
     /// In which call of `ready` a commit was last found to reach nothing.
     dead: HashMap<u32, u32, FastState>,
@@ -156,11 +159,16 @@ impl<'r> Fetch<'r> {
     ///
     /// # Errors
     /// When the repository holds more objects than can be numbered (some two thousand million).
-    pub fn new(repository: &'r Repository, tips: Tips, policy: Policy, limits: Limits) -> Result<Fetch<'r>> {
+    pub fn new(
+        repository: &'r Repository,
+        tips: impl Into<Arc<Tips>>,
+        policy: Policy,
+        limits: Limits,
+    ) -> Result<Fetch<'r>> {
         Ok(Fetch {
             repository,
             source: source(repository, First::None, limits)?,
-            tips,
+            tips: tips.into(),
             policy,
             limits,
             wants: Vec::new(),
@@ -169,7 +177,7 @@ impl<'r> Fetch<'r> {
             common: Bits::default(),
             has: Bits::default(),
             oldest_have: u64::MAX,
-            reachable: None,
+            reached: None,
             commits: Commits::default(),
             dead: HashMap::default(),
             calls: 0,
@@ -183,10 +191,27 @@ impl<'r> Fetch<'r> {
         })
     }
 
+    /// The next negotiation on the same connection. What was learnt about the repository stays: which commits there are and what
+    /// the tips reach is walked once, however often a client asks.
+    ///
+    /// # Errors
+    /// As [`Fetch::new`].
+    pub fn again(self, tips: impl Into<Arc<Tips>>, policy: Policy, limits: Limits) -> Result<Fetch<'r>> {
+        let tips = tips.into();
+        let same = Arc::ptr_eq(&tips, &self.tips) || tips.ids == self.tips.ids;
+        let mut next = Fetch::new(self.repository, tips, policy, limits)?;
+        (next.source, next.bitmap, next.commits) = (self.source, self.bitmap, self.commits);
+        next.commits.forget_flags();
+        next.reached = self.reached.filter(|_| same);
+        next.log = self.log;
+        Ok(next)
+    }
+
     /// Opens the bitmaps before the first want, unless objects have been numbered otherwise: those that bitmaps count have the
     /// first numbers.
     fn open_bitmap(&mut self) -> Result<()> {
-        if !self.haves.is_empty() || !self.shallow.is_empty() || self.reachable.is_some() {
+        let numbered = !self.haves.is_empty() || !self.shallow.is_empty() || self.reached.is_some();
+        if numbered || self.bitmap.is_some() || self.commits.len() > 0 {
             return Ok(());
         }
         if let Some(bitmap) = PackBitmap::find(self.repository, &mut self.log) {
@@ -201,16 +226,21 @@ impl<'r> Fetch<'r> {
     /// # Errors
     /// [`WantError`].
     pub fn want(&mut self, id: ObjectId) -> std::result::Result<(), WantError> {
-        let mut number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
-        // A client that lacks single files or directories asks for them one after the other: about those bitmaps say nothing.
-        if self.wants.is_empty() && matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {
-            self.open_bitmap()?;
-            number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
-        }
+        let is_tip = self.tips.ids.contains(&id);
+        let number = if self.tips.hides && !is_tip {
+            self.hidden_want(&id)?
+        } else {
+            let number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
+            // A client that lacks single files or directories asks for them one after the other: about those bitmaps say nothing.
+            if self.wants.is_empty() && matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {
+                self.open_bitmap()?;
+            }
+            self.source.space.number(&id).ok_or(WantError::NotFound)?
+        };
         if self.wanted.get(number) {
             return Ok(());
         }
-        if !self.tips.ids.contains(&id) {
+        if !is_tip && !self.tips.hides {
             let allowed = match self.policy {
                 Policy::Any => true,
                 Policy::Reachable => self.is_reachable(number)?,
@@ -228,9 +258,39 @@ impl<'r> Fetch<'r> {
         Ok(())
     }
 
+    /// The number of an object that is no tip, where some references are hidden: nothing about it is looked at before it is
+    /// known to be reached.
+    fn hidden_want(&mut self, id: &ObjectId) -> std::result::Result<u32, WantError> {
+        if self.policy == Policy::Advertised {
+            return Err(WantError::NotAllowed);
+        }
+        if self.wants.is_empty() {
+            self.open_bitmap()?;
+        }
+        self.visible(id)?.ok_or(WantError::NotFound)
+    }
+
+    /// The number of an object as far as this client may know of it.
+    fn visible(&mut self, id: &ObjectId) -> Result<Option<u32>> {
+        if !self.tips.hides || self.tips.ids.contains(id) {
+            return Ok(self.source.space.number(id));
+        }
+        let (source, reached) = self.reached()?;
+        Ok(reached.commit(source, id))
+    }
+
+    /// What the tips reach.
+    fn reached(&mut self) -> Result<(&mut Source<'r>, &mut Reached)> {
+        let reached = match self.reached.take() {
+            Some(reached) => reached,
+            None => Reached::from(&mut self.source, self.tips.ids.iter(), false)?,
+        };
+        Ok((&mut self.source, self.reached.insert(reached)))
+    }
+
     /// Whether the policy lets the client have a commit and its history.
     pub(super) fn may_see(&mut self, number: u32) -> Result<bool> {
-        Ok(self.policy == Policy::Any || self.is_reachable(number)?)
+        Ok(self.policy == Policy::Any && !self.tips.hides || self.is_reachable(number)?)
     }
 
     /// Whether a commit or tag can be reached from the tips. All questions together cost one walk over the history.
@@ -238,35 +298,10 @@ impl<'r> Fetch<'r> {
         if !matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {
             return Ok(false);
         }
-        if self.reachable.is_none() {
-            let mut walk = Reachable { seen: Bits::default(), queue: BinaryHeap::new() };
-            for id in &self.tips.ids {
-                let Some(tip) = self.source.space.number(id) else { continue };
-                let (tags, target) = self.source.peel(tip)?;
-                for tag in tags {
-                    walk.seen.set(tag);
-                }
-                if let Some((commit, Kind::Commit)) = target
-                    && walk.seen.set(commit)
-                {
-                    walk.queue.push((u64::MAX, commit));
-                }
-            }
-            self.reachable = Some(walk);
-        }
-        let Some(walk) = &mut self.reachable else { return Ok(false) };
-        let hash = self.source.space.store().hash();
-        while !walk.seen.get(number) {
-            let Some((_, next)) = walk.queue.pop() else { return Ok(false) };
-            let object = self.source.read(next)?;
-            let Ok(commit) = Commit::parse(&object.data, hash) else { continue };
-            for parent in commit.parents() {
-                if let Some(parent) = self.source.space.number(&parent)
-                    && walk.seen.set(parent)
-                {
-                    // The child's date will do: the order is only a guess at where to look first.
-                    walk.queue.push((commit.committer_seconds(), parent));
-                }
+        let (source, reached) = self.reached()?;
+        while !reached.has(number) {
+            if !reached.step(source) {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -278,7 +313,7 @@ impl<'r> Fetch<'r> {
     /// # Errors
     /// When the repository cannot be read.
     pub fn have(&mut self, id: ObjectId) -> Result<bool> {
-        let Some(number) = self.source.space.number(&id) else { return Ok(false) };
+        let Some(number) = self.visible(&id)? else { return Ok(false) };
         if !self.common.set(number) {
             return Ok(true);
         }
@@ -359,7 +394,7 @@ impl<'r> Fetch<'r> {
     /// # Errors
     /// `Invalid` if the object is no commit. One that is not here is passed over, as in git.
     pub fn shallow(&mut self, id: ObjectId) -> Result<()> {
-        let Some(number) = self.source.space.number(&id) else { return Ok(()) };
+        let Some(number) = self.visible(&id)? else { return Ok(()) };
         if self.shallow_set.get(number) {
             return Ok(());
         }

@@ -120,6 +120,11 @@ impl<'s> Space<'s> {
         Some(number)
     }
 
+    /// The number of an object that no pack holds, if it was asked for before. Looks for no file.
+    pub(crate) fn met(&self, id: &ObjectId) -> Option<u32> {
+        self.loose().numbers.get(id).copied()
+    }
+
     fn loose(&self) -> MutexGuard<'_, Loose> {
         self.loose.lock().unwrap_or_else(PoisonError::into_inner)
     }

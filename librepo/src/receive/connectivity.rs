@@ -106,7 +106,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
     fn reach_tip(&mut self, tip: ObjectId) -> Result<()> {
         let mut id = tip;
         for _ in 0..MAX_TAGS {
-            match self.world.place(&id)? {
+            match self.world.place(&id, Some(Kind::Commit))? {
                 Some(Place::Old(Kind::Tag)) => match self.world.tag(&id)? {
                     Some((target, _)) => id = target,
                     None => return Ok(()),
@@ -148,13 +148,16 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         let mut whole = true;
         for (id, wanted) in &outside {
             self.step(ticker)?;
-            match self.world.place(id)? {
+            match self.world.place(id, wanted.as_kind())? {
                 None => whole = false,
                 Some(place) => {
                     expect(id, *wanted, place.kind())?;
                     match place.kind() {
                         // Nothing is behind a blob: that it is there is all there is to know.
                         Kind::Blob => {
+                            self.trusted.insert(*id);
+                        }
+                        Kind::Tree if self.world.old_is_whole() => {
                             self.trusted.insert(*id);
                         }
                         Kind::Tree => {
@@ -257,11 +260,12 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                 continue;
             }
             self.step(ticker)?;
-            let Some(place) = self.world.place(&id)? else { return Ok(Some(Gap::Missing(id))) };
+            let Some(place) = self.world.place(&id, wanted)? else { return Ok(Some(Gap::Missing(id))) };
             if let Some(wanted) = wanted {
                 expect(&id, Wanted::of(wanted), place.kind())?;
             }
             match place.kind() {
+                _ if matches!(place, Place::Old(_)) && self.world.old_is_whole() => {}
                 Kind::Blob => {}
                 Kind::Tree => {
                     let Some(tree) = self.world.read(&id)? else { return Ok(Some(Gap::Missing(id))) };
@@ -309,7 +313,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         }
         let mut cut = false;
         for parent in &commit.parents {
-            if self.shallow.client.contains(id) && self.world.place(parent)?.is_none() {
+            if self.shallow.client.contains(id) && self.world.place(parent, Some(Kind::Commit))?.is_none() {
                 cut = true;
             } else {
                 stack.push((*parent, Some(Kind::Commit)));

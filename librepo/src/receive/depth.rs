@@ -3,13 +3,13 @@
 
 use std::fs::File;
 
+use super::had::Had;
 use super::index_pack::{self, Indexed, Own};
 use super::world::World;
 use super::{Stage, Ticker, limit};
 use crate::error::Result;
 use crate::id::{HashKind, IdMap, ObjectId};
 use crate::object::{Kind, TreeEntries};
-use crate::store::Store;
 
 /// So many levels are nobody's attack: trees that the repository had are looked into only below more of them.
 const USUAL: usize = 64;
@@ -17,10 +17,10 @@ const USUAL: usize = 64;
 const BUDGET: usize = 20_000;
 
 /// Refuses trees that are nested more than `most` deep: those of the pack, and those of the repository far below them.
-pub fn check_depth(
-    indexed: &Indexed,
+pub fn check_depth<'a>(
+    indexed: &'a Indexed,
     files: Option<(&File, &File)>,
-    store: Option<&Store>,
+    had: impl Into<Had<'a>>,
     most: usize,
     ticker: &mut Ticker<'_>,
 ) -> Result<()> {
@@ -30,7 +30,7 @@ pub fn check_depth(
         return Ok(());
     };
     let own = Own::new(index_pack::open_pack(pack, idx, indexed.hash)?, indexed.hash)?;
-    let mut world = World::new(indexed, Some(&own), store);
+    let mut world = World::new(indexed, Some(&own), had.into());
     let mut commits: Vec<(u64, ObjectId)> =
         indexed.findings.commits.iter().map(|commit| (commit.date, commit.tree)).collect();
     commits.sort_unstable();

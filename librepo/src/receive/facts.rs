@@ -5,13 +5,13 @@ use std::fmt;
 use std::fs::File;
 
 use super::connectivity::{Connectivity, Gap, MAX_TAGS, Shallow};
+use super::had::Had;
 use super::index_pack::{self, Indexed, Own};
 use super::world::World;
 use super::{Stage, Ticker};
 use crate::error::Result;
 use crate::id::{IdMap, IdSet, ObjectId};
 use crate::object::{Kind, TreeEntries};
-use crate::store::Store;
 
 /// One reference that is to change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,12 +61,13 @@ pub struct Facts {
 
 /// Checks that nothing is missing behind the new tips and says about each what the rules want to know.
 ///
+/// `had` is what the repository had, as far as the client may know of it, and `tips` are of that alone.
 /// `pack` and `idx` are the files that [`index`](super::index()) has filled; `None` if the push came without a pack, or an empty
 /// one. `tips` are the values of all references of the repository (and what packed-refs says that tags peel to), and of HEAD.
-pub fn facts(
-    indexed: &Indexed,
+pub fn facts<'a>(
+    indexed: &'a Indexed,
     files: Option<(&File, &File)>,
-    store: Option<&Store>,
+    had: impl Into<Had<'a>>,
     tips: &[ObjectId],
     commands: &[Command],
     shallow: &Shallow,
@@ -78,7 +79,7 @@ pub fn facts(
         }
         _ => None,
     };
-    let mut world = World::new(indexed, own.as_ref(), store);
+    let mut world = World::new(indexed, own.as_ref(), had.into());
     let mut check = Connectivity::new(&mut world, tips, shallow);
     let pack_whole = check.pack_is_whole(ticker)?;
     let creations = commands.iter().filter(|command| !command.new.is_null()).count();
@@ -122,7 +123,7 @@ fn about(
     if tip.is_null() {
         return Ok(facts);
     }
-    let Some(place) = check.world.place(&tip)? else {
+    let Some(place) = check.world.place(&tip, None)? else {
         facts.refusal = Some(Refusal::Missing(tip));
         return Ok(facts);
     };
@@ -154,7 +155,7 @@ fn about(
     facts.peeled = (end.0 != tip).then_some(end);
     let old_kind = match command.old.is_null() {
         true => None,
-        false => check.world.place(&command.old)?.map(|place| place.kind()),
+        false => check.world.place(&command.old, None)?.map(|place| place.kind()),
     };
     if place.kind() == Kind::Commit && old_kind == Some(Kind::Commit) {
         facts.fast_forward = Some(descends(check.world, &tip, &command.old, ticker)?);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::check::{self, Message, Policy, Special};
+use super::had::Had;
 use super::inspect::{self, Findings, Inspector, LARGE_BLOB};
 use super::resolve::{self, Children, Context};
 use super::stream::{self, Table};
@@ -88,21 +89,23 @@ impl Indexed {
 }
 
 /// Receives one pack from `src` into the files `pack` and `idx`, which are empty, open for reading and writing, and nobody
-/// else's. `store` holds the objects of the repository, if it has any.
+/// else's. `had` are the objects of the repository, if it has any.
 ///
 /// Reads from `src` to the end of the pack. Input is read in large pieces, so bytes that follow the pack may be consumed too:
 /// they are an error where they are seen, since nothing follows a pack in a push.
 ///
 /// On an error the files hold garbage; the caller removes them.
-pub fn index<R: Read + ?Sized>(
+pub fn index<'a, R: Read + ?Sized>(
     src: &mut R,
     pack: &File,
     idx: &File,
     hash: HashKind,
-    store: Option<&Store>,
+    had: impl Into<Had<'a>>,
     options: &Options,
     ticker: &mut Ticker<'_>,
 ) -> Result<Indexed> {
+    let had: Had<'_> = had.into();
+    let store = had.everything();
     let limits = &options.limits;
     let policy = Arc::new(options.policy);
     let loose = store.and_then(inspect::loose_ids).map(Arc::new);
@@ -130,7 +133,7 @@ pub fn index<R: Read + ?Sized>(
         done = resolve::round(&mut table, &context, &map, 0, 0, &mut findings, ticker)?;
     }
     if done < deltas {
-        (done, checksum) = complete(&mut table, &context, pack, done, &mut findings, ticker)?;
+        (done, checksum) = complete(&mut table, &context, had, pack, done, &mut findings, ticker)?;
     }
     drop(children);
     if done < deltas {
@@ -157,7 +160,7 @@ pub fn index<R: Read + ?Sized>(
     let indexed =
         Indexed { objects, received, deltas, bytes, checksum, hash, findings, tell_blobs, contents };
     if !indexed.findings.modules.is_empty() || !indexed.findings.attributes.is_empty() {
-        special_files(&indexed, pack, idx, store, &policy, ticker)?;
+        special_files(&indexed, pack, idx, had, &policy, ticker)?;
     }
     Ok(indexed)
 }
@@ -167,6 +170,7 @@ pub fn index<R: Read + ?Sized>(
 fn complete(
     table: &mut Table,
     context: &Context<'_>,
+    had: Had<'_>,
     pack: &File,
     before: u64,
     findings: &mut Findings,
@@ -178,7 +182,7 @@ fn complete(
     for attempt in 1..=MAX_ATTEMPTS {
         let mut missing = context.children.missing_bases();
         missing.retain(|id| !own.contains(id));
-        thin::append(table, pack, context.store, &missing, context.limits, &mut || ticker.poll())?;
+        thin::append(table, pack, had, &missing, context.limits, &mut || ticker.poll())?;
         let checksum = thin::seal(table, pack, &mut || ticker.poll())?;
         let done = resolve::round(table, context, &map(pack)?, first, before, findings, ticker)?;
         // A base may turn out to be in the pack all the same, as a delta on another one that was missing. Then it must not be there
@@ -287,14 +291,14 @@ fn special_files(
     indexed: &Indexed,
     pack: &File,
     idx: &File,
-    store: Option<&Store>,
+    had: Had<'_>,
     policy: &Policy,
     ticker: &mut Ticker<'_>,
 ) -> Result<()> {
     let hash = indexed.hash;
     let own = Own::new(open_pack(pack, idx, hash)?, hash)?;
     let mut new = Reader::new(&own.0, 4 << 20);
-    let mut old = store.map(|store| Reader::new(store, 4 << 20));
+    let mut old = had.everything().map(|store| Reader::new(store, 4 << 20));
     for (ids, special) in
         [(&indexed.findings.modules, Special::Modules), (&indexed.findings.attributes, Special::Attributes)]
     {
@@ -303,8 +307,10 @@ fn special_files(
             let header = match new.header(&id)? {
                 Some((kind, size)) => Some((&mut new, kind, size)),
                 None => match &mut old {
-                    Some(old) => old.header(&id)?.map(|(kind, size)| (old, kind, size)),
-                    None => None,
+                    Some(old) if had.shows(&id, Some(Kind::Blob)) => {
+                        old.header(&id)?.map(|(kind, size)| (old, kind, size))
+                    }
+                    _ => None,
                 },
             };
             let verdict = match header {

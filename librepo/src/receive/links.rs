@@ -17,6 +17,11 @@ impl Wanted {
         self == Wanted::of(kind)
     }
 
+    /// The kind, if it is named as one kind only.
+    pub(super) fn as_kind(self) -> Option<Kind> {
+        [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag].into_iter().find(|kind| self.is_only(*kind))
+    }
+
     #[cfg(test)]
     fn includes(self, kind: Kind) -> bool {
         self.0 & Wanted::of(kind).0 != 0

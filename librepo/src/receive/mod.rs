@@ -22,6 +22,7 @@ pub mod connectivity;
 mod depth;
 mod dotgit;
 pub mod facts;
+mod had;
 mod hasher;
 mod index_file;
 pub mod index_pack;
@@ -38,6 +39,7 @@ mod world;
 
 pub use depth::check_depth;
 pub use facts::{Command, Facts, Refusal, facts};
+pub use had::{Had, Shows};
 pub use index_pack::{Indexed, Options, index};
 pub use quarantine::Quarantine;
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
+use super::had::Had;
 use super::hasher::Checksum;
 use super::stream::{Entry, NONE, Table};
 use super::{Limits, bad, limit, pack_error};
@@ -12,7 +13,6 @@ use crate::error::Result;
 use crate::id::ObjectId;
 use crate::object::Kind;
 use crate::reader::Reader;
-use crate::store::Store;
 
 /// Bytes of cache for reading the bases. They often lie on one chain.
 const CACHE: usize = 16 << 20;
@@ -21,12 +21,12 @@ const CACHE: usize = 16 << 20;
 pub(super) fn append(
     table: &mut Table,
     file: &File,
-    store: Option<&Store>,
+    had: Had<'_>,
     ids: &[ObjectId],
     limits: &Limits,
     tick: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
-    let Some(store) = store else { return Err(missing(ids)) };
+    let Some(store) = had.everything() else { return Err(missing(ids)) };
     if ids.len() as u64 > limits.external_bases {
         return Err(limit(
             "pack",
@@ -35,6 +35,11 @@ pub(super) fn append(
             limits.external_bases,
             "thin bases",
         ));
+    }
+    // All of them before any is read or looked for. Most are trees and blobs of the newest commits.
+    let hidden: Vec<ObjectId> = ids.iter().filter(|id| !had.shows(id, Some(Kind::Blob))).copied().collect();
+    if !hidden.is_empty() {
+        return Err(missing(&hidden));
     }
     let mut reader = Reader::new(store, CACHE);
     // Neighbours in the repository's packs share delta chains: read them in the order in which they lie.

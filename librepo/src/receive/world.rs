@@ -1,11 +1,11 @@
 //! The objects of a push and those of the repository side by side.
 
+use super::had::Had;
 use super::index_pack::{Indexed, Own};
 use crate::error::Result;
 use crate::id::ObjectId;
 use crate::object::{Commit, Kind, Tag};
 use crate::reader::{Object, Reader};
-use crate::store::Store;
 
 /// A commit, wherever it lies.
 #[derive(Clone, Debug)]
@@ -38,6 +38,7 @@ pub(super) struct World<'a> {
     pub(super) indexed: &'a Indexed,
     new: Option<Reader<'a>>,
     old: Option<Reader<'a>>,
+    had: Had<'a>,
     /// Positions in the findings' commits, sorted by id.
     commits: Vec<u32>,
 }
@@ -46,22 +47,26 @@ pub(super) struct World<'a> {
 const CACHE: usize = 8 << 20;
 
 impl<'a> World<'a> {
-    pub(super) fn new(indexed: &'a Indexed, own: Option<&'a Own>, store: Option<&'a Store>) -> Self {
+    pub(super) fn new(indexed: &'a Indexed, own: Option<&'a Own>, had: Had<'a>) -> Self {
         let list = &indexed.findings.commits;
         let mut commits: Vec<u32> = (0..list.len() as u32).collect();
         commits.sort_unstable_by_key(|&at| list[at as usize].id);
         World {
             indexed,
             new: own.map(|own| Reader::new(&own.0, CACHE)),
-            old: store.map(|store| Reader::new(store, CACHE)),
+            old: had.everything().map(|store| Reader::new(store, CACHE)),
+            had,
             commits,
         }
     }
 
-    /// Where an object lies; `None` if nowhere.
-    pub(super) fn place(&mut self, id: &ObjectId) -> Result<Option<Place>> {
+    /// Where an object lies; `None` if nowhere. `named` is what it is named as, if that is known.
+    pub(super) fn place(&mut self, id: &ObjectId, named: Option<Kind>) -> Result<Option<Place>> {
         if let Some((_, kind, false)) = self.indexed.find(id) {
             return Ok(Some(Place::New(*kind)));
+        }
+        if !self.had.shows(id, named) {
+            return Ok(None);
         }
         match &mut self.old {
             Some(old) => Ok(old.header(id)?.map(|(kind, _)| Place::Old(kind))),
@@ -69,9 +74,15 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Whether the repository had the object before.
+    /// Whether all that lies in the repository is known to be whole, because what no reference reaches does not exist.
+    pub(super) fn old_is_whole(&self) -> bool {
+        self.had.hides()
+    }
+
+    /// Whether the repository had the object before. Where something is hidden, it may have: who asks goes on to ask whether
+    /// references reach it.
     pub(super) fn is_old(&self, id: &ObjectId) -> bool {
-        self.old.as_ref().is_some_and(|old| old.store().contains(id))
+        self.had.hides() || self.old.as_ref().is_some_and(|old| old.store().contains(id))
     }
 
     /// Kind and size of an object that came with the push.
@@ -84,8 +95,15 @@ impl<'a> World<'a> {
 
     /// An object's content; `None` if it is nowhere.
     pub(super) fn read(&mut self, id: &ObjectId) -> Result<Option<Object>> {
+        self.read_as(id, None)
+    }
+
+    fn read_as(&mut self, id: &ObjectId, named: Option<Kind>) -> Result<Option<Object>> {
         if let (Some((_, _, false)), Some(new)) = (self.indexed.find(id), &mut self.new) {
             return new.read(id);
+        }
+        if !self.had.shows(id, named) {
+            return Ok(None);
         }
         match &mut self.old {
             Some(old) => old.read(id),
@@ -102,7 +120,8 @@ impl<'a> World<'a> {
             let parents = findings.parents.get(from..from + commit.parents as usize).unwrap_or(&[]).to_vec();
             return Ok(Some(CommitInfo { tree: commit.tree, parents, date: commit.date }));
         }
-        let Some(object) = self.read(id)?.filter(|object| object.kind == Kind::Commit) else {
+        let object = self.read_as(id, Some(Kind::Commit))?;
+        let Some(object) = object.filter(|object| object.kind == Kind::Commit) else {
             return Ok(None);
         };
         Ok(Commit::parse(&object.data, self.indexed.hash).ok().map(|commit| CommitInfo {
@@ -114,7 +133,8 @@ impl<'a> World<'a> {
 
     /// What an annotated tag names; `None` if this is none.
     pub(super) fn tag(&mut self, id: &ObjectId) -> Result<Option<(ObjectId, Kind)>> {
-        let Some(object) = self.read(id)?.filter(|object| object.kind == Kind::Tag) else { return Ok(None) };
+        let object = self.read_as(id, Some(Kind::Tag))?;
+        let Some(object) = object.filter(|object| object.kind == Kind::Tag) else { return Ok(None) };
         Ok(Tag::parse(&object.data, self.indexed.hash).ok().map(|tag| (tag.target(), tag.kind())))
     }
 }

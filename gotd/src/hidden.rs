@@ -1,0 +1,56 @@
+//! Which references do not exist for clients: the one answer for lists, tips, pushes, `info` and HEAD.
+
+/// The hidden namespaces of a repository.
+#[derive(Debug, Clone, Copy)]
+pub struct Hidden<'a>(pub &'a [Vec<u8>]);
+
+impl Hidden<'_> {
+    /// Whether nothing is hidden.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a client may know of a reference: neither it nor what it names in the end is hidden. `symref_target` is the last of
+    /// the chain, for a symbolic one.
+    pub fn shows(&self, name: &[u8], symref_target: Option<&[u8]>) -> bool {
+        !self.covers(name) && !symref_target.is_some_and(|target| self.covers(target))
+    }
+
+    /// Whether a name lies in a hidden namespace.
+    pub fn covers(&self, name: &[u8]) -> bool {
+        self.0.iter().any(|namespace| is_below(name, namespace))
+    }
+}
+
+/// Whether a reference lies in a namespace, which may be written with or without the slash at its end.
+pub fn is_below(name: &[u8], namespace: &[u8]) -> bool {
+    match name.strip_prefix(namespace) {
+        Some(rest) => namespace.ends_with(b"/") || rest.is_empty() || rest[0] == b'/',
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_hides_what_is_below_it_and_what_leads_there() {
+        for namespace in [b"refs/pull/".to_vec(), b"refs/pull".to_vec()] {
+            let namespaces = [namespace];
+            let hidden = Hidden(&namespaces);
+            for (name, target, shown) in [
+                ("refs/pull/1/head", None, false),
+                ("refs/pulls/1", None, true),
+                ("refs/heads/refs/pull/1", None, true),
+                ("HEAD", Some("refs/pull/1"), false),
+                ("refs/heads/link", Some("refs/pull/1"), false),
+                ("HEAD", Some("refs/heads/main"), true),
+            ] {
+                let target = target.map(str::as_bytes);
+                assert_eq!(hidden.shows(name.as_bytes(), target), shown, "{name} {target:?}");
+            }
+        }
+        assert!(Hidden(&[]).is_empty() && Hidden(&[]).shows(b"refs/pull/1", None));
+    }
+}
