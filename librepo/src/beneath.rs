@@ -216,7 +216,7 @@ fn file_type(stat: &FileStat) -> EntryType {
     }
 }
 
-/// A file in memory, read-only and private.
+/// A file in memory, read-only and private: nothing that this process does could ever reach the file.
 ///
 /// Git never changes a pack, index or packed-refs file in place: it renames a new one over it, which
 /// leaves this one as it was. Whoever truncates one all the same ends the process that reads it
@@ -233,7 +233,7 @@ impl Map {
         // SAFETY: the map is read-only and private. That the bytes stay as they are while borrowed
         // is Git's rule for these files (see above); code that reads them checks every length and
         // offset against the map's own length and keeps no assumption about content across reads.
-        unsafe { memmap2::MmapOptions::new().map(file) }.map(|bytes| Map { bytes, id: None })
+        unsafe { memmap2::MmapOptions::new().map_copy_read_only(file) }.map(|bytes| Map { bytes, id: None })
     }
 
     /// The same from bytes in memory, for tests and fuzzing.
@@ -334,4 +334,26 @@ pub(crate) fn be32(data: &[u8], at: usize) -> Option<u32> {
 #[inline]
 pub(crate) fn be64(data: &[u8], at: usize) -> Option<u64> {
     Some((u64::from(be32(data, at)?) << 32) | u64::from(be32(data, at.checked_add(4)?)?))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The kernel's own word about each map of the process: `r--p` is read-only and private.
+    #[test]
+    fn a_map_of_a_file_is_private_and_cannot_be_written() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        io::Write::write_all(&mut file, &[7; 10_000]).expect("writes");
+        let map = Map::of_file(file.as_file()).expect("maps");
+        assert_eq!(map.len(), 10_000);
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("reads");
+        let name = file.path().to_string_lossy().into_owned();
+        let rights: Vec<&str> = maps
+            .lines()
+            .filter(|line| line.ends_with(&name))
+            .filter_map(|line| line.split(' ').nth(1))
+            .collect();
+        assert_eq!(rights, ["r--p"]);
+    }
 }
