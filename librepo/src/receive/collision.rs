@@ -408,44 +408,146 @@ pub(super) mod tests {
         assert!(some > 100, "{some}");
     }
 
-    pub(in super::super) fn shattered(half: usize) -> Vec<u8> {
-        let hex = [include_str!("testdata/shattered-1.hex"), include_str!("testdata/shattered-2.hex")][half];
-        let hex = hex.trim().as_bytes();
-        hex.chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect()
+    /// The four published files that collide in SHA-1, without what follows the collision in them: two pairs, one of equal and
+    /// one of chosen prefixes. Sources: the documents of shattered.io, their first 320 bytes; messages A and B of
+    /// sha-mbles.github.io, whole.
+    const KNOWN: [&str; 4] = [
+        include_str!("testdata/shattered-1.hex"),
+        include_str!("testdata/shattered-2.hex"),
+        include_str!("testdata/sha-mbles-1.hex"),
+        include_str!("testdata/sha-mbles-2.hex"),
+    ];
+
+    pub(in super::super) fn known() -> [Vec<u8>; 4] {
+        KNOWN.map(|hex| {
+            hex.trim()
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect()
+        })
     }
 
-    /// The first 320 bytes of the two documents of shattered.io, which collide by themselves.
+    /// The words of the block that completes a collision, and the state before it.
+    fn last_block(file: &[u8]) -> ([u32; 16], [u32; 5]) {
+        let blocks: Vec<_> =
+            file.as_chunks::<64>().0.iter().map(|block| *GenericArray::from_slice(block)).collect();
+        let (last, before) = blocks.split_last().unwrap();
+        let mut state = START;
+        sha1::compress(&mut state, before);
+        let mut words = [0; 16];
+        for (word, bytes) in words.iter_mut().zip(last.as_chunks::<4>().0) {
+            *word = u32::from_be_bytes(*bytes);
+        }
+        (words, state)
+    }
+
     #[test]
-    fn a_real_collision_is_seen() {
-        let halves = [shattered(0), shattered(1)];
-        assert_ne!(halves[0], halves[1]);
-        assert_eq!(sha1::Sha1::digest(&halves[0]), sha1::Sha1::digest(&halves[1]));
-        for half in &halves {
-            assert_eq!(hash(half), None);
-            let longer = [half.as_slice(), &[7; 1000]].concat();
+    fn the_known_collisions_are_seen() {
+        let files = known();
+        for pair in files.chunks(2) {
+            assert_ne!(pair[0], pair[1]);
+            assert_eq!(sha1::Sha1::digest(&pair[0]), sha1::Sha1::digest(&pair[1]));
+        }
+        for file in &files {
+            assert_eq!(hash(file), None);
+            let longer = [file.as_slice(), &[7; 1000]].concat();
             assert_eq!(hash(&longer), None);
             assert!(sha1_checked::Sha1::try_digest(&longer).has_collision());
             // One bit aside there is none.
-            for at in [200, 300] {
-                let mut near = half.clone();
+            for at in [file.len() - 120, file.len() - 20] {
+                let mut near = file.clone();
                 near[at] ^= 1;
-                let want: [u8; 20] =
-                    sha1_checked::Sha1::try_digest(&near).hash().as_slice().try_into().unwrap();
+                let want = sha1_checked::Sha1::try_digest(&near);
+                assert!(!want.has_collision());
+                let want: [u8; 20] = want.hash().as_slice().try_into().unwrap();
                 assert_eq!(hash(&near), Some(want));
             }
         }
     }
 
-    /// Blocks are checked eight at a time: the place of a bad one among good ones must not matter.
+    /// However the bytes come: as a stream in pieces, after a reset, and from a state that others computed.
+    #[test]
+    fn the_known_collisions_are_seen_on_every_path() {
+        for file in &known() {
+            for size in (1..200).chain([256, 320, 639]) {
+                let mut sha1 = DetectingSha1::new();
+                for piece in file.chunks(size) {
+                    sha1.update(piece);
+                }
+                assert_eq!(sha1.finish(), None, "pieces of {size}");
+                sha1.reset();
+                sha1.update(b"harmless");
+                assert!(sha1.finish().is_some(), "remembers");
+                sha1.reset();
+                sha1.update(file);
+                assert_eq!(sha1.finish(), None, "after a reset");
+            }
+            let blocks = file.as_chunks::<64>().0;
+            for prefix in 0..blocks.len() {
+                let mut state = START;
+                for block in &blocks[..prefix] {
+                    sha1::compress(&mut state, std::slice::from_ref(GenericArray::from_slice(block)));
+                }
+                let mut sha1 = DetectingSha1::new();
+                sha1.resume(state);
+                sha1.blocks(&blocks[prefix..]);
+                assert_eq!(sha1.outcome(), None, "from block {prefix} on");
+            }
+        }
+    }
+
+    /// Blocks are checked sixteen at a time: the place of a bad one among good ones must not matter.
     #[test]
     fn a_collision_is_seen_in_every_lane() {
-        // A collision needs its own chaining value, so the prefix stays and good blocks follow.
-        let bad = shattered(0);
-        for blocks in 0..20 {
-            let data = [bad.as_slice(), &vec![b'x'; blocks * 64 + 3]].concat();
-            assert_eq!(hash(&data), None, "{blocks}");
+        for file in &known() {
+            for good in 0..2 * LANES {
+                let mut sha1 = DetectingSha1::new();
+                sha1.update(&vec![b'x'; good * 64]);
+                // A collision needs the state that it was made for.
+                sha1.state = START;
+                sha1.update(file);
+                assert_eq!(sha1.finish(), None, "behind {good} good blocks");
+                let longer = [file.as_slice(), &vec![b'x'; good * 64 + 3]].concat();
+                assert_eq!(hash(&longer), None, "before {good} good blocks");
+            }
+        }
+    }
+
+    /// One lane after another, by each width of the processor's registers that there is here.
+    #[test]
+    fn a_collision_is_seen_by_every_width() {
+        type Way = fn(&mut Words) -> [u32; LANES];
+        let mut ways: Vec<(&str, Way)> = vec![("scalar", suspects_in_lanes), ("chosen", suspects)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has what the function was compiled for.
+                ways.push(("avx2", |words| unsafe { suspects_avx2(words) }));
+            }
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                // SAFETY: as above.
+                ways.push(("avx512", |words| unsafe { suspects_avx512(words) }));
+            }
+        }
+        for file in &known() {
+            let (bad, before) = last_block(file);
+            for (way, suspects) in &ways {
+                for lane in 0..LANES {
+                    let mut words: Words = [[0x5555_5555; LANES]; 80];
+                    for (words, bad) in words.iter_mut().zip(bad) {
+                        words[lane] = bad;
+                    }
+                    let found = suspects(&mut words)[lane];
+                    assert_ne!(found, 0, "{way}, lane {lane}");
+                    let message = words.map(|words| words[lane]);
+                    assert!(collides(&before, &message, found), "{way}, lane {lane}");
+                    assert!(
+                        !collides(&START, &message, found),
+                        "{way}: without the state that it was made for"
+                    );
+                }
+            }
         }
     }
 }
