@@ -244,6 +244,13 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("send to an address", by(&[Promise::Dns]), |_| call(libc::SYS_sendto, [-1, 0, 0, 0, 1, 16])),
     attempt("send a descriptor", by(&[Promise::Sendfd]), |_| call(libc::SYS_sendmsg, [-1, 0, 0, 0, 0, 0])),
     attempt("receive a descriptor", by(&[Promise::Recvfd]), |_| call(libc::SYS_recvmsg, [-1, 0, 0, 0, 0, 0])),
+    // TCP Fast Open: a connect(2) within a send.
+    attempt("connect by sendto", NOBODY, |_| call(libc::SYS_sendto, [-1, 0, 0, FAST_OPEN, 0, 0])),
+    attempt("connect by sendto to an address", NOBODY, |_| {
+        call(libc::SYS_sendto, [-1, 0, 0, FAST_OPEN, 1, 16])
+    }),
+    attempt("connect by sendmsg", NOBODY, |_| call(libc::SYS_sendmsg, [-1, 0, FAST_OPEN, 0, 0, 0])),
+    attempt("connect by sendmmsg", NOBODY, |_| call(libc::SYS_sendmmsg, [-1, 0, 1, FAST_OPEN, 0, 0])),
     // Processes.
     // A file that may be executed and is no program: the kernel says so when it has opened it.
     attempt("exec", NOBODY, |t| path1(t, "program", |p| call(libc::SYS_execve, [p, 0, 0, 0, 0, 0]))),
@@ -333,6 +340,7 @@ pub const ATTEMPTS: &[Attempt] = &[
 const CWD: c_long = libc::AT_FDCWD as c_long;
 const STREAM: c_long = libc::SOCK_STREAM as c_long;
 const DATAGRAM: c_long = libc::SOCK_DGRAM as c_long;
+const FAST_OPEN: c_long = libc::MSG_FASTOPEN as c_long;
 
 fn call(nr: c_long, a: [c_long; 6]) -> c_long {
     // SAFETY: pointers among the arguments are either valid for the call or bad on purpose, for the kernel to refuse; no

@@ -33,6 +33,12 @@ pub(super) enum Value {
     OwnPid,
 }
 
+/// The flags of sendto(2) and sendmmsg(2), in the fourth argument, do not ask for TCP Fast Open: that connects a socket, to
+/// an address that a filter cannot see, without connect(2), which is the call that other promises and Landlock stand guard at.
+const NO_CONNECT_BY_SEND: Cond = bits(3, MSG_FASTOPEN, 0);
+/// The same for sendmsg(2), which has them in the third.
+const NO_CONNECT_BY_SENDMSG: Cond = bits(2, MSG_FASTOPEN, 0);
+
 /// No condition.
 pub(super) const ALWAYS: &[Cond] = &[];
 
@@ -301,7 +307,7 @@ const SOCKETS: Group = Group {
     implied_by: &[],
     always: &[SYS_shutdown, SYS_getsockname],
     when: &[
-        (SYS_sendto, &[null(4)]),
+        (SYS_sendto, &[null(4), NO_CONNECT_BY_SEND]),
         (SYS_recvfrom, &[null(4)]),
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, SO_ERROR)]),
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, SO_TYPE)]),
@@ -462,8 +468,10 @@ const CONNECT: Group = Group {
 const DNS: Group = Group {
     promise: Promise::Dns,
     implied_by: &[],
-    always: &[SYS_sendto, SYS_recvfrom, SYS_sendmmsg],
+    always: &[SYS_recvfrom],
     when: &[
+        (SYS_sendto, &[NO_CONNECT_BY_SEND]),
+        (SYS_sendmmsg, &[NO_CONNECT_BY_SEND]),
         (SYS_socket, &[is(0, AF_INET), bits(1, SOCK_TYPE, SOCK_DGRAM)]),
         (SYS_socket, &[is(0, AF_INET6), bits(1, SOCK_TYPE, SOCK_DGRAM)]),
         // Answers to a query that is too long for UDP.
@@ -476,7 +484,12 @@ const DNS: Group = Group {
 const RECVFD: Group = Group { promise: Promise::Recvfd, implied_by: &[], always: &[SYS_recvmsg], when: &[] };
 
 /// parent, listen, sockets, session, repo_write.
-const SENDFD: Group = Group { promise: Promise::Sendfd, implied_by: &[], always: &[SYS_sendmsg], when: &[] };
+const SENDFD: Group = Group {
+    promise: Promise::Sendfd,
+    implied_by: &[],
+    always: &[],
+    when: &[(SYS_sendmsg, &[NO_CONNECT_BY_SENDMSG])],
+};
 
 /// parent: starting the others (posix_spawn is a clone or vfork), ending them, and the sockets between them.
 const PROC: Group = Group {
