@@ -2,6 +2,7 @@
 # static.sh profile: puts a statically linked gotsh in place of the other one, and gotd-static beside gotd.
 # They start for every session, and their start is much of a short one. Without a dynamic loader it is shorter; with musl, if that
 # target is installed, it takes a sixth: glibc's asks the processor for its caches, which a virtual machine answers slowly.
+# Nothing is fetched for it here, whoever builds: the line that does is told, and `make install-test-tools` runs it.
 # gotd itself stays as it is, since name services are modules that only a dynamic program can load.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,9 +12,6 @@ out=${CARGO_TARGET_DIR:-target}
 machine=$(uname -m)-unknown-linux
 [ "$(uname -s)" = Linux ] || exit 0
 there() { [ -d "$(rustc --print target-libdir --target "$1" 2>/dev/null)" ]; }
-if [ "$(id -u)" = 0 ] && command -v rustup >/dev/null 2>&1 && ! there "$machine-musl"; then
-	timeout 120 rustup target add "$machine-musl" >/dev/null 2>&1 || :
-fi
 for target in "$machine-musl" "$machine-gnu"; do
 	there "$target" || continue
 	if RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \

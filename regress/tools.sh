@@ -20,6 +20,15 @@ python=/usr/bin/python3
 [ -x "$python" ] || python=python3
 "$python" -c 'import dulwich' 2>/dev/null || missing="$missing python3-dulwich"
 "$python" -c 'import pygit2' 2>/dev/null || missing="$missing python3-pygit2"
+# What gotd-static is linked with; tests that need it say so.
+target=$(uname -m)-unknown-linux-musl
+if [ "$(uname -s)" = Linux ] && ! [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ]; then
+	if [ "$(id -u)" = 0 ] && command -v rustup >/dev/null 2>&1; then
+		timeout 120 rustup target add "$target" >/dev/null 2>&1 || echo "could not add Rust's target $target" >&2
+	else
+		echo "Rust's musl target is missing: rustup target add $target" >&2
+	fi
+fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	export DEBIAN_FRONTEND=noninteractive
