@@ -48,8 +48,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, status }) => {
-            // Nobody may be listening any more.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("gotd: {text}\n").as_bytes());
+            // Nobody may be listening any more, or somebody who takes nothing.
+            gotd::log::say(&format!("gotd: {text}"));
             ExitCode::from(status)
         }
     }

@@ -137,6 +137,7 @@ enum Source {
     Create(u64),
     List(u64),
     Stderr(Pid),
+    Log,
 }
 
 impl Parent {
@@ -202,6 +203,10 @@ impl Parent {
                 }
                 Source::Stderr(pid) => {
                     self.complaints.read(pid, &mut self.log);
+                    None
+                }
+                Source::Log => {
+                    self.log.flush();
                     None
                 }
             };
@@ -271,6 +276,10 @@ impl Parent {
         for (pid, fd) in self.complaints.iter().filter(|_| all) {
             sources.push(Source::Stderr(pid));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        }
+        if let Some(fd) = self.log.waits_for() {
+            sources.push(Source::Log);
+            fds.push(PollFd::new(fd, PollFlags::POLLOUT));
         }
         for (source, fd) in sources.iter().zip(&mut fds) {
             // Those that have more of an answer to take.
@@ -807,6 +816,7 @@ impl Parent {
         }
         children::wait_for_all(Duration::from_millis(1500), self.sockets.pid);
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
+        self.log.finish();
     }
 }
 

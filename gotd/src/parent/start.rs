@@ -340,6 +340,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     );
     if options.detached {
         ready(&parent.starter);
+        parent.log.stderr_moved();
     }
     manager.ready();
     parent.serve().map_err(Failure::from)
