@@ -454,6 +454,7 @@ impl Parent {
         }
         session.accepted = Some(Instant::now());
         session.peer = Some(peer.clone());
+        self.pause.served();
         self.log.line(Level::Debug, "accepted", &[("number", &number), ("peer", &report::peer_name(&peer))]);
         if self.table.get(number).is_some_and(|s| s.pool == Pool::Control) && !self.may_control(&peer) {
             return self.end_session(number, "control by somebody who does not control the daemon");

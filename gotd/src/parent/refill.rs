@@ -16,13 +16,15 @@ use crate::spawn;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After so long without a loss the next pause is a short one again.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Keeps the parent from starting processes as fast as they die: where none can live, as on a system whose C library needs a call
 /// that the sandbox refuses, it would do nothing else and fill the log.
 #[derive(Debug, Default)]
 pub struct Pause {
     until: Option<Instant>,
-    /// Pauses since one lived.
+    /// Pauses, less the sessions that have served somebody since.
     losses: u32,
 }
 
@@ -32,14 +34,19 @@ impl Pause {
         if self.is_on(now) {
             return;
         }
+        if self.until.is_some_and(|until| now.saturating_duration_since(until) > FORGOTTEN) {
+            self.losses = 0;
+        }
         let pause = FIRST_PAUSE.saturating_mul(1 << self.losses.min(10)).min(LONGEST_PAUSE);
         self.losses = self.losses.saturating_add(1);
         self.until = Some(now + pause);
     }
 
-    /// One lives.
-    fn over(&mut self) {
-        *self = Pause::default();
+    /// One was taken by a client. That it was offered says nothing yet: it can still be lost before, and a pause that is
+    /// forgotten with each offer never grows. One that serves makes up for one pause and no more, so that whoever
+    /// connects as fast as he can does not keep the pauses short while the others die.
+    pub fn served(&mut self) {
+        self.losses = self.losses.saturating_sub(1);
     }
 
     fn is_on(&self, now: Instant) -> bool {
@@ -115,11 +122,9 @@ impl Parent {
         }
         let Some(end) = session.listen_end.take() else { return };
         session.offered = true;
-        self.pause.over();
         let message = ParentToListen::Waiting(session.pool);
-        if let Err(e) = self.listen.channel.send_with_fds(0, number, &message, &[end.as_fd()]) {
-            self.end_session(number, &format!("not offered: {e}"));
-        }
+        // One that `listen` cannot take yet stays, and waits in line: to end it and start the next would do nothing else.
+        self.listen_out.send_fd(&self.listen.channel, number, &message, end);
     }
 }
 
@@ -128,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_end_with_one_that_lives() {
+    fn pauses_grow_and_shrink_with_those_that_serve() {
         let mut now = Instant::now();
         let mut pause = Pause::default();
         assert!(!pause.is_on(now));
@@ -145,7 +150,18 @@ mod tests {
         assert_eq!(lengths[..4], [20, 40, 80, 160]);
         assert_eq!(lengths.last(), Some(&5000));
         assert!(pause.is_on(now) && !pause.is_on(now + LONGEST_PAUSE));
-        pause.over();
-        assert!(!pause.is_on(now) && pause.left(now).is_none());
+        // One that serves makes up for one pause.
+        now += LONGEST_PAUSE;
+        (0..pause.losses).for_each(|_| pause.served());
+        pause.lost(now);
+        assert_eq!(pause.left(now), Some(FIRST_PAUSE));
+        // So does time for all of them.
+        for _ in 0..12 {
+            now += pause.left(now).unwrap_or_default();
+            pause.lost(now);
+        }
+        now += LONGEST_PAUSE + FORGOTTEN + FIRST_PAUSE;
+        pause.lost(now);
+        assert_eq!(pause.left(now), Some(FIRST_PAUSE));
     }
 }

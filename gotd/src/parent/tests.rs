@@ -246,3 +246,46 @@ fn a_pool_stays_as_long_as_there_is_a_listener_for_it() {
     // The session that waits at the unix socket is none of these.
     assert!(parent.table.get(forged.number).is_some_and(|s| s.is_free()));
 }
+
+/// A link to `listen` that takes no more, and a session that is ready: it is kept for later, and pauses stay as long as
+/// they had become. To end it, and to forget the pause, was to start and lose processes as fast as the machine can.
+#[test]
+fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
+    let (mut parent, forged) = parent();
+    let mut now = Instant::now();
+    for _ in 0..5 {
+        parent.pause.lost(now);
+        now += parent.pause.left(now).expect("a pause");
+    }
+    while parent.listen_out.is_empty() {
+        parent.listen_out.send(&parent.listen.channel, 0, &ParentToListen::Over(()));
+    }
+    let (session, session_end) = child(Role::Session);
+    let (repo, repo_end) = child(Role::Repository);
+    let pids = [session.pid, repo.pid];
+    let session_end: Channel<SessionToParent, ParentToSession> = session_end.into();
+    let repo_end: Channel<RepoToParent, ParentToRepo> = repo_end.into();
+    let number = parent.table.next_number();
+    let (verify_ends, listen_end) = (spawn::pair().expect("a pair"), spawn::pair().expect("a pair").0);
+    parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), verify_ends, listen_end));
+    let build = Build { id: crate::BUILD.into() };
+    session_end.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
+    repo_end.send(0, number, &RepoToParent::Hello(build)).expect("sends");
+    parent.on_session(number);
+    parent.on_repo(number);
+    let kept = parent.table.get(number).expect("is there");
+    assert_eq!((kept.offered, kept.killed.as_deref()), (true, None));
+    parent.pause.lost(now);
+    assert_eq!(parent.pause.left(now), Some(Duration::from_millis(20 << 5)), "the pause was forgotten");
+    // Once `listen` takes messages again it is offered.
+    let offered = std::iter::repeat_with(|| {
+        let received = forged.listen.recv_with_fds().expect("a message");
+        parent.listen_out.flush(&parent.listen.channel);
+        received
+    });
+    assert!(offered.take(100_000).any(|received| received.peer == number && received.fds.len() == 1));
+    for pid in pids {
+        let _ = kill(pid, Signal::SIGKILL);
+        let _ = waitpid(pid, None);
+    }
+}
