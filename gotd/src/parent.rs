@@ -16,8 +16,8 @@ use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
     Access, AuthToParent, Build, Checks, Grant, ListenToParent, LoadConfig, OpenError, Opened, ParentToAuth,
-    ParentToListen, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RepoToParent, Serve,
-    SessionToParent, Verdict,
+    ParentToListen, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RefReport, RepoToParent,
+    Serve, SessionToParent, Verdict,
 };
 use libproto::names::UserName;
 use libproto::request::daemon;
@@ -546,6 +546,12 @@ impl Parent {
                 session.state = SessionState::Shell;
                 self.shell(number, ask);
             }
+            SessionToParent::Begins(commands) => {
+                if !session.is_push() || session.references.is_some() {
+                    return self.end_session(number, "session: a push that begins twice, or is none");
+                }
+                session.references = Some(commands.min(self.settings.session.commands));
+            }
             SessionToParent::Finished(report) => {
                 session.state = SessionState::Finished;
                 session.report = Some(report);
@@ -744,12 +750,28 @@ impl Parent {
                 session.repo_report = Some(report);
                 self.shell_changed(number, &text);
             }
-            RepoToParent::Ref(report) => self.log_ref(number, &report),
+            RepoToParent::Ref(report) => self.reference(number, &report),
             RepoToParent::Info(info) => self.shell_info(number, &info),
             RepoToParent::NeedVerify(()) => self.start_verify(number),
             RepoToParent::NeedPack(()) => self.need_pack(number),
             RepoToParent::PackDone(()) => self.pack_done(number),
         }
+    }
+
+    /// One reference of a push, for the log: as many as the session has handed on commands. Whoever has taken over a
+    /// repository process could fill the disk with lines otherwise.
+    fn reference(&mut self, number: u64, report: &RefReport) {
+        if self.table.get(number).is_some_and(|session| session.references.is_none()) {
+            // What the session said before it told the repository process to begin may be unread.
+            self.on_session(number);
+        }
+        let Some(session) = self.table.get(number) else { return };
+        let Some(left) = session.references.and_then(|left| left.checked_sub(1)) else {
+            return self
+                .end_session(number, "repository: reports on more references than there were commands");
+        };
+        session.references = Some(left);
+        self.log_ref(number, report);
     }
 
     /// The repository was found: is it the right one?

@@ -42,10 +42,17 @@ pub type VerifyLink = Channel<SessionToVerify, VerifyToSession>;
 ///
 /// References that were refused are no failure of the conversation, as with C git; the client's report has them.
 ///
+/// `begins` is called with the number of commands that `repo_write` was given, before it is told to begin.
+///
 /// # Errors
 /// What went wrong with the conversation itself, and what the client's standard error has to say because its
 /// report cannot.
-pub fn serve(talk: &mut Conversation, writer: &WriterLink, verify: &VerifyLink) -> Result<(), Failure> {
+pub fn serve(
+    talk: &mut Conversation,
+    writer: &WriterLink,
+    verify: &VerifyLink,
+    begins: &dyn Fn(u32),
+) -> Result<(), Failure> {
     let hash = talk.grant.hash;
     let writer = Writer::new(writer);
     let limits = Limits {
@@ -76,7 +83,7 @@ pub fn serve(talk: &mut Conversation, writer: &WriterLink, verify: &VerifyLink) 
     if request.commands.is_empty() {
         return Ok(());
     }
-    let outcome = work::run(talk, &request, &writer, verify);
+    let outcome = work::run(talk, &request, &writer, verify, begins);
     watchdog::phase(Phase::Transfer);
     answer(talk, request, outcome)
 }

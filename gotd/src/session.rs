@@ -280,7 +280,7 @@ pub(crate) fn talk(
     };
     let agent = String::new();
     let mut talk = Conversation { input, output, grant, service, protocol, listing, limits, agent };
-    let end = converse(&mut talk, repo, verify);
+    let end = converse(&mut talk, repo, verify, parent);
     watchdog::phase(Phase::Off);
     let mut done = match end {
         Ok(()) => report(0, String::new()),
@@ -333,10 +333,13 @@ fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, String> {
 }
 
 /// The conversation itself.
-fn converse(talk: &mut Conversation, repo: Repo, verify: OwnedFd) -> Result<(), Failure> {
+fn converse(talk: &mut Conversation, repo: Repo, verify: OwnedFd, parent: &Parent) -> Result<(), Failure> {
     match talk.service {
         Service::UploadPack => crate::upload_pack::serve(talk, &repo),
-        Service::ReceivePack => crate::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into()),
+        Service::ReceivePack => {
+            let begins = |commands| send(parent, &SessionToParent::Begins(commands));
+            crate::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into(), &begins)
+        }
     }
 }
 

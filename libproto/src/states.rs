@@ -110,7 +110,7 @@ pub const SESSION_TO_PARENT: &[(SessionState, &[u16])] = &[
     (SessionState::Asked, &[5]),
     (SessionState::Control, &[5]),
     (SessionState::Shell, &[5]),
-    (SessionState::Granted, &[5]),
+    (SessionState::Granted, &[5, 8]),
     (SessionState::Finished, &[]),
 ];
 

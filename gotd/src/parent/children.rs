@@ -73,12 +73,15 @@ fn is_crowded(e: &io::Error) -> bool {
 
 /// Bytes that one process may put into the log through its standard error.
 const COMPLAINT_BYTES: usize = 16 * 1024;
+/// Lines that it may put there: each is longer in the log than it was.
+const COMPLAINT_LINES: usize = 100;
 
 struct Voice {
     role: Role,
     fd: OwnedFd,
     rest: Vec<u8>,
     left: usize,
+    lines: usize,
     dropped: usize,
 }
 
@@ -92,7 +95,8 @@ impl Complaints {
     /// Listens to a process. Its own descriptor stays with the child's record; this is a copy.
     pub fn watch(&mut self, pid: Pid, role: Role, stderr: &OwnedFd) {
         if let Ok(fd) = stderr.try_clone() {
-            self.voices.insert(pid, Voice { role, fd, rest: Vec::new(), left: COMPLAINT_BYTES, dropped: 0 });
+            let (left, lines) = (COMPLAINT_BYTES, COMPLAINT_LINES);
+            self.voices.insert(pid, Voice { role, fd, rest: Vec::new(), left, lines, dropped: 0 });
         }
     }
 
@@ -161,8 +165,11 @@ impl Voice {
         }
     }
 
-    fn line(&self, line: &[u8], pid: Pid, log: &mut Log) {
-        if !line.is_empty() {
+    fn line(&mut self, line: &[u8], pid: Pid, log: &mut Log) {
+        if self.lines == 0 {
+            self.dropped += line.len();
+        } else if !line.is_empty() {
+            self.lines -= 1;
             log.line(
                 Level::Warning,
                 self.role.name(),
@@ -249,5 +256,15 @@ mod tests {
         let received = theirs.recv_with_fds().expect("a message");
         assert_eq!((received.peer, received.fds.len()), (before, 1));
         assert!(outbox.is_empty());
+    }
+
+    /// A process that was taken over writes one byte a line, each of which is a long line of the log.
+    #[test]
+    fn lines_of_standard_error_are_counted_and_not_only_their_bytes() {
+        let (_read, write) = nix::unistd::pipe().expect("a pipe");
+        let mut voice =
+            Voice { role: Role::Session, fd: write, rest: Vec::new(), left: 16_000, lines: 3, dropped: 0 };
+        voice.hear(&b"xy\n".repeat(100), Pid::from_raw(1), &mut Log::stderr(false));
+        assert_eq!((voice.lines, voice.dropped), (0, 97 * 2));
     }
 }

@@ -202,9 +202,11 @@ impl Parent {
                 (before, beside) != (made, others) && at.elapsed() >= TELL
             });
             let Some(session) = self.table.get(job.number).filter(|_| news) else { continue };
+            // Once for each session: a repository process that asks again and again fills no log.
+            let first = !std::mem::replace(&mut session.wait_logged, true);
             session.pack = Some(Pack::Waiting(Wait { told: Some((made, others, Instant::now())), ..wait }));
             let limit = limit.directive();
-            if wait.told.is_none() {
+            if first {
                 let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
                 let fields: [(&str, &dyn std::fmt::Display); 5] = [
                     ("number", &job.number),

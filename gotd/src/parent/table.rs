@@ -155,6 +155,10 @@ pub struct Session {
     pub deadline: Option<Instant>,
     /// Why the parent ended it.
     pub killed: Option<String>,
+    /// How many references its repository process may still report on; `None`: its session has not said that it begins.
+    pub references: Option<u32>,
+    /// The log has told that it had to wait for other packs.
+    pub wait_logged: bool,
     /// The pack that it makes or waits for.
     pub pack: Option<super::packs::Pack>,
     /// The repository that it makes, once it was not there.
@@ -200,6 +204,8 @@ impl Session {
             repo_report: None,
             deadline: None,
             killed: None,
+            references: None,
+            wait_logged: false,
             pack: None,
             creation: None,
             shell: None,

@@ -289,3 +289,70 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
         let _ = waitpid(pid, None);
     }
 }
+
+impl Forged {
+    /// The session asks for a push, which is granted, and the repository is found.
+    fn pushes(&self, parent: &mut Parent) {
+        self.accepted(parent, self.number, 1000);
+        let hello = ClientHello { version: 1, kind: ClientKind::Git, user: None };
+        let ask = GitAsk {
+            service: Service::ReceivePack,
+            repository: RepoName::parse(b"demo.git").expect("a name"),
+            protocol: 0,
+            told_address: String::new(),
+        };
+        self.session.send(0, self.number, &SessionToParent::Client(hello)).expect("sends");
+        self.session.send(0, self.number, &SessionToParent::Git(ask)).expect("sends");
+        parent.on_session(self.number);
+        self.grants(parent);
+        let session = parent.table.get(self.number).expect("is there");
+        (session.state, session.repo_state) = (SessionState::Granted, RepoState::Serving);
+    }
+
+    fn reports(&self, parent: &mut Parent, references: u32) {
+        for _ in 0..references {
+            let report = RefReport {
+                name: b"refs/heads/main".to_vec(),
+                old: "0".repeat(40),
+                new: "1".repeat(40),
+                refused: String::new(),
+            };
+            self.repo.send(0, self.number, &RepoToParent::Ref(report)).expect("sends");
+            parent.on_repo(self.number);
+        }
+    }
+}
+
+#[test]
+fn a_repository_process_reports_on_as_many_references_as_there_were_commands() {
+    let (mut parent, forged) = parent();
+    forged.pushes(&mut parent);
+    // Unread until the first report comes.
+    forged.session.send(0, forged.number, &SessionToParent::Begins(3)).expect("sends");
+    forged.reports(&mut parent, 3);
+    assert_eq!(parent.table.get(forged.number).expect("is there").killed, None);
+    forged.reports(&mut parent, 1);
+    forged.assert_ended(&mut parent, "repository: reports on more references than there were commands");
+}
+
+#[test]
+fn a_repository_process_reports_on_no_reference_before_the_push_begins() {
+    let (mut parent, forged) = parent();
+    forged.pushes(&mut parent);
+    forged.reports(&mut parent, 1);
+    forged.assert_ended(&mut parent, "repository: reports on more references than there were commands");
+}
+
+#[test]
+fn a_push_begins_once_and_with_no_more_commands_than_the_limit() {
+    let (mut parent, forged) = parent();
+    forged.pushes(&mut parent);
+    for _ in 0..2 {
+        forged.session.send(0, forged.number, &SessionToParent::Begins(u32::MAX)).expect("sends");
+    }
+    parent.on_session(forged.number);
+    let limit = parent.settings.session.commands;
+    assert!(limit < u32::MAX);
+    assert_eq!(parent.table.get(forged.number).expect("is there").references, Some(limit));
+    forged.assert_ended(&mut parent, "session: a push that begins twice, or is none");
+}

@@ -86,7 +86,7 @@ fn session(input: OwnedFd, output: OwnedFd, protocol: u8) -> (WriterEnd, VerifyE
             limits: limits(),
             agent: String::new(),
         };
-        let result = super::serve(&mut talk, &writer.into(), &verify.into());
+        let result = super::serve(&mut talk, &writer.into(), &verify.into(), &|_| ());
         if let Err(Failure { text, told: false }) = &result {
             let mut packet = Vec::new();
             libproto::pktline::write_err(&mut packet, text);

@@ -54,6 +54,7 @@ pub(super) fn run(
     request: &Request,
     writer: &Writer<'_>,
     verify: &VerifyLink,
+    begins: &dyn Fn(u32),
 ) -> Outcome {
     let mut outcome = Outcome { results: Vec::new(), ..Outcome::default() };
     outcome.results.resize_with(request.commands.len(), || None);
@@ -68,6 +69,7 @@ pub(super) fn run(
         outcome.results.fill_with(|| Some(Err(ATOMIC.to_owned())));
     } else if request.funny < request.commands.len() {
         watchdog::phase(Phase::Work);
+        begins(u32::try_from(request.commands.len() - request.funny).unwrap_or(u32::MAX));
         let mut work =
             Work { input: &mut talk.input, screen, request, writer, verify, outcome, next: 0, given: false };
         let done = work.run();
