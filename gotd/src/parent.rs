@@ -64,6 +64,9 @@ const REAP: Duration = Duration::from_millis(200);
 /// How long those may not be heard who hardly ever speak, while there is more to do: standard errors, and repository processes that
 /// wait. Each descriptor costs its part every time the parent waits, and there are several for each session.
 const SELDOM: Duration = Duration::from_millis(100);
+/// Messages of one repository process that are read before others are listened to again: one that was taken over and
+/// never stops must not be all that the parent hears. Once it has ended, what it left is read to the end.
+const AT_ONCE: usize = 64;
 /// Connections of one uid that have not been counted by name yet are ended beyond this many times its limit.
 const UNNAMED_FACTOR: usize = 4;
 
@@ -186,7 +189,7 @@ impl Parent {
                     None
                 }
                 Source::Repo(number) => {
-                    self.on_repo(number);
+                    self.on_repo(number, AT_ONCE);
                     None
                 }
                 Source::Verify(number) => {
@@ -349,7 +352,7 @@ impl Parent {
         let Some(number) = self.table.iter().find(owner).map(|s| s.number) else { return };
         // What it said last may still be unread.
         self.on_session(number);
-        self.on_repo(number);
+        self.on_repo(number, usize::MAX);
         self.on_verify(number);
         self.on_create(number);
         self.on_list(number);
@@ -704,8 +707,9 @@ impl Parent {
 
     // --- repository processes
 
-    fn on_repo(&mut self, number: u64) {
-        loop {
+    /// What a repository process says, at most so many messages.
+    fn on_repo(&mut self, number: u64, most: usize) {
+        for _ in 0..most {
             let Some(session) = self.table.get(number) else { return };
             let Some(child) = session.repo.running() else { return };
             match child.channel.try_recv() {

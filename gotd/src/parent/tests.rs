@@ -82,7 +82,7 @@ fn parent() -> (Parent, Forged) {
     forged.session.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
     forged.repo.send(0, number, &RepoToParent::Hello(build)).expect("sends");
     parent.on_session(number);
-    parent.on_repo(number);
+    parent.on_repo(number, AT_ONCE);
     let offer = forged.listen.recv_with_fds().expect("an offer");
     assert_eq!((offer.peer, offer.fds.len()), (number, 1));
     (parent, forged)
@@ -272,7 +272,7 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     session_end.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
     repo_end.send(0, number, &RepoToParent::Hello(build)).expect("sends");
     parent.on_session(number);
-    parent.on_repo(number);
+    parent.on_repo(number, AT_ONCE);
     let kept = parent.table.get(number).expect("is there");
     assert_eq!((kept.offered, kept.killed.as_deref()), (true, None));
     parent.pause.lost(now);
@@ -318,7 +318,7 @@ impl Forged {
                 refused: String::new(),
             };
             self.repo.send(0, self.number, &RepoToParent::Ref(report)).expect("sends");
-            parent.on_repo(self.number);
+            parent.on_repo(self.number, AT_ONCE);
         }
     }
 }
@@ -355,4 +355,27 @@ fn a_push_begins_once_and_with_no_more_commands_than_the_limit() {
     assert!(limit < u32::MAX);
     assert_eq!(parent.table.get(forged.number).expect("is there").references, Some(limit));
     forged.assert_ended(&mut parent, "session: a push that begins twice, or is none");
+}
+
+#[test]
+fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
+    let (mut parent, forged) = parent();
+    forged.pushes(&mut parent);
+    forged.session.send(0, forged.number, &SessionToParent::Begins(100)).expect("sends");
+    parent.on_session(forged.number);
+    let report = |name: &str| RefReport {
+        name: name.into(),
+        old: "0".repeat(40),
+        new: "1".repeat(40),
+        refused: String::new(),
+    };
+    for _ in 0..100 {
+        forged.repo.send(0, forged.number, &RepoToParent::Ref(report("refs/heads/x"))).expect("sends");
+    }
+    let mut left = |most: usize| {
+        parent.on_repo(forged.number, most);
+        parent.table.get(forged.number).and_then(|session| session.references)
+    };
+    assert_eq!(left(AT_ONCE), Some(100 - u32::try_from(AT_ONCE).expect("fits")));
+    assert_eq!(left(usize::MAX), Some(0));
 }
