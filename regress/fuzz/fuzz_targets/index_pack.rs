@@ -15,7 +15,13 @@ thread_local! {
 
 fn scratch(name: &str) -> File {
     let path = std::env::temp_dir().join(format!("fuzz-index-pack-{}-{name}", std::process::id()));
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).expect("a temporary file");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)
+        .expect("a temporary file");
     // The name is needed no more.
     let _ = std::fs::remove_file(path);
     file

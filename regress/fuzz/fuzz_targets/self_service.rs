@@ -25,7 +25,9 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(command(&again), Some(parsed.clone()));
         if let Some((repository, task)) = parsed.task() {
             let name = repository.as_bytes();
-            assert!(!name.starts_with(b"-") && name.split(|b| *b == b'/').all(|part| !part.starts_with(b".")));
+            assert!(
+                !name.starts_with(b"-") && name.split(|b| *b == b'/').all(|part| !part.starts_with(b"."))
+            );
             assert!(task != Task::Git);
         }
     }
