@@ -6,15 +6,18 @@
 //! **Invariant:** never sees a descriptor nor a repository. The identity comes from the kernel's credentials in
 //! the question; what the client claims is believed only from the account that may claim it.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use libproto::channel::{Channel, RecvError};
 use libproto::command::Service;
 use libproto::message::parent::{
-    AuthToParent, Build, CreateRules, FetchRules, Filter, Overview, ParentToAuth, Peer, Permit, Question,
-    RepoAddress, SEEN_MAX, Seen, SeenRoot, Verdict, Who,
+    AuthToParent, Build, CreateRules, FetchRules, Filter, Overview, ParentToAuth, Peer, Permit,
+    PlaceQuestion, Placed, Question, RepoAddress, SEEN_MAX, Seen, SeenRoot, Verdict, Who,
 };
-use libproto::names::RepoName;
+use libproto::names::{RepoName, escape};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
 use crate::access::{self, Found, Identity, Table};
@@ -77,6 +80,13 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 };
                 say(&parent, received.peer, &AuthToParent::Overview(end));
             }
+            ParentToAuth::Place(ask) => {
+                let placed = match &table {
+                    Some(table) => placed(table, &ask),
+                    None => Placed::Elsewhere("not configured yet".into()),
+                };
+                say(&parent, received.peer, &AuthToParent::Placed(placed));
+            }
             ParentToAuth::Filter(filter) => {
                 let seen = table.as_ref().map_or_else(Vec::new, |table| seen(table, &filter));
                 say(&parent, received.peer, &AuthToParent::Seen(seen));
@@ -91,16 +101,42 @@ fn say(parent: &Parent, peer: u64, message: &AuthToParent) {
     }
 }
 
+/// Who asks.
+fn identity(table: &Table, question: &Question) -> Result<Identity, access::IdentityError> {
+    match &question.peer {
+        Peer::Tcp { .. } => Ok(Identity::Anonymous),
+        Peer::Unix { uid, gid, groups, .. } => {
+            table.identify(*uid, *gid, groups, question.told_user.as_ref())
+        }
+    }
+}
+
+/// Whether what was found belongs to the block that the question leads to. It is decided anew: the configuration may
+/// have changed meanwhile.
+fn placed(table: &Table, ask: &PlaceQuestion) -> Placed {
+    let path = Path::new(OsStr::from_bytes(&ask.path));
+    let Ok(identity) = identity(table, &ask.question) else {
+        return Placed::Elsewhere("no identity any more".into());
+    };
+    let verdict = table.decide(&identity, &ask.question.repository, ask.question.service);
+    let access::Verdict::Granted(grant) = verdict else {
+        return Placed::Elsewhere("not permitted any more".into());
+    };
+    if table.holds(grant.block, path) {
+        return Placed::Here;
+    }
+    let at = escape(&ask.path);
+    Placed::Elsewhere(match table.blocks_of(path).next() {
+        Some(block) => format!("{at}: has a block of its own ({})", place(table.config(), block.at)),
+        None => format!("{at}: in no place of the configuration as loaded; see gotctl reload"),
+    })
+}
+
 /// One question.
 fn answer(table: &Table, question: &Question) -> Verdict {
-    let identity = match &question.peer {
-        Peer::Tcp { .. } => Identity::Anonymous,
-        Peer::Unix { uid, gid, groups, .. } => {
-            match table.identify(*uid, *gid, groups, question.told_user.as_ref()) {
-                Ok(identity) => identity,
-                Err(e) => return Verdict::NoIdentity(e.to_string()),
-            }
-        }
+    let identity = match identity(table, question) {
+        Ok(identity) => identity,
+        Err(e) => return Verdict::NoIdentity(e.to_string()),
     };
     let not_found = |no_rule| Verdict::NotFound { identity: table.display(&identity), no_rule };
     match table.decide(&identity, &question.repository, question.service) {
@@ -140,7 +176,11 @@ fn overview(parent: &Parent, number: u64, table: &Table, who: &Who) -> Overview 
         match (&block.kind, &block.name) {
             (RepositoryKind::One, Some(name)) => batch.extend(see(table, &identity, name).map(|(s, _)| s)),
             (RepositoryKind::Below { .. }, prefix) if permitted => {
-                let root = SeenRoot { path: block.path.clone().into_bytes(), prefix: prefix.clone() };
+                let root = SeenRoot {
+                    path: block.path.clone().into_bytes(),
+                    place: block.place().into(),
+                    prefix: prefix.clone(),
+                };
                 say(parent, number, &AuthToParent::Root(root));
             }
             _ => {}
@@ -166,12 +206,15 @@ fn see(table: &Table, identity: &Identity, name: &RepoName) -> Option<(Seen, acc
 /// Of repositories that are below a directory, those that the user may see under these names.
 fn seen(table: &Table, filter: &Filter) -> Vec<Seen> {
     let Ok(identity) = account_user(table, &filter.who) else { return Vec::new() };
-    let here = |grant: &access::Grant| {
+    let root = Path::new(OsStr::from_bytes(&filter.place));
+    let here = |grant: &access::Grant, below: &RepoName| {
         let block = table.config().repositories.get(grant.block);
-        grant.found != Found::Configured && block.is_some_and(|b| b.place().as_bytes() == filter.path)
+        grant.found != Found::Configured
+            && block.is_some_and(|b| b.place().as_bytes() == filter.place)
+            && table.holds(grant.block, &root.join(OsStr::from_bytes(below.as_bytes())))
     };
-    let visible = filter.names.iter().filter_map(|name| see(table, &identity, name));
-    visible.filter(|(_, grant)| here(grant)).map(|(seen, _)| seen).collect()
+    let visible = filter.names.iter().filter_map(|(name, below)| Some((see(table, &identity, name)?, below)));
+    visible.filter(|((_, grant), below)| here(grant, below)).map(|((seen, _), _)| seen).collect()
 }
 
 /// Connections at once of an identity, and whether a directive of its own says so.
@@ -199,6 +242,7 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
         rule: place(config, grant.at),
         repository: RepoAddress {
             path: block.path.clone().into_bytes(),
+            place: block.place().into(),
             below,
             export_ok: grant.needs_export_marker,
         },
@@ -271,7 +315,7 @@ mod tests {
         let reads = |uid: Option<u32>, walked: &str| -> Reading {
             let identity =
                 uid.map_or(Identity::Anonymous, |uid| table.identify(uid, uid, &[], None).expect("a user"));
-            table.may_read(&identity, std::path::Path::new(walked))
+            table.may_read(&identity, Path::new(walked))
         };
         for (uid, walked, expected) in [
             (Some(1000), "/r/x.git/objects", Yes),

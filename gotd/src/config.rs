@@ -8,7 +8,6 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use libproto::channel::{Channel, Received};
@@ -16,7 +15,6 @@ use libproto::codec::CodecError;
 use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToConfig};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
-use crate::conf::model::{Config, RepositoryKind};
 use crate::conf::wire::{self, Audience};
 use crate::system;
 
@@ -47,6 +45,9 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     let path = OsStr::from_bytes(&load.path);
     let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
     let loaded = crate::conf::load::load(Path::new(path), secrets.map(Path::new));
+    for note in &loaded.notes {
+        say(&parent, &ConfigToParent::Note(bounded(note.as_note())));
+    }
     for warning in &loaded.warnings {
         say(&parent, &ConfigToParent::Warning(bounded(warning.as_warning())));
     }
@@ -60,19 +61,12 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
             Ok(())
         };
         wire::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
-        for blocks in own_blocks(&loaded.config).chunks(OWN_BLOCKS_MAX) {
+        for blocks in loaded.directories.chunks(OWN_BLOCKS_MAX) {
             say(&parent, &ConfigToParent::OwnBlocks(blocks.to_vec()));
         }
     }
     say(&parent, &ConfigToParent::End(good));
     Ok(())
-}
-
-/// Device and inode of each repository that has a block of its own, as far as it exists.
-fn own_blocks(config: &Config) -> Vec<(u64, u64)> {
-    let blocks = config.repositories.iter().filter(|r| r.kind == RepositoryKind::One);
-    let paths = blocks.flat_map(|r| [Path::new(&r.path).to_owned(), Path::new(&r.path).join(".git")]);
-    paths.filter_map(|path| std::fs::metadata(path).ok()).map(|meta| (meta.dev(), meta.ino())).collect()
 }
 
 fn bounded(mut text: String) -> String {

@@ -8,11 +8,8 @@
 //! **Invariant:** sees that one directory, and never a client's descriptor. Of a client it knows the name that it asked
 //! for, which `RepoName` has checked and which is checked again here, component by component.
 
-use std::ffi::OsStr;
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use libproto::channel::{Channel, Received};
 use libproto::message::parent::{Build, CreateRules, CreateStart, CreateToParent, Created, ParentToCreate};
@@ -20,15 +17,17 @@ use libproto::names::RepoName;
 use librepo::config::Shared;
 use librepo::create;
 use librepo::fs_ops::Fs;
+use librepo::place::{Walked, Why};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{Mode, fstatat, umask};
 
 use crate::conf::limits::Limit;
 use crate::creator;
 use crate::disk::check_reserve;
-use crate::repository::is_in_repository;
+use crate::list::unreachable;
+use crate::repository::{self, is_in_repository};
 use crate::system;
 
 /// From the first message on.
@@ -44,7 +43,6 @@ const LONGEST: usize = 255;
 const MOST_LEFT: usize = 1000;
 /// The largest file it writes is a few lines.
 const FILE_SIZE: u64 = 4096;
-const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 type Parent = Channel<CreateToParent, ParentToCreate>;
 
@@ -55,10 +53,8 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         Ok(Received { message: ParentToCreate::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let path = Path::new(OsStr::from_bytes(&start.path));
-    // A configured path may lead through symbolic links, which are the admin's.
-    let root = open(path, DIRECTORY, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))?;
-    let visible = [Visible::opened(root.as_fd(), path, Access::READ_WRITE_CREATE)];
+    let root = repository::root(&start.path, &start.place).map_err(unreachable)?;
+    let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ_WRITE_CREATE)];
     let limits = Limits { fsize: Some(FILE_SIZE), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
@@ -78,18 +74,18 @@ fn say(parent: &Parent, message: &CreateToParent) {
 }
 
 /// Makes the repository below `root`. An error is for the client, and names nothing outside of `root`.
-fn make(root: &OwnedFd, start: &CreateStart) -> Result<Created, String> {
+fn make(root: &Walked, start: &CreateStart) -> Result<Created, String> {
     let CreateStart { name, who, rules: CreateRules { reserve, most }, .. } = start;
     if let Some(answer) = look(root, name) {
         return Ok(answer);
     }
     let text = |e: &dyn std::fmt::Display| format!("{name}: cannot be created: {e}");
-    check_reserve(root, *reserve).map_err(|e| e.to_string())?;
-    if *most > 0 && creator::has_made(root, who, *most).map_err(|e| text(&e))? {
+    check_reserve(&root.directory, *reserve).map_err(|e| e.to_string())?;
+    if *most > 0 && creator::has_made(root, who, *most) {
         let hint = Limit::RepositoriesPerUser.hint();
         return Err(format!("{name}: cannot be created: you have made {most} repositories here {hint}"));
     }
-    let fs = Fs::new(root.try_clone().map_err(|e| text(&e))?, Shared::Umask);
+    let fs = Fs::new(root.directory.try_clone().map_err(|e| text(&e))?, Shared::Umask);
     let done = stage(&fs).and_then(|staged| {
         let done = create::empty(&fs, &staged).and_then(|()| creator::record(&fs, &staged, who));
         let done = done.map_err(|e| e.to_string());
@@ -105,7 +101,7 @@ fn make(root: &OwnedFd, start: &CreateStart) -> Result<Created, String> {
 }
 
 /// Whether the name is one that a repository may get here, and free. `None`: it is.
-fn look(root: &OwnedFd, name: &RepoName) -> Option<Created> {
+fn look(root: &Walked, name: &RepoName) -> Option<Created> {
     let refused = |why: &str| Some(Created::Refused(why.to_owned()));
     let whole = name.with_suffix();
     let components: Vec<&[u8]> = whole.split(|b| *b == b'/').collect();
@@ -129,9 +125,9 @@ fn look(root: &OwnedFd, name: &RepoName) -> Option<Created> {
         if is_in_repository(&at) {
             return refused(inside);
         }
-        match openat(&at, *parent, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty()) {
+        match at.child(parent) {
             Ok(next) => at = next,
-            Err(Errno::ENOENT) => return None,
+            Err(Why::Absent) => return None,
             Err(_) => return refused("a repository to be created: its name leads through no directory"),
         }
     }
@@ -141,7 +137,7 @@ fn look(root: &OwnedFd, name: &RepoName) -> Option<Created> {
     let last = |name: &[u8]| name.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
     let spellings = [last(&whole), last(name.without_suffix()), last(name.as_bytes())];
     let is_there = |name: &Vec<u8>| {
-        fstatat(&at, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW).err() != Some(Errno::ENOENT)
+        fstatat(&at.directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW).err() != Some(Errno::ENOENT)
     };
     spellings.iter().any(is_there).then_some(Created::Exists)
 }
@@ -218,15 +214,19 @@ mod tests {
         }
 
         fn create(&self, name: &str) -> Created {
-            let root = open(self.0.path(), DIRECTORY, Mode::empty()).expect("opens");
-            self.create_for("git/alice", name, 0, root)
+            self.create_for("git/alice", name, 0)
         }
 
-        fn create_for(&self, who: &str, name: &str, most: u64, root: OwnedFd) -> Created {
+        fn create_for(&self, who: &str, name: &str, most: u64) -> Created {
             let name = RepoName::parse(name.as_bytes()).expect("a name");
             let rules = CreateRules { reserve: 0, most };
-            let start = CreateStart { path: Vec::new(), name, who: who.into(), rules };
-            make(&root, &start).unwrap_or_else(Created::Failed)
+            let start = CreateStart { path: Vec::new(), place: Vec::new(), name, who: who.into(), rules };
+            make(&self.walk(), &start).unwrap_or_else(Created::Failed)
+        }
+
+        fn walk(&self) -> Walked {
+            let path = self.0.path().canonicalize().expect("a path");
+            librepo::place::walk(&path, librepo::place::Trust::of_process()).expect("walks")
         }
 
         /// Everything in the directory itself.
@@ -315,11 +315,10 @@ mod tests {
         assert!(text.contains("cannot be created"), "{text}");
         assert_eq!(place.names(), [".gotd-create"]);
         fs::remove_file(place.path(".gotd-create")).expect("removes");
-        let root = open(place.0.path(), DIRECTORY, Mode::empty()).expect("opens");
         let rules = CreateRules { reserve: u64::MAX, most: 0 };
         let name = RepoName::parse(b"x").expect("a name");
-        let start = CreateStart { path: Vec::new(), name, who: "alice".into(), rules };
-        let full = make(&root, &start);
+        let start = CreateStart { path: Vec::new(), place: Vec::new(), name, who: "alice".into(), rules };
+        let full = make(&place.walk(), &start);
         assert!(full.is_err_and(|text| text.contains("limit disk reserve")));
         assert_eq!(place.names(), Vec::<String>::new());
     }
@@ -327,10 +326,7 @@ mod tests {
     #[test]
     fn a_user_makes_so_many_and_others_as_many() {
         let place = Place::new();
-        let create = |who, name| {
-            let root = open(place.0.path(), DIRECTORY, Mode::empty()).expect("opens");
-            place.create_for(who, name, 2, root)
-        };
+        let create = |who, name| place.create_for(who, name, 2);
         for (who, name, made) in [
             ("git/alice", "one", true),
             ("git/alice", "a/b/two", true),

@@ -1,12 +1,12 @@
 //! Who made a repository by pushing: a file in it that gotd writes once and no client can, so that the repositories of each
 //! user can be counted.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use libproto::names::escape;
 use librepo::beneath::Dir;
 use librepo::fs_ops::Fs;
+use librepo::place::Walked;
 
 use crate::below::each_repository;
 
@@ -25,18 +25,18 @@ pub fn record(fs: &Fs, repository: &[u8], who: &str) -> librepo::Result<()> {
 }
 
 /// Whether the repositories below `root` that somebody made are as many as `most`, or more.
-pub fn has_made(root: &OwnedFd, who: &str, most: u64) -> std::io::Result<bool> {
+pub fn has_made(root: &Walked, who: &str, most: u64) -> bool {
     let (wanted, mut left) = (line(who), most);
-    each_repository(root.try_clone()?, &mut |directory, _| {
-        let copy = directory.try_clone().ok().map(|fd| Dir::new(fd, PathBuf::new()));
+    each_repository(root, &mut |below| {
+        let dir = Dir::new(below.found.directory, PathBuf::new());
         // What cannot be read was not written by gotd.
-        let text = copy.and_then(|dir| dir.read(FILE, LONGEST).ok().flatten());
+        let text = dir.read(FILE, LONGEST).ok().flatten();
         if text.is_some_and(|text| text == wanted.as_bytes()) {
             left = left.saturating_sub(1);
         }
         left > 0
     });
-    Ok(left == 0)
+    left == 0
 }
 
 fn line(who: &str) -> String {

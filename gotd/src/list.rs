@@ -5,26 +5,19 @@
 //!
 //! **Invariant:** sees that one directory, reads no file in it, and knows nothing of the client.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use libproto::channel::{Channel, Received};
 use libproto::message::parent::{
-    Build, ListStart, ListToParent, ListedRepository, MOST_LISTED, ParentToList, SEEN_MAX,
+    Build, ListStart, ListToParent, ListedRepository, MOST_LISTED, OpenError, ParentToList, SEEN_MAX,
 };
-use libproto::names::RepoName;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 
-use crate::below::each_repository;
-use crate::system;
+use crate::below::{Below, each_repository};
+use crate::{repository, system};
 
 /// From the first message on.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
-const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 type Parent = Channel<ListToParent, ParentToList>;
 
@@ -39,10 +32,8 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
 }
 
 fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), String> {
-    let path = Path::new(OsStr::from_bytes(&start.path));
-    // A configured path may lead through symbolic links, which are the admin's.
-    let root = open(path, DIRECTORY, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))?;
-    let visible = [Visible::opened(root.as_fd(), path, Access::READ)];
+    let root = repository::root(&start.path, &start.place).map_err(unreachable)?;
+    let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ)];
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
@@ -50,10 +41,18 @@ fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<
     crate::escapes::attempt("list", WORK);
     say(parent, &ListToParent::Hello(Build { id: crate::BUILD.into() }));
     let mut names = Names { parent, batch: Vec::new(), left: MOST_LISTED };
-    let whole = each_repository(root, &mut |directory, name| names.found(directory, name));
+    let whole = each_repository(&root, &mut |below| names.found(below));
     names.flush();
     say(parent, &ListToParent::Done(whole));
     Ok(())
+}
+
+/// Why there is nothing to list, for the log.
+pub fn unreachable(error: OpenError) -> String {
+    match error {
+        OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
+        OpenError::NotFound | OpenError::NotExported => "no such directory".into(),
+    }
 }
 
 fn say(parent: &Parent, message: &ListToParent) {
@@ -78,11 +77,10 @@ impl Names<'_> {
     }
 
     /// Takes one; `false`: there is room for no more.
-    fn found(&mut self, directory: &OwnedFd, name: RepoName) -> bool {
-        let Ok(stat) = libsandbox::fstat(directory.as_fd()) else { return true };
+    fn found(&mut self, Below { found, name, below }: Below) -> bool {
         let Some(left) = self.left.checked_sub(1) else { return false };
         self.left = left;
-        self.batch.push(ListedRepository { name, device: stat.st_dev, inode: stat.st_ino });
+        self.batch.push(ListedRepository { name, below, directories: found.directories });
         if self.batch.len() >= SEEN_MAX {
             self.flush();
         }

@@ -15,9 +15,8 @@ use libproto::channel::{Message, Received, RecvError};
 use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    Access, AuthToParent, Build, Checks, Grant, ListenToParent, LoadConfig, OpenError, Opened, ParentToAuth,
-    ParentToListen, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RefReport, RepoToParent,
-    Serve, SessionToParent, Verdict,
+    Access, AuthToParent, Build, ListenToParent, LoadConfig, ParentToAuth, ParentToListen, ParentToRepo,
+    ParentToSession, Peer, Permit, Pool, Question, RefReport, RepoToParent, Serve, SessionToParent, Verdict,
 };
 use libproto::names::UserName;
 use libproto::request::daemon;
@@ -46,6 +45,7 @@ pub mod listeners;
 pub mod manager;
 pub mod metrics;
 pub mod packs;
+pub mod place;
 pub mod push;
 pub mod refill;
 pub mod reload;
@@ -627,6 +627,7 @@ impl Parent {
             };
             match received.message {
                 AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),
+                AuthToParent::Placed(placed) => self.placed(received.peer, placed),
                 AuthToParent::Configured(()) => self.configured(),
                 AuthToParent::Seen(batch) => self.shell_seen(received.peer, batch),
                 AuthToParent::Root(root) => self.shell_root(received.peer, root),
@@ -738,13 +739,9 @@ impl Parent {
                 session.repo_state = RepoState::Waiting;
                 self.offer(number);
             }
-            RepoToParent::Opened(opened) => self.opened(number, opened),
-            RepoToParent::OpenFailed(OpenError::NotFound) => self.absent(number),
-            RepoToParent::OpenFailed(OpenError::NotExported) => {
-                session.refused = Some("no git-daemon-export-ok".into());
-                self.not_there(number, NOT_EXPORTED);
-            }
-            RepoToParent::OpenFailed(OpenError::Unusable(text)) => self.refuse(number, &text),
+            RepoToParent::Found(at) => self.found(number, at),
+            RepoToParent::Opened(opened) => self.looked(number, Ok(opened)),
+            RepoToParent::OpenFailed(error) => self.looked(number, Err(error)),
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;
                 let text = report.text.clone();
@@ -776,39 +773,6 @@ impl Parent {
         };
         session.references = Some(left);
         self.log_ref(number, report);
-    }
-
-    /// The repository was found: is it the right one?
-    fn opened(&mut self, number: u64, opened: Opened) {
-        let Some(session) = self.table.get(number) else { return };
-        let below = session.permit.as_ref().is_some_and(|p| p.repository.below.is_some());
-        if below && self.settings.own_blocks.contains(&(opened.device, opened.inode)) {
-            // It has rules of its own, and this name would walk around them.
-            session.refused = Some("this repository has a block of its own under another name".into());
-            return self.not_there(number, NO_SUCH);
-        }
-        session.opened = Some(opened.clone());
-        let Some(permit) = &session.permit else { return };
-        let grant = Grant { hash: opened.hash, fetch: permit.fetch };
-        let checked = match session.ask.as_ref().map(|ask| ask.service) {
-            Some(Service::UploadPack) => self.checked.of(&opened, Instant::now()),
-            _ => Checks::new(),
-        };
-        session.repo_state = RepoState::Serving;
-        if session.state == SessionState::Asked {
-            session.state = SessionState::Granted;
-        }
-        let told = session
-            .repo
-            .running()
-            .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(checked)).is_ok())
-            && (session.shell.is_some()
-                || session.session.running().is_some_and(|c| {
-                    c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok()
-                }));
-        if !told {
-            self.end_session(number, "does not listen");
-        }
     }
 
     // --- control

@@ -3,10 +3,15 @@
 //! A place is a path as it was walked (`librepo::place`), without links. Whoever can rename a directory changes what is
 //! found under a path, and never whose rules hold there.
 //!
-//! **Invariant:** nothing here looks at the file system; of inodes it knows nothing.
+//! Inodes are a second opinion, which can only refuse: see [`Recorded`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+
+use libproto::message::parent::{DirectoryId, OwnDirectory};
+use librepo::place::{self, Trust};
 
 use crate::conf::model::Repository;
 
@@ -35,6 +40,61 @@ impl Places {
         }
         walked.ancestors().find_map(|place| self.blocks.get(place)).map_or(&[], Vec::as_slice)
     }
+}
+
+/// The directories that blocks were about when the configuration was loaded: one that is reached by another path (a bind
+/// mount, a file system that does not tell `a` from `A`) has rules that this path would walk around.
+///
+/// One that is gone has left its inode number to others, but not the moment when it was made.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    paths: HashMap<DirectoryId, Vec<PathBuf>>,
+}
+
+impl Recorded {
+    /// From what role `config` saw of these blocks.
+    pub fn new(blocks: &[Repository], seen: &[OwnDirectory]) -> Recorded {
+        let mut paths: HashMap<DirectoryId, Vec<PathBuf>> = HashMap::new();
+        for own in seen {
+            let Some(block) = usize::try_from(own.block).ok().and_then(|number| blocks.get(number)) else {
+                continue;
+            };
+            let place = Path::new(block.place());
+            let path = if own.worktree { place.join(".git") } else { place.components().collect() };
+            paths.entry(own.id).or_default().push(path);
+        }
+        Recorded { paths }
+    }
+
+    /// The recorded path of a directory on the way to `walked` that was reached by another one. `directories` are that
+    /// of `walked`, the one above it and so on.
+    pub fn other_path(&self, walked: &Path, directories: &[DirectoryId]) -> Option<&Path> {
+        walked.ancestors().zip(directories).find_map(|(path, id)| {
+            let known = self.paths.get(id)?;
+            if known.iter().any(|known| known == path) { None } else { known.first().map(PathBuf::as_path) }
+        })
+    }
+
+    /// The same for a path below a directory.
+    pub fn other_path_below(&self, root: &[u8], below: &[u8], directories: &[DirectoryId]) -> Option<&Path> {
+        let path = Path::new(std::ffi::OsStr::from_bytes(root)).join(std::ffi::OsStr::from_bytes(below));
+        // A worktree's repository is one level deeper.
+        let deeper = path.components().count()
+            - Path::new(std::ffi::OsStr::from_bytes(root)).components().count()
+            < directories.len().saturating_sub(1);
+        self.other_path(&if deeper { path.join(".git") } else { path }, directories)
+    }
+}
+
+/// Opens directories for a sandbox's rules. Of one that is not there yet the part that is, so that it can be reached when it
+/// has come; but never all of the file system.
+pub fn visible(paths: &[PathBuf]) -> BTreeMap<PathBuf, OwnedFd> {
+    let trust = Trust::of_process();
+    let walk = |path: &PathBuf| match place::walk(path, trust) {
+        Ok(walked) => Some(walked),
+        Err(stopped) => place::walk(&stopped.exists, trust).ok().filter(|part| part.path.parent().is_some()),
+    };
+    paths.iter().filter_map(walk).map(|walked| (walked.path, walked.directory)).collect()
 }
 
 #[cfg(test)]
@@ -82,5 +142,41 @@ mod tests {
         let places = Places::new(&[block]);
         assert_eq!(places.of(Path::new("/srv/x.git")), [0]);
         assert!(places.of(Path::new("/link/x.git")).is_empty());
+    }
+
+    #[test]
+    fn a_recorded_directory_is_known_by_its_own_path_alone() {
+        let block = |place: &str, kind| {
+            let mut block = Repository::new(None, kind, Position::default());
+            block.path = place.to_owned();
+            block
+        };
+        let blocks = [
+            block("/srv/own.git", RepositoryKind::One),
+            block("/srv/team", RepositoryKind::Below { create: false }),
+        ];
+        let id = |inode| DirectoryId { device: 1, inode, born: 7 };
+        let own = |block, inode, worktree| OwnDirectory { block, id: id(inode), worktree, stays: false };
+        let recorded = Recorded::new(
+            &blocks,
+            &[own(0, 10, false), own(0, 11, true), own(1, 20, false), own(9, 1, false)],
+        );
+        let other = |path: &str, inodes: &[u64]| {
+            let directories: Vec<DirectoryId> = inodes.iter().map(|inode| id(*inode)).collect();
+            recorded.other_path(Path::new(path), &directories).map(|path| path.display().to_string())
+        };
+        assert_eq!(other("/srv/own.git", &[10, 2]), None);
+        assert_eq!(other("/srv/own.git/.git", &[11, 10, 2]), None);
+        assert_eq!(other("/srv/x.git", &[10, 2]).as_deref(), Some("/srv/own.git"));
+        assert_eq!(other("/srv/x/.git", &[11, 3, 2]).as_deref(), Some("/srv/own.git/.git"));
+        // A whole directory of repositories under another name.
+        assert_eq!(other("/srv/pub/bound/x.git", &[30, 20, 2]).as_deref(), Some("/srv/team"));
+        assert_eq!(other("/srv/team/x.git", &[30, 20, 2]), None);
+        // The number was used again.
+        let newer = [DirectoryId { born: 8, ..id(10) }];
+        assert_eq!(recorded.other_path(Path::new("/srv/x.git"), &newer), None);
+        let deep = [id(11), id(3), id(2)];
+        assert!(recorded.other_path_below(b"/srv", b"x", &deep).is_some());
+        assert!(recorded.other_path_below(b"/srv", b"own.git", &[id(10), id(2)]).is_none());
     }
 }

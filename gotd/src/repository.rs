@@ -14,20 +14,21 @@ use std::sync::Arc;
 
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
-    Access, Build, Checks, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport, RepoStart, RepoToParent,
-    Serve, SessionStart, Task,
+    Access, Build, Checks, DirectoryId, FoundAt, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport,
+    RepoStart, RepoToParent, Serve, SessionStart, Task,
 };
 use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
 use librepo::alternates::{self, Alternate, Alternates, Root};
 use librepo::checked::{Checked, Seal};
+use librepo::place::{self, Inode, Stopped, Trust, Walked, Why};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::watchdog::{self, Words};
-use crate::{repo_read, repo_write, settings, system};
+use crate::{places, repo_read, repo_write, settings, system};
 
 /// While waiting.
 pub const WAITING: Promises = Promises::of(&[
@@ -64,6 +65,8 @@ pub struct Found {
     pub path: PathBuf,
     /// It is the `.git` directory of a worktree.
     pub worktree: bool,
+    /// It, the directory above it and so on, to the one that the configuration names.
+    pub directories: Vec<DirectoryId>,
 }
 
 /// Runs the role.
@@ -78,12 +81,11 @@ pub fn run(
         Ok(Received { message: ParentToRepo::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let roots: Vec<PathBuf> = start.roots.iter().map(|root| OsStr::from_bytes(root).into()).collect();
-    // A root that is not there (a disk that is not mounted) hides only its own repositories.
-    let visible: Vec<Visible<'_>> = roots
+    let granted: Vec<PathBuf> = start.granted.iter().map(|path| OsStr::from_bytes(path).into()).collect();
+    let granted = places::visible(&granted);
+    let visible: Vec<Visible<'_>> = granted
         .iter()
-        .filter(|root| root.is_dir())
-        .map(|root| Visible::named(root, libsandbox::Access::READ_WRITE_CREATE))
+        .map(|(path, dir)| Visible::opened(dir.as_fd(), path, libsandbox::Access::READ_WRITE_CREATE))
         .collect();
     let limits = Limits { data: Some(start.memory), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WAITING, paths: Some(&visible), limits, enforcement })
@@ -106,6 +108,14 @@ pub fn run(
             Err(error) => return failed(&parent, error),
         }
     };
+    drop(granted);
+    // The parent asks whether this is the place while it is being opened; nothing is told of it before.
+    let at =
+        FoundAt { path: found.path.as_os_str().as_bytes().to_vec(), directories: found.directories.clone() };
+    send(&parent, &RepoToParent::Found(at));
+    if serve.repository.export_ok && !has(&found.directory, "git-daemon-export-ok", libc::S_IFREG) {
+        return failed(&parent, OpenError::NotExported);
+    }
     match serve.access {
         Access::Read if serve.task != Task::Git => settings::tell(&parent, &serve, &found, enforcement),
         Access::Read => read(&parent, session, &start, &serve, found, enforcement),
@@ -263,14 +273,12 @@ fn await_go(parent: &Parent) -> Checks {
 
 /// Walks to the repository of an address.
 ///
-/// A configured path may hold symbolic links, which are the admin's; nothing below a `repositories` directory
-/// may, because its owners are others. The name was checked when it became a `RepoName`, and again here.
+/// A configured path may hold symbolic links where nobody but root and the daemon's user can have put them; nothing below
+/// a `repositories` directory may. The name was checked when it became a `RepoName`, and again here.
 pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
-    let path = Path::new(OsStr::from_bytes(&address.path));
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let root = open(path, flags, Mode::empty()).map_err(|_| OpenError::NotFound)?;
+    let root = root(&address.path, &address.place)?;
     let Some(below) = &address.below else {
-        return repository_at(root, path.to_owned()).ok_or(OpenError::NotFound);
+        return repository_at(root, Vec::new()).ok_or(OpenError::NotFound);
     };
     // The name as it was asked for comes first, as with git; then the other spelling.
     let other = match below.without_suffix() {
@@ -278,56 +286,86 @@ pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
         stem => stem.to_vec(),
     };
     for name in [below.as_bytes().to_vec(), other] {
-        let descended = descend(&root, path, &name).map_err(OpenError::Unusable)?;
-        let Some((directory, full)) = descended else { continue };
-        if let Some(found) = repository_at(directory, full) {
-            if address.export_ok && !has(&found.directory, "git-daemon-export-ok", libc::S_IFREG) {
-                return Err(OpenError::NotExported);
-            }
+        let Some((directory, above)) = descend(&root, &name)? else { continue };
+        if let Some(found) = repository_at(directory, above) {
             return Ok(found);
         }
     }
     Err(OpenError::NotFound)
 }
 
-/// Follows a name component by component, never through a symbolic link, never into a repository.
-fn descend(root: &OwnedFd, path: &Path, name: &[u8]) -> Result<Option<(OwnedFd, PathBuf)>, String> {
-    let mut at = root.try_clone().map_err(|e| e.to_string())?;
-    let mut full = path.to_owned();
+/// Walks to a configured directory, which has to be the one that it was when the configuration was loaded.
+pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
+    let path = Path::new(OsStr::from_bytes(path));
+    match place::walk(path, Trust::of_process()) {
+        Ok(walked) if walked.path.as_os_str().as_bytes() == place => Ok(walked),
+        Ok(walked) => Err(OpenError::Unreachable(format!(
+            "{}: leads to {}, and did not when the configuration was loaded; see gotctl reload",
+            path.display(),
+            walked.path.display()
+        ))),
+        Err(Stopped { why: Why::Absent | Why::NotADirectory, .. }) => Err(OpenError::NotFound),
+        Err(stopped) => Err(OpenError::Unreachable(stopped.to_string())),
+    }
+}
+
+/// Follows a name component by component, never through a symbolic link, never into a repository. With what it leads to
+/// come the directories above that.
+fn descend(root: &Walked, name: &[u8]) -> Result<Option<(Walked, Vec<DirectoryId>)>, OpenError> {
+    let mut at = root.try_clone().map_err(|e| OpenError::Unusable(e.to_string()))?;
+    let mut above = Vec::new();
     let mut components = name.split(|b| *b == b'/').peekable();
     while let Some(component) = components.next() {
         if component.is_empty() || component.starts_with(b".") || component.contains(&0) {
             return Ok(None);
         }
-        let component = OsStr::from_bytes(component);
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let Ok(next) = openat(&at, component, flags, Mode::empty()) else { return Ok(None) };
-        full.push(component);
-        at = next;
-        if components.peek().is_some() && is_repository(&at) {
+        above.insert(0, directory_id(at.inode));
+        at = match at.child(component) {
+            Ok(next) => next,
+            Err(Why::Mount) => {
+                let name = at.path.join(OsStr::from_bytes(component));
+                let text = "mount point, which is not crossed where others can change the way to it";
+                return Err(OpenError::Unreachable(format!("{}: {text}", name.display())));
+            }
+            Err(_) => return Ok(None),
+        };
+        if components.peek().is_some() && is_repository(&at.directory) {
             return Ok(None);
         }
     }
-    Ok(Some((at, full)))
+    Ok(Some((at, above)))
 }
 
-/// The repository in a directory: bare, or the `.git` directory of a worktree.
-pub fn repository_at(directory: OwnedFd, path: PathBuf) -> Option<Found> {
+/// A directory as messages have it.
+pub fn directory_id(inode: Inode) -> DirectoryId {
+    DirectoryId { device: inode.device, inode: inode.inode, born: inode.born }
+}
+
+/// The repository in a directory: bare, or the `.git` directory of a worktree. `above` are the directories above it.
+pub fn repository_at(directory: Walked, above: Vec<DirectoryId>) -> Option<Found> {
+    let mut directories = vec![directory_id(directory.inode)];
+    directories.extend(above);
     if let Some(inner) = worktree(&directory) {
-        return Some(Found { directory: inner, path: path.join(".git"), worktree: true });
+        directories.insert(0, directory_id(inner.inode));
+        return Some(Found { directory: inner.directory, path: inner.path, worktree: true, directories });
     }
-    is_repository(&directory).then_some(Found { directory, path, worktree: false })
+    let found = is_repository(&directory.directory);
+    found.then_some(Found {
+        directory: directory.directory,
+        path: directory.path,
+        worktree: false,
+        directories,
+    })
 }
 
 /// The `.git` directory of a worktree.
-fn worktree(directory: &OwnedFd) -> Option<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(directory, ".git", flags, Mode::empty()).ok().filter(is_repository)
+fn worktree(directory: &Walked) -> Option<Walked> {
+    directory.child(b".git").ok().filter(|inner| is_repository(&inner.directory))
 }
 
 /// Whether what is in this directory lies inside of a repository.
-pub fn is_in_repository(directory: &OwnedFd) -> bool {
-    is_repository(directory) || worktree(directory).is_some()
+pub fn is_in_repository(directory: &Walked) -> bool {
+    is_repository(&directory.directory) || worktree(directory).is_some()
 }
 
 /// As git's own test: HEAD, objects and refs; a shared `commondir` is not followed.

@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use libproto::channel::{self, Channel, Received};
@@ -76,7 +77,12 @@ pub fn run(
         _ => system::exit_now(0),
     };
     let found = find(&start)?;
-    let roots = RepoStart { roots: start.roots.clone(), memory: start.memory, threads: start.threads };
+    let roots = RepoStart {
+        roots: start.roots.clone(),
+        memory: start.memory,
+        threads: start.threads,
+        granted: Vec::new(),
+    };
     let alternates = repository::alternates(&found, &roots)?;
     let limits = libsandbox::Limits {
         data: Some(start.memory),
@@ -112,11 +118,12 @@ pub fn run(
 /// The repository of the start message, if it is still the one that `repo_write` found.
 fn find(start: &VerifyStart) -> Result<Found, String> {
     let found = repository::find(&start.repository).map_err(|error| match error {
-        OpenError::Unusable(text) => text,
+        OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
         OpenError::NotFound | OpenError::NotExported => "repository: gone".into(),
     })?;
     let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| format!("repository: {e}"))?;
-    if (stat.st_dev, stat.st_ino) != (start.found.device, start.found.inode) {
+    let same = (stat.st_dev, stat.st_ino) == (start.found.device, start.found.inode);
+    if !same || found.path.as_os_str().as_bytes() != start.place {
         return Err("repository: replaced".into());
     }
     Ok(found)

@@ -135,7 +135,7 @@ pub enum RepoState {
 pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Starting, &[1]),
     (RepoState::Waiting, &[]),
-    (RepoState::Opening, &[2, 3]),
+    (RepoState::Opening, &[2, 3, 10]),
     (RepoState::Absent, &[]),
     (RepoState::Serving, &[4, 5, 6, 7, 8, 9]),
     (RepoState::Finished, &[]),

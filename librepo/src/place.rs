@@ -95,6 +95,7 @@ pub struct Walked {
     /// Which directory it is.
     pub inode: Inode,
     mount: Mount,
+    mount_point: bool,
     trust: Trust,
 }
 
@@ -179,6 +180,7 @@ struct Step {
     name: Vec<u8>,
     facts: Facts,
     foreign: Option<Foreign>,
+    mount_point: bool,
 }
 
 impl Step {
@@ -256,8 +258,14 @@ impl Walked {
     fn of(step: Step, path: PathBuf, trust: Trust) -> Walked {
         let Facts { device, inode, born, .. } = step.facts;
         let mount = step.mount();
-        let inode = Inode { device, inode, born };
-        Walked { directory: step.directory, path, foreign: step.foreign, inode, mount, trust }
+        let (inode, mount_point) = (Inode { device, inode, born }, step.mount_point);
+        Walked { directory: step.directory, path, foreign: step.foreign, inode, mount, mount_point, trust }
+    }
+
+    /// Whether something is mounted there.
+    #[must_use]
+    pub fn is_mount_point(&self) -> bool {
+        self.mount_point
     }
 
     /// The directory of this name in this one, wherever that is never through a link.
@@ -329,7 +337,8 @@ fn enter_above(
             Some(Foreign { path, uid: facts.uid, mode: facts.mode & 0o7777 })
         }
     };
-    Ok(Next::Step(Step { directory, name: name.to_vec(), facts, foreign }))
+    let mount_point = !mount.is(above.mount);
+    Ok(Next::Step(Step { directory, name: name.to_vec(), facts, foreign, mount_point }))
 }
 
 /// The directory at the top.
@@ -341,7 +350,7 @@ fn top(trust: Trust) -> Result<Step, Errno> {
         uid: facts.uid,
         mode: facts.mode & 0o7777,
     });
-    Ok(Step { directory, name: Vec::new(), facts, foreign })
+    Ok(Step { directory, name: Vec::new(), facts, foreign, mount_point: true })
 }
 
 fn path_of(steps: &[Step]) -> PathBuf {

@@ -156,7 +156,8 @@ fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
     let path = config.unwrap_or(Path::new(gotd::conf::load::DEFAULT_PATH));
     let loaded = gotd::conf::load::load(path, secrets);
     let (warnings, errors) = (loaded.warnings.iter(), loaded.errors.iter());
-    for text in warnings.map(ConfigError::as_warning).chain(errors.map(ToString::to_string)) {
+    let before = loaded.notes.iter().map(ConfigError::as_note).chain(warnings.map(ConfigError::as_warning));
+    for text in before.chain(errors.map(ToString::to_string)) {
         let _ = writeln!(std::io::stderr(), "{text}");
     }
     if !loaded.errors.is_empty() {

@@ -29,6 +29,11 @@ impl ConfigError {
     pub fn as_warning(&self) -> String {
         ConfigError { message: format!("warning: {}", self.message), ..self.clone() }.to_string()
     }
+
+    /// The text of something that is as it should be, and may be worth knowing.
+    pub fn as_note(&self) -> String {
+        ConfigError { message: format!("note: {}", self.message), ..self.clone() }.to_string()
+    }
 }
 
 impl fmt::Display for ConfigError {

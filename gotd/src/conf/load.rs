@@ -9,9 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use libproto::message::parent::OwnDirectory;
+use librepo::place::{self, Foreign, Stopped, Trust, Walked, Why};
+use nix::errno::Errno;
+
 use crate::conf::error::ConfigError;
 use crate::conf::loader::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
-use crate::conf::model::{Config, Secret};
+use crate::conf::model::{Config, Position, Repository, RepositoryKind, Secret};
 use crate::conf::parser::Parsed;
 use crate::conf::resolve::{NameService, complaint, resolve};
 use crate::conf::{parse, secrets};
@@ -34,6 +38,10 @@ pub struct Loaded {
     pub errors: Vec<ConfigError>,
     /// What may not be what was meant.
     pub warnings: Vec<ConfigError>,
+    /// What is worth knowing about places.
+    pub notes: Vec<ConfigError>,
+    /// The directories that blocks are about, as far as they are there.
+    pub directories: Vec<OwnDirectory>,
 }
 
 /// Reads a configuration from the file system, with the system's users and groups. Without a path for the secrets the
@@ -45,7 +53,7 @@ pub fn load(path: &Path, secrets_path: Option<&Path>) -> Loaded {
         (Some(path), Some(Some(secrets))) => load_with(path, Some(secrets), &mut System),
         _ => {
             let error = ConfigError::whole(&path.to_string_lossy(), "expected paths in UTF-8");
-            Loaded { config: Config::empty(), errors: vec![error], warnings: Vec::new() }
+            Loaded { errors: vec![error], ..Loaded::of(Config::empty()) }
         }
     }
 }
@@ -71,14 +79,28 @@ pub fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameSer
     let findings = resolve(&mut config, names);
     errors.extend(findings.errors);
     warnings.extend(findings.warnings);
-    settle_paths(&mut config, &mut errors, &mut warnings);
+    let mut loaded = Loaded { errors, warnings, ..Loaded::of(config) };
+    settle_places(&mut loaded);
+    let warnings = &mut loaded.warnings;
     // Ten thousand repositories that do not exist yet need no line each.
     if warnings.len() > WARNINGS_MAX {
         let rest = warnings.len() - WARNINGS_MAX;
         warnings.truncate(WARNINGS_MAX);
         warnings.push(ConfigError::whole("", format!("{rest} more warnings are not shown")));
     }
-    Loaded { config, errors, warnings }
+    loaded
+}
+
+impl Loaded {
+    fn of(config: Config) -> Loaded {
+        Loaded {
+            config,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            notes: Vec::new(),
+            directories: Vec::new(),
+        }
+    }
 }
 
 /// Opens a regular file for reading; whatever else it is, it cannot make this process wait.
@@ -167,31 +189,94 @@ fn read_secrets(path: Option<&str>) -> Result<Vec<Secret>, Vec<ConfigError>> {
     secrets::parse(path, &bytes)
 }
 
-/// Resolves symbolic links in the configured paths once, so that nothing follows one later. A repository that does not
-/// exist yet is a warning, as for C gotd.
-fn settle_paths(config: &mut Config, errors: &mut Vec<ConfigError>, warnings: &mut Vec<ConfigError>) {
+/// Walks to the configured places, as each request does it. One that is not there yet is a warning, as for C gotd.
+fn settle_places(loaded: &mut Loaded) {
+    let Loaded { config, errors, warnings, notes, directories } = loaded;
     let mut repositories = std::mem::take(&mut config.repositories);
-    for block in repositories.iter_mut().filter(|block| !block.path.is_empty()) {
-        match std::fs::canonicalize(&block.path) {
-            Ok(path) => match path.into_os_string().into_string() {
-                Ok(path) => block.path = path,
-                Err(_) => errors.push(complaint(
-                    config,
-                    block.at,
-                    format!("{}: expected a path in UTF-8", block.path),
-                )),
-            },
-            Err(e) => {
-                use std::io::ErrorKind::{NotFound, PermissionDenied};
-                let list = match e.kind() {
-                    NotFound | PermissionDenied => &mut *warnings,
-                    _ => &mut *errors,
+    let trust = trust(config);
+    let mut foreign: Vec<(Foreign, Position, usize)> = Vec::new();
+    for (number, block) in (0..).zip(&mut repositories).filter(|(_, block)| !block.path.is_empty()) {
+        let (place, begins) = match place::walk(Path::new(&block.path), trust) {
+            Ok(walked) => {
+                directories.extend(own_directories(number, block, &walked));
+                (walked.path, walked.foreign)
+            }
+            Err(stopped) => {
+                let list = if is_admins(&stopped) { &mut *errors } else { &mut *warnings };
+                let why = match stopped.why {
+                    Why::Absent => format!("{}: {}", block.path, std::io::Error::from(Errno::ENOENT)),
+                    _ => stopped.to_string(),
                 };
-                list.push(complaint(config, block.at, format!("{}: {e}", block.path)));
+                list.push(complaint(config, block.at, why));
+                if stopped.exists.parent().is_none() && notes.len() < WARNINGS_MAX {
+                    let text = format!("{}: what comes there later is served after a restart", block.path);
+                    notes.push(complaint(config, block.at, text));
+                }
+                (stopped.place(), stopped.foreign)
+            }
+        };
+        match place.into_os_string().into_string() {
+            Ok(place) => block.place = place,
+            Err(_) => {
+                let message = format!("{}: expected a path in UTF-8", block.path);
+                errors.push(complaint(config, block.at, message));
             }
         }
+        let Some(begins) = begins else { continue };
+        match foreign.iter_mut().find(|(other, ..)| *other == begins) {
+            Some((.., blocks)) => *blocks += 1,
+            None => foreign.push((begins, block.at, 1)),
+        }
+    }
+    for (begins, at, blocks) in foreign.iter().take(WARNINGS_MAX) {
+        let more = if *blocks > 1 { format!(", and of {} more", blocks - 1) } else { String::new() };
+        let text = format!(
+            "{begins}: others can change what is below it; on the way to this block's place{more} no link is followed there"
+        );
+        notes.push(complaint(config, *at, text));
     }
     config.repositories = repositories;
+}
+
+/// Whose directories are trusted: those of the user that the daemon works as.
+fn trust(config: &Config) -> Trust {
+    let me = nix::unistd::geteuid();
+    let daemon = config.user.as_ref().and_then(|user| user.ids).map(|(uid, _)| uid);
+    Trust { uid: daemon.filter(|_| me.is_root()).unwrap_or_else(|| me.as_raw()) }
+}
+
+/// Whether it is nobody's doing but the administrator's that a path leads nowhere. What others can change must not keep
+/// a daemon from its start.
+fn is_admins(stopped: &Stopped) -> bool {
+    let system = |errno| !matches!(errno, Errno::EACCES | Errno::EPERM);
+    stopped.foreign.is_none()
+        && match stopped.why {
+            Why::TooManyLinks => true,
+            Why::System(errno) => system(errno),
+            Why::Absent | Why::NotADirectory | Why::Link | Why::Mount => false,
+        }
+}
+
+/// The directories that a block is about.
+fn own_directories(number: u32, block: &Repository, walked: &Walked) -> Vec<OwnDirectory> {
+    let one = block.kind == RepositoryKind::One;
+    let own = |walked: &Walked, worktree, stays| OwnDirectory {
+        block: number,
+        id: crate::repository::directory_id(walked.inode),
+        worktree,
+        stays,
+    };
+    // What a request is to find there may be another directory by then: a disk that is mounted, a repository made anew, the
+    // end of a link that was turned.
+    let stays = !one
+        && walked.path.components().eq(Path::new(&block.path).components())
+        && !walked.is_mount_point()
+        && std::fs::read_dir(&walked.path).is_ok_and(|mut entries| entries.next().is_some());
+    let worktree = walked.child(b".git").ok().filter(|_| one);
+    [Some(own(walked, false, stays)), worktree.map(|inner| own(&inner, true, false))]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn overflow_ids(config: &mut Config) {

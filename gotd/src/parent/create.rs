@@ -67,7 +67,8 @@ impl Parent {
             return false;
         };
         let who = permit.identity.clone();
-        let start = CreateStart { path: permit.repository.path.clone(), name, who, rules };
+        let (path, place) = (permit.repository.path.clone(), permit.repository.place.clone());
+        let start = CreateStart { path, place, name, who, rules };
         let child: CreateChild = match self.starter.start(Role::Create, &flags, &[]) {
             Ok(child) => child,
             Err(e) => {
@@ -163,7 +164,7 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         let Some(permit) = &session.permit else { return };
         let name = permit.repository.below.as_ref().map(|name| name.with_suffix()).unwrap_or_default();
-        let path = [&permit.repository.path, b"/".as_slice(), &name].concat();
+        let path = [&permit.repository.place, b"/".as_slice(), &name].concat();
         let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
         let fields: [(&str, &dyn std::fmt::Display); 5] = [
             ("number", &number),

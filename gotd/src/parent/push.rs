@@ -6,6 +6,7 @@ use libproto::channel::{Message, RecvError};
 use libproto::message::parent::{ParentToRepo, ParentToVerify, VerifyStart, VerifyToParent};
 use libproto::states::{self, JobState, Role, VERIFY_TO_PARENT};
 
+use super::place::Place;
 use super::table::{Process, VerifyChild};
 use super::{Parent, same_build};
 
@@ -16,8 +17,9 @@ impl Parent {
         let repo = self.settings.repo.clone();
         let (limits, file_size) = (self.settings.session.clone(), self.settings.file_size);
         let Some(session) = self.table.get(number) else { return };
-        let (true, Some(permit), Some(found), Some(ends)) =
-            (session.is_pushing(), &session.permit, &session.opened, session.verify_ends.take())
+        let ends = session.verify_ends.take();
+        let (true, Some(permit), Some(found), Place::Right(at), Some(ends)) =
+            (session.is_pushing(), &session.permit, &session.opened, &session.place, ends)
         else {
             return self.end_session(number, "repository: asked for verify where none belongs");
         };
@@ -29,6 +31,7 @@ impl Parent {
             threads: repo.threads,
             limits,
             found: found.clone(),
+            place: at.path.clone(),
         };
         let fds = [ends.0.as_fd(), ends.1.as_fd()];
         let child: Option<VerifyChild> = self.starter.start(Role::Verify, &flags, &fds).ok();

@@ -4,20 +4,20 @@
 //! Nothing changes before all of it is good and every new listening socket is made. Sessions under way go on with what
 //! they were granted; processes that wait for a client are replaced, because they were started with the old limits.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use libproto::channel::RecvError;
 use libproto::message::parent::{
-    ConfigToParent, LoadConfig, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession, Pool,
+    ConfigToParent, LoadConfig, OwnDirectory, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession,
+    Pool,
 };
 use libproto::names::escape;
 use libproto::states::Role;
 use nix::sys::signal::{Signal, kill};
 
 use super::listeners::Change;
-use super::start::Settings;
+use super::start::{MOST_NOTES, Settings};
 use super::table::Session;
 use super::{Parent, same_build};
 use crate::conf::model::Config;
@@ -39,7 +39,8 @@ pub struct Reload {
     child: Child<ParentToConfig, ConfigToParent>,
     assembler: Assembler,
     config: Option<Config>,
-    own_blocks: HashSet<(u64, u64)>,
+    seen: Vec<OwnDirectory>,
+    notes: Vec<String>,
     lines: Vec<String>,
     errors: bool,
     /// The session of gotctl, if it was not a signal.
@@ -76,7 +77,8 @@ impl Parent {
             child,
             assembler: Assembler::default(),
             config: None,
-            own_blocks: HashSet::new(),
+            seen: Vec::new(),
+            notes: Vec::new(),
             lines: Vec::new(),
             errors: false,
             asked_by,
@@ -103,7 +105,9 @@ impl Parent {
                     Ok(config) => reload.config = config.or(reload.config.take()),
                     Err(e) => return self.reload_failed(&format!("config: {e}")),
                 },
-                ConfigToParent::OwnBlocks(blocks) => reload.own_blocks.extend(blocks),
+                ConfigToParent::OwnBlocks(blocks) => reload.seen.extend(blocks),
+                ConfigToParent::Note(text) if reload.notes.len() < MOST_NOTES => reload.notes.push(text),
+                ConfigToParent::Note(_) => {}
                 ConfigToParent::Warning(text) => reload.note(text),
                 ConfigToParent::Error(text) => {
                     reload.errors = true;
@@ -121,9 +125,11 @@ impl Parent {
             let file = escape(&reload.files.path);
             return self.reload_failed(&format!("{file}: not usable, nothing has changed"));
         };
-        let mut settings = Settings::new(&config, std::mem::take(&mut reload.own_blocks));
+        let mut settings = Settings::new(&config, &reload.seen);
         // Who started the daemon does not change, though its user has.
         settings.listen.controllers.clone_from(&self.settings.listen.controllers);
+        // The sandbox is the start's for as long as the daemon runs.
+        settings.granted.clone_from(&self.settings.granted);
         let possible = self.settings.may_become(&settings, &config);
         let change = match possible.and_then(|()| self.make_listeners(&settings)) {
             Ok(change) => change,
@@ -159,6 +165,9 @@ impl Parent {
         // They wait with the limits and directories of before.
         self.recall(|_| true);
         self.metrics.reload(false);
+        for note in &reload.notes {
+            self.log.line(Level::Info, "place", &[("note", &escape(note.as_bytes()))]);
+        }
         self.log.line(Level::Info, "reload", &[("result", &"ok"), ("file", &escape(&self.files.path))]);
         self.answer(reload.asked_by, reload.lines, None);
     }
@@ -242,7 +251,7 @@ impl Settings {
             return restart("log to");
         }
         let granted = |path: &Path| path.ancestors().any(|above| self.granted.iter().any(|g| g == above));
-        match config.repositories.iter().find(|r| !granted(Path::new(&r.path))) {
+        match config.repositories.iter().find(|r| !granted(Path::new(r.place()))) {
             Some(block) => {
                 let (place, path) = (config.place(block.at), escape(block.path.as_bytes()));
                 Err(format!(

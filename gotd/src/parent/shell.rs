@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use libproto::channel::{Message, RecvError};
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    Filter, GitAsk, ListStart, ListToParent, MOST_LISTED, Overview, ParentToAuth, ParentToList,
-    ParentToSession, Question, RepoInfo, Seen, SeenRoot, ShellAsk, ShellCommand, Task, Who,
+    Filter, GitAsk, ListStart, ListToParent, ListedRepository, MOST_LISTED, Overview, ParentToAuth,
+    ParentToList, ParentToSession, Question, RepoInfo, Seen, SeenRoot, ShellAsk, ShellCommand, Task, Who,
 };
 use libproto::names::{RepoName, UserName, escape};
 use libproto::states::{self, JobState, LIST_TO_PARENT, Role};
@@ -243,7 +243,7 @@ impl Parent {
                 }
             };
             // The socket is empty: there is room for one message.
-            let start = ListStart { path: root.path.clone() };
+            let start = ListStart { path: root.path.clone(), place: root.place.clone() };
             let _ = child.channel.try_send(0, number, &ParentToList::Start(start));
             self.complaints.watch(child.pid, Role::List, &child.stderr);
             shell.current = Some(root);
@@ -291,20 +291,26 @@ impl Parent {
                 }
                 ListToParent::Names(batch) => {
                     let (Some(peer), Some(root)) = (&session.peer, &shell.current) else { return };
-                    // What has a block of its own is listed by that one.
-                    let own = &self.settings.own_blocks;
-                    let free = batch.into_iter().filter(|found| !own.contains(&(found.device, found.inode)));
+                    // What was recorded for another path is listed by that one.
+                    let recorded = &self.settings.recorded;
+                    let own = |found: &ListedRepository| {
+                        recorded
+                            .other_path_below(&root.place, found.below.as_bytes(), &found.directories)
+                            .is_none()
+                    };
                     let prefixed = |name: &RepoName| match &root.prefix {
                         None => Some(name.clone()),
                         Some(prefix) => {
                             RepoName::parse(&[prefix.as_bytes(), b"/", name.as_bytes()].concat()).ok()
                         }
                     };
-                    let names = free.filter_map(|found| prefixed(&found.name)).collect();
+                    let names = batch.into_iter().filter(own);
+                    let names =
+                        names.filter_map(|found| Some((prefixed(&found.name)?, found.below))).collect();
                     let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
                     let told_user = told.and_then(|name| UserName::parse(&name).ok());
                     let who = Who { peer: peer.clone(), told_user };
-                    let filter = Filter { who, path: root.path.clone(), names };
+                    let filter = Filter { who, place: root.place.clone(), names };
                     shell.pending = shell.pending.saturating_add(1);
                     self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Filter(filter));
                 }

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use libproto::channel::{Channel, Message, RecvError};
 use libproto::message::parent::{
-    AuthToParent, ConfigToParent, ListenLimits, ListenToParent, LoadConfig, ParentToAuth, ParentToConfig,
-    ParentToListen, Pool, RepoStart, SessionStart,
+    AuthToParent, ConfigToParent, ListenLimits, ListenToParent, LoadConfig, OwnDirectory, ParentToAuth,
+    ParentToConfig, ParentToListen, Pool, RepoStart, SessionStart,
 };
+use libproto::names::escape;
 use libproto::states::Role;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -31,6 +32,7 @@ use crate::conf::limits::Limit;
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::conf::wire::{Assembler, Audience, send};
 use crate::log::{Level, Log};
+use crate::places::Recorded;
 use crate::sockets::ask;
 use crate::spawn::{Child, Starter};
 
@@ -80,8 +82,8 @@ pub struct Settings {
     pub packs: super::packs::Rules,
     /// `connection informative errors`.
     pub informative_errors: bool,
-    /// Device and inode of each repository that has a block of its own.
-    pub own_blocks: HashSet<(u64, u64)>,
+    /// The directories that blocks were about when they were loaded.
+    pub recorded: Recorded,
     /// Uids of shared accounts: their users are counted by name.
     accounts: BTreeSet<u32>,
     /// Connections of a Unix user, and of some in particular.
@@ -117,8 +119,8 @@ impl Settings {
         Some(own.unwrap_or(self.per_user))
     }
 
-    /// From a configuration; `own_blocks` is what role `config` found.
-    pub(super) fn new(config: &Config, own_blocks: HashSet<(u64, u64)>) -> Settings {
+    /// From a configuration; `seen` is what role `config` found of its directories.
+    pub(super) fn new(config: &Config, seen: &[OwnDirectory]) -> Settings {
         let limits = &config.limits;
         let number = |limit: Limit| u32::try_from(limits.get(limit)).unwrap_or(u32::MAX);
         let session = SessionStart {
@@ -135,8 +137,13 @@ impl Settings {
             command_bytes: limits.get(Limit::CommandBytes),
         };
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let granted = granted(config, seen);
+        let bytes = |paths: Vec<PathBuf>| -> Vec<Vec<u8>> {
+            paths.into_iter().map(|path| path.into_os_string().into_vec()).collect()
+        };
         let repo = RepoStart {
-            roots: roots(config).into_iter().map(|root| root.into_os_string().into_vec()).collect(),
+            roots: bytes(few(config.repositories.iter().map(|r| r.place().into()).collect())),
+            granted: bytes(granted.clone()),
             memory: limits.get(Limit::ProcessMemory),
             threads: u8::try_from(threads.min(4)).unwrap_or(1),
         };
@@ -188,7 +195,7 @@ impl Settings {
                 both: false,
             },
             informative_errors: config.informative_errors,
-            own_blocks,
+            recorded: Recorded::new(&config.repositories, seen),
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
             per_user: limits.size(Limit::ConnectionsPerUser),
             users: uids.collect(),
@@ -201,7 +208,7 @@ impl Settings {
             log_verbose: config.log_verbose,
             user: config.user_name().to_owned(),
             log_to: config.log_to,
-            granted: roots(config).into_iter().map(around).collect(),
+            granted,
         }
     }
 }
@@ -231,9 +238,25 @@ fn places(config: &Config) -> Vec<(Place, String)> {
     places
 }
 
-/// The directories that hold all repositories: each configured path, or their parents when they are many.
-fn roots(config: &Config) -> Vec<PathBuf> {
-    let mut roots: BTreeSet<PathBuf> = config.repositories.iter().map(|r| PathBuf::from(&r.path)).collect();
+/// The directories that the sandbox lets repository processes reach before they know which repository is theirs. A rule of
+/// the kernel's is about a directory and not about its path, so for one that may be replaced while the daemon runs it is about
+/// the directory above: for each `repository`, and for a directory of repositories that is not there, empty, a mount point or behind a link.
+fn granted(config: &Config, seen: &[OwnDirectory]) -> Vec<PathBuf> {
+    let stays: HashSet<u32> = seen.iter().filter(|own| own.stays).map(|own| own.block).collect();
+    let blocks = (0..).zip(&config.repositories);
+    few(blocks
+        .map(|(number, block)| {
+            let place = Path::new(block.place());
+            match place.parent() {
+                Some(parent) if !stays.contains(&number) && parent.parent().is_some() => parent.into(),
+                _ => place.into(),
+            }
+        })
+        .collect())
+}
+
+/// At most [`MOST_ROOTS`] directories that hold these: themselves, or those above them when they are many.
+fn few(mut roots: BTreeSet<PathBuf>) -> Vec<PathBuf> {
     while roots.len() > MOST_ROOTS {
         let parents: BTreeSet<PathBuf> =
             roots.iter().map(|root| root.parent().unwrap_or(root).to_owned()).collect();
@@ -246,14 +269,6 @@ fn roots(config: &Config) -> Vec<PathBuf> {
     let all = roots.clone();
     roots.retain(|root| !root.ancestors().skip(1).any(|above| all.contains(above)));
     roots.into_iter().collect()
-}
-
-/// The directory of a repository, where it has neighbours that a reload may name; itself at the top of the file system.
-fn around(root: PathBuf) -> PathBuf {
-    match root.parent() {
-        Some(parent) if parent.parent().is_some() => parent.to_owned(),
-        _ => root,
-    }
 }
 
 /// Why the daemon ends, and its exit status.
@@ -293,15 +308,15 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         nix::unistd::setsid().map_err(|e| format!("setsid: {e}"))?;
     }
     let files = files(options)?;
-    let loaded = load(&starter, &files);
+    let loaded = load(&starter, &files, options.check);
     // Who only asks is told no more than that it is wrong.
-    let (config, own_blocks) =
+    let Loaded { config, seen, notes } =
         if options.check { loaded.map_err(|e| Failure { status: 1, ..e })? } else { loaded? };
     if options.check {
         println!("configuration OK");
         return Ok(());
     }
-    let mut settings = Settings::new(&config, own_blocks);
+    let mut settings = Settings::new(&config, &seen);
     let report = libsandbox::check_platform(settings.enforcement).map_err(|e| e.to_string())?;
     let verbose = options.verbose > 0 || config.log_verbose;
     let mut log = match config.log_to {
@@ -312,6 +327,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     };
     for warning in &report.warnings {
         log.line(Level::Warning, "sandbox", &[("warning", warning)]);
+    }
+    for note in notes.iter().take(MOST_NOTES) {
+        log.line(Level::Info, "place", &[("note", &escape(note.as_bytes()))]);
     }
     let quick = starter.quicken().unwrap_or_else(|why| {
         log.line(Level::Warning, "not used", &[("why", &why)]);
@@ -356,17 +374,24 @@ fn files(options: &Options) -> Result<LoadConfig, String> {
     })
 }
 
-/// A configuration, and device and inode of the repositories that have a block of their own.
-type Loaded = (Config, HashSet<(u64, u64)>);
+/// Most notes about places that are logged.
+pub(super) const MOST_NOTES: usize = 20;
 
-/// Reads the configuration in a process of its own; prints every error and warning.
-fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, Failure> {
+/// A configuration, and what role `config` found of its directories.
+struct Loaded {
+    config: Config,
+    seen: Vec<OwnDirectory>,
+    notes: Vec<String>,
+}
+
+/// Reads the configuration in a process of its own; prints every error and warning, and notes for who `asks`.
+fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Failure> {
     let child: Child<ParentToConfig, ConfigToParent> =
         starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
     let message = ParentToConfig::Load(files.clone());
     child.channel.send(0, 0, &message).map_err(|e| format!("config: {e}"))?;
     let (mut assembler, mut config) = (Assembler::default(), None);
-    let (mut errors, mut own_blocks) = (0usize, HashSet::new());
+    let (mut errors, mut seen, mut notes) = (0usize, Vec::new(), Vec::new());
     let good = loop {
         let received = match child.channel.recv() {
             Ok(received) => received,
@@ -382,7 +407,9 @@ fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, Failure> {
             ConfigToParent::Item(item) => {
                 config = assembler.item(&item).map_err(|e| format!("config: {e}"))?;
             }
-            ConfigToParent::OwnBlocks(blocks) => own_blocks.extend(blocks),
+            ConfigToParent::OwnBlocks(blocks) => seen.extend(blocks),
+            ConfigToParent::Note(text) if asks => eprintln!("{text}"),
+            ConfigToParent::Note(text) => notes.push(text),
             ConfigToParent::Warning(text) => eprintln!("{text}"),
             ConfigToParent::Error(text) => {
                 errors = errors.saturating_add(1);
@@ -396,7 +423,7 @@ fn load(starter: &Starter, files: &LoadConfig) -> Result<Loaded, Failure> {
         let text = format!("{}: not usable", OsStr::from_bytes(&files.path).display());
         return Err(Failure { text, status: UNUSABLE });
     }
-    config.map(|config| (config, own_blocks)).ok_or_else(|| "config: ended early".to_owned().into())
+    config.map(|config| Loaded { config, seen, notes }).ok_or_else(|| "config: ended early".to_owned().into())
 }
 
 /// What a child that failed to start wrote.
@@ -449,12 +476,13 @@ fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result
         let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         named.push((directory.to_owned(), Access::READ));
     }
-    for root in &settings.granted {
-        named.push((root.clone(), Access::READ_WRITE_CREATE));
-    }
     named.retain(|(path, _)| path.exists());
     let mut visible: Vec<Visible<'_>> =
         named.iter().map(|(path, access)| Visible::named(path, *access)).collect();
+    let granted = crate::places::visible(&settings.granted);
+    for (path, directory) in &granted {
+        visible.push(Visible::opened(directory.as_fd(), path, Access::READ_WRITE_CREATE));
+    }
     #[cfg(target_os = "linux")]
     for binary in starter.binaries() {
         visible.push(Visible::opened(binary, Path::new("/proc/self/exe"), Access::EXECUTE));

@@ -119,7 +119,9 @@ pub struct Session {
     pub verify_state: JobState,
     /// What the verify process said at its end, for the log.
     pub verify_text: String,
-    /// The repository, as it was found.
+    /// Where the repository was found.
+    pub place: super::place::Place,
+    /// The repository, as it was opened.
     pub opened: Option<Opened>,
     /// How far the session is.
     pub state: SessionState,
@@ -186,6 +188,7 @@ impl Session {
             verify_ends: Some(verify_ends),
             verify_state: JobState::Starting,
             verify_text: String::new(),
+            place: super::place::Place::default(),
             opened: None,
             state: SessionState::Starting,
             repo_state: RepoState::Starting,

@@ -118,7 +118,12 @@ impl Forged {
             connections: 10,
             own_connections: false,
             rule: "gotd.conf:1".into(),
-            repository: RepoAddress { path: b"/srv/git/demo.git".to_vec(), below: None, export_ok: false },
+            repository: RepoAddress {
+                path: b"/srv/git/demo.git".to_vec(),
+                place: b"/srv/git/demo.git".to_vec(),
+                below: None,
+                export_ok: false,
+            },
             fetch: FetchRules::default(),
             hidden: vec![],
             push_rules: vec![],

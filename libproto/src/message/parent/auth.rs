@@ -20,10 +20,28 @@ pub struct Who {
 pub struct Filter {
     /// Who asks.
     pub who: Who,
-    /// The path of the `repositories` directory that they are in.
+    /// The place of the `repositories` directory that they are in.
+    pub place: Vec<u8>,
+    /// Names as a request has them, and as they are there; at most [`SEEN_MAX`](super::SEEN_MAX).
+    pub names: Vec<(RepoName, RepoName)>,
+}
+
+/// A repository was found: does it belong to the block that the question led to?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceQuestion {
+    /// What was permitted.
+    pub question: Question,
+    /// Its path as walked.
     pub path: Vec<u8>,
-    /// Names as a request has them; at most [`SEEN_MAX`](super::SEEN_MAX).
-    pub names: Vec<RepoName>,
+}
+
+/// The answer of `auth`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Placed {
+    /// It does.
+    Here,
+    /// It does not: the reason, for the log.
+    Elsewhere(String),
 }
 
 /// A repository that a user may read.
@@ -40,6 +58,8 @@ pub struct Seen {
 pub struct SeenRoot {
     /// Absolute path from the configuration.
     pub path: Vec<u8>,
+    /// Where it has to lead.
+    pub place: Vec<u8>,
     /// The prefix of the names of what is in it.
     pub prefix: Option<RepoName>,
 }
@@ -135,6 +155,8 @@ crate::messages! {
         3 => Overview(Who),
         /// Which of these? Answered by one `Seen`.
         4 => Filter(Filter),
+        /// Where the repository of the session of the header's peer was found. Answered by one `Placed`.
+        5 => Place(PlaceQuestion),
     }
 }
 
@@ -155,5 +177,7 @@ crate::messages! {
         6 => Root(SeenRoot),
         /// That was all of the configuration.
         7 => Overview(Overview),
+        /// Whether the repository of the session of the header's peer is where it was permitted.
+        8 => Placed(Placed),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Build;
+use super::{Build, DirectoryId};
 
 /// What the `config` process is to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +21,21 @@ crate::messages! {
     }
 }
 
-/// Most repositories in one message.
-pub const OWN_BLOCKS_MAX: usize = 500;
+/// A directory that a block is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnDirectory {
+    /// The number of the block, in the order of the configuration.
+    pub block: u32,
+    /// Which it is.
+    pub id: DirectoryId,
+    /// It is the `.git` in the block's place, and not that itself.
+    pub worktree: bool,
+    /// It is one that others are not put in the place of while the daemon runs: no mount point, not empty, not behind a link.
+    pub stays: bool,
+}
+
+/// Most directories in one message.
+pub const OWN_BLOCKS_MAX: usize = 300;
 
 crate::messages! {
     /// What `config` tells `parent`.
@@ -37,7 +50,9 @@ crate::messages! {
         4 => Error(String),
         /// All was sent: whether the configuration is good.
         5 => End(bool),
-        /// Device and inode of repositories that have a block of their own; at most [`OWN_BLOCKS_MAX`] of them.
-        6 => OwnBlocks(Vec<(u64, u64)>),
+        /// The directories that blocks are about, as far as they are there; at most [`OWN_BLOCKS_MAX`] of them.
+        6 => OwnBlocks(Vec<OwnDirectory>),
+        /// Something about a place that an administrator may want to know.
+        7 => Note(String),
     }
 }

@@ -8,8 +8,10 @@ use crate::names::RepoName;
 /// What a `create` process is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateStart {
-    /// Absolute path of the `repositories` directory.
+    /// Absolute path of the `repositories` directory, to be walked.
     pub path: Vec<u8>,
+    /// Where that has to lead.
+    pub place: Vec<u8>,
     /// The name below it.
     pub name: RepoName,
     /// Who makes it.

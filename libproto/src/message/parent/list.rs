@@ -2,30 +2,32 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Build;
+use super::{Build, DirectoryId};
 use crate::names::RepoName;
 
 /// Most repositories that one answer lists.
 pub const MOST_LISTED: usize = 10_000;
 /// Most names in one message.
-pub const SEEN_MAX: usize = 24;
+pub const SEEN_MAX: usize = 16;
 
 /// What a `list` process is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListStart {
-    /// Absolute path of the `repositories` directory.
+    /// Absolute path of the `repositories` directory, to be walked.
     pub path: Vec<u8>,
+    /// Where that has to lead.
+    pub place: Vec<u8>,
 }
 
 /// A repository that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedRepository {
-    /// Its name below the directory.
+    /// Its name in a request, below the directory.
     pub name: RepoName,
-    /// Device number of its directory.
-    pub device: u64,
-    /// Inode number of its directory.
-    pub inode: u64,
+    /// The name that it has there.
+    pub below: RepoName,
+    /// Its directory, the one above it and so on, to the one that is listed.
+    pub directories: Vec<DirectoryId>,
 }
 
 crate::messages! {

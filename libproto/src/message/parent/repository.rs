@@ -17,8 +17,10 @@ pub enum Access {
 /// Where a repository is: a configured path, and for a `repositories` directory the name below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepoAddress {
-    /// Absolute path from the configuration.
+    /// Absolute path from the configuration, to be walked.
     pub path: Vec<u8>,
+    /// What that walk led to when the configuration was loaded, and has to lead to now.
+    pub place: Vec<u8>,
     /// The name below that directory, for a `repositories` block.
     pub below: Option<RepoName>,
     /// For a `repositories` block: serve only what holds git-daemon's export marker.
@@ -30,6 +32,8 @@ pub struct RepoAddress {
 pub struct RepoStart {
     /// The directories that hold all repositories, absolute.
     pub roots: Vec<Vec<u8>>,
+    /// The directories that a process sees which does not know its repository yet.
+    pub granted: Vec<Vec<u8>>,
     /// Bytes of anonymous memory (`RLIMIT_DATA`).
     pub memory: u64,
     /// Threads that may work on one pack.
@@ -72,6 +76,26 @@ pub struct Serve {
     pub task: Task,
 }
 
+/// A directory's inode, and when it was made, for those that get the number of one that was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DirectoryId {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Nanoseconds since 1970; 0: not known.
+    pub born: u64,
+}
+
+/// Where a walk ended, said before anything there is opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundAt {
+    /// The repository's path as it was walked: absolute, without links.
+    pub path: Vec<u8>,
+    /// That directory, the one above it and so on, to the one that the configuration names.
+    pub directories: Vec<DirectoryId>,
+}
+
 /// The repository as it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
@@ -95,6 +119,8 @@ pub enum OpenError {
     NotExported,
     /// There is one, but it cannot be served: the reason, for client and log.
     Unusable(String),
+    /// The way there is not one that may be walked: the reason, for the log alone.
+    Unreachable(String),
 }
 
 /// What a repository process did, for the log line.
@@ -202,5 +228,7 @@ crate::messages! {
         8 => PackDone(()),
         /// What was asked about the repository.
         9 => Info(RepoInfo),
+        /// Where it was found: comes before the word that it was opened.
+        10 => Found(FoundAt),
     }
 }

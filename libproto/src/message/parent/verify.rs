@@ -21,6 +21,8 @@ pub struct VerifyStart {
     pub limits: SessionStart,
     /// Device and inode of the repository, as its writing process found it.
     pub found: Opened,
+    /// Its path as walked, which `auth` has agreed to.
+    pub place: Vec<u8>,
 }
 
 crate::messages! {

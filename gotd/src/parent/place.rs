@@ -1,0 +1,137 @@
+//! Whether the repository that was found is the one that was permitted: `auth` says so of its path, and the inodes of when
+//! the configuration was loaded may object.
+//!
+//! The repository process opens it meanwhile. Nothing of what it finds reaches the client before both have agreed.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Instant;
+
+use libproto::command::Service;
+use libproto::message::parent::{
+    Checks, FoundAt, Grant, OpenError, Opened, ParentToAuth, ParentToRepo, ParentToSession, PlaceQuestion,
+    Placed, Question,
+};
+use libproto::names::{UserName, escape};
+use libproto::states::{RepoState, SessionState};
+
+use super::table::Session;
+use super::{NO_SUCH, NOT_EXPORTED, Parent};
+
+/// How far it is known where a repository is.
+#[derive(Debug, Default)]
+pub enum Place {
+    /// The repository process has not found it.
+    #[default]
+    Unknown,
+    /// `auth` was asked about this path.
+    Asked(FoundAt, Option<Result<Opened, OpenError>>),
+    /// It is the right one.
+    Right(FoundAt),
+    /// It is not, and its client was told that there is none.
+    Wrong,
+}
+
+impl Parent {
+    /// The repository process has found a repository.
+    pub(super) fn found(&mut self, number: u64, at: FoundAt) {
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(question), Place::Unknown) = (question(session), &session.place) else {
+            return self.end_session(number, "repository: found what nobody asked for");
+        };
+        let ask = PlaceQuestion { question, path: at.path.clone() };
+        session.place = Place::Asked(at, None);
+        self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Place(ask));
+    }
+
+    /// The repository process has opened what it found, or not, or has found nothing.
+    pub(super) fn looked(&mut self, number: u64, result: Result<Opened, OpenError>) {
+        let Some(session) = self.table.get(number) else { return };
+        match (&mut session.place, result) {
+            (Place::Unknown, Err(OpenError::NotFound)) => self.absent(number),
+            (Place::Unknown, Err(OpenError::Unreachable(text))) => {
+                session.refused = Some(text);
+                self.not_there(number, NO_SUCH);
+            }
+            (Place::Unknown, Err(OpenError::Unusable(text))) => self.refuse(number, &text),
+            // It hears of it when `auth` has answered.
+            (Place::Asked(_, told @ None), result) => *told = Some(result),
+            (Place::Right(_), result) => self.opened(number, result),
+            (Place::Wrong, _) => {}
+            _ => self.end_session(number, "repository: opened what it has not found"),
+        }
+    }
+
+    /// What `auth` says about the place.
+    pub(super) fn placed(&mut self, number: u64, placed: Placed) {
+        let Some(session) = self.table.get(number) else { return };
+        let Place::Asked(at, told) = std::mem::take(&mut session.place) else {
+            return self.end_session(number, "a word about a place that nobody asked for");
+        };
+        let path = Path::new(OsStr::from_bytes(&at.path));
+        let objection = match placed {
+            Placed::Elsewhere(why) => Some(why),
+            Placed::Here => self.settings.recorded.other_path(path, &at.directories).map(|other| {
+                let (at, other) = (escape(&at.path), escape(other.as_os_str().as_bytes()));
+                format!("{at}: leads to what was {other} when the configuration was loaded, which has a block of its own")
+            }),
+        };
+        if let Some(why) = objection {
+            session.place = Place::Wrong;
+            session.refused = Some(why);
+            return self.not_there(number, NO_SUCH);
+        }
+        session.place = Place::Right(at);
+        if let Some(result) = told {
+            self.opened(number, result);
+        }
+    }
+
+    /// The right repository was opened, or could not be.
+    fn opened(&mut self, number: u64, result: Result<Opened, OpenError>) {
+        let Some(session) = self.table.get(number) else { return };
+        let opened = match result {
+            Ok(opened) => opened,
+            Err(OpenError::NotExported) => {
+                session.refused = Some("no git-daemon-export-ok".into());
+                return self.not_there(number, NOT_EXPORTED);
+            }
+            Err(OpenError::Unusable(text) | OpenError::Unreachable(text)) => {
+                return self.refuse(number, &text);
+            }
+            Err(OpenError::NotFound) => return self.not_there(number, NO_SUCH),
+        };
+        session.opened = Some(opened.clone());
+        let Some(permit) = &session.permit else { return };
+        let grant = Grant { hash: opened.hash, fetch: permit.fetch };
+        let checked = match session.ask.as_ref().map(|ask| ask.service) {
+            Some(Service::UploadPack) => self.checked.of(&opened, Instant::now()),
+            _ => Checks::new(),
+        };
+        session.repo_state = RepoState::Serving;
+        if session.state == SessionState::Asked {
+            session.state = SessionState::Granted;
+        }
+        let told = session
+            .repo
+            .running()
+            .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(checked)).is_ok())
+            && (session.shell.is_some()
+                || session.session.running().is_some_and(|c| {
+                    c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok()
+                }));
+        if !told {
+            self.end_session(number, "does not listen");
+        }
+    }
+}
+
+/// What a session asked of `auth`.
+fn question(session: &Session) -> Option<Question> {
+    let ask = session.ask.as_ref()?;
+    let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
+    let told_user = told.map(|name| UserName::parse(&name)).transpose().ok()?;
+    let (peer, repository) = (session.peer.clone()?, ask.repository.clone());
+    Some(Question { peer, told_user, service: ask.service, repository })
+}

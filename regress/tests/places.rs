@@ -1,0 +1,466 @@
+//! Who owns a path owns what is found there, and not whose rules hold.
+//!
+//! The story: a configured path was resolved by the kernel at each request. alice, who may write the directory that holds
+//! her repositories, put a symbolic link where one of them had been. Under her own block she then read and wrote the
+//! repository of somebody else: one whose block denies her, and one that no line of the configuration names. A check for
+//! repositories with a block of their own went by the inodes of the start: one that was restored or cloned anew under the
+//! same path had other ones, and so lost its rules until the next reload.
+//!
+//! As root alice is a user of her own here; else there is nobody whose directories are not the daemon's too.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use regress::run::run;
+use regress::site::UNPRIVILEGED;
+use regress::{Daemon, Done, Site, binaries, history, is_root};
+
+/// alice, and somebody whom she may not read.
+const ALICE: u32 = 12_001;
+const BOB: u32 = 12_002;
+
+/// A site, and a directory on the way to which only root can change anything: the usual one for temporary files is
+/// everybody's.
+struct Ground {
+    site: Site,
+    dir: tempfile::TempDir,
+}
+
+impl Ground {
+    /// `None`: the test cannot be made here, and has said so.
+    fn new() -> Option<Ground> {
+        if !is_root() {
+            regress::skipped("needs root, to be several users");
+            return None;
+        }
+        let above = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let trusted = |path: &Path| {
+            fs::metadata(path).is_ok_and(|meta| {
+                use std::os::unix::fs::MetadataExt;
+                meta.uid() == 0 && meta.mode() & 0o022 == 0 && meta.mode() & 0o001 != 0
+            })
+        };
+        if let Some(loose) = above.ancestors().find(|path| !trusted(path)) {
+            regress::skipped(&format!("{} is not root's alone, or closed to others", loose.display()));
+            return None;
+        }
+        let dir = tempfile::tempdir_in(&above).expect("a directory");
+        let ground = Ground { site: Site::new(), dir };
+        ground.mode("", 0o755);
+        for name in ["srv", "home", "home/alice"] {
+            fs::create_dir(ground.path(name)).expect("makes");
+        }
+        ground.give("home/alice", ALICE);
+        Some(ground)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().canonicalize().expect("is there").join(name)
+    }
+
+    fn mode(&self, name: &str, bits: u32) {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(bits)).expect("changes a mode");
+    }
+
+    fn give(&self, name: &str, uid: u32) {
+        let mut command = Command::new("chown");
+        run(command.args(["-hR", &format!("{uid}:{uid}")]).arg(self.path(name)), b"", 30).good();
+    }
+
+    /// A repository of the daemon's, with so many commits that its tip is known by it.
+    fn repository(&self, name: &str, commits: u64) -> String {
+        let made =
+            history::repository(&self.site, &format!("made-{}", name.replace('/', "-")), commits, "sha1");
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("makes");
+        run(Command::new("cp").arg("-a").arg(&made).arg(&path), b"", 30).good();
+        run(Command::new("chown").args(["-hR", UNPRIVILEGED]).arg(&path), b"", 30).good();
+        history::tip(&self.site, &path)
+    }
+
+    /// The same in a place of alice's: she owns the directory, and lets the daemon write in it.
+    fn alices(&self, name: &str, commits: u64) -> String {
+        let tip = self.repository(name, commits);
+        self.give(name, ALICE);
+        run(Command::new("chmod").args(["-R", "a+rwX"]).arg(self.path(name)), b"", 30).good();
+        tip
+    }
+
+    /// What alice types.
+    fn alice(&self, line: &str) {
+        let mut shell = self.site.command("sh");
+        shell.arg("-c").arg(line).current_dir(self.path("home/alice")).uid(ALICE).gid(ALICE);
+        run(&mut shell, b"", 30).good();
+    }
+
+    /// git, run by this user.
+    fn git(&self, uid: u32, arguments: &[&str]) -> Done {
+        let mut git = self.site.command("git");
+        run(git.args(arguments).uid(uid).gid(uid), b"", 60)
+    }
+
+    /// What a user finds under a name: the tip, or why not.
+    fn reads(&self, uid: u32, name: &str) -> Result<String, String> {
+        let done = self.git(uid, &["ls-remote", &format!("gotd:{name}"), "HEAD"]);
+        let text = done.text();
+        match (done.status, text.split_whitespace().next()) {
+            (0, Some(tip)) => Ok(tip.to_owned()),
+            _ => Err(done.err),
+        }
+    }
+
+    #[track_caller]
+    fn assert_hidden(&self, uid: u32, name: &str) {
+        let found = self.reads(uid, name);
+        assert!(found.as_ref().is_err_and(|e| e.contains("no git repository found")), "{name}: {found:?}");
+    }
+
+    fn start(&self, blocks: &str) -> Daemon {
+        let blocks =
+            blocks.replace("GROUND", &self.path("").to_string_lossy().trim_end_matches('/').to_owned());
+        let head = self.site.head();
+        self.site
+            .start_with(&format!("{head}connection {{\n\tlimit per user 50\n\trate total 2000\n}}\n{blocks}"))
+    }
+}
+
+const BLOCKS: &str = "repositories \"~alice\" {\n\tpath \"GROUND/home/alice/public_git\"\n\tpermit rw 12001\n}\n\
+    repository \"mine\" {\n\tpath \"GROUND/home/alice/mine.git\"\n\tpermit rw 12001\n}\n\
+    repository \"secret\" {\n\tpath \"GROUND/srv/secret.git\"\n\tpermit rw 12002\n\tdeny 12001\n}\n\
+    repositories \"team\" {\n\tpath \"GROUND/srv/team\"\n\tpermit rw 12002\n}\n";
+
+fn neighbours(ground: &Ground) -> (String, String, String, String) {
+    let x = ground.alices("home/alice/public_git/x.git", 1);
+    let mine = ground.alices("home/alice/mine.git", 2);
+    ground.give("home/alice", ALICE);
+    let secret = ground.repository("srv/secret.git", 3);
+    let team = ground.repository("srv/team/t.git", 4);
+    ground.repository("srv/unnamed.git", 5);
+    (x, mine, secret, team)
+}
+
+#[test]
+fn a_link_in_the_place_of_a_repository_leads_nowhere() {
+    let Some(ground) = Ground::new() else { return };
+    let (x, mine, secret, _) = neighbours(&ground);
+    let mut daemon = ground.start(BLOCKS);
+    assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
+    assert_eq!(ground.reads(ALICE, "mine").as_ref(), Ok(&mine));
+    assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
+    ground.assert_hidden(ALICE, "team/t");
+    ground.alice("mv mine.git away.git; mv public_git away");
+    for target in ["srv/secret.git", "srv/unnamed.git", "srv/team/t.git", "home/alice/away.git"] {
+        let target = ground.path(target);
+        ground.alice(&format!("ln -sfn {} mine.git", target.display()));
+        ground.assert_hidden(ALICE, "mine");
+        daemon.logged(&["mine.git: symbolic link, which is not followed", "owner 12001, mode 0755"]);
+        let push = ground.git(
+            ALICE,
+            &[
+                "-C",
+                &ground.site.repository("made-srv-secret.git").to_string_lossy(),
+                "push",
+                "gotd:mine",
+                "HEAD:refs/heads/evil",
+            ],
+        );
+        push.bad("no git repository found");
+        let evil = ground.site.git_in(&target, ["for-each-ref", "refs/heads/evil"]);
+        assert_eq!(evil, "", "{}", target.display());
+    }
+    for target in ["srv", "srv/team"] {
+        ground.alice(&format!("ln -sfn {} public_git", ground.path(target).display()));
+        for name in ["~alice/secret", "~alice/unnamed", "~alice/t", "~alice/secret.git", "~alice/team/t"] {
+            ground.assert_hidden(ALICE, name);
+        }
+    }
+    // Nor one inside of a directory that is no link itself.
+    ground.alice("rm public_git; mv away public_git");
+    for target in ["srv/unnamed.git", "srv/team", "srv/team/t.git"] {
+        ground.alice(&format!("ln -sfn {} public_git/y.git", ground.path(target).display()));
+        ground.assert_hidden(ALICE, "~alice/y");
+        ground.assert_hidden(ALICE, "~alice/y.git/t");
+    }
+    // The other way round: what is hers is served again once it is a directory.
+    ground.alice("rm mine.git; mv away.git mine.git");
+    assert_eq!(ground.reads(ALICE, "mine"), Ok(mine));
+    assert_eq!(ground.reads(ALICE, "~alice/x"), Ok(x));
+    daemon.assert_serves();
+}
+
+#[test]
+fn an_ancestor_that_becomes_a_link_leads_nowhere() {
+    let Some(ground) = Ground::new() else { return };
+    let deep = ground.alices("home/alice/a/b/c.git", 1);
+    ground.give("home/alice", ALICE);
+    ground.repository("srv/b/c.git", 2);
+    let mut daemon = ground.start(
+        "repository \"deep\" {\n\tpath \"GROUND/home/alice/a/b/c.git\"\n\tpermit rw 12001\n}\n\
+         repository \"other\" {\n\tpath \"GROUND/srv/b/c.git\"\n\tpermit rw 12002\n}\n",
+    );
+    assert_eq!(ground.reads(ALICE, "deep"), Ok(deep));
+    ground.alice(&format!("mv a away; ln -s {} a", ground.path("srv").display()));
+    ground.assert_hidden(ALICE, "deep");
+    // A link that leads up and down again, and one of a relative path.
+    ground.alice("ln -sfn ../../srv a");
+    ground.assert_hidden(ALICE, "deep");
+    ground.alice("rm a; mkdir a; ln -s ../../../srv/b a/b");
+    ground.assert_hidden(ALICE, "deep");
+    ground.alice("rm a/b; ln -s b a/b");
+    ground.assert_hidden(ALICE, "deep");
+    daemon.assert_serves();
+}
+
+#[test]
+fn whose_rules_hold_is_said_by_the_longest_place() {
+    let Some(ground) = Ground::new() else { return };
+    let own = ground.repository("srv/own.git", 1);
+    let free = ground.repository("srv/free.git", 2);
+    let inner = ground.repository("srv/team/t.git", 3);
+    let mut daemon = ground.start(
+        "repositories \"\" {\n\tpath \"GROUND/srv\"\n\tpermit rw 12001\n}\n\
+         repository \"x\" {\n\tpath \"GROUND/srv/own.git\"\n\tpermit rw 12002\n}\n\
+         repositories \"t\" {\n\tpath \"GROUND/srv/team\"\n\tpermit rw 12002\n}\n",
+    );
+    let asked = || {
+        assert_eq!(ground.reads(ALICE, "free").as_ref(), Ok(&free));
+        for name in ["own", "own.git", "own.git.git", "x.git.git", "team/t", "team/t.git", "team/t.git.git"] {
+            ground.assert_hidden(ALICE, name);
+        }
+    };
+    asked();
+    daemon.logged(&["own.git: has a block of its own"]);
+    assert_eq!(ground.reads(BOB, "x").as_ref(), Ok(&own));
+    assert_eq!(ground.reads(BOB, "t/t").as_ref(), Ok(&inner));
+    // Restored, or cloned anew, under the same path: other inodes, the same rules, and no reload.
+    for name in ["own.git", "team/t.git"] {
+        let path = ground.path("srv").join(name);
+        let copy = path.with_extension("copy");
+        run(Command::new("cp").arg("-a").arg(&path).arg(&copy), b"", 30).good();
+        fs::remove_dir_all(&path).expect("removes");
+        asked();
+        fs::rename(&copy, &path).expect("restores");
+        asked();
+        // The sessions that wait were started before.
+        for _ in 0..12 {
+            assert_eq!(ground.reads(BOB, "x").as_ref(), Ok(&own));
+        }
+        assert_eq!(ground.reads(BOB, "t/t").as_ref(), Ok(&inner));
+    }
+    // Two that change places have the rules of where they are.
+    fs::rename(ground.path("srv/own.git"), ground.path("srv/between")).expect("moves");
+    fs::rename(ground.path("srv/free.git"), ground.path("srv/own.git")).expect("moves");
+    fs::rename(ground.path("srv/between"), ground.path("srv/free.git")).expect("moves");
+    assert_eq!(ground.reads(BOB, "x"), Ok(free));
+    ground.assert_hidden(ALICE, "own");
+    daemon.assert_serves();
+}
+
+#[test]
+fn a_link_of_the_administrators_is_followed_until_it_is_turned() {
+    let Some(ground) = Ground::new() else { return };
+    let one = ground.repository("disk1/r.git", 1);
+    let two = ground.repository("disk2/r.git", 2);
+    std::os::unix::fs::symlink("disk1", ground.path("git")).expect("links");
+    std::os::unix::fs::symlink(ground.path("disk1/r.git"), ground.path("r.git")).expect("links");
+    let mut daemon = ground.start(
+        "repositories \"\" {\n\tpath \"GROUND/git\"\n\tpermit rw 12001\n\tcreate\n}\n\
+         repository \"single\" {\n\tpath \"GROUND/r.git\"\n\tpermit rw 12001\n}\n",
+    );
+    // One name leads to a place that has a block of its own, the other is that block's.
+    ground.assert_hidden(ALICE, "r");
+    assert_eq!(ground.reads(ALICE, "single").as_ref(), Ok(&one));
+    let turn = |name: &str, target: &str| {
+        let new = ground.path("new-link");
+        std::os::unix::fs::symlink(target, &new).expect("links");
+        fs::rename(&new, ground.path(name)).expect("turns");
+    };
+    turn("r.git", "disk2/r.git");
+    turn("git", "disk2");
+    ground.assert_hidden(ALICE, "single");
+    ground.assert_hidden(ALICE, "r");
+    daemon.logged(&["disk2/r.git", "gotctl reload"]);
+    // Nothing is made there either.
+    let source = ground.site.repository("made-disk1-r.git");
+    ground
+        .git(ALICE, &["-C", &source.to_string_lossy(), "push", "gotd:fresh", "HEAD:refs/heads/main"])
+        .bad("no git repository found");
+    assert!(!ground.path("disk2/fresh.git").exists() && !ground.path("disk1/fresh.git").exists());
+    daemon.gotctl(&["reload"]).good();
+    assert_eq!(ground.reads(ALICE, "single"), Ok(two));
+    daemon.assert_serves();
+}
+
+#[test]
+fn what_was_absent_at_the_start_is_served_once_it_is_there() {
+    let Some(ground) = Ground::new() else { return };
+    fs::create_dir(ground.path("disk")).expect("makes");
+    let mut daemon = ground.start(
+        "repository \"later\" {\n\tpath \"GROUND/srv/later/r.git\"\n\tpermit rw 12001\n}\n\
+         repositories \"disk\" {\n\tpath \"GROUND/disk\"\n\tpermit rw 12001\n}\n\
+         repositories \"tree\" {\n\tpath \"GROUND/srv/tree\"\n\tpermit rw 12001\n}\n",
+    );
+    for name in ["later", "disk/d", "tree/t"] {
+        ground.assert_hidden(ALICE, name);
+    }
+    let later = ground.repository("srv/later/r.git", 1);
+    let tree = ground.repository("srv/tree/t.git", 2);
+    let disk = ground.repository("other/d.git", 3);
+    let mounted =
+        Command::new("mount").arg("--bind").args([ground.path("other"), ground.path("disk")]).status();
+    let mounted = mounted.is_ok_and(|status| status.success());
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for _ in 0..12 {
+            assert_eq!(ground.reads(ALICE, "later").as_ref(), Ok(&later));
+            assert_eq!(ground.reads(ALICE, "tree/t").as_ref(), Ok(&tree));
+            if mounted {
+                assert_eq!(ground.reads(ALICE, "disk/d").as_ref(), Ok(&disk));
+            }
+        }
+    }));
+    if mounted {
+        run(Command::new("umount").arg("-l").arg(ground.path("disk")), b"", 30).good();
+    } else {
+        regress::skipped("nothing can be mounted here: a disk was not tried");
+    }
+    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    daemon.assert_serves();
+}
+
+#[test]
+fn shared_and_sticky_directories_are_served_and_lose_their_links_alone() {
+    let Some(ground) = Ground::new() else { return };
+    let mut tips = Vec::new();
+    for (name, bits) in [("setgid", 0o2775), ("sticky", 0o1777), ("plain", 0o777)] {
+        fs::create_dir(ground.path(name)).expect("makes");
+        tips.push((name, ground.repository(&format!("{name}/r.git"), tips.len() as u64 + 1)));
+        std::os::unix::fs::symlink("r.git", ground.path(name).join("link.git")).expect("links");
+        run(Command::new("chgrp").arg("nogroup").arg(ground.path(name)), b"", 30).good();
+        ground.mode(name, bits);
+    }
+    let blocks: String = tips
+        .iter()
+        .map(|(name, _)| {
+            format!(
+                "repositories \"{name}\" {{\n\tpath \"GROUND/{name}\"\n\tpermit rw 12001\n\tcreate\n}}\n\
+                 repository \"{name}-link\" {{\n\tpath \"GROUND/{name}/link.git\"\n\tpermit rw 12001\n}}\n"
+            )
+        })
+        .collect();
+    let mut daemon = ground.start(&blocks);
+    let source = ground.site.repository("made-setgid-r.git");
+    for (name, tip) in &tips {
+        assert_eq!(ground.reads(ALICE, &format!("{name}/r")).as_ref(), Ok(tip), "{name}");
+        ground.assert_hidden(ALICE, &format!("{name}-link"));
+        let push = format!("gotd:{name}/team/new");
+        ground.git(ALICE, &["-C", &source.to_string_lossy(), "push", &push, "HEAD:refs/heads/main"]).good();
+        assert!(ground.path(name).join("team/new.git/HEAD").is_file());
+    }
+    // What others can change is named where the administrator looks.
+    daemon.logged(&["place note=", "setgid (owner 0, mode 2775)", "no link is followed there"]);
+    let mut check = Command::new(binaries().join("gotd"));
+    let said = run(check.arg("-n").arg("-f").arg(ground.site.path("gotd.conf")), b"", 30).good();
+    for words in ["sticky (owner 0, mode 1777)", "plain (owner 0, mode 0777)", "link.git: symbolic link"] {
+        assert!(said.err.contains(words), "{words}: {}", said.err);
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn a_mount_point_in_a_foreign_directory_is_not_crossed() {
+    let Some(ground) = Ground::new() else { return };
+    neighbours(&ground);
+    ground.repository("pub/p.git", 6);
+    ground.alice("mkdir public_git/bound.git public_git/dir");
+    fs::create_dir(ground.path("pub/bound")).expect("makes");
+    let blocks = format!("{BLOCKS}repositories \"pub\" {{\n\tpath \"GROUND/pub\"\n\tpermit rw 12001\n}}\n");
+    let mut daemon = ground.start(&blocks);
+    let bind = |from: &str, to: &str| {
+        let done = Command::new("mount").arg("--bind").args([ground.path(from), ground.path(to)]).status();
+        done.is_ok_and(|status| status.success())
+    };
+    let mounts = [
+        ("srv/unnamed.git", "home/alice/public_git/bound.git"),
+        ("srv/team", "home/alice/public_git/dir"),
+        // Where only root can change anything a mount is root's own, but the rules of what is mounted stay.
+        ("srv/team", "pub/bound"),
+    ];
+    let all = mounts.iter().all(|(from, to)| bind(from, to));
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        if !all {
+            return regress::skipped("nothing can be mounted here");
+        }
+        for name in ["~alice/bound", "~alice/dir/t", "pub/bound/t"] {
+            ground.assert_hidden(ALICE, name);
+        }
+        daemon.logged(&["bound.git: mount point, which is not crossed"]);
+        daemon.logged(&["has a block of its own", "srv/team"]);
+    }));
+    for (_, to) in mounts {
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(ground.path(to))
+            .stderr(std::process::Stdio::null())
+            .status();
+    }
+    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    daemon.assert_serves();
+}
+
+/// alice turns a directory into a link and back as fast as she can, while she fetches and pushes: the walk holds what it
+/// walked to, so that no moment is the right one.
+#[test]
+fn a_race_between_directory_and_link_is_won_by_nobody() {
+    let Some(ground) = Ground::new() else { return };
+    let (_, mine, secret, _) = neighbours(&ground);
+    let blocks = BLOCKS.replace("mine.git\"", "mine.git\"\n\tlimit packs per repository 8");
+    let mut daemon = ground.start(&blocks);
+    ground.alice("mkdir public_git/made");
+    let turning = format!(
+        "end=$(( $(date +%s) + 12 )); ln -s {srv} link; ln -s {srv} out; \
+         while [ $(date +%s) -lt $end ]; do \
+         mv mine.git m; mv -T link mine.git; mv -T mine.git link; mv m mine.git; \
+         mv public_git/made k; mv -T out public_git/made; mv -T public_git/made out; mv k public_git/made; done",
+        srv = ground.path("srv/secret.git").display()
+    );
+    let mut shell = ground.site.command("sh");
+    shell.arg("-c").arg(turning).current_dir(ground.path("home/alice")).uid(ALICE).gid(ALICE);
+    let mut turner = shell.spawn().expect("starts");
+    let source = ground.site.repository("made-home-alice-mine.git");
+    let (mut found, mut tries) = (0, 0);
+    while turner.try_wait().expect("waits").is_none() && tries < 400 {
+        tries += 1;
+        match ground.reads(ALICE, "mine") {
+            Ok(tip) => {
+                assert_eq!(tip, mine);
+                found += 1;
+            }
+            Err(text) => assert!(!text.contains(&secret), "{text}"),
+        }
+        if tries % 4 == 0 {
+            let branch = format!("HEAD:refs/heads/evil-{tries}");
+            ground.git(ALICE, &["-C", &source.to_string_lossy(), "push", "-q", "gotd:mine", &branch]);
+        }
+    }
+    turner.wait().expect("ends");
+    assert!(found > 0, "the right one was never found in {tries} tries");
+    assert_eq!(ground.site.git_in(&ground.path("srv/secret.git"), ["for-each-ref", "refs/heads/evil*"]), "");
+    daemon.assert_serves();
+}
+
+/// A session is refused, and not more than that.
+#[test]
+fn a_refused_place_costs_its_own_session_alone() {
+    let Some(ground) = Ground::new() else { return };
+    neighbours(&ground);
+    let mut daemon = ground.start(BLOCKS);
+    ground
+        .alice(&format!("mv mine.git away.git; ln -s {} mine.git", ground.path("srv/secret.git").display()));
+    for _ in 0..30 {
+        ground.assert_hidden(ALICE, "mine");
+    }
+    daemon.assert_serves();
+}
