@@ -4,7 +4,7 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build install uninstall deb run regress test lint man bench faults floods disk-full conformance c-gotd-suite debian-walk fuzz drawing clean install-test-tools
+.PHONY: all build install uninstall deb run regress test lint man bench faults floods disk-full conformance c-gotd-suite debian-walk fuzz asan drawing clean install-test-tools
 
 all: build
 
@@ -87,6 +87,10 @@ fuzz:
 drawing:
 	@command -v dot >/dev/null || { echo "make drawing: please install graphviz (and fonts-dejavu-core, so that words fit)" >&2; exit 1; }
 	dot -Kneato -n -Tsvg doc/processes.dot -o doc/processes.svg
+
+# The files with `unsafe` under AddressSanitizer; see regress/asan.sh.
+asan:
+	@CARGO="$(CARGO)" sh regress/asan.sh
 
 clean:
 	$(CARGO) clean
