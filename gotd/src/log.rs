@@ -86,7 +86,7 @@ impl Log {
     /// Standard error is something else now.
     pub fn stderr_moved(&mut self) {
         if !self.sink.is_syslog() {
-            self.sink = Sink::stderr();
+            self.sink = Sink::shared_stderr();
         }
     }
 
@@ -213,9 +213,9 @@ impl Queue {
     }
 }
 
-/// Writes a line to standard error from outside of the log, and waits no longer than the last words of a daemon may take.
+/// Writes a line to standard error from outside of the log, in any process of the daemon, and waits no longer than the last words of a daemon may take.
 pub fn say(text: &str) {
-    let mut log = Log::stderr(false);
+    let mut log = Log::to(Sink::shared_stderr(), false);
     log.queue.push(Record { bytes: format!("{text}\n").into_bytes(), tells: 0 });
     log.finish();
 }

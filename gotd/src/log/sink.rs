@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::Mode;
 
-/// Bytes that a terminal which says that it has room takes without waiting.
+/// Bytes that a terminal or pipe which says that it has room takes without waiting.
 const TERMINAL_ROOM: usize = 256;
 
 /// Something that takes lines.
@@ -25,7 +25,7 @@ pub(super) enum Sink {
     Nowhere,
     /// A file, or what does not block by itself.
     File(File),
-    /// A device whose descriptor is shared and must stay as it is: asked for room before each write.
+    /// A device or pipe whose descriptor is shared and must stay as it is: asked for room before each write.
     Device(File),
     /// The journal's socket, or that of another manager.
     Socket(OwnedFd),
@@ -58,6 +58,14 @@ impl Sink {
             },
             _ => Sink::File(fd.into()),
         }
+    }
+
+    /// Standard error as it is, without opening anything: for a process in its sandbox, which would be ended for trying.
+    pub(super) fn shared_stderr() -> Sink {
+        let stderr = io::stderr();
+        let Ok(fd) = stderr.as_fd().try_clone_to_owned() else { return Sink::Nowhere };
+        let kind = libsandbox::fstat(fd.as_fd()).map_or(0, |stat| stat.st_mode & libc::S_IFMT);
+        if kind == libc::S_IFSOCK { Sink::Socket(fd) } else { Sink::Device(fd.into()) }
     }
 
     /// syslog's socket, if somebody listens there.
