@@ -1,5 +1,5 @@
 //! Who of many strangers gets a place: counts and rates by network address, and who gives way when all places are taken.
-//! Pure: no descriptor, no clock of its own.
+//! Pure: no descriptor, no clock of its own. The users of unix sockets have the same rules with other names: [`users`].
 //!
 //! An IPv4 address is one stranger. An IPv6 /64 is one too, but whoever has one easily has a /56 or a /48 of them, so
 //! these are counted beside it: a /56 may have twice, a /48 four times what a single /64 may.
@@ -18,6 +18,8 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+pub mod users;
 
 /// Most networks that are remembered; strangers from others are refused until some are forgotten.
 const MOST_NETWORKS: usize = 200_000;
@@ -195,6 +197,27 @@ impl Strangers {
         let (theirs, own) = (self.load(busiest.address, 0)[0], self.load(newcomer, 1)[0]);
         let yields = theirs > own || theirs == own && busiest.standing == Standing::Silent;
         yields.then_some(busiest)
+    }
+}
+
+/// New connections per second, over all: as many may come at once after a rest.
+#[derive(Debug, Default)]
+pub struct Bucket(Option<Counts>);
+
+impl Bucket {
+    /// Whether there is one left.
+    pub fn has(&mut self, rate: u32, now: Instant) -> bool {
+        let full = u64::from(rate).saturating_mul(TOKEN);
+        let counts = self.0.get_or_insert(Counts { connections: 0, tokens: full, since: now });
+        counts.refill(rate, now);
+        counts.tokens >= TOKEN
+    }
+
+    /// Takes one.
+    pub fn take(&mut self) {
+        if let Some(counts) = &mut self.0 {
+            counts.tokens = counts.tokens.saturating_sub(TOKEN);
+        }
     }
 }
 

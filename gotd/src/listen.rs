@@ -6,27 +6,29 @@
 //! **Invariant:** never reads from a connection; of the sockets only accept4(2). It receives descriptors from
 //! the parent alone.
 //!
-//! The kinds of connections share nothing but the total, and those of [`control`] sockets not even that: unix ones wait in
-//! a line here, git:// ones are strangers whose places [`remote`] gives out.
+//! The kinds of connections share nothing but the total, and those of [`control`] sockets not even that. Users come to unix
+//! sockets, whose places [`local`] gives out; git:// ones are strangers whose places [`remote`] gives out.
 
 mod control;
+mod local;
 mod remote;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{Exit, SessionToClient};
 use libproto::message::parent::{
-    Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, MAX_GROUPS, NoSession, ParentToListen,
-    Peer, Pool, Refusals,
+    Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, MAX_GROUPS, Newcomer, NoSession,
+    ParentToListen, Peer, Pool, Refusals,
 };
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::control::Controls;
+use self::local::Locals;
 use self::remote::{Remotes, Turned};
 use crate::sockets::BACKLOG;
 use crate::system;
@@ -42,13 +44,6 @@ const MOST_COME: usize = BACKLOG as usize + 1;
 const MOST_REFUSALS: usize = 16;
 
 type Parent = Channel<ListenToParent, ParentToListen>;
-
-/// A unix connection that waits for a session.
-#[derive(Debug)]
-struct Queued {
-    connection: OwnedFd,
-    since: Instant,
-}
 
 /// A listening socket.
 struct Listener {
@@ -67,15 +62,14 @@ struct Listen {
     /// git:// clients can come, or have come and wait.
     git: bool,
     waiting: VecDeque<(u64, Pool, Channel<ListenToSession, ListenToSession>)>,
-    queue: VecDeque<Queued>,
+    locals: Locals,
     remotes: Remotes,
     controls: Controls,
-    /// Sessions that have a unix connection.
-    active: HashSet<u64>,
     second: Instant,
-    /// Unix and git:// connections handed over in this second.
-    this_second: u32,
+    /// git:// connections handed over in this second.
     git_this_second: u32,
+    /// When the parent was last told that somebody waits for a place.
+    full_told: Option<Instant>,
     refusals: Vec<Refusals>,
     counts_told: GitCounts,
     /// Since when the parent has not been told something.
@@ -107,13 +101,12 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         listeners: Vec::new(),
         git: false,
         waiting: VecDeque::new(),
-        queue: VecDeque::new(),
+        locals: Locals::default(),
         remotes: Remotes::default(),
         controls: Controls::default(),
-        active: HashSet::new(),
         second: now,
-        this_second: 0,
         git_this_second: 0,
+        full_told: None,
         refusals: Vec::new(),
         counts_told: GitCounts::default(),
         untold: None,
@@ -135,6 +128,7 @@ enum Source {
 impl Listen {
     /// One turn of the loop: wait, then the parent's words, then connections.
     fn turn(&mut self) -> Result<(), String> {
+        let timeout = self.timeout();
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
         for (at, listener) in self.listeners.iter().enumerate() {
@@ -145,7 +139,7 @@ impl Listen {
             sources.push(Source::Remote(id));
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
-        match poll(&mut fds, self.timeout()) {
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(format!("poll: {e}")),
         }
@@ -176,18 +170,20 @@ impl Listen {
     }
 
     /// How long nothing can happen without an event.
-    fn timeout(&self) -> PollTimeout {
-        if self.queue.is_empty()
+    fn timeout(&mut self) -> PollTimeout {
+        if self.locals.is_nobody_waiting()
             && self.controls.is_nobody_waiting()
             && self.refusals.is_empty()
-            && self.this_second == 0
             && self.remotes.is_empty()
             && self.remotes.counts() == self.counts_told
             && !self.listeners.iter().any(|listener| listener.closing.is_some())
         {
             return PollTimeout::NONE;
         }
-        PollTimeout::from(100u8)
+        // Whoever waits for the rate alone waits no longer than that.
+        let pause = self.locals.pause(&self.limits, Instant::now());
+        let pause = pause.and_then(|pause| u8::try_from(pause.as_millis()).ok());
+        PollTimeout::from(pause.map_or(100, |pause| pause.clamp(1, 100)))
     }
 
     fn parent_says(&mut self) -> Result<(), String> {
@@ -199,7 +195,11 @@ impl Listen {
             Err(e) => return Err(e.to_string()),
         };
         match (received.message, received.fds.pop()) {
-            (ParentToListen::Limits(limits), None) => self.limits = limits,
+            (ParentToListen::Limits(limits), None) => {
+                self.limits = limits;
+                self.locals.forget_limits();
+            }
+            (ParentToListen::Users(users), None) => self.locals.learn(users),
             (ParentToListen::Listener(_), Some(_)) if self.draining => {}
             (ParentToListen::Listener(pool), Some(fd)) => {
                 nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
@@ -218,7 +218,7 @@ impl Listen {
             }
             (ParentToListen::Over(()), None) => {
                 self.waiting.retain(|(number, _, _)| *number != received.peer);
-                if !self.active.remove(&received.peer) && !self.controls.over(received.peer) {
+                if !self.locals.over(received.peer) && !self.controls.over(received.peer) {
                     self.remotes.over(received.peer, &self.limits);
                 }
             }
@@ -257,22 +257,23 @@ impl Listen {
                 Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
             };
             listener.closing = listener.closing.map(|left| left.saturating_sub(1));
-            let queued = Queued { connection, since: now };
             match pool {
                 Pool::Unix => {
-                    self.queue.push_back(queued);
+                    if let Err((queued, why)) = self.locals.come(connection, &self.limits, now) {
+                        self.refuse(queued.connection, Pool::Unix, why, Some(queued.uid));
+                    }
                     self.shorten_queue(now);
                 }
                 Pool::Control => {
-                    if let Err((queued, why)) = self.controls.come(queued, &self.limits) {
-                        self.refuse(queued, Pool::Control, why);
+                    if let Err((connection, why)) = self.controls.come(connection, &self.limits, now) {
+                        self.refuse(connection, Pool::Control, why, None);
                     }
                 }
                 Pool::Tcp => {
                     // What users have of the places in total is not there for strangers.
-                    let left = self.limits.connections.saturating_sub(count(self.active.len()));
+                    let left = self.limits.connections.saturating_sub(count(self.locals.count()));
                     let limits = ListenLimits { git: self.limits.git.min(left), ..self.limits.clone() };
-                    let turned = self.remotes.come(queued.connection, &limits, now).err();
+                    let turned = self.remotes.come(connection, &limits, now).err();
                     self.turned(turned);
                 }
             }
@@ -301,16 +302,14 @@ impl Listen {
         }
     }
 
-    /// Refuses the connection that came last if there is no room for it in the queue.
+    /// Refuses whoever gives way if more wait than may.
     fn shorten_queue(&mut self, now: Instant) {
-        let most = usize::try_from(self.limits.queue).unwrap_or(usize::MAX);
-        if self.queue.len() > most {
+        if self.locals.is_crowded(&self.limits) {
             self.serve_queue(now);
         }
-        if self.queue.len() > most
-            && let Some(last) = self.queue.pop_back()
-        {
-            self.refuse(last, Pool::Unix, self.why(self.this_second, NoSession::QueueLength));
+        let why = if self.is_full() { NoSession::Total } else { NoSession::QueueLength };
+        while let Some(queued) = self.locals.shorten(&self.limits) {
+            self.refuse(queued.connection, Pool::Unix, why, Some(queued.uid));
         }
     }
 
@@ -326,33 +325,30 @@ impl Listen {
     }
 
     fn is_full(&self) -> bool {
-        count(self.active.len().saturating_add(self.remotes.count())) >= self.limits.connections
+        count(self.locals.count().saturating_add(self.remotes.count())) >= self.limits.connections
     }
 
     /// Hands connections to waiting sessions, and refuses those that waited too long.
     fn serve_queue(&mut self, now: Instant) {
         if now.duration_since(self.second) >= Duration::from_secs(1) {
             self.second = now;
-            self.this_second = 0;
             self.git_this_second = 0;
         }
-        let longest = Duration::from_millis(u64::from(self.limits.queue_ms));
-        for queued in std::mem::take(&mut self.queue) {
-            let may = !self.is_full() && self.this_second < self.limits.rate;
-            let session = if may { self.session(Pool::Unix) } else { None };
-            match session {
-                Some((number, session)) => {
-                    self.active.insert(number);
-                    self.this_second = self.this_second.saturating_add(1);
-                    let told = credentials(queued.connection.as_fd());
-                    self.hand_over(number, &session, Pool::Unix, queued.connection.as_fd(), told);
-                }
-                None if now.duration_since(queued.since) >= longest => {
-                    self.refuse(queued, Pool::Unix, self.why(self.this_second, NoSession::Queue));
-                }
-                None => self.queue.push_back(queued),
-            }
+        while !self.is_full()
+            && self.has_waiting(Pool::Unix)
+            && let Some(id) = self.locals.next(&self.limits, now)
+            && let Some((number, session)) = self.session(Pool::Unix)
+            && let Some(queued) = self.locals.serve(id, number)
+        {
+            let told = credentials(queued.connection.as_fd());
+            self.hand_over(number, &session, Pool::Unix, queued.connection.as_fd(), told);
         }
+        let otherwise = if self.is_full() { NoSession::Total } else { NoSession::Queue };
+        for (queued, why) in self.locals.expire(&self.limits, otherwise, now) {
+            self.refuse(queued.connection, Pool::Unix, why, Some(queued.uid));
+        }
+        self.ask_for_room(now);
+        let longest = Duration::from_millis(u64::from(self.limits.queue_ms));
         self.serve_controls(longest, now);
         while self.git_this_second < self.limits.rate
             && let Some(id) = self.remotes.next()
@@ -370,14 +366,31 @@ impl Listen {
     fn serve_controls(&mut self, longest: Duration, now: Instant) {
         while self.controls.may_be_served()
             && let Some((number, session)) = self.session(Pool::Control)
-            && let Some(queued) = self.controls.serve(number)
+            && let Some(connection) = self.controls.serve(number)
         {
-            let told = credentials(queued.connection.as_fd());
-            self.hand_over(number, &session, Pool::Control, queued.connection.as_fd(), told);
+            let told = credentials(connection.as_fd());
+            self.hand_over(number, &session, Pool::Control, connection.as_fd(), told);
         }
-        for queued in self.controls.expire(longest, now) {
-            self.refuse(queued, Pool::Control, NoSession::Queue);
+        for connection in self.controls.expire(longest, now) {
+            self.refuse(connection, Pool::Control, NoSession::Queue, None);
         }
+    }
+
+    /// Tells the parent that somebody waits while all places are taken, ten times a second at most.
+    fn ask_for_room(&mut self, now: Instant) {
+        let told = |at: Instant| now.saturating_duration_since(at) < Duration::from_millis(100);
+        if !self.is_full() || self.full_told.is_some_and(told) {
+            return;
+        }
+        let Some((uid, sessions)) = self.locals.first(&self.limits) else { return };
+        self.full_told = Some(now);
+        if self.parent.send(0, 0, &ListenToParent::Full(Newcomer { uid, sessions })).is_err() {
+            system::exit_now(1);
+        }
+    }
+
+    fn has_waiting(&self, pool: Pool) -> bool {
+        self.waiting.iter().any(|(_, other, _)| *other == pool)
     }
 
     /// Takes a waiting session: the one that was started last, whose memory the processor's caches are likely to have still.
@@ -411,31 +424,35 @@ impl Listen {
         }
     }
 
-    /// Tells a client of the unix socket that nobody can serve it. Nothing is read from it.
-    fn refuse(&mut self, queued: Queued, pool: Pool, why: NoSession) {
+    /// Tells a client of a unix socket that nobody can serve it. Nothing is read from it.
+    fn refuse(&mut self, connection: OwnedFd, pool: Pool, why: NoSession, uid: Option<u32>) {
         let text = match why {
             NoSession::NotController => format!("Permission denied ({})", why.text()),
+            NoSession::PerUser | NoSession::OwnPerUser => {
+                format!("connection limit exceeded ({})", why.text())
+            }
             why => format!("too many connections ({})", why.text()),
         };
-        let client = Channel::<SessionToClient, SessionToClient>::from(queued.connection);
+        let client = Channel::<SessionToClient, SessionToClient>::from(connection);
         let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
-        self.note(why, pool, None);
+        self.note(why, pool, None, uid);
     }
 
     /// Notes who was turned away.
     fn turned(&mut self, turned: impl IntoIterator<Item = Turned>) {
         for (why, address) in turned {
-            self.note(why, Pool::Tcp, Some(address));
+            self.note(why, Pool::Tcp, Some(address), None);
         }
     }
 
-    /// Counts a refusal: each reason and address by itself, as far as there is room.
-    fn note(&mut self, why: NoSession, pool: Pool, address: Option<[u8; 16]>) {
-        let address = if self.refusals.len() < MOST_REFUSALS { address } else { None };
-        let same = |r: &&mut Refusals| r.why == why && r.pool == pool && r.address == address;
+    /// Counts a refusal: each reason, address and user by itself, as far as there is room.
+    fn note(&mut self, why: NoSession, pool: Pool, address: Option<[u8; 16]>, uid: Option<u32>) {
+        let room = self.refusals.len() < MOST_REFUSALS;
+        let (address, uid) = if room { (address, uid) } else { (None, None) };
+        let same = |r: &&mut Refusals| r.why == why && r.pool == pool && r.address == address && r.uid == uid;
         match self.refusals.iter_mut().find(same) {
             Some(refusals) => refusals.connections = refusals.connections.saturating_add(1),
-            None => self.refusals.push(Refusals { connections: 1, why, pool, address }),
+            None => self.refusals.push(Refusals { connections: 1, why, pool, address, uid }),
         }
     }
 

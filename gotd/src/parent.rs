@@ -41,6 +41,7 @@ pub mod checked;
 pub mod children;
 pub mod control;
 pub mod create;
+pub mod crowd;
 pub mod listeners;
 pub mod manager;
 pub mod metrics;
@@ -67,8 +68,6 @@ const SELDOM: Duration = Duration::from_millis(100);
 /// Messages of one repository process that are read before others are listened to again: one that was taken over and
 /// never stops must not be all that the parent hears. Once it has ended, what it left is read to the end.
 const AT_ONCE: usize = 64;
-/// Connections of one uid that have not been counted by name yet are ended beyond this many times its limit.
-const UNNAMED_FACTOR: usize = 4;
 
 /// What the client of a repository that it may not see is told.
 const NOT_FOUND: &str = "no git repository found";
@@ -444,6 +443,7 @@ impl Parent {
                 ListenToParent::Recalled(()) => self.recalled(received.peer),
                 ListenToParent::Deserted(()) => self.deserted(),
                 ListenToParent::Git(counts) => self.metrics.git.connections = counts,
+                ListenToParent::Full(newcomer) => self.make_room(newcomer),
                 ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
             }
         }
@@ -462,24 +462,10 @@ impl Parent {
         if self.table.get(number).is_some_and(|s| s.pool == Pool::Control) && !self.may_control(&peer) {
             return self.end_session(number, "control by somebody who does not control the daemon");
         }
-        if self.table.get(number).is_some_and(|s| s.pool == Pool::Unix) && self.is_crowded(&peer) {
-            return self.end_session(number, TOO_MANY);
-        }
+        self.consider_user(number);
         self.consider(number);
         self.consider_control(number);
         self.consider_shell(number);
-    }
-
-    /// Whether one uid has far more connections than it could ever use. Users of a shared account are counted by
-    /// name later; connections that never say a name must not take every place until they time out.
-    fn is_crowded(&self, peer: &Peer) -> bool {
-        let Peer::Unix { uid, .. } = peer else { return false };
-        let Some(limit) = self.settings.limit_of_uid(*uid) else { return false };
-        let same = |s: &&Session| {
-            s.pool == Pool::Unix && matches!(&s.peer, Some(Peer::Unix { uid: other, .. }) if other == uid)
-        };
-        let count = self.table.iter().filter(same).filter(|s| s.session.running().is_some()).count();
-        count > limit.saturating_mul(UNNAMED_FACTOR)
     }
 
     // --- sessions
@@ -525,6 +511,7 @@ impl Parent {
             SessionToParent::Client(hello) => {
                 session.state = SessionState::Greeted;
                 session.hello = Some(hello);
+                self.consider_user(number);
             }
             SessionToParent::Remote(()) if session.pool == Pool::Tcp => session.state = SessionState::Greeted,
             SessionToParent::Remote(()) => self.end_session(number, "session: not a git:// connection"),
@@ -541,6 +528,7 @@ impl Parent {
             SessionToParent::Shell(_) if session.pool == Pool::Tcp => {
                 self.end_session(number, "session: self-service over git://");
             }
+            SessionToParent::Shell(_) if session.refused.is_some() => session.state = SessionState::Shell,
             SessionToParent::Shell(_) if session.pool == Pool::Control => {
                 session.state = SessionState::Shell;
                 self.refuse(number, CONTROL_ALONE);
@@ -571,6 +559,10 @@ impl Parent {
         else {
             return;
         };
+        if session.refused.is_some() {
+            // Told already.
+            return;
+        }
         if session.pool == Pool::Control {
             return self.refuse(number, CONTROL_ALONE);
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use regress::others;
 use regress::raw::{Connection, End, Session};
 use regress::run::wait_until;
 use regress::site::present_user;
@@ -101,6 +102,19 @@ cases! {
     rate_per_address: "connection rate per address", "connection rate per address 1", |place| {
         let mut all: Vec<Client> = (0..3).map(|_| Client::open(place.address)).collect();
         all.last_mut().expect("three").end(10.0).text()
+    };
+    rate_per_user: "connection rate per user", "connection { rate per user 1\nqueue timeout 1 }", |place| {
+        // Root has no such rate.
+        if !others::possible() {
+            let all: Vec<Connection> = (0..8).map(|_| Connection::open(&place.site.socket())).collect();
+            return words(all.last().expect("eight").end(10));
+        }
+        let program = "\
+all = [connect() for _ in range(8)]
+all[-1].setblocking(True)
+print(all[-1].recv(4096)[24:].decode('latin-1'), flush=True)
+";
+        others::python(others::STRANGER, &place.site.socket(), program).line()
     };
     queue_length: "connection queue length", "connection { queue length 0\nwaiting sessions 1 }", |place| {
         // Nothing replaces a session that was taken.

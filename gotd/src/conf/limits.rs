@@ -99,6 +99,8 @@ limits! {
     RateTotal: Connection ["rate" "total"] Count 200, 1, 100_000;
     /// New connections per second and network address.
     RatePerAddress: Connection ["rate" "per" "address"] Count 20, 1, 100_000;
+    /// New sessions per second and user of the unix sockets; root has no such rate.
+    RatePerUser: Connection ["rate" "per" "user"] Count 20, 1, 100_000;
     /// Connections that may wait for a session.
     QueueLength: Connection ["queue" "length"] Count 256, 0, 65_536;
     /// Seconds that a connection may wait for a session.

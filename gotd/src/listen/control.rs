@@ -4,12 +4,11 @@
 //! stopping it.
 
 use std::collections::{HashSet, VecDeque};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libproto::message::parent::{ListenLimits, NoSession};
 
-use super::Queued;
 use crate::system;
 
 /// Control sessions at a time.
@@ -20,22 +19,27 @@ const QUEUE: usize = 16;
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Controls {
-    queue: VecDeque<Queued>,
+    queue: VecDeque<(OwnedFd, Instant)>,
     /// Numbers of the sessions that have one.
     served: HashSet<u64>,
 }
 
 impl Controls {
     /// A connection has been accepted. The kernel's word about who it is decides, and nothing that it could say.
-    pub fn come(&mut self, queued: Queued, limits: &ListenLimits) -> Result<(), (Queued, NoSession)> {
-        match system::peer_credentials(queued.connection.as_fd()) {
+    pub fn come(
+        &mut self,
+        connection: OwnedFd,
+        limits: &ListenLimits,
+        now: Instant,
+    ) -> Result<(), (OwnedFd, NoSession)> {
+        match system::peer_credentials(connection.as_fd()) {
             Ok((_, uid, _)) if limits.controllers.contains(&uid) => {}
-            _ => return Err((queued, NoSession::NotController)),
+            _ => return Err((connection, NoSession::NotController)),
         }
         if self.queue.len() >= QUEUE {
-            return Err((queued, NoSession::Controls));
+            return Err((connection, NoSession::Controls));
         }
-        self.queue.push_back(queued);
+        self.queue.push_back((connection, now));
         Ok(())
     }
 
@@ -45,8 +49,8 @@ impl Controls {
     }
 
     /// The next one; the session of that number has it.
-    pub fn serve(&mut self, number: u64) -> Option<Queued> {
-        let next = self.queue.pop_front()?;
+    pub fn serve(&mut self, number: u64) -> Option<OwnedFd> {
+        let (next, _) = self.queue.pop_front()?;
         self.served.insert(number);
         Some(next)
     }
@@ -57,10 +61,10 @@ impl Controls {
     }
 
     /// Takes out who has waited too long.
-    pub fn expire(&mut self, longest: Duration, now: Instant) -> Vec<Queued> {
-        let late =
-            self.queue.iter().take_while(|q| now.saturating_duration_since(q.since) >= longest).count();
-        self.queue.drain(..late).collect()
+    pub fn expire(&mut self, longest: Duration, now: Instant) -> Vec<OwnedFd> {
+        let is_late = |(_, since): &&(OwnedFd, Instant)| now.saturating_duration_since(*since) >= longest;
+        let late = self.queue.iter().take_while(is_late).count();
+        self.queue.drain(..late).map(|(connection, _)| connection).collect()
     }
 
     /// Whether nobody waits for a session.

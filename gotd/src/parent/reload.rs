@@ -156,8 +156,9 @@ impl Parent {
         self.files = reload.files;
         let pools = std::mem::replace(&mut self.settings, settings).pools;
         self.log.set_verbose(self.verbose || self.settings.log_verbose);
-        let limits = ParentToListen::Limits(self.settings.listen.clone());
-        self.listen_out.send(&self.listen.channel, 0, &limits);
+        for message in self.settings.for_listen() {
+            self.listen_out.send(&self.listen.channel, 0, &message);
+        }
         reload.lines.extend(self.change_listeners(change));
         // Whoever has come to a socket that is about to be closed is still served: see `deserted`.
         let needed = |pool: Pool| self.listeners.has(pool) || pools.iter().any(|(other, _)| *other == pool);

@@ -14,8 +14,10 @@ use crate::log::Level;
 impl Parent {
     pub(super) fn log_refusals(&mut self, refusals: &Refusals) {
         let address = refusals.address.map(|a| std::net::Ipv6Addr::from(a).to_canonical().to_string());
-        let fields: [(&str, &dyn std::fmt::Display); 3] = [
+        let uid = refusals.uid.map(|uid| uid.to_string()).unwrap_or_default();
+        let fields: [(&str, &dyn std::fmt::Display); 4] = [
             ("connections", &refusals.connections),
+            ("uid", &uid),
             ("address", &address.unwrap_or_default()),
             ("limit", &refusals.why.text()),
         ];

@@ -1,7 +1,7 @@
 //! From the command line to a running daemon: configuration, sockets, the loss of privilege, the sandbox, and
 //! the processes that live as long as the daemon.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use libproto::channel::{Channel, Message, RecvError};
 use libproto::message::parent::{
-    AuthToParent, ConfigToParent, ListenLimits, ListenToParent, LoadConfig, OwnDirectory, ParentToAuth,
-    ParentToConfig, ParentToListen, Pool, RepoStart, SessionStart,
+    AuthToParent, BATCH_USERS, ConfigToParent, ListenLimits, ListenToParent, LoadConfig, OwnDirectory,
+    ParentToAuth, ParentToConfig, ParentToListen, Pool, RepoStart, SessionStart, UserLimits,
 };
 use libproto::names::escape;
 use libproto::states::Role;
@@ -39,6 +39,9 @@ use crate::spawn::{Child, Starter};
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
 pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Proc, Promise::Exec, Promise::Sendfd, Promise::Recvfd]);
+/// Connections that nobody has been granted anything for are refused beyond this many times what their user may have: a
+/// session that has ended counts until its processes have.
+const UNNAMED_FACTOR: u32 = 4;
 /// Sessions started ahead of time for control sockets: whoever controls the daemon waits for the next one, if need be.
 const CONTROLS_WAITING: usize = 1;
 /// Most directories that a waiting repository process is restricted to; with more, their parents.
@@ -89,6 +92,8 @@ pub struct Settings {
     /// Connections of a Unix user, and of some in particular.
     per_user: usize,
     users: Vec<(u32, usize)>,
+    /// The same of users of shared accounts, by name.
+    named: HashMap<String, usize>,
     /// For gotctl.
     pub repository_names: Vec<String>,
     /// `sandbox best-effort`.
@@ -110,13 +115,31 @@ impl Settings {
         if self.enforcement == Enforcement::BestEffort { vec!["--best-effort"] } else { Vec::new() }
     }
 
-    /// Connections that a Unix user may have; `None` for the uid of a shared account.
-    pub fn limit_of_uid(&self, uid: u32) -> Option<usize> {
-        if self.accounts.contains(&uid) {
-            return None;
-        }
-        let own = self.users.iter().rev().find(|(other, _)| *other == uid).map(|(_, limit)| *limit);
-        Some(own.unwrap_or(self.per_user))
+    /// What `listen` is told, in this order.
+    pub fn for_listen(&self) -> Vec<ParentToListen> {
+        let factor = |limit: usize| count(limit).saturating_mul(UNNAMED_FACTOR);
+        let own: Vec<(u32, u32)> = self.users.iter().map(|(uid, limit)| (*uid, factor(*limit))).collect();
+        let accounts: Vec<u32> = self.accounts.iter().copied().collect();
+        let own =
+            own.chunks(BATCH_USERS).map(|some| UserLimits { connections: some.to_vec(), accounts: vec![] });
+        let accounts = accounts
+            .chunks(BATCH_USERS)
+            .map(|some| UserLimits { accounts: some.to_vec(), connections: vec![] });
+        let users = own.chain(accounts).map(ParentToListen::Users);
+        std::iter::once(ParentToListen::Limits(self.listen.clone())).chain(users).collect()
+    }
+
+    /// Whether a uid is that of a shared account.
+    pub fn is_account(&self, uid: u32) -> bool {
+        self.accounts.contains(&uid)
+    }
+
+    /// Connections that somebody who says this name may have before it is known what they want, and whether a line of the
+    /// configuration is about them.
+    pub fn limit_of_name(&self, name: &str) -> (usize, bool) {
+        let own = self.named.get(name);
+        let limit = own.copied().unwrap_or(self.per_user);
+        (limit.saturating_mul(UNNAMED_FACTOR as usize), own.is_some())
     }
 
     /// From a configuration; `seen` is what role `config` found of its directories.
@@ -152,6 +175,8 @@ impl Settings {
             controllers: vec![0, nix::unistd::geteuid().as_raw()],
             connections: number(Limit::ConnectionsTotal),
             rate: number(Limit::RateTotal),
+            per_user: number(Limit::ConnectionsPerUser).saturating_mul(UNNAMED_FACTOR),
+            rate_per_user: number(Limit::RatePerUser),
             queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
             queue: number(Limit::QueueLength),
             // A quarter of all places is never git://'s.
@@ -164,6 +189,13 @@ impl Settings {
         };
         let uids = config.user_limits.iter().filter_map(|limit| match limit.who {
             model::Who::Uid(uid) => Some((uid, usize::try_from(limit.connections).unwrap_or(usize::MAX))),
+            _ => None,
+        });
+        let named = config.user_limits.iter().filter_map(|limit| match limit.who {
+            model::Who::AccountUser(_) => Some((
+                limit.subject.name.to_string(),
+                usize::try_from(limit.connections).unwrap_or(usize::MAX),
+            )),
             _ => None,
         });
         let names = config.repositories.iter().take(256).map(|r| {
@@ -199,6 +231,7 @@ impl Settings {
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
             per_user: limits.size(Limit::ConnectionsPerUser),
             users: uids.collect(),
+            named: named.collect(),
             repository_names: names.collect(),
             enforcement: match config.sandbox {
                 Sandbox::Required => Enforcement::Required,
@@ -211,6 +244,10 @@ impl Settings {
             granted,
         }
     }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Where a configuration wants to listen, and the line of each: control sockets come with those of clients.
@@ -531,7 +568,9 @@ fn connect_roles(
         _ => return Err("listen: another build".into()),
     }
     let text = |e: libproto::channel::SendError| format!("listen: {e}");
-    listen.channel.send(0, 0, &ParentToListen::Limits(settings.listen.clone())).map_err(text)?;
+    for message in settings.for_listen() {
+        listen.channel.send(0, 0, &message).map_err(text)?;
+    }
     for (number, pool, listener) in &listening {
         listen
             .channel

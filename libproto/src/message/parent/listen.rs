@@ -24,6 +24,10 @@ pub struct ListenLimits {
     pub connections: u32,
     /// New connections per second, over all.
     pub rate: u32,
+    /// Unix connections of one uid at once, unless [`UserLimits`] say otherwise.
+    pub per_user: u32,
+    /// New sessions per second of one uid.
+    pub rate_per_user: u32,
     /// How long a connection may wait for a session before it is refused, in milliseconds.
     pub queue_ms: u32,
     /// How many connections may wait for a session.
@@ -42,6 +46,27 @@ pub struct ListenLimits {
     pub bandwidth: u64,
 }
 
+/// Most uids in one [`UserLimits`].
+pub const BATCH_USERS: usize = 500;
+
+/// Unix connections of some uids.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserLimits {
+    /// What these uids may have at once.
+    pub connections: Vec<(u32, u32)>,
+    /// Uids of shared accounts, which have no number.
+    pub accounts: Vec<u32>,
+}
+
+/// Somebody waits while all places are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newcomer {
+    /// Whose connection it is.
+    pub uid: u32,
+    /// Sessions of that uid; of a shared account's none are counted.
+    pub sessions: u32,
+}
+
 /// Why a connection got no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NoSession {
@@ -53,6 +78,12 @@ pub enum NoSession {
     Queue,
     /// As many as may wait for a session do.
     QueueLength,
+    /// Its user has all the connections that they may have.
+    PerUser,
+    /// The same, by a line of the configuration for this user.
+    OwnPerUser,
+    /// Its user had too many new sessions for too long.
+    RatePerUser,
     /// Its network has all the connections that it may have.
     PerAddress,
     /// Its network had too many new ones in a short time.
@@ -79,6 +110,8 @@ impl NoSession {
             NoSession::Rate => Some("connection rate total"),
             NoSession::Queue => Some("connection queue timeout"),
             NoSession::QueueLength => Some("connection queue length"),
+            NoSession::PerUser | NoSession::OwnPerUser => Some("connection limit per user"),
+            NoSession::RatePerUser => Some("connection rate per user"),
             NoSession::PerAddress => Some("connection limit per address"),
             NoSession::RatePerAddress => Some("connection rate per address"),
             NoSession::GitTotal | NoSession::GaveWay => Some("connection limit git total"),
@@ -91,6 +124,7 @@ impl NoSession {
     pub fn text(self) -> &'static str {
         match self {
             NoSession::GaveWay => "gave way to another address (connection limit git total)",
+            NoSession::OwnPerUser => "connection limit user",
             NoSession::NotController => "only root and who started the daemon may control it",
             NoSession::Controls => "too many control requests at a time",
             other => other.directive().unwrap_or("left without a word"),
@@ -122,6 +156,8 @@ pub struct Refusals {
     pub pool: Pool,
     /// From where; `None`: from several addresses, or over the unix socket.
     pub address: Option<[u8; 16]>,
+    /// Whose they were; `None`: of several users, or over TCP.
+    pub uid: Option<u32>,
 }
 
 crate::messages! {
@@ -141,6 +177,8 @@ crate::messages! {
         6 => Recall(()),
         /// The listening socket of that number is to be closed, once all who have come to it are accepted.
         7 => Close(()),
+        /// What some users may have, behind the limits.
+        8 => Users(UserLimits),
     }
 }
 
@@ -162,6 +200,8 @@ crate::messages! {
         6 => Deserted(()),
         /// The git:// connections, when something has changed; at most once a second.
         7 => Git(GitCounts),
+        /// All places are taken, and this one waits: a user who has more may have to give way.
+        8 => Full(Newcomer),
     }
 }
 
@@ -170,5 +210,20 @@ crate::messages! {
     pub enum ListenToSession: "listen to session" {
         /// The accepted connection.
         1 => Connection(Pool) with 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Message;
+
+    #[test]
+    fn the_largest_batch_fits_into_a_frame() {
+        let users = UserLimits {
+            connections: vec![(u32::MAX, u32::MAX); BATCH_USERS],
+            accounts: vec![u32::MAX; BATCH_USERS],
+        };
+        ParentToListen::Users(users).encode_body(&mut Vec::new()).expect("fits");
     }
 }

@@ -1,0 +1,231 @@
+//! The users of the unix sockets: the rules of strangers, with the uid in the place of the network.
+//!
+//! 1. A uid has at most so many connections, those that wait for a session included. One more is refused.
+//! 2. A uid gets at most so many new sessions a second. Connections beyond that are not refused, they wait.
+//! 3. Of those that wait the next one is of the uid with the fewest sessions; of those with as many, who has waited
+//!    longest.
+//! 4. When more wait than may, the uid that has most of them gives way with the one that came last. The newcomer is
+//!    counted too, so that of equals the newcomer is refused.
+//! 5. The uid of a shared account stands for many people, who are told apart when they have said their names. It has no
+//!    number, no rate and no share of its own here; among those that wait each of its connections is like one of a uid
+//!    without sessions. Root has no rate.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::{Counts, TOKEN};
+
+/// Most uids that are remembered; others are refused until some are forgotten. Whoever has a range of subordinate uids
+/// could use many.
+const MOST_USERS: usize = 200_000;
+
+/// What one uid may have; `None`: as much as there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerUser {
+    /// Connections at a time.
+    pub connections: Option<u32>,
+    /// New sessions per second; as many may come at once after a rest.
+    pub rate: Option<u32>,
+}
+
+/// A connection that waits for a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Whatever its owner calls it; of two the lower one came first.
+    pub id: u64,
+    /// Whose it is.
+    pub uid: u32,
+    /// What that uid may have.
+    pub may: PerUser,
+}
+
+#[derive(Debug)]
+struct User {
+    /// Sessions, and tokens of the rate.
+    counts: Counts,
+    waiting: u32,
+}
+
+/// All of them who have a connection.
+#[derive(Debug, Default)]
+pub struct Users {
+    all: HashMap<u32, User>,
+}
+
+impl Users {
+    /// A connection comes and waits for a session; whether it may. It must [`Users::serve`] or [`Users::give_up`].
+    pub fn come(&mut self, uid: u32, may: PerUser, now: Instant) -> bool {
+        if self.all.len() >= MOST_USERS && !self.all.contains_key(&uid) {
+            return false;
+        }
+        let full = u64::from(may.rate.unwrap_or(0)).saturating_mul(TOKEN);
+        let counts = Counts { connections: 0, tokens: full, since: now };
+        let user = self.all.entry(uid).or_insert(User { counts, waiting: 0 });
+        let has = user.counts.connections.saturating_add(user.waiting);
+        let admitted = may.connections.is_none_or(|most| has < most);
+        if admitted {
+            user.waiting = user.waiting.saturating_add(1);
+        }
+        admitted
+    }
+
+    /// One that waits has got a session, which must be [`Users::over`] one day.
+    pub fn serve(&mut self, uid: u32) {
+        if let Some(user) = self.all.get_mut(&uid) {
+            user.waiting = user.waiting.saturating_sub(1);
+            user.counts.connections = user.counts.connections.saturating_add(1);
+            user.counts.tokens = user.counts.tokens.saturating_sub(TOKEN);
+        }
+    }
+
+    /// One that waits does so no longer.
+    pub fn give_up(&mut self, uid: u32) {
+        if let Some(user) = self.all.get_mut(&uid) {
+            user.waiting = user.waiting.saturating_sub(1);
+        }
+    }
+
+    /// A session of this uid is over.
+    pub fn over(&mut self, uid: u32) {
+        if let Some(user) = self.all.get_mut(&uid) {
+            user.counts.connections = user.counts.connections.saturating_sub(1);
+        }
+    }
+
+    /// Sessions of a uid.
+    pub fn sessions(&self, uid: u32) -> u32 {
+        self.all.get(&uid).map_or(0, |user| user.counts.connections)
+    }
+
+    /// Whether a uid may have a new session by its rate.
+    pub fn has_turn(&mut self, uid: u32, may: PerUser, now: Instant) -> bool {
+        let (Some(rate), Some(user)) = (may.rate, self.all.get_mut(&uid)) else { return true };
+        user.counts.refill(rate, now);
+        user.counts.tokens >= TOKEN
+    }
+
+    /// Who is served next.
+    pub fn next(&mut self, waiting: impl Iterator<Item = Waiting>, now: Instant) -> Option<u64> {
+        let rank = |of: Waiting| {
+            let sessions = of.may.connections.map_or(0, |_| self.sessions(of.uid));
+            self.has_turn(of.uid, of.may, now).then_some((sessions, of.id))
+        };
+        waiting.filter_map(rank).min().map(|(_, id)| id)
+    }
+
+    /// Who gives way when more wait than may: perhaps the newcomer, who is the last of them.
+    pub fn gives_way(&self, waiting: impl Iterator<Item = Waiting>) -> Option<u64> {
+        let load = |of: &Waiting| self.all.get(&of.uid).map_or(0, |user| user.waiting);
+        waiting.max_by_key(|of| (load(of), of.id)).map(|of| of.id)
+    }
+
+    /// Forgets who has no connection and is owed nothing: after a second every bucket is full.
+    pub fn forget(&mut self, now: Instant) {
+        self.all.retain(|_, user| {
+            let has = user.counts.connections > 0 || user.waiting > 0;
+            has || now.saturating_duration_since(user.counts.since) < Duration::from_secs(1)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDINARY: PerUser = PerUser { connections: Some(16), rate: Some(20) };
+    const ACCOUNT: PerUser = PerUser { connections: None, rate: None };
+
+    fn waiting(id: u64, uid: u32) -> Waiting {
+        Waiting { id, uid, may: ORDINARY }
+    }
+
+    #[test]
+    fn a_uid_has_so_many_connections_and_others_as_many() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        for _ in 0..16 {
+            assert!(users.come(1, ORDINARY, now));
+        }
+        for _ in 0..1000 {
+            assert!(!users.come(1, ORDINARY, now));
+        }
+        users.serve(1);
+        assert!(!users.come(1, ORDINARY, now), "one with a session counts");
+        assert!(users.come(2, ORDINARY, now));
+        users.over(1);
+        assert!(users.come(1, ORDINARY, now));
+        users.give_up(1);
+        assert!(users.come(1, ORDINARY, now));
+    }
+
+    #[test]
+    fn beyond_its_rate_a_uid_waits_and_others_do_not() {
+        let (mut users, mut now) = (Users::default(), Instant::now());
+        let may = PerUser { connections: Some(1000), rate: Some(20) };
+        let mut queue: Vec<Waiting> = (0..100).map(|id| Waiting { id, uid: 1, may }).collect();
+        queue.push(Waiting { id: 100, uid: 2, may });
+        for of in &queue {
+            assert!(users.come(of.uid, may, now));
+        }
+        let mut serve = |users: &mut Users, now| {
+            let id = users.next(queue.iter().copied(), now)?;
+            let at = queue.iter().position(|of| of.id == id)?;
+            let of = queue.remove(at);
+            users.serve(of.uid);
+            Some(of.uid)
+        };
+        let mut served = Vec::new();
+        while let Some(uid) = serve(&mut users, now) {
+            served.push(uid);
+        }
+        assert_eq!(served.iter().filter(|uid| **uid == 1).count(), 20);
+        assert_eq!(served[1], 2, "who has fewer sessions is next");
+        now += Duration::from_millis(500);
+        let later = std::iter::from_fn(|| serve(&mut users, now)).count();
+        assert_eq!(later, 10);
+    }
+
+    #[test]
+    fn of_a_full_line_the_busiest_gives_way_and_of_equals_the_newcomer() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        let mut line: Vec<Waiting> = (0..5).map(|id| waiting(id, 1)).collect();
+        line.push(waiting(5, 2));
+        for of in &line {
+            assert!(users.come(of.uid, ORDINARY, now));
+        }
+        assert_eq!(users.gives_way(line.iter().copied()), Some(4), "the last one of the busiest");
+        let mut equals: Vec<Waiting> = (10..14).map(|n| waiting(n, u32::try_from(n).unwrap())).collect();
+        for of in &equals {
+            assert!(users.come(of.uid, ORDINARY, now));
+        }
+        equals.sort_by_key(|of| of.id);
+        assert_eq!(users.gives_way(equals.iter().copied()), Some(13));
+    }
+
+    #[test]
+    fn an_account_has_no_number_no_rate_and_no_share() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        for _ in 0..500 {
+            assert!(users.come(7, ACCOUNT, now));
+            assert!(users.has_turn(7, ACCOUNT, now));
+            users.serve(7);
+        }
+        // Its 501st connection is served before a later one of a user without sessions.
+        assert!(users.come(7, ACCOUNT, now) && users.come(8, ORDINARY, now));
+        let line = [Waiting { id: 1, uid: 7, may: ACCOUNT }, waiting(2, 8)];
+        assert_eq!(users.next(line.into_iter(), now), Some(1));
+        // In a full line it counts with those that wait, not with those that are served.
+        assert_eq!(users.gives_way(line.into_iter()), Some(2));
+    }
+
+    #[test]
+    fn who_has_nothing_is_forgotten() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        for uid in 0..1000 {
+            assert!(users.come(uid, ORDINARY, now));
+            users.give_up(uid);
+        }
+        assert!(users.come(1000, ORDINARY, now));
+        users.forget(now + Duration::from_secs(2));
+        assert_eq!(users.all.len(), 1);
+    }
+}

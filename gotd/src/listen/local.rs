@@ -1,0 +1,193 @@
+//! Connections of the unix sockets, from accept to the end of their session: whose they are, who is next, who gives way.
+//!
+//! A session is spent on nobody who has not been admitted and counted by the kernel's word about the uid, and a connection
+//! counts for its uid until all processes of its session have been reaped.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use libproto::message::parent::{ListenLimits, NoSession, UserLimits};
+
+use super::count;
+use crate::fairness::Bucket;
+use crate::fairness::users::{PerUser, Users, Waiting};
+use crate::system;
+
+const ROOT: u32 = 0;
+
+/// A connection that waits for a session.
+#[derive(Debug)]
+pub struct Queued {
+    id: u64,
+    /// Whose it is.
+    pub uid: u32,
+    /// It.
+    pub connection: OwnedFd,
+    /// When it was accepted.
+    pub since: Instant,
+}
+
+/// All connections of unix sockets.
+#[derive(Debug, Default)]
+pub struct Locals {
+    queue: VecDeque<Queued>,
+    /// Sessions that have one, and whose.
+    sessions: HashMap<u64, u32>,
+    users: Users,
+    /// New ones per second, over all.
+    rate: Bucket,
+    last: u64,
+    /// Connections of uids for which the configuration has numbers of their own.
+    own: HashMap<u32, u32>,
+    accounts: HashSet<u32>,
+    forgot: Option<Instant>,
+}
+
+impl Locals {
+    /// Limits of users come anew.
+    pub fn forget_limits(&mut self) {
+        self.own.clear();
+        self.accounts.clear();
+    }
+
+    /// Some limits of users.
+    pub fn learn(&mut self, limits: UserLimits) {
+        self.own.extend(limits.connections);
+        self.accounts.extend(limits.accounts);
+    }
+
+    fn may(&self, uid: u32, limits: &ListenLimits) -> PerUser {
+        if self.accounts.contains(&uid) {
+            return PerUser { connections: None, rate: None };
+        }
+        let connections = self.own.get(&uid).copied().unwrap_or(limits.per_user);
+        PerUser { connections: Some(connections), rate: (uid != ROOT).then_some(limits.rate_per_user) }
+    }
+
+    fn waiting(&self, limits: &ListenLimits) -> Vec<Waiting> {
+        let of = |q: &Queued| Waiting { id: q.id, uid: q.uid, may: self.may(q.uid, limits) };
+        self.queue.iter().map(of).collect()
+    }
+
+    /// A connection has been accepted. An error: it is refused.
+    pub fn come(
+        &mut self,
+        connection: OwnedFd,
+        limits: &ListenLimits,
+        now: Instant,
+    ) -> Result<(), (Queued, NoSession)> {
+        self.last = self.last.saturating_add(1);
+        let uid = system::peer_credentials(connection.as_fd()).map(|(_, uid, _)| uid);
+        let queued = Queued { id: self.last, uid: uid.unwrap_or(u32::MAX), connection, since: now };
+        let own = self.own.contains_key(&queued.uid);
+        if !self.users.come(queued.uid, self.may(queued.uid, limits), now) {
+            return Err((queued, if own { NoSession::OwnPerUser } else { NoSession::PerUser }));
+        }
+        self.queue.push_back(queued);
+        Ok(())
+    }
+
+    /// Whether more wait than may.
+    pub fn is_crowded(&self, limits: &ListenLimits) -> bool {
+        count(self.queue.len()) > limits.queue
+    }
+
+    /// Who gives way, if more wait than may.
+    pub fn shorten(&mut self, limits: &ListenLimits) -> Option<Queued> {
+        if !self.is_crowded(limits) {
+            return None;
+        }
+        let id = self.users.gives_way(self.waiting(limits).into_iter())?;
+        self.take(id)
+    }
+
+    fn take(&mut self, id: u64) -> Option<Queued> {
+        let at = self.queue.iter().position(|queued| queued.id == id)?;
+        let queued = self.queue.remove(at)?;
+        self.users.give_up(queued.uid);
+        Some(queued)
+    }
+
+    /// Who is served next, if the rates allow anybody.
+    pub fn next(&mut self, limits: &ListenLimits, now: Instant) -> Option<u64> {
+        if self.queue.is_empty() || !self.rate.has(limits.rate, now) {
+            return None;
+        }
+        let waiting = self.waiting(limits);
+        self.users.next(waiting.into_iter(), now)
+    }
+
+    /// The session of that number has it.
+    pub fn serve(&mut self, id: u64, number: u64) -> Option<Queued> {
+        let at = self.queue.iter().position(|queued| queued.id == id)?;
+        let queued = self.queue.remove(at)?;
+        self.users.serve(queued.uid);
+        self.rate.take();
+        self.sessions.insert(number, queued.uid);
+        Some(queued)
+    }
+
+    /// Takes out who has waited too long, and why each of them had to; `otherwise` if by no rate.
+    pub fn expire(
+        &mut self,
+        limits: &ListenLimits,
+        otherwise: NoSession,
+        now: Instant,
+    ) -> Vec<(Queued, NoSession)> {
+        if self.forgot.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1)) {
+            self.forgot = Some(now);
+            self.users.forget(now);
+        }
+        let longest = Duration::from_millis(limits.queue_ms.into());
+        let mut late = Vec::new();
+        while let Some(first) = self.queue.front()
+            && now.saturating_duration_since(first.since) >= longest
+            && let Some(queued) = self.take(first.id)
+        {
+            let may = self.may(queued.uid, limits);
+            let why = match otherwise {
+                NoSession::Queue if !self.rate.has(limits.rate, now) => NoSession::Rate,
+                NoSession::Queue if !self.users.has_turn(queued.uid, may, now) => NoSession::RatePerUser,
+                other => other,
+            };
+            late.push((queued, why));
+        }
+        late
+    }
+
+    /// A session is over; whether it was one of these.
+    pub fn over(&mut self, number: u64) -> bool {
+        let uid = self.sessions.remove(&number);
+        if let Some(uid) = uid {
+            self.users.over(uid);
+        }
+        uid.is_some()
+    }
+
+    /// Sessions that have a connection.
+    pub fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Who waits and would be next, and how many sessions that uid has: of an account none are counted.
+    pub fn first(&self, limits: &ListenLimits) -> Option<(u32, u32)> {
+        let sessions =
+            |q: &Queued| self.may(q.uid, limits).connections.map_or(0, |_| self.users.sessions(q.uid));
+        let first = self.queue.iter().map(|q| (sessions(q), q.id, q.uid)).min();
+        first.map(|(sessions, _, uid)| (uid, sessions))
+    }
+
+    /// Whether nobody waits.
+    pub fn is_nobody_waiting(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How long until the rate in total allows another one.
+    pub fn pause(&mut self, limits: &ListenLimits, now: Instant) -> Option<Duration> {
+        if self.queue.is_empty() || self.rate.has(limits.rate, now) {
+            return None;
+        }
+        Some(Duration::from_secs(1) / limits.rate.max(1))
+    }
+}

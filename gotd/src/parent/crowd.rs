@@ -1,0 +1,123 @@
+//! Many connections: of one user of a shared account, and of all when every place is taken.
+//!
+//! `listen` counts by uid, before a session is spent on anybody. Here is what it cannot know: the name that a user of a
+//! shared account goes by, and who has not asked for anything yet.
+
+use std::time::{Duration, Instant};
+
+use libproto::message::parent::{Newcomer, Peer, Pool};
+use libproto::states::SessionState;
+
+use super::table::{Session, Table};
+use super::{LINGER, Parent, TOO_MANY, TOO_MANY_OF_ONE};
+
+/// A connection that is younger is not taken for a silent one.
+const SILENT: Duration = Duration::from_secs(1);
+/// Why a session was ended for the one of somebody else.
+const GAVE_WAY: &str = "gave way to another user (connection limit total)";
+
+/// Who is counted: a Unix user, or a user of a shared account by the name that was told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Who(u32, Option<Vec<u8>>);
+
+/// A session as far as it is of interest here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    number: u64,
+    who: Who,
+    /// Since when it is silent, if nothing is lost with it.
+    silent: Option<Instant>,
+}
+
+impl Parent {
+    /// Refuses a user of a shared account who has far more connections than they can use, once the kernel has said that it is
+    /// one of the account and the greeting who: those that never ask for anything must not take the places of the others.
+    pub(super) fn consider_user(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(Peer::Unix { uid, .. }), Some(hello)) = (&session.peer, &session.hello) else { return };
+        let Some(name) = hello.user.clone().filter(|_| self.settings.is_account(*uid)) else { return };
+        let who = Who(*uid, Some(name));
+        let Who(_, Some(name)) = &who else { return };
+        let (limit, own) = self.settings.limit_of_name(&String::from_utf8_lossy(name));
+        let places = self.table.places(|uid| self.settings.is_account(uid));
+        if places.iter().filter(|place| place.who == who).count() > limit {
+            self.refuse(number, if own { TOO_MANY_OF_ONE } else { TOO_MANY });
+            if let Some(session) = self.table.get(number) {
+                session.deadline = Some(Instant::now() + LINGER);
+            }
+        }
+    }
+
+    /// All places are taken: ends a connection that has not asked for anything, if its user has more than the newcomer.
+    pub(super) fn make_room(&mut self, newcomer: Newcomer) {
+        let places = self.table.places(|uid| self.settings.is_account(uid));
+        if let Some(number) = gives_way(&places, newcomer, Instant::now()) {
+            self.end_session(number, GAVE_WAY);
+        }
+    }
+}
+
+impl Table {
+    /// The places of unix connections.
+    fn places(&self, is_account: impl Fn(u32) -> bool) -> Vec<Place> {
+        let place = |session: &Session| {
+            let Some(Peer::Unix { uid, .. }) = session.peer else { return None };
+            session.session.running()?;
+            let name = session.hello.as_ref().and_then(|hello| hello.user.clone());
+            let mute = matches!(session.state, SessionState::Waiting | SessionState::Greeted);
+            Some(Place {
+                number: session.number,
+                who: Who(uid, name.filter(|_| is_account(uid))),
+                silent: session.accepted.filter(|_| mute && session.killed.is_none()),
+            })
+        };
+        self.iter().filter(|session| session.pool == Pool::Unix).filter_map(place).collect()
+    }
+}
+
+/// Whose connection is ended for the newcomer's: of the user with most of them, the longest silent one. `None`: nobody's, and
+/// the newcomer waits.
+fn gives_way(places: &[Place], newcomer: Newcomer, now: Instant) -> Option<u64> {
+    let mut counts = std::collections::HashMap::new();
+    for place in places {
+        let count: &mut u32 = counts.entry(&place.who).or_default();
+        *count = count.saturating_add(1);
+    }
+    let candidate = |place: &&Place| {
+        let since = place.silent.filter(|at| now.saturating_duration_since(*at) >= SILENT)?;
+        let count = counts.get(&place.who).copied().unwrap_or(0);
+        Some((count, std::cmp::Reverse((since, place.number))))
+    };
+    let (count, std::cmp::Reverse((_, number))) =
+        places.iter().filter_map(|place| candidate(&place)).max()?;
+    (count > newcomer.sessions).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_silent_one_gives_way_and_never_to_one_who_has_as_many() {
+        let (start, now) = (Instant::now(), Instant::now() + Duration::from_secs(60));
+        let place = |number: u64, uid: u32, name: Option<&str>, silent: bool| Place {
+            number,
+            who: Who(uid, name.map(|name| name.as_bytes().to_vec())),
+            silent: silent.then_some(start + Duration::from_secs(number)),
+        };
+        let newcomer = |sessions| Newcomer { uid: 9, sessions };
+        let mut places = vec![place(1, 1, None, true), place(2, 2, None, true), place(3, 2, None, true)];
+        assert_eq!(gives_way(&places, newcomer(0), now), Some(2));
+        assert_eq!(gives_way(&places, newcomer(1), now), Some(2));
+        assert_eq!(gives_way(&places, newcomer(2), now), None);
+        // Who is served does not give way.
+        places.extend((10..20).map(|number| place(number, 3, None, false)));
+        assert_eq!(gives_way(&places, newcomer(0), now), Some(2));
+        // Of one account the user with most connections does.
+        places.extend((20..24).map(|number| place(number, 5, Some("alice"), true)));
+        places.extend((30..36).map(|number| place(number, 5, Some("mallory"), true)));
+        assert_eq!(gives_way(&places, newcomer(0), now), Some(30));
+        // Nobody is silent who has just come.
+        assert_eq!(gives_way(&places, newcomer(0), start + Duration::from_secs(1)), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! Floods of the unix socket, which every local user may connect to: who is served is decided by uid, before a session is
+//! spent on anybody.
+//!
+//! There was one line for all users, and 200 new connections a second for all of them. A user with 1,300 connections a
+//! second, which cost a twentieth of a processor, had nearly all of these, and of others' requests every second failed. A
+//! session was spent on each connection before anybody was counted, and one whose end hung kept its place.
+
+use std::time::{Duration, Instant};
+
+use libproto::message::client::{ClientKind, Hello};
+use regress::others::{self, Other, STRANGER};
+use regress::raw::{Connection, End, Session};
+use regress::run::wait_until;
+use regress::site::present_user;
+use regress::{Daemon, Done, Site, history, run};
+
+/// A uid that a rule of these tests names.
+const HONEST: u32 = 54_400;
+
+/// A daemon with the limits that are there by default, but for these.
+fn start(connection: &str) -> (Site, Daemon) {
+    let site = Site::new();
+    history::repository(&site, "demo.git", 3, "sha1");
+    let daemon = site.start_with(&format!(
+        "{}{connection}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro \"{HONEST}\"\n\tpermit rw \"{}\"\n}}\n",
+        site.head(),
+        site.path("repositories").display(),
+        present_user()
+    ));
+    (site, daemon)
+}
+
+/// A request of the honest user, as sshd would start it.
+fn honest(site: &Site) -> Done {
+    let uid = HONEST.to_string();
+    let mut command = site.command("setpriv");
+    command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+    command.args(["git", "ls-remote", "gotd:demo.git"]);
+    run(&mut command, b"", 60)
+}
+
+/// `rate` connections a second, greeted and left alone, and at most `held` of them open; it says when it has begun.
+fn flood(site: &Site, uid: u32, rate: u32, held: usize) -> Other {
+    let program = format!(
+        "\
+held, begun = [], False
+end = time.time() + 60
+while time.time() < end:
+    for _ in range({}):
+        c = connect()
+        if not isinstance(c, int):
+            send(c, HELLO)
+            held.append(c)
+    while len(held) > {held}:
+        held.pop(0).close()
+    if not begun and len(held) > {held} // 2:
+        begun = True
+        print('begun', flush=True)
+    time.sleep(0.02)
+",
+        rate / 50
+    );
+    others::python(uid, &site.socket(), &program)
+}
+
+/// Fifteen requests, one after the other, all of which must be answered.
+#[track_caller]
+fn assert_fifteen_are_served(site: &Site, daemon: &Daemon) {
+    let start = Instant::now();
+    let mut longest = Duration::ZERO;
+    for n in 0..15 {
+        let begun = Instant::now();
+        let done = honest(site);
+        longest = longest.max(begun.elapsed());
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(
+            done.status,
+            0,
+            "request {n}: {}\n{}",
+            done.err,
+            daemon.log().lines().rev().take(20).collect::<Vec<_>>().join("\n")
+        );
+    }
+    println!("15 requests in {:?}, the longest {longest:?}", start.elapsed());
+}
+
+/// Sessions that have a connection of this uid.
+fn sessions_of(daemon: &Daemon, uid: u32) -> usize {
+    daemon.gotctl(&["info"]).good().text().matches(&format!(": uid {uid}: ")).count()
+}
+
+#[test]
+fn one_user_with_1300_connections_a_second_costs_no_other_user_a_request() {
+    if !others::possible() {
+        return;
+    }
+    let (site, mut daemon) = start("");
+    honest(&site).good();
+    let mut flood = flood(&site, STRANGER, 1300, 900);
+    assert_eq!(flood.line(), "begun");
+    assert_fifteen_are_served(&site, &daemon);
+    let has = sessions_of(&daemon, STRANGER);
+    assert!(has <= 16, "{has} sessions of one user");
+    // Told once a second.
+    let told = || daemon.reached("connection limit per user") > 100;
+    assert!(wait_until(10.0, told), "{}", daemon.log());
+    daemon.logged(&["refused", &format!("uid={STRANGER}"), "limit=\"connection limit per user\""]);
+    drop(flood);
+    daemon.assert_serves();
+}
+
+#[test]
+fn eight_users_who_flood_cost_no_other_user_a_request() {
+    if !others::possible() {
+        return;
+    }
+    let (site, mut daemon) = start("");
+    let mut floods: Vec<Other> = (0..8).map(|n| flood(&site, STRANGER + n, 200, 100)).collect();
+    for flood in &mut floods {
+        assert_eq!(flood.line(), "begun");
+    }
+    assert_fifteen_are_served(&site, &daemon);
+    drop(floods);
+    daemon.assert_serves();
+}
+
+/// Short ones, which come and go: the limit of number never stops them, the rate does.
+#[test]
+fn a_user_with_many_short_connections_has_no_more_than_their_rate() {
+    if !others::possible() {
+        return;
+    }
+    let (site, daemon) = start("");
+    let mut flood = flood(&site, STRANGER, 400, 4);
+    assert_eq!(flood.line(), "begun");
+    assert_fifteen_are_served(&site, &daemon);
+    let before = daemon.log().matches(&format!("uid {STRANGER} ")).count();
+    std::thread::sleep(Duration::from_secs(3));
+    let served = daemon.log().matches(&format!("uid {STRANGER} ")).count() - before;
+    assert!(served <= 20 * 5, "{served} sessions in three seconds");
+}
+
+/// Those of several users who never say a word hold every place there is: the longest silent one of who has most gives way
+/// to a user who has fewer.
+#[test]
+fn a_silent_connection_gives_way_to_a_user_who_has_fewer() {
+    if !others::possible() {
+        return;
+    }
+    let (site, mut daemon) = start("connection {\n\tlimit total 6\n\tfirst request timeout 1h\n}");
+    let program = "\
+held = [c for c in (connect() for _ in range(9)) if not isinstance(c, int)]
+print(len(held), flush=True)
+time.sleep(120)
+";
+    let mut stranger = others::python(STRANGER, &site.socket(), program);
+    assert_eq!(stranger.line(), "9");
+    assert!(wait_until(10.0, || sessions_of(&daemon, STRANGER) == 6), "{}", daemon.log());
+    for _ in 0..5 {
+        honest(&site).good();
+    }
+    daemon.logged(&["gave way to another user (connection limit total)"]);
+    daemon.assert_serves();
+}
+
+/// A user of a shared account, whose uid many others have: counted by the name, once the greeting has told it.
+#[test]
+fn silent_connections_of_one_user_of_an_account_leave_places_for_the_others() {
+    let site = Site::new();
+    let original = history::repository(&site, "r.git", 3, "sha1");
+    let mut daemon = site.start_with(&format!(
+        "{}connection {{\n\tlimit total 40\n\tlimit per user 2\n\tfirst request timeout 1h\n}}\n\
+         account \"{}\" {{\n\tuser alice principal alice\n\tuser mallory principal mallory\n}}\n\
+         repository r {{\n\tpath \"{}\"\n\tpermit ro alice\n}}\n",
+        site.head(),
+        present_user(),
+        original.display()
+    ));
+    let hello = Hello::new(ClientKind::Git, Some("mallory")).expect("fits").encode();
+    let held: Vec<Connection> = (0..100)
+        .map(|_| {
+            let connection = Connection::open(&site.socket());
+            let _ = connection.send(&hello, &[]);
+            connection
+        })
+        .collect();
+    let alice = || {
+        let mut client = Session::fetch_as(&site.socket(), "r", 2, "alice");
+        !client.read_to_flush().is_empty()
+    };
+    assert!(wait_until(30.0, alice), "alice has no place:\n{}", daemon.log());
+    // And who of them asks for something beyond that is told why.
+    let mut one_more = Session::fetch_as(&site.socket(), "r", 2, "mallory");
+    one_more.read_to_end(20);
+    let end = one_more.connection.end(10);
+    let expected = "connection limit exceeded (connection limit per user)";
+    assert!(matches!(&end, End::Exit(1, text) if text == expected), "{end:?}\n{}", daemon.log());
+    drop(held);
+    daemon.assert_serves();
+}
+
+/// More than wait at a time: of the line the busiest gives way, so that it is never full for others.
+#[test]
+fn a_line_full_of_one_user_has_room_for_another() {
+    if !others::possible() {
+        return;
+    }
+    let (site, mut daemon) = start(
+        "connection {\n\tqueue length 8\n\tlimit per user 64\n\trate per user 1\n\tqueue timeout 30\n}",
+    );
+    let mut flood = flood(&site, STRANGER, 1300, 200);
+    assert_eq!(flood.line(), "begun");
+    for _ in 0..3 {
+        honest(&site).good();
+    }
+    assert!(daemon.reached("connection queue length") > 0, "{}", daemon.log());
+    drop(flood);
+    daemon.assert_serves();
+}
