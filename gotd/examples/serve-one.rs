@@ -49,6 +49,7 @@ fn main() {
             pool: Pool::Unix,
             threads: 2,
             cache_bytes: 96 << 20,
+            withheld: false,
             queue: None,
         };
         repo_read::serve(&repo_read::Session::from(theirs), &repository, &grant, &mut || {})

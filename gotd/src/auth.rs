@@ -14,18 +14,18 @@ use std::path::Path;
 use libproto::channel::{Channel, RecvError};
 use libproto::command::Service;
 use libproto::message::parent::{
-    AuthToParent, Build, CreateRules, FetchRules, Filter, Overview, ParentToAuth, Peer, Permit,
-    PlaceQuestion, Placed, Question, RepoAddress, SEEN_MAX, Seen, SeenRoot, Verdict, Who,
+    AuthToParent, BorrowAsk, Build, CreateRules, FetchRules, Filter, Lend, Overview, ParentToAuth, Peer,
+    Permit, PlaceQuestion, Placed, Question, RepoAddress, SEEN_MAX, Seen, SeenRoot, Verdict, Who,
 };
-use libproto::names::{RepoName, escape};
+use libproto::names::{RepoName, UserName, escape};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
-use crate::access::{self, Found, Identity, Table};
+use crate::access::{self, Found, Identity, IdentityError, Table};
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, RepositoryKind, Wants};
 use crate::conf::push::PushRules;
 use crate::conf::wire::Assembler;
-use crate::system;
+use crate::{lending, system};
 
 /// Nothing but its channel.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
@@ -91,6 +91,13 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 let seen = table.as_ref().map_or_else(Vec::new, |table| seen(table, &filter));
                 say(&parent, received.peer, &AuthToParent::Seen(seen));
             }
+            ParentToAuth::Borrow(ask) => {
+                let lent = match &table {
+                    Some(table) => lent(table, &ask),
+                    None => vec![Lend::Denied; ask.places.len()],
+                };
+                say(&parent, received.peer, &AuthToParent::Lent(lent));
+            }
         }
     }
 }
@@ -101,21 +108,11 @@ fn say(parent: &Parent, peer: u64, message: &AuthToParent) {
     }
 }
 
-/// Who asks.
-fn identity(table: &Table, question: &Question) -> Result<Identity, access::IdentityError> {
-    match &question.peer {
-        Peer::Tcp { .. } => Ok(Identity::Anonymous),
-        Peer::Unix { uid, gid, groups, .. } => {
-            table.identify(*uid, *gid, groups, question.told_user.as_ref())
-        }
-    }
-}
-
 /// Whether what was found belongs to the block that the question leads to. It is decided anew: the configuration may
 /// have changed meanwhile.
 fn placed(table: &Table, ask: &PlaceQuestion) -> Placed {
     let path = Path::new(OsStr::from_bytes(&ask.path));
-    let Ok(identity) = identity(table, &ask.question) else {
+    let Ok(identity) = identify(table, &ask.question.peer, ask.question.told_user.as_ref()) else {
         return Placed::Elsewhere("no identity any more".into());
     };
     let verdict = table.decide(&identity, &ask.question.repository, ask.question.service);
@@ -134,7 +131,7 @@ fn placed(table: &Table, ask: &PlaceQuestion) -> Placed {
 
 /// One question.
 fn answer(table: &Table, question: &Question) -> Verdict {
-    let identity = match identity(table, question) {
+    let identity = match identify(table, &question.peer, question.told_user.as_ref()) {
         Ok(identity) => identity,
         Err(e) => return Verdict::NoIdentity(e.to_string()),
     };
@@ -152,6 +149,23 @@ fn answer(table: &Table, question: &Question) -> Verdict {
             None => not_found(false),
         },
     }
+}
+
+/// Who asks.
+fn identify(table: &Table, peer: &Peer, told: Option<&UserName>) -> Result<Identity, IdentityError> {
+    match peer {
+        Peer::Tcp { .. } => Ok(Identity::Anonymous),
+        Peer::Unix { uid, gid, groups, .. } => table.identify(*uid, *gid, groups, told),
+    }
+}
+
+/// From which places may be borrowed, for who asked for a repository.
+fn lent(table: &Table, ask: &BorrowAsk) -> Vec<Lend> {
+    let Ok(identity) = identify(table, &ask.who.peer, ask.who.told_user.as_ref()) else {
+        return vec![Lend::Denied; ask.places.len()];
+    };
+    let path = |place: &[u8]| Path::new(OsStr::from_bytes(place)).to_owned();
+    ask.places.iter().map(|place| lending::lend(table, &identity, &ask.repository, &path(place))).collect()
 }
 
 /// A user of a shared account, who has nothing but this to ask. For others the answer is a shell's.

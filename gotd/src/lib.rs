@@ -7,6 +7,7 @@ pub mod access;
 pub mod auth;
 pub mod authorized;
 pub mod below;
+pub mod borrowing;
 #[cfg(all(any(test, target_env = "musl"), target_arch = "x86_64"))]
 pub mod bytes;
 pub mod client;
@@ -22,6 +23,7 @@ pub mod fairness;
 pub mod git_daemon;
 pub mod hidden;
 pub mod ids;
+pub mod lending;
 pub mod list;
 pub mod listen;
 pub mod log;

@@ -37,6 +37,7 @@ use crate::log::{Level, Log};
 use crate::spawn::{Child, Starter};
 
 pub mod bind;
+pub mod borrow;
 pub mod checked;
 pub mod children;
 pub mod control;
@@ -368,7 +369,9 @@ impl Parent {
             }
             // One that was never told to go on waits for the parent's word alone.
             let told = |s: &&mut Session| {
-                !matches!(s.repo_state, RepoState::Waiting | RepoState::Opening | RepoState::Absent)
+                let before =
+                    [RepoState::Waiting, RepoState::Opening, RepoState::Borrowing, RepoState::Absent];
+                !before.contains(&s.repo_state)
             };
             // A pack that nobody waits for any more frees its place.
             let fruitless = |s: &&mut Session| s.pack.is_some() && ending != Ending::Exit(0);
@@ -624,6 +627,7 @@ impl Parent {
                 AuthToParent::Seen(batch) => self.shell_seen(received.peer, batch),
                 AuthToParent::Root(root) => self.shell_root(received.peer, root),
                 AuthToParent::Overview(overview) => self.shell_told(received.peer, overview),
+                AuthToParent::Lent(answers) => self.lent(received.peer, answers),
                 AuthToParent::Hello(_) => return Some(End::Lost("auth: greeted twice".into())),
                 AuthToParent::NotSupported(kind) => {
                     return Some(End::Lost(format!("auth: does not know message type {kind}")));
@@ -734,6 +738,7 @@ impl Parent {
             RepoToParent::Found(at) => self.found(number, at),
             RepoToParent::Opened(opened) => self.looked(number, Ok(opened)),
             RepoToParent::OpenFailed(error) => self.looked(number, Err(error)),
+            RepoToParent::Borrow(places) => self.borrow(number, places),
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;
                 let text = report.text.clone();

@@ -49,6 +49,8 @@ pub struct Grant<'a> {
     pub threads: usize,
     /// Bytes of objects to keep, for each thread.
     pub cache_bytes: usize,
+    /// Alternates were left out, which the client may not read: what is missing is told with that.
+    pub withheld: bool,
     /// Who says when a pack may be made; `None`: at once.
     pub queue: Option<PackQueue<'a>>,
 }
@@ -162,6 +164,7 @@ impl<'a> Server<'a> {
         match answer? {
             Ok(answer) => self.send(&answer),
             Err(refusal) => {
+                let refusal = told(self.grant, refusal);
                 self.report.text = escape(refusal.to_string().as_bytes());
                 self.send(&RepoToSession::Refused(refusal))
             }
@@ -463,7 +466,7 @@ impl<'a> Server<'a> {
                 out.finish().map(|()| PackReport { objects: stats.objects, bytes: stats.bytes })
             }
             Err(error) => {
-                let refusal = broken(error);
+                let refusal = told(self.grant, broken(error));
                 out.fail(&refusal.to_string());
                 return Err(refusal);
             }
@@ -488,10 +491,23 @@ impl Negotiation<'_> {
 
 /// An error of the repository for its client: one line without control bytes, paths relative.
 fn broken(error: Error) -> Refusal {
+    if let Error::Missing(id) = &error
+        && let Some(id) = to_wire(id)
+    {
+        return Refusal::Missing(id);
+    }
     match error {
         Error::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => Refusal::Limited(watchdog::too_slow()),
         Error::Io(_) => Refusal::ClientGone,
         error => Refusal::Broken(escape(error.to_string().as_bytes()).chars().take(500).collect()),
+    }
+}
+
+/// A refusal in the words for the client: whether an object is missing for want of an alternate.
+fn told(grant: &Grant<'_>, refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Missing(id) | Refusal::NotFound(id) if grant.withheld => Refusal::Withheld(id),
+        other => other,
     }
 }
 

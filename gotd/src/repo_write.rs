@@ -14,9 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libproto::channel::{Channel, Message, Received};
-use libproto::message::parent::{
-    Opened, ParentToRepo, RefReport, RepoReport, RepoStart, RepoToParent, Serve,
-};
+use libproto::message::parent::{Opened, ParentToRepo, RefReport, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
     BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, ObjectKind,
     PushBegin, SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession,
@@ -33,6 +31,7 @@ use librepo::repository::Repository;
 use librepo::transaction::{self, Options, Peel, RefResult, Reflog, Update};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
+use crate::borrowing;
 use crate::conf::limits::Limit;
 use crate::conf::push::{Change, PushRules};
 use crate::disk::check_reserve;
@@ -94,15 +93,15 @@ pub fn run(
     session: OwnedFd,
     verify: OwnedFd,
     serve: &Serve,
-    start: &RepoStart,
     found: &Found,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     let rules = PushRules::decode(&serve.push_rules).map_err(|e| format!("rules: {e}"))?;
-    let alternates = match repository::alternates(found, start) {
+    let alternates = match borrowing::from_parent(parent, found, &serve.who) {
         Ok(alternates) => alternates,
         Err(text) => return repository::failed(parent, libproto::message::parent::OpenError::Unusable(text)),
     };
+    let warnings = borrowing::warnings(&alternates).collect();
     let limits = Limits::UNCHANGED;
     repository::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
     let repository = match repository::open_repository(found, alternates.dirs) {
@@ -129,7 +128,7 @@ pub fn run(
         head,
         changes: Vec::new(),
         shallows: Vec::new(),
-        report: RepoReport::default(),
+        report: RepoReport { warnings, ..RepoReport::default() },
     };
     let end = push.converse(&opened);
     let mut report = push.report;

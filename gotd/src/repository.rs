@@ -19,16 +19,15 @@ use libproto::message::parent::{
 };
 use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
-use librepo::alternates::{self, Alternate, Alternates, Root};
+use librepo::alternates::Alternate;
 use librepo::checked::{Checked, Seal};
 use librepo::place::{self, Inode, Stopped, Trust, Walked, Why};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::fstatat;
 
 use crate::watchdog::{self, Words};
-use crate::{places, repo_read, repo_write, settings, system};
+use crate::{borrowing, places, repo_read, repo_write, settings, system};
 
 /// While waiting.
 pub const WAITING: Promises = Promises::of(&[
@@ -120,7 +119,7 @@ pub fn run(
         Access::Read if serve.task != Task::Git => settings::tell(&parent, &serve, &found, enforcement),
         Access::Read => read(&parent, session, &start, &serve, found, enforcement),
         Access::Write if serve.task != Task::Git => settings::run(&parent, &serve, &found, enforcement),
-        Access::Write => repo_write::run(&parent, session, verify, &serve, &start, &found, enforcement),
+        Access::Write => repo_write::run(&parent, session, verify, &serve, &found, enforcement),
     }
 }
 
@@ -133,7 +132,7 @@ fn read(
     found: Found,
     enforcement: Enforcement,
 ) -> Result<(), String> {
-    let alternates = match alternates(&found, start) {
+    let mut alternates = match borrowing::from_parent(parent, &found, &serve.who) {
         Ok(alternates) => alternates,
         Err(text) => return failed(parent, OpenError::Unusable(text)),
     };
@@ -147,7 +146,8 @@ fn read(
     tell(parent, found.directory.as_fd(), crate::ids::hash_to_wire(opening.hash()))?;
     // While the parent looks at what was found.
     let checked = Arc::<Checked>::default();
-    let options = Options { alternates: alternates.dirs, checked: checked.clone(), ..Options::default() };
+    let dirs = std::mem::take(&mut alternates.dirs);
+    let options = Options { alternates: dirs, checked: checked.clone(), ..Options::default() };
     let repository = opening.finish(options);
     let session = session.into();
     watch(parent, &session, &serve.limits)?;
@@ -165,6 +165,7 @@ fn read(
         limits: &serve.limits,
         pool: serve.pool,
         threads: start.threads.into(),
+        withheld: alternates.withheld(),
         cache_bytes: CACHE_BYTES,
         queue: Some(repo_read::PackQueue { parent }),
     };
@@ -179,9 +180,7 @@ fn read(
     };
     let mut report = repo_read::serve(&session, &repository, &grant, &mut output_came);
     report.warnings.extend(repository.notes().take(16).map(str::to_owned));
-    report.warnings.extend(
-        alternates.refused.iter().take(16).map(|(path, why)| format!("alternate {}: {why}", path.display())),
-    );
+    report.warnings.extend(borrowing::warnings(&alternates));
     report.checked = checked.found().iter().map(|seal| *seal.as_bytes()).collect();
     send(parent, &RepoToParent::Finished(report));
     Ok(())
@@ -207,23 +206,6 @@ fn watch(parent: &Parent, session: &repo_read::Session, limits: &SessionStart) -
 pub fn open_repository(found: &Found, alternates: Vec<Alternate>) -> librepo::error::Result<Repository> {
     let directory = found.directory.try_clone().map_err(librepo::error::Error::Io)?;
     Repository::open(directory, Options { alternates, ..Options::default() })
-}
-
-/// The alternates of a repository, those inside the configured roots.
-pub fn alternates(found: &Found, start: &RepoStart) -> Result<Alternates, String> {
-    let there =
-        fstatat(&found.directory, "objects/info/alternates", nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
-    if there == Err(nix::errno::Errno::ENOENT) {
-        return Ok(Alternates::default());
-    }
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let objects = openat(&found.directory, "objects", flags | OFlag::O_NOFOLLOW, Mode::empty())
-        .map_err(|e| format!("objects: {e}"))?;
-    let paths: Vec<&Path> = start.roots.iter().map(|root| Path::new(OsStr::from_bytes(root))).collect();
-    let opened: Vec<(&Path, OwnedFd)> =
-        paths.iter().filter_map(|path| Some((*path, open(*path, flags, Mode::empty()).ok()?))).collect();
-    let roots: Vec<Root<'_>> = opened.iter().map(|(path, dir)| Root { path, dir: dir.as_fd() }).collect();
-    alternates::resolve(objects.as_fd(), &found.path.join("objects"), &roots).map_err(|e| e.to_string())
 }
 
 /// Reports a repository that cannot be served, and ends.

@@ -14,12 +14,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use libproto::channel::{self, Channel, Received};
-use libproto::message::parent::{Build, OpenError, ParentToVerify, RepoStart, VerifyStart, VerifyToParent};
+use libproto::message::parent::{Build, OpenError, ParentToVerify, VerifyStart, VerifyToParent};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, ObjectKind, SessionToVerify, VerifyTask, VerifyToSession,
     VerifyToWriter, WriterToVerify,
 };
 use libproto::names;
+use librepo::alternates::WITHHELD;
 use librepo::error::Error;
 use librepo::fetch::Visible;
 use librepo::id::{IdSet, ObjectId};
@@ -31,6 +32,7 @@ use librepo::receive::{self, Command, Facts, Had, Indexed, Limits, Options, Prog
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
 
+use crate::borrowing;
 use crate::client::{self, Input};
 use crate::disk::check_reserve;
 use crate::hidden::Hidden;
@@ -77,13 +79,8 @@ pub fn run(
         _ => system::exit_now(0),
     };
     let found = find(&start)?;
-    let roots = RepoStart {
-        roots: start.roots.clone(),
-        memory: start.memory,
-        threads: start.threads,
-        granted: Vec::new(),
-    };
-    let alternates = repository::alternates(&found, &roots)?;
+    let alternates = borrowing::from_list(&start.lent, &found)?;
+    let withheld = alternates.withheld();
     let limits = libsandbox::Limits {
         data: Some(start.memory),
         fsize: Some(start.file_size),
@@ -103,12 +100,13 @@ pub fn run(
     let words = Words::new(&start.limits, expired, Vec::new());
     watchdog::start(start.limits.clone(), vec![(writer.as_fd(), words)])
         .map_err(|e| format!("watchdog: {e}"))?;
-    match work(&repository, &session, &writer, task, input, start.threads) {
+    match work(&repository, &session, &writer, task, input, (start.threads, withheld)) {
         Ok(()) => Ok(()),
         Err(e) => {
+            let told = if withheld && e.is_missing() { format!("{e}: {WITHHELD}") } else { e.to_string() };
             watchdog::phase(Phase::Off);
             // The writer first: it waits. The parent's log has the long form.
-            let _ = writer.send(0, 0, &VerifyToWriter::Failed(bounded(&e.to_string())));
+            let _ = writer.send(0, 0, &VerifyToWriter::Failed(bounded(&told)));
             say(&parent, &VerifyToParent::Finished(bounded(&e.to_string())));
             Ok(())
         }
@@ -202,7 +200,7 @@ fn work(
     writer: &Writer,
     task: Task,
     input: Option<Input>,
-    threads: u8,
+    (threads, withheld): (u8, bool),
 ) -> Result<(), Error> {
     let hash = repository.hash();
     let mut teller =
@@ -251,11 +249,16 @@ fn work(
     let shallow = Shallow { client: task.shallow, own };
     let facts = receive::facts(&indexed, files, had, &tips, &task.commands, &shallow, &mut ticker)?;
     watchdog::phase(Phase::Off);
-    let said = tell(writer, &indexed, &facts);
+    let said = tell(writer, &indexed, &facts, withheld);
     said.map_err(|e| Error::Limit(format!("repo_write: {e}")))
 }
 
-fn tell(writer: &Writer, indexed: &Indexed, facts: &[Facts]) -> Result<(), channel::SendError> {
+fn tell(
+    writer: &Writer,
+    indexed: &Indexed,
+    facts: &[Facts],
+    withheld: bool,
+) -> Result<(), channel::SendError> {
     writer.send(
         0,
         0,
@@ -267,15 +270,19 @@ fn tell(writer: &Writer, indexed: &Indexed, facts: &[Facts]) -> Result<(), chann
         }),
     )?;
     for batch in facts.chunks(BATCH_COMMANDS) {
-        let batch = batch.iter().map(command_facts).collect();
+        let batch = batch.iter().map(|facts| command_facts(facts, withheld)).collect();
         writer.send(0, 0, &VerifyToWriter::Facts(batch))?;
     }
     writer.send(0, 0, &VerifyToWriter::Done(()))
 }
 
-fn command_facts(facts: &Facts) -> CommandFacts {
+fn command_facts(facts: &Facts, withheld: bool) -> CommandFacts {
+    let refused = facts.refusal.map(|refusal| match refusal {
+        receive::Refusal::Missing(_) if withheld => format!("{refusal}: {WITHHELD}"),
+        _ => refusal.to_string(),
+    });
     CommandFacts {
-        refused: facts.refusal.map(|refusal| refusal.to_string()),
+        refused,
         kind: facts.kind.map(kind),
         peeled: facts.peeled.map(|(id, k)| (to_wire(&id), kind(k))),
         fast_forward: facts.fast_forward,

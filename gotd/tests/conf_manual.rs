@@ -38,7 +38,7 @@ fn the_examples_of_the_manual_load() {
         rest = after;
         examples += 1;
     }
-    assert_eq!(examples, 4);
+    assert_eq!(examples, 5);
 }
 
 #[test]

@@ -158,6 +158,8 @@ prop_compose! {
         block.tolerated = tolerated.into_iter().map(|kind| Tolerated { kind: kind.to_owned(), at }).collect();
         let wants = [Wants::Advertised, Wants::Reachable, Wants::Any][usize::from(options.3 % 3)];
         block.options = RepositoryOptions { partial_clone: options.0, wants, reflog: options.1, fsck_off: options.2 };
+        // What is borrowed from must be in the configuration: the block itself always is.
+        block.borrows = block.name.iter().filter(|_| options.3 > 127).map(|n| Borrow { name: n.clone(), at }).collect();
         block.limits = limits;
         block.notify = notify;
         Some(block)

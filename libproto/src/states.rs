@@ -123,6 +123,8 @@ pub enum RepoState {
     Waiting,
     /// Was told; looks for it.
     Opening,
+    /// Asked what it may borrow from; waits for the answer.
+    Borrowing,
     /// Found nothing; waits while it is made.
     Absent,
     /// Serves its session.
@@ -135,7 +137,8 @@ pub enum RepoState {
 pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Starting, &[1]),
     (RepoState::Waiting, &[]),
-    (RepoState::Opening, &[2, 3, 10]),
+    (RepoState::Opening, &[2, 3, 10, 11]),
+    (RepoState::Borrowing, &[]),
     (RepoState::Absent, &[]),
     (RepoState::Serving, &[4, 5, 6, 7, 8, 9]),
     (RepoState::Finished, &[]),
@@ -188,6 +191,14 @@ mod tests {
             assert!(!allowed(SESSION_TO_PARENT, SessionState::Finished, kind));
             assert_eq!(allowed(REPO_TO_PARENT, RepoState::Starting, kind), kind == 1);
             assert!(!allowed(REPO_TO_PARENT, RepoState::Finished, kind));
+        }
+    }
+
+    #[test]
+    fn a_repository_process_that_waits_for_an_answer_says_nothing() {
+        for kind in 0..40 {
+            assert!(!allowed(REPO_TO_PARENT, RepoState::Borrowing, kind));
+            assert!(!allowed(REPO_TO_PARENT, RepoState::Absent, kind));
         }
     }
 

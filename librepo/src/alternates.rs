@@ -1,170 +1,232 @@
 //! Object directories that a repository borrows from (`objects/info/alternates`, `gitrepository-layout`).
 //!
-//! An alternates file is part of a repository, and so may be written by somebody who should not be able to make the
-//! server read other places (CVE-2022-39253 and its kin). It is followed only into roots that the administrator named,
-//! from each root's own descriptor, through no symbolic link. All of this happens before a process narrows its sandbox:
-//! [`resolve`] gives open directories, the sandbox gets a rule for each, and
-//! [`Options::alternates`](crate::repository::Options) takes them.
+//! An alternates file is part of a repository. Whoever may write there can name any place in it, and the server would
+//! read that place for him: one line and one commit id were enough to read a repository that denies the reader
+//! (CVE-2022-39253 is of this kind). So a line is only a wish. Each place is walked to (see [`place`](crate::place)), and
+//! [`Lender`] says whether it may be borrowed from, before anything in it is opened, at each level.
+//!
+//! All of this happens before a process narrows its sandbox: [`resolve`] gives directories, the sandbox gets a rule for
+//! each, and [`Options::alternates`](crate::repository::Options) takes them.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{SFlag, fstatat};
 
 use crate::beneath::Dir;
 use crate::error::{Error, Result};
+use crate::place::{self, Trust, Walked};
 
 /// How many alternates may lead from one to the next, as with C git.
 pub const MAX_DEPTH: usize = 5;
 /// How many object directories one repository may borrow from.
 pub const MAX_ALTERNATES: usize = 64;
+/// Bytes of all their paths: they travel in one message.
+pub const MAX_PATHS: usize = 8_000;
 /// The largest alternates file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
+/// Lines that are looked at, of all files: each costs a walk.
+const MAX_LINES: usize = 128;
+/// Components of one line, and its length in bytes: each component costs a step of the walk.
+const MAX_COMPONENTS: usize = 128;
+const MAX_LINE: usize = 4096;
+/// What is missing where alternates were left out, for the client.
+pub const WITHHELD: &str = "the repository borrows from a repository you may not read";
 
-/// A directory that alternates may lie in.
-#[derive(Clone, Copy, Debug)]
-pub struct Root<'a> {
-    /// Its path as alternates files name it: absolute, without `.` and `..`.
-    pub path: &'a Path,
-    /// It itself, opened.
-    pub dir: BorrowedFd<'a>,
+/// What may be done with a place that an alternates file names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lending {
+    /// It may be borrowed from.
+    Yes,
+    /// The same, if the marker file of git-daemon stands in its repository.
+    IfExported,
+    /// It may not: the reason, for the log.
+    No(String),
+}
+
+/// Who says what may be borrowed from.
+pub trait Lender {
+    /// Asks about the places of one level: paths of object directories as walked, and of absent ones where they would be.
+    ///
+    /// # Errors
+    /// No answer.
+    fn ask(&mut self, places: &[&Path]) -> std::result::Result<Vec<Lending>, String>;
 }
 
 /// An object directory to borrow from.
 #[derive(Debug)]
 pub struct Alternate {
-    /// Its path, for the log.
+    /// Its path as walked.
     pub path: PathBuf,
-    /// It itself, opened.
+    /// It itself, opened (`O_PATH`).
     pub dir: OwnedFd,
 }
 
 /// What a repository borrows from.
 #[derive(Debug, Default)]
 pub struct Alternates {
-    /// The directories, in the order in which objects are looked for.
+    /// The directories, in the order in which objects are looked for: those of the repository's own file first.
     pub dirs: Vec<Alternate>,
-    /// Those that were passed over, with the reason, for the log.
+    /// Those that were left out, with the reason, for the log.
     pub refused: Vec<(PathBuf, String)>,
 }
 
-/// Resolves the alternates of an objects directory, those of its alternates included. `path` is where `objects` lies
-/// (absolute, without symbolic links, `.` or `..` below its root), for the sake of relative lines.
+/// One file of alternates to be read.
+struct Source {
+    objects: Dir,
+    path: PathBuf,
+}
+
+/// A place that a line names, before it is known whether it may be used.
+struct Wish {
+    path: PathBuf,
+    /// What the walk came to; nothing there is opened yet.
+    found: std::result::Result<Walked, String>,
+}
+
+/// Resolves the alternates of an objects directory, those of its alternates included. `path` is the place of `objects` as
+/// walked, for the sake of relative lines.
 ///
-/// A line that leads outside of the roots or nowhere, through a symbolic link, in a circle or too deep is passed over
-/// and told in [`Alternates::refused`]. Errors are only those of the repository's own file.
-pub fn resolve(objects: BorrowedFd<'_>, path: &Path, roots: &[Root<'_>]) -> Result<Alternates> {
-    let own = objects.try_clone_to_owned().map_err(|e| Error::Open("objects".into(), e))?;
-    let mut found = Alternates::default();
-    let mut seen = vec![identity(objects)];
-    follow(&Dir::new(own, "objects"), path, roots, 0, &mut seen, &mut found)?;
-    Ok(found)
-}
-
-fn identity(dir: BorrowedFd<'_>) -> Option<(u64, u64)> {
-    // The types of the two numbers differ between systems.
-    #[allow(clippy::unnecessary_cast, reason = "not u64 everywhere")]
-    nix::sys::stat::fstat(dir).ok().map(|stat| (stat.st_dev as u64, stat.st_ino as u64))
-}
-
-fn follow(
-    objects: &Dir,
+/// A line that may not be used, or that leads nowhere, in a circle or too deep, is left out and told in
+/// [`Alternates::refused`].
+///
+/// # Errors
+/// The repository's own file cannot be read, or the lender does not answer.
+pub fn resolve(
+    objects: BorrowedFd<'_>,
     path: &Path,
-    roots: &[Root<'_>],
-    depth: usize,
-    seen: &mut Vec<Option<(u64, u64)>>,
-    found: &mut Alternates,
-) -> Result<()> {
-    let Some(text) = objects.read(b"info/alternates", MAX_FILE)? else { return Ok(()) };
-    for line in parse(&text) {
-        let Some(line) = line else {
-            found.refuse(PathBuf::new(), "bad quotes");
-            continue;
-        };
-        let name = Path::new(std::ffi::OsStr::from_bytes(&line)).to_owned();
-        if depth >= MAX_DEPTH {
-            found.refuse(name, "alternates nested too deep");
-            continue;
+    trust: Trust,
+    lender: &mut dyn Lender,
+) -> Result<Alternates> {
+    let own = objects.try_clone_to_owned().map_err(|e| Error::Open("objects".into(), e))?;
+    let own = Source { objects: Dir::new(own, "objects"), path: path.to_owned() };
+    let mut search =
+        Search { trust, found: Alternates::default(), seen: vec![path.to_owned()], lines: 0, bytes: 0 };
+    let mut wishes = search.wishes(&own, 0)?;
+    for depth in 1..=MAX_DEPTH {
+        if wishes.is_empty() {
+            break;
         }
-        if found.dirs.len() >= MAX_ALTERNATES || found.refused.len() >= MAX_ALTERNATES {
-            return Ok(());
-        }
-        let Some(target) = normalise(&path.join(&name)) else {
-            found.refuse(name, "path that leads above the root directory");
-            continue;
-        };
-        let dir = match open(&target, roots) {
-            Ok(dir) => dir,
-            Err(why) => {
-                found.refuse(target, &why);
-                continue;
+        let next = search.granted(std::mem::take(&mut wishes), lender)?;
+        for source in &next {
+            match search.wishes(source, depth) {
+                Ok(more) => wishes.extend(more),
+                Err(why) => search.found.refuse(source.path.clone(), &why.to_string()),
             }
-        };
-        let which = identity(dir.as_fd());
-        // Told twice or in a circle: once is enough.
-        if which.is_none() || seen.contains(&which) {
-            continue;
-        }
-        seen.push(which);
-        let copy = dir.try_clone();
-        match dir.as_fd().try_clone_to_owned() {
-            Ok(fd) => found.dirs.push(Alternate { path: target.clone(), dir: fd }),
-            Err(e) => {
-                found.refuse(target, &e.to_string());
-                continue;
-            }
-        }
-        let deeper = copy.and_then(|dir| follow(&dir, &target, roots, depth + 1, seen, found));
-        if let Err(why) = deeper {
-            found.refuse(target, &why.to_string());
         }
     }
-    Ok(())
+    Ok(search.found)
+}
+
+struct Search {
+    trust: Trust,
+    found: Alternates,
+    seen: Vec<PathBuf>,
+    lines: usize,
+    bytes: usize,
+}
+
+impl Search {
+    /// What the lines of one file name, as far as it was not named before.
+    fn wishes(&mut self, source: &Source, depth: usize) -> Result<Vec<Wish>> {
+        let Some(text) = source.objects.read(b"info/alternates", MAX_FILE)? else { return Ok(Vec::new()) };
+        let mut wishes = Vec::new();
+        for line in parse(&text) {
+            self.lines += 1;
+            if self.lines > MAX_LINES {
+                self.found.refuse(source.path.clone(), "too many lines in alternates files");
+                break;
+            }
+            let Some(line) = line else {
+                self.found.refuse(source.path.clone(), "bad quotes in its alternates file");
+                continue;
+            };
+            if line.len() > MAX_LINE || line.iter().filter(|&&byte| byte == b'/').count() > MAX_COMPONENTS {
+                self.found.refuse(source.path.clone(), "too long a line in its alternates file");
+                continue;
+            }
+            let path = source.path.join(Path::new(std::ffi::OsStr::from_bytes(&line)));
+            if depth >= MAX_DEPTH {
+                self.found.refuse(path, "alternates nested too deep");
+                continue;
+            }
+            let wish = match place::walk(&path, self.trust) {
+                Ok(walked) => Wish { path: walked.path.clone(), found: Ok(walked) },
+                Err(stopped) => Wish { path: stopped.place(), found: Err(stopped.to_string()) },
+            };
+            // Named twice or in a circle: once is enough.
+            if self.seen.contains(&wish.path) {
+                continue;
+            }
+            self.bytes = self.bytes.saturating_add(wish.path.as_os_str().len());
+            if self.seen.len() > MAX_ALTERNATES || self.bytes > MAX_PATHS {
+                self.found.refuse(wish.path, "too many alternates");
+                break;
+            }
+            self.seen.push(wish.path.clone());
+            wishes.push(wish);
+        }
+        Ok(wishes)
+    }
+
+    /// Those of one level that may be used. About absent ones it is asked all the same: who may not read a place is not to
+    /// learn from the time whether it is there.
+    fn granted(&mut self, wishes: Vec<Wish>, lender: &mut dyn Lender) -> Result<Vec<Source>> {
+        let places: Vec<&Path> = wishes.iter().map(|wish| wish.path.as_path()).collect();
+        let answers = lender.ask(&places).map_err(|why| Error::Limit(format!("alternates: {why}")))?;
+        if answers.len() != wishes.len() {
+            return Err(Error::Limit("alternates: an answer for each was expected".into()));
+        }
+        let mut next = Vec::new();
+        for (Wish { path, found }, answer) in wishes.into_iter().zip(answers) {
+            let walked = match (answer, found) {
+                (Lending::No(why), _) | (Lending::Yes | Lending::IfExported, Err(why)) => {
+                    self.found.refuse(path, &why);
+                    continue;
+                }
+                (Lending::IfExported, Ok(walked)) if !is_exported(&walked) => {
+                    self.found.refuse(path, "no git-daemon-export-ok");
+                    continue;
+                }
+                (Lending::Yes | Lending::IfExported, Ok(walked)) => walked,
+            };
+            match walked.directory.try_clone() {
+                Ok(dir) => {
+                    next.push(Source { objects: Dir::new(dir, "alternate/objects"), path: path.clone() });
+                    self.found.dirs.push(Alternate { path, dir: walked.directory });
+                }
+                Err(e) => self.found.refuse(path, &e.to_string()),
+            }
+        }
+        Ok(next)
+    }
+}
+
+/// Whether the marker file of git-daemon stands beside an objects directory.
+fn is_exported(objects: &Walked) -> bool {
+    let marker = fstatat(&objects.directory, "../git-daemon-export-ok", AtFlags::AT_SYMLINK_NOFOLLOW);
+    marker.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG)
+}
+
+/// Whether a repository has a file of alternates at all.
+pub fn has_any(directory: BorrowedFd<'_>) -> bool {
+    fstatat(directory, "objects/info/alternates", AtFlags::AT_SYMLINK_NOFOLLOW) != Err(Errno::ENOENT)
 }
 
 impl Alternates {
+    /// Whether anything was left out, so that objects may be missing.
+    pub fn withheld(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     fn refuse(&mut self, path: PathBuf, why: &str) {
         if self.refused.len() < MAX_ALTERNATES {
             self.refused.push((path, why.to_owned()));
         }
     }
-}
-
-/// Opens a directory below the root that its path names.
-fn open(target: &Path, roots: &[Root<'_>]) -> std::result::Result<Dir, String> {
-    let mut why = "outside of the configured roots".to_owned();
-    for root in roots {
-        let Ok(below) = target.strip_prefix(root.path) else { continue };
-        let dir = root.dir.try_clone_to_owned().map_err(|e| e.to_string())?;
-        let dir = Dir::new(dir, root.path);
-        if below.as_os_str().is_empty() {
-            return Ok(dir);
-        }
-        match dir.open_dir(below.as_os_str().as_bytes()) {
-            Ok(Some(dir)) => return Ok(dir),
-            Ok(None) => why = "no such directory".to_owned(),
-            Err(e) => why = e.to_string(),
-        }
-    }
-    Err(why)
-}
-
-/// An absolute path without `.`, `..` and doubled slashes; `None` if it is not absolute or leads above `/`.
-fn normalise(path: &Path) -> Option<PathBuf> {
-    let mut plain = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::RootDir => plain.push("/"),
-            Component::CurDir => {}
-            Component::Normal(name) => plain.push(name),
-            Component::ParentDir => {
-                if !plain.pop() {
-                    return None;
-                }
-            }
-            Component::Prefix(_) => return None,
-        }
-    }
-    plain.is_absolute().then_some(plain)
 }
 
 /// The lines of an alternates file: comments left out, quotes taken off; `None` for one with bad quotes.
@@ -210,25 +272,48 @@ fn unquote(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::fd::AsFd as _;
     use std::os::unix::fs::symlink;
 
-    fn open_dir(path: &Path) -> OwnedFd {
-        fs::File::open(path).unwrap().into()
+    /// Lends what lies below one directory and is not named `denied`; notes what it was asked.
+    struct Below {
+        root: PathBuf,
+        asked: Vec<Vec<PathBuf>>,
+    }
+
+    impl Lender for Below {
+        fn ask(&mut self, places: &[&Path]) -> std::result::Result<Vec<Lending>, String> {
+            self.asked.push(places.iter().map(|place| (*place).to_owned()).collect());
+            let of = |place: &Path| match place.strip_prefix(&self.root) {
+                Ok(below) if below.starts_with("denied") => Lending::No("denied".into()),
+                Ok(below) if below.starts_with("exported") => Lending::IfExported,
+                Ok(_) => Lending::Yes,
+                Err(_) => Lending::No("elsewhere".into()),
+            };
+            Ok(places.iter().map(|place| of(place)).collect())
+        }
+    }
+
+    fn found(root: &Path) -> (Alternates, Vec<Vec<PathBuf>>) {
+        let objects = root.join("a/objects");
+        let mut lender = Below { root: root.to_owned(), asked: Vec::new() };
+        let opened: OwnedFd = fs::File::open(&objects).unwrap().into();
+        let found = resolve(opened.as_fd(), &objects, Trust::of_process(), &mut lender).unwrap();
+        (found, lender.asked)
     }
 
     /// The alternates of `root/a/objects`, as names below `root`, and the number refused.
     fn names(root: &Path) -> (Vec<String>, usize) {
-        let (dir, objects) = (open_dir(root), root.join("a/objects"));
-        let roots = [Root { path: root, dir: dir.as_fd() }];
-        let found = resolve(open_dir(&objects).as_fd(), &objects, &roots).unwrap();
+        let (found, _) = found(root);
         let name = |other: Alternate| other.path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(found.withheld(), !found.refused.is_empty());
         (found.dirs.into_iter().map(name).collect(), found.refused.len())
     }
 
     fn tree() -> (tempfile::TempDir, PathBuf) {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap().join("root");
-        for name in ["a", "b", "c", "d", "e", "f", "g"] {
+        for name in ["a", "b", "c", "d", "e", "f", "g", "denied", "exported"] {
             fs::create_dir_all(root.join(name).join("objects/info")).unwrap();
         }
         fs::create_dir_all(temp.path().join("outside/objects")).unwrap();
@@ -253,8 +338,10 @@ mod tests {
         write(&root, "c", "../../e/objects/\n");
         assert_eq!(
             names(&root),
-            (["b/objects", "c/objects", "e/objects", "d/objects"].map(str::to_owned).to_vec(), 0)
+            (["b/objects", "c/objects", "d/objects", "e/objects"].map(str::to_owned).to_vec(), 0)
         );
+        // One question for each level.
+        assert_eq!(found(&root).1.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1]);
     }
 
     #[test]
@@ -274,10 +361,47 @@ mod tests {
         }
         let (dirs, refused) = names(&root);
         assert_eq!((dirs.len(), refused), (5, 1));
+        assert_eq!(found(&root).1.len(), 5, "nobody is asked about the sixth");
     }
 
     #[test]
-    fn nothing_outside_of_the_roots() {
+    fn what_is_not_lent_is_not_read() {
+        let (_temp, root) = tree();
+        write(&root, "a", "../../denied/objects\n../../absent/objects\n../../b/objects\n");
+        // Who were to read this would ask about it.
+        write(&root, "denied", "../../c/objects\n");
+        let (found, asked) = found(&root);
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        assert_eq!(asked[0][1], root.join("absent/objects"), "asked about though it is not there");
+        assert_eq!(found.dirs.len(), 1);
+        assert_eq!(found.refused[0], (root.join("denied/objects"), "denied".to_owned()));
+        assert!(found.refused[1].1.ends_with("no such directory"), "{:?}", found.refused[1]);
+    }
+
+    #[test]
+    fn what_must_be_exported_is_looked_at() {
+        let (_temp, root) = tree();
+        write(&root, "a", "../../exported/objects\n");
+        assert_eq!(names(&root), (vec![], 1));
+        symlink("/etc/passwd", root.join("exported/git-daemon-export-ok")).unwrap();
+        assert_eq!(names(&root), (vec![], 1));
+        fs::remove_file(root.join("exported/git-daemon-export-ok")).unwrap();
+        fs::write(root.join("exported/git-daemon-export-ok"), "").unwrap();
+        assert_eq!(names(&root), (vec!["exported/objects".to_owned()], 0));
+    }
+
+    #[test]
+    fn very_many_lines_cost_little() {
+        let (_temp, root) = tree();
+        let lines: String = (0..20_000).map(|n| format!("../../x{n}/objects\n")).collect();
+        write(&root, "a", &format!("{}\n{lines}", "../a/".repeat(100_000)));
+        let (found, asked) = found(&root);
+        assert!(found.withheld() && found.dirs.is_empty());
+        assert!(asked.iter().map(Vec::len).sum::<usize>() <= MAX_ALTERNATES);
+    }
+
+    #[test]
+    fn nothing_outside_of_what_is_lent() {
         let (_temp, root) = tree();
         let outside = root.parent().unwrap().join("outside");
         symlink(&outside, root.join("link")).unwrap();

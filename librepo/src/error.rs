@@ -34,6 +34,8 @@ pub enum Error {
     CorruptEntry(String, u64, &'static str),
     /// An object that another one needs is not there.
     Missing(ObjectId),
+    /// Deltas' bases that a thin pack leaves out are not there: how many, and one of them.
+    MissingBases(u64, ObjectId),
     /// An object is larger than the limit: id, its size and the limit in bytes.
     ObjectTooLarge(ObjectId, u64, u64),
     /// A pack entry is larger than the limit: file name of the pack, offset, size and limit in bytes.
@@ -61,6 +63,9 @@ impl fmt::Display for Error {
             Error::CorruptObject(id, why) => write!(f, "object {id}: {why}"),
             Error::CorruptEntry(pack, offset, why) => write!(f, "{pack} at {offset}: {why}"),
             Error::Missing(id) => write!(f, "object {id}: missing"),
+            Error::MissingBases(count, id) => {
+                write!(f, "pack: {count} deltas' bases are missing, {id} for one")
+            }
             Error::ObjectTooLarge(id, size, limit) => {
                 write!(f, "object {id}: {size} bytes, larger than the limit of {limit}")
             }
@@ -81,6 +86,13 @@ fn full(e: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull => "the disk is full: ",
         io::ErrorKind::QuotaExceeded => "the disk quota is used up: ",
         _ => "",
+    }
+}
+
+impl Error {
+    /// Whether an object was needed that is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Error::Missing(_) | Error::MissingBases(..))
     }
 }
 

@@ -9,7 +9,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
 
 use common::{Scratch, open};
-use librepo::alternates::{self, Root};
+use librepo::alternates::{self, Lender, Lending};
+use librepo::place::Trust;
 use librepo::{HashKind, IdSet, Kind, Location, ObjectId, Options, Reader, Repository, Store};
 
 /// A descriptor that only names the directory is enough.
@@ -235,17 +236,28 @@ fn packs_that_appear_later() {
     assert!(ids.iter().all(|id| reader.read(id).unwrap().is_some()));
 }
 
+/// Lends everything or nothing.
+struct All(bool);
+
+impl Lender for All {
+    fn ask(&mut self, places: &[&std::path::Path]) -> Result<Vec<Lending>, String> {
+        let answer = if self.0 { Lending::Yes } else { Lending::No("not lent".into()) };
+        Ok(vec![answer; places.len()])
+    }
+}
+
 #[test]
-fn alternates_inside_of_the_roots() {
+fn alternates_that_are_lent() {
     let scratch = Scratch::bare(&[]);
     scratch.history("main", 30, 1);
     scratch.git_in(scratch.top(), &["clone", "-q", "--bare", "--shared", "repo.git", "fork.git"]);
     let fork = scratch.top().join("fork.git");
     let dir = fs::File::open(&fork).unwrap();
     let objects = fork.join("objects");
-    let root = fs::File::open(scratch.top()).unwrap();
-    let roots = [Root { path: scratch.top(), dir: root.as_fd() }];
-    let found = alternates::resolve(fs::File::open(&objects).unwrap().as_fd(), &objects, &roots).unwrap();
+    let opened = fs::File::open(&objects).unwrap();
+    let resolve =
+        |lend| alternates::resolve(opened.as_fd(), &objects, Trust::of_process(), &mut All(lend)).unwrap();
+    let found = resolve(true);
     assert_eq!((found.dirs.len(), found.refused.len()), (1, 0));
     let options = Options { alternates: found.dirs, ..Options::default() };
     let repository = Repository::open(dir.into(), options).unwrap();
@@ -254,7 +266,7 @@ fn alternates_inside_of_the_roots() {
     // Not resolved, not borrowed.
     let tip = repository.refs().find(b"refs/heads/main").unwrap().unwrap().target;
     assert!(!open(&fork).unwrap().store().contains(&tip));
-    let none = alternates::resolve(fs::File::open(&objects).unwrap().as_fd(), &objects, &[]).unwrap();
+    let none = resolve(false);
     assert_eq!((none.dirs.len(), none.refused.len()), (0, 1));
 }
 

@@ -271,6 +271,8 @@ pub struct Repository {
     pub protections: Vec<Protection>,
     /// Hidden namespaces, with a slash at the end.
     pub hidden: Vec<Hidden>,
+    /// Repositories that it may borrow objects from, whoever reads it.
+    pub borrows: Vec<Borrow>,
     /// Kinds of fsck findings that a push may have.
     pub tolerated: Vec<Tolerated>,
     /// Switches.
@@ -444,6 +446,15 @@ pub struct Hidden {
     pub at: Position,
 }
 
+/// `borrow`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Borrow {
+    /// A repository of this configuration, or the prefix of a `repositories` block for all that is in it.
+    pub name: RepoName,
+    /// Where it stands.
+    pub at: Position,
+}
+
 /// `fsck ignore`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tolerated {
@@ -572,6 +583,7 @@ impl Repository {
             rules: Vec::new(),
             protections: Vec::new(),
             hidden: Vec::new(),
+            borrows: Vec::new(),
             tolerated: Vec::new(),
             options: RepositoryOptions::default(),
             limits: Vec::new(),

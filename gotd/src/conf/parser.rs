@@ -685,6 +685,7 @@ impl Parser<'_> {
 
     fn finish(&mut self) {
         self.resolve_group_members();
+        self.check_borrows();
         if self.config.repositories.is_empty() && self.errors.is_empty() {
             let main = self.config.files.first().cloned().unwrap_or_default();
             self.push_error(ConfigError::whole(

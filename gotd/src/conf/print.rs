@@ -151,6 +151,9 @@ fn repository(out: &mut String, block: &Repository) -> std::fmt::Result {
     for hidden in &block.hidden {
         writeln!(out, "\thide namespace {}", quote(&hidden.namespace))?;
     }
+    for borrow in &block.borrows {
+        writeln!(out, "\tborrow {}", in_quotes(&String::from_utf8_lossy(borrow.name.as_bytes())))?;
+    }
     for tolerated in &block.tolerated {
         writeln!(out, "\tfsck ignore {}", tolerated.kind)?;
     }

@@ -1,11 +1,13 @@
 //! The grammar of `repository` and `repositories` blocks.
 
+use libproto::names::RepoName;
+
 use super::keywords::{either, nearest};
 use super::lexer::TokenKind;
 use super::limits::Scope;
 use super::model::{
-    ANONYMOUS, Access, Action, Hidden, LimitOverride, NotifyReference, NotifyTarget, NotifyVia, Position,
-    Protection, ProtectionKind, Repository, RepositoryKind, Rule, Subject, Tolerated, Wants, Who,
+    ANONYMOUS, Access, Action, Borrow, Hidden, LimitOverride, NotifyReference, NotifyTarget, NotifyVia,
+    Position, Protection, ProtectionKind, Repository, RepositoryKind, Rule, Subject, Tolerated, Wants, Who,
     branch_name, namespace,
 };
 use super::parser::{Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Skip, Word};
@@ -89,6 +91,7 @@ const OPTIONS: &[&str] = &[
     "protect",
     "notify",
     "hide",
+    "borrow",
     "fsck",
     "partial",
     "wants",
@@ -209,6 +212,7 @@ impl Parser<'_> {
                 self.block_or_item(&mut |p| p.notify_item(block))
             }
             "hide" => self.hide(block, at),
+            "borrow" => self.borrow(block, at),
             "fsck" => self.block_or_item(&mut |p| p.fsck_item(block)),
             "partial" => {
                 self.keywords(&["clone"])?;
@@ -358,6 +362,36 @@ impl Parser<'_> {
         }
         block.hidden.push(Hidden { namespace, at });
         Ok(())
+    }
+
+    fn borrow(&mut self, block: &mut Repository, at: Position) -> Outcome {
+        let word = self.word("the name of a repository")?;
+        let name = self.repo_name(&word)?;
+        if block.borrows.len() >= ENTRIES_MAX {
+            return self.fail(at, format!("more than {ENTRIES_MAX} \"borrow\" in one repository"));
+        }
+        if !block.borrows.iter().any(|b| b.name == name) {
+            block.borrows.push(Borrow { name, at: word.at });
+        }
+        Ok(())
+    }
+
+    /// What a block borrows from must be known. Only when all blocks were read that can be said.
+    pub(super) fn check_borrows(&mut self) {
+        let unknown = |name: &RepoName| {
+            let whole = name.as_bytes();
+            let cuts = whole.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at + 1);
+            let mut prefixes = cuts.map(|end| &whole[..end]).chain([b"/".as_slice()]);
+            let all = [whole, b"/"].concat();
+            !self.repository_names.contains_key(name.without_suffix())
+                && !self.repository_names.contains_key(&all)
+                && !prefixes.any(|prefix| self.repository_names.contains_key(prefix))
+        };
+        let borrows = self.config.repositories.iter().flat_map(|block| &block.borrows);
+        let unknown: Vec<Borrow> = borrows.filter(|borrow| unknown(&borrow.name)).cloned().collect();
+        for Borrow { name, at } in unknown {
+            self.error_at(at, format!("{name}: no block of this configuration has this repository"));
+        }
     }
 
     fn fsck_item(&mut self, block: &mut Repository) -> Outcome {

@@ -11,7 +11,7 @@ use super::accounts::{KEYS_MAX, USERS_MAX, parse_key};
 use super::limits::Limit;
 use super::loader::FILES_MAX;
 use super::model::{
-    Account, AccountUser, Config, Group, Hidden, Key, LimitOverride, ListenAddress, Listener, LogTo,
+    Account, AccountUser, Borrow, Config, Group, Hidden, Key, LimitOverride, ListenAddress, Listener, LogTo,
     NotifyReference, NotifyTarget, Position, Principal, Protection, Repository, RepositoryKind,
     RepositoryOptions, Rule, SOCKET_PATH_MAX, Sandbox, Secret, Tolerated, UnixUser, User, UserLimit, Who,
     branch_name, namespace,
@@ -66,6 +66,8 @@ pub enum ConfigItem {
     Protection(Protection),
     /// `hide`
     Hidden(Hidden),
+    /// `borrow`
+    Borrow(Borrow),
     /// `fsck ignore`
     Tolerated(Tolerated),
     /// `limit` of a repository
@@ -220,6 +222,7 @@ fn repository_items<E>(
     block.rules.iter().try_for_each(|r| put(ConfigItem::Rule(r.clone())))?;
     block.protections.iter().try_for_each(|p| put(ConfigItem::Protection(p.clone())))?;
     block.hidden.iter().try_for_each(|h| put(ConfigItem::Hidden(h.clone())))?;
+    block.borrows.iter().try_for_each(|b| put(ConfigItem::Borrow(b.clone())))?;
     block.tolerated.iter().try_for_each(|t| put(ConfigItem::Tolerated(t.clone())))?;
     block.limits.iter().try_for_each(|l| put(ConfigItem::RepositoryLimit(*l)))?;
     block.notify.references.iter().try_for_each(|r| put(ConfigItem::NotifyReference(r.clone())))?;
@@ -509,6 +512,7 @@ impl Assembler {
             }
             ConfigItem::Protection(Protection { at, .. })
             | ConfigItem::Hidden(Hidden { at, .. })
+            | ConfigItem::Borrow(Borrow { at, .. })
             | ConfigItem::Tolerated(Tolerated { at, .. })
             | ConfigItem::RepositoryLimit(LimitOverride { at, .. })
             | ConfigItem::NotifyReference(NotifyReference { at, .. })
@@ -531,6 +535,10 @@ impl Assembler {
                 room(block.hidden.len(), ENTRIES_MAX)?;
                 check(namespace(&hidden.namespace).as_ref() == Some(&hidden.namespace), "hidden namespace")?;
                 block.hidden.push(hidden);
+            }
+            ConfigItem::Borrow(borrow) => {
+                room(block.borrows.len(), ENTRIES_MAX)?;
+                block.borrows.push(borrow);
             }
             ConfigItem::Tolerated(tolerated) => {
                 room(block.tolerated.len(), FSCK_KINDS.len())?;

@@ -25,7 +25,7 @@ impl Parent {
         };
         let start = VerifyStart {
             repository: permit.repository.clone(),
-            roots: repo.roots,
+            lent: session.borrowing.lent().to_vec(),
             memory: repo.memory,
             file_size,
             threads: repo.threads,

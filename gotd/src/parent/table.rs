@@ -165,6 +165,8 @@ pub struct Session {
     pub pack: Option<super::packs::Pack>,
     /// The repository that it makes, once it was not there.
     pub creation: Option<Creation>,
+    /// What the repository asked to borrow from.
+    pub borrowing: super::borrow::Borrowing,
     /// A request of self-service.
     pub shell: Option<Box<super::shell::Shell>>,
 }
@@ -211,6 +213,7 @@ impl Session {
             wait_logged: false,
             pack: None,
             creation: None,
+            borrowing: super::borrow::Borrowing::default(),
             shell: None,
         }
     }

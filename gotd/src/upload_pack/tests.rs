@@ -132,6 +132,7 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
             pool: Pool::Unix,
             threads: 1,
             cache_bytes: 1 << 20,
+            withheld: false,
             queue: None,
         };
         repo_read::serve(&theirs.into(), &repository, &grant, &mut || {})
@@ -633,6 +634,7 @@ fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
             pool: Pool::Unix,
             threads: 1,
             cache_bytes: 1 << 20,
+            withheld: false,
             queue: None,
         };
         repo_read::serve(&theirs.into(), &repository, &grant, &mut || {}).text

@@ -135,6 +135,10 @@ pub struct PackReport {
 pub enum Refusal {
     /// A wanted object that is not there or that the client may not have, which must look the same.
     NotFound(ObjectId),
+    /// An object that another one needs, or that a reference names, is not there.
+    Missing(ObjectId),
+    /// The same where the repository borrows from one that the client may not read.
+    Withheld(ObjectId),
     /// No reference has this name, or more than one.
     NoSuchRef(RefName),
     /// More of something than a limit allows: what, and the limit.
@@ -151,6 +155,10 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refusal::NotFound(id) => WireError::NotFound(*id).fmt(f),
+            Refusal::Missing(id) => write!(f, "object {id}: missing"),
+            Refusal::Withheld(id) => {
+                write!(f, "object {id}: missing: the repository borrows from a repository you may not read")
+            }
             Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
             Refusal::Limit(what, limit) => write!(f, "too many {what}: at most {limit}"),
             Refusal::Broken(text) | Refusal::Limited(text) => f.write_str(text),

@@ -85,7 +85,7 @@ pub(super) fn append(
 
 fn missing(ids: &[ObjectId]) -> crate::error::Error {
     match ids {
-        [id, ..] => bad(format!("pack: {} deltas' bases are missing, {id} for one", ids.len())),
+        [id, ..] => crate::error::Error::MissingBases(ids.len() as u64, *id),
         [] => bad("pack: deltas' bases are missing"),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Build, CreateRules, FetchRules, Peer, RepoAddress};
+use super::{Build, CreateRules, FetchRules, Lend, Peer, RepoAddress};
 use crate::command::Service;
 use crate::names::{RepoName, UserName};
 
@@ -91,6 +91,17 @@ pub struct Question {
     pub repository: RepoName,
 }
 
+/// From which of these may be borrowed?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BorrowAsk {
+    /// Who asks.
+    pub who: Who,
+    /// The repository that was asked for, whose alternates these are.
+    pub repository: RepoName,
+    /// Paths of objects directories, as walked; at most [`BORROW_PLACES`](super::BORROW_PLACES).
+    pub places: Vec<Vec<u8>>,
+}
+
 /// The answer of `auth`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
@@ -157,6 +168,8 @@ crate::messages! {
         4 => Filter(Filter),
         /// Where the repository of the session of the header's peer was found. Answered by one `Placed`.
         5 => Place(PlaceQuestion),
+        /// From which of these may be borrowed? Answered by one `Lent`.
+        6 => Borrow(BorrowAsk),
     }
 }
 
@@ -179,5 +192,7 @@ crate::messages! {
         7 => Overview(Overview),
         /// Whether the repository of the session of the header's peer is where it was permitted.
         8 => Placed(Placed),
+        /// What may be borrowed from, in the order of the question.
+        9 => Lent(Vec<Lend>),
     }
 }

@@ -107,6 +107,37 @@ pub struct Opened {
     pub hash: HashKind,
 }
 
+/// Questions about places to borrow from that a repository process may ask: one for each level of alternates.
+pub const BORROW_QUESTIONS: u8 = 5;
+/// Most places in all of its questions, and bytes of their paths.
+pub const BORROW_PLACES: usize = 64;
+/// See [`BORROW_PLACES`].
+pub const BORROW_BYTES: usize = 8_000;
+
+/// Whether objects may be borrowed from a place, for the client of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lend {
+    /// The client may read the repository that it belongs to, or `borrow` names it.
+    Permitted,
+    /// The client may, where the marker file of git-daemon stands.
+    Exported,
+    /// It is not the objects directory of any repository of the configuration.
+    NoRepository,
+    /// No rule lets the client read it, and no `borrow` names it.
+    Denied,
+    /// Some of its references are hidden, which a reader of its objects would see; and no `borrow` names it.
+    Hides,
+}
+
+/// A place that was lent to a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// The path of an objects directory, as walked.
+    pub place: Vec<u8>,
+    /// Only where the marker file of git-daemon stands.
+    pub exported: bool,
+}
+
 /// The names of checks of a repository's files, 32 bytes each, that need not be made again while those files stay as they are.
 pub type Checks = Vec<[u8; 32]>;
 
@@ -204,6 +235,8 @@ crate::messages! {
         8 => NoPack(String),
         /// What was not found has been made since: look again.
         9 => Again(()),
+        /// What may be borrowed from, of what was asked about, in its order.
+        10 => Lent(Vec<Lend>),
     }
 }
 
@@ -230,5 +263,8 @@ crate::messages! {
         9 => Info(RepoInfo),
         /// Where it was found: comes before the word that it was opened.
         10 => Found(FoundAt),
+        /// May the client read what lies at these places, paths of objects directories as walked? Asked before they
+        /// are opened; at most [`BORROW_PLACES`].
+        11 => Borrow(Vec<Vec<u8>>),
     }
 }

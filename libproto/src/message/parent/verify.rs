@@ -2,15 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Build, Opened, RepoAddress, SessionStart};
+use super::{Build, Lent, Opened, RepoAddress, SessionStart};
 
 /// What a `verify` process is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyStart {
     /// The repository.
     pub repository: RepoAddress,
-    /// The directories that hold all repositories, absolute: alternates may lie there.
-    pub roots: Vec<Vec<u8>>,
+    /// What the repository may borrow from, as its writing process was told.
+    pub lent: Vec<Lent>,
     /// Bytes of anonymous memory (`RLIMIT_DATA`).
     pub memory: u64,
     /// Bytes of the largest file it may write (`RLIMIT_FSIZE`).

@@ -1,0 +1,112 @@
+//! What a repository process borrows from, and how it asks.
+//!
+//! An alternates file is read when the repository was found and before the process narrows itself. Each place it names is
+//! walked to; whether the client may have what lies there is said by `auth`, through the parent, before anything there
+//! is opened.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use libproto::channel::Received;
+use libproto::message::parent::{Lend, Lent, ParentToRepo, RepoToParent};
+use libproto::names::escape;
+use librepo::alternates::{self, Alternates, Lender, Lending};
+use librepo::place::Trust;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::repository::{self, Found, Parent};
+use crate::system;
+
+/// Most warnings about alternates in one log line.
+const WARNINGS: usize = 16;
+/// Most characters of one: a path of any length is the repository's, and all of the report is one message.
+const WARNING: usize = 300;
+
+/// The alternates of a repository that may be used for the client of its session.
+///
+/// # Errors
+/// Its alternates file cannot be read.
+pub fn from_parent(parent: &Parent, found: &Found, who: &str) -> Result<Alternates, String> {
+    of(found, &mut Asking { parent, who })
+}
+
+/// Those of them that were lent to the process that found them.
+///
+/// # Errors
+/// As for [`from_parent`].
+pub fn from_list(lent: &[Lent], found: &Found) -> Result<Alternates, String> {
+    of(found, &mut Listed(lent))
+}
+
+fn of(found: &Found, lender: &mut dyn Lender) -> Result<Alternates, String> {
+    if !alternates::has_any(found.directory.as_fd()) {
+        return Ok(Alternates::default());
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let objects =
+        openat(&found.directory, "objects", flags, Mode::empty()).map_err(|e| format!("objects: {e}"))?;
+    alternates::resolve(objects.as_fd(), &found.path.join("objects"), Trust::of_process(), lender)
+        .map_err(|e| e.to_string())
+}
+
+/// What was left out, for the log.
+pub fn warnings(alternates: &Alternates) -> impl Iterator<Item = String> {
+    let refused = alternates.refused.iter().take(WARNINGS);
+    refused.map(|(path, why)| {
+        let path = escape(path.as_os_str().as_bytes());
+        let shown: String = path.chars().take(WARNING).collect();
+        let why: String = escape(why.as_bytes()).chars().take(WARNING).collect();
+        format!("alternate {shown}: {why}")
+    })
+}
+
+/// Asks the parent.
+struct Asking<'a> {
+    parent: &'a Parent,
+    who: &'a str,
+}
+
+impl Lender for Asking<'_> {
+    fn ask(&mut self, places: &[&Path]) -> Result<Vec<Lending>, String> {
+        let asked = places.iter().map(|place| place.as_os_str().as_bytes().to_vec()).collect();
+        repository::send(self.parent, &RepoToParent::Borrow(asked));
+        match self.parent.recv() {
+            Ok(Received { message: ParentToRepo::Lent(answers), .. }) => {
+                Ok(answers.iter().map(|answer| lending(*answer, self.who)).collect())
+            }
+            // The session ended.
+            _ => system::exit_now(0),
+        }
+    }
+}
+
+fn lending(answer: Lend, who: &str) -> Lending {
+    match answer {
+        Lend::Permitted => Lending::Yes,
+        Lend::Exported => Lending::IfExported,
+        Lend::NoRepository => Lending::No("not the objects of a repository of gotd.conf".into()),
+        Lend::Denied => Lending::No(format!("{who} may not read it, and no \"borrow\" names it")),
+        Lend::Hides => Lending::No("has \"hide namespace\", and no \"borrow\" names it".into()),
+    }
+}
+
+/// Looks it up in what was lent before.
+struct Listed<'a>(&'a [Lent]);
+
+impl Lender for Listed<'_> {
+    fn ask(&mut self, places: &[&Path]) -> Result<Vec<Lending>, String> {
+        let of = |place: &Path| match self
+            .0
+            .iter()
+            .find(|lent| Path::new(OsStr::from_bytes(&lent.place)) == place)
+        {
+            Some(Lent { exported: false, .. }) => Lending::Yes,
+            Some(Lent { exported: true, .. }) => Lending::IfExported,
+            None => Lending::No("was not lent to this push".into()),
+        };
+        Ok(places.iter().map(|place| of(place)).collect())
+    }
+}
