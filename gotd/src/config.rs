@@ -16,12 +16,14 @@ use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToC
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::conf::wire::{self, Audience};
-use crate::system;
+use crate::{check_alternates, system};
 
 /// Reading files, and the system's users and groups.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);
 /// Longest text that the parent is told, in bytes.
 const TEXT_MAX: usize = 4000;
+/// Most warnings about alternates.
+const WARNINGS_MAX: usize = 200;
 
 type Parent = Channel<ConfigToParent, ParentToConfig>;
 
@@ -38,8 +40,9 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);
     say(&parent, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
-    let load = match parent.recv() {
-        Ok(Received { message: ParentToConfig::Load(load), .. }) => load,
+    let (load, check) = match parent.recv() {
+        Ok(Received { message: ParentToConfig::Load(load), .. }) => (load, false),
+        Ok(Received { message: ParentToConfig::Check(load), .. }) => (load, true),
         _ => system::exit_now(0),
     };
     let path = OsStr::from_bytes(&load.path);
@@ -50,6 +53,12 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     }
     for warning in &loaded.warnings {
         say(&parent, &ConfigToParent::Warning(bounded(warning.as_warning())));
+    }
+    if check {
+        let trust = crate::conf::load::trust(&loaded.config);
+        for warning in check_alternates::warnings(&loaded.config, trust).iter().take(WARNINGS_MAX) {
+            say(&parent, &ConfigToParent::Warning(bounded(warning.as_warning())));
+        }
     }
     for error in &loaded.errors {
         say(&parent, &ConfigToParent::Error(bounded(error.to_string())));

@@ -478,3 +478,28 @@ fn strangers_borrow_from_what_is_open_to_strangers() {
         }
     }
 }
+
+#[test]
+fn gotd_n_says_where_borrow_is_missing() {
+    let site = Site::new();
+    let (pool, _) = repository(&site, "pool.git", 4);
+    let (fork, _) = repository(&site, "fork.git", 4);
+    borrow(&fork, &objects(&pool), "");
+    let check = |borrow: &str| {
+        let conf = site.path("checked.conf");
+        let blocks = [block("pool", &pool, ""), block("fork", &fork, &format!("{}{borrow}", mine()))];
+        fs::write(&conf, format!("{}{}", site.head(), blocks.concat())).expect("writes");
+        site.hand_over();
+        run(site.command(regress::binaries().join("gotd")).args(["-n", "-f"]).arg(&conf), b"", 20)
+    };
+    let done = check("").good();
+    assert!(
+        done.err.contains("repository \"fork\": borrows from")
+            && done.err.contains("expected borrow \"pool\""),
+        "{}",
+        done.err
+    );
+    let done = check("\tborrow \"pool\"\n").good();
+    assert!(!done.err.contains("borrows from"), "{}", done.err);
+    check("\tborrow \"pol\"\n").bad("pol: no block of this configuration has this repository");
+}

@@ -239,7 +239,7 @@ fn settle_places(loaded: &mut Loaded) {
 }
 
 /// Whose directories are trusted: those of the user that the daemon works as.
-fn trust(config: &Config) -> Trust {
+pub fn trust(config: &Config) -> Trust {
     let me = nix::unistd::geteuid();
     let daemon = config.user.as_ref().and_then(|user| user.ids).map(|(uid, _)| uid);
     Trust { uid: daemon.filter(|_| me.is_root()).unwrap_or_else(|| me.as_raw()) }

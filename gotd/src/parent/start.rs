@@ -165,7 +165,6 @@ impl Settings {
             paths.into_iter().map(|path| path.into_os_string().into_vec()).collect()
         };
         let repo = RepoStart {
-            roots: bytes(few(config.repositories.iter().map(|r| r.place().into()).collect())),
             granted: bytes(granted.clone()),
             memory: limits.get(Limit::ProcessMemory),
             threads: u8::try_from(threads.min(4)).unwrap_or(1),
@@ -425,7 +424,10 @@ struct Loaded {
 fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Failure> {
     let child: Child<ParentToConfig, ConfigToParent> =
         starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
-    let message = ParentToConfig::Load(files.clone());
+    let message = match asks {
+        true => ParentToConfig::Check(files.clone()),
+        false => ParentToConfig::Load(files.clone()),
+    };
     child.channel.send(0, 0, &message).map_err(|e| format!("config: {e}"))?;
     let (mut assembler, mut config) = (Assembler::default(), None);
     let (mut errors, mut seen, mut notes) = (0usize, Vec::new(), Vec::new());

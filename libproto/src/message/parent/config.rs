@@ -18,6 +18,8 @@ crate::messages! {
     pub enum ParentToConfig: "parent to config" {
         /// Read these files.
         1 => Load(LoadConfig),
+        /// The same, and look at repositories too, for warnings.
+        2 => Check(LoadConfig),
     }
 }
 

@@ -30,8 +30,6 @@ pub struct RepoAddress {
 /// At the start of a repository process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepoStart {
-    /// The directories that hold all repositories, absolute.
-    pub roots: Vec<Vec<u8>>,
     /// The directories that a process sees which does not know its repository yet.
     pub granted: Vec<Vec<u8>>,
     /// Bytes of anonymous memory (`RLIMIT_DATA`).
