@@ -183,13 +183,22 @@ pub fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, RecvE
 }
 
 fn recv_record_as(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, RecvError> {
-    match recv(fd, &mut *buffer, flags) {
+    match unless_reset(|| recv(fd, &mut *buffer, flags)) {
         Ok((_, 0)) => Err(RecvError::Closed),
         // The spare byte at the end tells a record that was cut off from one that just fits.
         Ok((_, n)) if n >= buffer.len() => Err(RecvError::Truncated),
         Ok((_, n)) => Ok(n),
         Err(Errno::CONNRESET) => Err(RecvError::Closed),
         Err(e) => Err(RecvError::Io(e.into())),
+    }
+}
+
+/// Receives, and once more where the other end was closed with something unread: the system says so before it hands out what
+/// was sent until then, which may be why the other end was closed.
+fn unless_reset<T>(mut receive: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    match receive() {
+        Err(Errno::CONNRESET) => receive(),
+        result => result,
     }
 }
 
@@ -201,7 +210,8 @@ pub fn recv_record_with_fds(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut vectors = [io::IoSliceMut::new(buffer)];
-    let message = match recvmsg(fd, &mut vectors, &mut control, RecvFlags::CMSG_CLOEXEC) {
+    let receive = || recvmsg(fd, &mut vectors, &mut control, RecvFlags::CMSG_CLOEXEC);
+    let message = match unless_reset(receive) {
         Ok(message) => message,
         Err(Errno::CONNRESET) => return Err(RecvError::Closed),
         Err(e) => return Err(RecvError::Io(e.into())),
@@ -371,6 +381,19 @@ mod tests {
     fn raw_pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .expect("a socketpair")
+    }
+
+    #[test]
+    fn a_last_word_is_heard_though_something_was_left_unread() {
+        for with_fds in [false, true] {
+            let (a, b) = pair();
+            a.send(0, 0, &Ask::Number(1)).expect("sends");
+            b.send(0, 0, &Answer::Text("no".into())).expect("sends");
+            drop(b);
+            let heard = if with_fds { a.recv_with_fds() } else { a.recv() };
+            assert_eq!(heard.expect("the last word").message, Answer::Text("no".into()));
+            assert!(matches!(a.recv(), Err(RecvError::Closed)));
+        }
     }
 
     #[test]
