@@ -10,7 +10,7 @@ use gotd::repo_read;
 use gotd::session::{Conversation, Failure, Repo};
 use gotd::upload_pack;
 use libproto::command::{Parameters, Service};
-use libproto::message::parent::{FetchRules, Grant, Pool, SessionStart};
+use libproto::message::parent::{FetchRules, Grant, SessionStart};
 use libproto::names::HashKind;
 use librepo::repository::{Options, Repository};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -41,22 +41,22 @@ fn main() {
         librepo::id::HashKind::Sha256 => HashKind::Sha256,
     };
     let repo_limits = limits.clone();
+    let own = |fd: std::os::fd::BorrowedFd<'_>| -> OwnedFd { fd.try_clone_to_owned().expect("a descriptor") };
+    let output = own(std::io::stdout().as_fd());
     let server = std::thread::spawn(move || {
         let grant = repo_read::Grant {
             rules,
             hidden: &[],
             limits: &repo_limits,
-            pool: Pool::Unix,
             threads: 2,
             cache_bytes: 96 << 20,
             withheld: false,
             queue: None,
         };
-        repo_read::serve(&repo_read::Session::from(theirs), &repository, &grant, &mut || {})
+        repo_read::serve(&repo_read::Session::from(theirs), &repository, &grant, Output::new(output))
     });
     let protocol = std::env::var_os("GIT_PROTOCOL").unwrap_or_default();
     let version = Parameters::parse(protocol.as_encoded_bytes()).version_for(Service::UploadPack);
-    let own = |fd: std::os::fd::BorrowedFd<'_>| -> OwnedFd { fd.try_clone_to_owned().expect("a descriptor") };
     let repo = Repo::from(ours);
     let mut talk = Conversation {
         input: Input::new(own(std::io::stdin().as_fd())),

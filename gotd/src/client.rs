@@ -1,7 +1,7 @@
 //! The client's two pipes, or its one TCP connection, as a session or repository process uses them.
 //!
-//! The open file description is shared with the client, who can switch `O_NONBLOCK` on it at any time: every
-//! read and write handles both, and the watchdog handles a pipe that was filled after poll said it had room.
+//! The pipes are our own: nobody else can switch our ends to another mode. But the client can make a pipe smaller or larger from
+//! its end, leave it full, and keep its ends for ever: the watchdog ends a process that waits too long for it.
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,8 +14,15 @@ use crate::{system, watchdog};
 /// How large a pipe is made that has much to carry, in bytes. In one of the usual size, 64 kB, the two sides wait for each other
 /// more often than copying takes.
 const PIPE: usize = 256 << 10;
+/// How large it is otherwise, in bytes. What is larger is taken from what the daemon's user may have in pipes.
+const NARROW: usize = 64 << 10;
 /// Whoever writes so many bytes at once has much to send.
 const MUCH: usize = 32 << 10;
+
+/// Whether `fd` is ready for `events`, or never will be, before these milliseconds have passed.
+pub fn ready_within(fd: BorrowedFd<'_>, events: PollFlags, milliseconds: u16) -> bool {
+    !matches!(poll(&mut [PollFd::new(fd, events)], PollTimeout::from(milliseconds)), Ok(0))
+}
 
 /// Waits until `fd` is ready for `events`, or until it never will be.
 pub fn wait_for(fd: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
@@ -40,7 +47,7 @@ impl Input {
         Input { fd, received: 0 }
     }
 
-    /// The descriptor, to be handed on to a process that reads on from here.
+    /// The descriptor, for poll(2).
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -83,7 +90,7 @@ impl Output {
         Output { fd, tcp, wide: None, sent: 0 }
     }
 
-    /// The descriptor, to be handed to a process that writes an answer of its own.
+    /// The descriptor, for poll(2).
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -91,6 +98,17 @@ impl Output {
     /// Whether [`Output::send_file`] is worth using: it is not with a pipe that cannot hold a few packets.
     pub fn takes_files(&mut self) -> bool {
         self.tcp || self.widen()
+    }
+
+    /// Much may be about to come, again.
+    pub fn begin(&mut self) {
+        self.wide = None;
+    }
+
+    /// Makes a pipe that carried much as small as it was; `false`: there is too much in it still.
+    pub fn narrow(&mut self) -> bool {
+        self.wide = None;
+        self.tcp || !matches!(system::resize_pipe(self.fd.as_fd(), NARROW), Err(Errno::EBUSY))
     }
 
     /// Makes a pipe larger, once; whether it could be.
@@ -151,53 +169,10 @@ impl io::Write for Output {
     }
 }
 
-/// Why a pair of descriptors cannot be a client's input and output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unfit {
-    /// One of them is no pipe.
-    NotAPipe,
-    /// The input cannot be read, or the output cannot be written, or one of them allows both.
-    WrongDirection,
-    /// Both are the same pipe.
-    SamePipe,
-    /// It is no TCP connection.
-    NotTcp,
-}
-
-impl std::fmt::Display for Unfit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Unfit::NotAPipe => "standard input and output must be pipes",
-            Unfit::WrongDirection => "standard input must be read-only and standard output write-only",
-            Unfit::SamePipe => "standard input and output are the same pipe",
-            Unfit::NotTcp => "not a TCP connection",
-        })
-    }
-}
-
-/// Checks that this is a TCP connection, before anything else is done with it. No file system is asked: what is no
+/// Whether this is a TCP connection, before anything else is done with it. No file system is asked: what is no
 /// socket is told apart by the kernel before it looks further.
-pub fn check_tcp(fd: BorrowedFd<'_>) -> Result<(), Unfit> {
-    let tcp = system::is_tcp(fd).map_err(|_| Unfit::NotTcp)?;
-    if tcp { Ok(()) } else { Err(Unfit::NotTcp) }
-}
-
-/// Checks the descriptors of an input, an output, or both, before anything else is done with them.
-pub fn check(input: Option<BorrowedFd<'_>>, output: Option<BorrowedFd<'_>>) -> Result<(), Unfit> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    for (fd, wanted) in [(input, OFlag::O_RDONLY), (output, OFlag::O_WRONLY)] {
-        let Some(fd) = fd else { continue };
-        // First, because nothing else may be asked of a file that could hang the asker.
-        system::pipe_size(fd).map_err(|_| Unfit::NotAPipe)?;
-        let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(|_| Unfit::WrongDirection)?;
-        if OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE != wanted {
-            return Err(Unfit::WrongDirection);
-        }
-    }
-    match (input, output) {
-        (Some(a), Some(b)) if system::same_file(a, b).map_err(|_| Unfit::NotAPipe)? => Err(Unfit::SamePipe),
-        _ => Ok(()),
-    }
+pub fn is_tcp(fd: BorrowedFd<'_>) -> bool {
+    system::is_tcp(fd).unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -206,36 +181,17 @@ mod tests {
     use nix::unistd::pipe;
 
     #[test]
-    fn two_pipes_in_the_right_direction_are_fit() {
-        let ((r, _w), (_r, w)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
-        assert_eq!(check(Some(r.as_fd()), Some(w.as_fd())), Ok(()));
-        assert_eq!(check(Some(w.as_fd()), Some(r.as_fd())), Err(Unfit::WrongDirection));
-    }
-
-    #[test]
-    fn files_sockets_and_one_pipe_twice_are_not() {
-        let (r, w) = pipe().expect("a pipe");
-        assert_eq!(check(Some(r.as_fd()), Some(w.as_fd())), Err(Unfit::SamePipe));
-        let file = tempfile::tempfile().expect("a file");
-        assert_eq!(check(Some(file.as_fd()), Some(w.as_fd())), Err(Unfit::NotAPipe));
-        let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        assert_eq!(check(Some(r.as_fd()), Some(socket.as_fd())), Err(Unfit::NotAPipe));
-        let directory = std::fs::File::open("/").expect("opens");
-        assert_eq!(check(Some(directory.as_fd()), Some(w.as_fd())), Err(Unfit::NotAPipe));
-    }
-
-    #[test]
     fn a_tcp_connection_is_told_from_everything_else() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let tcp = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
-        assert_eq!(check_tcp(tcp.as_fd()), Ok(()));
+        assert!(is_tcp(tcp.as_fd()));
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
-        assert_eq!(check_tcp(udp.as_fd()), Err(Unfit::NotTcp));
+        assert!(!is_tcp(udp.as_fd()));
         let (unix, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        assert_eq!(check_tcp(unix.as_fd()), Err(Unfit::NotTcp));
+        assert!(!is_tcp(unix.as_fd()));
         let (r, _w) = pipe().expect("a pipe");
-        assert_eq!(check_tcp(r.as_fd()), Err(Unfit::NotTcp));
+        assert!(!is_tcp(r.as_fd()));
         let directory = std::fs::File::open("/").expect("opens");
-        assert_eq!(check_tcp(directory.as_fd()), Err(Unfit::NotTcp));
+        assert!(!is_tcp(directory.as_fd()));
     }
 }

@@ -3,7 +3,7 @@
 //! Duty: read that packet, refuse what is no fetch, and go on as every session does. Nobody has proven anything here:
 //! whoever comes this way is anonymous, by `listen`'s word to the parent and not by ours.
 //!
-//! **Invariant:** no byte is read while a descriptor can still be received.
+//! **Invariant:** no byte is read while a descriptor can still be sent or received.
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -30,7 +30,7 @@ const FAREWELL_BYTES: usize = 1 << 20;
 pub fn serve(
     parent: &Parent,
     connection: OwnedFd,
-    links: (OwnedFd, OwnedFd),
+    repo: OwnedFd,
     limits: SessionStart,
     enforcement: Enforcement,
 ) -> Result<(), String> {
@@ -38,7 +38,7 @@ pub fn serve(
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("session", WORK);
-    if client::check_tcp(connection.as_fd()).is_err() {
+    if !client::is_tcp(connection.as_fd()) {
         return Err("not a TCP connection".into());
     }
     send(parent, &SessionToParent::Remote(()));
@@ -51,7 +51,7 @@ pub fn serve(
     let report = match request(&mut input) {
         Ok(None) => report(0, "connected and said nothing".into()),
         Ok(Some((ask, protocol))) => {
-            talk(parent, connection.as_fd(), links, limits, Pipes { input, output }, (ask, protocol))
+            talk(parent, connection.as_fd(), (repo, None), limits, Pipes { input, output }, (ask, protocol))
         }
         Err(text) => SessionReport { received: input.received, ..refused(&mut output, text) },
     };

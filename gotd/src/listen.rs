@@ -45,6 +45,17 @@ const MOST_REFUSALS: usize = 16;
 
 type Parent = Channel<ListenToParent, ParentToListen>;
 
+type Link = Channel<ListenToSession, ListenToSession>;
+
+/// A session that waits for a client.
+struct Waiting {
+    number: u64,
+    pool: Pool,
+    session: Link,
+    /// The link to its repository process, which over git:// is given the connection too.
+    repo: Option<Link>,
+}
+
 /// A listening socket.
 struct Listener {
     number: u64,
@@ -61,7 +72,7 @@ struct Listen {
     listeners: Vec<Listener>,
     /// git:// clients can come, or have come and wait.
     git: bool,
-    waiting: VecDeque<(u64, Pool, Channel<ListenToSession, ListenToSession>)>,
+    waiting: VecDeque<Waiting>,
     locals: Locals,
     remotes: Remotes,
     controls: Controls,
@@ -194,6 +205,14 @@ impl Listen {
             Err(e) if e.is_transient() => return Ok(()),
             Err(e) => return Err(e.to_string()),
         };
+        if received.message == ParentToListen::WaitingGit(()) {
+            let fds = received.fds.drain(..).map(Link::from).collect::<Vec<_>>();
+            if let Ok([session, repo]) = <[Link; 2]>::try_from(fds) {
+                let (number, pool, repo) = (received.peer, Pool::Tcp, Some(repo));
+                self.waiting.push_back(Waiting { number, pool, session, repo });
+            }
+            return Ok(());
+        }
         match (received.message, received.fds.pop()) {
             (ParentToListen::Limits(limits), None) => {
                 self.limits = limits;
@@ -214,17 +233,18 @@ impl Listen {
                 }
             }
             (ParentToListen::Waiting(pool), Some(fd)) => {
-                self.waiting.push_back((received.peer, pool, fd.into()));
+                let (number, session) = (received.peer, fd.into());
+                self.waiting.push_back(Waiting { number, pool, session, repo: None });
             }
             (ParentToListen::Over(()), None) => {
-                self.waiting.retain(|(number, _, _)| *number != received.peer);
+                self.waiting.retain(|waiting| waiting.number != received.peer);
                 if !self.locals.over(received.peer) && !self.controls.over(received.peer) {
                     self.remotes.over(received.peer, &self.limits);
                 }
             }
             (ParentToListen::Recall(()), None) => {
                 let before = self.waiting.len();
-                self.waiting.retain(|(number, _, _)| *number != received.peer);
+                self.waiting.retain(|waiting| waiting.number != received.peer);
                 let known = self.waiting.len() != before;
                 // One that is not here has been handed a connection, and the parent was told.
                 if known && self.parent.send(0, received.peer, &ListenToParent::Recalled(())).is_err() {
@@ -337,11 +357,11 @@ impl Listen {
         while !self.is_full()
             && self.has_waiting(Pool::Unix)
             && let Some(id) = self.locals.next(&self.limits, now)
-            && let Some((number, session)) = self.session(Pool::Unix)
-            && let Some(queued) = self.locals.serve(id, number)
+            && let Some(session) = self.session(Pool::Unix)
+            && let Some(queued) = self.locals.serve(id, session.number)
         {
             let told = credentials(queued.connection.as_fd());
-            self.hand_over(number, &session, Pool::Unix, queued.connection.as_fd(), told);
+            self.hand_over(&session, queued.connection.as_fd(), told);
         }
         let otherwise = if self.is_full() { NoSession::Total } else { NoSession::Queue };
         for (queued, why) in self.locals.expire(&self.limits, otherwise, now) {
@@ -352,12 +372,12 @@ impl Listen {
         self.serve_controls(longest, now);
         while self.git_this_second < self.limits.rate
             && let Some(id) = self.remotes.next()
-            && let Some((number, session)) = self.session(Pool::Tcp)
+            && let Some(session) = self.session(Pool::Tcp)
         {
             self.git_this_second = self.git_this_second.saturating_add(1);
-            self.remotes.served(id, number);
+            self.remotes.served(id, session.number);
             if let Some((connection, address, port)) = self.remotes.get(id) {
-                self.hand_over(number, &session, Pool::Tcp, connection, Ok(Peer::Tcp { address, port }));
+                self.hand_over(&session, connection, Ok(Peer::Tcp { address, port }));
             }
         }
     }
@@ -365,11 +385,11 @@ impl Listen {
     /// Hands connections of control sockets to sessions of their own.
     fn serve_controls(&mut self, longest: Duration, now: Instant) {
         while self.controls.may_be_served()
-            && let Some((number, session)) = self.session(Pool::Control)
-            && let Some(connection) = self.controls.serve(number)
+            && let Some(session) = self.session(Pool::Control)
+            && let Some(connection) = self.controls.serve(session.number)
         {
             let told = credentials(connection.as_fd());
-            self.hand_over(number, &session, Pool::Control, connection.as_fd(), told);
+            self.hand_over(&session, connection.as_fd(), told);
         }
         for connection in self.controls.expire(longest, now) {
             self.refuse(connection, Pool::Control, NoSession::Queue, None);
@@ -390,29 +410,26 @@ impl Listen {
     }
 
     fn has_waiting(&self, pool: Pool) -> bool {
-        self.waiting.iter().any(|(_, other, _)| *other == pool)
+        self.waiting.iter().any(|waiting| waiting.pool == pool)
     }
 
     /// Takes a waiting session: the one that was started last, whose memory the processor's caches are likely to have still.
-    fn session(&mut self, pool: Pool) -> Option<(u64, Channel<ListenToSession, ListenToSession>)> {
-        let at = self.waiting.iter().rposition(|(_, other, _)| *other == pool)?;
-        self.waiting.remove(at).map(|(number, _, session)| (number, session))
+    fn session(&mut self, pool: Pool) -> Option<Waiting> {
+        let at = self.waiting.iter().rposition(|waiting| waiting.pool == pool)?;
+        self.waiting.remove(at)
     }
 
-    fn hand_over(
-        &self,
-        number: u64,
-        session: &Channel<ListenToSession, ListenToSession>,
-        pool: Pool,
-        connection: BorrowedFd<'_>,
-        peer: Result<Peer, String>,
-    ) {
+    /// Gives a connection to the processes of a session. The repository process comes first: it looks for the connection when
+    /// it is told what it is for, and that is after the session has read from it.
+    fn hand_over(&self, waiting: &Waiting, connection: BorrowedFd<'_>, peer: Result<Peer, String>) {
         #[cfg(feature = "escapes")]
         crate::escapes::attempt("listen", WORK);
+        let Waiting { number, pool, session, repo } = waiting;
+        let (number, message) = (*number, ListenToSession::Connection(*pool));
         let told = peer.and_then(|peer| {
-            session
-                .send_with_fds(0, number, &ListenToSession::Connection(pool), &[connection])
-                .map_err(|e| e.to_string())?;
+            for link in repo.iter().chain([session]) {
+                link.send_with_fds(0, number, &message, &[connection]).map_err(|e| e.to_string())?;
+            }
             Ok(peer)
         });
         let message = match told {

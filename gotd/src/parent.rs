@@ -364,6 +364,10 @@ impl Parent {
             // The repository process sees the end of its link, and has this long to take note; a push that is
             // under way is decided without its client, within its own limits.
             session.deadline = (!session.is_pushing()).then_some(now + LINGER);
+            if !session.is_pushing() {
+                // Or a client that goes on writing would not hear that nobody reads.
+                session.verify_ends = None;
+            }
             if session.offered || session.peer.is_some() {
                 self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
             }
@@ -521,10 +525,14 @@ impl Parent {
             SessionToParent::Git(ask) => {
                 session.state = SessionState::Asked;
                 session.ask = Some(ask);
+                if !session.is_push() {
+                    session.verify_ends = None;
+                }
                 self.consider(number);
             }
             SessionToParent::Control(request) => {
                 session.state = SessionState::Control;
+                session.verify_ends = None;
                 session.asked_control = Some(request);
                 self.consider_control(number);
             }
@@ -538,6 +546,7 @@ impl Parent {
             }
             SessionToParent::Shell(ask) => {
                 session.state = SessionState::Shell;
+                session.verify_ends = None;
                 self.shell(number, ask);
             }
             SessionToParent::Begins(commands) => {
@@ -684,7 +693,6 @@ impl Parent {
             limits,
             push_rules: permit.push_rules.clone(),
             who: permit.identity.clone(),
-            pool: session.pool,
             task: shell::task(session),
         };
         if session.shell.is_some() {

@@ -10,10 +10,8 @@ mod pack_out;
 mod queue;
 pub(crate) mod refs;
 
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
-
 use libproto::channel::{Channel, Message, Received, RecvError};
-use libproto::message::parent::{FetchRules, Pool, RepoReport, SessionStart};
+use libproto::message::parent::{FetchRules, RepoReport, SessionStart};
 use libproto::message::repo::{
     BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, Refusal,
     RepoToSession, SessionToRepo,
@@ -43,8 +41,6 @@ pub struct Grant<'a> {
     pub hidden: &'a [Vec<u8>],
     /// Limits of one request.
     pub limits: &'a SessionStart,
-    /// What the client's output is: a pipe, or a TCP connection.
-    pub pool: Pool,
     /// Threads that may work on one pack.
     pub threads: usize,
     /// Bytes of objects to keep, for each thread.
@@ -64,26 +60,24 @@ enum Broken {
     Rule(String),
 }
 
-/// Answers one session until it closes its end. `output_came` is called when the client's output has been received and
-/// no descriptor is expected any more, so that the caller can give up receiving them.
+/// Answers one session until it closes its end. `output`: where the client reads.
 pub fn serve(
     link: &Session,
     repository: &Repository,
     grant: &Grant<'_>,
-    output_came: &mut dyn FnMut(),
+    output: client::Output,
 ) -> RepoReport {
     let mut server = Server {
         link,
         repository,
         grant,
-        output_came,
         state: ReadState::Idle,
         advertised: Advertised::new(repository, grant.hidden),
         negotiation: None,
         before: None,
         haves_left: grant.limits.haves.into(),
         looks_left: LOOKS,
-        output: None,
+        output,
         report: RepoReport::default(),
         reopenings: REOPENINGS,
     };
@@ -103,7 +97,7 @@ pub fn serve(
 /// Answers a session's first question in place of a repository that turned out not to be readable.
 pub fn refuse(link: &Session, text: &str) -> RepoReport {
     let text: String = escape(text.as_bytes()).chars().take(500).collect();
-    if link.recv_with_fds().is_ok() {
+    if link.recv().is_ok() {
         let _ = link.send(0, 0, &RepoToSession::Refused(Refusal::Broken(text.clone())));
     }
     RepoReport { text, ..RepoReport::default() }
@@ -132,7 +126,6 @@ struct Server<'a> {
     link: &'a Session,
     repository: &'a Repository,
     grant: &'a Grant<'a>,
-    output_came: &'a mut dyn FnMut(),
     state: ReadState,
     advertised: Advertised<'a>,
     negotiation: Option<Negotiation<'a>>,
@@ -142,7 +135,7 @@ struct Server<'a> {
     haves_left: u64,
     /// How often it may still be looked at whether enough is common.
     looks_left: u32,
-    output: Option<client::Output>,
+    output: client::Output,
     report: RepoReport,
     /// How often the repository may still be opened again.
     reopenings: u32,
@@ -154,12 +147,12 @@ const REOPENINGS: u32 = 8;
 impl<'a> Server<'a> {
     /// Takes one question and answers it.
     fn step(&mut self) -> Result<(), Broken> {
-        let (question, fds) = self.receive()?;
+        let question = self.receive()?;
         if !allowed(READ_STATES, self.state, question.kind()) {
             return Err(Broken::Rule(format!("session: {} in state {:?}", question.name(), self.state)));
         }
         watchdog::phase(Phase::Work);
-        let answer = self.answer(question, fds);
+        let answer = self.answer(question);
         watchdog::phase(Phase::Off);
         match answer? {
             Ok(answer) => self.send(&answer),
@@ -171,11 +164,10 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn receive(&self) -> Result<(SessionToRepo, Vec<OwnedFd>), Broken> {
+    fn receive(&self) -> Result<SessionToRepo, Broken> {
         loop {
-            let received = if self.output.is_some() { self.link.recv() } else { self.link.recv_with_fds() };
-            match received {
-                Ok(Received { message, fds, .. }) => return Ok((message, fds)),
+            match self.link.recv() {
+                Ok(Received { message, .. }) => return Ok(message),
                 Err(e) if e.is_transient() => {}
                 Err(RecvError::Closed) => return Err(Broken::Closed),
                 Err(e) => return Err(Broken::Rule(format!("session: {e}"))),
@@ -188,11 +180,7 @@ impl<'a> Server<'a> {
     }
 
     /// The outer error ends the session, the inner one is told to it.
-    fn answer(
-        &mut self,
-        question: SessionToRepo,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Result<RepoToSession, Refusal>, Broken> {
+    fn answer(&mut self, question: SessionToRepo) -> Result<Result<RepoToSession, Refusal>, Broken> {
         Ok(match question {
             SessionToRepo::Prefixes(more) => {
                 self.state = ReadState::Listing;
@@ -209,7 +197,6 @@ impl<'a> Server<'a> {
             SessionToRepo::Bound(relative) => return self.bound(relative),
             SessionToRepo::Haves(haves) => self.haves(&haves).map(RepoToSession::Haved),
             SessionToRepo::Judge(()) => self.judge().map(RepoToSession::Ready),
-            SessionToRepo::Output(()) => return self.take_output(fds).map(|()| Ok(RepoToSession::Done(()))),
             SessionToRepo::Pack(ask) => self.pack(&ask).map(RepoToSession::Packed),
         })
     }
@@ -397,25 +384,6 @@ impl<'a> Server<'a> {
         self.negotiation()?.ready()
     }
 
-    fn take_output(&mut self, mut fds: Vec<OwnedFd>) -> Result<(), Broken> {
-        let (None, Some(fd)) = (&self.output, fds.pop()) else {
-            return Err(Broken::Rule("session: a second output".into()));
-        };
-        // The session has checked it, unless it was taken over.
-        let fit = match self.grant.pool {
-            Pool::Unix | Pool::Control => client::check(None, Some(fd.as_fd())),
-            Pool::Tcp => client::check_tcp(fd.as_fd()),
-        };
-        if let Err(unfit) = fit {
-            // Closing what a hostile session sent may hang: that is left to the end of the process.
-            let _ = fd.into_raw_fd();
-            return Err(Broken::Rule(format!("session: {unfit}")));
-        }
-        self.output = Some(client::Output::new(fd));
-        (self.output_came)();
-        Ok(())
-    }
-
     fn pack(&mut self, ask: &PackAsk) -> Result<PackReport, Refusal> {
         if ask.filter.is_some() && !self.grant.rules.filter {
             return Err(Refusal::Broken("filter: not offered".into()));
@@ -436,17 +404,16 @@ impl<'a> Server<'a> {
         };
         self.state = ReadState::Idle;
         self.looks_left = negotiation.looks_left;
-        let Some(output) = &mut self.output else {
-            return Err(Refusal::Broken("no output".into()));
-        };
         negotiation.fetch.options(PackOptions {
             thin: ask.thin,
             ofs_delta: ask.ofs_delta,
             include_tag: ask.include_tag,
             filter,
         });
+        // The session may have made it small since the last pack.
+        self.output.begin();
         let SessionStart { minimum_rate, rate_window, .. } = *self.grant.limits;
-        let mut out = PackOut::new(output, ask.side_band, ask.progress, minimum_rate, rate_window);
+        let mut out = PackOut::new(&mut self.output, ask.side_band, ask.progress, minimum_rate, rate_window);
         if let Some(Err(refusal)) = self.grant.queue.as_ref().map(|queue| queue.begin(&mut out)) {
             if refusal != Refusal::ClientGone {
                 out.fail(&refusal.to_string());

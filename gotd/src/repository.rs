@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
-    Access, Build, Checks, DirectoryId, FoundAt, OpenError, Opened, ParentToRepo, RepoAddress, RepoReport,
-    RepoStart, RepoToParent, Serve, SessionStart, Task,
+    Access, Build, Checks, DirectoryId, FoundAt, ListenToSession, OpenError, Opened, ParentToRepo,
+    RepoAddress, RepoReport, RepoStart, RepoToParent, Serve, SessionStart, Task,
 };
 use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
@@ -26,6 +26,7 @@ use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::sys::stat::fstatat;
 
+use crate::client::Output;
 use crate::watchdog::{self, Words};
 use crate::{borrowing, places, repo_read, repo_write, settings, system};
 
@@ -37,20 +38,36 @@ pub const WAITING: Promises = Promises::of(&[
     Promise::Cpath,
     Promise::Fattr,
     Promise::Flock,
-    Promise::Recvfd,
     Promise::Sendfd,
     Promise::Unveil,
 ]);
+/// While waiting for a client of git://, who can only fetch, and whose connection is still to come.
+pub const WAITING_GIT: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
 
-/// `repo_read` before the client's output has come.
-pub const READING: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Narrow]);
-/// `repo_read` from then on.
-pub const WRITING_PACK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+/// `repo_read`.
+pub const READING: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
 /// Bytes of unpacked objects that each thread keeps. Directories are read with all their versions at a time, so that more makes
 /// nothing faster: small fetches it makes slower, by the fresh memory. Half as much made a fetch of git's last thousand commits
 /// a tenth slower.
 const CACHE_BYTES: usize = 8 << 20;
+
+/// What a repository process is given beside its link to its session.
+#[derive(Debug)]
+pub enum Ends {
+    /// For a client of the unix socket: the link to `verify`, and where the client reads.
+    Unix {
+        /// The link to `verify`.
+        verify: OwnedFd,
+        /// The writing end of the client's pipe.
+        output: OwnedFd,
+    },
+    /// For a client of git://: the link to `listen`.
+    Git {
+        /// On which the connection comes.
+        listen: OwnedFd,
+    },
+}
 
 /// The link to the parent.
 pub type Parent = Channel<RepoToParent, ParentToRepo>;
@@ -69,31 +86,32 @@ pub struct Found {
 }
 
 /// Runs the role.
-pub fn run(
-    parent: OwnedFd,
-    session: OwnedFd,
-    verify: OwnedFd,
-    enforcement: Enforcement,
-) -> Result<(), String> {
+pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforcement) -> Result<(), String> {
     let parent = Parent::from(parent);
+    let (promises, access) = match ends {
+        Ends::Unix { .. } => (WAITING, libsandbox::Access::READ_WRITE_CREATE),
+        Ends::Git { .. } => (WAITING_GIT, libsandbox::Access::READ),
+    };
     let start = match parent.recv() {
         Ok(Received { message: ParentToRepo::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
     let granted: Vec<PathBuf> = start.granted.iter().map(|path| OsStr::from_bytes(path).into()).collect();
     let granted = places::visible(&granted);
-    let visible: Vec<Visible<'_>> = granted
-        .iter()
-        .map(|(path, dir)| Visible::opened(dir.as_fd(), path, libsandbox::Access::READ_WRITE_CREATE))
-        .collect();
+    let visible: Vec<Visible<'_>> =
+        granted.iter().map(|(path, dir)| Visible::opened(dir.as_fd(), path, access)).collect();
     let limits = Limits { data: Some(start.memory), ..Limits::UNCHANGED };
-    libsandbox::enter(&Stage { promises: WAITING, paths: Some(&visible), limits, enforcement })
+    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
     send(&parent, &RepoToParent::Hello(Build { id: crate::BUILD.into() }));
     let serve = match parent.recv() {
         Ok(Received { message: ParentToRepo::Serve(serve), .. }) => serve,
         // The daemon or the session ended before there was anything to do.
         _ => system::exit_now(0),
+    };
+    let (output, verify) = match ends {
+        Ends::Unix { verify, output } => (output, Some(verify)),
+        Ends::Git { listen } => (connection(listen), None),
     };
     match serve.access {
         Access::Read => system::set_name(c"repo_read"),
@@ -117,9 +135,29 @@ pub fn run(
     }
     match serve.access {
         Access::Read if serve.task != Task::Git => settings::tell(&parent, &serve, &found, enforcement),
-        Access::Read => read(&parent, session, &start, &serve, found, enforcement),
+        Access::Read => read(&parent, session, output, &start, &serve, found, enforcement),
         Access::Write if serve.task != Task::Git => settings::run(&parent, &serve, &found, enforcement),
-        Access::Write => repo_write::run(&parent, session, verify, &serve, &found, enforcement),
+        Access::Write => {
+            let verify = verify.ok_or("git:// is for fetching only")?;
+            // Whoever writes to the repository says nothing to its client.
+            drop(output);
+            repo_write::run(&parent, session, verify, &serve, &found, enforcement)
+        }
+    }
+}
+
+/// The connection of a client of git://. `listen` sent it before it told anybody of that client.
+fn connection(listen: OwnedFd) -> OwnedFd {
+    let listen = Channel::<ListenToSession, ListenToSession>::from(listen);
+    loop {
+        match listen.recv_with_fds() {
+            Ok(mut received) => match received.fds.pop() {
+                Some(fd) => return fd,
+                None => system::exit_now(1),
+            },
+            Err(e) if e.is_transient() => {}
+            Err(_) => system::exit_now(0),
+        }
     }
 }
 
@@ -127,6 +165,7 @@ pub fn run(
 fn read(
     parent: &Parent,
     session: OwnedFd,
+    output: OwnedFd,
     start: &RepoStart,
     serve: &Serve,
     found: Found,
@@ -163,22 +202,14 @@ fn read(
         rules: serve.fetch,
         hidden: &serve.hidden,
         limits: &serve.limits,
-        pool: serve.pool,
         threads: start.threads.into(),
         withheld: alternates.withheld(),
         cache_bytes: CACHE_BYTES,
         queue: Some(repo_read::PackQueue { parent }),
     };
-    // The client's output has come: from here on no descriptor can be received.
-    let mut output_came = || {
-        let stage = Stage { promises: WRITING_PACK, paths: None, limits: Limits::UNCHANGED, enforcement };
-        if libsandbox::enter(&stage).is_err() {
-            system::exit_now(1);
-        }
-        #[cfg(feature = "escapes")]
-        crate::escapes::attempt("repo_read", WRITING_PACK);
-    };
-    let mut report = repo_read::serve(&session, &repository, &grant, &mut output_came);
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("repo_read", READING);
+    let mut report = repo_read::serve(&session, &repository, &grant, Output::new(output));
     report.warnings.extend(repository.notes().take(16).map(str::to_owned));
     report.warnings.extend(borrowing::warnings(&alternates));
     report.checked = checked.found().iter().map(|seal| *seal.as_bytes()).collect();

@@ -3,21 +3,26 @@
 use libproto::states::Role;
 use libsandbox::Enforcement;
 
-use crate::spawn::{FIRST_FD, PARENT_FD};
+use crate::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
 use crate::{auth, config, create, list, listen, repository, session, sockets, system, verify};
 
+/// What a session and its repository process are told on their command line that wait for a client of git://.
+pub const GIT: &str = "git";
+
 /// How many descriptors beyond the parent's channel a role is given.
-const fn given(role: Role) -> i32 {
-    match role {
-        Role::Session => 3,
-        Role::Repository | Role::Verify => 2,
+const fn given(role: Role, git: bool) -> i32 {
+    match (role, git) {
+        (Role::Session, false) => 7,
+        (Role::Session | Role::Repository, true) => 2,
+        (Role::Repository | Role::Verify, _) => 3,
         _ => 0,
     }
 }
 
 /// Runs a role to its end. `arguments` is what the parent gave it on its command line.
 pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), String> {
-    system::close_from(FIRST_FD + given(role));
+    let git = arguments.first().is_some_and(|word| word == GIT);
+    system::close_from(FIRST_FD + given(role, git));
     // The kernel names a process after the descriptor it was executed from.
     if let Ok(name) = std::ffi::CString::new(role.name()) {
         system::set_name(&name);
@@ -31,18 +36,34 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
         return Err(format!("{}: refuses to run as root", role.name()));
     }
     let enforcement = if best_effort { Enforcement::BestEffort } else { Enforcement::Required };
-    let fd = |at: i32| system::inherited(at).map_err(|e| format!("descriptor {at}: {e}"));
-    let parent = fd(PARENT_FD)?;
+    let inherited = |at: i32| system::inherited(at).map_err(|e| format!("descriptor {at}: {e}"));
+    let fd = |at: i32| inherited(FIRST_FD + at);
+    let parent = inherited(PARENT_FD)?;
     match role {
         Role::Sockets => sockets::run(parent, arguments, enforcement),
         Role::Listen => listen::run(parent, enforcement),
         Role::Auth => auth::run(parent, enforcement),
         Role::Session => {
-            session::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, fd(FIRST_FD + 2)?, enforcement)
+            let (listen, repo) = (fd(0)?, fd(1)?);
+            let ends = match git {
+                true => session::Ends::Git,
+                false => session::Ends::Unix {
+                    verify: fd(2)?,
+                    pipes: ClientPipes { input: fd(3)?, output: fd(4)?, theirs: (fd(5)?, fd(6)?) },
+                },
+            };
+            session::run(parent, listen, repo, ends, enforcement)
         }
-        Role::Repository => repository::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
+        Role::Repository => {
+            let session = fd(0)?;
+            let ends = match git {
+                true => repository::Ends::Git { listen: fd(1)? },
+                false => repository::Ends::Unix { verify: fd(1)?, output: fd(2)? },
+            };
+            repository::run(parent, session, ends, enforcement)
+        }
         Role::Config => config::run(parent),
-        Role::Verify => verify::run(parent, fd(FIRST_FD)?, fd(FIRST_FD + 1)?, enforcement),
+        Role::Verify => verify::run(parent, fd(0)?, fd(1)?, fd(2)?, enforcement),
         Role::Create => create::run(parent, enforcement),
         Role::List => list::run(parent, enforcement),
         Role::Parent => Err(format!("{}: cannot be started", role.name())),
@@ -66,14 +87,10 @@ mod tests {
             ("auth", auth::WORK, "stdio"),
             ("config", config::WORK, "stdio rpath getpw"),
             ("session, waiting", session::SET_UP, "stdio recvfd sendfd"),
-            ("session", session::WORK, "stdio sendfd"),
-            (
-                "repository, waiting",
-                repository::WAITING,
-                "stdio rpath wpath cpath fattr flock recvfd sendfd unveil",
-            ),
-            ("repo_read", repository::READING, "stdio rpath recvfd"),
-            ("repo_read, writing", repository::WRITING_PACK, "stdio rpath"),
+            ("session", session::WORK, "stdio"),
+            ("repository, waiting", repository::WAITING, "stdio rpath wpath cpath fattr flock sendfd unveil"),
+            ("repository, waiting for git://", repository::WAITING_GIT, "stdio rpath recvfd unveil"),
+            ("repo_read", repository::READING, "stdio rpath"),
             (
                 "repo_write, setting up",
                 repo_write::SET_UP,

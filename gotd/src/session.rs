@@ -1,20 +1,20 @@
 //! `session`: speaks Git's wire protocol with one client.
 //!
-//! Duty: receive one connection and its two pipes (a git:// connection is both itself), decode what the client wants, ask
-//! the parent, then hold the conversation with client and repository process. Waits on: one connection from `listen`, then on the client.
-//! Talks to: the parent, its repository process, its client.
+//! Duty: receive one connection and give its client the ends of two pipes (a git:// connection is both itself), decode what
+//! the client wants, ask the parent, then hold the conversation with client and repository process. Waits on: one connection
+//! from `listen`, then on the client. Talks to: the parent, its repository process, its client.
 //!
-//! **Invariant:** never opens a repository, sees no file system, and can receive no descriptor once it decodes
+//! **Invariant:** never opens a repository, sees no file system, and can neither send nor receive a descriptor once it reads
 //! what a client wrote. It parses everything a client sends except packs.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{CommandError, Parameters, Service};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
-    ClientKind, ClientToSession, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, ShellRequest, VERSION,
+    ClientToSession, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, ShellRequest, VERSION, pipes_record,
 };
 use libproto::message::parent::{
     Build, ClientHello, GitAsk, Grant, ListenToSession, ParentToSession, Pool, SessionReport, SessionStart,
@@ -27,15 +27,15 @@ use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::client::{self, Input, Output};
+use crate::spawn::ClientPipes;
 use crate::system;
 use crate::watchdog::{self, Phase, Words};
 
-/// Until the client's descriptors are here: nothing that a client wrote is decoded in this stage but its
-/// greeting of fixed size.
+/// Until the connection is here and the client has been sent its pipes. Not a byte of a client's is read in this stage.
 pub const SET_UP: Promises =
     Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Narrow]);
-/// At work: `sendfd` hands the client's pipes to the repository process.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Sendfd]);
+/// At work.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
 
 /// The link to the parent.
 pub(crate) type Parent = Channel<SessionToParent, ParentToSession>;
@@ -91,12 +91,26 @@ pub struct Conversation {
     pub agent: String,
 }
 
+/// What a session is given beside its links to `listen` and its repository process.
+#[derive(Debug)]
+pub enum Ends {
+    /// For a client of the unix socket: the link to `verify`, and the client's pipes.
+    Unix {
+        /// The link to `verify`.
+        verify: OwnedFd,
+        /// Both ends of both pipes.
+        pipes: ClientPipes,
+    },
+    /// For a client of git://, whose connection is all there is.
+    Git,
+}
+
 /// Runs the role.
 pub fn run(
     parent: OwnedFd,
     listen: OwnedFd,
     repo: OwnedFd,
-    verify: OwnedFd,
+    ends: Ends,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     // No limit on descriptors: the kernel compares a sender's with all that its user has under way in sockets.
@@ -109,28 +123,35 @@ pub fn run(
         Ok(Received { message: ParentToSession::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let (pool, connection) = connection(&parent, listen);
-    let client = match pool {
-        Pool::Unix | Pool::Control => ClientSocket::from(connection),
-        Pool::Tcp => {
-            return crate::git_daemon::serve(&parent, connection, (repo, verify), start, enforcement);
+    let (client, verify, input, output) = match (connection(&parent, listen), ends) {
+        ((pool @ (Pool::Unix | Pool::Control), connection), Ends::Unix { verify, pipes }) => {
+            let client = ClientSocket::from(connection);
+            // gotctl's answers come in messages.
+            if pool == Pool::Unix {
+                give_pipes(&parent, &client, pipes.theirs);
+            }
+            (client, verify, Input::new(pipes.input), Output::new(pipes.output))
         }
+        ((Pool::Tcp, connection), Ends::Git) => {
+            return crate::git_daemon::serve(&parent, connection, repo, start, enforcement);
+        }
+        _ => return Err("listen: a connection of the other kind".into()),
     };
-    watchdog::phase(Phase::FirstRequest);
-    let for_client = Words::new(&start, |text| last_word(text, 1), last_word("", 0));
-    // The log's line first, as at every end.
-    let told = vec![(parent.as_fd(), words_for_log(&start)), (client.as_fd(), for_client)];
-    watchdog::start(start.clone(), told).map_err(|e| format!("watchdog: {e}"))?;
-    let (request, fds) = receive(&parent, &client);
-    // From here on no descriptor can come in, and only now the client's strings are decoded.
+    // From here on no descriptor comes or goes, and only now anything is read from the client.
     let limits = Limits::UNCHANGED;
     libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("session", WORK);
-    let report = match channel::decode::<ClientToSession>(&request, fds) {
-        Ok(Received { message: ClientToSession::Git(request), fds, .. }) => {
-            git(&parent, &client, (repo, verify), start, request, fds)
+    watchdog::phase(Phase::FirstRequest);
+    let for_client = Words::new(&start, |text| last_word(text, 1), last_word("", 0));
+    // The log's line first, as at every end.
+    let told = vec![(parent.as_fd(), words_for_log(&start)), (client.as_fd(), for_client)];
+    watchdog::start(start.clone(), told).map_err(|e| format!("watchdog: {e}"))?;
+    let request = receive(&parent, &client);
+    let report = match channel::decode::<ClientToSession>(&request, Vec::new()) {
+        Ok(Received { message: ClientToSession::Git(request), .. }) => {
+            git(&parent, &client, (repo, verify), start, request, Pipes { input, output })
         }
         Ok(Received { message: ClientToSession::Control(request), .. }) => {
             send(&parent, &SessionToParent::Control(request));
@@ -169,13 +190,25 @@ fn connection(parent: &Parent, listen: Listen) -> (Pool, OwnedFd) {
     }
 }
 
-/// Receives the greeting, forwards it, and receives the request without decoding it.
-fn receive(parent: &Parent, client: &ClientSocket) -> (Vec<u8>, Vec<OwnedFd>) {
-    let mut buffer = [0; HELLO_LEN + 1];
-    let (n, fds) = receive_record(parent, client, &mut buffer);
-    if !fds.is_empty() {
-        refuse_descriptors(parent, fds, "greeting: descriptors where none belong");
+/// Sends the client its ends of the pipes, and keeps none. One that never takes them has them in its own queue, and they go
+/// with the connection.
+fn give_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, OwnedFd)) {
+    let sent = channel::send_record_with_fds(client.as_fd(), &pipes_record(), &[to.as_fd(), from.as_fd()]);
+    if let Err(e) = sent {
+        let text = match e.kind() {
+            std::io::ErrorKind::BrokenPipe => "client went away before its request".into(),
+            _ => format!("pipes: {e}"),
+        };
+        let _ = finish(parent, client, report(1, text));
+        system::exit_now(1);
     }
+}
+
+/// Receives the greeting, forwards it, and receives the request without decoding it. Descriptors that came along are dropped
+/// by the kernel.
+fn receive(parent: &Parent, client: &ClientSocket) -> Vec<u8> {
+    let mut buffer = [0; HELLO_LEN + 1];
+    let n = receive_record(parent, client, &mut buffer);
     let Some(hello) = Hello::decode(&buffer[..n]) else {
         send(parent, &SessionToParent::Finished(report(1, "not a greeting".into())));
         system::exit_now(1);
@@ -191,18 +224,14 @@ fn receive(parent: &Parent, client: &ClientSocket) -> (Vec<u8>, Vec<OwnedFd>) {
         system::exit_now(1);
     }
     let mut buffer = vec![0; MAX_FRAME + 1];
-    let (n, fds) = receive_record(parent, client, &mut buffer);
-    let most = if hello.kind == ClientKind::Git { 2 } else { 0 };
-    if fds.len() != most {
-        refuse_descriptors(parent, fds, "request: wrong number of descriptors");
-    }
+    let n = receive_record(parent, client, &mut buffer);
     buffer.truncate(n);
-    (buffer, fds)
+    buffer
 }
 
-fn receive_record(parent: &Parent, client: &ClientSocket, buffer: &mut [u8]) -> (usize, Vec<OwnedFd>) {
+fn receive_record(parent: &Parent, client: &ClientSocket, buffer: &mut [u8]) -> usize {
     loop {
-        match channel::recv_record_with_fds(client.as_fd(), buffer) {
+        match channel::recv_record(client.as_fd(), buffer) {
             Ok(received) => return received,
             Err(e) if e.is_transient() => {
                 let _ = client::wait_for(client.as_fd(), PollFlags::POLLIN);
@@ -219,39 +248,20 @@ fn receive_record(parent: &Parent, client: &ClientSocket, buffer: &mut [u8]) -> 
     }
 }
 
-/// Ends the session without closing what a hostile client sent: that may hang, and is left to the end of the
-/// process, for which nobody waits.
-fn refuse_descriptors(parent: &Parent, fds: Vec<OwnedFd>, text: &str) -> ! {
-    for fd in fds {
-        let _ = fd.into_raw_fd();
-    }
-    send(parent, &SessionToParent::Finished(report(1, text.into())));
-    system::exit_now(1)
-}
-
 /// One Git request.
 fn git(
     parent: &Parent,
     client: &ClientSocket,
-    links: (OwnedFd, OwnedFd),
+    (repo, verify): (OwnedFd, OwnedFd),
     limits: SessionStart,
     request: GitRequest,
-    fds: Vec<OwnedFd>,
+    mut pipes: Pipes,
 ) -> SessionReport {
-    let Ok([input, output]) = <[OwnedFd; 2]>::try_from(fds) else {
-        return report(1, "request: wrong number of descriptors".into());
-    };
-    if let Err(unfit) = client::check(Some(input.as_fd()), Some(output.as_fd())) {
-        let text = unfit.to_string();
-        say_exit(client, 1, &text);
-        refuse_descriptors(parent, vec![input, output], &text);
-    }
-    let (input, mut output) = (Input::new(input), Output::new(output));
     match decode(request) {
         Ok((ask, protocol)) => {
-            talk(parent, client.as_fd(), links, limits, Pipes { input, output }, (ask, protocol))
+            talk(parent, client.as_fd(), (repo, Some(verify)), limits, pipes, (ask, protocol))
         }
-        Err(text) => refused(&mut output, text),
+        Err(text) => refused(&mut pipes.output, text),
     }
 }
 
@@ -265,14 +275,14 @@ pub(crate) struct Pipes {
 pub(crate) fn talk(
     parent: &Parent,
     client: BorrowedFd<'_>,
-    links: (OwnedFd, OwnedFd),
+    links: (OwnedFd, Option<OwnedFd>),
     limits: SessionStart,
     Pipes { input, mut output }: Pipes,
     (ask, protocol): (GitAsk, u8),
 ) -> SessionReport {
     let service = ask.service;
     send(parent, &SessionToParent::Git(ask));
-    let (repo, verify): (Repo, OwnedFd) = (links.0.into(), links.1);
+    let (repo, verify): (Repo, Option<OwnedFd>) = (links.0.into(), links.1);
     let listing = service == Service::UploadPack && protocol < 2 && crate::upload_pack::ask_ahead(&repo);
     let grant = match answer(parent, client) {
         Ok(grant) => grant,
@@ -333,13 +343,19 @@ fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, String> {
 }
 
 /// The conversation itself.
-fn converse(talk: &mut Conversation, repo: Repo, verify: OwnedFd, parent: &Parent) -> Result<(), Failure> {
-    match talk.service {
-        Service::UploadPack => crate::upload_pack::serve(talk, &repo),
-        Service::ReceivePack => {
+fn converse(
+    talk: &mut Conversation,
+    repo: Repo,
+    verify: Option<OwnedFd>,
+    parent: &Parent,
+) -> Result<(), Failure> {
+    match (talk.service, verify) {
+        (Service::UploadPack, _) => crate::upload_pack::serve(talk, &repo),
+        (Service::ReceivePack, Some(verify)) => {
             let begins = |commands| send(parent, &SessionToParent::Begins(commands));
             crate::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into(), &begins)
         }
+        (Service::ReceivePack, None) => Err(Failure::new("git:// is for fetching only")),
     }
 }
 

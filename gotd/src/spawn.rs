@@ -37,6 +37,29 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
+/// Bytes that a standard error holds. Its pipe is there for as long as the process, and what a uid has in pipes is counted.
+const STDERR: usize = 4096;
+
+/// The two pipes of a client. Each is a description of our own at our end, so that nobody else can switch it to another mode.
+#[derive(Debug)]
+pub struct ClientPipes {
+    /// Where the daemon reads what the client sends.
+    pub input: OwnedFd,
+    /// Where the daemon writes what the client reads.
+    pub output: OwnedFd,
+    /// The client's ends: where it writes, and where it reads.
+    pub theirs: (OwnedFd, OwnedFd),
+}
+
+impl ClientPipes {
+    /// Makes them.
+    pub fn new() -> io::Result<ClientPipes> {
+        let (input, to) = pipe2(OFlag::O_CLOEXEC)?;
+        let (from, output) = pipe2(OFlag::O_CLOEXEC)?;
+        Ok(ClientPipes { input, output, theirs: (to, from) })
+    }
+}
+
 /// The name of our program where it is linked statically, beside our own binary or in `../libexec`.
 #[cfg(target_os = "linux")]
 const STATIC: &str = "gotd-static";
@@ -181,6 +204,8 @@ impl Starter {
     ) -> io::Result<Child<S, R>> {
         let (ours, theirs) = pair()?;
         let (stderr, stderr_child) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // A failure costs quota and nothing else.
+        let _ = system::resize_pipe(stderr.as_fd(), STDERR);
         let mut argv = vec![CString::new("gotd")?, CString::new("-T")?, CString::new(role.name())?];
         for argument in arguments {
             argv.push(CString::new(*argument)?);

@@ -161,6 +161,20 @@ pub fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
+/// Makes a pipe hold this many bytes, more or fewer. `EBUSY`: more are in it now.
+pub fn resize_pipe(fd: BorrowedFd<'_>, bytes: usize) -> nix::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let wanted = i32::try_from(bytes).map_err(|_| Errno::EINVAL)?;
+        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETPIPE_SZ(wanted)).map(drop)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (fd, bytes);
+        Ok(())
+    }
+}
+
 /// Makes a pipe hold at least this many bytes, if its owner's quota has room for that; returns how many it holds then.
 pub fn widen_pipe(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
     let size = pipe_size(fd)?;

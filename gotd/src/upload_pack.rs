@@ -50,7 +50,6 @@ pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
         limits,
         wire: Wire::new(&mut talk.input, &mut talk.output),
         repo: Link::new(repo, talk.listing),
-        output_given: false,
         agent: &mut talk.agent,
     };
     let result = match talk.protocol {
@@ -74,8 +73,6 @@ struct Session<'a> {
     limits: Limits,
     wire: Wire<'a>,
     repo: Link<'a>,
-    /// The repository process has the client's output already.
-    output_given: bool,
     agent: &'a mut String,
 }
 
@@ -158,10 +155,6 @@ impl Session<'_> {
     /// Lets the repository process write the pack, and waits until it has.
     fn pack(&mut self, ask: PackAsk) -> Result<(), TalkError> {
         self.wire.flush()?;
-        if !self.output_given {
-            self.repo.give_output(self.wire.output_fd())?;
-            self.output_given = true;
-        }
         self.repo.pack(ask)?;
         self.wire.answered();
         Ok(())

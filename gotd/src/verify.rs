@@ -5,7 +5,8 @@
 //! client's input, then on the client. Talks to: both of them, and the parent.
 //!
 //! **Invariant:** opens nothing for writing and never touches a reference; once it reads what a client sent, it can
-//! receive no descriptor.
+//! receive no descriptor. It reads with read(2) into memory of its own, once: a client may change the pages that it put into
+//! the pipe after they were checked.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -33,7 +34,7 @@ use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
 
 use crate::borrowing;
-use crate::client::{self, Input};
+use crate::client::Input;
 use crate::disk::check_reserve;
 use crate::hidden::Hidden;
 use crate::ids::{to_repo, to_wire};
@@ -41,7 +42,7 @@ use crate::repository::{self, Found};
 use crate::system;
 use crate::watchdog::{self, Phase, Words};
 
-/// Until the client's input and the two files have come.
+/// Until the two files have come.
 pub const SET_UP: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
 /// While it reads what the client sent.
@@ -71,6 +72,7 @@ pub fn run(
     parent: OwnedFd,
     session: OwnedFd,
     writer: OwnedFd,
+    input: OwnedFd,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     let (parent, session, writer) = (Parent::from(parent), Session::from(session), Writer::from(writer));
@@ -90,7 +92,12 @@ pub fn run(
     let repository = repository::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
     say(&parent, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
     let task = task(&writer)?;
-    let input = if task.task.pack { Some(input(&session)?) } else { None };
+    let input = if task.task.pack {
+        await_input(&session)?;
+        Some(Input::new(input))
+    } else {
+        None
+    };
     let stage = Stage { promises: WORK, paths: None, limits: libsandbox::Limits::UNCHANGED, enforcement };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
@@ -155,16 +162,10 @@ fn task(writer: &Writer) -> Result<Task, String> {
     }
 }
 
-/// Receives the client's input, which must be a pipe that can be read and nothing else.
-fn input(session: &Session) -> Result<Input, String> {
-    let mut received = session.recv_with_fds().map_err(|e| format!("session: {e}"))?;
-    let fd = received.fds.pop().ok_or("session: no input")?;
-    if let Err(unfit) = client::check(Some(fd.as_fd()), None) {
-        // Closing it may hang; the end of this process takes care of it.
-        let _ = std::os::fd::IntoRawFd::into_raw_fd(fd);
-        return Err(unfit.to_string());
-    }
-    Ok(Input::new(fd))
+/// Waits for the session's word that it has read the client's input up to the pack.
+fn await_input(session: &Session) -> Result<(), String> {
+    let SessionToVerify::Input(()) = session.recv().map_err(|e| format!("session: {e}"))?.message;
+    Ok(())
 }
 
 /// Tells the session how far the work is, feeds the watchdog, and looks at the disk.

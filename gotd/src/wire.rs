@@ -2,17 +2,19 @@
 //! before every read that could wait.
 
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
 
 use libproto::message::repo::Refusal;
 use libproto::pktline::{Decoder, Packet};
 use libproto::wire_error::WireError;
+use nix::poll::PollFlags;
 
-use crate::client::{Input, Output};
+use crate::client::{self, Input, Output};
 use crate::conf::limits::Limit;
 use crate::session::Failure;
 use crate::watchdog::{self, Phase};
 
+/// How long a client has had nothing to say that is taken to be at leisure, in milliseconds.
+const LEISURE_MS: u16 = 1000;
 /// Bytes that are read at once.
 const READ_AHEAD: usize = 16 * 1024;
 /// Bytes of a long answer that may wait for the first write: the client is to begin early.
@@ -108,16 +110,6 @@ impl<'a> Wire<'a> {
         Wire { exact: true, ..Wire::new(input, output) }
     }
 
-    /// The client's output, to be handed on.
-    pub fn output_fd(&self) -> BorrowedFd<'_> {
-        self.output.fd()
-    }
-
-    /// The client's input, to be handed to who reads on from behind the last packet. Only of use when reading exactly.
-    pub fn input_fd(&self) -> BorrowedFd<'_> {
-        self.input.fd()
-    }
-
     /// The client may think, or run a hook of its own, before its first packet.
     pub fn may_think(&mut self) {
         self.waiting = Phase::Idle;
@@ -181,10 +173,22 @@ impl<'a> Wire<'a> {
         if watchdog::current() != phase {
             watchdog::phase(phase);
         }
+        if phase == Phase::Done {
+            self.narrow();
+        }
         let most = if self.exact { self.decoder.need().min(self.buffer.len()) } else { self.buffer.len() };
         let n = self.input.read(&mut self.buffer[..most]).map_err(TalkError::Client)?;
         (self.start, self.end) = (0, n);
         Ok(n > 0)
+    }
+
+    /// Behind a pack a client may stay for long: its pipe is made small again once it has been taken.
+    fn narrow(&mut self) {
+        while !client::ready_within(self.input.fd(), PollFlags::POLLIN, LEISURE_MS) {
+            if self.output.narrow() {
+                return;
+            }
+        }
     }
 
     /// Writes what is to be written.

@@ -1,9 +1,9 @@
 //! gotsh(1): what sshd runs in place of `git-upload-pack` and `git-receive-pack`.
 //!
-//! Duty: find out what the client asks for, connect to gotd, hand over standard input and output, wait, and
-//! exit with the status that comes back. It keeps running so that sshd sees the end.
+//! Duty: find out what the client asks for, connect to gotd, take two pipes from it, relay between them and standard input and
+//! output, and exit with the status that comes back.
 //!
-//! **Invariant:** decides nothing: who this is, the kernel tells gotd; what is allowed, gotd tells us.
+//! **Invariant:** decides nothing: who this is, the kernel tells gotd; what is allowed, gotd tells us. It hands nothing over.
 
 #![forbid(unsafe_code)]
 
@@ -12,19 +12,20 @@ mod relay;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::command::{self, Command, CommandError, Service};
+use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
-    ClientKind, ClientToSession, GitRequest, Hello, SessionToClient, ShellRequest,
+    ClientKind, ClientToSession, First, GitRequest, Hello, SessionToClient, ShellRequest,
 };
 use libproto::names::escape;
 use libproto::pktline;
-use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// musl's own gives every page back at once and asks for it again.
@@ -37,8 +38,10 @@ const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
 /// A longer one is no name of a repository, whatever it is.
 const VARIABLE_MAX: usize = 4096;
 
-/// Once connected: handing over, waiting, and perhaps relaying.
-const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Sendfd]);
+/// Once connected, until the pipes are here.
+const SET_UP: Promises = Promises::of(&[Promise::Stdio, Promise::Recvfd, Promise::Narrow]);
+/// From then on.
+const WORK: Promises = Promises::of(&[Promise::Stdio]);
 
 type Session = Channel<ClientToSession, SessionToClient>;
 
@@ -100,7 +103,7 @@ fn shell(user: &str) -> ExitCode {
         let hello = Hello::new(ClientKind::Shell, Some(user)).ok_or("--user: not a user name")?;
         let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
         let session = dial(path.as_ref())?;
-        sandbox();
+        sandbox(SET_UP, Some(&[]));
         libproto::channel::send_record(session.as_fd(), &hello.encode(), true)
             .map_err(|e| format!("gotd: {e}"))?;
         let request = ClientToSession::Shell(ShellRequest {
@@ -108,7 +111,11 @@ fn shell(user: &str) -> ExitCode {
             ssh_connection: variable("SSH_CONNECTION"),
         });
         session.send(0, 0, &request).map_err(|e| format!("gotd: {e}"))?;
-        wait(&session)
+        match first(&session)? {
+            First::Message(message) => heard(message).map_or_else(|| wait(&session), Ok),
+            // There is nothing to relay: the answer comes in messages.
+            First::Pipes(..) => wait(&session),
+        }
     };
     ask().map_or_else(
         |text| {
@@ -198,7 +205,7 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Resul
     let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
     let session = dial(path.as_ref())?;
     // While the daemon finds a session for us. Nothing that the client chose has left this process yet.
-    sandbox();
+    sandbox(SET_UP, Some(&[]));
     let wish = wish()?;
     let request = ClientToSession::Git(GitRequest {
         service: wish.command.service.name().into(),
@@ -206,39 +213,34 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Resul
         git_protocol: wish.git_protocol,
         ssh_connection: wish.from,
     });
-    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
-    let relay = relay::prepare(stdin.as_fd(), stdout.as_fd()).map_err(|e| format!("relay: {e}"))?;
     libproto::channel::send_record(session.as_fd(), &hello.encode(), true)
         .map_err(|e| format!("gotd: {e}"))?;
-    let (input, output) = match &relay {
-        Some(relay) => relay.theirs(),
-        None => (stdin.as_fd(), stdout.as_fd()),
+    session.send(0, 0, &request).map_err(|e| format!("gotd: {e}"))?;
+    let (to, from) = match first(&session)? {
+        First::Pipes(to, from) => (to, from),
+        First::Message(message) => return heard(message).map_or_else(|| wait(&session), Ok),
     };
-    hand_over(&session, &request, input, output)?;
-    match relay {
-        Some(relay) => relay.run(&session),
-        None => wait(&session),
+    // While the daemon looks at the request.
+    sandbox(WORK, None);
+    relay::run(&session, to, from)
+}
+
+/// Receives the first record: the pipes, or why there are none.
+fn first(session: &Session) -> Result<First, String> {
+    let mut buffer = [0; MAX_FRAME + 1];
+    loop {
+        match libproto::channel::recv_record_with_fds(session.as_fd(), &mut buffer) {
+            Ok((n, fds)) => return First::decode(&buffer[..n], fds).map_err(|e| format!("gotd: {e}")),
+            Err(RecvError::Closed) => return Err("the session ended unexpectedly".into()),
+            Err(e) if e.is_transient() => {}
+            Err(e) => return Err(format!("gotd: {e}")),
+        }
     }
 }
 
-/// Hands the descriptors over, once there is room for them.
-fn hand_over(
-    session: &Session,
-    request: &ClientToSession,
-    input: BorrowedFd<'_>,
-    output: BorrowedFd<'_>,
-) -> Result<(), String> {
-    session.send_with_fds(0, 0, request, &[input, output]).map_err(|e| format!("gotd: {e}"))
-}
-
 /// A sandbox of our own is a second line: where the system has none, gotd's own processes decide.
-fn sandbox() {
-    let stage = Stage {
-        promises: WORK,
-        paths: Some(&[]),
-        limits: Limits::UNCHANGED,
-        enforcement: Enforcement::BestEffort,
-    };
+fn sandbox(promises: Promises, paths: Option<&[Visible<'_>]>) {
+    let stage = Stage { promises, paths, limits: Limits::UNCHANGED, enforcement: Enforcement::BestEffort };
     if let Err(e) = libsandbox::enter(&stage) {
         complain(&e.to_string());
     }
@@ -265,24 +267,26 @@ fn wait(session: &Session) -> Result<u8, String> {
 /// Receives one message; the status when it was the last.
 fn hear(session: &Session) -> Result<Option<u8>, String> {
     match session.recv() {
-        Ok(Received { message: SessionToClient::Exit(exit), .. }) => {
-            if !exit.text.is_empty() {
-                complain(&exit.text);
-            }
-            Ok(Some(exit.status))
-        }
-        Ok(Received { message: SessionToClient::Note(text), .. }) => {
-            complain(&text);
-            Ok(None)
-        }
-        Ok(Received { message: SessionToClient::Line(text), .. }) => {
-            print(&text);
-            Ok(None)
-        }
+        Ok(Received { message, .. }) => Ok(heard(message)),
         Err(RecvError::Closed) => Err("the session ended unexpectedly".into()),
         Err(e) if e.is_transient() => Ok(None),
         Err(e) => Err(format!("gotd: {e}")),
     }
+}
+
+/// Prints what a message says; the status when it was the last.
+fn heard(message: SessionToClient) -> Option<u8> {
+    match message {
+        SessionToClient::Exit(exit) => {
+            if !exit.text.is_empty() {
+                complain(&exit.text);
+            }
+            return Some(exit.status);
+        }
+        SessionToClient::Note(text) => complain(&text),
+        SessionToClient::Line(text) => print(&text),
+    }
+    None
 }
 
 /// Lines of an answer, which gotd has made harmless to a terminal; should it not have, they are now.

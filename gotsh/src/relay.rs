@@ -1,168 +1,362 @@
-//! Pipes between a standard input and output that are no pipes and the session, which takes nothing else.
+//! Between our standard input and output and the two pipes that the daemon gave us.
 //!
-//! sshd with a terminal, an inetd, or a test may start us on sockets or files. Both directions are copied in
-//! one poll loop, each with one buffer.
+//! One loop copies in both directions. Where one side can, the kernel moves the bytes by splice(2) without showing them to us; the
+//! rest is read and written: terminals, files that are appended to, and sockets on the output, because a splice into a socket
+//! can block. No descriptor of ours leaves this process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use libsandbox::fstat;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::SFlag;
 
 use crate::Session;
 
-/// Bytes that each direction may hold.
+/// Bytes that one splice may move. Pipes hold less.
+const MUCH: usize = 1 << 20;
+/// Bytes that are read at once where they are copied.
 const BUFFER: usize = 64 * 1024;
-/// How long output that is still in the pipe is waited for after the session has ended, in milliseconds.
-const FLUSH_MS: u16 = 60_000;
+/// Bytes that may be written to something that blocks once it has said that it has room (`PIPE_BUF`).
+const SURE: usize = 4096;
+/// Rounds of one direction before the other one has its turn.
+const ROUNDS: usize = 16;
+/// How large the pipe to sshd is made that has much to carry, in bytes: as large as the daemon makes its own.
+#[cfg(target_os = "linux")]
+const WIDE: i32 = 256 << 10;
+/// So many bytes are much.
+const WORTH_WIDENING: usize = 32 << 10;
+/// How long nothing of the output may be taken after the session has ended.
+const FLUSH: Duration = Duration::from_secs(60);
 
-/// The pipes of a relay.
-pub struct Relay {
-    our_input: OwnedFd,
-    our_output: OwnedFd,
-    to_session: OwnedFd,
-    from_session: OwnedFd,
-    session_input: OwnedFd,
-    session_output: OwnedFd,
+/// What became of an attempt to move bytes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Some were moved.
+    Moved(usize),
+    /// There is nothing to move.
+    Empty,
+    /// There is no room for them.
+    Full,
+    /// The input has ended and all of it was moved.
+    Ended,
+    /// Nobody takes the output any more.
+    Refused,
 }
 
-/// `None`: both descriptors are pipes in the right direction and can be handed over as they are.
-pub fn prepare(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> nix::Result<Option<Relay>> {
-    if fits(input, OFlag::O_RDONLY) && fits(output, OFlag::O_WRONLY) && !same(input, output) {
-        return Ok(None);
-    }
-    let (session_input, to_session) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let (from_session, session_output) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let our_input = input.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-    let our_output = output.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-    // The pipe's own descriptions are ours alone, so this changes nobody else's descriptors.
-    for fd in [&to_session, &from_session] {
-        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    Ok(Some(Relay { our_input, our_output, to_session, from_session, session_input, session_output }))
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    Input,
+    Room,
 }
 
-fn fits(fd: BorrowedFd<'_>, mode: OFlag) -> bool {
-    let pipe =
-        fstat(fd).is_ok_and(|s| SFlag::from_bits_truncate(s.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO);
-    pipe && fcntl(fd, FcntlArg::F_GETFL)
-        .is_ok_and(|f| OFlag::from_bits_truncate(f) & OFlag::O_ACCMODE == mode)
+/// How bytes are written where the kernel does not move them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sink {
+    /// It never blocks: one of our pipes, or a file.
+    Ready,
+    /// A socket, which can be told not to block.
+    Socket,
+    /// It blocks when it is full.
+    Blocking,
 }
 
-fn same(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
-    matches!((fstat(a), fstat(b)), (Ok(a), Ok(b)) if a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-}
-
-/// One direction: what was read and not yet written.
+/// One direction.
 struct Direction {
-    from: Option<OwnedFd>,
-    to: Option<OwnedFd>,
+    from: OwnedFd,
+    to: OwnedFd,
+    sink: Sink,
+    splice: bool,
+    /// A splice from it can block although it was asked not to: TCP looks at the mode of the socket, which others share.
+    blocks: bool,
+    /// What was read and not yet written, where the bytes are copied.
     bytes: Vec<u8>,
+    waits: Waits,
+    /// Rounds in a row in which poll(2) promised what splice(2) did not keep.
+    fruitless: u32,
+    moved: usize,
 }
 
 impl Direction {
     fn new(from: OwnedFd, to: OwnedFd) -> Direction {
-        Direction { from: Some(from), to: Some(to), bytes: Vec::new() }
+        let sink = sink(to.as_fd());
+        let terminal = is(from.as_fd(), SFlag::S_IFCHR) || is(to.as_fd(), SFlag::S_IFCHR);
+        let splice = cfg!(target_os = "linux") && sink != Sink::Socket && !terminal;
+        let (blocks, waits) = (is(from.as_fd(), SFlag::S_IFSOCK), Waits::Input);
+        Direction { from, to, sink, splice, blocks, bytes: Vec::new(), waits, fruitless: 0, moved: 0 }
     }
 
-    /// What to poll for: reading when the buffer is empty, else writing.
-    fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        match (&self.from, &self.to) {
-            (_, Some(to)) if !self.bytes.is_empty() => Some((to.as_fd(), PollFlags::POLLOUT)),
-            (Some(from), Some(_)) => Some((from.as_fd(), PollFlags::POLLIN)),
-            _ => None,
+    /// What to poll for.
+    fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+        match self.waits {
+            Waits::Input => (self.from.as_fd(), PollFlags::POLLIN),
+            Waits::Room => (self.to.as_fd(), PollFlags::POLLOUT),
         }
     }
 
-    /// One read or one write; closes both ends at the end of the input, and when nobody takes the output.
-    fn step(&mut self) {
-        let (Some(from), Some(to)) = (&self.from, &self.to) else { return };
-        if self.bytes.is_empty() {
-            let mut buffer = vec![0; BUFFER];
-            match nix::unistd::read(from, &mut buffer) {
-                Ok(0) => self.close(),
-                Ok(n) => {
-                    buffer.truncate(n);
-                    self.bytes = buffer;
+    /// Moves bytes until there are none or there is no room, a bounded number of times.
+    fn turn(&mut self) -> Step {
+        let mut last = Step::Empty;
+        for round in 0..ROUNDS {
+            last = self.step();
+            match last {
+                Step::Moved(n) => {
+                    self.moved = self.moved.saturating_add(n);
+                    self.fruitless = 0;
+                    self.waits = if self.bytes.is_empty() { Waits::Input } else { Waits::Room };
+                    continue;
                 }
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
-                Err(_) => self.close(),
+                Step::Empty => self.waits = Waits::Input,
+                Step::Full => self.waits = Waits::Room,
+                Step::Ended | Step::Refused => return last,
             }
-            return;
+            if round == 0 {
+                self.fruitless = self.fruitless.saturating_add(1);
+                self.splice &= self.fruitless < 8;
+            }
+            break;
         }
-        match nix::unistd::write(to, &self.bytes) {
+        last
+    }
+
+    /// Moves bytes once.
+    fn step(&mut self) -> Step {
+        if self.blocks && self.bytes.is_empty() && !ready(self.from.as_fd(), PollFlags::POLLIN) {
+            return Step::Empty;
+        }
+        if self.splice && self.bytes.is_empty() {
+            match splice(self.from.as_fd(), self.to.as_fd()) {
+                Ok(0) => return Step::Ended,
+                Ok(n) => return Step::Moved(n),
+                Err(Errno::EAGAIN) if ready(self.from.as_fd(), PollFlags::POLLIN) => return Step::Full,
+                Err(Errno::EAGAIN) => return Step::Empty,
+                Err(Errno::EINTR) => return Step::Moved(0),
+                Err(Errno::EINVAL | Errno::ENOSYS) => self.splice = false,
+                Err(_) => return Step::Refused,
+            }
+        }
+        if self.bytes.is_empty() { self.read() } else { self.write() }
+    }
+
+    fn read(&mut self) -> Step {
+        // Standard input may block, and poll(2) may have looked at the other side.
+        if !ready(self.from.as_fd(), PollFlags::POLLIN) {
+            return Step::Empty;
+        }
+        let mut buffer = vec![0; BUFFER];
+        match nix::unistd::read(&self.from, &mut buffer) {
+            Ok(0) => Step::Ended,
+            Ok(n) => {
+                buffer.truncate(n);
+                self.bytes = buffer;
+                self.write()
+            }
+            Err(Errno::EAGAIN) => Step::Empty,
+            Err(Errno::EINTR) => Step::Moved(0),
+            // A connection that was reset, a terminal that is gone: nothing more comes.
+            Err(_) => Step::Ended,
+        }
+    }
+
+    fn write(&mut self) -> Step {
+        let written = match self.sink {
+            Sink::Ready => nix::unistd::write(&self.to, &self.bytes),
+            Sink::Socket => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                send(self.to.as_raw_fd(), &self.bytes, flags)
+            }
+            Sink::Blocking if !ready(self.to.as_fd(), PollFlags::POLLOUT) => return Step::Full,
+            Sink::Blocking => nix::unistd::write(&self.to, &self.bytes[..self.bytes.len().min(SURE)]),
+        };
+        match written {
             Ok(n) => {
                 self.bytes.drain(..n);
+                Step::Moved(n)
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => self.close(),
+            Err(Errno::EAGAIN) => Step::Full,
+            Err(Errno::EINTR) => Step::Moved(0),
+            Err(_) => Step::Refused,
         }
     }
+}
 
-    fn close(&mut self) {
-        self.from = None;
-        self.to = None;
-        self.bytes.clear();
+#[cfg(target_os = "linux")]
+fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> nix::Result<usize> {
+    use nix::fcntl::SpliceFFlags;
+    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    nix::fcntl::splice(from, None, to, None, MUCH, flags)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn splice(_: BorrowedFd<'_>, _: BorrowedFd<'_>) -> nix::Result<usize> {
+    let _ = MUCH;
+    Err(Errno::ENOSYS)
+}
+
+fn is(fd: BorrowedFd<'_>, kind: SFlag) -> bool {
+    fstat(fd).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == kind)
+}
+
+/// How bytes are written to an output.
+fn sink(to: BorrowedFd<'_>) -> Sink {
+    let blocks = || {
+        let flags = fcntl(to, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate);
+        !flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK))
+    };
+    if is(to, SFlag::S_IFSOCK) {
+        Sink::Socket
+    } else if is(to, SFlag::S_IFREG) || !blocks() {
+        Sink::Ready
+    } else {
+        Sink::Blocking
+    }
+}
+
+/// Whether something is so now, or will never be.
+fn ready(fd: BorrowedFd<'_>, events: PollFlags) -> bool {
+    poll(&mut [PollFd::new(fd, events)], PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+/// Makes a pipe hold more, where it is one and its owner's quota has room.
+fn widen(fd: BorrowedFd<'_>) {
+    #[cfg(target_os = "linux")]
+    let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(WIDE));
+    #[cfg(not(target_os = "linux"))]
+    let _ = fd;
+}
+
+/// The two directions, and what the session has told.
+struct Relay {
+    up: Option<Direction>,
+    down: Option<Direction>,
+    /// Our own standard output, of which it is asked whether anybody reads it.
+    stdout: OwnedFd,
+    wide: bool,
+    status: Option<Result<u8, String>>,
+}
+
+/// What poll(2) has found.
+#[derive(Default)]
+struct Found {
+    session: bool,
+    up: bool,
+    down: bool,
+    /// Nobody reads standard output any more.
+    gone: bool,
+}
+
+/// Copies in both directions until the session has told its status and its output has been passed on, or was not taken for
+/// too long. The end of standard input closes the pipe to the daemon and nothing else; when nobody reads standard output any
+/// more, both are closed.
+pub fn run(session: &Session, to: OwnedFd, from: OwnedFd) -> Result<u8, String> {
+    // The descriptions of our ends are ours alone: this changes nobody else's.
+    for fd in [&to, &from] {
+        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| format!("pipe: {e}"))?;
+    }
+    let copy =
+        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| format!("standard input and output: {e}"));
+    let (stdin, stdout) = (copy(std::io::stdin().as_fd())?, copy(std::io::stdout().as_fd())?);
+    let mut relay = Relay {
+        stdout: copy(stdout.as_fd())?,
+        up: Some(Direction::new(stdin, to)),
+        down: Some(Direction::new(from, stdout)),
+        wide: false,
+        status: None,
+    };
+    loop {
+        if let Some(end) = relay.turn(session)? {
+            return end;
+        }
     }
 }
 
 impl Relay {
-    /// The ends that the session gets: its input and its output.
-    pub fn theirs(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        (self.session_input.as_fd(), self.session_output.as_fd())
+    /// One turn of the loop; the end, when it has come.
+    fn turn(&mut self, session: &Session) -> Result<Option<Result<u8, String>>, String> {
+        let found = self.wait(session)?;
+        let Some(found) = found else { return Ok(self.status.clone()) };
+        if found.gone {
+            (self.up, self.down) = (None, None);
+        }
+        if found.session {
+            self.status = match crate::hear(session) {
+                Ok(None) => None,
+                Ok(Some(status)) => Some(Ok(status)),
+                Err(text) => Some(Err(text)),
+            };
+        }
+        if self.status.is_some() {
+            // Whatever else is sent, nobody wants it.
+            self.up = None;
+        }
+        if found.up
+            && let Some(up) = &mut self.up
+            && matches!(up.turn(), Step::Ended | Step::Refused)
+        {
+            self.up = None;
+        }
+        // What the session has written last may have come with its status.
+        if found.down || self.status.is_some() {
+            self.pass_down();
+        }
+        let drained =
+            self.down.as_ref().is_none_or(|down| down.waits == Waits::Input && down.bytes.is_empty());
+        Ok(if drained { self.status.clone() } else { None })
     }
 
-    /// Copies in both directions until the session has told its status and its output has been passed on.
-    pub fn run(self, session: &Session) -> Result<u8, String> {
-        // The session has its own copies; ours would keep its pipes open for ever.
-        drop((self.session_input, self.session_output));
-        let mut up = Direction::new(self.our_input, self.to_session);
-        let mut down = Direction::new(self.from_session, self.our_output);
-        let mut status: Option<Result<u8, String>> = None;
-        loop {
-            if let (Some(status), None) = (&status, down.interest()) {
-                return status.clone();
+    /// Passes the daemon's output on.
+    fn pass_down(&mut self) {
+        let Some(down) = &mut self.down else { return };
+        let step = loop {
+            let step = down.turn();
+            if !self.wide && down.moved >= WORTH_WIDENING {
+                self.wide = true;
+                widen(down.to.as_fd());
             }
-            let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(3);
-            let listening = status.is_none();
-            if listening {
-                fds.push(PollFd::new(session.as_fd(), PollFlags::POLLIN));
+            // After the status there is nobody else to listen to.
+            if self.status.is_none() || !matches!(step, Step::Moved(_)) {
+                break step;
             }
-            let up_at = up.interest().filter(|_| listening).map(|(fd, events)| {
-                fds.push(PollFd::new(fd, events));
-                fds.len() - 1
-            });
-            let down_at = down.interest().map(|(fd, events)| {
-                fds.push(PollFd::new(fd, events));
-                fds.len() - 1
-            });
-            let timeout = if listening { PollTimeout::NONE } else { PollTimeout::from(FLUSH_MS) };
-            match poll(&mut fds, timeout) {
-                Ok(0) => return status.unwrap_or(Ok(1)),
-                Ok(_) => {}
-                Err(Errno::EINTR) => continue,
-                Err(e) => return Err(format!("poll: {e}")),
-            }
-            let ready = |at: Option<usize>| {
-                at.and_then(|at| fds.get(at)).and_then(PollFd::revents).is_some_and(|r| !r.is_empty())
-            };
-            let (told, up_ready, down_ready) = (listening && ready(Some(0)), ready(up_at), ready(down_at));
-            drop(fds);
-            if told {
-                match crate::hear(session) {
-                    Ok(Some(end)) => status = Some(Ok(end)),
-                    Ok(None) => {}
-                    Err(text) => status = Some(Err(text)),
-                }
-            }
-            if up_ready {
-                up.step();
-            }
-            if down_ready {
-                down.step();
-            }
+        };
+        match step {
+            Step::Ended => self.down = None,
+            Step::Refused => (self.up, self.down) = (None, None),
+            Step::Moved(_) | Step::Empty | Step::Full => {}
         }
+    }
+
+    /// Waits for something to do; `None`: after the session's end nothing was taken for too long.
+    fn wait(&self, session: &Session) -> Result<Option<Found>, String> {
+        let listening = self.status.is_none();
+        let mut fds = Vec::with_capacity(4);
+        let mut watch = |fd, events| {
+            fds.push(PollFd::new(fd, events));
+            fds.len() - 1
+        };
+        let told = listening.then(|| watch(session.as_fd(), PollFlags::POLLIN));
+        let up = self.up.as_ref().map(Direction::interest).map(|(fd, events)| watch(fd, events));
+        let down = self.down.as_ref().map(Direction::interest).map(|(fd, events)| watch(fd, events));
+        // No events: that its reader is gone is told all the same.
+        let stdout = down.map(|_| watch(self.stdout.as_fd(), PollFlags::empty()));
+        let flush = PollTimeout::try_from(FLUSH).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, if listening { PollTimeout::NONE } else { flush }) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Some(Found::default())),
+            Err(e) => return Err(format!("poll: {e}")),
+        }
+        let is_ready = |at: Option<usize>| {
+            at.and_then(|at| fds.get(at)).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
+        };
+        Ok(Some(Found {
+            session: is_ready(told),
+            up: is_ready(up),
+            down: is_ready(down),
+            gone: is_ready(stdout),
+        }))
     }
 }

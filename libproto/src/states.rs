@@ -75,6 +75,7 @@ pub const LINKS: &[(Role, Role)] = &[
     (Role::Parent, Role::List),
     (Role::Parent, Role::Config),
     (Role::Listen, Role::Session),
+    (Role::Listen, Role::Repository),
     (Role::Session, Role::Repository),
     (Role::Session, Role::Verify),
     (Role::Repository, Role::Verify),

@@ -1,5 +1,6 @@
 //! Clients that speak to the daemon's socket themselves, well or badly.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,7 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use libproto::channel;
-use libproto::message::client::{ClientKind, ClientToSession, Exit, GitRequest, Hello, SessionToClient};
+use libproto::message::client::{
+    ClientKind, ClientToSession, Exit, First, GitRequest, Hello, SessionToClient,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
@@ -20,6 +23,8 @@ use crate::pkt;
 pub struct Connection {
     /// The socket.
     pub fd: OwnedFd,
+    /// The end that came in place of the pipes.
+    refused: RefCell<Option<End>>,
 }
 
 /// How the daemon ended a connection.
@@ -42,7 +47,7 @@ impl Connection {
     pub fn try_open(path: &Path) -> nix::Result<Connection> {
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Connection { fd })
+        Ok(Connection { fd, refused: RefCell::default() })
     }
 
     /// Connects unless it would have to wait.
@@ -50,7 +55,7 @@ impl Connection {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Connection { fd })
+        Ok(Connection { fd, refused: RefCell::default() })
     }
 
     /// Sends one record with any descriptors; the error tells that the daemon has closed.
@@ -68,35 +73,50 @@ impl Connection {
         let _ = self.send(&hello.encode(), &[]);
     }
 
-    /// Sends a request with these descriptors, whose number the frame tells truly.
+    /// Sends a request with these descriptors, of which the frame says nothing.
     pub fn request(&self, request: &GitRequest, fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
-        let mut record = frame(request);
-        if let Ok(count) = u16::try_from(fds.len()) {
-            record[2..4].copy_from_slice(&count.to_le_bytes());
-        }
-        self.send(&record, fds)
+        self.send(&frame(request), fds)
     }
 
-    /// Waits for the end of the connection, at most this many seconds; the notes before it are left out.
+    /// Takes the first record: where the client writes, and where it reads. `None`: there are none, and this was the end.
+    #[track_caller]
+    pub fn pipes(&self, seconds: u64) -> Option<(OwnedFd, OwnedFd)> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        assert!(readable(self.fd.as_fd(), deadline), "no pipes after {seconds} seconds");
+        let mut buffer = vec![0; 64 * 1024];
+        let (n, fds) = channel::recv_record_with_fds(self.fd.as_fd(), &mut buffer).ok()?;
+        match First::decode(&buffer[..n], fds).expect("a first record") {
+            First::Pipes(to, from) => Some((to, from)),
+            First::Message(SessionToClient::Exit(Exit { status, text })) => {
+                self.refused.replace(Some(End::Exit(status, text)));
+                None
+            }
+            First::Message(_) => None,
+        }
+    }
+
+    /// Waits for the end of the connection, at most this many seconds; pipes and notes before it are left out.
     #[track_caller]
     pub fn end(&self, seconds: u64) -> End {
+        if let Some(end) = self.refused.take() {
+            return end;
+        }
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
             assert!(readable(self.fd.as_fd(), deadline), "not ended after {seconds} seconds");
             let mut buffer = vec![0; 64 * 1024];
-            let n = match channel::recv_record(self.fd.as_fd(), &mut buffer) {
-                Ok(n) => n,
-                Err(_) => return End::Closed,
+            let Ok((n, fds)) = channel::recv_record_with_fds(self.fd.as_fd(), &mut buffer) else {
+                return End::Closed;
             };
-            let received = channel::decode::<SessionToClient>(&buffer[..n], Vec::new());
-            if let SessionToClient::Exit(Exit { status, text }) = received.expect("a message").message {
+            let first = First::decode(&buffer[..n], fds).expect("a message");
+            if let First::Message(SessionToClient::Exit(Exit { status, text })) = first {
                 return End::Exit(status, text);
             }
         }
     }
 }
 
-/// The record of a request, which says that it has two descriptors.
+/// The record of a request.
 pub fn frame(request: &GitRequest) -> Vec<u8> {
     channel::encode(0, 0, &ClientToSession::Git(request.clone())).expect("encodes")
 }
@@ -111,7 +131,7 @@ pub fn fetch_request(repository: &str, protocol: u8) -> GitRequest {
     }
 }
 
-/// A session with two pipes, as gotsh makes one.
+/// A session and its two pipes, as gotsh has them.
 #[derive(Debug)]
 pub struct Session {
     /// The connection to the daemon.
@@ -120,8 +140,6 @@ pub struct Session {
     pub to: Option<File>,
     /// Where the client reads.
     pub from: File,
-    /// The ends that the daemon got, input and output, for a client that keeps them.
-    pub kept: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Session {
@@ -131,30 +149,30 @@ impl Session {
         let connection = Connection::open(socket);
         let hello = Hello::new(ClientKind::Git, Some(user)).expect("a name that fits");
         let _ = connection.send(&hello.encode(), &[]);
-        Session { kept: None, ..Session::ask(connection, repository, protocol) }
+        Session::ask(connection, &fetch_request(repository, protocol))
     }
 
-    /// Connects, greets and asks to fetch from a repository; keeps the daemon's ends of the pipes too.
-    #[track_caller]
-    pub fn fetch_and_keep(socket: &Path, repository: &str, protocol: u8) -> Session {
-        let connection = Connection::open(socket);
-        connection.greet();
-        Session::ask(connection, repository, protocol)
-    }
-
-    fn ask(connection: Connection, repository: &str, protocol: u8) -> Session {
-        let (input, to) = nix::unistd::pipe().expect("a pipe");
-        let (from, output) = nix::unistd::pipe().expect("a pipe");
-        let request = fetch_request(repository, protocol);
-        // Whether there is still a session to receive it, the answer tells.
-        let _ = connection.request(&request, &[input.as_fd(), output.as_fd()]);
-        Session { connection, to: Some(to.into()), from: from.into(), kept: Some((input, output)) }
-    }
-
-    /// As [`Session::fetch`], for a client that leaves the daemon alone with its ends.
+    /// Connects, greets and asks to fetch from a repository.
     #[track_caller]
     pub fn fetch(socket: &Path, repository: &str, protocol: u8) -> Session {
-        Session { kept: None, ..Session::fetch_and_keep(socket, repository, protocol) }
+        let connection = Connection::open(socket);
+        connection.greet();
+        Session::ask(connection, &fetch_request(repository, protocol))
+    }
+
+    /// Asks for something on a connection that has greeted.
+    #[track_caller]
+    pub fn ask(connection: Connection, request: &GitRequest) -> Session {
+        // Whether there is still a session to receive it, the answer tells.
+        let _ = connection.request(request, &[]);
+        match connection.pipes(20) {
+            Some((to, from)) => Session { connection, to: Some(to.into()), from: from.into() },
+            // Nobody serves it: what is read ends at once.
+            None => {
+                let (from, _) = nix::unistd::pipe().expect("a pipe");
+                Session { connection, to: None, from: from.into() }
+            }
+        }
     }
 
     /// Asks for everything that `tip` reaches, in version 2, and reads the first `bytes` bytes of the answer.

@@ -63,7 +63,7 @@ fn own_network() -> Result<(), String> {
 }
 
 /// With an ordinary port, and with a low one that only a privilege binds: nobody but `sockets` has one, it has that one
-/// alone, nobody but `listen` waits for clients, and only the client's own session has its connection besides.
+/// alone, nobody but `listen` waits for clients, and only the client's own session and repository process have its connection besides.
 #[test]
 fn privileges_and_sockets_of_every_process() {
     if !is_root() {
@@ -144,7 +144,7 @@ fn table_of(address: SocketAddr, kept: &str) {
                 assert!(places.iter().all(|place| row.has(|socket| socket == place) == 1), "{row}");
                 assert_eq!(connected, 1, "{row}");
             }
-            "session" => assert_eq!(row.has(waits), 0, "{row}"),
+            "session" | "repo_read" => assert_eq!(row.has(waits), 0, "{row}"),
             _ => assert_eq!((row.has(waits), connected), (0, 0), "{row}"),
         }
         // To the parent and nobody else.
@@ -152,4 +152,6 @@ fn table_of(address: SocketAddr, kept: &str) {
     }
     let served = rows.iter().filter(|r| r.role == "session" && r.has(|s| matches!(s, Socket::Tcp(_))) > 0);
     assert_eq!(served.count(), 1, "{table}");
+    let sends = rows.iter().filter(|r| r.role == "repo_read" && r.has(|s| matches!(s, Socket::Tcp(_))) == 1);
+    assert_eq!(sends.count(), 1, "{table}");
 }

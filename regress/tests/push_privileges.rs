@@ -65,11 +65,9 @@ fn what_the_processes_of_a_push_hold() {
     gotsh.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut gotsh = gotsh.spawn().expect("gotsh starts");
     let mut to = gotsh.stdin.take().expect("a pipe");
-    let inode = |link: String| fs::read_link(link).expect("a link").display().to_string();
-    let clients = [
-        inode(format!("/proc/self/fd/{}", to.as_raw_fd())),
-        inode(format!("/proc/self/fd/{}", gotsh.stdout.as_ref().expect("a pipe").as_raw_fd())),
-    ];
+    let own = [to.as_raw_fd(), gotsh.stdout.as_ref().expect("a pipe").as_raw_fd()];
+    let own =
+        own.map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).expect("a link").display().to_string());
     let line = format!("{} {tip} refs/heads/new\0report-status", "0".repeat(40));
     to.write_all(&pkt::line(line)).expect("writes");
     to.write_all(pkt::FLUSH).expect("writes");
@@ -83,6 +81,18 @@ fn what_the_processes_of_a_push_hold() {
     };
     assert!(wait_until(20.0, || incoming() > 1 << 20), "nothing comes in: {}", daemon.log());
 
+    // What gotsh was given, beside what it got from here.
+    let from_here: Vec<String> =
+        open(std::process::id().cast_signed()).into_iter().map(|fd| fd.what).collect();
+    let given = open(gotsh.id().cast_signed());
+    let given = |access: &str| {
+        let pipes = given.iter().filter(|fd| fd.what.starts_with("pipe:") && fd.access == access);
+        let pipes: Vec<&str> =
+            pipes.map(|fd| fd.what.as_str()).filter(|what| !from_here.iter().any(|o| o == what)).collect();
+        let [pipe] = pipes[..] else { panic!("{access}: {pipes:?}") };
+        pipe.to_owned()
+    };
+    let clients = [given("w"), given("r")];
     let info = daemon.gotctl(&["info"]).good().text();
     let line = info.lines().find(|line| line.contains("git-receive-pack")).expect("it is under way");
     let pids = line.rsplit_once("pids ").expect("its processes").1.split(' ');
@@ -112,6 +122,7 @@ fn what_the_processes_of_a_push_hold() {
         for fd in &open {
             let from = if clients.contains(&fd.what) { "  (the client's)" } else { "" };
             println!("  {:>3} {:<4} {}{from}", fd.number, fd.access, fd.what.replace(&root, ""));
+            assert!(!own.contains(&fd.what), "{role}: a descriptor of the client's own");
         }
         for line in &mapped {
             let fields: Vec<&str> = line.split_whitespace().collect();

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -12,7 +12,7 @@ use regress::compare::assert_whole;
 use regress::raw::{Connection, End, Session, fetch_request};
 use regress::run::wait_until;
 use regress::site::present_user;
-use regress::{Site, history, pkt, run};
+use regress::{Site, history, is_root, pkt, run};
 
 fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) {
     let flags = if on { OFlag::O_NONBLOCK } else { OFlag::empty() };
@@ -116,35 +116,39 @@ fn silent_connections_of_one_user_do_not_take_every_place() {
     daemon.assert_serves();
 }
 
+/// A client has one end of each pipe. It may switch its own ends to any mode, and make both pipes as small or as large as the
+/// system lets it while a clone runs: the pack is whole.
 #[test]
-fn o_nonblock_toggled_while_a_clone_runs() {
+fn pipes_that_the_client_resizes_and_switches_while_a_clone_runs() {
     let site = Site::new();
     let original = history::bulky(&site, "bulk.git", 3);
     let tip = history::tip(&site, &original);
     let mut daemon = site.start();
-    let mut client = Session::fetch_and_keep(&site.socket(), "bulk.git", 0);
-    let (input, output) = client.kept.take().expect("kept");
+    let mut client = Session::fetch(&site.socket(), "bulk.git", 0);
     client.read_to_flush();
-    let mut on = false;
-    let mut toggle = || {
-        on = !on;
-        set_nonblocking(input.as_fd(), on);
-        set_nonblocking(output.as_fd(), on);
+    let mut round = 0;
+    let mut change = |client: &Session| {
+        round += 1;
+        set_nonblocking(client.from.as_fd(), round % 2 == 0);
+        set_nonblocking(client.to.as_ref().expect("open").as_fd(), round % 2 == 0);
+        let size = [4096, 65_536, 8192, 1 << 20][round % 4];
+        for fd in [client.from.as_fd(), client.to.as_ref().expect("open").as_fd()] {
+            // EBUSY: more is in it; EPERM: the quota is used up.
+            let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(size));
+        }
     };
-    // Each part of the request arrives under another flag.
+    // Each part of the request arrives under other circumstances.
     let request = [pkt::lines([format!("want {tip} ofs-delta\n")]), pkt::line("done\n")].concat();
     for byte in request.chunks(3) {
-        toggle();
+        change(&client);
         assert!(client.write(byte));
     }
     let mut pack = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut buffer = [0; 40_000];
     loop {
-        toggle();
-        if client_is_done(&client, deadline) {
-            break;
-        }
+        change(&client);
+        assert!(regress::raw::readable(client.from.as_fd(), deadline), "nothing comes any more");
         match std::io::Read::read(&mut client.from, &mut buffer) {
             Ok(0) => break,
             Ok(n) => pack.extend_from_slice(&buffer[..n]),
@@ -162,57 +166,92 @@ fn o_nonblock_toggled_while_a_clone_runs() {
     daemon.assert_serves();
 }
 
-/// Nothing more to read and the session is over: we hold an end of the pipe ourselves, so no end of file comes.
-fn client_is_done(client: &Session, deadline: Instant) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    loop {
-        let mut fds = [
-            PollFd::new(client.from.as_fd(), PollFlags::POLLIN),
-            PollFd::new(client.connection.fd.as_fd(), PollFlags::POLLIN),
-        ];
-        poll(&mut fds, PollTimeout::from(100u8)).expect("polls");
-        if fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN)) {
-            return false;
-        }
-        if fds[1].revents().is_some_and(|r| !r.is_empty()) {
-            return true;
-        }
-        assert!(Instant::now() < deadline, "nothing comes any more");
+/// A pipe can be opened anew through /proc, at either end. The daemon's belong to its own user and to nobody else, so that a
+/// client cannot fill its own output, read what it wrote, or keep either from ending.
+#[test]
+fn a_client_cannot_open_the_other_end_of_its_pipes() {
+    if !is_root() {
+        return regress::skipped("needs root");
     }
+    let site = Site::new();
+    history::repository(&site, "demo.git", 5, "sha1");
+    let mut daemon = site.start();
+    let client = Session::fetch(&site.socket(), "demo.git", 0);
+    let to = client.to.as_ref().expect("open").as_raw_fd();
+    let paths = [to, client.from.as_raw_fd()].map(|fd| format!("/proc/{}/fd/{fd}", std::process::id()));
+    let opened: Vec<_> = std::thread::spawn(move || {
+        // Of this thread alone: the rights of an ordinary user at files.
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(4711));
+        let open = |path: &String, write: bool| std::fs::File::options().read(!write).write(write).open(path);
+        paths.iter().flat_map(|path| [open(path, false), open(path, true)]).collect()
+    })
+    .join()
+    .expect("ends");
+    for result in opened {
+        assert_eq!(result.expect_err("opened").kind(), std::io::ErrorKind::PermissionDenied);
+    }
+    drop(client);
+    daemon.assert_serves();
 }
 
-/// The client fills the pipe itself, in blocking mode, after the daemon's poll said that there is room: the daemon
-/// hangs in write(2), and only its watchdog can end it.
+/// Clients that ask for something and never take their ends of the pipes, which stay on their way: they are ended for saying
+/// nothing, others are served meanwhile, and nothing of them is left.
 #[test]
-fn a_pipe_that_the_client_fills_itself() {
+fn clients_that_never_take_their_ends() {
     let site = Site::new();
-    let original = history::bulky(&site, "bulk.git", 1);
-    let tip = history::tip(&site, &original);
-    let mut daemon = site.start_with(&with_limits(&site, "request timeout 2\nidle timeout 2"));
-    for before in [true, false] {
-        let mut client = Session::fetch_and_keep(&site.socket(), "bulk.git", 0);
-        let (_input, output) = client.kept.take().expect("kept");
-        let fill = || {
-            set_nonblocking(output.as_fd(), true);
-            while nix::unistd::write(&output, &[b'x'; 4096]).is_ok() {}
-            set_nonblocking(output.as_fd(), false);
-        };
-        if before {
-            fill();
-        } else {
-            client.read_to_flush();
-            fill();
-            client.write(&[pkt::lines([format!("want {tip}\n")]), pkt::line("done\n")].concat());
-        }
-        let start = Instant::now();
-        let end = client.connection.end(15);
-        assert!(matches!(&end, End::Exit(1, text) if text.contains("(connection ")), "{end:?}");
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    history::repository(&site, "demo.git", 5, "sha1");
+    let mut daemon =
+        site.start_with(&with_limits(&site, "idle timeout 2\nfirst request timeout 2\nlimit per user 40"));
+    let start = Instant::now();
+    let clients: Vec<Connection> = (0..20)
+        .map(|n| {
+            let connection = Connection::open(&site.socket());
+            connection.greet();
+            let _ = connection.request(&fetch_request("demo.git", n % 3), &[]);
+            connection
+        })
+        .collect();
+    site.git(["ls-remote", "gotd:demo.git"]).good();
+    assert!(
+        wait_until(20.0, || !daemon.gotctl(&["info"]).text().contains("git-upload-pack")),
+        "{}",
+        daemon.gotctl(&["info"]).text()
+    );
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    // Taken late, they have ended.
+    for connection in &clients {
+        let (_to, from) = connection.pipes(5).expect("they were sent");
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut std::fs::File::from(from), &mut rest).expect("ends");
     }
+    drop(clients);
     daemon.assert_serves();
-    assert!(wait_until(12.0, || !daemon.gotctl(&["info"]).text().contains("git-upload-pack")));
-    assert!(wait_until(12.0, || daemon.role("repo_read").is_empty()), "{:?}", daemon.processes());
-    site.git(["ls-remote", "gotd:bulk.git"]).good();
+}
+
+/// Every client makes its pipes as large as it may, and the quota that they use up is that of the daemon's user. What is left
+/// for others are pipes of two pages: slower, and whole all the same.
+#[test]
+fn a_quota_of_pipes_that_clients_use_up() {
+    let site = Site::new();
+    let original = history::bulky(&site, "bulk.git", 2);
+    let mut daemon = site.start_with(&with_limits(&site, "limit per user 60\nlimit total 80"));
+    let limit = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").unwrap_or_default();
+    let clients: Vec<Session> = (0..40)
+        .map(|_| {
+            let client = Session::fetch(&site.socket(), "bulk.git", 2);
+            for fd in [client.from.as_fd(), client.to.as_ref().expect("open").as_fd()] {
+                let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(1 << 20));
+            }
+            client
+        })
+        .collect();
+    println!("{} clients with 2 pipes of 1 MB, of {} pages", clients.len(), limit.trim());
+    let clone = site.clone_path("bulk");
+    site.git([std::ffi::OsStr::new("clone"), std::ffi::OsStr::new("gotd:bulk.git"), clone.as_os_str()])
+        .good();
+    assert_eq!(history::tip(&site, &clone), history::tip(&site, &original));
+    drop(clients);
+    daemon.assert_serves();
 }
 
 /// A TCP socket whose close(2) waits a minute: it lingers for bytes that its other end never takes.
@@ -228,23 +267,16 @@ fn lingering() -> (OwnedFd, TcpStream) {
     (near.into(), far)
 }
 
-/// Descriptors that hang whoever closes them, in place of the pipes: the client is refused at once, what its session
-/// left open goes with the process, and nobody else waits.
+/// Descriptors that hang whoever closes them, sent along with a request: nobody but their sender waits, and what its session
+/// has of them goes with the process.
 #[test]
-fn descriptors_whose_close_hangs_in_place_of_the_pipes() {
+fn descriptors_whose_close_hangs() {
     let site = Site::new();
     history::repository(&site, "demo.git", 5, "sha1");
     let mut daemon = site.start();
-    let (hanging, _far) = lingering();
-    let (closed, closing) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        drop(hanging);
-        let _ = closed.send(());
-    });
-    let (_, pipe) = nix::unistd::pipe().expect("a pipe");
     let mut sockets = Vec::new();
     let start = Instant::now();
-    for both in [false, true].repeat(4) {
+    for n in 0..6 {
         let (hanging, far) = lingering();
         sockets.push(far);
         // The session sleeps until it has the last one: closing it here would hang this test. The one that took the place of the
@@ -259,16 +291,20 @@ fn descriptors_whose_close_hangs_in_place_of_the_pipes() {
         tell(Signal::SIGSTOP);
         let connection = Connection::open(&site.socket());
         connection.greet();
-        let fds = [hanging.as_fd(), if both { hanging.as_fd() } else { pipe.as_fd() }];
-        connection.request(&fetch_request("demo.git", 0), &fds).expect("sends");
-        drop(hanging);
+        let sent = connection.request(&fetch_request("demo.git", 0), &[hanging.as_fd()]);
+        if sent.is_err() {
+            // The system refuses it to the sender, in whose hands it stays.
+            std::thread::spawn(move || drop(hanging));
+        } else {
+            drop(hanging);
+        }
         tell(Signal::SIGCONT);
-        assert_eq!(connection.end(10), End::Exit(1, "standard input and output must be pipes".into()));
         site.git(["ls-remote", "gotd:demo.git"]).good();
+        assert!(connection.pipes(10).is_some(), "{n}");
+        drop(connection);
     }
     daemon.assert_serves();
     let ours = |daemon: &regress::Daemon| daemon.gotctl(&["info"]).text().contains("git-upload-pack");
-    assert!(wait_until(10.0, || !ours(&daemon)), "{}", daemon.gotctl(&["info"]).text());
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    assert!(closing.try_recv().is_err(), "closing such a socket does not hang");
+    assert!(wait_until(20.0, || !ours(&daemon)), "{}", daemon.gotctl(&["info"]).text());
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }

@@ -14,8 +14,9 @@ use clap::{Parser, Subcommand};
 use gotd::authorized::{self, ShellPath};
 use gotd::conf::ConfigError;
 use gotd::conf::model::Config;
-use libproto::channel::{Channel, Received, RecvError};
-use libproto::message::client::{ClientKind, ClientToSession, ControlRequest, Hello, SessionToClient};
+use libproto::channel::{Channel, RecvError, recv_record_with_fds};
+use libproto::frame::MAX_FRAME;
+use libproto::message::client::{ClientKind, ClientToSession, ControlRequest, First, Hello, SessionToClient};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
 
 /// Where gotd listens when nothing else is said.
@@ -243,12 +244,16 @@ fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
     libproto::channel::send_record(session.as_fd(), &hello.encode(), true).map_err(|e| e.to_string())?;
     session.send(0, 0, &ClientToSession::Control(request)).map_err(|e| e.to_string())?;
     let mut out = std::io::stdout().lock();
+    let mut buffer = [0; MAX_FRAME + 1];
     loop {
-        match session.recv() {
-            Ok(Received { message: SessionToClient::Line(line) | SessionToClient::Note(line), .. }) => {
+        let received = recv_record_with_fds(session.as_fd(), &mut buffer);
+        match received.and_then(|(n, fds)| First::decode(&buffer[..n], fds)) {
+            // For Git, which is not what is spoken here.
+            Ok(First::Pipes(..)) => {}
+            Ok(First::Message(SessionToClient::Line(line) | SessionToClient::Note(line))) => {
                 writeln!(out, "{line}").map_err(|e| format!("standard output: {e}"))?;
             }
-            Ok(Received { message: SessionToClient::Exit(exit), .. }) => {
+            Ok(First::Message(SessionToClient::Exit(exit))) => {
                 return if exit.text.is_empty() { Ok(exit.status) } else { Err(exit.text) };
             }
             Err(e) if e.is_transient() => {}

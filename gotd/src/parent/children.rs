@@ -19,7 +19,7 @@ use crate::log::{Level, Log};
 /// frames as sessions.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    frames: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    frames: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
 }
 
 impl Outbox {
@@ -31,31 +31,34 @@ impl Outbox {
     /// Sends a message about a session, behind those that wait.
     pub fn send<S: Message, R: Message>(&mut self, channel: &Channel<S, R>, peer: u64, message: &S) {
         if let Ok(frame) = channel::encode(0, peer, message) {
-            self.frames.push_back((frame, None));
+            self.frames.push_back((frame, Vec::new()));
             self.flush(channel);
         }
     }
 
-    /// The same for a message that carries a descriptor.
-    pub fn send_fd<S: Message, R: Message>(
+    /// The same for a message that carries descriptors.
+    pub fn send_fds<S: Message, R: Message>(
         &mut self,
         channel: &Channel<S, R>,
         peer: u64,
         message: &S,
-        fd: OwnedFd,
+        fds: Vec<OwnedFd>,
     ) {
         if let Ok(frame) = channel::encode(0, peer, message) {
-            self.frames.push_back((frame, Some(fd)));
+            self.frames.push_back((frame, fds));
             self.flush(channel);
         }
     }
 
     /// Sends what the other end takes.
     pub fn flush<S, R>(&mut self, channel: &Channel<S, R>) {
-        while let Some((frame, fd)) = self.frames.front() {
-            let sent = match fd {
-                None => channel::send_record(channel.as_fd(), frame, false),
-                Some(fd) => channel::send_record_with_fds(channel.as_fd(), frame, &[fd.as_fd()]),
+        while let Some((frame, fds)) = self.frames.front() {
+            let sent = match fds.as_slice() {
+                [] => channel::send_record(channel.as_fd(), frame, false),
+                fds => {
+                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    channel::send_record_with_fds(channel.as_fd(), frame, &fds)
+                }
             };
             match sent {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock || is_crowded(&e) => return,
@@ -247,7 +250,7 @@ mod tests {
             before += 1;
         }
         let (socket, _other) = crate::spawn::pair().expect("a pair");
-        outbox.send_fd(&ours, before, &ParentToListen::Listener(Pool::Tcp), socket);
+        outbox.send_fds(&ours, before, &ParentToListen::Listener(Pool::Tcp), vec![socket]);
         for number in 0..before {
             let received = theirs.recv_with_fds().expect("a message");
             assert_eq!((received.peer, received.message), (number, ParentToListen::Over(())));

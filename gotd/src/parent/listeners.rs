@@ -167,7 +167,7 @@ impl Parent {
             said.push(format!("listening on {place}"));
             let message = ParentToListen::Listener(place.pool());
             let number = self.listeners.add(place, origin);
-            self.listen_out.send_fd(&self.listen.channel, number, &message, fd);
+            self.listen_out.send_fds(&self.listen.channel, number, &message, vec![fd]);
         }
         for number in change.removed {
             let Some(at) = self.listeners.all.iter().position(|l| l.number == number) else { continue };

@@ -33,7 +33,7 @@ impl Parent {
             found: found.clone(),
             place: at.path.clone(),
         };
-        let fds = [ends.0.as_fd(), ends.1.as_fd()];
+        let fds = ends.each_ref().map(AsFd::as_fd);
         let child: Option<VerifyChild> = self.starter.start(Role::Verify, &flags, &fds).ok();
         let started = child
             .as_ref()

@@ -1,6 +1,6 @@
 //! Waiting sessions: starting them ahead of time, and offering them to `listen`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libproto::message::parent::{ParentToListen, ParentToRepo, ParentToSession, Pool};
@@ -8,9 +8,10 @@ use libproto::states::{RepoState, Role, SessionState};
 use nix::sys::signal::{Signal, kill};
 
 use super::Parent;
-use super::table::{RepoChild, Session, SessionChild};
+use super::table::{RepoChild, Session, SessionChild, VerifyEnds};
 use crate::log::Level;
-use crate::spawn;
+use crate::roles;
+use crate::spawn::{self, ClientPipes};
 
 /// The pause after the first waiting session that did not live until it could be offered; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -59,6 +60,47 @@ impl Pause {
     }
 }
 
+/// All that joins the processes of one session, made before they are: whose ends are whose.
+struct Links {
+    /// In the order in which role `session` takes them.
+    session: Vec<OwnedFd>,
+    /// In the order in which role `repository` takes them.
+    repo: Vec<OwnedFd>,
+    verify: Option<VerifyEnds>,
+    listen: Vec<OwnedFd>,
+}
+
+impl Links {
+    /// For a client of the unix socket with two pipes, of which `verify` has its end kept too; for one of git:// with a link
+    /// on which `listen` gives the connection to the repository process as well.
+    fn new(pool: Pool) -> std::io::Result<Links> {
+        let (session_end, repo_end) = spawn::pair()?;
+        let (listen_session, from_listen) = spawn::pair()?;
+        if pool == Pool::Tcp {
+            let (listen_repo, to_repo) = spawn::pair()?;
+            return Ok(Links {
+                session: vec![from_listen, session_end],
+                repo: vec![repo_end, to_repo],
+                verify: None,
+                listen: vec![listen_session, listen_repo],
+            });
+        }
+        let (session_verify, verify_session) = spawn::pair()?;
+        let (repo_verify, verify_repo) = spawn::pair()?;
+        let ClientPipes { input, output, theirs: (to, from) } = ClientPipes::new()?;
+        Ok(Links {
+            repo: vec![repo_end, repo_verify, output.try_clone()?],
+            verify: Some([verify_session, verify_repo, input.try_clone()?]),
+            session: vec![from_listen, session_end, session_verify, input, output, to, from],
+            listen: vec![listen_session],
+        })
+    }
+}
+
+fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}
+
 impl Parent {
     /// Starts sessions until enough are waiting.
     pub(super) fn refill(&mut self) {
@@ -83,30 +125,26 @@ impl Parent {
     fn start_session(&mut self, pool: Pool) -> Result<(), String> {
         let number = self.table.next_number();
         let text = |e: std::io::Error| e.to_string();
-        let (session_end, repo_end) = spawn::pair().map_err(text)?;
-        let (session_verify, verify_session) = spawn::pair().map_err(text)?;
-        let (repo_verify, verify_repo) = spawn::pair().map_err(text)?;
-        let (listen_end, from_listen) = spawn::pair().map_err(text)?;
-        let flags = self.settings.flags();
-        let session: SessionChild = self
-            .starter
-            .start(Role::Session, &flags, &[from_listen.as_fd(), session_end.as_fd(), session_verify.as_fd()])
-            .map_err(text)?;
-        drop((from_listen, session_end, session_verify));
-        let repo: RepoChild =
-            match self.starter.start(Role::Repository, &flags, &[repo_end.as_fd(), repo_verify.as_fd()]) {
-                Ok(repo) => repo,
-                Err(e) => {
-                    let _ = kill(session.pid, Signal::SIGKILL);
-                    return Err(text(e));
-                }
-            };
+        let links = Links::new(pool).map_err(text)?;
+        let mut flags = self.settings.flags();
+        if pool == Pool::Tcp {
+            flags.push(roles::GIT);
+        }
+        let session: SessionChild =
+            self.starter.start(Role::Session, &flags, &borrowed(&links.session)).map_err(text)?;
+        let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &borrowed(&links.repo)) {
+            Ok(repo) => repo,
+            Err(e) => {
+                let _ = kill(session.pid, Signal::SIGKILL);
+                return Err(text(e));
+            }
+        };
+        let Links { verify, listen, .. } = links;
         self.complaints.watch(session.pid, Role::Session, &session.stderr);
         self.complaints.watch(repo.pid, Role::Repository, &repo.stderr);
         let _ = session.channel.try_send(0, number, &ParentToSession::Start(self.settings.session.clone()));
         let _ = repo.channel.try_send(0, number, &ParentToRepo::Start(self.settings.repo.clone()));
-        let verify_ends = (verify_session, verify_repo);
-        self.table.insert(Session::waiting(number, pool, (session, repo), verify_ends, listen_end));
+        self.table.insert(Session::waiting(number, pool, (session, repo), verify, listen));
         Ok(())
     }
 
@@ -122,9 +160,12 @@ impl Parent {
         }
         let Some(end) = session.listen_end.take() else { return };
         session.offered = true;
-        let message = ParentToListen::Waiting(session.pool);
+        let message = match session.pool {
+            Pool::Tcp => ParentToListen::WaitingGit(()),
+            pool => ParentToListen::Waiting(pool),
+        };
         // One that `listen` cannot take yet stays, and waits in line: to end it and start the next would do nothing else.
-        self.listen_out.send_fd(&self.listen.channel, number, &message, end);
+        self.listen_out.send_fds(&self.listen.channel, number, &message, end);
     }
 }
 

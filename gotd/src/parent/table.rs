@@ -20,6 +20,9 @@ use crate::spawn::Child;
 /// How long a first answer takes, generously.
 const FIRST_ANSWER: Duration = Duration::from_millis(15);
 
+/// The ends that are kept for `verify`: its links to session and repository process, and the client's input.
+pub type VerifyEnds = [OwnedFd; 3];
+
 /// A `session` process.
 pub type SessionChild = Child<ParentToSession, SessionToParent>;
 /// A repository process.
@@ -113,8 +116,9 @@ pub struct Session {
     pub repo: Process<RepoChild>,
     /// The `verify` process of a push, once it was needed.
     pub verify: Option<Process<VerifyChild>>,
-    /// Its ends of the links to session and repository process, until it is started.
-    pub verify_ends: Option<(OwnedFd, OwnedFd)>,
+    /// Its ends of the links to session and repository process and the client's input, until it is started or cannot be any
+    /// more. None for git://.
+    pub verify_ends: Option<VerifyEnds>,
     /// How far the verify process is.
     pub verify_state: JobState,
     /// What the verify process said at its end, for the log.
@@ -131,8 +135,8 @@ pub struct Session {
     pub offered: bool,
     /// `listen` was told not to give it a client.
     pub recalled: bool,
-    /// `listen`'s end for this session, until it is offered.
-    pub listen_end: Option<OwnedFd>,
+    /// `listen`'s ends of the links to the session, and for git:// to its repository process, until they are offered.
+    pub listen_end: Option<Vec<OwnedFd>>,
     /// `listen`'s word, once.
     pub peer: Option<Peer>,
     /// When `listen`'s word came.
@@ -178,8 +182,8 @@ impl Session {
         number: u64,
         pool: Pool,
         (session, repo): (SessionChild, RepoChild),
-        verify_ends: (OwnedFd, OwnedFd),
-        listen_end: OwnedFd,
+        verify_ends: Option<VerifyEnds>,
+        listen_end: Vec<OwnedFd>,
     ) -> Session {
         Session {
             number,
@@ -187,7 +191,7 @@ impl Session {
             session: Process::Running(session),
             repo: Process::Running(repo),
             verify: None,
-            verify_ends: Some(verify_ends),
+            verify_ends,
             verify_state: JobState::Starting,
             verify_text: String::new(),
             place: super::place::Place::default(),

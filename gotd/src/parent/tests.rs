@@ -75,9 +75,9 @@ fn parent() -> (Parent, Forged) {
         pids: [session.pid, repo.pid],
         number,
     };
-    let verify_ends = spawn::pair().expect("a pair");
     let (listen_end, _) = spawn::pair().expect("a pair");
-    parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), verify_ends, listen_end));
+    let session = Session::waiting(number, Pool::Unix, (session, repo), None, vec![listen_end]);
+    parent.table.insert(session);
     let build = Build { id: crate::BUILD.into() };
     forged.session.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
     forged.repo.send(0, number, &RepoToParent::Hello(build)).expect("sends");
@@ -271,8 +271,8 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     let session_end: Channel<SessionToParent, ParentToSession> = session_end.into();
     let repo_end: Channel<RepoToParent, ParentToRepo> = repo_end.into();
     let number = parent.table.next_number();
-    let (verify_ends, listen_end) = (spawn::pair().expect("a pair"), spawn::pair().expect("a pair").0);
-    parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), verify_ends, listen_end));
+    let listen_ends = vec![spawn::pair().expect("a pair").0];
+    parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), None, listen_ends));
     let build = Build { id: crate::BUILD.into() };
     session_end.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
     repo_end.send(0, number, &RepoToParent::Hello(build)).expect("sends");

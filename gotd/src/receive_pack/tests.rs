@@ -33,7 +33,20 @@ const EMPTY_PACK: &[u8] =
     b"PACK\0\0\0\x02\0\0\0\0\x02\x9d\x08\x82\x3b\xd8\xa8\xea\xb5\x10\xad\x6a\xc7\x5c\x82\x3c\xfd\x3e\xd3\x1e";
 
 type WriterEnd = Channel<WriterToSession, SessionToWriter>;
-type VerifyEnd = Channel<VerifyToSession, SessionToVerify>;
+
+/// `verify`'s ends: its link, and the client's input, which it has from its start.
+struct VerifyEnd {
+    link: Channel<VerifyToSession, SessionToVerify>,
+    input: OwnedFd,
+}
+
+impl std::ops::Deref for VerifyEnd {
+    type Target = Channel<VerifyToSession, SessionToVerify>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.link
+    }
+}
 
 /// What a session said to its end.
 struct End {
@@ -75,6 +88,7 @@ fn limits() -> SessionStart {
 fn session(input: OwnedFd, output: OwnedFd, protocol: u8) -> (WriterEnd, VerifyEnd, JoinHandle<End>) {
     let (writer, writer_end) = link();
     let (verify, verify_end) = link();
+    let verify_input = input.try_clone().unwrap();
     let session = std::thread::spawn(move || {
         let mut talk = Conversation {
             input: Input::new(input),
@@ -94,7 +108,8 @@ fn session(input: OwnedFd, output: OwnedFd, protocol: u8) -> (WriterEnd, VerifyE
         }
         End { result, agent: talk.agent, received: talk.input.received }
     });
-    (writer_end.into(), verify_end.into(), session)
+    let verify_end = VerifyEnd { link: verify_end.into(), input: verify_input };
+    (writer_end.into(), verify_end, session)
 }
 
 fn stage(protocol: u8) -> Stage {
@@ -175,9 +190,8 @@ fn decide(writer: &WriterEnd, heard: &Heard, refused: &[(&str, &str)]) {
 
 /// A played `verify`: takes the client's input.
 fn take_input(verify: &VerifyEnd) -> File {
-    let mut received = verify.recv_with_fds().unwrap();
-    assert_eq!(received.message, SessionToVerify::Input(()));
-    received.fds.pop().unwrap().into()
+    assert_eq!(verify.recv().unwrap().message, SessionToVerify::Input(()));
+    verify.input.try_clone().unwrap().into()
 }
 
 /// Reads an empty pack, as `verify` does.

@@ -173,7 +173,7 @@ impl Work<'_> {
     fn give_input(&mut self) -> Result<(), TalkError> {
         self.given = true;
         self.verify
-            .send_with_fds(0, 0, &SessionToVerify::Input(()), &[self.input.fd()])
+            .send(0, 0, &SessionToVerify::Input(()))
             .map_err(|e| TalkError::Link(format!("verify: {e}")))
     }
 

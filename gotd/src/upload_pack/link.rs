@@ -1,7 +1,6 @@
 //! The session's end of the link to the repository process: questions, and the answers that belong to them.
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
 
 use libproto::channel::RecvError;
 use libproto::message::repo::{
@@ -112,17 +111,6 @@ impl<'a> Link<'a> {
     pub(super) fn ready(&self) -> Result<bool, TalkError> {
         match self.ask(&SessionToRepo::Judge(()))? {
             RepoToSession::Ready(ready) => Ok(ready),
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Hands over the client's output.
-    pub(super) fn give_output(&self, output: BorrowedFd<'_>) -> Result<(), TalkError> {
-        self.repo
-            .send_with_fds(0, 0, &SessionToRepo::Output(()), &[output])
-            .map_err(|e| TalkError::Link(format!("repository: {e}")))?;
-        match self.receive()? {
-            RepoToSession::Done(()) => Ok(()),
             answer => Err(unexpected(&answer)),
         }
     }

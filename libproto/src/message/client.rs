@@ -1,13 +1,21 @@
 //! Between gotsh (or gotctl) and a `session`, over the daemon's unix socket.
 //!
-//! The client speaks first: a [`Hello`] of fixed size, then one [`ClientToSession`] frame. The session answers
-//! with frames of [`SessionToClient`]; the last one is `Exit`.
+//! The session speaks first: [`pipes_record`] carries the client's ends of two pipes, input and output. The client sends a
+//! [`Hello`] of fixed size, then one [`ClientToSession`] frame, without waiting for the pipes. The session answers with
+//! frames of [`SessionToClient`]; the last one is `Exit`.
+//!
+//! No descriptor ever goes from a client to the daemon: one on its way hangs whoever closes it, if its file is made for that.
+//! And what a client is given are pipes, because a socket in its hand could carry descriptors again.
+
+use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::channel::{self, Received, RecvError};
+
 /// Version of this protocol. A difference is answered with an [`Exit`] that says so; `Hello` and `Exit` keep
 /// their shape in all versions.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// First bytes of a [`Hello`].
 const MAGIC: [u8; 4] = *b"GOTD";
@@ -19,7 +27,7 @@ pub const HELLO_LEN: usize = 4 + 2 + 1 + 1 + HELLO_USER;
 /// What the client wants to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientKind {
-    /// gotsh: one Git request, with two descriptors.
+    /// gotsh: one Git request.
     Git,
     /// gotctl: control of the daemon.
     Control,
@@ -145,8 +153,8 @@ pub enum ControlRequest {
 crate::messages! {
     /// What a client tells the session after its greeting.
     pub enum ClientToSession: "client to session" {
-        /// A Git request, with the client's standard input and standard output.
-        1 => Git(GitRequest) with 2,
+        /// A Git request.
+        1 => Git(GitRequest),
         /// A control request.
         2 => Control(ControlRequest),
         /// A command of self-service.
@@ -175,9 +183,63 @@ crate::messages! {
     }
 }
 
+/// What a client of version 1 makes of [`pipes_record`].
+const TOO_OLD: &str =
+    "client speaks version 1 of gotd's protocol, the daemon a later one: install the same version of both";
+
+/// The record with which a session gives its client two descriptors: the writing end of the pipe that it reads from, and the
+/// reading end of the one that it writes to. They belong to no frame, and the frame beside them is an `Exit` for a client of
+/// version 1, which takes no descriptors: it says this text and ends.
+pub fn pipes_record() -> Vec<u8> {
+    let exit = Exit { status: 1, text: TOO_OLD.into() };
+    channel::encode(0, 0, &SessionToClient::Exit(exit)).unwrap_or_default()
+}
+
+/// The first record that a client receives.
+#[derive(Debug)]
+pub enum First {
+    /// Where the client writes, and where it reads.
+    Pipes(OwnedFd, OwnedFd),
+    /// An ordinary message: whoever accepted the connection has no session for it.
+    Message(SessionToClient),
+}
+
+impl First {
+    /// Decodes a record that came with `fds`.
+    ///
+    /// # Errors
+    /// As [`channel::decode`].
+    pub fn decode(record: &[u8], fds: Vec<OwnedFd>) -> Result<First, RecvError> {
+        match <[OwnedFd; 2]>::try_from(fds) {
+            Ok([to, from]) => Ok(First::Pipes(to, from)),
+            Err(fds) => {
+                let Received { message, .. } = channel::decode::<SessionToClient>(record, fds)?;
+                Ok(First::Message(message))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_record_with_the_pipes_is_a_clear_end_for_an_old_client() {
+        let received = channel::decode::<SessionToClient>(&pipes_record(), Vec::new()).expect("a frame");
+        let SessionToClient::Exit(exit) = received.message else { panic!("not an end") };
+        assert!(exit.status == 1 && exit.text.contains("install the same version of both"));
+    }
+
+    #[test]
+    fn a_first_record_is_pipes_or_a_message() {
+        let record = pipes_record();
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").expect("opens"));
+        assert!(matches!(First::decode(&record, vec![null(), null()]), Ok(First::Pipes(..))));
+        assert!(matches!(First::decode(&record, vec![]), Ok(First::Message(SessionToClient::Exit(_)))));
+        assert!(First::decode(&record, vec![null()]).is_err());
+        assert!(First::decode(b"x", vec![]).is_err());
+    }
 
     #[test]
     fn hello_round_trip() {

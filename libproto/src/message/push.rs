@@ -6,7 +6,7 @@
 //! session → repo_write   List                       references to advertise
 //!                        Commands*, Shallows*, Begin  what the client wants
 //! repo_write → session   TakePack                   (a pack is coming, and verify runs)
-//! session → verify       Input + descriptor         the client's input, from the pack's first byte on
+//! session → verify       Input                      the client's input is verify's, from the pack's first byte on
 //! repo_write → verify    Files + two descriptors, Commands*, Shallows*, Go
 //! verify → session       Progress*                  for the client
 //! verify → repo_write    Indexed, Facts*, or Failed
@@ -77,7 +77,7 @@ crate::messages! {
         2 => Haves(Vec<ObjectId>),
         /// The message was taken.
         3 => Taken(()),
-        /// `verify` is there: give it the client's input.
+        /// `verify` is there: leave it the client's input.
         4 => TakePack(()),
         /// Some results, in the order of the commands.
         5 => Results(Vec<CommandResult>),
@@ -91,8 +91,8 @@ crate::messages! {
 crate::messages! {
     /// What a `session` tells `verify`.
     pub enum SessionToVerify: "session to verify" {
-        /// The client's input, at the first byte of the pack.
-        1 => Input(()) with 1,
+        /// The client's input, which `verify` has had from its start, is at the first byte of the pack: read on from there.
+        1 => Input(()),
     }
 }
 

@@ -189,10 +189,9 @@ crate::messages! {
         8 => Haves(Haves),
         /// Is enough common to build the pack? Answered by `Ready`.
         9 => Judge(()),
-        /// The client's output, once per connection; answered by `Done`.
-        10 => Output(()) with 1,
-        /// Write the pack to the client's output; answered by `Packed` when its last byte is out.
-        11 => Pack(PackAsk),
+        /// Write the pack to the client's output, which the repository process has had from its start; answered by `Packed`
+        /// when its last byte is out.
+        10 => Pack(PackAsk),
     }
 }
 
@@ -231,10 +230,10 @@ pub enum ReadState {
 
 /// Which messages of a session the repository process of a fetch takes in which state, by their type number.
 pub const READ_STATES: &[(ReadState, &[u16])] = &[
-    (ReadState::Idle, &[1, 2, 3, 10]),
+    (ReadState::Idle, &[1, 2, 3]),
     (ReadState::Listing, &[1, 2]),
-    (ReadState::Needs, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
-    (ReadState::Common, &[1, 2, 3, 8, 9, 10, 11]),
+    (ReadState::Needs, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    (ReadState::Common, &[1, 2, 3, 8, 9, 10]),
 ];
 
 #[cfg(test)]
@@ -275,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_pack_needs_a_settled_negotiation() {
-        let pack = 11;
+        let pack = 10;
         for state in [ReadState::Idle, ReadState::Listing, ReadState::Needs] {
             assert!(!allowed(READ_STATES, state, pack));
         }

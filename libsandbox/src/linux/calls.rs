@@ -178,7 +178,7 @@ const STDIO: Group = Group {
         SYS_dup,
         SYS_dup3,
         SYS_pipe2,
-        // repo_read puts packs into the client's pipe without reading them; std::io::copy tries all three.
+        // repo_read puts packs into the client's pipe without reading them, gotsh passes them on; std::io::copy tries all three.
         SYS_splice,
         SYS_sendfile,
         SYS_copy_file_range,
@@ -247,7 +247,7 @@ const STDIO: Group = Group {
         (SYS_fcntl, &[is(1, F_SETFD)]),
         (SYS_fcntl, &[is(1, F_GETFL)]),
         (SYS_fcntl, &[is(1, F_SETFL)]),
-        // session tells FIFOs from everything else by F_GETPIPE_SZ.
+        // session and repo_read make the client's pipe larger and smaller.
         (SYS_fcntl, &[is(1, F_GETPIPE_SZ)]),
         (SYS_fcntl, &[is(1, F_SETPIPE_SZ)]),
         (SYS_ioctl, &[is(1, IOCTL_FIONREAD)]),
@@ -480,10 +480,10 @@ const DNS: Group = Group {
     ],
 };
 
-/// parent, listen, repo_read, verify, and session before it reads a byte.
+/// parent, listen, verify, gotsh, session before it reads a byte, and a repository process that waits for a client of git://.
 const RECVFD: Group = Group { promise: Promise::Recvfd, implied_by: &[], always: &[SYS_recvmsg], when: &[] };
 
-/// parent, listen, sockets, session, repo_write.
+/// parent, listen, sockets, session before it reads a byte, repo_write.
 const SENDFD: Group = Group {
     promise: Promise::Sendfd,
     implied_by: &[],

@@ -78,20 +78,19 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
             accept_and_hand_over(&unix, &tcp, &ours);
         }
         "session" => {
-            send_descriptors(&theirs, &[read_end.as_raw_fd(), write_end.as_raw_fd()]);
-            let mut fifos = Vec::new();
+            let (client, far) = pair();
+            send_descriptors(&theirs, &[client.as_raw_fd()]);
             table::enter(role, directory, |stage| {
                 if stage == 0 {
-                    fifos = receive_descriptors(&ours);
+                    // Its client's connection, over which the client is given the ends of two pipes.
+                    let connection = receive_descriptors(&ours);
+                    send_descriptors(&connection[0], &[read_end.as_raw_fd(), write_end.as_raw_fd()]);
+                    assert_eq!(receive_descriptors(&far).len(), 2);
                 }
             });
-            assert_eq!(fifos.len(), 2);
-            for fifo in &fifos {
-                assert!(fcntl(fifo, FcntlArg::F_GETPIPE_SZ).is_ok_and(|size| size > 0));
-                let stat = libsandbox::fstat(fifo.as_fd()).expect("fstat");
-                assert_eq!(stat.st_mode & libc::S_IFMT, libc::S_IFIFO);
-            }
-            send_descriptors(&ours, &[fifos[1].as_raw_fd()]);
+            assert!(fcntl(&write_end, FcntlArg::F_SETPIPE_SZ(8192)).is_ok_and(|size| size > 0));
+            assert_eq!(nix::unistd::write(&write_end, b"0008NAK\n"), Ok(8));
+            assert_eq!(nix::unistd::read(&read_end, &mut [0; 16]), Ok(8));
         }
         "repo_read" | "verify" => {
             let output = directory.join("roots/given");
@@ -102,8 +101,12 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
                 .open(output)
                 .expect("a given file");
             send_descriptors(&theirs, &[write_end.as_raw_fd(), given.as_raw_fd()]);
-            enter(role, directory);
-            let fds = receive_descriptors(&ours);
+            let mut fds = Vec::new();
+            table::enter(role, directory, |stage| {
+                if stage == 0 {
+                    fds = receive_descriptors(&ours);
+                }
+            });
             read_repository(directory, &fds[0]);
             if role == "verify" {
                 let mut given = File::from(fds[1].try_clone().expect("dup"));
@@ -151,10 +154,34 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
         }
         "gotsh" => {
             let path = directory.join("sockets/gotd.sock");
-            let _server = UnixListener::bind(&path).expect("bind");
-            enter(role, directory);
-            let stream = UnixStream::connect(&path).expect("connect");
-            send_descriptors(&stream.into(), &[read_end.as_raw_fd()]);
+            let server = UnixListener::bind(&path).expect("bind");
+            send_descriptors(&theirs, &[read_end.as_raw_fd()]);
+            let mut fds = Vec::new();
+            table::enter(role, directory, |stage| {
+                if stage == 0 {
+                    let _stream = UnixStream::connect(&path).expect("connect");
+                    fds = receive_descriptors(&ours);
+                }
+            });
+            drop(server);
+            assert_eq!(nix::unistd::write(&write_end, b"0008NAK\n"), Ok(8));
+            assert_eq!(nix::unistd::read(&fds[0], &mut [0; 16]), Ok(8));
+            let (reads, writes) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
+            assert_eq!(nix::unistd::write(&write_end, b"PACK"), Ok(4));
+            // SAFETY: no offsets are given.
+            let spliced = unsafe {
+                let (from, to) = (fds[0].as_raw_fd(), writes.as_raw_fd());
+                libc::splice(
+                    from,
+                    std::ptr::null_mut(),
+                    to,
+                    std::ptr::null_mut(),
+                    64,
+                    libc::SPLICE_F_NONBLOCK,
+                )
+            };
+            assert_eq!(spliced, 4);
+            drop(reads);
         }
         "auth" | "notify" => enter(role, directory),
         other => panic!("{other}: no such job"),

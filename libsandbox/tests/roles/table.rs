@@ -34,12 +34,12 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
     ("sockets", &[("stdio cpath sendfd bind", Some(&[("sockets", Access::SOCKET)]))]),
     ("listen", &[("stdio recvfd sendfd accept", NOTHING)]),
     ("auth", &[("stdio", NOTHING)]),
-    ("session", &[("stdio recvfd sendfd narrow", NOTHING), ("stdio sendfd", None)]),
+    ("session", &[("stdio recvfd sendfd narrow", NOTHING), ("stdio", None)]),
     (
         "repo_read",
         &[
             ("stdio rpath recvfd unveil", Some(&[("roots", Access::READ)])),
-            ("stdio rpath recvfd", Some(&[(REPOSITORY, Access::READ)])),
+            ("stdio rpath", Some(&[(REPOSITORY, Access::READ)])),
         ],
     ),
     (
@@ -59,7 +59,7 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
     ("send", &[("stdio inet dns", NOTHING)]),
     ("maintain", &[("stdio rpath wpath cpath fattr flock", Some(WRITING))]),
     ("config", &[("stdio rpath getpw", Some(&[("conf", Access::READ)]))]),
-    ("gotsh", &[("stdio unix sendfd", NOTHING)]),
+    ("gotsh", &[("stdio unix recvfd narrow", NOTHING), ("stdio", None)]),
 ];
 
 /// Enters the stages of a role, with something to do after each. A place that an earlier stage left visible is opened there

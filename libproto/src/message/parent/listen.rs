@@ -167,7 +167,7 @@ crate::messages! {
         1 => Limits(ListenLimits),
         /// A listening socket; the header's peer is its number, which never repeats.
         2 => Listener(Pool) with 1,
-        /// A waiting session (the header's peer): the parent's end of its private socketpair.
+        /// A waiting session for a unix socket (the header's peer): the parent's end of its private socketpair.
         3 => Waiting(Pool) with 1,
         /// A session that was handed a connection is over.
         4 => Over(()),
@@ -179,6 +179,9 @@ crate::messages! {
         7 => Close(()),
         /// What some users may have, behind the limits.
         8 => Users(UserLimits),
+        /// A waiting session for git:// (the header's peer): as above, and the same for its repository process, which
+        /// is given the connection too.
+        9 => WaitingGit(()) with 2,
     }
 }
 
@@ -206,7 +209,7 @@ crate::messages! {
 }
 
 crate::messages! {
-    /// The one message of `listen` to a waiting session.
+    /// The one message of `listen` to a waiting session, and over git:// to its repository process.
     pub enum ListenToSession: "listen to session" {
         /// The accepted connection.
         1 => Connection(Pool) with 1,

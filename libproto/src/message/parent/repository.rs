@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Build, FetchRules, Pool, SessionStart};
+use super::{Build, FetchRules, SessionStart};
 use crate::names::{HashKind, RefName, RepoName};
 
 /// What a repository process does once it is told.
@@ -68,8 +68,6 @@ pub struct Serve {
     pub push_rules: Vec<u8>,
     /// Whom this is for, for reference logs.
     pub who: String,
-    /// What the client's input and output are: pipes, or one TCP connection.
-    pub pool: Pool,
     /// What to do.
     pub task: Task,
 }
