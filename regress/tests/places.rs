@@ -119,8 +119,8 @@ impl Ground {
     }
 
     fn start(&self, blocks: &str) -> Daemon {
-        let blocks =
-            blocks.replace("GROUND", &self.path("").to_string_lossy().trim_end_matches('/').to_owned());
+        let ground = self.path("");
+        let blocks = blocks.replace("GROUND", ground.to_string_lossy().trim_end_matches('/'));
         let head = self.site.head();
         self.site
             .start_with(&format!("{head}connection {{\n\tlimit per user 50\n\trate total 2000\n}}\n{blocks}"))
@@ -410,21 +410,76 @@ fn a_mount_point_in_a_foreign_directory_is_not_crossed() {
     daemon.assert_serves();
 }
 
+/// Somebody's file system in user space whose server never answers: whoever asks it something hangs beyond SIGKILL. It is
+/// mounted where alice may mount it, and seen for what it is without a question to its server.
+#[test]
+fn a_file_system_that_never_answers_hangs_nobody() {
+    let Some(ground) = Ground::new() else { return };
+    let (x, ..) = neighbours(&ground);
+    ground.alice("mkdir public_git/hang.git public_git/hang");
+    let mut daemon = ground.start(BLOCKS);
+    let mount = |name: &str| {
+        let line = format!(
+            "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id={ALICE},group_id={ALICE},allow_other none '{}' \
+             && echo mounted && exec sleep 300",
+            ground.path(name).display()
+        );
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(line).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let mut server = shell.spawn().expect("starts");
+        let mut said = [0; 8];
+        let count = std::io::Read::read(server.stdout.as_mut().expect("a pipe"), &mut said).unwrap_or(0);
+        (server, count > 0)
+    };
+    let mut servers = Vec::new();
+    let mut mounted = true;
+    for name in ["home/alice/public_git/hang.git", "home/alice/public_git/hang"] {
+        let (server, good) = mount(name);
+        servers.push(server);
+        mounted &= good;
+    }
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        if !mounted {
+            return regress::skipped("no file system in user space can be mounted here");
+        }
+        for _ in 0..20 {
+            for name in ["~alice/hang", "~alice/hang.git", "~alice/hang/deeper"] {
+                ground.assert_hidden(ALICE, name);
+            }
+        }
+        assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
+    }));
+    // Its end is what lets go of whoever waits for it.
+    for server in &mut servers {
+        let _ = server.kill();
+        let _ = server.wait();
+    }
+    for name in ["home/alice/public_git/hang.git", "home/alice/public_git/hang"] {
+        let mut umount = Command::new("umount");
+        let _ = umount.arg("-l").arg(ground.path(name)).stderr(std::process::Stdio::null()).status();
+    }
+    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    daemon.assert_serves();
+}
+
 /// alice turns a directory into a link and back as fast as she can, while she fetches and pushes: the walk holds what it
 /// walked to, so that no moment is the right one.
 #[test]
 fn a_race_between_directory_and_link_is_won_by_nobody() {
     let Some(ground) = Ground::new() else { return };
     let (_, mine, secret, _) = neighbours(&ground);
-    let blocks = BLOCKS.replace("mine.git\"", "mine.git\"\n\tlimit packs per repository 8");
+    // A repository that is made in the middle of it is made below her directory or not at all.
+    let blocks = BLOCKS.replacen("permit rw 12001", "permit rw 12001\n\tcreate", 1);
     let mut daemon = ground.start(&blocks);
-    ground.alice("mkdir public_git/made");
+    ground.alice("chmod 777 public_git; mkdir public_git/made; chmod 777 public_git/made");
+    run(Command::new("chown").arg(UNPRIVILEGED).arg(ground.path("srv/team")), b"", 30).good();
     let turning = format!(
-        "end=$(( $(date +%s) + 12 )); ln -s {srv} link; ln -s {srv} out; \
+        "end=$(( $(date +%s) + 12 )); ln -s {srv} link; ln -s {team} out; \
          while [ $(date +%s) -lt $end ]; do \
          mv mine.git m; mv -T link mine.git; mv -T mine.git link; mv m mine.git; \
          mv public_git/made k; mv -T out public_git/made; mv -T public_git/made out; mv k public_git/made; done",
-        srv = ground.path("srv/secret.git").display()
+        srv = ground.path("srv/secret.git").display(),
+        team = ground.path("srv/team").display()
     );
     let mut shell = ground.site.command("sh");
     shell.arg("-c").arg(turning).current_dir(ground.path("home/alice")).uid(ALICE).gid(ALICE);
@@ -443,9 +498,14 @@ fn a_race_between_directory_and_link_is_won_by_nobody() {
         if tries % 4 == 0 {
             let branch = format!("HEAD:refs/heads/evil-{tries}");
             ground.git(ALICE, &["-C", &source.to_string_lossy(), "push", "-q", "gotd:mine", &branch]);
+            let made = format!("gotd:~alice/made/new-{tries}");
+            ground.git(ALICE, &["-C", &source.to_string_lossy(), "push", "-q", &made, &branch]);
         }
     }
     turner.wait().expect("ends");
+    let there: Vec<_> =
+        fs::read_dir(ground.path("srv/team")).expect("lists").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(there, ["t.git"]);
     assert!(found > 0, "the right one was never found in {tries} tries");
     assert_eq!(ground.site.git_in(&ground.path("srv/secret.git"), ["for-each-ref", "refs/heads/evil*"]), "");
     daemon.assert_serves();
