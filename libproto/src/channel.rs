@@ -332,6 +332,7 @@ macro_rules! messages {
     }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq)]
+        #[allow(clippy::large_enum_variant, reason = "a message lives from its receipt to its answer, and few at a time")]
         pub enum $name { $($(#[$vdoc])* $variant($body),)+ }
 
         impl $crate::channel::Message for $name {
