@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libproto::channel::Received;
-use libproto::message::parent::{Lend, Lent, ParentToRepo, RepoToParent};
+use libproto::message::parent::{FoundAt, Lend, Lent, ParentToRepo, RepoToParent};
 use libproto::names::escape;
-use librepo::alternates::{self, Alternates, Lender, Lending};
+use librepo::alternates::{self, Alternates, Lender, Lending, Place};
 use librepo::place::Trust;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -70,8 +70,12 @@ struct Asking<'a> {
 }
 
 impl Lender for Asking<'_> {
-    fn ask(&mut self, places: &[&Path]) -> Result<Vec<Lending>, String> {
-        let asked = places.iter().map(|place| place.as_os_str().as_bytes().to_vec()).collect();
+    fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
+        let asked = places.iter().map(|place| FoundAt {
+            path: place.path.as_os_str().as_bytes().to_vec(),
+            directories: place.directories.iter().map(|inode| repository::directory_id(*inode)).collect(),
+        });
+        let asked = asked.collect();
         repository::send(self.parent, &RepoToParent::Borrow(asked));
         match self.parent.recv() {
             Ok(Received { message: ParentToRepo::Lent(answers), .. }) => {
@@ -88,6 +92,7 @@ fn lending(answer: Lend, who: &str) -> Lending {
         Lend::Permitted => Lending::Yes,
         Lend::Exported => Lending::IfExported,
         Lend::NoRepository => Lending::No("not the objects of a repository of gotd.conf".into()),
+        Lend::Elsewhere => Lending::No("leads to what has a block under another path".into()),
         Lend::Denied => Lending::No(format!("{who} may not read it, and no \"borrow\" names it")),
         Lend::Hides => Lending::No("has \"hide namespace\", and no \"borrow\" names it".into()),
     }
@@ -97,7 +102,7 @@ fn lending(answer: Lend, who: &str) -> Lending {
 struct Listed<'a>(&'a [Lent]);
 
 impl Lender for Listed<'_> {
-    fn ask(&mut self, places: &[&Path]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
         let of = |place: &Path| match self
             .0
             .iter()
@@ -107,6 +112,6 @@ impl Lender for Listed<'_> {
             Some(Lent { exported: true, .. }) => Lending::IfExported,
             None => Lending::No("was not lent to this push".into()),
         };
-        Ok(places.iter().map(|place| of(place)).collect())
+        Ok(places.iter().map(|place| of(place.path)).collect())
     }
 }

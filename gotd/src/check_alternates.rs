@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libproto::names::escape;
-use librepo::alternates::{self, Lender, Lending};
+use librepo::alternates::{self, Lender, Lending, Place};
 use librepo::place::{self, Trust, Walked};
 
 use crate::access::Table;
@@ -53,9 +53,9 @@ struct Readers<'a> {
 }
 
 impl Lender for Readers<'_> {
-    fn ask(&mut self, places: &[&Path]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
         let mut answers = Vec::new();
-        for objects in places {
+        for Place { path: objects, .. } in places {
             let shown = escape(objects.as_os_str().as_bytes());
             let lenders = lending::lenders(self.table, objects);
             let text = match lenders.first() {

@@ -69,7 +69,7 @@ pub fn lend(table: &Table, identity: &Identity, asked: &RepoName, objects: &Path
         Lend::Exported => 1,
         Lend::Hides => 2,
         Lend::Denied => 3,
-        Lend::NoRepository => 4,
+        Lend::Elsewhere | Lend::NoRepository => 4,
     };
     answers.min_by_key(rank).unwrap_or(Lend::NoRepository)
 }

@@ -18,14 +18,16 @@ use nix::sys::stat::{SFlag, fstatat};
 
 use crate::beneath::Dir;
 use crate::error::{Error, Result};
-use crate::place::{self, Trust, Walked};
+use crate::place::{self, Inode, Trust, Walked};
 
 /// How many alternates may lead from one to the next, as with C git.
 pub const MAX_DEPTH: usize = 5;
 /// How many object directories one repository may borrow from.
 pub const MAX_ALTERNATES: usize = 64;
-/// Bytes of all their paths: they travel in one message.
-pub const MAX_PATHS: usize = 8_000;
+/// Bytes of all their paths and of what is told of the directories on the way: they travel in one message.
+pub const MAX_PATHS: usize = 12_000;
+/// Bytes that one directory takes there.
+pub const DIRECTORY_BYTES: usize = 28;
 /// The largest alternates file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 /// Lines that are looked at, of all files: each costs a walk.
@@ -49,11 +51,20 @@ pub enum Lending {
 
 /// Who says what may be borrowed from.
 pub trait Lender {
-    /// Asks about the places of one level: paths of object directories as walked, and of absent ones where they would be.
+    /// Asks about the places of one level.
     ///
     /// # Errors
     /// No answer.
-    fn ask(&mut self, places: &[&Path]) -> std::result::Result<Vec<Lending>, String>;
+    fn ask(&mut self, places: &[Place<'_>]) -> std::result::Result<Vec<Lending>, String>;
+}
+
+/// A place that is asked about.
+#[derive(Clone, Debug)]
+pub struct Place<'p> {
+    /// The path of an object directory as walked, and of an absent one where it would be.
+    pub path: &'p Path,
+    /// That directory, the one above it and so on; none of an absent one.
+    pub directories: &'p [Inode],
 }
 
 /// An object directory to borrow from.
@@ -85,6 +96,7 @@ struct Wish {
     path: PathBuf,
     /// What the walk came to; nothing there is opened yet.
     found: std::result::Result<Walked, String>,
+    directories: Vec<Inode>,
 }
 
 /// Resolves the alternates of an objects directory, those of its alternates included. `path` is the place of `objects` as
@@ -154,14 +166,25 @@ impl Search {
                 continue;
             }
             let wish = match place::walk(&path, self.trust) {
-                Ok(walked) => Wish { path: walked.path.clone(), found: Ok(walked) },
-                Err(stopped) => Wish { path: stopped.place(), found: Err(stopped.to_string()) },
+                Ok(walked) => match walked.directories() {
+                    Ok(directories) => Wish { path: walked.path.clone(), found: Ok(walked), directories },
+                    Err(e) => {
+                        self.found.refuse(path, &e.to_string());
+                        continue;
+                    }
+                },
+                Err(stopped) => {
+                    let (path, found) = (stopped.place(), Err(stopped.to_string()));
+                    Wish { path, found, directories: Vec::new() }
+                }
             };
             // Named twice or in a circle: once is enough.
             if self.seen.contains(&wish.path) {
                 continue;
             }
-            self.bytes = self.bytes.saturating_add(wish.path.as_os_str().len());
+            self.bytes = self
+                .bytes
+                .saturating_add(wish.path.as_os_str().len() + DIRECTORY_BYTES * wish.directories.len());
             if self.seen.len() > MAX_ALTERNATES || self.bytes > MAX_PATHS {
                 self.found.refuse(wish.path, "too many alternates");
                 break;
@@ -175,13 +198,14 @@ impl Search {
     /// Those of one level that may be used. About absent ones it is asked all the same: who may not read a place is not to
     /// learn from the time whether it is there.
     fn granted(&mut self, wishes: Vec<Wish>, lender: &mut dyn Lender) -> Result<Vec<Source>> {
-        let places: Vec<&Path> = wishes.iter().map(|wish| wish.path.as_path()).collect();
+        let places: Vec<Place<'_>> =
+            wishes.iter().map(|Wish { path, directories, .. }| Place { path, directories }).collect();
         let answers = lender.ask(&places).map_err(|why| Error::Limit(format!("alternates: {why}")))?;
         if answers.len() != wishes.len() {
             return Err(Error::Limit("alternates: an answer for each was expected".into()));
         }
         let mut next = Vec::new();
-        for (Wish { path, found }, answer) in wishes.into_iter().zip(answers) {
+        for (Wish { path, found, .. }, answer) in wishes.into_iter().zip(answers) {
             let walked = match (answer, found) {
                 (Lending::No(why), _) | (Lending::Yes | Lending::IfExported, Err(why)) => {
                     self.found.refuse(path, &why);
@@ -282,15 +306,15 @@ mod tests {
     }
 
     impl Lender for Below {
-        fn ask(&mut self, places: &[&Path]) -> std::result::Result<Vec<Lending>, String> {
-            self.asked.push(places.iter().map(|place| (*place).to_owned()).collect());
+        fn ask(&mut self, places: &[Place<'_>]) -> std::result::Result<Vec<Lending>, String> {
+            self.asked.push(places.iter().map(|place| place.path.to_owned()).collect());
             let of = |place: &Path| match place.strip_prefix(&self.root) {
                 Ok(below) if below.starts_with("denied") => Lending::No("denied".into()),
                 Ok(below) if below.starts_with("exported") => Lending::IfExported,
                 Ok(_) => Lending::Yes,
                 Err(_) => Lending::No("elsewhere".into()),
             };
-            Ok(places.iter().map(|place| of(place)).collect())
+            Ok(places.iter().map(|place| of(place.path)).collect())
         }
     }
 

@@ -283,6 +283,22 @@ impl Walked {
         }
     }
 
+    /// This directory, the one above it and so on to the one at the top.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn directories(&self) -> std::io::Result<Vec<Inode>> {
+        let mut all = vec![self.inode];
+        let mut at: Option<OwnedFd> = None;
+        for _ in self.path.ancestors().skip(1) {
+            let above = openat(at.as_ref().unwrap_or(&self.directory), "..", DIRECTORY, Mode::empty())?;
+            let Facts { device, inode, born, .. } = facts(above.as_fd())?;
+            all.push(Inode { device, inode, born });
+            at = Some(above);
+        }
+        Ok(all)
+    }
+
     /// The same once more.
     ///
     /// # Errors
@@ -433,6 +449,16 @@ mod tests {
 
     fn mode(path: &Path, bits: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap();
+    }
+
+    #[test]
+    fn the_directories_of_a_place_are_those_of_its_path() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().canonicalize().unwrap().join("a/b");
+        fs::create_dir_all(&path).unwrap();
+        let walk = |path: &Path| walk(path, Trust::of_process()).unwrap();
+        let expected: Vec<Inode> = path.ancestors().map(|above| walk(above).inode).collect();
+        assert_eq!(walk(&path).directories().unwrap(), expected);
     }
 
     #[test]

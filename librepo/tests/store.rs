@@ -240,7 +240,7 @@ fn packs_that_appear_later() {
 struct All(bool);
 
 impl Lender for All {
-    fn ask(&mut self, places: &[&std::path::Path]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[alternates::Place<'_>]) -> Result<Vec<Lending>, String> {
         let answer = if self.0 { Lending::Yes } else { Lending::No("not lent".into()) };
         Ok(vec![answer; places.len()])
     }

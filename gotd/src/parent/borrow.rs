@@ -3,13 +3,19 @@
 //! **Invariant:** whom the question is about is the parent's own knowledge: the kernel's word and the client's greeting,
 //! never what the repository process or the session says.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use libproto::message::parent::{
-    BORROW_BYTES, BORROW_PLACES, BORROW_QUESTIONS, BorrowAsk, Lend, Lent, ParentToAuth, ParentToRepo, Who,
+    BORROW_BYTES, BORROW_PLACES, BORROW_QUESTIONS, BorrowAsk, DIRECTORY_BYTES, FoundAt, Lend, Lent,
+    ParentToAuth, ParentToRepo, Who,
 };
 use libproto::names::UserName;
 use libproto::states::RepoState;
 
 use super::Parent;
+use crate::places::Recorded;
 
 /// What was asked so far for one session, and what was lent.
 #[derive(Debug, Default)]
@@ -18,7 +24,7 @@ pub struct Borrowing {
     places: usize,
     bytes: usize,
     /// What the answer is awaited about.
-    pending: Vec<Vec<u8>>,
+    pending: Vec<FoundAt>,
     /// For `verify`, which may use nothing else.
     lent: Vec<Lent>,
 }
@@ -30,12 +36,13 @@ impl Borrowing {
     }
 
     /// Takes a question, if it is within all bounds.
-    fn ask(&mut self, places: Vec<Vec<u8>>) -> bool {
+    fn ask(&mut self, places: Vec<FoundAt>) -> bool {
         self.questions = self.questions.saturating_add(1);
         self.places = self.places.saturating_add(places.len());
-        let bytes = places.iter().map(Vec::len).sum();
+        let bytes = |place: &FoundAt| place.path.len() + DIRECTORY_BYTES * place.directories.len();
+        let bytes = places.iter().map(bytes).sum();
         self.bytes = self.bytes.saturating_add(bytes);
-        let absolute = places.iter().all(|place| place.starts_with(b"/"));
+        let absolute = places.iter().all(|place| place.path.starts_with(b"/"));
         self.pending = places;
         absolute
             && self.questions <= BORROW_QUESTIONS
@@ -43,26 +50,29 @@ impl Borrowing {
             && self.bytes <= BORROW_BYTES
     }
 
-    /// Takes the answer; false if it is not one.
-    fn answer(&mut self, answers: &[Lend]) -> bool {
+    /// Takes the answer of `auth`; inodes can only object to it. `None` if it is not an answer for each place.
+    fn answer(&mut self, mut answers: Vec<Lend>, recorded: &Recorded) -> Option<Vec<Lend>> {
         let pending = std::mem::take(&mut self.pending);
         if pending.len() != answers.len() {
-            return false;
+            return None;
         }
-        for (place, answer) in pending.into_iter().zip(answers) {
+        for (FoundAt { path: place, directories }, answer) in pending.into_iter().zip(&mut answers) {
+            if recorded.other_path(Path::new(OsStr::from_bytes(&place)), &directories).is_some() {
+                *answer = Lend::Elsewhere;
+            }
             match answer {
                 Lend::Permitted => self.lent.push(Lent { place, exported: false }),
                 Lend::Exported => self.lent.push(Lent { place, exported: true }),
-                Lend::NoRepository | Lend::Denied | Lend::Hides => {}
+                Lend::NoRepository | Lend::Elsewhere | Lend::Denied | Lend::Hides => {}
             }
         }
-        true
+        Some(answers)
     }
 }
 
 impl Parent {
     /// A repository process asks what it may borrow from.
-    pub(super) fn borrow(&mut self, number: u64, places: Vec<Vec<u8>>) {
+    pub(super) fn borrow(&mut self, number: u64, places: Vec<FoundAt>) {
         let Some(session) = self.table.get(number) else { return };
         let (Some(peer), Some(ask)) = (&session.peer, &session.ask) else {
             return self.end_session(number, "repository: borrows for nobody");
@@ -72,7 +82,8 @@ impl Parent {
             return self.end_session(number, "--user: not a user name");
         };
         let who = Who { peer: peer.clone(), told_user };
-        let question = BorrowAsk { who, repository: ask.repository.clone(), places: places.clone() };
+        let paths = places.iter().map(|place| place.path.clone()).collect();
+        let question = BorrowAsk { who, repository: ask.repository.clone(), places: paths };
         if !session.borrowing.ask(places) {
             return self.end_session(number, "repository: borrows from too many places");
         }
@@ -85,9 +96,9 @@ impl Parent {
         let waits = |session: &&mut super::Session| session.repo_state == RepoState::Borrowing;
         // Its process may be gone.
         let Some(session) = self.table.get(number).filter(waits) else { return };
-        if !session.borrowing.answer(&answers) {
+        let Some(answers) = session.borrowing.answer(answers, &self.settings.recorded) else {
             return self.end_session(number, "auth: not an answer for each place");
-        }
+        };
         session.repo_state = RepoState::Opening;
         self.tell_repo(number, &ParentToRepo::Lent(answers));
     }
@@ -96,32 +107,64 @@ impl Parent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conf::model::{Position, Repository, RepositoryKind};
+    use libproto::message::parent::{DirectoryId, OwnDirectory};
 
-    fn places(count: usize, length: usize) -> Vec<Vec<u8>> {
-        (0..count).map(|_| [b"/".as_slice(), &vec![b'x'; length - 1]].concat()).collect()
+    fn place(path: &str, inodes: &[u64]) -> FoundAt {
+        let id = |inode: &u64| DirectoryId { device: 1, inode: *inode, born: 7 };
+        FoundAt { path: path.as_bytes().to_vec(), directories: inodes.iter().map(id).collect() }
+    }
+
+    fn places(count: usize, length: usize) -> Vec<FoundAt> {
+        (0..count).map(|_| place(&format!("/{}", "x".repeat(length - 1)), &[])).collect()
     }
 
     #[test]
     fn questions_are_bounded_in_number_places_and_bytes() {
+        let none = Recorded::default();
         let mut levels = Borrowing::default();
         for _ in 0..BORROW_QUESTIONS {
-            assert!(levels.ask(places(2, 10)) && levels.answer(&[Lend::Permitted, Lend::Denied]));
+            assert!(levels.ask(places(2, 10)));
+            assert!(levels.answer(vec![Lend::Permitted, Lend::Denied], &none).is_some());
         }
         assert_eq!(levels.lent().len(), usize::from(BORROW_QUESTIONS));
         assert!(!levels.ask(places(1, 10)));
         assert!(Borrowing::default().ask(places(64, 125)));
         assert!(!Borrowing::default().ask(places(65, 10)));
-        assert!(!Borrowing::default().ask(places(3, 3000)));
-        assert!(!Borrowing::default().ask(vec![b"etc".to_vec()]));
+        assert!(!Borrowing::default().ask(places(4, 3001)));
+        assert!(!Borrowing::default().ask(vec![place("/x", &[0; 500])]));
+        assert!(!Borrowing::default().ask(vec![place("etc", &[])]));
     }
 
     #[test]
     fn an_answer_is_about_what_was_asked() {
+        let none = Recorded::default();
         let mut borrowing = Borrowing::default();
         assert!(borrowing.ask(places(2, 10)));
-        assert!(!borrowing.answer(&[Lend::Permitted]));
+        assert_eq!(borrowing.answer(vec![Lend::Permitted], &none), None);
         assert!(borrowing.ask(places(3, 10)));
-        assert!(borrowing.answer(&[Lend::Hides, Lend::Exported, Lend::NoRepository]));
+        let answers = vec![Lend::Hides, Lend::Exported, Lend::NoRepository];
+        assert_eq!(borrowing.answer(answers.clone(), &none), Some(answers));
         assert_eq!(borrowing.lent(), [Lent { place: b"/xxxxxxxxx".to_vec(), exported: true }]);
+    }
+
+    /// A bind mount, or a file system that does not tell `a` from `A`.
+    #[test]
+    fn a_directory_with_a_block_is_not_lent_by_another_path() {
+        let mut block = Repository::new(None, RepositoryKind::One, Position::default());
+        block.path = "/srv/secret.git".to_owned();
+        let id = DirectoryId { device: 1, inode: 10, born: 7 };
+        let own = OwnDirectory { block: 0, id, worktree: false, stays: false };
+        let recorded = Recorded::new(&[block], &[own]);
+        let mut borrowing = Borrowing::default();
+        let asked = [
+            place("/srv/open/bound.git/objects", &[11, 10, 2, 1]),
+            place("/srv/secret.git/objects", &[11, 10, 2]),
+            place("/srv/open/other.git/objects", &[12, 13, 2, 1]),
+        ];
+        assert!(borrowing.ask(asked.to_vec()));
+        let answers = borrowing.answer(vec![Lend::Permitted; 3], &recorded);
+        assert_eq!(answers, Some(vec![Lend::Elsewhere, Lend::Permitted, Lend::Permitted]));
+        assert_eq!(borrowing.lent().len(), 2);
     }
 }

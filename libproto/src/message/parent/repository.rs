@@ -105,10 +105,12 @@ pub struct Opened {
 
 /// Questions about places to borrow from that a repository process may ask: one for each level of alternates.
 pub const BORROW_QUESTIONS: u8 = 5;
-/// Most places in all of its questions, and bytes of their paths.
+/// Most places in all of its questions, and bytes of their paths and directories.
 pub const BORROW_PLACES: usize = 64;
 /// See [`BORROW_PLACES`].
-pub const BORROW_BYTES: usize = 8_000;
+pub const BORROW_BYTES: usize = 12_000;
+/// Bytes that one directory counts there.
+pub const DIRECTORY_BYTES: usize = 28;
 
 /// Whether objects may be borrowed from a place, for the client of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +121,8 @@ pub enum Lend {
     Exported,
     /// It is not the objects directory of any repository of the configuration.
     NoRepository,
+    /// Its inode or one above it is that of another block's place, which would be walked around.
+    Elsewhere,
     /// No rule lets the client read it, and no `borrow` names it.
     Denied,
     /// Some of its references are hidden, which a reader of its objects would see; and no `borrow` names it.
@@ -260,8 +264,8 @@ crate::messages! {
         9 => Info(RepoInfo),
         /// Where it was found: comes before the word that it was opened.
         10 => Found(FoundAt),
-        /// May the client read what lies at these places, paths of objects directories as walked? Asked before they
-        /// are opened; at most [`BORROW_PLACES`].
-        11 => Borrow(Vec<Vec<u8>>),
+        /// May the client read what lies at these places, objects directories as walked? Asked before they are opened;
+        /// at most [`BORROW_PLACES`].
+        11 => Borrow(Vec<FoundAt>),
     }
 }
