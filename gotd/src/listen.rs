@@ -10,11 +10,12 @@
 //! sockets, whose places [`local`] gives out; git:// ones are strangers whose places [`remote`] gives out.
 
 mod control;
+mod graves;
 mod local;
 mod remote;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libproto::channel::{Channel, Received, RecvError};
@@ -26,8 +27,10 @@ use libproto::message::parent::{
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use self::control::Controls;
+use self::graves::Graves;
 use self::local::Locals;
 use self::remote::{Remotes, Turned};
 use crate::sockets::BACKLOG;
@@ -42,6 +45,9 @@ const ACCEPT_AT_ONCE: usize = 64;
 const MOST_COME: usize = BACKLOG as usize + 1;
 /// Different refusals that are told apart within a second.
 const MOST_REFUSALS: usize = 16;
+
+/// Stands for who is not counted.
+const NOBODY: u32 = u32::MAX;
 
 type Parent = Channel<ListenToParent, ParentToListen>;
 
@@ -76,6 +82,7 @@ struct Listen {
     locals: Locals,
     remotes: Remotes,
     controls: Controls,
+    graves: Graves,
     second: Instant,
     /// git:// connections handed over in this second.
     git_this_second: u32,
@@ -115,6 +122,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         locals: Locals::default(),
         remotes: Remotes::default(),
         controls: Controls::default(),
+        graves: Graves::default(),
         second: now,
         git_this_second: 0,
         full_told: None,
@@ -142,7 +150,11 @@ impl Listen {
         let timeout = self.timeout();
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
+        let full = self.graves.is_full();
         for (at, listener) in self.listeners.iter().enumerate() {
+            if full && listener.pool == Pool::Unix {
+                continue;
+            }
             sources.push(Source::Listener(at));
             fds.push(PollFd::new(listener.fd.as_fd(), PollFlags::POLLIN));
         }
@@ -175,6 +187,7 @@ impl Listen {
         let turned = self.remotes.expire(&self.limits, why, now);
         self.turned(turned);
         self.serve_queue(now);
+        self.bury(now);
         self.tell_deserted();
         self.report(now);
         Ok(())
@@ -184,6 +197,7 @@ impl Listen {
     fn timeout(&mut self) -> PollTimeout {
         if self.locals.is_nobody_waiting()
             && self.controls.is_nobody_waiting()
+            && self.graves.is_empty()
             && self.refusals.is_empty()
             && self.remotes.is_empty()
             && self.remotes.counts() == self.counts_told
@@ -238,6 +252,7 @@ impl Listen {
             }
             (ParentToListen::Over(()), None) => {
                 self.waiting.retain(|waiting| waiting.number != received.peer);
+                self.graves.over(received.peer, Instant::now());
                 if !self.locals.over(received.peer) && !self.controls.over(received.peer) {
                     self.remotes.over(received.peer, &self.limits);
                 }
@@ -254,7 +269,11 @@ impl Listen {
             (ParentToListen::Drain(()), None) => {
                 self.draining = true;
                 // Who has told the daemon to stop may tell it to hurry.
-                self.listeners.retain(|listener| listener.pool == Pool::Control);
+                let (stay, go) = std::mem::take(&mut self.listeners)
+                    .into_iter()
+                    .partition(|listener| listener.pool == Pool::Control);
+                self.listeners = stay;
+                go.into_iter().for_each(|listener: Listener| self.close(listener));
                 self.remotes.drain();
             }
             (message, _) => return Err(format!("{message:?}: wrong descriptors")),
@@ -286,7 +305,7 @@ impl Listen {
                 }
                 Pool::Control => {
                     if let Err((connection, why)) = self.controls.come(connection, &self.limits, now) {
-                        self.refuse(connection, Pool::Control, why, None);
+                        self.refuse(connection, Pool::Control, why, Some(NOBODY));
                     }
                 }
                 Pool::Tcp => {
@@ -305,8 +324,16 @@ impl Listen {
     fn close_listeners(&mut self, now: Instant) {
         for at in (0..self.listeners.len()).rev() {
             if self.listeners[at].closing.is_some() && self.accept(at, now) {
-                self.listeners.remove(at);
+                let listener = self.listeners.remove(at);
+                self.close(listener);
             }
+        }
+    }
+
+    /// Closes a listening socket, to which somebody may have come at the last moment.
+    fn close(&mut self, listener: Listener) {
+        if listener.pool != Pool::Tcp {
+            self.let_go(listener.fd, Some(NOBODY));
         }
     }
 
@@ -362,6 +389,9 @@ impl Listen {
         {
             let told = credentials(queued.connection.as_fd());
             self.hand_over(&session, queued.connection.as_fd(), told);
+            if system::takes_descriptors(queued.connection.as_fd()) {
+                self.graves.hold(session.number, queued.uid, queued.connection);
+            }
         }
         let otherwise = if self.is_full() { NoSession::Total } else { NoSession::Queue };
         for (queued, why) in self.locals.expire(&self.limits, otherwise, now) {
@@ -392,7 +422,7 @@ impl Listen {
             self.hand_over(&session, connection.as_fd(), told);
         }
         for connection in self.controls.expire(longest, now) {
-            self.refuse(connection, Pool::Control, NoSession::Queue, None);
+            self.refuse(connection, Pool::Control, NoSession::Queue, Some(NOBODY));
         }
     }
 
@@ -452,7 +482,38 @@ impl Listen {
         };
         let client = Channel::<SessionToClient, SessionToClient>::from(connection);
         let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
+        self.let_go(client.into(), uid);
         self.note(why, pool, None, uid);
+    }
+
+    /// Is done with a connection, or a listening socket, that clients may have sent descriptors to.
+    fn let_go(&mut self, socket: OwnedFd, uid: Option<u32>) {
+        if let Some(uid) = uid
+            && system::takes_descriptors(socket.as_fd())
+        {
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            self.graves.add(uid, socket, Instant::now());
+        }
+    }
+
+    /// Has sessions end with what must not be closed here.
+    fn bury(&mut self, now: Instant) {
+        while let Some(uid) = self.graves.due(now)
+            && let Some(Waiting { number, session, .. }) = self.session(Pool::Unix)
+        {
+            self.locals.bury(number, uid);
+            for connection in self.graves.take(uid, number) {
+                let sent =
+                    session.send_with_fds(0, number, &ListenToSession::EndWith(()), &[connection.as_fd()]);
+                // The copy here is not the last one: the session waits for the end of the link.
+                if sent.is_err() {
+                    self.graves.add(uid, connection, now);
+                }
+            }
+            if self.parent.send(0, number, &ListenToParent::Buried(uid)).is_err() {
+                system::exit_now(1);
+            }
+        }
     }
 
     /// Notes who was turned away.

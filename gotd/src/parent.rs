@@ -78,6 +78,8 @@ const NOT_EXPORTED: &str = "repository not exported";
 const NOT_PERMITTED: &str = "access denied or repository not exported";
 /// What a client is told whose repository process is no more.
 const REPO_ENDED: &str = "the repository process ended";
+/// For the log and gotctl.
+const TAKES_DESCRIPTORS: &str = "clients can send descriptors: only Linux 6.16 and newer refuse them";
 /// What a client of Git is told at a control socket.
 const CONTROL_ALONE: &str = "a control socket serves gotctl alone";
 /// What a client beyond its number of connections is told; and one whose user has a number of their own.
@@ -116,6 +118,8 @@ pub struct Parent {
     pause: refill::Pause,
     /// Why the daemon cannot go on, found while something else was done.
     unsound: Option<String>,
+    /// Clients can send descriptors, because the kernel cannot refuse them.
+    takes_descriptors: bool,
 }
 
 /// Why the loop ended.
@@ -450,6 +454,7 @@ impl Parent {
                 ListenToParent::Recalled(()) => self.recalled(received.peer),
                 ListenToParent::Deserted(()) => self.deserted(),
                 ListenToParent::Git(counts) => self.metrics.git.connections = counts,
+                ListenToParent::Buried(uid) => self.buried(received.peer, uid),
                 ListenToParent::Full(newcomer) => self.make_room(newcomer),
                 ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
             }

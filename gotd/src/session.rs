@@ -8,7 +8,7 @@
 //! what a client wrote. It parses everything a client sends except packs.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{CommandError, Parameters, Service};
@@ -182,12 +182,25 @@ fn connection(parent: &Parent, listen: Listen) -> (Pool, OwnedFd) {
         match listen.recv_with_fds() {
             Ok(mut received) => match (received.message, received.fds.pop()) {
                 (ListenToSession::Connection(pool), Some(fd)) => return (pool, fd),
+                // More of them are in the queue of the link, which ends with this process as well.
+                (ListenToSession::EndWith(()), Some(fd)) => {
+                    let _ = fd.into_raw_fd();
+                    wait_for_end(&listen);
+                    system::exit_now(0)
+                }
                 (_, None) => system::exit_now(1),
             },
             Err(e) if e.is_transient() => {}
             Err(_) => system::exit_now(0),
         }
     }
+}
+
+/// Waits until `listen` has said all that it has to say, and let go of the link.
+fn wait_for_end(listen: &Listen) {
+    while let Ok(0) | Err(nix::errno::Errno::EINTR) =
+        poll(&mut [PollFd::new(listen.as_fd(), PollFlags::empty())], PollTimeout::NONE)
+    {}
 }
 
 /// Sends the client its ends of the pipes, and keeps none. One that never takes them has them in its own queue, and they go

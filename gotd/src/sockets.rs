@@ -199,6 +199,11 @@ fn create(directory: &OwnedFd, name: &CStr, replace: bool) -> Answer {
     }
     let cloexec = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, cloexec, None).map_err(|e| (2, e))?;
+    // The creator has nothing else to do with whoever connects: what they may send is the kernel's to say.
+    if !ask::is_control(name.to_bytes()) {
+        let failed = |e: std::io::Error| (6, Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)));
+        system::take_no_descriptors(fd.as_fd()).map_err(failed)?;
+    }
     let address = UnixAddr::new(name).map_err(|e| (3, e))?;
     // The mode is there from the beginning: nobody can connect before it is changed.
     if ask::is_control(name.to_bytes()) {

@@ -141,6 +141,55 @@ pub fn peer_groups(fd: BorrowedFd<'_>, most: usize) -> io::Result<Vec<u32>> {
     }
 }
 
+/// SO_PASSRIGHTS of Linux 6.16, in all architectures that use asm-generic/socket.h.
+#[cfg(target_os = "linux")]
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Has the kernel refuse descriptors that clients of a listening unix socket send: with them comes what closing them may
+/// take. Whether it can.
+pub fn take_no_descriptors(listener: BorrowedFd<'_>) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        let no: libc::c_int = 0;
+        let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+        // SAFETY: the option takes a number of this size, which lives through the call.
+        let rc = unsafe {
+            let no = (&raw const no).cast();
+            libc::setsockopt(listener.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, no, size)
+        };
+        match Errno::result(rc) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOPROTOOPT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = listener;
+        Ok(false)
+    }
+}
+
+/// Whether descriptors can come over a unix socket.
+pub fn takes_descriptors(fd: BorrowedFd<'_>) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let mut takes: libc::c_int = 1;
+        let mut size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+        // SAFETY: the option stores a number of this size, which lives through the call.
+        let rc = unsafe {
+            let takes = (&raw mut takes).cast();
+            libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, takes, &mut size)
+        };
+        rc == -1 || takes != 0
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = fd;
+        true
+    }
+}
+
 /// The bytes a pipe can hold; an error means that this is no pipe, and nothing but this one question has been
 /// put to it: `fstat` on a file of a hostile FUSE server can hang.
 pub fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {

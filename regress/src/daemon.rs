@@ -26,13 +26,26 @@ pub struct Daemon {
 impl Daemon {
     /// Starts gotd and waits until it answers. An error is what it wrote.
     pub fn start(site: &Site, configuration: &str) -> Result<Daemon, String> {
+        Daemon::start_through(site, configuration, &[])
+    }
+
+    /// The same by a program that becomes gotd, which is given gotd's command line behind its own.
+    pub fn start_through(site: &Site, configuration: &str, program: &[String]) -> Result<Daemon, String> {
         let conf = site.path("gotd.conf");
         fs::write(&conf, configuration).map_err(|e| e.to_string())?;
         let log = site.path("gotd.log");
         let file =
             fs::File::options().create(true).append(true).open(&log).map_err(|e| format!("log: {e}"))?;
-        let child = site
-            .command(binaries().join("gotd"))
+        let gotd = binaries().join("gotd");
+        let mut command = match program {
+            [first, rest @ ..] => {
+                let mut command = site.command(first);
+                command.args(rest).arg(gotd);
+                command
+            }
+            [] => site.command(gotd),
+        };
+        let child = command
             .args(["-d", "-v", "-f"])
             .arg(&conf)
             .stdin(std::process::Stdio::null())

@@ -52,10 +52,14 @@ pub fn python(uid: u32, socket: &Path, program: &str) -> Other {
     Other(child)
 }
 
+/// Whether there is python3.
+pub fn has_python() -> bool {
+    Command::new("python3").arg("-c").arg("").status().is_ok_and(|status| status.success())
+}
+
 /// Whether other users' programs can be started; a line says why not.
 pub fn possible() -> bool {
-    let python = Command::new("python3").arg("-c").arg("").status().is_ok_and(|status| status.success());
-    match (crate::is_root(), python) {
+    match (crate::is_root(), has_python()) {
         (false, _) => crate::skipped("needs root"),
         (_, false) => crate::skipped("needs python3"),
         _ => return true,

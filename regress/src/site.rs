@@ -117,10 +117,12 @@ impl Site {
     /// A configuration that serves everything in `repositories` to the present user.
     pub fn serve_all(&self) -> String {
         format!(
-            "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n\trate per user 2000\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n}}\n",
+            "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n{rate}}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n}}\n",
             self.head(),
             self.path("repositories").display(),
             me = present_user(),
+            // Root has no such rate.
+            rate = if is_root() { "" } else { "\trate per user 2000\n" },
         )
     }
 

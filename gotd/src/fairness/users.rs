@@ -78,6 +78,16 @@ impl Users {
         }
     }
 
+    /// A session of this uid that was not waited for, whatever the limits.
+    pub fn enter(&mut self, uid: u32) {
+        if let Some(user) = self.all.get_mut(&uid) {
+            user.counts.connections = user.counts.connections.saturating_add(1);
+        } else {
+            let counts = Counts { connections: 1, tokens: 0, since: Instant::now() };
+            self.all.insert(uid, User { counts, waiting: 0 });
+        }
+    }
+
     /// One that waits does so no longer.
     pub fn give_up(&mut self, uid: u32) {
         if let Some(user) = self.all.get_mut(&uid) {

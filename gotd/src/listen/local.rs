@@ -156,6 +156,12 @@ impl Locals {
         late
     }
 
+    /// The session of that number ends with connections of this uid.
+    pub fn bury(&mut self, number: u64, uid: u32) {
+        self.users.enter(uid);
+        self.sessions.insert(number, uid);
+    }
+
     /// A session is over; whether it was one of these.
     pub fn over(&mut self, number: u64) -> bool {
         let uid = self.sessions.remove(&number);

@@ -79,7 +79,11 @@ pub fn passed_sockets(count: i32) -> Result<Vec<Passed>, String> {
     let take = |number: i32| {
         let text = |e: &dyn std::fmt::Display| format!("descriptor {number} of the service manager: {e}");
         let fd = crate::system::inherited(number).map_err(|e| text(&e))?;
-        Ok((place_of(fd.as_fd()).map_err(|e| text(&e))?, fd))
+        let place = place_of(fd.as_fd()).map_err(|e| text(&e))?;
+        if place.pool() == Pool::Unix {
+            crate::system::take_no_descriptors(fd.as_fd()).map_err(|e| text(&e))?;
+        }
+        Ok((place, fd))
     };
     (PARENT_FD..PARENT_FD.saturating_add(count)).map(take).collect()
 }

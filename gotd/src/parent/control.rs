@@ -151,6 +151,9 @@ impl Parent {
             Place::Control(_) => format!("controlled at {place}"),
             _ => format!("listening on {place}"),
         }));
+        if self.takes_descriptors {
+            lines.push(super::TAKES_DESCRIPTORS.into());
+        }
         if self.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp) {
             let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
             let (making, queued) = super::packs::counts(&self.table);
@@ -172,12 +175,13 @@ impl Parent {
         let busy = busy(&self.table, asking);
         let waiting = self.table.iter().filter(|s| s.is_free()).count();
         let mut lines = vec![format!(
-            "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{},\"active\":{},\"waiting\":{waiting},",
+            "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{},\"active\":{},\"waiting\":{waiting},\"refuses_descriptors\":{},",
             text(crate::VERSION),
             std::process::id(),
             self.started.elapsed().as_secs(),
             self.served,
-            busy.len()
+            busy.len(),
+            !self.takes_descriptors
         )];
         let texts = |all: &mut dyn Iterator<Item = String>| all.map(|t| text(&t)).collect::<Vec<_>>();
         let of = |pool| move |place: &&Place| place.pool() == pool;

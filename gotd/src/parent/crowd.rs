@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use libproto::message::parent::{Newcomer, Peer, Pool};
 use libproto::states::SessionState;
+use nix::sys::signal::{Signal, kill};
 
 use super::table::{Session, Table};
 use super::{LINGER, Parent, TOO_MANY, TOO_MANY_OF_ONE};
+use crate::log::Level;
 
 /// A connection that is younger is not taken for a silent one.
 const SILENT: Duration = Duration::from_secs(1);
@@ -45,6 +47,16 @@ impl Parent {
             if let Some(session) = self.table.get(number) {
                 session.deadline = Some(Instant::now() + LINGER);
             }
+        }
+    }
+
+    /// A session ends with connections of this uid that nobody else may close. It never has a client, and may take its time.
+    pub(super) fn buried(&mut self, number: u64, uid: u32) {
+        self.log.line(Level::Debug, "buried", &[("number", &number), ("uid", &uid)]);
+        let Some(session) = self.table.get(number) else { return };
+        session.recalled = true;
+        if let Some(child) = session.repo.running() {
+            let _ = kill(child.pid, Signal::SIGKILL);
         }
     }
 

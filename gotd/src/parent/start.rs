@@ -374,6 +374,13 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     raise_descriptor_limit();
     let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
     let bound = bind(&starter, &settings, passed)?;
+    let open = |(_, pool, fd): &(u64, Pool, OwnedFd)| {
+        *pool == Pool::Unix && crate::system::takes_descriptors(fd.as_fd())
+    };
+    let takes_descriptors = bound.2.iter().any(open);
+    if takes_descriptors {
+        log.line(Level::Warning, "descriptors", &[("warning", &super::TAKES_DESCRIPTORS)]);
+    }
     let manager = Manager::of_environment();
     settings.pools.retain(|(pool, _)| bound.1.has(*pool));
     drop_privilege(&config)?;
@@ -381,6 +388,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let parent = connect_roles(starter, log, settings, signals, bound, &config, files);
     let mut parent = parent?;
     parent.verbose = options.verbose > 0;
+    parent.takes_descriptors = takes_descriptors;
     parent.log.line(
         Level::Info,
         "started",
@@ -608,6 +616,7 @@ fn connect_roles(
         reload: None,
         pause: super::refill::Pause::default(),
         unsound: None,
+        takes_descriptors: false,
     })
 }
 

@@ -65,6 +65,7 @@ fn parent() -> (Parent, Forged) {
         reload: None,
         pause: refill::Pause::default(),
         unsound: None,
+        takes_descriptors: false,
     };
     let number = parent.table.next_number();
     let forged = Forged {

@@ -115,6 +115,7 @@ const PRCTL_SET_VMA: c_int = 0x5356_4d41;
 /// Socket options that libc may not know.
 const PEER_GROUPS: c_int = 59;
 const PEER_PIDFD: c_int = 77;
+const PASS_RIGHTS: c_int = 83;
 const MAX_PACING_RATE: c_int = 47;
 /// seccomp(2)'s operations.
 const SET_MODE_FILTER: c_int = 1;
@@ -585,6 +586,8 @@ const ACCEPT: Group = Group {
     when: &[
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PEER_GROUPS)]),
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PEER_PIDFD)]),
+        // Whether a connection can carry descriptors.
+        (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PASS_RIGHTS)]),
         // How far the peer of a git:// connection is, and how much it may take.
         (SYS_getsockopt, &[is(1, IPPROTO_TCP), is(2, TCP_INFO)]),
         (SYS_setsockopt, &[is(1, SOL_SOCKET), is(2, MAX_PACING_RATE)]),
@@ -603,5 +606,7 @@ const BIND: Group = Group {
         (SYS_socket, &[is(0, AF_INET6), bits(1, SOCK_TYPE, SOCK_STREAM)]),
         (SYS_setsockopt, &[is(1, SOL_SOCKET), is(2, SO_REUSEADDR)]),
         (SYS_setsockopt, &[is(1, IPPROTO_IPV6), is(2, IPV6_V6ONLY)]),
+        // Descriptors that clients send are refused by the kernel.
+        (SYS_setsockopt, &[is(1, SOL_SOCKET), is(2, PASS_RIGHTS)]),
     ],
 };

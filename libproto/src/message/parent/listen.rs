@@ -205,14 +205,18 @@ crate::messages! {
         7 => Git(GitCounts),
         /// All places are taken, and this one waits: a user who has more may have to give way.
         8 => Full(Newcomer),
+        /// The session of the header's peer ends with connections of this uid, and never has a client.
+        9 => Buried(u32),
     }
 }
 
 crate::messages! {
-    /// The one message of `listen` to a waiting session, and over git:// to its repository process.
+    /// What `listen` says to a waiting session: one connection, over git:// to its repository process too, or several to end with.
     pub enum ListenToSession: "listen to session" {
         /// The accepted connection.
         1 => Connection(Pool) with 1,
+        /// Instead of a client's: a connection to end with, one of several. Nothing is to be done with it.
+        2 => EndWith(()) with 1,
     }
 }
 
