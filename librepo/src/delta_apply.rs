@@ -27,6 +27,65 @@ pub fn sizes(delta: &[u8]) -> Result<(u64, u64, usize), &'static str> {
     Ok((base, result, at))
 }
 
+/// One instruction of a delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Instruction {
+    /// So many bytes of the base from there on.
+    Copy {
+        /// Where in the base.
+        from: u64,
+        /// How many bytes.
+        len: u64,
+    },
+    /// So many bytes of the delta itself.
+    Insert {
+        /// Where in the delta.
+        at: usize,
+        /// How many bytes.
+        len: u64,
+    },
+}
+
+impl Instruction {
+    /// How many bytes it yields.
+    pub(crate) fn len(self) -> u64 {
+        match self {
+            Instruction::Copy { len, .. } | Instruction::Insert { len, .. } => len,
+        }
+    }
+}
+
+/// The instruction at this place of a delta, and the place of the next one.
+pub(crate) fn instruction(delta: &[u8], at: usize) -> Result<(Instruction, usize), &'static str> {
+    const CUT: &str = "delta cut short";
+    let opcode = *delta.get(at).ok_or(CUT)?;
+    let mut next = at + 1;
+    if opcode & 0x80 == 0 {
+        if opcode == 0 {
+            return Err("delta with a reserved instruction");
+        }
+        let end = next + usize::from(opcode);
+        return if end > delta.len() {
+            Err(CUT)
+        } else {
+            Ok((Instruction::Insert { at: next, len: opcode.into() }, end))
+        };
+    }
+    let mut values = [0u64; 2];
+    for bit in 0..7usize {
+        if opcode & (1 << bit) != 0 {
+            let byte = *delta.get(next).ok_or(CUT)?;
+            next += 1;
+            values[bit / 4] |= u64::from(byte) << (8 * (bit % 4));
+        }
+    }
+    let [from, len] = values;
+    Ok((Instruction::Copy { from, len: if len == 0 { 0x10000 } else { len } }, next))
+}
+
+/// The reason where a result exceeds the caller's limit.
+pub(crate) const TOO_LARGE: &str = "delta result larger than the limit";
+
 /// Applies a whole delta. `limit` is the largest result in bytes that the caller takes; `room` is memory for it if it fits:
 /// its content is lost, and what is more than twice as large as needed is given back. The error is the reason.
 ///
@@ -41,7 +100,7 @@ pub fn apply(base: &[u8], delta: &[u8], limit: u64, room: Vec<u8>) -> Result<Vec
         return Err("delta for a base of another size");
     }
     if result_size > limit {
-        return Err("delta result larger than the limit");
+        return Err(TOO_LARGE);
     }
     let size = usize::try_from(result_size).map_err(|_| "delta result larger than memory")?;
     // The most that this many bytes of instructions can yield, so that a lie costs no memory.

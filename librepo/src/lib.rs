@@ -24,6 +24,7 @@ pub mod fetch;
 pub mod fs_ops;
 pub mod id;
 pub mod inflate;
+mod layers;
 pub mod listing;
 pub mod loose;
 pub mod midx;

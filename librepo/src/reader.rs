@@ -11,6 +11,7 @@ use crate::delta_apply;
 use crate::error::{Error, Result};
 use crate::id::{FastState, ObjectId};
 use crate::inflate::Inflater;
+use crate::layers::{self, Layers, Stop};
 use crate::loose;
 use crate::object::Kind;
 use crate::pack::{EntryKind, Pack};
@@ -31,6 +32,20 @@ const LARGEST: usize = 3 << 20;
 /// zlib cannot do better than 1032 : 1, so that a size beyond that is a lie before any memory is
 /// spent on it.
 const MAX_RATIO: u64 = 1040;
+
+/// Bytes of content that are handed out at a time.
+const PIECE: u64 = 128 << 10;
+/// Bytes of memory for an object that is given in pieces, beside its deltas.
+const LAYERS: u64 = 9 << 20;
+
+/// What [`Reader::read_packed_in_pieces`] gives.
+#[derive(Debug)]
+pub(crate) enum Piece<'a> {
+    /// The next bytes of the object.
+    Content(&'a [u8]),
+    /// From here on so many bytes of memory are needed.
+    Memory(u64),
+}
 
 /// An object in memory. Cloning shares the content.
 #[derive(Clone, Debug)]
@@ -146,8 +161,25 @@ impl<'s> Reader<'s> {
 
     /// Reads the object whose entry begins at `offset` of a pack.
     pub fn read_packed(&mut self, pack_number: u32, offset: u64) -> Result<Object> {
+        self.rebuild(pack_number, offset, self.store.limits().object_bytes)
+    }
+
+    /// The same, if neither it nor anything on the way to it has more than `limit` bytes.
+    pub(crate) fn read_packed_within(
+        &mut self,
+        pack_number: u32,
+        offset: u64,
+        limit: u64,
+    ) -> Result<Option<Object>> {
+        let limit = limit.min(self.store.limits().object_bytes);
+        match self.rebuild(pack_number, offset, limit) {
+            Err(Error::EntryTooLarge(..) | Error::CorruptEntry(_, _, delta_apply::TOO_LARGE)) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    fn rebuild(&mut self, pack_number: u32, offset: u64, limit: u64) -> Result<Object> {
         let pack = self.pack(pack_number)?;
-        let limit = self.store.limits().object_bytes;
         self.chain.clear();
         let mut at = offset;
         let mut object = loop {
@@ -192,6 +224,80 @@ impl<'s> Reader<'s> {
             }
         }
         Ok(object)
+    }
+
+    /// Gives the content of a packed object in pieces. Neither it nor what it is built upon is in memory as a whole, unless its
+    /// deltas jump back and forth too much. For what it does take, memory is asked for first.
+    pub(crate) fn read_packed_in_pieces(
+        &mut self,
+        pack_number: u32,
+        offset: u64,
+        out: &mut dyn FnMut(Piece<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let pack = self.pack(pack_number)?;
+        let limit = self.store.limits().object_bytes;
+        let (mut at, mut steps, mut memory) = (offset, Vec::new(), LAYERS);
+        let (input, size) = loop {
+            let entry = pack.entry(at)?;
+            if entry.size > limit {
+                return Err(Error::EntryTooLarge(pack.name().to_owned(), at, entry.size, limit));
+            }
+            let base = match entry.kind {
+                EntryKind::Base(_) => break (pack.data_from(entry.data_offset), entry.size),
+                EntryKind::OfsDelta(base) => base,
+                EntryKind::RefDelta(id) => base_by_name(pack, at, &id)?,
+            };
+            steps.push(Step { offset: at, data_offset: entry.data_offset, size: entry.size });
+            memory = memory.saturating_add(entry.size.saturating_mul(2));
+            if steps.len() > layers::DEEPEST {
+                return self.whole_in_pieces(pack_number, offset, out);
+            }
+            at = base;
+        };
+        out(Piece::Memory(memory))?;
+        let mut deltas = Vec::with_capacity(steps.len());
+        for step in steps.iter().rev() {
+            let mut delta = Vec::new();
+            inflate_all(&mut self.inflater, pack.data_from(step.data_offset), step.size, &mut delta)
+                .map_err(|why| pack.corrupt(step.offset, why))?;
+            deltas.push(delta);
+        }
+        let corrupt = |why| pack.corrupt(offset, why);
+        let mut layers = Layers::new(input, size, deltas).map_err(corrupt)?;
+        if layers.size() > limit {
+            return Err(Error::EntryTooLarge(pack.name().to_owned(), offset, layers.size(), limit));
+        }
+        let (mut done, mut piece) = (0, Vec::new());
+        while done < layers.size() {
+            let len = (layers.size() - done).min(PIECE);
+            piece.clear();
+            match layers.read(done, len, &mut piece) {
+                Ok(()) => {
+                    out(Piece::Content(&piece))?;
+                    done += len;
+                }
+                Err(Stop::Scattered) => {
+                    out(Piece::Memory(memory.saturating_add(size)))?;
+                    layers.hold_base();
+                }
+                Err(Stop::Corrupt(why)) => return Err(corrupt(why)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same by way of memory.
+    fn whole_in_pieces(
+        &mut self,
+        pack_number: u32,
+        offset: u64,
+        out: &mut dyn FnMut(Piece<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let (_, size) = self.header_packed(pack_number, offset)?;
+        // It, and what it is made from, which is about as large.
+        out(Piece::Memory(size.saturating_mul(2)))?;
+        let object = self.read_packed(pack_number, offset)?;
+        object.data.chunks(PIECE as usize).try_for_each(|piece| out(Piece::Content(piece)))
     }
 
     /// Kind and size in bytes of an object; `None` if it is not here. Reads only headers.

@@ -29,6 +29,13 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "beyond_the_queue_a_client_is_refused_and_told_which_line_to_change",
     ),
     ("limit packs queue timeout", "pack_queue.rs", "whoever_waits_too_long_is_refused"),
+    ("limit pushes total", "push_turns.rs", "pushes_beyond_the_limit_wait_and_finish"),
+    ("limit pushes per repository", "push_turns.rs", "pushes_beyond_the_limit_wait_and_finish"),
+    (
+        "limit memory total",
+        "pack_turns.rs",
+        "who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it",
+    ),
 ];
 
 /// A daemon with one of its limits set low.
@@ -185,7 +192,7 @@ print(all[-1].recv(4096)[24:].decode('latin-1'), flush=True)
     process_memory_of_a_fetch: "limit process memory", "limit process memory 64M", |place| {
         let url = "gotd:huge.git";
         let path = place.site.clone_path("shallow");
-        place.site.git(["clone", "-q", "--bare", "--depth", "1", "-b", "older", url, &path.to_string_lossy()]).bad("").err
+        place.site.git(["clone", "-q", "--bare", "--depth", "1", "-b", "wordy", url, &path.to_string_lossy()]).bad("").err
     };
 }
 
@@ -229,13 +236,12 @@ fn prepare(site: &Site, directive: &str) {
     };
     clone("r.git");
     if huge {
-        // A shallow clone of the older version gets it as a whole, and it lies there as a delta.
-        std::fs::write(source.join("huge"), hollow(b"1")).expect("writes");
-        commit(site, &source);
+        // A commit whose message is as large: it is read as a whole.
         clone("huge.git");
-        site.git_in(&site.repository("huge.git"), ["branch", "older", "main~1"]);
-        site.git_in(&site.repository("huge.git"), ["repack", "-adqf"]);
-        site.git_in(&source, ["reset", "-q", "--hard", "HEAD~1"]);
+        let (words, huge) = (site.path("words"), site.repository("huge.git"));
+        std::fs::write(&words, vec![b'x'; HUGE]).expect("writes");
+        let wordy = site.git_in(&huge, ["commit-tree", "main^{tree}", "-F", &words.to_string_lossy()]);
+        site.git_in(&huge, ["update-ref", "refs/heads/wordy", wordy.trim()]);
     }
 }
 

@@ -316,6 +316,7 @@ impl Walker<'_> {
         let mut trees = Vec::new();
         let mut rest = Vec::new();
         for tip in tips {
+            progress.step(0)?;
             let (tags, target) = source.peel(*tip)?;
             for tag in &tags {
                 set.set(*tag);

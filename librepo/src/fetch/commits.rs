@@ -50,6 +50,16 @@ impl<'s> Source<'s> {
         self.reader.read_at(location, &id)?.ok_or(Error::Missing(id))
     }
 
+    /// The same if neither it nor what it is built upon has more than `limit` bytes.
+    pub(crate) fn read_within(&mut self, number: u32, limit: u64) -> Result<Option<Object>> {
+        let (location, _) = self.location(number)?;
+        match location {
+            Location::Pack { pack, offset, .. } => self.reader.read_packed_within(pack, offset, limit),
+            Location::Loose { .. } if self.header(number)?.1 > limit => Ok(None),
+            Location::Loose { .. } => self.read(number).map(Some),
+        }
+    }
+
     /// Kind and size of the object with this number.
     pub(crate) fn header(&mut self, number: u32) -> Result<(Kind, u64)> {
         let (location, id) = self.location(number)?;

@@ -60,6 +60,23 @@ pub trait Sink {
         Ok(())
     }
 
+    /// Costly work begins or goes on, for which so many bytes of memory are needed in all: time to wait for one's turn.
+    ///
+    /// # Errors
+    /// Any, to cancel.
+    fn turn(&mut self, memory: u64) -> io::Result<()> {
+        let _ = memory;
+        Ok(())
+    }
+
+    /// From here on bytes of files are copied, and nothing else is done.
+    ///
+    /// # Errors
+    /// Any, to cancel.
+    fn copies(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The next `len` bytes of the pack are those of `file` from `offset` on. Override it where the system copies
     /// between descriptors by itself.
     ///
@@ -108,6 +125,8 @@ struct Means {
     threads: usize,
     /// Bytes of cache for each of them.
     cache_bytes: usize,
+    /// Bytes of memory that all of it takes, roughly.
+    memory: u64,
     z: std::cell::LazyCell<flate2::Compress>,
 }
 
@@ -128,11 +147,12 @@ fn send(
     let stats = match writer::whole_pack(source, options, &parts, count, progress)? {
         Some(stats) => stats,
         None => {
+            progress.turn(means.memory)?;
             if let Some(bitmap) = bitmap {
                 bitmap.complete(source, &mut plan, options, progress)?;
             }
             let made = search::search(source, &plan, &parts, options, &mut means, progress)?;
-            writer::write(source, &plan, parts, &made, options, &mut means.z, progress)?
+            writer::write(source, &plan, parts, &made, options, &mut means, progress)?
         }
     };
     let whole = if stats.whole_pack { (stats.reused, 1) } else { (0, 0) };

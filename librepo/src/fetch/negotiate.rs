@@ -21,6 +21,10 @@ use crate::repository::Repository;
 /// How many steps one look for [`Fetch::ready`] may take: the answer then is "not yet", which only
 /// costs the client another round.
 const READY_STEPS: u32 = 200_000;
+/// Of [`estimate`], in bytes.
+const BASE: u64 = 8 << 20;
+const PER_OBJECT: u64 = 16;
+const PER_THREAD: u64 = 24 << 20;
 /// Reaches something that the client has.
 const ALIVE: u8 = 1;
 
@@ -117,6 +121,15 @@ impl From<Error> for WantError {
     fn from(e: Error) -> WantError {
         WantError::Repository(e)
     }
+}
+
+/// Bytes of memory that making a pack takes, roughly: what is known of each object, and for each thread its cache, the indexes
+/// of bases and what it looks at; small repositories do not fill these. Large objects come on top.
+fn estimate(source: &Source<'_>, threads: usize, cache_bytes: usize) -> u64 {
+    let objects = u64::from(source.space.packed()).saturating_mul(PER_OBJECT);
+    let packs: u64 = source.space.store().packs().iter().map(|pack| pack.bytes().len() as u64).sum();
+    let threads = (threads.clamp(1, 8) as u64).saturating_mul(cache_bytes as u64 + PER_THREAD);
+    BASE.saturating_add(objects).saturating_add(threads.min(packs.saturating_mul(4)))
 }
 
 fn source<'r>(repository: &'r Repository, first: First, limits: Limits) -> Result<Source<'r>> {
@@ -461,6 +474,7 @@ impl<'r> Fetch<'r> {
         wants.extend(&cuts.wants);
         let mut haves = self.haves.clone();
         haves.extend(self.had_at_boundary(&cuts)?);
+        let memory = estimate(&self.source, threads, self.limits.cache_bytes);
         let request = reach::Request {
             wants: &wants,
             haves: &haves,
@@ -470,13 +484,19 @@ impl<'r> Fetch<'r> {
             tags: if self.options.include_tag { &self.tips.tags } else { &[] },
             threads,
             cache_bytes: self.limits.cache_bytes,
+            memory,
         };
         let bitmap = self.bitmap.as_ref();
+        // A clone that bitmaps answer is often a copy of one file, which costs nothing: whether it is, they tell at once.
+        let quick = bitmap.is_some() && haves.is_empty() && cuts.cut.count() == 0 && request.filter.is_none();
+        if !quick {
+            progress.turn(memory)?;
+        }
         let plan = reach::plan(&mut self.source, bitmap, &request, &mut progress)?;
         self.cuts = Some(cuts);
         progress.came_to(plan.wanted.count());
         progress.finish()?;
-        let means = Means { threads, cache_bytes: self.limits.cache_bytes, z: writer::compressor() };
+        let means = Means { threads, cache_bytes: self.limits.cache_bytes, memory, z: writer::compressor() };
         super::send(&mut self.source, plan, bitmap, &self.options, means, &mut progress)
     }
 }

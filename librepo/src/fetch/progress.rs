@@ -102,6 +102,16 @@ impl<'a> Progress<'a> {
         self.sink.pack(bytes).map_err(Error::Io)
     }
 
+    /// Costly work follows: see [`Sink::turn`].
+    pub(crate) fn turn(&mut self, memory: u64) -> Result<()> {
+        self.sink.turn(memory).map_err(Error::Io)
+    }
+
+    /// Nothing but copying follows: see [`Sink::copies`].
+    pub(crate) fn copies(&mut self) -> Result<()> {
+        self.sink.copies().map_err(Error::Io)
+    }
+
     pub(crate) fn splice(&mut self, file: std::os::fd::BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
         self.sink.splice(file, offset, len).map_err(Error::Io)
     }

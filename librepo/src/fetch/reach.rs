@@ -29,6 +29,8 @@ pub(crate) struct Request<'a> {
     pub(crate) threads: usize,
     /// Bytes of cache for each thread.
     pub(crate) cache_bytes: usize,
+    /// Bytes of memory that the whole pack takes, roughly.
+    pub(crate) memory: u64,
 }
 
 /// Finds out what to send.
@@ -64,6 +66,7 @@ pub(crate) fn plan(
                 cache_bytes: request.cache_bytes,
                 client,
             };
+            progress.turn(request.memory)?;
             walk::walk(source, walk, progress)?
         }
     };

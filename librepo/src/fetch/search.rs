@@ -417,7 +417,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
     /// The best delta for a version, and how deep it lies.
     fn best(&mut self, group: &Group, at: usize, why: Why, depths: &[u8]) -> Result<Option<(Made, u8)>> {
         let number = group.versions[at].number;
-        let object = self.source.read(number)?;
+        let Some(object) = self.source.read_within(number, LARGEST)? else { return Ok(None) };
         let target = object.data;
         if !(SMALLEST..LARGEST).contains(&(target.len() as u64)) {
             return Ok(None);
@@ -436,7 +436,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         let mut best: Option<(u32, bool, u8, Vec<u8>)> = None;
         for (base, thin, depth) in near.chain(edges) {
             // What the client has may be unreadable here: then it is no base.
-            let Ok(object) = self.source.read(base) else { continue };
+            let Ok(Some(object)) = self.source.read_within(base, LARGEST) else { continue };
             let base_data = object.data;
             let limit = best.as_ref().map_or(worth, |(.., delta)| delta.len().saturating_sub(8));
             let grows = target.len().saturating_sub(base_data.len());

@@ -21,11 +21,12 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::pseudo_pack::PseudoPack;
 use super::space::{First, Place};
-use super::{PackOptions, PackStats};
+use super::{Means, PackOptions, PackStats};
 use crate::error::{Error, Result};
 use crate::id::{FastState, HashKind, ObjectId};
 use crate::object::Kind;
 use crate::pack::{Entry, EntryKind, HEADER_LEN, Pack};
+use crate::reader::Piece;
 
 /// Bytes hashed and handed out at a time: small enough to stay in the processor's cache between the two.
 const PIECE: usize = 128 << 10;
@@ -238,6 +239,8 @@ struct Writer<'w, 's, 'p, 'k> {
     stack: Vec<(u32, u32)>,
     head: Vec<u8>,
     z: &'w mut LazyCell<Compress>,
+    /// Bytes of memory that the whole pack takes, large objects left out.
+    memory: u64,
     stats: PackStats,
 }
 
@@ -249,7 +252,7 @@ pub(super) fn write(
     parts: Vec<Part>,
     made: &MadeDeltas,
     options: &PackOptions,
-    z: &mut LazyCell<Compress>,
+    means: &mut Means,
     progress: &mut Progress<'_>,
 ) -> Result<PackStats> {
     let hash = source.space.store().hash();
@@ -272,7 +275,8 @@ pub(super) fn write(
         loose: HashMap::default(),
         stack: Vec::new(),
         head: Vec::new(),
-        z,
+        z: &mut means.z,
+        memory: means.memory,
         stats: PackStats { objects: count, ..PackStats::default() },
     };
     writer.out.put(b"PACK\0\0\0\x02")?;
@@ -396,6 +400,7 @@ pub(super) fn whole_pack(
         return Ok(None);
     }
     let bytes = pack.bytes();
+    progress.copies()?;
     match pack.file() {
         Some(file) => progress.splice(file, 0, bytes.len() as u64)?,
         None => {
@@ -501,10 +506,10 @@ impl Writer<'_, '_, '_, '_> {
                     }
                 }
             }
-            Way::Whole => {
-                let object = self.source.reader.read_packed(pack_number, offset)?;
-                self.whole(object.kind, &object.data)?;
-            }
+            Way::Whole => match self.source.reader.read_packed_within(pack_number, offset, STREAMED)? {
+                Some(object) => self.whole(object.kind, &object.data)?,
+                None => self.streamed_packed(pack_number, offset)?,
+            },
         }
         self.out.progress.step(1)?;
         Ok(way)
@@ -720,36 +725,61 @@ impl Writer<'_, '_, '_, '_> {
     }
 
     fn streamed(&mut self, id: &ObjectId, kind: Kind, size: u64) -> Result<()> {
-        self.head.clear();
-        put_header(&mut self.head, kind as u8, size);
-        self.out.put(&self.head)?;
-        begin(self.z, GIT_S)?;
+        self.begin_stream(kind, size)?;
         let mut room = Vec::with_capacity(PIECE);
         let (out, z) = (&mut self.out, &mut *self.z);
-        let mut feed = |mut bytes: &[u8], flush: FlushCompress| -> Result<()> {
-            loop {
-                let before = z.total_in();
-                let status = z
-                    .compress_vec(bytes, &mut room, flush)
-                    .map_err(|e| Error::Io(std::io::Error::other(e)))?;
-                bytes = &bytes[(z.total_in() - before) as usize..];
-                let full = room.len() == room.capacity();
-                out.put(&room)?;
-                room.clear();
-                let done = match flush {
-                    FlushCompress::Finish => status == Status::StreamEnd,
-                    _ => bytes.is_empty() && !full,
-                };
-                if done {
-                    return Ok(());
-                }
-            }
-        };
-        let read = self.source.reader.read_stream(id, &mut |bytes| feed(bytes, FlushCompress::None))?;
+        let mut feed = |bytes: &[u8]| compress(z, bytes, FlushCompress::None, &mut room, out);
+        let read = self.source.reader.read_stream(id, &mut feed)?;
         if read != Some((kind, size)) {
             return Err(Error::Missing(*id));
         }
-        feed(&[], FlushCompress::Finish)
+        compress(z, &[], FlushCompress::Finish, &mut room, out)
+    }
+
+    /// A packed object whose delta's base is not sent, where one of the two is large: it is never in memory as a whole.
+    fn streamed_packed(&mut self, pack: u32, offset: u64) -> Result<()> {
+        let (kind, size) = self.source.reader.header_packed(pack, offset)?;
+        self.begin_stream(kind, size)?;
+        let mut room = Vec::with_capacity(PIECE);
+        let (out, z, memory) = (&mut self.out, &mut *self.z, self.memory);
+        self.source.reader.read_packed_in_pieces(pack, offset, &mut |piece| match piece {
+            Piece::Content(bytes) => compress(z, bytes, FlushCompress::None, &mut room, out),
+            Piece::Memory(more) => out.progress.turn(memory.saturating_add(more)),
+        })?;
+        compress(z, &[], FlushCompress::Finish, &mut room, out)?;
+        out.progress.turn(memory)
+    }
+
+    fn begin_stream(&mut self, kind: Kind, size: u64) -> Result<()> {
+        self.head.clear();
+        put_header(&mut self.head, kind as u8, size);
+        self.out.put(&self.head)?;
+        begin(self.z, GIT_S)
+    }
+}
+
+/// Compresses more of a stream, by way of some room, into the pack.
+fn compress(
+    z: &mut Compress,
+    mut bytes: &[u8],
+    flush: FlushCompress,
+    room: &mut Vec<u8>,
+    out: &mut Output<'_, '_>,
+) -> Result<()> {
+    loop {
+        let before = z.total_in();
+        let status = z.compress_vec(bytes, room, flush).map_err(|e| Error::Io(std::io::Error::other(e)))?;
+        bytes = &bytes[(z.total_in() - before) as usize..];
+        let full = room.len() == room.capacity();
+        out.put(room)?;
+        room.clear();
+        let done = match flush {
+            FlushCompress::Finish => status == Status::StreamEnd,
+            _ => bytes.is_empty() && !full,
+        };
+        if done {
+            return Ok(());
+        }
     }
 }
 
