@@ -22,7 +22,7 @@ use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
 use crate::access::{self, Found, Identity, IdentityError, Table};
 use crate::conf::limits::Limit;
-use crate::conf::model::{Access, Action, Config, Position, RepositoryKind, Wants};
+use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
 use crate::conf::push::PushRules;
 use crate::conf::wire::Assembler;
 use crate::{lending, system};
@@ -231,6 +231,11 @@ fn seen(table: &Table, filter: &Filter) -> Vec<Seen> {
     visible.filter(|((_, grant), below)| here(grant, below)).map(|((seen, _), _)| seen).collect()
 }
 
+/// How many turns of one kind of work a block gives its repositories at a time.
+fn places(block: &Repository, config: &Config, limit: Limit) -> u32 {
+    u32::try_from(block.limit(limit, &config.limits)).unwrap_or(u32::MAX)
+}
+
 /// Connections at once of an identity, and whether a directive of its own says so.
 fn connections(table: &Table, identity: &Identity) -> (u32, bool) {
     let limit = table.connection_limit(identity);
@@ -252,7 +257,8 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
         identity: table.display(identity),
         connections,
         own_connections,
-        packs: u32::try_from(block.limit(Limit::PacksPerRepository, &config.limits)).unwrap_or(u32::MAX),
+        packs: places(block, config, Limit::PacksPerRepository),
+        pushes: places(block, config, Limit::PushesPerRepository),
         rule: place(config, grant.at),
         repository: RepoAddress {
             path: block.path.clone().into_bytes(),

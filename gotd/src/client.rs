@@ -3,7 +3,7 @@
 //! The pipes are our own: nobody else can switch our ends to another mode. But the client can make a pipe smaller or larger from
 //! its end, leave it full, and keep its ends for ever: the watchdog ends a process that waits too long for it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -95,7 +95,16 @@ impl Output {
         self.fd.as_fd()
     }
 
-    /// Whether [`Output::send_file`] is worth using: it is not with a pipe that cannot hold a few packets.
+    /// Makes sure that nothing here waits in the kernel, so that the `_now` functions can tell that they would.
+    pub fn never_wait(&self) {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        if let Ok(flags) = fcntl(&self.fd, FcntlArg::F_GETFL) {
+            let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+            let _ = fcntl(&self.fd, FcntlArg::F_SETFL(flags));
+        }
+    }
+
+    /// Whether [`Output::send_file_now`] is worth using: it is not with a pipe that cannot hold a few packets.
     pub fn takes_files(&mut self) -> bool {
         self.tcp || self.widen()
     }
@@ -118,29 +127,29 @@ impl Output {
     }
 
     /// Sends up to `len` bytes of a file from `offset` on without reading them; 0: the file ends there. An error of the kind
-    /// `Unsupported` says that the system cannot, and nothing was sent.
-    pub fn send_file(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
-        self.attempt(|fd| system::send_file(fd, file, offset, len)).map_err(|e| match e.raw_os_error() {
+    /// `Unsupported` says that the system cannot, and nothing was sent. As [`Output::write_now`] otherwise.
+    pub fn send_file_now(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
+        self.try_once(|fd| system::send_file(fd, file, offset, len)).map_err(|e| match e.raw_os_error() {
             Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => io::ErrorKind::Unsupported.into(),
             _ => e,
         })
     }
 
-    /// Writes what more follows at once, so that a connection need not carry it alone.
-    pub fn write_ahead(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if !self.tcp {
-            return self.write_all(bytes);
-        }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let n = self.attempt(|fd| system::send_more(fd, rest))?;
-            rest = rest.get(n..).unwrap_or_default();
-        }
-        Ok(())
+    /// Writes what fits of bytes that more follow at once, so that a connection need not carry them alone.
+    pub fn write_ahead_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.tcp { self.try_once(|fd| system::send_more(fd, bytes)) } else { self.write_now(bytes) }
     }
 
-    /// Waits until something could be sent.
-    fn attempt(&mut self, mut send: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>) -> io::Result<usize> {
+    /// Writes what fits; an error of the kind `WouldBlock` says that nothing does.
+    pub fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() >= MUCH && !self.tcp {
+            self.widen();
+        }
+        self.try_once(|fd| nix::unistd::write(fd, bytes))
+    }
+
+    /// Sends what can be sent without waiting.
+    fn try_once(&mut self, mut send: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>) -> io::Result<usize> {
         loop {
             match send(self.fd.as_fd()) {
                 Ok(n) => {
@@ -148,9 +157,20 @@ impl Output {
                     watchdog::moved(n);
                     return Ok(n);
                 }
-                Err(Errno::EAGAIN) => wait_for(self.fd.as_fd(), PollFlags::POLLOUT)?,
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Waits until something could be sent.
+    fn attempt(&mut self, mut send: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>) -> io::Result<usize> {
+        loop {
+            match self.try_once(&mut send) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    wait_for(self.fd.as_fd(), PollFlags::POLLOUT)?;
+                }
+                done => return done,
             }
         }
     }

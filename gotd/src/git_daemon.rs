@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use crate::client::{self, Input, Output};
-use crate::session::{Parent, Pipes, WORK, refused, report, send, talk, words_for_log};
+use crate::session::{Parent, Pipes, WORK, memory, refused, report, send, talk, words_for_log};
 use crate::watchdog::{self, Phase};
 
 /// Milliseconds that a client may take to hear why it was refused, before its connection is closed for good.
@@ -34,7 +34,8 @@ pub fn serve(
     limits: SessionStart,
     enforcement: Enforcement,
 ) -> Result<(), String> {
-    libsandbox::enter(&Stage { promises: WORK, paths: None, limits: Limits::UNCHANGED, enforcement })
+    let most = Limits { data: Some(memory(&limits)), ..Limits::UNCHANGED };
+    libsandbox::enter(&Stage { promises: WORK, paths: None, limits: most, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("session", WORK);

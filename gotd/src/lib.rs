@@ -28,6 +28,7 @@ pub mod lending;
 pub mod list;
 pub mod listen;
 pub mod log;
+pub mod memory;
 pub mod parent;
 pub mod places;
 pub mod receive_pack;

@@ -31,6 +31,7 @@ use self::checked::Checked;
 use self::children::{Complaints, Outbox};
 use self::listeners::Listeners;
 use self::metrics::Metrics;
+use self::queue::Work;
 use self::reload::Reload;
 use self::table::{Creation, Ending, Process, Session, Table};
 use crate::log::{Level, Log};
@@ -46,9 +47,9 @@ pub mod crowd;
 pub mod listeners;
 pub mod manager;
 pub mod metrics;
-pub mod packs;
 pub mod place;
 pub mod push;
+pub mod queue;
 pub mod refill;
 pub mod reload;
 pub mod report;
@@ -57,6 +58,7 @@ pub mod start;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod turns;
 
 /// How long a session may take to be over once it has reported its end, or its repository process once the
 /// session is gone.
@@ -107,8 +109,8 @@ pub struct Parent {
     /// When those who hardly ever speak were last listened to.
     listened: Instant,
     draining: Option<control::Drain>,
-    /// Whose packs were made, the last one at the end.
-    pack_turns: std::collections::VecDeque<packs::Whose>,
+    /// Whose turn it was for costly work, the last one at the end.
+    turns: std::collections::VecDeque<queue::Whose>,
     /// The files that the configuration came from.
     files: LoadConfig,
     /// `-v`, whatever the configuration says.
@@ -222,7 +224,7 @@ impl Parent {
             }
         }
         self.expire();
-        self.expire_packs();
+        self.expire_turns();
         self.expire_reload();
         self.expire_creations();
         self.expire_lists();
@@ -382,7 +384,7 @@ impl Parent {
                 !before.contains(&s.repo_state)
             };
             // A pack that nobody waits for any more frees its place.
-            let fruitless = |s: &&mut Session| s.pack.is_some() && ending != Ending::Exit(0);
+            let fruitless = |s: &&mut Session| s.turn.is_some() && ending != Ending::Exit(0);
             let idle = self.table.get(number).filter(|s| !told(s) || fruitless(s));
             if let Some(child) = idle.and_then(|s| s.repo.running()) {
                 let _ = kill(child.pid, Signal::SIGKILL);
@@ -390,6 +392,7 @@ impl Parent {
         } else if session.verify.as_ref().and_then(Process::running).is_some_and(|c| c.pid == pid) {
             session.verify = Some(Process::Ended(ending));
             session.verify_state = JobState::Finished;
+            session.turn = None;
             self.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
         } else if session.create().is_some_and(|c| c.pid == pid) {
             self.create_ended(number, &ending);
@@ -398,6 +401,7 @@ impl Parent {
         } else {
             session.repo = Process::Ended(ending);
             session.repo_state = RepoState::Finished;
+            session.turn = None;
             let changing = session.state == SessionState::Shell && session.ask.is_some();
             if session.state == SessionState::Asked || changing && session.repo_report.is_none() {
                 self.refuse(number, REPO_ENDED);
@@ -410,7 +414,7 @@ impl Parent {
         {
             self.log_session(&session);
         }
-        self.give_packs();
+        self.give_turns();
     }
 
     /// Ends what should have ended by itself.
@@ -764,8 +768,9 @@ impl Parent {
             RepoToParent::Ref(report) => self.reference(number, &report),
             RepoToParent::Info(info) => self.shell_info(number, &info),
             RepoToParent::NeedVerify(()) => self.start_verify(number),
-            RepoToParent::NeedPack(()) => self.need_pack(number),
-            RepoToParent::PackDone(()) => self.pack_done(number),
+            RepoToParent::NeedPack(memory) => self.need_turn(number, Work::Pack, memory),
+            RepoToParent::PackStalled(memory) => self.turn_stalled(number, memory),
+            RepoToParent::PackDone(()) => self.turn_over(number),
         }
     }
 

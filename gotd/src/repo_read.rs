@@ -413,19 +413,12 @@ impl<'a> Server<'a> {
         // The session may have made it small since the last pack.
         self.output.begin();
         let SessionStart { minimum_rate, rate_window, .. } = *self.grant.limits;
-        let mut out = PackOut::new(&mut self.output, ask.side_band, ask.progress, minimum_rate, rate_window);
-        if let Some(Err(refusal)) = self.grant.queue.as_ref().map(|queue| queue.begin(&mut out)) {
-            if refusal != Refusal::ClientGone {
-                out.fail(&refusal.to_string());
-            }
-            return Err(refusal);
-        }
+        let pace = (minimum_rate, rate_window);
+        let mut out = PackOut::new(&mut self.output, ask.side_band, ask.progress, pace, self.grant.queue);
         let written = negotiation.fetch.write_pack(&mut out, self.grant.threads.max(1));
-        if let Some(queue) = &self.grant.queue {
-            queue.end();
-        }
         self.report.warnings.extend(negotiation.fetch.take_log());
         self.before = Some(negotiation.fetch);
+        out.release();
         let result = match written {
             Ok(stats) => {
                 self.report.objects = self.report.objects.saturating_add(stats.objects);
@@ -465,7 +458,7 @@ fn broken(error: Error) -> Refusal {
     }
     match error {
         Error::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => Refusal::Limited(watchdog::too_slow()),
-        Error::Io(_) => Refusal::ClientGone,
+        Error::Io(e) => queue::refusal(&e).unwrap_or(Refusal::ClientGone),
         error => Refusal::Broken(escape(error.to_string().as_bytes()).chars().take(500).collect()),
     }
 }

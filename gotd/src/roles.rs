@@ -19,6 +19,20 @@ const fn given(role: Role, git: bool) -> i32 {
     }
 }
 
+/// Bytes of memory that a role may take (`RLIMIT_DATA`), far above what it needs: one that is made to take more ends, and the
+/// machine goes on. Those that are told a limit of gotd.conf set that one.
+const fn memory(role: Role) -> Option<u64> {
+    const M: u64 = 1 << 20;
+    match role {
+        Role::Sockets => Some(64 * M),
+        Role::Listen | Role::Create => Some(256 * M),
+        Role::List => Some(512 * M),
+        // They hold the configuration.
+        Role::Auth | Role::Config => Some(1024 * M),
+        Role::Parent | Role::Session | Role::Repository | Role::Verify => None,
+    }
+}
+
 /// Runs a role to its end. `arguments` is what the parent gave it on its command line.
 pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), String> {
     let git = arguments.first().is_some_and(|word| word == GIT);
@@ -34,6 +48,10 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
     }
     if nix::unistd::geteuid().is_root() && !matches!(role, Role::Sockets | Role::Config) {
         return Err(format!("{}: refuses to run as root", role.name()));
+    }
+    if let Some(most) = memory(role) {
+        use nix::sys::resource::{Resource, setrlimit};
+        setrlimit(Resource::RLIMIT_DATA, most, most).map_err(|e| format!("RLIMIT_DATA: {e}"))?;
     }
     let enforcement = if best_effort { Enforcement::BestEffort } else { Enforcement::Required };
     let inherited = |at: i32| system::inherited(at).map_err(|e| format!("descriptor {at}: {e}"));

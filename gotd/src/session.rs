@@ -91,6 +91,16 @@ pub struct Conversation {
     pub agent: String,
 }
 
+/// Bytes of memory that a session may take, far above what it needs for what gotd.conf permits in one request.
+pub fn memory(start: &SessionStart) -> u64 {
+    const BASE: u64 = 256 << 20;
+    let lines =
+        u64::from(start.wants).saturating_add(start.shallows.into()).saturating_add(start.commands.into());
+    BASE.saturating_add(start.command_bytes.saturating_mul(4))
+        .saturating_add(lines.saturating_mul(256))
+        .saturating_add(u64::from(start.prefixes).saturating_mul(1024))
+}
+
 /// What a session is given beside its links to `listen` and its repository process.
 #[derive(Debug)]
 pub enum Ends {
@@ -138,7 +148,7 @@ pub fn run(
         _ => return Err("listen: a connection of the other kind".into()),
     };
     // From here on no descriptor comes or goes, and only now anything is read from the client.
-    let limits = Limits::UNCHANGED;
+    let limits = Limits { data: Some(memory(&start)), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]

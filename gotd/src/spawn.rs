@@ -7,6 +7,8 @@
 //! A child gets an empty environment, /dev/null as 0 and 1, a pipe to the parent as 2, its channel to the
 //! parent as 3, and from 4 on exactly the descriptors that its role is given.
 
+mod oom;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,6 +24,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
 
+use self::oom::OomScore;
 use crate::system;
 
 /// The descriptor of a child's channel to the parent.
@@ -100,6 +103,8 @@ pub struct Starter {
     null: OwnedFd,
     /// What exec(2) does not set back by itself.
     ignored: SigSet,
+    /// Whom the system ends first.
+    oom: Option<OomScore>,
 }
 
 /// A started process, as its parent sees it.
@@ -128,7 +133,7 @@ impl Starter {
             use std::os::unix::ffi::OsStrExt;
             Program { path: CString::new(std::env::current_exe()?.as_os_str().as_bytes())? }
         };
-        Ok(Starter { own, quick: None, null, ignored })
+        Ok(Starter { own, quick: None, null, ignored, oom: OomScore::open() })
     }
 
     /// Looks for our program linked statically, and uses it from then on. Whether it was found; an error says why one that is
@@ -214,7 +219,12 @@ impl Starter {
         placed.extend(fds);
         // Only this one asks the system's name services.
         let quick = self.quick.as_ref().filter(|_| role != Role::Config);
-        let pid = self.exec(quick.unwrap_or(&self.own), &argv, &placed)?;
+        let exec = || self.exec(quick.unwrap_or(&self.own), &argv, &placed);
+        let lasting = matches!(role, Role::Sockets | Role::Listen | Role::Auth | Role::Config);
+        let pid = match self.oom.as_ref().filter(|_| !lasting) {
+            Some(oom) => oom.as_session(exec),
+            None => exec(),
+        }?;
         Ok(Child { pid, role, channel: ours.into(), stderr })
     }
 

@@ -51,6 +51,13 @@ pub fn die_with_parent() {
     }
 }
 
+/// Bytes of memory that the machine has, where the system tells.
+pub fn physical_memory() -> Option<u64> {
+    // SAFETY: sysconf only looks numbers up.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).ok()?.checked_mul(u64::try_from(size).ok()?).filter(|bytes| *bytes > 0)
+}
+
 /// Sets the name that `ps -o comm` shows, at most 15 bytes.
 pub fn set_name(name: &CStr) {
     #[cfg(target_os = "linux")]

@@ -8,6 +8,8 @@
 //! receive no descriptor. It reads with read(2) into memory of its own, once: a client may change the pages that it put into
 //! the pipe after they were checked.
 
+mod turn;
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,7 +31,9 @@ use librepo::object::Kind;
 use librepo::reader::Reader;
 use librepo::receive::check::{Message, Policy};
 use librepo::receive::connectivity::Shallow;
-use librepo::receive::{self, Command, Facts, Had, Indexed, Limits, Options, Progress, Ticker};
+use librepo::receive::{
+    self, Command, Facts, Had, Indexed, Limits, Options, Progress, Stage as Step, Ticker,
+};
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
 
@@ -41,6 +45,7 @@ use crate::ids::{to_repo, to_wire};
 use crate::repository::{self, Found};
 use crate::system;
 use crate::watchdog::{self, Phase, Words};
+use turn::{InTurn, PushTurn};
 
 /// Until the two files have come.
 pub const SET_UP: Promises =
@@ -107,7 +112,8 @@ pub fn run(
     let words = Words::new(&start.limits, expired, Vec::new());
     watchdog::start(start.limits.clone(), vec![(writer.as_fd(), words)])
         .map_err(|e| format!("watchdog: {e}"))?;
-    match work(&repository, &session, &writer, task, input, (start.threads, withheld)) {
+    let turn = PushTurn::new(&parent, &session);
+    match work(&repository, &session, &writer, task, input, (start.threads, withheld), &turn) {
         Ok(()) => Ok(()),
         Err(e) => {
             let told = if withheld && e.is_missing() { format!("{e}: {WITHHELD}") } else { e.to_string() };
@@ -171,6 +177,7 @@ fn await_input(session: &Session) -> Result<(), String> {
 /// Tells the session how far the work is, feeds the watchdog, and looks at the disk.
 struct Teller<'a> {
     session: &'a Session,
+    turn: &'a PushTurn<'a>,
     pack: &'a File,
     reserve: u64,
     told: Instant,
@@ -184,6 +191,9 @@ impl Teller<'_> {
             return Ok(());
         }
         self.told = now;
+        if progress.stage == Step::Receiving {
+            self.turn.objects(progress.total)?;
+        }
         // A session that does not listen is no reason to give up: the push is decided without it.
         let _ = self.session.try_send(
             0,
@@ -202,10 +212,11 @@ fn work(
     task: Task,
     input: Option<Input>,
     (threads, withheld): (u8, bool),
+    turn: &PushTurn<'_>,
 ) -> Result<(), Error> {
     let hash = repository.hash();
     let mut teller =
-        Teller { session, pack: &task.pack, reserve: task.task.disk_reserve, told: Instant::now() };
+        Teller { session, turn, pack: &task.pack, reserve: task.task.disk_reserve, told: Instant::now() };
     let mut callback = |progress: &Progress| teller.tick(progress);
     let mut ticker = Ticker::new(&mut callback);
     let options = Options {
@@ -218,7 +229,11 @@ fn work(
     let hidden = Hidden(&task.task.hidden);
     let visible = match hidden.is_empty() {
         true => None,
-        false => Some(RefCell::new(Visible::new(repository, &tips(repository, hidden)?)?)),
+        false => {
+            // The walk may be long.
+            turn.take().map_err(Error::Io)?;
+            Some(RefCell::new(Visible::new(repository, &tips(repository, hidden)?)?))
+        }
     };
     let shows = |id: &ObjectId, kind: Option<Kind>| {
         let Some(visible) = &visible else { return true };
@@ -233,16 +248,19 @@ fn work(
     let store = repository.store();
     let had = if visible.is_none() { Had::from(Some(store)) } else { Had::shown(store, &shows) };
     let indexed = match input {
-        Some(mut input) => {
+        Some(input) => {
             watchdog::phase(Phase::Transfer);
+            let mut input = InTurn { input, turn };
             let indexed =
                 receive::index(&mut input, &task.pack, &task.idx, hash, had, &options, &mut ticker)?;
-            let _ = session.try_send(0, 0, &VerifyToSession::InputEnd(input.received));
+            let _ = session.try_send(0, 0, &VerifyToSession::InputEnd(input.input.received));
             indexed
         }
         None => Indexed::nothing(hash),
     };
     watchdog::phase(Phase::Work);
+    // A push without a pack has not asked for one.
+    turn.take().map_err(Error::Io)?;
     let files = (indexed.objects > 0).then_some((&task.pack, &task.idx));
     receive::check_depth(&indexed, files, had, task.task.tree_depth as usize, &mut ticker)?;
     let tips = tips(repository, hidden)?;

@@ -141,7 +141,7 @@ pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Opening, &[2, 3, 10, 11]),
     (RepoState::Borrowing, &[]),
     (RepoState::Absent, &[]),
-    (RepoState::Serving, &[4, 5, 6, 7, 8, 9]),
+    (RepoState::Serving, &[4, 5, 6, 7, 8, 9, 12]),
     (RepoState::Finished, &[]),
 ];
 
@@ -158,7 +158,7 @@ pub enum JobState {
 
 /// Which messages of a verify process are allowed in which state, by their type number.
 pub const VERIFY_TO_PARENT: &[(JobState, &[u16])] =
-    &[(JobState::Starting, &[1, 2]), (JobState::Working, &[2]), (JobState::Finished, &[])];
+    &[(JobState::Starting, &[1, 2]), (JobState::Working, &[2, 3, 4]), (JobState::Finished, &[])];
 
 /// Which messages of a create process are allowed in which state, by their type number.
 pub const CREATE_TO_PARENT: &[(JobState, &[u16])] =

@@ -343,9 +343,10 @@ fn metrics_and_info_tell_about_git_clients() {
         (labelled("connections", "state", "silent"), 3),
         (labelled("connections", "state", "waiting"), 0),
         (labelled("connections", "state", "served"), 2),
-        (labelled("packs", "state", "running"), 1),
-        (labelled("packs", "state", "waiting"), 1),
-        ("gotd_git_packs_queued_total".to_owned(), 1),
+        (labelled("packs", "state", "running"), 0),
+        (labelled("packs", "state", "waiting"), 0),
+        // Neither takes anything, so neither has the one place.
+        (labelled("packs", "state", "stalled"), 2),
         ("gotd_git_sent_bytes_total".to_owned(), 0),
     ];
     let mut now = daemon.metrics();
@@ -359,7 +360,9 @@ fn metrics_and_info_tell_about_git_clients() {
     let info = daemon.gotctl(&["info"]).good().text();
     for line in [
         "git:// connections: 7 accepted, 3 silent, 0 waiting for a session, 2 served\n",
-        "git:// packs: 1 under way, 1 waiting\n",
+        "git:// packs: 0 at work, 0 waiting, 2 whose client takes nothing\n",
+        "packs: 0 at work, 0 waiting, 2 whose client takes nothing\n",
+        "pushes: 0 at work, 0 waiting, 0 whose client gives nothing\n",
         ": anonymous from 127.0.0.2:",
     ] {
         assert!(info.contains(line), "{line}: {info}");
@@ -375,7 +378,7 @@ fn metrics_and_info_tell_about_git_clients() {
     });
     assert!(now["gotd_git_sent_bytes_total"] > 24 << 20, "{now:?}");
     assert!(now["gotd_git_received_bytes_total"] > 100, "{now:?}");
-    for (at, value) in [(0, 8), (3, 1), (5, 0), (6, 0), (7, 0)] {
+    for (at, value) in [(0, 8), (3, 1), (5, 0), (6, 0), (7, 0), (8, 0)] {
         assert_eq!(now.get(&expected[at].0), Some(&value), "{}: {now:?}", expected[at].0);
     }
 }

@@ -1,10 +1,13 @@
 //! Who gets a pack when only so many are made at a time: the others wait, in turns, and hear about it; and a refusal
-//! names the limit.
+//! names the limit. A place is held only while something is computed: who holds one here has been stopped in the middle of it.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill as kill_with};
+use nix::unistd::Pid;
 use regress::compare::assert_mirror;
 use regress::raw::{End, Session};
 use regress::run::wait_until;
@@ -62,11 +65,33 @@ impl Place {
         run(&mut self.git(user, &arguments), b"", 60)
     }
 
-    /// A client that has a place and does not take its pack.
-    fn holder(&self, user: &str) -> Session {
+    /// A client whose pack has a place for as long as this lives: the process that makes it is stopped while it has one.
+    fn holder(&self, user: &str) -> Holder {
         let mut client = Session::fetch_as(&self.site.socket(), "bulk.git", 2, user);
-        client.begin_clone(&self.tip, 1000);
-        client
+        client.read_to_flush();
+        let process = Pid::from_raw(self.process_of(user));
+        assert!(client.write(&self.request(2, "")));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // It leaves its place when nothing was taken for a tenth of a second: it has to be stopped before that.
+        while Instant::now() < deadline {
+            assert!(client.fill(&mut [0; 70_000], deadline), "ended early: {}", self.daemon.log());
+            kill_with(process, Signal::SIGSTOP).expect("stops");
+            if self.daemon.metric("gotd_packs_active") == 1 {
+                return Holder { client, process };
+            }
+            kill_with(process, Signal::SIGCONT).expect("goes on");
+        }
+        panic!("never at work: {}", self.daemon.log())
+    }
+
+    /// The repository process of the one session that this user has.
+    fn process_of(&self, user: &str) -> i32 {
+        let mut found = None;
+        wait_until(10.0, || {
+            found = sessions_of(self, &format!("/{user}"), "repo_read");
+            found.is_some()
+        });
+        found.unwrap_or_else(|| panic!("{user} has no session: {}", self.daemon.log()))
     }
 
     /// A client that has asked for a pack and not got it.
@@ -108,6 +133,19 @@ impl Place {
     }
 }
 
+/// A client whose pack has a place.
+struct Holder {
+    client: Session,
+    process: Pid,
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.client.close();
+        let _ = kill_with(self.process, Signal::SIGCONT);
+    }
+}
+
 fn url(place: &Place, name: &str) -> String {
     format!("git://{}/{name}", place.address)
 }
@@ -123,7 +161,7 @@ fn clones_of_one_moment_all_end_well_one_after_the_other() {
     let place = start("limit packs total 1");
     let original = place.site.repository("bulk.git");
     for version in [0, 2] {
-        let mut first = place.holder("alice");
+        let first = place.holder("alice");
         let git_url = url(&place, "bulk.git");
         let clients = [("alice", "gotd:bulk.git"), ("bob", "gotd:bulk.git"), ("", &git_url), ("", &git_url)];
         std::thread::scope(|scope| {
@@ -136,8 +174,7 @@ fn clones_of_one_moment_all_end_well_one_after_the_other() {
                 .collect();
             place.assert_waiting(4);
             assert_eq!(place.daemon.metric("gotd_packs_active"), 1);
-            first.close();
-            first.read_to_end(20);
+            drop(first);
             for done in all {
                 let done = done.join().expect("a clone").good();
                 assert!(done.err.contains("remote: waiting for other packs: 1 being made"), "{}", done.err);
@@ -239,7 +276,7 @@ fn whoever_waits_too_long_is_refused() {
 #[test]
 fn a_client_that_goes_away_leaves_the_queue_at_once() {
     let place = start("limit packs total 1");
-    let mut first = place.holder("alice");
+    let first = place.holder("alice");
     for (user, url) in [("bob", "gotd:bulk.git".to_owned()), ("", url(&place, "bulk.git"))] {
         for quiet in ["--progress", "-q"] {
             let path = place.site.clone_path(&format!("gone{user}{quiet}")).to_string_lossy().into_owned();
@@ -254,7 +291,6 @@ fn a_client_that_goes_away_leaves_the_queue_at_once() {
     }
     // And a place that nobody holds any more is given to the next one.
     let mut second = place.waiting("bob", 2, "");
-    first.close();
     drop(first);
     let mut bytes = vec![0; 100_000];
     assert!(second.fill(&mut bytes, Instant::now() + Duration::from_secs(10)), "{}", place.daemon.log());
@@ -265,32 +301,32 @@ fn a_session_that_dies_frees_its_place() {
     let place = start("limit packs total 1");
     for process in ["session", "repo_read"] {
         let _first = place.holder("alice");
-        let holding = sessions_of(&place, "/alice", process);
+        let holding = sessions_of(&place, "/alice", process).expect("a process of that role");
         let mut second = place.waiting("bob", 2, "");
         let start = Instant::now();
         place.daemon.kill(holding);
         let mut bytes = vec![0; 100_000];
         assert!(second.fill(&mut bytes, Instant::now() + Duration::from_secs(10)), "{}", place.daemon.log());
         assert!(start.elapsed() < Duration::from_secs(5), "{process}: {:?}", start.elapsed());
-        // One that waits frees its place as well.
-        let _third = place.waiting("alice", 2, "");
-        let waiting = sessions_of(&place, "/alice", process);
-        place.daemon.kill(waiting);
-        place.assert_waiting(0);
         drop(second);
-        assert!(wait_until(10.0, || place.daemon.metric("gotd_packs_active") == 0));
+        place.assert_waiting(0);
+        // One that waits leaves the queue as well.
+        let _third = place.holder("bob");
+        let _fourth = place.waiting("alice", 2, "");
+        place.daemon.kill(sessions_of(&place, "/alice", process).expect("a process of that role"));
+        place.assert_waiting(0);
     }
 }
 
 /// The process of the one session that this user has, by `gotctl info --json`.
-fn sessions_of(place: &Place, who: &str, process: &str) -> i32 {
+fn sessions_of(place: &Place, who: &str, process: &str) -> Option<i32> {
     let json = place.daemon.gotctl(&["info", "--json"]).good().text();
-    let line = json.lines().find(|line| line.contains(who)).unwrap_or_else(|| panic!("{who}: {json}"));
+    let line = json.lines().find(|line| line.contains(who))?;
     let (_, pids) = line.split_once("\"processes\":[").expect("processes");
     let (pids, _) = pids.split_once(']').expect("a list");
     let pids: Vec<i32> = pids.split(',').map(|pid| pid.parse().expect("a pid")).collect();
     let role = place.daemon.role(process);
-    pids.into_iter().find(|pid| role.contains(pid)).expect("a process of that role")
+    pids.into_iter().find(|pid| role.contains(pid))
 }
 
 /// One user floods, another one comes last and is next; a stranger is not behind the flood either, nor a user behind
@@ -315,31 +351,28 @@ fn a_flood_does_not_starve_the_others() {
     let told = String::from_utf8_lossy(&last.read_to_end(10)).into_owned();
     assert!(told.contains("(limit packs queue length)"), "{told}");
     place.assert_waiting(12);
-    let begun =
-        |client: &mut Session| client.fill(&mut vec![0; 100_000], Instant::now() + Duration::from_secs(10));
-    // Strangers have had no turn, then it is the users' turn again, and his before hers.
     drop(first);
-    let mut crowd = crowd.into_iter();
-    let mut stranger = crowd.next().expect("six");
-    assert!(stranger.read_exactly(100_000).is_some(), "{}", place.daemon.log());
-    drop(stranger);
-    assert!(begun(&mut bob), "{}", place.daemon.log());
-    drop(bob);
-    let mut stranger = crowd.next().expect("five");
-    assert!(stranger.read_exactly(100_000).is_some(), "{}", place.daemon.log());
-    drop(stranger);
-    assert!(begun(&mut flood[0]), "{}", place.daemon.log());
-}
-
-/// Strangers that never end do not have the last places.
-#[test]
-fn strangers_that_stay_leave_a_place_for_users() {
-    let place = start("limit packs total 4");
-    let crowd: Vec<Client> = (2..10).map(|n| place.stranger(&format!("127.0.0.{n}"))).collect();
-    place.assert_waiting(5);
-    place.clone_of("alice", 2, "gotd:bulk.git", "clone").good();
-    place.assert_waiting(5);
-    drop(crowd);
+    // Nobody takes more than the beginning, and each leaves the place for the next one: whose beginning comes when.
+    let mut begun: Vec<&str> = Vec::new();
+    let mut all: Vec<(&str, BorrowedFd<'_>, usize)> = vec![("bob", bob.from.as_fd(), 0)];
+    all.extend(flood.iter().map(|client| ("alice", client.from.as_fd(), 0)));
+    all.extend(crowd.iter().map(|client| ("stranger", client.stream.as_fd(), 0)));
+    wait_until(20.0, || {
+        all.retain_mut(|(who, fd, come)| {
+            if regress::raw::readable(*fd, Instant::now()) {
+                *come += nix::unistd::read(*fd, &mut [0; 4096]).expect("reads");
+            }
+            // More than what who waits is told.
+            let pack = *come > 2500;
+            if pack {
+                begun.push(who);
+            }
+            !pack
+        });
+        begun.len() >= 5
+    });
+    // Strangers have had no turn, then it is the users' turn again, and his before hers.
+    assert_eq!(begun[..5], ["stranger", "bob", "stranger", "alice", "stranger"], "{}", place.daemon.log());
 }
 
 /// Who wants no progress gets signs of life.
@@ -372,6 +405,17 @@ fn a_client_behind_sshd_that_goes_away_leaves_the_queue_at_once() {
     ));
     let mut first = Session::fetch(&site.socket(), "bulk.git", 2);
     first.begin_clone(&tip, 1000);
+    // Its process is stopped while it has a place.
+    let maker = Pid::from_raw(*daemon.role("repo_read").first().expect("one"));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        kill_with(maker, Signal::SIGSTOP).expect("stops");
+        if daemon.metric("gotd_packs_active") == 1 {
+            break;
+        }
+        kill_with(maker, Signal::SIGCONT).expect("goes on");
+        assert!(first.fill(&mut [0; 70_000], deadline), "ended early: {}", daemon.log());
+    }
     let path = site.clone_path("gone").to_string_lossy().into_owned();
     let mut command = site.command("git");
     command.env("GIT_SSH_COMMAND", &sshd.command).args(["clone", "-q", "--bare", "gotd:bulk.git", &path]);
@@ -382,4 +426,5 @@ fn a_client_behind_sshd_that_goes_away_leaves_the_queue_at_once() {
     let start = Instant::now();
     assert!(waiting(0), "{}", daemon.log());
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    kill_with(maker, Signal::SIGCONT).expect("goes on");
 }

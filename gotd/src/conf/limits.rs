@@ -120,6 +120,10 @@ limits! {
     PacksQueue: Global ["packs" "queue" "length"] Count 64, 0, 65_536;
     /// Seconds that a pack may wait to be generated.
     PacksQueueTimeout: Global ["packs" "queue" "timeout"] Seconds 300, 1, DAY;
+    /// Pushes being indexed and checked at a time, in total.
+    PushesTotal: Global ["pushes" "total"] Count 16, 1, 65_536;
+    /// Pushes being indexed and checked at a time for one repository.
+    PushesPerRepository: Repository ["pushes" "per" "repository"] Count 4, 1, 65_536;
     /// Distinct objects that one request may want.
     Wants: Global ["wants"] Count 131_072, 1, 10_000_000;
     /// Haves in one negotiation.
@@ -154,6 +158,8 @@ limits! {
     DiskReserve: Global ["disk" "reserve"] Bytes 512 * M, 0, 64 * T, none;
     /// Memory of one process, in bytes.
     ProcessMemory: Global ["process" "memory"] Bytes 2 * G, 64 * M, 64 * T;
+    /// Memory of all packs and pushes together, in bytes; none: half of what the machine, or its control group, has.
+    MemoryTotal: Global ["memory" "total"] Bytes 0, 16 * M, 64 * T, none;
 }
 
 /// What a message names where `limit user` has set the limit.

@@ -8,8 +8,10 @@ use libproto::names::escape;
 use libproto::states::SessionState;
 
 use super::bind::Place;
+use super::queue::Work;
 use super::report::peer_name;
 use super::table::{Session, Table};
+use super::turns::Counts;
 use super::{End, Parent};
 
 /// Most sessions that one answer lists.
@@ -156,12 +158,26 @@ impl Parent {
         }
         if self.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp) {
             let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
-            let (making, queued) = super::packs::counts(&self.table);
+            let Counts { running, waiting: queued, stalled } = super::turns::counts(&self.table);
             lines.push(format!(
                 "git:// connections: {accepted} accepted, {silent} silent, {waiting} waiting for a session, {served} served"
             ));
-            lines.push(format!("git:// packs: {making} under way, {queued} waiting"));
+            lines.push(format!(
+                "git:// packs: {running} at work, {queued} waiting, {stalled} whose client takes nothing"
+            ));
         }
+        let (packs, pushes) = (self.table.turns(Work::Pack), self.table.turns(Work::Push));
+        for (name, turns, of) in [("packs", packs, "takes"), ("pushes", pushes, "gives")] {
+            let Counts { running, waiting, stalled } = turns;
+            lines.push(format!(
+                "{name}: {running} at work, {waiting} waiting, {stalled} whose client {of} nothing"
+            ));
+        }
+        lines.push(format!(
+            "memory of packs and pushes: {} of {} megabytes",
+            self.table.reserved() >> 20,
+            self.settings.turns.memory >> 20
+        ));
         lines.extend(self.settings.repository_names.iter().cloned());
         for (limit, value, _) in self.settings.limits.changed() {
             lines.push(format!("{} {}", limit.directive(), limit.row().spell(value)));
@@ -193,9 +209,15 @@ impl Parent {
         let addresses = texts(&mut self.listeners.iter().filter(git).map(ToString::to_string));
         lines.extend(array("git_addresses", &addresses, ","));
         let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
-        let (making, queued) = super::packs::counts(&self.table);
+        let packs = super::turns::counts(&self.table);
+        let (making, queued) = (packs.running, packs.waiting);
         lines.push(format!(
             "\"git\":{{\"accepted\":{accepted},\"silent\":{silent},\"waiting\":{waiting},\"served\":{served},\"packs\":{making},\"packs_waiting\":{queued}}},"
+        ));
+        lines.push(format!(
+            "\"memory\":{{\"reserved\":{},\"limit\":{}}},",
+            self.table.reserved(),
+            self.settings.turns.memory
         ));
         let names = texts(&mut self.settings.repository_names.iter().cloned());
         lines.extend(array("repositories", &names, ","));

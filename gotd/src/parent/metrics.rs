@@ -9,6 +9,7 @@ use std::time::Instant;
 use libproto::message::parent::{GitCounts, NoSession, Pool, Refusals};
 use libproto::names::escape;
 
+use super::queue::Work;
 use super::start::Settings;
 use super::table::Table;
 use crate::conf::limits::Limit;
@@ -131,14 +132,22 @@ impl Metrics {
         out.sample("gotd_sessions_waiting", &[], count(waiting));
         out.family("gotd_session_processes", "gauge", "Processes of sessions.");
         out.sample("gotd_session_processes", &[], count(processes));
-        let packs = table.packs();
+        let (packs, pushes) = (table.turns(Work::Pack), table.turns(Work::Push));
         for (name, help, value) in [
-            ("gotd_packs_active", "Packs that are being made for fetches.", packs[0]),
-            ("gotd_packs_waiting", "Packs that wait to be made.", packs[1]),
+            ("gotd_packs_active", "Packs that are being made for fetches.", packs.running),
+            ("gotd_packs_waiting", "Packs that wait to be made.", packs.waiting),
+            ("gotd_packs_stalled", "Packs that wait for their client, without a place.", packs.stalled),
+            ("gotd_pushes_active", "Pushes that are being indexed and checked.", pushes.running),
+            ("gotd_pushes_waiting", "Pushes that wait for it.", pushes.waiting),
+            ("gotd_pushes_stalled", "Pushes that wait for their client, without a place.", pushes.stalled),
         ] {
             out.family(name, "gauge", help);
             out.sample(name, &[], count(value));
         }
+        out.family("gotd_memory_reserved_bytes", "gauge", "Memory that packs and pushes have reserved.");
+        out.sample("gotd_memory_reserved_bytes", &[], table.reserved());
+        out.family("gotd_memory_limit_bytes", "gauge", "Memory that they may reserve.");
+        out.sample("gotd_memory_limit_bytes", &[], settings.turns.memory);
         out.family("gotd_sessions", "counter", "Sessions that are over.");
         for ((service, result), value) in &self.sessions {
             out.sample("gotd_sessions_total", &[("service", service), ("result", result)], *value);
@@ -191,9 +200,9 @@ impl Git {
         out.family("gotd_git_evicted", "counter", "Of these, those that gave way to another address.");
         let evicted = self.refused.get(&NoSession::GaveWay).copied().unwrap_or(0);
         out.sample("gotd_git_evicted_total", &[], evicted);
-        let (running, waiting) = super::packs::counts(table);
+        let super::turns::Counts { running, waiting, stalled } = super::turns::counts(table);
         out.family("gotd_git_packs", "gauge", "Packs for git:// clients.");
-        for (state, value) in [("running", running), ("waiting", waiting)] {
+        for (state, value) in [("running", running), ("waiting", waiting), ("stalled", stalled)] {
             out.sample("gotd_git_packs", &[("state", state)], count(value));
         }
         out.family("gotd_git_packs_queued", "counter", "Packs that had to wait for others.");

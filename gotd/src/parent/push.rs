@@ -7,6 +7,7 @@ use libproto::message::parent::{ParentToRepo, ParentToVerify, VerifyStart, Verif
 use libproto::states::{self, JobState, Role, VERIFY_TO_PARENT};
 
 use super::place::Place;
+use super::queue::Work;
 use super::table::{Process, VerifyChild};
 use super::{Parent, same_build};
 
@@ -77,6 +78,8 @@ impl Parent {
                     session.verify_state = JobState::Working;
                 }
                 VerifyToParent::Hello(_) => return self.end_session(number, "verify: another build"),
+                VerifyToParent::NeedTurn(memory) => self.need_turn(number, Work::Push, memory),
+                VerifyToParent::Stalled(memory) => self.turn_stalled(number, memory),
                 VerifyToParent::Finished(text) => {
                     session.verify_state = JobState::Finished;
                     session.verify_text = text;

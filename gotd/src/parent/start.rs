@@ -44,6 +44,8 @@ pub const WORK: Promises =
 const UNNAMED_FACTOR: u32 = 4;
 /// Sessions started ahead of time for control sockets: whoever controls the daemon waits for the next one, if need be.
 const CONTROLS_WAITING: usize = 1;
+/// Bytes of memory that the parent may take: the configuration, and some kilobytes for each session.
+const MEMORY: u64 = 1 << 30;
 /// Most directories that a waiting repository process is restricted to; with more, their parents.
 const MOST_ROOTS: usize = 48;
 /// What the children need of the system, for reading: name services and time zones.
@@ -81,8 +83,8 @@ pub struct Settings {
     pub file_size: u64,
     /// Limits of `listen`.
     pub listen: ListenLimits,
-    /// Packs that are made at a time, and that wait.
-    pub packs: super::packs::Rules,
+    /// Costly work that is done at a time, and that waits.
+    pub turns: super::queue::Rules,
     /// `connection informative errors`.
     pub informative_errors: bool,
     /// The directories that blocks were about when they were loaded.
@@ -218,8 +220,10 @@ impl Settings {
             session,
             repo,
             listen,
-            packs: super::packs::Rules {
-                total: limits.size(Limit::PacksTotal),
+            turns: super::queue::Rules {
+                packs: limits.size(Limit::PacksTotal),
+                pushes: limits.size(Limit::PushesTotal),
+                memory: memory_total(limits),
                 queue: limits.size(Limit::PacksQueue),
                 longest: Duration::from_secs(limits.get(Limit::PacksQueueTimeout)),
                 // Known once it is known which listeners there are.
@@ -247,6 +251,14 @@ impl Settings {
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Bytes of memory for all packs and pushes.
+fn memory_total(limits: &crate::conf::limits::Limits) -> u64 {
+    match limits.get(Limit::MemoryTotal) {
+        0 => crate::memory::at_start() / 2,
+        most => most,
+    }
 }
 
 /// Where a configuration wants to listen, and the line of each: control sockets come with those of clients.
@@ -372,6 +384,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         false
     });
     raise_descriptor_limit();
+    limit_memory();
     let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
     let bound = bind(&starter, &settings, passed)?;
     let open = |(_, pool, fd): &(u64, Pool, OwnedFd)| {
@@ -486,6 +499,13 @@ pub(super) fn last_words(stderr: &OwnedFd) -> String {
 fn raise_descriptor_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard);
+    }
+}
+
+/// The parent's own memory. Its children begin with the same, and each sets its own: so only the lower of the two limits is set.
+fn limit_memory() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_DATA) {
+        let _ = setrlimit(Resource::RLIMIT_DATA, hard.min(MEMORY), hard);
     }
 }
 
@@ -610,7 +630,7 @@ fn connect_roles(
         checked: Checked::default(),
         listened: Instant::now(),
         draining: None,
-        pack_turns: std::collections::VecDeque::new(),
+        turns: std::collections::VecDeque::new(),
         files,
         verbose: false,
         reload: None,

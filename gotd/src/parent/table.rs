@@ -163,10 +163,10 @@ pub struct Session {
     pub killed: Option<String>,
     /// How many references its repository process may still report on; `None`: its session has not said that it begins.
     pub references: Option<u32>,
-    /// The log has told that it had to wait for other packs.
+    /// The log has told that it had to wait for others.
     pub wait_logged: bool,
-    /// The pack that it makes or waits for.
-    pub pack: Option<super::packs::Pack>,
+    /// Its turn for costly work: under way or waited for.
+    pub turn: Option<super::queue::Turn>,
     /// The repository that it makes, once it was not there.
     pub creation: Option<Creation>,
     /// What the repository asked to borrow from.
@@ -215,7 +215,7 @@ impl Session {
             killed: None,
             references: None,
             wait_logged: false,
-            pack: None,
+            turn: None,
             creation: None,
             borrowing: super::borrow::Borrowing::default(),
             shell: None,

@@ -59,7 +59,7 @@ fn parent() -> (Parent, Forged) {
         checked: Checked::default(),
         listened: Instant::now(),
         draining: None,
-        pack_turns: std::collections::VecDeque::new(),
+        turns: std::collections::VecDeque::new(),
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,
         reload: None,
@@ -116,6 +116,7 @@ impl Forged {
         let permit = Permit {
             identity: "user:root".into(),
             packs: 8,
+            pushes: 4,
             connections: 10,
             own_connections: false,
             rule: "gotd.conf:1".into(),

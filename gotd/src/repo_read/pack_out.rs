@@ -1,7 +1,7 @@
 //! The pack on its way to the client: side-band framing, progress, keepalives, and an end for a client that takes
 //! too little.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -9,20 +9,51 @@ use libproto::names::escape;
 use libproto::pktline::{self, Band, FLUSH, KEEPALIVE};
 use libproto::request::v0::SideBand;
 use librepo::fetch::Sink;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::queue::{PackQueue, Word};
 use crate::client::Output;
 use crate::watchdog::{self, Phase};
 
 /// How long a side band may be silent, as in C git.
 const QUIET: Duration = Duration::from_secs(5);
+/// How long a client may be waited for in one turn, all waits together, before others get its place.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Time between signs of life for a client that waits for its turn. So many, because a program between it and us, such as
+/// ssh or another system, notices that it is gone only when it is given something.
+const TICK: Duration = Duration::from_secs(1);
 /// Room for the length and the band in front of data.
 const HEADER: usize = 5;
 /// Bytes of a raw pack that are gathered for one write.
 const RAW: usize = 64 * 1024;
 /// From this many bytes of a file on the kernel is asked to take them by itself.
 const DIRECT: u64 = 1 << 20;
+/// Bytes that a pipe or connection with any room takes at once.
+const SMALL: usize = 4096;
+/// Memory for a pack that is only copied, in bytes.
+const COPIED: u64 = 4 << 20;
+
+/// Who the pack's client is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nothing costly was done yet.
+    Unasked,
+    /// A place is ours: we compute.
+    Held,
+    /// The client took nothing for a while, and others have the place. What was made still goes out; before more is made,
+    /// another turn is waited for.
+    Stalled,
+    /// Nothing costly follows: no place is needed.
+    Over,
+}
 
 /// Writes a pack to the client.
+///
+/// What is computed goes into a buffer, and a full buffer goes to the client; the two never happen at a time, because while
+/// the pack is written no other thread works at it. So a place can be given back whenever the client does not take the buffer.
+/// Everything but the pack itself, of which nothing depends, goes out only where there is room for it at once: other threads may
+/// be at work then, and must not be without a place.
 pub(super) struct PackOut<'a> {
     output: &'a mut Output,
     /// Most data in one packet; `None`: raw, and then there is no room for progress, keepalives and errors.
@@ -37,6 +68,13 @@ pub(super) struct PackOut<'a> {
     direct: Option<bool>,
     /// A packet was begun and not completed: nothing that follows would be understood.
     cut: bool,
+    /// Who gives turns; `None`: it is always ours.
+    queue: Option<PackQueue<'a>>,
+    turn: Turn,
+    /// How long the client was waited for in this turn.
+    waited: Duration,
+    /// Bytes of memory that the pack takes.
+    memory: u64,
 }
 
 impl<'a> PackOut<'a> {
@@ -45,12 +83,13 @@ impl<'a> PackOut<'a> {
         output: &'a mut Output,
         side_band: SideBand,
         progress: bool,
-        minimum_rate: u32,
-        window: u32,
+        (minimum_rate, window): (u32, u32),
+        queue: Option<PackQueue<'a>>,
     ) -> PackOut<'a> {
         let band = side_band.max();
         let buffer = vec![0; HEADER + band.unwrap_or(RAW)];
         let pace = Pace::new(minimum_rate, window);
+        output.never_wait();
         PackOut {
             output,
             band,
@@ -61,21 +100,150 @@ impl<'a> PackOut<'a> {
             pace,
             direct: None,
             cut: false,
+            queue,
+            turn: Turn::Unasked,
+            waited: Duration::ZERO,
+            memory: COPIED,
         }
     }
 
-    /// The client's output, to be asked whether it is still there.
-    pub(super) fn client(&self) -> BorrowedFd<'_> {
-        self.output.fd()
+    // --- turns
+
+    /// Waits for a turn. The client is told meanwhile that it waits and for what, and leaves the queue when it goes away.
+    fn take_turn(&mut self) -> io::Result<()> {
+        let Some(queue) = self.queue else {
+            self.turn = Turn::Held;
+            return Ok(());
+        };
+        queue.need(self.memory);
+        // An error ends the pack, and then nothing costly follows.
+        self.turn = Turn::Stalled;
+        loop {
+            let mut fds = [
+                PollFd::new(queue.fd(), PollFlags::POLLIN),
+                PollFd::new(self.output.fd(), PollFlags::empty()),
+            ];
+            match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let [word, client] = fds.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+            if client {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            watchdog::worked();
+            if !word {
+                self.sign_of_life()?;
+                continue;
+            }
+            match queue.hear() {
+                Word::Begin => break,
+                Word::Wait(text) => self.progress(&text)?,
+                Word::Refused(error) => return Err(error),
+                Word::Nothing => {}
+            }
+        }
+        (self.turn, self.waited) = (Turn::Held, Duration::ZERO);
+        Ok(())
     }
 
-    /// A packet without data, where there is a side band.
-    pub(super) fn sign_of_life(&mut self) -> io::Result<()> {
-        if self.band.is_none() {
+    /// Gives the turn back: what follows is nothing that others have to wait for.
+    pub(super) fn release(&mut self) {
+        if let Some(queue) = self.queue.filter(|_| self.turn != Turn::Unasked) {
+            queue.end();
+        }
+        self.turn = Turn::Over;
+        self.queue = None;
+    }
+
+    /// Waits until the client takes more. After a while others get the place, however often it took a little meanwhile.
+    fn await_client(&mut self) -> io::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let waited = self.waited.saturating_add(begun.elapsed());
+            let patience = if self.turn == Turn::Held && self.queue.is_some() {
+                PATIENCE.saturating_sub(waited)
+            } else {
+                TICK
+            };
+            let mut fds = vec![PollFd::new(self.output.fd(), PollFlags::POLLOUT)];
+            fds.extend(self.queue.as_ref().map(|queue| PollFd::new(queue.fd(), PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let ready =
+                |at: usize| fds.get(at).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
+            let (client, word) = (ready(0), ready(1));
+            let waited = self.waited.saturating_add(begun.elapsed());
+            if let Some(queue) = &self.queue {
+                if !client && self.turn == Turn::Held && waited >= PATIENCE {
+                    queue.stalled(self.memory);
+                    self.turn = Turn::Stalled;
+                }
+                if word && let Word::Refused(error) = queue.hear() {
+                    return Err(error);
+                }
+            }
+            if client {
+                self.waited = waited;
+                return Ok(());
+            }
+        }
+    }
+
+    // --- bytes
+
+    /// Sends something by one try after the other, and waits for the client between them. `send` is given how many of the `len`
+    /// bytes have been sent, and sends more.
+    fn send(
+        &mut self,
+        len: usize,
+        mut send: impl FnMut(&mut Output, usize) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let (begun, mut done) = (Instant::now(), 0);
+        let sent = watchdog::during(Phase::Transfer, || {
+            while done < len {
+                match send(self.output, done) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(n) => done = done.saturating_add(n),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.await_client()?,
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(())
+        });
+        self.cut |= sent.is_err() && done > 0;
+        self.pace.sent(done, begun.elapsed())?;
+        sent
+    }
+
+    /// Sends bytes, and has a turn again if others had the place meanwhile.
+    fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send(bytes.len(), |output, done| output.write_now(bytes.get(done..).unwrap_or_default()))?;
+        if self.turn == Turn::Stalled { self.take_turn() } else { Ok(()) }
+    }
+
+    /// Sends a small packet of which nothing depends, where there is room for it now.
+    fn offer(&mut self, packet: &[u8]) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.output.fd(), PollFlags::POLLOUT)];
+        let room = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0);
+        if !room || packet.len() > SMALL {
             return Ok(());
         }
         self.last_sent = Instant::now();
-        send(self.output, &mut self.pace, KEEPALIVE)
+        match self.output.write_now(packet) {
+            Ok(n) if n == packet.len() => Ok(()),
+            // A connection may take a part of it.
+            Ok(n) => self.send_bytes(packet.get(n..).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A packet without data, where there is a side band.
+    fn sign_of_life(&mut self) -> io::Result<()> {
+        if self.band.is_some() { self.offer(KEEPALIVE) } else { Ok(()) }
     }
 
     /// Sends the packet under way, if it holds anything.
@@ -84,15 +252,17 @@ impl<'a> PackOut<'a> {
         if data == 0 {
             return Ok(());
         }
+        let mut buffer = std::mem::take(&mut self.buffer);
         let from = match self.band {
             Some(_) => {
                 let header = pktline::band_header(Band::Data, data).map_err(io::Error::other)?;
-                self.buffer[..HEADER].copy_from_slice(&header);
+                buffer[..HEADER].copy_from_slice(&header);
                 0
             }
             None => HEADER,
         };
-        let sent = send(self.output, &mut self.pace, &self.buffer[from..self.filled]);
+        let sent = self.send_bytes(&buffer[from..self.filled]);
+        self.buffer = buffer;
         self.filled = HEADER;
         self.last_sent = Instant::now();
         sent
@@ -114,42 +284,41 @@ impl<'a> PackOut<'a> {
         self.cut = true;
         if self.band.is_some() {
             let header = pktline::band_header(Band::Data, len).map_err(io::Error::other)?;
-            timed(&mut self.pace, || self.output.write_ahead(&header).map(|()| header.len()))?;
+            self.send(header.len(), |output, done| {
+                output.write_ahead_now(header.get(done..).unwrap_or_default())
+            })?;
         }
         let mut done = 0;
+        if self.direct == Some(true) {
+            let sent = self.send(len, |output, sent| {
+                let n = output.send_file_now(file, offset.saturating_add(sent as u64), len - sent)?;
+                done = sent.saturating_add(n);
+                Ok(n)
+            });
+            match sent {
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => self.direct = Some(false),
+                sent => sent?,
+            }
+        }
         while done < len {
             let at = offset.saturating_add(done as u64);
-            if self.direct == Some(true) {
-                match timed(&mut self.pace, || self.output.send_file(file, at, len - done)) {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(n) => done += n,
-                    Err(e) if e.kind() == io::ErrorKind::Unsupported => self.direct = Some(false),
-                    Err(e) => return Err(e),
-                }
-            } else {
-                let n = read_at(file, &mut self.buffer[HEADER..HEADER + len - done], at)?;
-                send(self.output, &mut self.pace, &self.buffer[HEADER..HEADER + n])?;
-                done += n;
-            }
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let n = read_at(file, &mut buffer[HEADER..HEADER + len - done], at);
+            let sent = n.and_then(|n| self.send_bytes(&buffer[HEADER..HEADER + n]).map(|()| n));
+            self.buffer = buffer;
+            done += sent?;
         }
         self.cut = false;
         self.last_sent = Instant::now();
         Ok(len)
     }
 
-    fn message(&mut self, band: Band, text: &[u8]) -> io::Result<()> {
-        let Some(max) = self.band else { return Ok(()) };
-        let mut packet = Vec::with_capacity(text.len() + HEADER);
-        pktline::write_band(&mut packet, band, text, max);
-        self.last_sent = Instant::now();
-        send(self.output, &mut self.pace, &packet)
-    }
-
     /// The pack is complete.
     pub(super) fn finish(mut self) -> io::Result<()> {
+        self.release();
         self.flush()?;
         match self.band {
-            Some(_) => send(self.output, &mut self.pace, FLUSH),
+            Some(_) => self.send_bytes(FLUSH),
             None => Ok(()),
         }
     }
@@ -157,10 +326,11 @@ impl<'a> PackOut<'a> {
     /// The pack cannot be completed. What was not sent of it is dropped, and the client is told why on side band 3, if no packet
     /// is cut short.
     pub(super) fn fail(mut self, text: &str) {
-        if self.cut {
-            return;
-        }
-        let _ = self.message(Band::Error, escape(text.as_bytes()).as_bytes());
+        self.release();
+        let Some(max) = self.band.filter(|_| !self.cut) else { return };
+        let mut packet = Vec::new();
+        pktline::write_band(&mut packet, Band::Error, escape(text.as_bytes()).as_bytes(), max);
+        let _ = self.send_bytes(&packet);
     }
 }
 
@@ -177,11 +347,18 @@ impl Sink for PackOut<'_> {
     }
 
     fn progress(&mut self, text: &str) -> io::Result<()> {
-        if self.progress { self.message(Band::Progress, text.as_bytes()) } else { Ok(()) }
+        let Some(max) = self.band.filter(|_| self.progress) else { return Ok(()) };
+        let mut packet = Vec::with_capacity(text.len() + HEADER);
+        pktline::write_band(&mut packet, Band::Progress, text.as_bytes(), max);
+        self.offer(&packet)
     }
 
     fn tick(&mut self) -> io::Result<()> {
         watchdog::worked();
+        // Finding out what to send was to be quick, and is not.
+        if self.turn == Turn::Unasked {
+            self.take_turn()?;
+        }
         if self.band.is_none() || self.last_sent.elapsed() < QUIET {
             return Ok(());
         }
@@ -189,6 +366,28 @@ impl Sink for PackOut<'_> {
             return self.flush();
         }
         self.sign_of_life()
+    }
+
+    fn turn(&mut self, memory: u64) -> io::Result<()> {
+        let more = memory > self.memory;
+        self.memory = memory;
+        match self.turn {
+            Turn::Unasked => self.take_turn(),
+            Turn::Held | Turn::Stalled if more => self.take_turn(),
+            _ => Ok(()),
+        }
+    }
+
+    fn copies(&mut self) -> io::Result<()> {
+        if let (Some(queue), Turn::Held) = (&self.queue, self.turn) {
+            queue.stalled(COPIED);
+        }
+        if self.turn == Turn::Unasked {
+            // The parent need not know of it at all.
+            self.queue = None;
+        }
+        self.turn = Turn::Over;
+        Ok(())
     }
 
     fn splice(&mut self, file: BorrowedFd<'_>, mut offset: u64, mut len: u64) -> io::Result<()> {
@@ -210,7 +409,7 @@ impl Sink for PackOut<'_> {
                 n
             };
             (offset, len) = (offset.saturating_add(n as u64), len.saturating_sub(n as u64));
-            self.pace.worked();
+            watchdog::worked();
         }
         Ok(())
     }
@@ -227,18 +426,6 @@ fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<u
             Err(e) => return Err(e.into()),
         }
     }
-}
-
-fn send(output: &mut Output, pace: &mut Pace, bytes: &[u8]) -> io::Result<()> {
-    timed(pace, || output.write_all(bytes).map(|()| bytes.len())).map(drop)
-}
-
-/// Does something that sends so many bytes, or waits for a client who does not take them.
-fn timed(pace: &mut Pace, send: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
-    let begun = Instant::now();
-    let sent = watchdog::during(Phase::Transfer, send);
-    pace.sent(sent.as_ref().map_or(0, |n| *n), begun.elapsed())?;
-    sent
 }
 
 /// What the client took, against the time that we waited for it. Our own work does not count: the watchdog looks
@@ -271,23 +458,21 @@ impl Pace {
         (self.bytes, self.waited) = (0, Duration::ZERO);
         if slow { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(()) }
     }
-
-    fn worked(&self) {
-        watchdog::worked();
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use libproto::channel::Channel;
+    use libproto::message::parent::{ParentToRepo, RepoToParent};
+    use std::io::{Read, Write};
     use std::os::fd::AsFd;
 
     fn sent(side_band: SideBand, write: impl FnOnce(PackOut<'_>) + Send + 'static) -> Vec<u8> {
         let (r, w) = nix::unistd::pipe().unwrap();
         let writer = std::thread::spawn(move || {
             let mut output = Output::new(w);
-            write(PackOut::new(&mut output, side_band, true, 0, 60));
+            write(PackOut::new(&mut output, side_band, true, (0, 60), None));
         });
         let mut all = Vec::new();
         std::fs::File::from(r).read_to_end(&mut all).unwrap();
@@ -429,7 +614,7 @@ mod tests {
         let server = listener.accept().unwrap().0;
         let writer = std::thread::spawn(move || {
             let mut output = Output::new(server.into());
-            let mut out = PackOut::new(&mut output, SideBand::Large, true, 0, 60);
+            let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), None);
             out.splice(file.as_fd(), 0, 3_000_000).unwrap();
             assert_eq!(out.direct, Some(true));
             out.finish().unwrap();
@@ -460,7 +645,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             let file = file_of(&content);
             let mut output = Output::new(w);
-            let mut out = PackOut::new(&mut output, SideBand::None, false, 0, 60);
+            let mut out = PackOut::new(&mut output, SideBand::None, false, (0, 60), None);
             out.pack(&content).unwrap();
             out.splice(file.as_fd(), 0, 2_000_000).unwrap();
             out.finish().unwrap();
@@ -478,9 +663,162 @@ mod tests {
         let (r, w) = nix::unistd::pipe().unwrap();
         drop(r);
         let mut output = Output::new(w);
-        let mut out = PackOut::new(&mut output, SideBand::Large, true, 0, 60);
+        let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), None);
         assert!(out.progress("x\r").is_err());
         out.fail("nobody hears this");
+    }
+
+    /// Sends a pack of noise by turns of this parent, to a client who reads when his pack has been stalled; what he got, and how
+    /// often that was.
+    fn by_turns(
+        write: impl FnOnce(PackOut<'_>) + Send + 'static,
+        mut parent: impl FnMut(RepoToParent) -> Option<ParentToRepo>,
+    ) -> (Vec<u8>, usize) {
+        let (theirs, ours) = crate::spawn::pair().unwrap();
+        let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
+        let (r, w) = nix::unistd::pipe().unwrap();
+        let mut r = std::fs::File::from(r);
+        let writer = std::thread::spawn(move || {
+            let mut output = Output::new(w);
+            let queue = PackQueue { parent: &ours };
+            write(PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue)));
+        });
+        let (mut all, mut stalls, mut copy) = (Vec::new(), 0, None);
+        while let Ok(received) = theirs.recv() {
+            match received.message {
+                // Nothing more is said until all of it was taken.
+                RepoToParent::PackStalled(COPIED) => {
+                    let mut r = r.try_clone().unwrap();
+                    copy = Some(std::thread::spawn(move || {
+                        let mut all = Vec::new();
+                        r.read_to_end(&mut all).unwrap();
+                        all
+                    }));
+                }
+                RepoToParent::PackStalled(_) => {
+                    stalls += 1;
+                    let mut buffer = vec![0; 150_000];
+                    let n = r.read(&mut buffer).unwrap();
+                    all.extend_from_slice(&buffer[..n]);
+                }
+                _ => {}
+            }
+            let over = matches!(received.message, RepoToParent::PackDone(()));
+            if let Some(answer) = parent(received.message) {
+                theirs.send(0, 0, &answer).unwrap();
+            }
+            if over {
+                break;
+            }
+        }
+        match copy {
+            Some(copy) => all.extend(copy.join().unwrap()),
+            None => drop(r.read_to_end(&mut all).unwrap()),
+        }
+        writer.join().unwrap();
+        (all, stalls)
+    }
+
+    fn noise(len: u32) -> Vec<u8> {
+        (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_loses_its_place_and_gets_every_byte() {
+        let mut asked = 0;
+        let (all, stalls) = by_turns(
+            |mut out| {
+                out.turn(50 << 20).unwrap();
+                for part in noise(2_000_000).chunks(10_000) {
+                    out.pack(part).unwrap();
+                }
+                out.finish().unwrap();
+            },
+            |message| match message {
+                RepoToParent::NeedPack(memory) => {
+                    assert_eq!(memory, 50 << 20);
+                    asked += 1;
+                    Some(ParentToRepo::Pack(()))
+                }
+                RepoToParent::PackStalled(memory) => {
+                    assert_eq!(memory, 50 << 20);
+                    None
+                }
+                _ => None,
+            },
+        );
+        assert!(data_of(&all) == noise(2_000_000));
+        assert!(stalls > 3 && (asked == stalls || asked == stalls + 1), "{stalls} {asked}");
+    }
+
+    /// The place would be his for ever if only a whole tenth of a second without a byte counted.
+    #[test]
+    fn a_client_that_takes_a_little_at_a_time_loses_its_place_too() {
+        let (theirs, ours) = crate::spawn::pair().unwrap();
+        let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
+        let (r, w) = nix::unistd::pipe().unwrap();
+        let mut r = std::fs::File::from(r);
+        let writer = std::thread::spawn(move || {
+            let mut output = Output::new(w);
+            let queue = PackQueue { parent: &ours };
+            let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue));
+            out.turn(1 << 20).unwrap();
+            while out.pack(&[0; 60_000]).is_ok() {}
+        });
+        std::thread::spawn(move || {
+            let mut page = [0; 4096];
+            for _ in 0..1000 {
+                r.read_exact(&mut page).unwrap();
+                std::thread::sleep(Duration::from_millis(25));
+            }
+        });
+        assert!(matches!(theirs.recv().unwrap().message, RepoToParent::NeedPack(_)));
+        theirs.send(0, 0, &ParentToRepo::Pack(())).unwrap();
+        let begun = Instant::now();
+        assert!(matches!(theirs.recv().unwrap().message, RepoToParent::PackStalled(_)));
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        // Without a place it ends like one that is refused.
+        theirs.send(0, 0, &ParentToRepo::NoPack("over".into())).unwrap();
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_copy_keeps_no_place_and_little_memory() {
+        let mut said = Vec::new();
+        let (all, _) = by_turns(
+            |mut out| {
+                let file = file_of(&noise(3_000_000));
+                out.turn(50 << 20).unwrap();
+                out.copies().unwrap();
+                out.splice(file.as_fd(), 0, 3_000_000).unwrap();
+                out.finish().unwrap();
+            },
+            |message| {
+                said.push(format!("{message:?}"));
+                matches!(message, RepoToParent::NeedPack(_)).then_some(ParentToRepo::Pack(()))
+            },
+        );
+        assert!(data_of(&all) == noise(3_000_000));
+        assert_eq!(said, ["NeedPack(52428800)", "PackStalled(4194304)", "PackDone(())"]);
+    }
+
+    #[test]
+    fn who_is_refused_in_the_middle_is_told_if_no_packet_is_cut() {
+        let (all, _) = by_turns(
+            |mut out| {
+                out.turn(1).unwrap();
+                out.pack(&noise(100)).unwrap();
+                let refused = out.turn(1 << 30).unwrap_err();
+                let refusal = super::super::queue::refusal(&refused).unwrap();
+                out.fail(&refusal.to_string());
+            },
+            |message| match message {
+                RepoToParent::NeedPack(1) => Some(ParentToRepo::Pack(())),
+                RepoToParent::NeedPack(_) => Some(ParentToRepo::NoPack("no (limit memory total)".into())),
+                _ => None,
+            },
+        );
+        assert_eq!(String::from_utf8_lossy(&all), "001c\u{3}no (limit memory total)");
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub struct Permit {
     pub fetch: FetchRules,
     /// Packs that may be made of the repository at a time.
     pub packs: u32,
+    /// Pushes to the repository that may be indexed at a time.
+    pub pushes: u32,
     /// Hidden reference namespaces.
     pub hidden: Vec<Vec<u8>>,
     /// Rules of a push, encoded by the configuration's own module.

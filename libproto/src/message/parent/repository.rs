@@ -228,11 +228,11 @@ crate::messages! {
         4 => Verify(bool),
         /// The verify process has ended: whether with status 0.
         5 => Reaped(bool),
-        /// Make the pack that was asked for.
+        /// Make the pack that was asked for, or go on with it.
         6 => Pack(()),
         /// The pack has to wait; may be said again when the numbers have changed.
         7 => Waits(PackWait),
-        /// The pack is not made, with this word for the client.
+        /// The pack is not made, or not to its end, with this word for the client.
         8 => NoPack(String),
         /// What was not found has been made since: look again.
         9 => Again(()),
@@ -256,8 +256,8 @@ crate::messages! {
         5 => Ref(RefReport),
         /// The pack of this push is about to come: start `verify`.
         6 => NeedVerify(()),
-        /// A pack is due: wait for the word to make it.
-        7 => NeedPack(()),
+        /// A pack is due, or goes on, which takes so many bytes of memory: wait for the word to make it.
+        7 => NeedPack(u64),
         /// That pack is made, or will not be.
         8 => PackDone(()),
         /// What was asked about the repository.
@@ -267,5 +267,7 @@ crate::messages! {
         /// May the client read what lies at these places, objects directories as walked? Asked before they are opened;
         /// at most [`BORROW_PLACES`].
         11 => Borrow(Vec<FoundAt>),
+        /// The client does not take the pack under way: its place is free, so many bytes of memory are not.
+        12 => PackStalled(u64),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Build, Lent, Opened, RepoAddress, SessionStart};
+use super::{Build, Lent, Opened, PackWait, RepoAddress, SessionStart};
 
 /// What a `verify` process is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,12 @@ crate::messages! {
     pub enum ParentToVerify: "parent to verify" {
         /// The one repository of this process.
         1 => Start(VerifyStart),
+        /// Index and check what comes in, or go on with it.
+        2 => Turn(()),
+        /// The push has to wait; may be said again when the numbers have changed.
+        3 => Waits(PackWait),
+        /// The push is refused, with this word for the client.
+        4 => NoTurn(String),
     }
 }
 
@@ -40,5 +46,9 @@ crate::messages! {
         1 => Hello(Build),
         /// What went wrong, for the log.
         2 => Finished(String),
+        /// Work is due, or goes on, which takes so many bytes of memory: wait for the word to do it.
+        3 => NeedTurn(u64),
+        /// The client sends nothing: the place is free, so many bytes of memory are not.
+        4 => Stalled(u64),
     }
 }

@@ -1,0 +1,541 @@
+//! Which costly work begins now, which waits, and which is refused, as pure functions: making a pack is the most expensive
+//! thing that a client can ask for, and indexing a pushed one comes next.
+//!
+//! Two things are bounded. A *place* is held only while something is computed: a pack whose client does not take it gives its
+//! place up and waits for another turn once the client takes more. *Memory* is held from the first turn to the end.
+//!
+//! Users who come by ssh and strangers of git:// are the two *kinds* of clients. Turns go to the kinds first and then within a
+//! kind to the users or addresses, so that neither a crowd of strangers keeps a user waiting nor the other way round. As a turn
+//! that was given lasts as long as the work does, no kind has the last quarter of the places or of the memory, and no address
+//! more than half of what strangers may have.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::conf::limits::Limit;
+use crate::fairness::Strangers;
+
+/// Users and addresses whose last turn is remembered.
+const MOST_TURNS: usize = 256;
+/// How long somebody waits for memory before a slow stranger is ended for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is done in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A pack is made for a fetch.
+    Pack,
+    /// A pushed pack is indexed and checked.
+    Push,
+}
+
+/// The turn of a session: asked for, under way, or given up for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// What for.
+    pub work: Work,
+    /// How far it is.
+    pub stage: Stage,
+    /// Bytes of memory that it holds; 0 before its first turn.
+    pub held: u64,
+    /// Bytes of memory that it holds in its next turn.
+    pub need: u64,
+    /// When its first turn began.
+    pub begun: Option<Instant>,
+}
+
+/// How far a turn is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waits for it.
+    Waiting(Wait),
+    /// Computes, and holds a place.
+    Running,
+    /// Waits for its client, without a place.
+    Stalled,
+    /// Was refused; what it holds is free when it has ended.
+    Refused,
+}
+
+/// A turn that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// Asked for at this time.
+    pub since: Instant,
+    /// How many had a turn and how many waited when its client was last told, and when that was.
+    pub told: Option<(u32, u32, Instant)>,
+}
+
+impl Turn {
+    /// A turn that is asked for now.
+    pub fn asked(work: Work, need: u64) -> Turn {
+        let wait = Wait { since: Instant::now(), told: None };
+        Turn { work, stage: Stage::Waiting(wait), held: 0, need, begun: None }
+    }
+
+    /// The wait, while it waits.
+    pub fn wait(&self) -> Option<Wait> {
+        match self.stage {
+            Stage::Waiting(wait) => Some(wait),
+            _ => None,
+        }
+    }
+
+    /// Its turn begins.
+    pub fn begin(&mut self) {
+        self.stage = Stage::Running;
+        self.held = self.need;
+        self.begun.get_or_insert_with(Instant::now);
+    }
+}
+
+/// What gotd.conf says about turns.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Packs that are made at a time.
+    pub packs: usize,
+    /// Pushes that are indexed at a time.
+    pub pushes: usize,
+    /// Bytes of memory for both.
+    pub memory: u64,
+    /// Packs of one kind of clients that may wait.
+    pub queue: usize,
+    /// How long one may wait.
+    pub longest: Duration,
+    /// Both kinds of clients are served.
+    pub both: bool,
+}
+
+impl Rules {
+    /// How much of a number one kind of clients may have.
+    fn of_a_kind(&self, all: u64) -> u64 {
+        if self.both && all > 1 { all - (all / 4).max(1) } else { all }
+    }
+}
+
+/// Who has a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// A user who came by ssh.
+    User(String),
+    /// An address of git://.
+    Address([u8; 16]),
+}
+
+impl Whose {
+    fn is(&self, other: &Whose) -> bool {
+        match (self, other) {
+            (Whose::User(a), Whose::User(b)) => a == b,
+            (Whose::Address(a), Whose::Address(b)) => Strangers::are_one(*a, *b),
+            _ => false,
+        }
+    }
+
+    fn is_of_kind(&self, other: &Whose) -> bool {
+        self.is_stranger() == other.is_stranger()
+    }
+
+    /// Comes over git://.
+    pub fn is_stranger(&self) -> bool {
+        matches!(self, Whose::Address(_))
+    }
+}
+
+/// A session's turn, with what the choice needs to know about the session.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The session.
+    pub number: u64,
+    /// Whose it is.
+    pub whose: Whose,
+    /// Device and inode of the repository.
+    pub repository: (u64, u64),
+    /// How many turns of this kind of work the repository may have at a time.
+    pub most: usize,
+    /// The turn.
+    pub turn: Turn,
+}
+
+impl Job {
+    /// Counts against the places of this kind of work.
+    fn runs(&self, work: Work) -> bool {
+        self.turn.stage == Stage::Running && self.turn.work == work
+    }
+
+    /// Bytes that it would hold beyond those that it holds.
+    fn more(&self) -> u64 {
+        self.turn.need.saturating_sub(self.turn.held)
+    }
+
+    /// The limits of places that hold for it, with their numbers.
+    fn places(&self, rules: Rules) -> [(Limit, usize); 2] {
+        match self.turn.work {
+            Work::Pack => [(Limit::PacksTotal, rules.packs), (Limit::PacksPerRepository, self.most)],
+            Work::Push => [(Limit::PushesTotal, rules.pushes), (Limit::PushesPerRepository, self.most)],
+        }
+    }
+}
+
+/// Remembers whose turn it was, the last ones only.
+pub fn remember(turns: &mut VecDeque<Whose>, whose: Whose) {
+    turns.retain(|other| !other.is(&whose));
+    turns.push_back(whose);
+    if turns.len() > MOST_TURNS {
+        turns.pop_front();
+    }
+}
+
+/// The limit that keeps a turn from beginning now.
+pub fn blocked(jobs: &[Job], job: &Job, rules: Rules) -> Option<Limit> {
+    for (limit, places) in job.places(rules) {
+        let all = matches!(limit, Limit::PacksTotal | Limit::PushesTotal);
+        let ours = |other: &&Job| other.runs(job.turn.work) && (all || other.repository == job.repository);
+        let running = || jobs.iter().filter(ours);
+        let most = usize::try_from(rules.of_a_kind(places as u64)).unwrap_or(usize::MAX);
+        let own = running().filter(|other| other.whose.is(&job.whose)).count();
+        let crowds = job.whose.is_stranger() && own >= most.div_ceil(2);
+        let of_kind = running().filter(|other| other.whose.is_of_kind(&job.whose)).count();
+        if running().count() >= places || of_kind >= most || crowds {
+            return Some(limit);
+        }
+    }
+    lacks_memory(jobs, job, rules).then_some(Limit::MemoryTotal)
+}
+
+/// Bytes that these hold together.
+pub fn held<'j>(jobs: impl Iterator<Item = &'j Job>) -> u64 {
+    jobs.fold(0, |sum, job| sum.saturating_add(job.turn.held))
+}
+
+/// Whether the memory is not there that a turn needs. Who is alone may have all of it, however much he asks for: otherwise he
+/// would wait for ever.
+fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules) -> bool {
+    let others = || jobs.iter().filter(|other| other.number != job.number);
+    let exceeds = |held_by_others: u64, most: u64| {
+        held_by_others > 0 && held_by_others.saturating_add(job.turn.need) > most
+    };
+    let kind = rules.of_a_kind(rules.memory);
+    let of_kind = held(others().filter(|other| other.whose.is_of_kind(&job.whose)));
+    let own = held(others().filter(|other| other.whose.is(&job.whose)));
+    job.more() > 0
+        && (exceeds(held(others()), rules.memory)
+            || exceeds(of_kind, kind)
+            || job.whose.is_stranger() && exceeds(own, kind / 2))
+}
+
+/// Whose turn it is. Of the turns that no limit holds up, these come first, in this order: those of the kind of clients with
+/// the fewest under way; of the kind whose last turn is longest ago; of whom has the fewest under way; of whose last turn is
+/// longest ago; and of one's own the one that has waited longest.
+pub fn next<'j>(jobs: &'j [Job], rules: Rules, turns: &VecDeque<Whose>) -> Option<&'j Job> {
+    jobs.iter()
+        .filter_map(|job| Some((job, job.turn.wait()?.since)))
+        .filter(|(job, _)| blocked(jobs, job, rules).is_none())
+        .min_by_key(|(job, since)| {
+            let running = || jobs.iter().filter(|other| other.runs(job.turn.work));
+            let kind = |other: &Whose| other.is_of_kind(&job.whose);
+            let own = |other: &Whose| other.is(&job.whose);
+            let last_turn = |at: Option<usize>| at.map_or(0, |at| at.saturating_add(1));
+            (
+                running().filter(|other| kind(&other.whose)).count(),
+                last_turn(turns.iter().rposition(kind)),
+                running().filter(|other| own(&other.whose)).count(),
+                last_turn(turns.iter().rposition(own)),
+                *since,
+                job.number,
+            )
+        })
+        .map(|(job, _)| job)
+}
+
+/// Picks the waiting pack to refuse when more than `most` of one kind of clients wait: the newest one of the client with the
+/// most waiting; on a tie, of the newcomer's client. One that has begun is never refused for it.
+pub fn gives_way(jobs: &[Job], newcomer: u64, most: usize) -> Option<u64> {
+    let fresh =
+        |job: &&Job| job.turn.work == Work::Pack && job.turn.begun.is_none() && job.turn.wait().is_some();
+    let new = jobs.iter().filter(fresh).find(|job| job.number == newcomer)?;
+    let waiting = || jobs.iter().filter(fresh).filter(|job| job.whose.is_of_kind(&new.whose));
+    if waiting().count() <= most {
+        return None;
+    }
+    let late = waiting().max_by_key(|job| {
+        let of_same = waiting().filter(|other| other.whose.is(&job.whose)).count();
+        (of_same, job.whose.is(&new.whose), job.turn.wait().map(|wait| wait.since), job.number)
+    });
+    late.map(|job| job.number)
+}
+
+/// Whom to end for the memory that he holds while others wait for it: of the strangers who do not take what they asked for,
+/// the one who holds most for longest. One at a time, and only if that helps who waits.
+pub fn evicted(jobs: &[Job], rules: Rules) -> Option<&Job> {
+    let ending = jobs.iter().any(|job| job.turn.stage == Stage::Refused && job.turn.held > 0);
+    let late = |job: &&Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= PATIENCE);
+    let helps = |job: &Job| {
+        blocked(jobs, job, rules) == Some(Limit::MemoryTotal)
+            && (job.whose.is_stranger() || held(jobs.iter()).saturating_add(job.more()) > rules.memory)
+    };
+    if ending || !jobs.iter().filter(late).any(helps) {
+        return None;
+    }
+    let slow = |job: &&Job| job.whose.is_stranger() && job.turn.stage == Stage::Stalled && job.turn.held > 0;
+    jobs.iter().filter(slow).max_by_key(|job| {
+        let seconds = job.turn.begun.map_or(0, |begun| begun.elapsed().as_millis());
+        (u128::from(job.turn.held).saturating_mul(seconds), job.number)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(total: usize) -> Rules {
+        Rules {
+            packs: total,
+            pushes: 1,
+            memory: u64::MAX,
+            queue: 3,
+            longest: Duration::from_secs(60),
+            both: true,
+        }
+    }
+
+    fn address(last: u8) -> Whose {
+        Whose::Address(std::net::Ipv4Addr::new(192, 0, 2, last).to_ipv6_mapped().octets())
+    }
+
+    fn user(name: &str) -> Whose {
+        Whose::User(format!("user:{name}"))
+    }
+
+    /// Jobs that wait, of each in this order, each for a repository of its own.
+    fn jobs(whose: &[Whose], most: usize) -> Vec<Job> {
+        let start = Instant::now();
+        let job = |(n, whose): (u64, &Whose)| {
+            let wait = Wait { since: start + Duration::from_millis(n), told: None };
+            let turn = Turn { stage: Stage::Waiting(wait), ..Turn::asked(Work::Pack, 0) };
+            Job { number: n, whose: whose.clone(), repository: (1, n), most, turn }
+        };
+        (0..).zip(whose).map(job).collect()
+    }
+
+    /// Lets packs run, the one that began first being done first, and returns who got them in which order.
+    fn order(mut jobs: Vec<Job>, rules: Rules) -> Vec<Whose> {
+        let (mut got, mut turns, mut begun) = (Vec::new(), VecDeque::new(), VecDeque::new());
+        loop {
+            while let Some(number) = next(&jobs, rules, &turns).map(|job| job.number) {
+                let job = jobs.iter_mut().find(|job| job.number == number).expect("there");
+                job.turn.begin();
+                remember(&mut turns, job.whose.clone());
+                got.push(job.whose.clone());
+                begun.push_back(number);
+            }
+            assert!(begun.len() <= rules.packs);
+            let Some(done) = begun.pop_front() else { return got };
+            jobs.retain(|job| job.number != done);
+        }
+    }
+
+    #[test]
+    fn nobody_starves_the_others() {
+        for (flood, others) in [(address(66), [address(1), address(2)]), (user("ci"), [user("a"), user("b")])]
+        {
+            let mut whose = vec![flood.clone(); 20];
+            whose.extend(others.clone());
+            let got = order(jobs(&whose, 100), rules(1));
+            assert_eq!(got.len(), 22);
+            // However many wait before them: after one of the flood it is the others' turn.
+            assert_eq!(got[..3], [flood, others[0].clone(), others[1].clone()]);
+        }
+    }
+
+    #[test]
+    fn a_crowd_of_strangers_does_not_starve_a_user_nor_users_a_stranger() {
+        // Each from an address that never had a turn before.
+        let mut whose: Vec<Whose> = (1..=20).map(address).collect();
+        whose.extend([user("alice"), user("alice")]);
+        let got = order(jobs(&whose, 100), rules(1));
+        assert_eq!(got[..5], [address(1), user("alice"), address(2), user("alice"), address(3)]);
+        let mut whose: Vec<Whose> = (1..=20).map(|n| user(&n.to_string())).collect();
+        whose.push(address(9));
+        let got = order(jobs(&whose, 100), rules(1));
+        assert_eq!(got[..2], [user("1"), address(9)]);
+    }
+
+    #[test]
+    fn clients_that_stay_do_not_have_the_last_places() {
+        let held = |whose: &[Whose], rules: Rules| {
+            let (mut jobs, mut turns) = (jobs(whose, 100), VecDeque::new());
+            while let Some(number) = next(&jobs, rules, &turns).map(|job| job.number) {
+                jobs[usize::try_from(number).expect("small")].turn.begin();
+                remember(&mut turns, whose[usize::try_from(number).expect("small")].clone());
+            }
+            jobs.iter().filter(|job| job.turn.stage == Stage::Running).count()
+        };
+        let strangers: Vec<Whose> = (1..=30).map(address).collect();
+        assert_eq!(held(&strangers, rules(16)), 12);
+        assert_eq!(held(&vec![address(1); 30], rules(16)), 6);
+        assert_eq!(held(&vec![user("ci"); 30], rules(16)), 12);
+        assert_eq!(held(&vec![user("ci"); 30], Rules { both: false, ..rules(16) }), 16);
+        // With few places: one of two, and the only one.
+        assert_eq!((held(&strangers, rules(2)), held(&strangers, rules(1))), (1, 1));
+    }
+
+    #[test]
+    fn a_repository_has_so_many_packs_at_a_time() {
+        let mut all = jobs(&[user("a"), user("b"), user("c")], 2);
+        for job in &mut all {
+            job.repository = (1, 1);
+        }
+        all[0].turn.begin();
+        all[1].turn.begin();
+        let alone = |total| Rules { both: false, ..rules(total) };
+        let first = |all: &[Job], total| next(all, alone(total), &VecDeque::new()).map(|job| job.number);
+        assert_eq!(first(&all, 16), None);
+        assert_eq!(blocked(&all, &all[2], alone(16)), Some(Limit::PacksPerRepository));
+        all[2].most = 3;
+        assert_eq!(first(&all, 16), Some(2));
+        (all[2].most, all[2].repository) = (2, (1, 99));
+        assert_eq!(first(&all, 16), Some(2));
+        assert_eq!(first(&all, 2), None);
+        assert_eq!(blocked(&all, &all[2], alone(2)), Some(Limit::PacksTotal));
+    }
+
+    #[test]
+    fn whoever_has_most_packs_waiting_gives_way_and_each_kind_has_a_queue_of_its_own() {
+        let way = |whose: &[Whose]| {
+            let jobs = jobs(whose, 100);
+            gives_way(&jobs, jobs.last().expect("some").number, 3)
+        };
+        let (a, b) = (user("a"), user("b"));
+        assert_eq!(way(&[a.clone(), a.clone(), a.clone()]), None);
+        assert_eq!(way(&[a.clone(), a.clone(), a.clone(), a.clone()]), Some(3));
+        // The last one of the flood, not the newcomer.
+        assert_eq!(way(&[a.clone(), a.clone(), a.clone(), b.clone()]), Some(2));
+        // As many as the newcomer would have: the newcomer.
+        assert_eq!(way(&[a.clone(), a.clone(), b.clone(), b.clone()]), Some(3));
+        assert_eq!(way(&[address(1), address(1), address(1), a.clone()]), None);
+        assert_eq!(way(&[a.clone(), a.clone(), a.clone(), a, address(1)]), None);
+    }
+
+    /// A job that holds memory, or asks for it where `stage` is `None`.
+    fn holder(number: u64, whose: Whose, memory: u64, stage: Option<Stage>) -> Job {
+        let mut turn = Turn::asked(Work::Pack, memory);
+        if let Some(stage) = stage {
+            turn.begin();
+            turn.stage = stage;
+        }
+        Job { number, whose, repository: (1, 1), most: 100, turn }
+    }
+
+    /// Makes what waits have waited long.
+    fn aged(mut jobs: Vec<Job>) -> Vec<Job> {
+        for job in &mut jobs {
+            if let Stage::Waiting(wait) = &mut job.turn.stage {
+                wait.since = wait.since.checked_sub(PATIENCE * 2).expect("the clock runs");
+            }
+        }
+        jobs
+    }
+
+    #[test]
+    fn a_pack_that_stalls_leaves_its_place_and_keeps_its_memory() {
+        let memory = Rules { memory: 100, both: false, ..rules(1) };
+        let mut jobs = vec![
+            holder(1, user("a"), 60, Some(Stage::Running)),
+            holder(2, user("b"), 30, None),
+            holder(3, user("c"), 50, None),
+        ];
+        assert_eq!(next(&jobs, memory, &VecDeque::new()).map(|job| job.number), None);
+        assert_eq!(blocked(&jobs, &jobs[1], memory), Some(Limit::PacksTotal));
+        jobs[0].turn.stage = Stage::Stalled;
+        assert_eq!(next(&jobs, memory, &VecDeque::new()).map(|job| job.number), Some(2));
+        assert_eq!(blocked(&jobs, &jobs[2], memory), Some(Limit::MemoryTotal));
+        // It needs no more than it holds: memory does not keep it from going on.
+        jobs[0].turn.stage = Stage::Waiting(Wait { since: Instant::now(), told: None });
+        jobs[1].turn.stage = Stage::Stalled;
+        jobs[1].turn.held = 90;
+        assert_eq!(blocked(&jobs, &jobs[0], memory), None);
+    }
+
+    #[test]
+    fn who_is_alone_may_have_more_memory_than_there_is() {
+        let memory = Rules { memory: 100, ..rules(8) };
+        let mut jobs = vec![holder(1, address(1), 1000, None)];
+        assert_eq!(blocked(&jobs, &jobs[0], memory), None);
+        jobs[0].turn.begin();
+        jobs.push(holder(2, user("a"), 1, None));
+        assert_eq!(blocked(&jobs, &jobs[1], memory), Some(Limit::MemoryTotal));
+    }
+
+    #[test]
+    fn strangers_leave_users_a_quarter_of_the_memory_and_one_another_half() {
+        let memory = Rules { memory: 400, ..rules(8) };
+        let jobs = vec![
+            holder(1, address(1), 140, Some(Stage::Stalled)),
+            holder(2, address(2), 140, Some(Stage::Stalled)),
+            holder(3, address(3), 40, None),
+            holder(4, user("a"), 120, None),
+            holder(5, address(1), 20, None),
+        ];
+        let why = |at: usize| blocked(&jobs, &jobs[at], memory);
+        assert_eq!((why(2), why(3), why(4)), (Some(Limit::MemoryTotal), None, Some(Limit::MemoryTotal)));
+    }
+
+    #[test]
+    fn who_holds_most_for_longest_is_ended_when_the_memory_is_used_up() {
+        let memory = Rules { memory: 100, ..rules(8) };
+        let stalled = Some(Stage::Stalled);
+        let jobs = |waiting: Job| {
+            let mut jobs = vec![
+                holder(1, user("slow"), 35, stalled),
+                holder(2, address(2), 10, stalled),
+                holder(3, address(3), 30, stalled),
+                holder(4, address(4), 20, Some(Stage::Running)),
+                waiting,
+            ];
+            for job in &mut jobs[..4] {
+                job.turn.begun = Instant::now().checked_sub(Duration::from_secs(9));
+            }
+            jobs
+        };
+        let ended = |jobs: &[Job]| evicted(jobs, memory).map(|job| job.number);
+        // Nobody as long as there is enough, nor at once.
+        assert_eq!(ended(&aged(jobs(holder(5, user("a"), 5, None)))), None);
+        assert_eq!(ended(&jobs(holder(5, user("a"), 10, None))), None);
+        let mut all = aged(jobs(holder(5, user("a"), 10, None)));
+        assert_eq!(ended(&all), Some(3));
+        // One after the other, and a small pack that has been there for long before a large new one.
+        all[2].turn.stage = Stage::Refused;
+        assert_eq!(ended(&all), None);
+        all[2].turn = all[1].turn;
+        all[2].turn.held = 30;
+        all[2].turn.begun = Some(Instant::now());
+        assert_eq!(ended(&all), Some(2));
+        // A user who waits because of users is not helped by the end of a stranger.
+        let users = vec![
+            holder(1, user("b"), 70, stalled),
+            holder(2, address(2), 10, stalled),
+            holder(3, user("a"), 10, None),
+        ];
+        assert_eq!(ended(&aged(users)), None);
+    }
+
+    #[test]
+    fn packs_and_pushes_have_places_of_their_own() {
+        let mut jobs = vec![
+            holder(1, user("a"), 0, Some(Stage::Running)),
+            holder(2, user("b"), 0, None),
+            holder(3, user("c"), 0, None),
+        ];
+        jobs[1].turn.work = Work::Push;
+        jobs[2].turn.work = Work::Push;
+        assert_eq!(blocked(&jobs, &jobs[1], rules(1)), None);
+        jobs[1].turn.begin();
+        assert_eq!(blocked(&jobs, &jobs[2], rules(1)), Some(Limit::PushesTotal));
+        let many = Rules { pushes: 9, both: false, ..rules(1) };
+        assert_eq!(blocked(&jobs, &jobs[2], many), None);
+        jobs[2].most = 1;
+        assert_eq!(blocked(&jobs, &jobs[2], many), Some(Limit::PushesPerRepository));
+        // However many pushes wait, none of them gives way.
+        assert_eq!(gives_way(&jobs, 3, 0), None);
+    }
+}

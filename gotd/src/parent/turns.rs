@@ -1,0 +1,263 @@
+//! Turns for costly work: what repository and verify processes ask for, and what they and their clients are told. The choice
+//! is made in [`queue`](super::queue).
+
+use std::time::{Duration, Instant};
+
+use libproto::message::parent::{PackWait, ParentToRepo, ParentToVerify, Peer, Pool};
+
+use super::Parent;
+use super::queue::{self, Job, Rules, Stage, Turn, Wait, Whose, Work};
+use super::table::{Process, Session, Table};
+use crate::conf::limits::Limit;
+use crate::log::Level;
+
+/// A client that waits is told how many do when that has changed, at most this often.
+const TELL: Duration = Duration::from_secs(5);
+
+/// Turns of one kind of work, by how far they are.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    /// With a place.
+    pub running: usize,
+    /// That wait for one.
+    pub waiting: usize,
+    /// That wait for their client.
+    pub stalled: usize,
+}
+
+/// Packs for git:// clients.
+pub fn counts(table: &Table) -> Counts {
+    count(table.iter().filter(|s| matches!(s.peer, Some(Peer::Tcp { .. }))), Work::Pack)
+}
+
+fn count<'s>(sessions: impl Iterator<Item = &'s Session>, work: Work) -> Counts {
+    let mut counts = Counts::default();
+    for turn in sessions.filter_map(|session| session.turn).filter(|turn| turn.work == work) {
+        match turn.stage {
+            Stage::Running => counts.running += 1,
+            Stage::Waiting(_) => counts.waiting += 1,
+            Stage::Stalled | Stage::Refused => counts.stalled += 1,
+        }
+    }
+    counts
+}
+
+impl Parent {
+    /// A process is about to do costly work, for which it takes so many bytes of memory; or wants to go on with it, perhaps with
+    /// more.
+    pub(super) fn need_turn(&mut self, number: u64, work: Work, memory: u64) {
+        let most = self.settings.turns.memory;
+        let Some(session) = self.table.get(number) else { return };
+        let fits = session.is_push() == (work == Work::Push);
+        let need = memory.min(most);
+        match &mut session.turn {
+            None if fits => session.turn = Some(Turn::asked(work, need)),
+            Some(turn) if turn.stage == Stage::Refused => return,
+            Some(turn) if fits && matches!(turn.stage, Stage::Running | Stage::Stalled) => {
+                turn.stage = Stage::Waiting(Wait { since: Instant::now(), told: None });
+                turn.need = need.max(turn.held);
+            }
+            _ => return self.end_session(number, "repository: asked for a turn where it may not"),
+        }
+        self.give_turns();
+        let jobs = self.jobs();
+        if let Some(late) = queue::gives_way(&jobs, number, self.settings.turns.queue) {
+            let limit = Limit::PacksQueue;
+            let most = self.settings.turns.queue;
+            self.refuse_turn(late, &format!("too many packs wait to be made: at most {most}"), limit);
+        }
+        let fresh = |turn: Turn| turn.work == Work::Pack && turn.wait().is_some() && turn.begun.is_none();
+        let waits = |session: &mut Session| {
+            session.turn.is_some_and(fresh) && matches!(session.peer, Some(Peer::Tcp { .. }))
+        };
+        if self.table.get(number).is_some_and(waits) {
+            self.metrics.git.queued = self.metrics.git.queued.saturating_add(1);
+        }
+        self.tell_waiting();
+    }
+
+    /// The client of a turn does not take more, or gives no more: others may have its place. It keeps so many bytes of memory.
+    pub(super) fn turn_stalled(&mut self, number: u64, memory: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        match &mut session.turn {
+            Some(turn) if turn.stage == Stage::Running => {
+                turn.stage = Stage::Stalled;
+                turn.held = turn.held.min(memory);
+                turn.need = turn.held;
+            }
+            Some(turn) if turn.stage == Stage::Refused => return,
+            _ => return self.end_session(number, "repository: gave up a turn that it did not have"),
+        }
+        self.give_turns();
+    }
+
+    /// The work is done, or its client is gone.
+    pub(super) fn turn_over(&mut self, number: u64) {
+        if let Some(session) = self.table.get(number) {
+            session.turn = None;
+        }
+        self.give_turns();
+    }
+
+    /// Lets turns begin, as many as may.
+    pub(super) fn give_turns(&mut self) {
+        if self.table.iter().all(|session| session.turn.is_none_or(|turn| turn.wait().is_none())) {
+            return;
+        }
+        loop {
+            let jobs = self.jobs();
+            let Some(job) = queue::next(&jobs, self.rules(), &self.turns) else { return };
+            let (number, whose, work) = (job.number, job.whose.clone(), job.turn.work);
+            let Some(turn) = self.table.get(number).and_then(|session| session.turn.as_mut()) else { return };
+            turn.begin();
+            queue::remember(&mut self.turns, whose);
+            match work {
+                Work::Pack => self.tell_repo(number, &ParentToRepo::Pack(())),
+                Work::Push => self.tell_verify(number, &ParentToVerify::Turn(())),
+            }
+        }
+    }
+
+    /// Refuses the turns that have been waited for too long, ends who holds the memory that others wait for, and tells the others
+    /// how many they are.
+    pub(super) fn expire_turns(&mut self) {
+        if self.table.iter().all(|session| session.turn.is_none_or(|turn| turn.wait().is_none())) {
+            return;
+        }
+        // The configuration may be another one by now.
+        self.give_turns();
+        let (jobs, rules) = (self.jobs(), self.rules());
+        let longest = rules.longest;
+        let late = |job: &&Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= longest);
+        for job in jobs.iter().filter(late) {
+            let seconds = longest.as_secs();
+            match (queue::blocked(&jobs, job, rules), job.turn) {
+                (Some(Limit::MemoryTotal), _) => {
+                    let text = format!("no memory within {seconds} seconds");
+                    self.refuse_turn(job.number, &text, Limit::MemoryTotal);
+                }
+                // What has begun goes on, and a push waits as long as it takes.
+                (_, Turn { work: Work::Pack, begun: None, .. }) => {
+                    let text = format!("no turn to make a pack within {seconds} seconds");
+                    self.refuse_turn(job.number, &text, Limit::PacksQueueTimeout);
+                }
+                _ => {}
+            }
+        }
+        if let Some(slow) = queue::evicted(&jobs, rules) {
+            let held = slow.turn.held >> 20;
+            let text = format!("others wait for the {held} megabytes of a pack that is not taken");
+            self.refuse_turn(slow.number, &text, Limit::MemoryTotal);
+        }
+        self.tell_waiting();
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        self.table.iter().filter_map(job).collect()
+    }
+
+    fn rules(&self) -> Rules {
+        let served = |kind| self.settings.pools.iter().any(|(pool, _)| *pool == kind);
+        Rules { both: served(Pool::Unix) && served(Pool::Tcp), ..self.settings.turns }
+    }
+
+    fn refuse_turn(&mut self, number: u64, text: &str, limit: Limit) {
+        let Some(turn) = self.table.get(number).and_then(|session| session.turn.as_mut()) else { return };
+        turn.stage = Stage::Refused;
+        let text = format!("{text} ({})", limit.directive());
+        match turn.work {
+            Work::Pack => self.tell_repo(number, &ParentToRepo::NoPack(text)),
+            Work::Push => self.tell_verify(number, &ParentToVerify::NoTurn(text)),
+        }
+    }
+
+    fn tell_verify(&mut self, number: u64, message: &ParentToVerify) {
+        let Some(session) = self.table.get(number) else { return };
+        let verify = session.verify.as_ref().and_then(Process::running);
+        if verify.is_some_and(|child| child.channel.try_send(0, number, message).is_err()) {
+            self.end_session(number, "does not listen");
+        }
+    }
+
+    /// Tells the clients that wait why they do, at once and when it has changed. The first time is a line of the log.
+    fn tell_waiting(&mut self) {
+        let jobs = self.jobs();
+        let rules = self.rules();
+        for job in &jobs {
+            // Who has begun is told nothing: it is in the middle of an answer, and waits for a moment.
+            let Some(wait) = job.turn.wait().filter(|_| job.turn.begun.is_none()) else { continue };
+            let Some(limit) = queue::blocked(&jobs, job, rules) else { continue };
+            let ours = |other: &&Job| {
+                other.turn.work == job.turn.work
+                    && (matches!(limit, Limit::PacksTotal | Limit::PushesTotal | Limit::MemoryTotal)
+                        || other.repository == job.repository)
+            };
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let running = |other: &&Job| match limit {
+                Limit::MemoryTotal => other.turn.held > 0,
+                _ => other.turn.stage == Stage::Running,
+            };
+            let made = count(jobs.iter().filter(ours).filter(running).count());
+            let waiting = jobs.iter().filter(ours).filter(|other| other.turn.wait().is_some()).count();
+            let others = count(waiting.saturating_sub(1));
+            let news = wait.told.is_none_or(|(before, beside, at)| {
+                (before, beside) != (made, others) && at.elapsed() >= TELL
+            });
+            let Some(session) = self.table.get(job.number).filter(|_| news) else { continue };
+            // Once for each session: a process that asks again and again fills no log.
+            let first = !std::mem::replace(&mut session.wait_logged, true);
+            if let Some(turn) = &mut session.turn {
+                let told = Some((made, others, Instant::now()));
+                turn.stage = Stage::Waiting(Wait { told, ..wait });
+            }
+            let limit = limit.directive();
+            if first {
+                let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
+                let fields: [(&str, &dyn std::fmt::Display); 5] = [
+                    ("number", &job.number),
+                    ("who", &who),
+                    ("made", &made),
+                    ("waiting", &others),
+                    ("limit", &limit),
+                ];
+                let event = if job.turn.work == Work::Pack { "pack waits" } else { "push waits" };
+                self.log.line(Level::Info, event, &fields);
+                self.metrics.limit(&limit, 1);
+            }
+            let wait = PackWait { made, others, limit };
+            match job.turn.work {
+                Work::Pack => self.tell_repo(job.number, &ParentToRepo::Waits(wait)),
+                Work::Push => self.tell_verify(job.number, &ParentToVerify::Waits(wait)),
+            }
+        }
+    }
+}
+
+impl Table {
+    /// Turns of one kind of work.
+    pub(super) fn turns(&self, work: Work) -> Counts {
+        count(self.iter(), work)
+    }
+
+    /// Bytes of memory that turns hold.
+    pub(super) fn reserved(&self) -> u64 {
+        self.iter().filter_map(|session| session.turn).fold(0, |sum, turn| sum.saturating_add(turn.held))
+    }
+}
+
+fn job(session: &Session) -> Option<Job> {
+    let turn = session.turn?;
+    session.repo.running()?;
+    let opened = session.opened.as_ref()?;
+    let permit = session.permit.as_ref()?;
+    let whose = match session.peer.as_ref()? {
+        Peer::Tcp { address, .. } => Whose::Address(*address),
+        Peer::Unix { .. } => Whose::User(permit.identity.clone()),
+    };
+    let most = match turn.work {
+        Work::Pack => permit.packs,
+        Work::Push => permit.pushes,
+    };
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    Some(Job { number: session.number, whose, repository: (opened.device, opened.inode), most, turn })
+}

@@ -1,0 +1,37 @@
+//! Who goes first when the machine has no more memory: processes of sessions, and not those without which the daemon ends.
+
+use std::fs::File;
+use std::io::Write;
+
+/// What processes of sessions have in `oom_score_adj`; -1000 is "never", 1000 "first of all".
+const SESSIONS: i32 = 500;
+
+/// The parent's own `oom_score_adj`, which its children begin with. Opened before the sandbox hides it.
+#[derive(Debug)]
+pub struct OomScore {
+    file: File,
+    own: i32,
+}
+
+impl OomScore {
+    /// `None`: this system has none.
+    pub fn open() -> Option<OomScore> {
+        let path = "/proc/self/oom_score_adj";
+        let own = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        let file = File::options().write(true).open(path).ok()?;
+        Some(OomScore { file, own })
+    }
+
+    /// Starts a process of a session: it begins with the score that its starter has at that moment, which nobody else sees.
+    pub fn as_session<T>(&self, start: impl FnOnce() -> T) -> T {
+        self.set(self.own.max(SESSIONS));
+        let started = start();
+        self.set(self.own);
+        started
+    }
+
+    fn set(&self, score: i32) {
+        // Where the system does not let us, all are the same to it.
+        let _ = (&self.file).write_all(score.to_string().as_bytes());
+    }
+}

@@ -1,0 +1,138 @@
+//! The turn to index and check: asked of the parent when there is something to do, and given back while the client sends nothing.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use libproto::channel::Received;
+use libproto::message::parent::{PackWait, ParentToVerify, VerifyToParent};
+use libproto::message::push::VerifyToSession;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Parent, Session, say};
+use crate::client::Input;
+use crate::system;
+use crate::watchdog::{self, Phase};
+
+/// How long a client may be waited for in one turn, all waits together, before others get its place.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Time between two looks at the watchdog while a turn is waited for.
+const TICK: Duration = Duration::from_secs(1);
+/// Bytes of memory that a push takes, roughly, beside what it takes for each object and for large ones.
+const BASE: u64 = 72 << 20;
+/// Bytes of memory for each object of the pack.
+const PER_OBJECT: u64 = 100;
+
+/// The turn of a push.
+pub(super) struct PushTurn<'a> {
+    parent: &'a Parent,
+    session: &'a Session,
+    held: Cell<bool>,
+    /// How long the client was waited for in this turn.
+    waited: Cell<Duration>,
+    memory: Cell<u64>,
+}
+
+impl<'a> PushTurn<'a> {
+    /// One that was not asked for yet.
+    pub(super) fn new(parent: &'a Parent, session: &'a Session) -> PushTurn<'a> {
+        PushTurn { parent, session, held: Cell::new(false), waited: Cell::default(), memory: Cell::new(BASE) }
+    }
+
+    /// Waits for a turn, unless there is one.
+    pub(super) fn take(&self) -> io::Result<()> {
+        if self.held.get() { Ok(()) } else { watchdog::during(Phase::Work, || self.ask()) }
+    }
+
+    /// The pack has so many objects: memory for them is waited for once it is more than what was asked for.
+    pub(super) fn objects(&self, count: u64) -> io::Result<()> {
+        let needed = BASE.saturating_add(count.saturating_mul(PER_OBJECT));
+        if needed <= self.memory.get().saturating_mul(2) {
+            return Ok(());
+        }
+        self.memory.set(needed);
+        if self.held.get() { watchdog::during(Phase::Work, || self.ask()) } else { Ok(()) }
+    }
+
+    fn ask(&self) -> io::Result<()> {
+        say(self.parent, &VerifyToParent::NeedTurn(self.memory.get()));
+        loop {
+            let mut fds = [PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            watchdog::worked();
+            match self.parent.try_recv() {
+                Ok(Received { message: ParentToVerify::Turn(()), .. }) => break,
+                Ok(Received { message: ParentToVerify::Waits(wait), .. }) => self.tell(&wait),
+                Ok(Received { message: ParentToVerify::NoTurn(text), .. }) => {
+                    return Err(io::Error::other(text));
+                }
+                Err(e) if e.is_transient() => {}
+                _ => system::exit_now(1),
+            }
+        }
+        self.held.set(true);
+        self.waited.set(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Tells the client why it waits, if the session listens.
+    fn tell(&self, PackWait { made, others, limit }: &PackWait) {
+        let line =
+            format!("waiting for other pushes: {made} being checked, {others} more in the queue ({limit})");
+        let _ = self.session.try_send(0, 0, &VerifyToSession::Progress((line, true)));
+    }
+
+    /// Waits until the client has sent something. After a while others get the place, however often a little came meanwhile.
+    fn await_input(&self, input: &Input) -> io::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let waited = self.waited.get().saturating_add(begun.elapsed());
+            let patience = if self.held.get() { PATIENCE.saturating_sub(waited) } else { TICK };
+            let mut fds = [
+                PollFd::new(input.fd(), PollFlags::POLLIN),
+                PollFd::new(self.parent.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let [ready, word] = fds.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+            let waited = self.waited.get().saturating_add(begun.elapsed());
+            if !ready && waited >= PATIENCE && self.held.replace(false) {
+                say(self.parent, &VerifyToParent::Stalled(self.memory.get()));
+            }
+            if word {
+                match self.parent.try_recv() {
+                    Ok(Received { message: ParentToVerify::NoTurn(text), .. }) => {
+                        return Err(io::Error::other(text));
+                    }
+                    Err(e) if e.is_transient() => {}
+                    _ => system::exit_now(1),
+                }
+            }
+            if ready {
+                self.waited.set(waited);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The client's input, which is read only in a turn.
+pub(super) struct InTurn<'a> {
+    pub(super) input: Input,
+    pub(super) turn: &'a PushTurn<'a>,
+}
+
+impl Read for InTurn<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.turn.await_input(&self.input)?;
+        self.turn.take()?;
+        self.input.read(buffer)
+    }
+}
