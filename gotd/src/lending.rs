@@ -97,8 +97,9 @@ fn names(table: &Table, borrow: &RepoName, block: &Repository, below: Option<&Re
     };
     match table.find(borrow) {
         // A block of its own, which is about another place.
-        None | Some((_, Found::Configured)) => false,
-        Some(_) if block.name.as_ref() == Some(borrow) => true,
+        Some((_, Found::Configured)) => false,
+        _ if block.name.as_ref() == Some(borrow) => true,
+        None => false,
         Some((index, Found::Below(rest))) => {
             let same = table.config().repositories.get(index).is_some_and(|other| std::ptr::eq(other, block));
             same && rest.without_suffix() == below.without_suffix()

@@ -216,7 +216,6 @@ pub struct RefReport {
 
 crate::messages! {
     /// What `parent` tells a repository process.
-    #[allow(clippy::large_enum_variant, reason = "each is sent at once, and none is kept")]
     pub enum ParentToRepo: "parent to repository" {
         /// Where repositories are.
         1 => Start(RepoStart),
