@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use regress::raw::{Connection, End, Session};
+use regress::raw::{Connection, End, Session, fetch_request};
 use regress::run::wait_until;
 use regress::site::{account, present_user};
 use regress::tcp::{self, Client};
@@ -225,7 +225,13 @@ fn who_has_come_before_a_socket_is_closed_is_served() {
     let listen = Pid::from_raw(daemon.role("listen")[0]);
     kill(listen, Signal::SIGSTOP).expect("stops");
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::open(address)).collect();
-    let mut others: Vec<Session> = (0..10).map(|_| Session::fetch(&other, "one", 2)).collect();
+    // They are given their pipes when they are accepted.
+    let come = || {
+        let connection = Connection::open(&other);
+        connection.greet();
+        connection
+    };
+    let others: Vec<Connection> = (0..10).map(|_| come()).collect();
     write(&site, &[&socket], &[]);
     let before = daemon.log().matches("reload result=ok").count();
     daemon.signal(Signal::SIGHUP);
@@ -245,7 +251,8 @@ fn who_has_come_before_a_socket_is_closed_is_served() {
         assert!(client.write(b"0000"));
         assert_eq!(client.end(10.0), tcp::End::Closed(Vec::new()));
     }
-    for client in &mut others {
+    for connection in others {
+        let mut client = Session::ask(connection, &fetch_request("one", 2));
         client.read_to_flush();
         client.close();
         client.read_to_end(20);
