@@ -52,6 +52,7 @@ fn main() {
             cache_bytes: 96 << 20,
             withheld: false,
             queue: None,
+            negotiation: libproto::message::parent::Negotiation::default(),
         };
         repo_read::serve(&repo_read::Session::from(theirs), &repository, &grant, Output::new(output))
     });

@@ -28,14 +28,15 @@ const TOKEN: u64 = 1_000_000;
 
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Network {
+pub(crate) enum Network {
+    /// An IPv4 address.
     V4([u8; 4]),
     /// The first bits of an IPv6 address, and how many.
     V6(u64, u8),
 }
 
 /// The networks of an address, the widest first, each with the factor of what it may have.
-fn networks(address: [u8; 16]) -> impl DoubleEndedIterator<Item = (Network, u32)> {
+pub(crate) fn networks(address: [u8; 16]) -> impl DoubleEndedIterator<Item = (Network, u32)> {
     let ip = std::net::Ipv6Addr::from(address);
     let list = match ip.to_ipv4_mapped() {
         Some(v4) => [Some((Network::V4(v4.octets()), 1)), None, None],

@@ -47,6 +47,7 @@ pub mod crowd;
 pub mod listeners;
 pub mod manager;
 pub mod metrics;
+pub mod negotiation;
 pub mod place;
 pub mod push;
 pub mod queue;
@@ -111,6 +112,8 @@ pub struct Parent {
     draining: Option<control::Drain>,
     /// Whose turn it was for costly work, the last one at the end.
     turns: std::collections::VecDeque<queue::Whose>,
+    /// Who has used how much processor time before anything was granted.
+    spent: negotiation::Spent,
     /// The files that the configuration came from.
     files: LoadConfig,
     /// `-v`, whatever the configuration says.
@@ -429,6 +432,7 @@ impl Parent {
 
     /// Ends both processes of a session, and that session alone.
     fn end_session(&mut self, number: u64, why: &str) {
+        self.spend_at_end(number);
         let Some(session) = self.table.get(number) else { return };
         if session.killed.is_none() {
             session.killed = Some(why.to_owned());
@@ -683,6 +687,10 @@ impl Parent {
             }
             return self.refuse(number, told);
         }
+        let negotiation = match self.negotiation(number, &permit.identity) {
+            Ok(negotiation) => negotiation,
+            Err(text) => return self.refuse(number, &text),
+        };
         let limits = self.settings.session.clone();
         let fields: [(&str, &dyn std::fmt::Display); 3] =
             [("number", &number), ("who", &permit.identity), ("rule", &permit.rule)];
@@ -703,6 +711,7 @@ impl Parent {
             push_rules: permit.push_rules.clone(),
             who: permit.identity.clone(),
             task: shell::task(session),
+            negotiation,
         };
         if session.shell.is_some() {
             // Only a push makes a repository.
@@ -759,10 +768,12 @@ impl Parent {
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;
                 let text = report.text.clone();
+                let negotiated = report.negotiated;
                 if let Some(opened) = &session.opened {
                     self.checked.add(opened, &report.checked, Instant::now());
                 }
                 session.repo_report = Some(report);
+                self.spend(number, negotiated);
                 self.shell_changed(number, &text);
             }
             RepoToParent::Ref(report) => self.reference(number, &report),
@@ -771,6 +782,7 @@ impl Parent {
             RepoToParent::NeedPack(memory) => self.need_turn(number, Work::Pack, memory),
             RepoToParent::PackStalled(memory) => self.turn_stalled(number, memory),
             RepoToParent::PackDone(()) => self.turn_over(number),
+            RepoToParent::NeedTurn(ms) => self.negotiation_turn(number, ms),
         }
     }
 

@@ -6,12 +6,16 @@
 //! **Invariant:** reads no byte that a client wrote except object ids and names in typed messages, and treats the
 //! session as if it had been taken over: what it may say when is [`READ_STATES`], and every want is judged here.
 
+pub(crate) mod budget;
 mod pack_out;
 mod queue;
 pub(crate) mod refs;
 
+use std::os::fd::AsFd;
+use std::time::Duration;
+
 use libproto::channel::{Channel, Message, Received, RecvError};
-use libproto::message::parent::{FetchRules, RepoReport, SessionStart};
+use libproto::message::parent::{FetchRules, Negotiation as NegotiationTime, RepoReport, SessionStart};
 use libproto::message::repo::{
     BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, Refusal,
     RepoToSession, SessionToRepo,
@@ -25,6 +29,7 @@ use librepo::repository::Repository;
 
 use crate::client;
 use crate::watchdog::{self, Phase};
+use budget::Budget;
 use pack_out::PackOut;
 pub use queue::PackQueue;
 use refs::{Advertised, Looked};
@@ -49,6 +54,8 @@ pub struct Grant<'a> {
     pub withheld: bool,
     /// Who says when a pack may be made; `None`: at once.
     pub queue: Option<PackQueue<'a>>,
+    /// Processor time that may be used beside packs.
+    pub negotiation: NegotiationTime,
 }
 
 /// Why the session is not answered any more.
@@ -80,6 +87,7 @@ pub fn serve(
         output,
         report: RepoReport::default(),
         reopenings: REOPENINGS,
+        budget: Budget::new(&grant.negotiation),
     };
     watchdog::phase(Phase::Off);
     let end = loop {
@@ -88,6 +96,7 @@ pub fn serve(
         }
     };
     let mut report = server.report;
+    report.negotiated = budget::milliseconds(server.budget.used());
     if let Broken::Rule(text) = end {
         report.text = text;
     }
@@ -139,6 +148,7 @@ struct Server<'a> {
     report: RepoReport,
     /// How often the repository may still be opened again.
     reopenings: u32,
+    budget: Budget,
 }
 
 /// References to objects that are nowhere make every list open the repository again.
@@ -152,7 +162,16 @@ impl<'a> Server<'a> {
             return Err(Broken::Rule(format!("session: {} in state {:?}", question.name(), self.state)));
         }
         watchdog::phase(Phase::Work);
-        let answer = self.answer(question);
+        let used = self.budget.used();
+        let answer = match question {
+            // These have limits of their own, and are never kept from being made by what came before.
+            SessionToRepo::Pack(_) => {
+                let answer = self.answer(question);
+                self.budget.spare_since(used);
+                answer
+            }
+            _ => self.negotiate(question, used),
+        };
         watchdog::phase(Phase::Off);
         match answer? {
             Ok(answer) => self.send(&answer),
@@ -162,6 +181,32 @@ impl<'a> Server<'a> {
                 self.send(&RepoToSession::Refused(refusal))
             }
         }
+    }
+
+    /// Answers within the connection's processor time. Whoever has used much of it waits for a turn before each further bit,
+    /// in the same queue as those who want packs.
+    fn negotiate(
+        &mut self,
+        question: SessionToRepo,
+        used: Duration,
+    ) -> Result<Result<RepoToSession, Refusal>, Broken> {
+        if let Some(text) = self.budget.spent(used) {
+            return Ok(Err(Refusal::Limited(text.to_owned())));
+        }
+        let queue = self.grant.queue.as_ref().filter(|_| self.budget.needs_turn(used));
+        if let Some(queue) = queue {
+            if let Err(refusal) = queue.turn(self.link.as_fd(), budget::milliseconds(used)) {
+                return if refusal == Refusal::ClientGone { Err(Broken::Closed) } else { Ok(Err(refusal)) };
+            }
+            self.budget.turn(used);
+        }
+        self.budget.begin();
+        let answer = self.answer(question);
+        self.budget.end();
+        if let Some(queue) = queue {
+            queue.end();
+        }
+        answer
     }
 
     fn receive(&self) -> Result<SessionToRepo, Broken> {

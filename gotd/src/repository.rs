@@ -15,7 +15,7 @@ use std::sync::Arc;
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
     Access, Build, Checks, DirectoryId, FoundAt, ListenToSession, OpenError, Opened, ParentToRepo,
-    RepoAddress, RepoReport, RepoStart, RepoToParent, Serve, SessionStart, Task,
+    RepoAddress, RepoReport, RepoStart, RepoToParent, Serve, Task,
 };
 use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
@@ -100,6 +100,9 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
     let granted = places::visible(&granted);
     let visible: Vec<Visible<'_>> =
         granted.iter().map(|(path, dir)| Visible::opened(dir.as_fd(), path, access)).collect();
+    if start.strangers {
+        system::give_way();
+    }
     let limits = Limits { data: Some(start.memory), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
@@ -189,7 +192,7 @@ fn read(
     let options = Options { alternates: dirs, checked: checked.clone(), ..Options::default() };
     let repository = opening.finish(options);
     let session = session.into();
-    watch(parent, &session, &serve.limits)?;
+    watch(parent, &session, serve)?;
     checked.vouch(await_go(parent).into_iter().map(Seal::from_bytes));
     let repository = match repository {
         Ok(repository) => repository,
@@ -206,6 +209,7 @@ fn read(
         withheld: alternates.withheld(),
         cache_bytes: CACHE_BYTES,
         queue: Some(repo_read::PackQueue { parent }),
+        negotiation: serve.negotiation,
     };
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("repo_read", READING);
@@ -218,7 +222,9 @@ fn read(
 }
 
 /// Starts the watchdog of `repo_read`: the parent hears of it for the log, and the session for its client.
-fn watch(parent: &Parent, session: &repo_read::Session, limits: &SessionStart) -> Result<(), String> {
+fn watch(parent: &Parent, session: &repo_read::Session, serve: &Serve) -> Result<(), String> {
+    let limits = &serve.limits;
+    let (allowed, cpu) = repo_read::budget::first_reached(&serve.negotiation);
     let for_log = |text: &str| {
         let report = RepoReport { text: text.into(), ..RepoReport::default() };
         channel::encode(0, 0, &RepoToParent::Finished(report)).unwrap_or_default()
@@ -226,9 +232,15 @@ fn watch(parent: &Parent, session: &repo_read::Session, limits: &SessionStart) -
     let for_client = |text: &str| {
         channel::encode(0, 0, &RepoToSession::Refused(Refusal::Limited(text.into()))).unwrap_or_default()
     };
+    let spent = RepoReport {
+        text: cpu.clone(),
+        negotiated: u32::try_from(allowed.as_millis()).unwrap_or(u32::MAX),
+        ..RepoReport::default()
+    };
+    let spent = channel::encode(0, 0, &RepoToParent::Finished(spent)).unwrap_or_default();
     let told = vec![
-        (parent.as_fd(), Words::new(limits, for_log, Vec::new())),
-        (session.as_fd(), Words::new(limits, for_client, Vec::new())),
+        (parent.as_fd(), Words::new(limits, for_log, Vec::new()).with_cpu(spent)),
+        (session.as_fd(), Words::new(limits, for_client, Vec::new()).with_cpu(for_client(&cpu))),
     ];
     watchdog::start(limits.clone(), told).map_err(|e| format!("watchdog: {e}"))
 }

@@ -66,6 +66,38 @@ pub fn set_name(name: &CStr) {
     let _ = name;
 }
 
+/// Processor time that this process has used, as the kernel counts it. May be asked in a signal handler.
+pub fn cpu_time() -> std::time::Duration {
+    use nix::sys::time::TimeValLike;
+    let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) else {
+        return std::time::Duration::ZERO;
+    };
+    let micros = (usage.user_time() + usage.system_time()).num_microseconds();
+    std::time::Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// The same of a child that has not been reaped; `None` where the system does not tell.
+pub fn cpu_time_of(child: nix::unistd::Pid) -> Option<std::time::Duration> {
+    #[cfg(target_os = "linux")]
+    {
+        let clock = nix::time::ClockId::pid_cpu_clock_id(child).ok()?;
+        Some(std::time::Duration::from(nix::time::clock_gettime(clock).ok()?))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = child;
+        None
+    }
+}
+
+/// Makes this process and its threads wait for others where processors are short.
+pub fn give_way() {
+    // SAFETY: only this process's own priority is lowered, which everybody may do.
+    unsafe {
+        libc::nice(5);
+    }
+}
+
 /// Accepts one connection, close-on-exec.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let raw = nix::sys::socket::accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC)?;

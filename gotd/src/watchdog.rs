@@ -51,6 +51,8 @@ pub struct Words {
     pub done: Vec<u8>,
     /// When the process gets no more memory.
     pub memory: Vec<u8>,
+    /// When it has used up its processor time; empty where there is no such limit.
+    pub cpu: Vec<u8>,
 }
 
 impl Words {
@@ -68,7 +70,13 @@ impl Words {
             transfer: record(&too_slow()),
             done,
             memory: record(&format!("out of memory {}", hint(Limit::ProcessMemory))),
+            cpu: Vec::new(),
         }
+    }
+
+    /// The same, with what is said by a process that has used up its processor time.
+    pub fn with_cpu(self, cpu: Vec<u8>) -> Words {
+        Words { cpu, ..self }
     }
 }
 
@@ -87,6 +95,8 @@ static DOG: OnceLock<Dog> = OnceLock::new();
 static PHASE: AtomicU8 = AtomicU8::new(0);
 /// Seconds in this phase, or since the last progress of work.
 static SECONDS: AtomicU32 = AtomicU32::new(0);
+/// Processor time of the process, in microseconds, at which it is ended; 0: none.
+static CPU_LIMIT: AtomicU64 = AtomicU64::new(0);
 /// Bytes moved in this window.
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
@@ -120,6 +130,12 @@ pub fn phase(phase: Phase) {
     SECONDS.store(0, Ordering::Relaxed);
     BYTES.store(0, Ordering::Relaxed);
     PHASE.store(phase as u8, Ordering::Relaxed);
+}
+
+/// Ends the process when it has used so much processor time, looked at once a second.
+pub fn cpu_limit(limit: Option<std::time::Duration>) {
+    let micros = limit.map_or(0, |limit| u64::try_from(limit.as_micros()).unwrap_or(u64::MAX).max(1));
+    CPU_LIMIT.store(micros, Ordering::Relaxed);
 }
 
 /// The phase that the process is in.
@@ -161,6 +177,10 @@ pub fn during<T>(inner: Phase, f: impl FnOnce() -> T) -> T {
 /// Once a second, from the signal handler: atomics and last words only.
 fn tick() {
     let Some(dog) = DOG.get() else { return };
+    let cpu = CPU_LIMIT.load(Ordering::Relaxed);
+    if cpu != 0 && system::cpu_time().as_micros() >= u128::from(cpu) {
+        bark(dog, |words| &words.cpu, EXPIRED_STATUS);
+    }
     let now = SECONDS.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
     let limits = &dog.limits;
     let (over, which): (bool, fn(&Words) -> &[u8]) = match current() {

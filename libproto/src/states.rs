@@ -141,7 +141,7 @@ pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
     (RepoState::Opening, &[2, 3, 10, 11]),
     (RepoState::Borrowing, &[]),
     (RepoState::Absent, &[]),
-    (RepoState::Serving, &[4, 5, 6, 7, 8, 9, 12]),
+    (RepoState::Serving, &[4, 5, 6, 7, 8, 9, 12, 13]),
     (RepoState::Finished, &[]),
 ];
 

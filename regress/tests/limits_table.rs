@@ -28,6 +28,16 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "pack_queue.rs",
         "beyond_the_queue_a_client_is_refused_and_told_which_line_to_change",
     ),
+    (
+        "limit negotiation cpu",
+        "negotiation.rs",
+        "a_hundred_thousand_requests_on_one_connection_end_with_the_limit",
+    ),
+    (
+        "limit negotiation cpu per client",
+        "negotiation.rs",
+        "a_client_that_has_used_its_ten_minutes_is_told_so_and_no_other",
+    ),
     ("limit packs queue timeout", "pack_queue.rs", "whoever_waits_too_long_is_refused"),
     ("limit pushes total", "push_turns.rs", "pushes_beyond_the_limit_wait_and_finish"),
     ("limit pushes per repository", "push_turns.rs", "pushes_beyond_the_limit_wait_and_finish"),

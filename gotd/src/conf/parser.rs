@@ -604,11 +604,15 @@ impl Parser<'_> {
             }
             rows.retain(|row| row.words.get(depth) == Some(&word));
             depth += 1;
-            // No row's words begin with another's: the table's test sees to it.
-            match rows.as_slice() {
-                [] => return Err(Skip),
-                [row] if row.words.len() == depth => break *row,
-                _ => {}
+            if rows.is_empty() {
+                return Err(Skip);
+            }
+            // Words may go on with those of another row: no value is one of them.
+            let further: Vec<&str> = rows.iter().filter_map(|row| row.words.get(depth).copied()).collect();
+            if let Some(row) = rows.iter().find(|row| row.words.len() == depth)
+                && !further.iter().any(|word| self.at_keyword(word))
+            {
+                break *row;
             }
         };
         let word = self.word(&format!("a value for \"{}\"", row.words.join(" ")))?;

@@ -54,7 +54,7 @@ impl Parent {
             ControlRequest::Info { json: false } => self.info(number),
             ControlRequest::Info { json: true } => self.json(number),
             ControlRequest::Metrics => {
-                self.metrics.lines(&self.table, &self.settings, self.started, self.log.dropped())
+                self.metrics.lines(&self.table, &self.settings, &self.spent, self.started, self.log.dropped())
             }
             ControlRequest::Log { verbose } => {
                 self.verbose = *verbose;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use libproto::message::parent::{GitCounts, NoSession, Pool, Refusals};
 use libproto::names::escape;
 
+use super::negotiation::Spent;
 use super::queue::Work;
 use super::start::Settings;
 use super::table::Table;
@@ -117,7 +118,14 @@ impl Metrics {
     }
 
     /// All of it as lines, the last of which is `# EOF`.
-    pub fn lines(&self, table: &Table, settings: &Settings, started: Instant, dropped: u64) -> Vec<String> {
+    pub fn lines(
+        &self,
+        table: &Table,
+        settings: &Settings,
+        spent: &Spent,
+        started: Instant,
+        dropped: u64,
+    ) -> Vec<String> {
         let mut out = Text::default();
         out.family("gotd_build", "info", "The running version.");
         out.sample("gotd_build_info", &[("version", crate::VERSION)], 1);
@@ -172,6 +180,8 @@ impl Metrics {
         for (result, value) in ["ok", "failed"].iter().zip(self.reloads) {
             out.sample("gotd_reloads_total", &[("result", result)], value);
         }
+        out.family("gotd_negotiation_milliseconds", "counter", "Processor time of negotiation.");
+        out.sample("gotd_negotiation_milliseconds_total", &[], spent.total);
         self.git.write(&mut out, table);
         out.family("gotd_log_lines_dropped", "counter", "Lines that the log did not take.");
         out.sample("gotd_log_lines_dropped_total", &[], dropped);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::{ParentToListen, ParentToRepo, ParentToSession, Pool};
+use libproto::message::parent::{ParentToListen, ParentToRepo, ParentToSession, Pool, RepoStart};
 use libproto::states::{RepoState, Role, SessionState};
 use nix::sys::signal::{Signal, kill};
 
@@ -143,7 +143,8 @@ impl Parent {
         self.complaints.watch(session.pid, Role::Session, &session.stderr);
         self.complaints.watch(repo.pid, Role::Repository, &repo.stderr);
         let _ = session.channel.try_send(0, number, &ParentToSession::Start(self.settings.session.clone()));
-        let _ = repo.channel.try_send(0, number, &ParentToRepo::Start(self.settings.repo.clone()));
+        let start = RepoStart { strangers: pool == Pool::Tcp, ..self.settings.repo.clone() };
+        let _ = repo.channel.try_send(0, number, &ParentToRepo::Start(start));
         self.table.insert(Session::waiting(number, pool, (session, repo), verify, listen));
         Ok(())
     }

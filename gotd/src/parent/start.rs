@@ -170,6 +170,7 @@ impl Settings {
             granted: bytes(granted.clone()),
             memory: limits.get(Limit::ProcessMemory),
             threads: u8::try_from(threads.min(4)).unwrap_or(1),
+            strangers: false,
         };
         let total = number(Limit::ConnectionsTotal);
         let listen = ListenLimits {
@@ -631,6 +632,7 @@ fn connect_roles(
         listened: Instant::now(),
         draining: None,
         turns: std::collections::VecDeque::new(),
+        spent: super::negotiation::Spent::default(),
         files,
         verbose: false,
         reload: None,

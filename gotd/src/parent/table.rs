@@ -171,6 +171,8 @@ pub struct Session {
     pub creation: Option<Creation>,
     /// What the repository asked to borrow from.
     pub borrowing: super::borrow::Borrowing,
+    /// Milliseconds of processor time that its negotiation has used, as far as is known.
+    pub negotiated: u32,
     /// A request of self-service.
     pub shell: Option<Box<super::shell::Shell>>,
 }
@@ -218,6 +220,7 @@ impl Session {
             turn: None,
             creation: None,
             borrowing: super::borrow::Borrowing::default(),
+            negotiated: 0,
             shell: None,
         }
     }

@@ -60,6 +60,7 @@ fn parent() -> (Parent, Forged) {
         listened: Instant::now(),
         draining: None,
         turns: std::collections::VecDeque::new(),
+        spent: super::negotiation::Spent::default(),
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,
         reload: None,

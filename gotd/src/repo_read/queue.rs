@@ -7,9 +7,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use libproto::channel::Received;
 use libproto::message::parent::{PackWait, ParentToRepo, RepoToParent};
 use libproto::message::repo::Refusal;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::repository::{Parent, send};
 use crate::system;
+use crate::watchdog;
+
+/// Milliseconds between signs that a process which waits for a turn is alive.
+const TICK_MS: u16 = 1000;
 
 /// The way to the parent.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +50,36 @@ impl<'a> PackQueue<'a> {
     /// The pack is made, or will not be.
     pub(super) fn end(&self) {
         send(self.parent, &RepoToParent::PackDone(()));
+    }
+
+    /// Waits for a turn of negotiation, to be ended by [`PackQueue::end`]. `used` are the milliseconds of processor time used so
+    /// far. The client can be told nothing in this place of the protocol; when it goes away, its session ends the link.
+    ///
+    /// # Errors
+    /// There is none: the session is gone, or the parent's reason.
+    pub(super) fn turn(&self, session: BorrowedFd<'_>, used: u32) -> Result<(), Refusal> {
+        send(self.parent, &RepoToParent::NeedTurn(used));
+        let refused = loop {
+            let mut fds = [
+                PollFd::new(self.parent.as_fd(), PollFlags::POLLIN),
+                // Only its end counts: a session that speaks out of turn is heard later.
+                PollFd::new(session, PollFlags::empty()),
+            ];
+            if !matches!(poll(&mut fds, PollTimeout::from(TICK_MS)), Ok(_) | Err(Errno::EINTR)) {
+                break Refusal::ClientGone;
+            }
+            if fds[1].revents().is_none_or(|events| !events.is_empty()) {
+                break Refusal::ClientGone;
+            }
+            watchdog::worked();
+            match self.hear() {
+                Word::Begin => return Ok(()),
+                Word::Refused(error) => break refusal(&error).unwrap_or(Refusal::ClientGone),
+                Word::Wait(_) | Word::Nothing => {}
+            }
+        };
+        self.end();
+        Err(refused)
     }
 
     /// Where the parent's words come.

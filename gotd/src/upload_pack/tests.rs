@@ -135,6 +135,7 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
             cache_bytes: 1 << 20,
             withheld: false,
             queue: None,
+            negotiation: libproto::message::parent::Negotiation::default(),
         };
         repo_read::serve(&theirs.into(), &repository, &grant, Output::new(theirs_out))
     });
@@ -635,6 +636,7 @@ fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
             cache_bytes: 1 << 20,
             withheld: false,
             queue: None,
+            negotiation: libproto::message::parent::Negotiation::default(),
         };
         let (_client, output) = nix::unistd::pipe().unwrap();
         repo_read::serve(&theirs.into(), &repository, &grant, Output::new(output)).text

@@ -36,6 +36,8 @@ pub struct RepoStart {
     pub memory: u64,
     /// Threads that may work on one pack.
     pub threads: u8,
+    /// For strangers: whoever has an account here comes first where processors are short.
+    pub strangers: bool,
 }
 
 /// What a repository process is for.
@@ -49,6 +51,24 @@ pub enum Task {
     Head(RefName),
     /// Put this text in the file `description`.
     Describe(String),
+}
+
+/// Processor time that a connection's negotiation may use, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Negotiation {
+    /// Of one connection.
+    pub connection: u32,
+    /// What is left for this client.
+    pub left: u32,
+    /// Of one client in ten minutes.
+    pub per_client: u32,
+}
+
+impl Default for Negotiation {
+    /// Without a bound.
+    fn default() -> Negotiation {
+        Negotiation { connection: u32::MAX, left: u32::MAX, per_client: u32::MAX }
+    }
 }
 
 /// A grant, for the repository process.
@@ -70,6 +90,8 @@ pub struct Serve {
     pub who: String,
     /// What to do.
     pub task: Task,
+    /// What may be used before a pack is granted.
+    pub negotiation: Negotiation,
 }
 
 /// A directory's inode, and when it was made, for those that get the number of one that was removed.
@@ -167,6 +189,8 @@ pub struct RepoReport {
     pub warnings: Vec<String>,
     /// What it checked and found right, for the next process.
     pub checked: Checks,
+    /// Milliseconds of processor time that negotiation has used in all.
+    pub negotiated: u32,
 }
 
 /// What keeps a pack from being made at once.
@@ -268,5 +292,7 @@ crate::messages! {
         11 => Borrow(Vec<FoundAt>),
         /// The client does not take the pack under way: its place is free, so many bytes of memory are not.
         12 => PackStalled(u64),
+        /// Negotiation has used so many milliseconds of processor time in all: wait for a turn, given and ended as for a pack.
+        13 => NeedTurn(u32),
     }
 }
