@@ -156,7 +156,10 @@ prop_compose! {
         }
         block.hidden = hidden.into_iter().map(|namespace| Hidden { namespace, at }).collect();
         block.tolerated = tolerated.into_iter().map(|kind| Tolerated { kind: kind.to_owned(), at }).collect();
-        let wants = [Wants::Advertised, Wants::Reachable, Wants::Any][usize::from(options.3 % 3)];
+        // What hides something does not give everything: the two contradict each other.
+        let hides = !block.hidden.is_empty();
+        let (options, choices) = ((options.0 && !hides, options.1, options.2, options.3), if hides { 2 } else { 3 });
+        let wants = [Wants::Advertised, Wants::Reachable, Wants::Any][usize::from(options.3 % choices)];
         block.options = RepositoryOptions { partial_clone: options.0, wants, reflog: options.1, fsck_off: options.2 };
         // What is borrowed from must be in the configuration: the block itself always is.
         block.borrows = block.name.iter().filter(|_| options.3 > 127).map(|n| Borrow { name: n.clone(), at }).collect();
