@@ -374,7 +374,6 @@ impl Parent {
             // under way is decided without its client, within its own limits.
             session.deadline = (!session.is_pushing()).then_some(now + LINGER);
             if !session.is_pushing() {
-                // Or a client that goes on writing would not hear that nobody reads.
                 session.verify_ends = None;
             }
             if session.offered || session.peer.is_some() {

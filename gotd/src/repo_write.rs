@@ -9,7 +9,7 @@
 //! the disk.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -76,6 +76,8 @@ struct Push<'a> {
     parent: &'a Parent,
     session: Session,
     verify: Verify,
+    /// The client's input, until `verify` has it or nobody needs it. Not a byte is read from it here.
+    input: Option<OwnedFd>,
     serve: &'a Serve,
     rules: PushRules,
     repository: Repository,
@@ -91,7 +93,7 @@ struct Push<'a> {
 pub fn run(
     parent: &Parent,
     session: OwnedFd,
-    verify: OwnedFd,
+    (verify, input): (OwnedFd, OwnedFd),
     serve: &Serve,
     found: &Found,
     enforcement: Enforcement,
@@ -120,6 +122,7 @@ pub fn run(
         parent,
         session: session.into(),
         verify: verify.into(),
+        input: Some(input),
         serve,
         rules,
         repository,
@@ -244,6 +247,10 @@ impl Push<'_> {
         }
         self.restrict(begin)?;
         let wanted = self.changes.iter().any(|c| c.refused.is_none() && !c.command.new.is_null());
+        if !wanted {
+            // A client that goes on writing hears that nobody reads as soon as its session is gone.
+            self.input = None;
+        }
         if !self.changes.iter().any(|c| c.refused.is_none()) {
             return self.answer("ok");
         }
@@ -435,8 +442,9 @@ impl Push<'_> {
             }
             _ => crate::system::exit_now(1),
         }
-        let sent = self.instruct(&pack, &idx, begin);
-        drop((pack, idx));
+        let input = self.input.take().ok_or("verify: asked for twice")?;
+        let sent = self.instruct(&pack, &idx, input.as_fd(), begin);
+        drop((pack, idx, input));
         if let Err(e) = sent {
             return Err(format!("verify: {e}"));
         }
@@ -473,6 +481,7 @@ impl Push<'_> {
         &self,
         pack: &std::fs::File,
         idx: &std::fs::File,
+        input: BorrowedFd<'_>,
         begin: &PushBegin,
     ) -> Result<(), libproto::channel::SendError> {
         let limit = |limit: Limit| self.rules.limit(limit);
@@ -491,7 +500,8 @@ impl Push<'_> {
             pack: begin.pack,
             hidden: self.serve.hidden.clone(),
         };
-        self.verify.send_with_fds(0, 0, &WriterToVerify::Files(task), &[pack.as_fd(), idx.as_fd()])?;
+        let fds = [pack.as_fd(), idx.as_fd(), input];
+        self.verify.send_with_fds(0, 0, &WriterToVerify::Files(task), &fds)?;
         let asked: Vec<_> = self
             .changes
             .iter()

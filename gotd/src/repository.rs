@@ -55,12 +55,14 @@ const CACHE_BYTES: usize = 8 << 20;
 /// What a repository process is given beside its link to its session.
 #[derive(Debug)]
 pub enum Ends {
-    /// For a client of the unix socket: the link to `verify`, and where the client reads.
+    /// For a client of the unix socket: the link to `verify`, where the client reads, and where it writes.
     Unix {
         /// The link to `verify`.
         verify: OwnedFd,
-        /// The writing end of the client's pipe.
+        /// The writing end of the pipe that the client reads.
         output: OwnedFd,
+        /// The reading end of the pipe that the client writes, kept for `verify`.
+        input: OwnedFd,
     },
     /// For a client of git://: the link to `listen`.
     Git {
@@ -112,8 +114,11 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         // The daemon or the session ended before there was anything to do.
         _ => system::exit_now(0),
     };
-    let (output, verify) = match ends {
-        Ends::Unix { verify, output } => (output, Some(verify)),
+    let (output, for_push) = match ends {
+        Ends::Unix { verify, output, input } => {
+            // For a push alone.
+            (output, (serve.access == Access::Write && serve.task == Task::Git).then_some((verify, input)))
+        }
         Ends::Git { listen } => (connection(listen), None),
     };
     match serve.access {
@@ -141,10 +146,10 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         Access::Read => read(&parent, session, output, &start, &serve, found, enforcement),
         Access::Write if serve.task != Task::Git => settings::run(&parent, &serve, &found, enforcement),
         Access::Write => {
-            let verify = verify.ok_or("git:// is for fetching only")?;
+            let for_verify = for_push.ok_or("git:// is for fetching only")?;
             // Whoever writes to the repository says nothing to its client.
             drop(output);
-            repo_write::run(&parent, session, verify, &serve, &found, enforcement)
+            repo_write::run(&parent, session, for_verify, &serve, &found, enforcement)
         }
     }
 }

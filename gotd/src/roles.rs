@@ -13,8 +13,8 @@ pub const GIT: &str = "git";
 const fn given(role: Role, git: bool) -> i32 {
     match (role, git) {
         (Role::Session, false) => 7,
-        (Role::Session | Role::Repository, true) => 2,
-        (Role::Repository | Role::Verify, _) => 3,
+        (Role::Repository, false) => 4,
+        (Role::Session | Role::Repository, true) | (Role::Verify, _) => 2,
         _ => 0,
     }
 }
@@ -76,12 +76,12 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
             let session = fd(0)?;
             let ends = match git {
                 true => repository::Ends::Git { listen: fd(1)? },
-                false => repository::Ends::Unix { verify: fd(1)?, output: fd(2)? },
+                false => repository::Ends::Unix { verify: fd(1)?, output: fd(2)?, input: fd(3)? },
             };
             repository::run(parent, session, ends, enforcement)
         }
         Role::Config => config::run(parent),
-        Role::Verify => verify::run(parent, fd(0)?, fd(1)?, fd(2)?, enforcement),
+        Role::Verify => verify::run(parent, fd(0)?, fd(1)?, enforcement),
         Role::Create => create::run(parent, enforcement),
         Role::List => list::run(parent, enforcement),
         Role::Parent => Err(format!("{}: cannot be started", role.name())),

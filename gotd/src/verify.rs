@@ -47,7 +47,7 @@ use crate::system;
 use crate::watchdog::{self, Phase, Words};
 use turn::{InTurn, PushTurn};
 
-/// Until the two files have come.
+/// Until the two files and the client's input have come.
 pub const SET_UP: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
 /// While it reads what the client sent.
@@ -77,7 +77,6 @@ pub fn run(
     parent: OwnedFd,
     session: OwnedFd,
     writer: OwnedFd,
-    input: OwnedFd,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     let (parent, session, writer) = (Parent::from(parent), Session::from(session), Writer::from(writer));
@@ -96,7 +95,7 @@ pub fn run(
     repository::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let repository = repository::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
     say(&parent, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
-    let task = task(&writer)?;
+    let (task, input) = task(&writer)?;
     let input = if task.task.pack {
         await_input(&session)?;
         Some(Input::new(input))
@@ -140,11 +139,12 @@ fn find(start: &VerifyStart) -> Result<Found, String> {
     Ok(found)
 }
 
-/// Receives the files, the commands and where the client's history ends.
-fn task(writer: &Writer) -> Result<Task, String> {
+/// Receives the files and the client's input, the commands and where the client's history ends.
+fn task(writer: &Writer) -> Result<(Task, OwnedFd), String> {
     let text = |e: channel::RecvError| format!("repo_write: {e}");
     let first = writer.recv_with_fds().map_err(text)?;
-    let (WriterToVerify::Files(task), Ok([pack, idx])) = (first.message, <[OwnedFd; 2]>::try_from(first.fds))
+    let (WriterToVerify::Files(task), Ok([pack, idx, input])) =
+        (first.message, <[OwnedFd; 3]>::try_from(first.fds))
     else {
         return Err("repo_write: no files".into());
     };
@@ -162,7 +162,7 @@ fn task(writer: &Writer) -> Result<Task, String> {
                     whole.shallow.insert(to_repo(&id));
                 }
             }
-            WriterToVerify::Go(()) => return Ok(whole),
+            WriterToVerify::Go(()) => return Ok((whole, input)),
             WriterToVerify::Files(_) => return Err("repo_write: files twice".into()),
         }
     }

@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::fs;
 
-use regress::raw::Session;
+use libproto::message::client::GitRequest;
+use regress::raw::{self, Session};
+use regress::run::wait_until;
 use regress::{Daemon, Site, history, is_root, process};
 
 /// A daemon with one fetch under way: the client has read only the beginning.
@@ -106,6 +108,54 @@ fn descriptors_are_only_where_they_belong() {
     assert_eq!(readers, 1, "the repository is read by one process");
 }
 
+/// Both ends of a pipe share a lock, which the kernel holds while it copies from or into the memory of whoever writes or
+/// reads; closing an end waits for it, beyond SIGKILL. A local user maps a file of a FUSE server that never answers, writes
+/// from there into the pipe that he was given, and whoever closes the other end hangs. The parent used to keep an end of
+/// each waiting session for `verify`, and closed it when the client had asked for a fetch: one connection of any user stopped
+/// the daemon. What is looked at here is that nobody who serves others has such an end at all.
+#[test]
+fn nobody_who_serves_others_holds_an_end_of_a_clients_pipe() {
+    if !is_root() {
+        return regress::skipped("needs root");
+    }
+    let (site, daemon, _fetch) = start();
+    let push = GitRequest { service: "git-receive-pack".into(), ..raw::fetch_request("bulk.git", 0) };
+    let connection = raw::Connection::open(&site.socket());
+    connection.greet();
+    let mut push = Session::ask(connection, &push);
+    push.read_to_flush();
+    // One that was greeted and has not asked, and those that wait for a client.
+    let silent = raw::Connection::open(&site.socket());
+    silent.greet();
+    let _pipes = silent.pipes(10).expect("its pipes");
+    let pipe = |pid: i32, fd: &str| {
+        let what = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?.display().to_string();
+        what.starts_with("pipe:").then_some(what)
+    };
+    // Sessions that are started meanwhile are not in the first list: it is looked at again.
+    let mut of_sessions = 0;
+    let mut found = Vec::new();
+    let nobody = wait_until(10.0, || {
+        let processes = daemon.processes();
+        let harmless: HashSet<String> =
+            processes.iter().flat_map(|p| ["0", "1", "2"].map(|fd| pipe(p.pid, fd))).flatten().collect();
+        (of_sessions, found) = (0, Vec::new());
+        for p in &processes {
+            let open = fs::read_dir(format!("/proc/{}/fd", p.pid)).into_iter().flatten().flatten();
+            let pipes = open.filter_map(|entry| pipe(p.pid, &entry.file_name().to_string_lossy()));
+            let others = pipes.filter(|what| !harmless.contains(what)).count();
+            if ["session", "repository", "repo_read", "repo_write"].contains(&p.name.as_str()) {
+                of_sessions += others;
+            } else if others > 0 {
+                found.push(format!("{p:?} has {others} pipes that are no standard error"));
+            }
+        }
+        found.is_empty()
+    });
+    assert!(nobody, "{found:?}");
+    assert!(of_sessions >= 6, "pipes are seen at all: {of_sessions}");
+}
+
 #[test]
 fn sessions_of_one_user_run_in_parallel_each_in_fresh_processes() {
     let (site, daemon, first) = start();
@@ -164,6 +214,6 @@ fn a_used_process_is_never_used_again() {
             assert!(seen.insert(pid.to_owned()), "{pid} served twice");
         }
         drop(client);
-        regress::run::wait_until(5.0, || !daemon.gotctl(&["info"]).text().contains("git-upload-pack"));
+        wait_until(5.0, || !daemon.gotctl(&["info"]).text().contains("git-upload-pack"));
     }
 }

@@ -71,8 +71,13 @@ struct Links {
 }
 
 impl Links {
-    /// For a client of the unix socket with two pipes, of which `verify` has its end kept too; for one of git:// with a link
-    /// on which `listen` gives the connection to the repository process as well.
+    /// For a client of the unix socket with two pipes; for one of git:// with a link on which `listen` gives the connection to
+    /// the repository process as well.
+    ///
+    /// The parent closes its copies of the pipes' ends as soon as both processes are started, before any client has one, and
+    /// no process that serves more than one session holds any: whoever closes an end of a pipe waits, beyond SIGKILL, for
+    /// whoever is reading or writing at the other, and a client does that with memory of its choice, a mapped file of a dead
+    /// server say. The repository process has the copy for `verify`.
     fn new(pool: Pool) -> std::io::Result<Links> {
         let (session_end, repo_end) = spawn::pair()?;
         let (listen_session, from_listen) = spawn::pair()?;
@@ -89,8 +94,8 @@ impl Links {
         let (repo_verify, verify_repo) = spawn::pair()?;
         let ClientPipes { input, output, theirs: (to, from) } = ClientPipes::new()?;
         Ok(Links {
-            repo: vec![repo_end, repo_verify, output.try_clone()?],
-            verify: Some([verify_session, verify_repo, input.try_clone()?]),
+            repo: vec![repo_end, repo_verify, output.try_clone()?, input.try_clone()?],
+            verify: Some([verify_session, verify_repo]),
             session: vec![from_listen, session_end, session_verify, input, output, to, from],
             listen: vec![listen_session],
         })

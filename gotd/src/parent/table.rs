@@ -20,8 +20,8 @@ use crate::spawn::Child;
 /// How long a first answer takes, generously.
 const FIRST_ANSWER: Duration = Duration::from_millis(15);
 
-/// The ends that are kept for `verify`: its links to session and repository process, and the client's input.
-pub type VerifyEnds = [OwnedFd; 3];
+/// The ends that are kept for `verify`: its links to session and repository process.
+pub type VerifyEnds = [OwnedFd; 2];
 
 /// A `session` process.
 pub type SessionChild = Child<ParentToSession, SessionToParent>;
@@ -116,8 +116,7 @@ pub struct Session {
     pub repo: Process<RepoChild>,
     /// The `verify` process of a push, once it was needed.
     pub verify: Option<Process<VerifyChild>>,
-    /// Its ends of the links to session and repository process and the client's input, until it is started or cannot be any
-    /// more. None for git://.
+    /// Its ends of the links to session and repository process, until it is started or cannot be any more. None for git://.
     pub verify_ends: Option<VerifyEnds>,
     /// How far the verify process is.
     pub verify_state: JobState,

@@ -7,7 +7,7 @@
 //!                        Commands*, Shallows*, Begin  what the client wants
 //! repo_write → session   TakePack                   (a pack is coming, and verify runs)
 //! session → verify       Input                      the client's input is verify's, from the pack's first byte on
-//! repo_write → verify    Files + two descriptors, Commands*, Shallows*, Go
+//! repo_write → verify    Files + three descriptors, Commands*, Shallows*, Go
 //! verify → session       Progress*                  for the client
 //! verify → repo_write    Indexed, Facts*, or Failed
 //! repo_write → session   Results*, End
@@ -91,7 +91,7 @@ crate::messages! {
 crate::messages! {
     /// What a `session` tells `verify`.
     pub enum SessionToVerify: "session to verify" {
-        /// The client's input, which `verify` has had from its start, is at the first byte of the pack: read on from there.
+        /// The client's input, which `repo_write` gave to `verify`, is at the first byte of the pack: read on from there.
         1 => Input(()),
     }
 }
@@ -142,8 +142,8 @@ pub struct VerifyTask {
 crate::messages! {
     /// What `repo_write` tells `verify`.
     pub enum WriterToVerify: "repo_write to verify" {
-        /// What to do, with the empty files for pack and index.
-        1 => Files(VerifyTask) with 2,
+        /// What to do, with the empty files for pack and index and the client's input.
+        1 => Files(VerifyTask) with 3,
         /// Some of the commands that no rule has refused yet.
         2 => Commands(Vec<(ObjectId, ObjectId)>),
         /// Commits that the client's history ends at.
