@@ -22,12 +22,11 @@ impl Hidden<'_> {
     }
 }
 
-/// Whether a reference lies in a namespace, which may be written with or without the slash at its end.
+/// Whether a reference lies in a namespace, or has its very name: it cannot be there beside those below. A slash at the end of
+/// the namespace makes no difference.
 pub fn is_below(name: &[u8], namespace: &[u8]) -> bool {
-    match name.strip_prefix(namespace) {
-        Some(rest) => namespace.ends_with(b"/") || rest.is_empty() || rest[0] == b'/',
-        None => false,
-    }
+    let namespace = namespace.strip_suffix(b"/").unwrap_or(namespace);
+    name.strip_prefix(namespace).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 #[cfg(test)]
@@ -42,6 +41,8 @@ mod tests {
             for (name, target, shown) in [
                 ("refs/pull/1/head", None, false),
                 ("refs/pulls/1", None, true),
+                ("refs/pull", None, false),
+                ("refs/heads/link", Some("refs/pull"), false),
                 ("refs/heads/refs/pull/1", None, true),
                 ("HEAD", Some("refs/pull/1"), false),
                 ("refs/heads/link", Some("refs/pull/1"), false),

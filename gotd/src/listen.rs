@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{Exit, SessionToClient};
 use libproto::message::parent::{
-    Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, MAX_GROUPS, Newcomer, NoSession,
-    ParentToListen, Peer, Pool, Refusals,
+    Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, Newcomer, NoSession, ParentToListen,
+    Peer, Pool, Refusals,
 };
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::errno::Errno;
@@ -186,6 +186,9 @@ impl Listen {
         let why = self.why(self.git_this_second, NoSession::Queue);
         let turned = self.remotes.expire(&self.limits, why, now);
         self.turned(turned);
+        for (uid, connection) in self.locals.taken() {
+            self.let_go(connection, Some(uid));
+        }
         self.serve_queue(now);
         self.bury(now);
         self.tell_deserted();
@@ -198,6 +201,7 @@ impl Listen {
         if self.locals.is_nobody_waiting()
             && self.controls.is_nobody_waiting()
             && self.graves.is_empty()
+            && self.locals.is_all_taken()
             && self.refusals.is_empty()
             && self.remotes.is_empty()
             && self.remotes.counts() == self.counts_told
@@ -252,10 +256,14 @@ impl Listen {
             }
             (ParentToListen::Over(()), None) => {
                 self.waiting.retain(|waiting| waiting.number != received.peer);
-                self.graves.over(received.peer, Instant::now());
+                self.graves.over(received.peer);
                 if !self.locals.over(received.peer) && !self.controls.over(received.peer) {
                     self.remotes.over(received.peer, &self.limits);
                 }
+            }
+            (ParentToListen::Gone(()), None) => {
+                self.waiting.retain(|waiting| waiting.number != received.peer);
+                self.locals.gone(received.peer);
             }
             (ParentToListen::Recall(()), None) => {
                 let before = self.waiting.len();
@@ -298,8 +306,8 @@ impl Listen {
             listener.closing = listener.closing.map(|left| left.saturating_sub(1));
             match pool {
                 Pool::Unix => {
-                    if let Err((queued, why)) = self.locals.come(connection, &self.limits, now) {
-                        self.refuse(queued.connection, Pool::Unix, why, Some(queued.uid));
+                    if let Err((connection, why, uid)) = self.locals.come(connection, &self.limits, now) {
+                        self.refuse(connection, Pool::Unix, why, Some(uid));
                     }
                     self.shorten_queue(now);
                 }
@@ -385,13 +393,9 @@ impl Listen {
             && self.has_waiting(Pool::Unix)
             && let Some(id) = self.locals.next(&self.limits, now)
             && let Some(session) = self.session(Pool::Unix)
-            && let Some(queued) = self.locals.serve(id, session.number)
+            && let Some((peer, connection)) = self.locals.serve(id, session.number)
         {
-            let told = credentials(queued.connection.as_fd());
-            self.hand_over(&session, queued.connection.as_fd(), told);
-            if system::takes_descriptors(queued.connection.as_fd()) {
-                self.graves.hold(session.number, queued.uid, queued.connection);
-            }
+            hand_over(&self.parent, &session, connection, peer);
         }
         let otherwise = if self.is_full() { NoSession::Total } else { NoSession::Queue };
         for (queued, why) in self.locals.expire(&self.limits, otherwise, now) {
@@ -401,13 +405,14 @@ impl Listen {
         let longest = Duration::from_millis(u64::from(self.limits.queue_ms));
         self.serve_controls(longest, now);
         while self.git_this_second < self.limits.rate
+            && self.remotes.may_be_served(&self.limits)
             && let Some(id) = self.remotes.next()
             && let Some(session) = self.session(Pool::Tcp)
         {
             self.git_this_second = self.git_this_second.saturating_add(1);
             self.remotes.served(id, session.number);
             if let Some((connection, address, port)) = self.remotes.get(id) {
-                self.hand_over(&session, connection, Ok(Peer::Tcp { address, port }));
+                hand_over(&self.parent, &session, connection, Peer::Tcp { address, port });
             }
         }
     }
@@ -416,10 +421,9 @@ impl Listen {
     fn serve_controls(&mut self, longest: Duration, now: Instant) {
         while self.controls.may_be_served()
             && let Some(session) = self.session(Pool::Control)
-            && let Some(connection) = self.controls.serve(session.number)
+            && let Some((connection, peer)) = self.controls.serve(session.number)
         {
-            let told = credentials(connection.as_fd());
-            self.hand_over(&session, connection.as_fd(), told);
+            hand_over(&self.parent, &session, connection.as_fd(), peer);
         }
         for connection in self.controls.expire(longest, now) {
             self.refuse(connection, Pool::Control, NoSession::Queue, Some(NOBODY));
@@ -449,32 +453,10 @@ impl Listen {
         self.waiting.remove(at)
     }
 
-    /// Gives a connection to the processes of a session. The repository process comes first: it looks for the connection when
-    /// it is told what it is for, and that is after the session has read from it.
-    fn hand_over(&self, waiting: &Waiting, connection: BorrowedFd<'_>, peer: Result<Peer, String>) {
-        #[cfg(feature = "escapes")]
-        crate::escapes::attempt("listen", WORK);
-        let Waiting { number, pool, session, repo } = waiting;
-        let (number, message) = (*number, ListenToSession::Connection(*pool));
-        let told = peer.and_then(|peer| {
-            for link in repo.iter().chain([session]) {
-                link.send_with_fds(0, number, &message, &[connection]).map_err(|e| e.to_string())?;
-            }
-            Ok(peer)
-        });
-        let message = match told {
-            Ok(peer) => ListenToParent::Accepted(peer),
-            Err(text) => ListenToParent::HandoverFailed(text),
-        };
-        if self.parent.send(0, number, &message).is_err() {
-            system::exit_now(1);
-        }
-    }
-
     /// Tells a client of a unix socket that nobody can serve it. Nothing is read from it.
     fn refuse(&mut self, connection: OwnedFd, pool: Pool, why: NoSession, uid: Option<u32>) {
         let text = match why {
-            NoSession::NotController => format!("Permission denied ({})", why.text()),
+            NoSession::NotController | NoSession::Groups => format!("Permission denied ({})", why.text()),
             NoSession::PerUser | NoSession::OwnPerUser => {
                 format!("connection limit exceeded ({})", why.text())
             }
@@ -564,9 +546,20 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// The kernel's word about the other end of a unix connection.
-fn credentials(connection: BorrowedFd<'_>) -> Result<Peer, String> {
-    let (pid, uid, gid) = system::peer_credentials(connection).map_err(|e| format!("credentials: {e}"))?;
-    let groups = system::peer_groups(connection, MAX_GROUPS).map_err(|e| format!("groups: {e}"))?;
-    Ok(Peer::Unix { pid, uid, gid, groups })
+/// Gives a connection to the processes of a session. The repository process comes first: it looks for the connection when it
+/// is told what it is for, and that is after the session has read from it.
+fn hand_over(parent: &Parent, waiting: &Waiting, connection: BorrowedFd<'_>, peer: Peer) {
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("listen", WORK);
+    let Waiting { number, pool, session, repo } = waiting;
+    let (number, message) = (*number, ListenToSession::Connection(*pool));
+    let mut links = repo.iter().chain([session]);
+    let sent = links.try_for_each(|link| link.send_with_fds(0, number, &message, &[connection]));
+    let message = match sent {
+        Ok(()) => ListenToParent::Accepted(peer),
+        Err(e) => ListenToParent::HandoverFailed(e.to_string()),
+    };
+    if parent.send(0, number, &message).is_err() {
+        system::exit_now(1);
+    }
 }

@@ -120,7 +120,7 @@ pub struct Parent {
     verbose: bool,
     reload: Option<Reload>,
     /// When a waiting session may be started after some that did not live.
-    pause: refill::Pause,
+    pauses: refill::Pauses,
     /// Why the daemon cannot go on, found while something else was done.
     unsound: Option<String>,
     /// Clients can send descriptors, because the kernel cannot refuse them.
@@ -309,7 +309,7 @@ impl Parent {
         } else {
             SELDOM.saturating_sub(self.listened.elapsed()).as_millis() as u16 + 1
         };
-        let pause = self.pause.left(Instant::now()).and_then(|left| u16::try_from(left.as_millis()).ok());
+        let pause = self.pauses.left(Instant::now()).and_then(|left| u16::try_from(left.as_millis()).ok());
         let timeout = PollTimeout::from(pause.map_or(longest, |pause| longest.min(pause.saturating_add(1))));
         let ready = match poll(&mut fds, timeout) {
             Ok(_) => fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect(),
@@ -377,7 +377,7 @@ impl Parent {
                 session.verify_ends = None;
             }
             if session.offered || session.peer.is_some() {
-                self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
+                self.listen_out.send(&self.listen.channel, number, &ParentToListen::Gone(()));
             }
             // One that was never told to go on waits for the parent's word alone.
             let told = |s: &&mut Session| {
@@ -414,6 +414,10 @@ impl Parent {
         if self.table.get(number).is_some_and(|s| s.is_over())
             && let Some(session) = self.table.remove(number)
         {
+            // Not sooner: a process that cannot end counts for whom it served.
+            if session.offered || session.peer.is_some() {
+                self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
+            }
             self.log_session(&session);
         }
         self.give_turns();
@@ -435,6 +439,7 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         if session.killed.is_none() {
             session.killed = Some(why.to_owned());
+            session.killed_at = Some(Instant::now());
         }
         session.deadline = Some(Instant::now() + LINGER);
         for pid in session.pids() {
@@ -463,9 +468,19 @@ impl Parent {
                 ListenToParent::Git(counts) => self.metrics.git.connections = counts,
                 ListenToParent::Buried(uid) => self.buried(received.peer, uid),
                 ListenToParent::Full(newcomer) => self.make_room(newcomer),
-                ListenToParent::HandoverFailed(text) => self.end_session(received.peer, &text),
+                ListenToParent::HandoverFailed(text) => self.handover_failed(received.peer, &text),
             }
         }
+    }
+
+    /// A session that was already gone when it was to be given a connection. Whoever connects can bring it about, and no other
+    /// connection waits for that.
+    fn handover_failed(&mut self, number: u64, why: &str) {
+        self.log.line(Level::Warning, "handover", &[("session", &number), ("error", &why)]);
+        if let Some(session) = self.table.get(number) {
+            session.recalled = true;
+        }
+        self.end_session(number, why);
     }
 
     /// `listen`'s word about a session: only now anything is decided for it.
@@ -476,7 +491,8 @@ impl Parent {
         }
         session.accepted = Some(Instant::now());
         session.peer = Some(peer.clone());
-        self.pause.served();
+        let pool = session.pool;
+        self.pauses.of(pool).served();
         self.log.line(Level::Debug, "accepted", &[("number", &number), ("peer", &report::peer_name(&peer))]);
         if self.table.get(number).is_some_and(|s| s.pool == Pool::Control) && !self.may_control(&peer) {
             return self.end_session(number, "control by somebody who does not control the daemon");

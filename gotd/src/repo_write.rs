@@ -28,7 +28,7 @@ use librepo::receive::quarantine::{self, Quarantine};
 use librepo::ref_name::RefName;
 use librepo::refs::Head;
 use librepo::repository::Repository;
-use librepo::transaction::{self, Options, Peel, RefResult, Reflog, Update};
+use librepo::transaction::{self, Options, Peel, RefError, RefResult, Reflog, Update};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::borrowing;
@@ -601,7 +601,13 @@ impl Push<'_> {
         };
         for (at, result) in places.into_iter().zip(results) {
             if let (Err(e), Some(change)) = (result, self.changes.get_mut(at)) {
-                change.refused = Some(escape(e.to_string().as_bytes()));
+                // A name that stands in the way may be a hidden one.
+                let tells = matches!(e, RefError::Conflict(_) | RefError::Symbolic);
+                let told = match tells && !self.serve.hidden.is_empty() {
+                    true => "failed to update ref".into(),
+                    false => escape(e.to_string().as_bytes()),
+                };
+                change.refused = Some(told);
             }
         }
     }

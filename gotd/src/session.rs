@@ -213,8 +213,8 @@ fn wait_for_end(listen: &Listen) {
     {}
 }
 
-/// Sends the client its ends of the pipes, and keeps none. One that never takes them has them in its own queue, and they go
-/// with the connection.
+/// Sends the client its ends of the pipes, and keeps none. Those that it never takes stay in its queue until it closes the
+/// connection, on our user's account: `listen` counts the connection until then.
 fn give_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, OwnedFd)) {
     let sent = channel::send_record_with_fds(client.as_fd(), &pipes_record(), &[to.as_fd(), from.as_fd()]);
     if let Err(e) = sent {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use libproto::message::parent::{MAX_GROUPS, Peer};
 use nix::errno::Errno;
 
 /// Takes over a descriptor that this process was started with.
@@ -180,6 +181,13 @@ pub fn peer_groups(fd: BorrowedFd<'_>, most: usize) -> io::Result<Vec<u32>> {
     }
 }
 
+/// The kernel's word about the other end of a unix connection, and its uid; an error: all that it says is this uid.
+pub fn peer(connection: BorrowedFd<'_>) -> Result<(Peer, u32), u32> {
+    let (pid, uid, gid) = peer_credentials(connection).map_err(|_| u32::MAX)?;
+    let groups = peer_groups(connection, MAX_GROUPS).map_err(|_| uid)?;
+    Ok((Peer::Unix { pid, uid, gid, groups }, uid))
+}
+
 /// SO_PASSRIGHTS of Linux 6.16, in all architectures that use asm-generic/socket.h.
 #[cfg(target_os = "linux")]
 const SO_PASSRIGHTS: libc::c_int = 83;
@@ -301,6 +309,15 @@ pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
         return Err(io::Error::last_os_error());
     }
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Whether the peer of a unix connection has taken, or thrown away, all that was sent to it, descriptors too. Where the system
+/// does not tell, it has.
+pub fn has_taken_all(fd: BorrowedFd<'_>) -> bool {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ, stores one int, which lives through the call.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    rc == -1 || bytes == 0
 }
 
 /// How far the peer of a TCP connection is.

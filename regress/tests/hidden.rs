@@ -82,6 +82,7 @@ fn start(packed: bool) -> Setting {
     let remote = repository.display().to_string();
     let arguments = [&["push", "-q", &remote][..], &refs].concat();
     site.git_in(&work, arguments);
+    site.git_in(&repository, ["update-ref", "refs/heads/deep/secret/x", &commit]);
     if packed {
         site.git_in(&repository, ["repack", "-q", "-adb"]);
         site.git_in(&repository, ["pack-refs", "--all"]);
@@ -91,7 +92,7 @@ fn start(packed: bool) -> Setting {
     let me = regress::site::present_user();
     let configuration = format!(
         "{}{}connection {{\n\tlimit per address 64\n\trate per address 1000\n\tlimit user \"{me}\" 64\n}}\n\
-         repository \"r\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n\tpermit ro anonymous\n\thide namespace refs/secret\n}}\n",
+         repository \"r\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n\tpermit ro anonymous\n\thide namespace refs/secret\n\thide namespace refs/heads/deep/secret/\n}}\n",
         site.head(),
         tcp::listen_line(address),
         repository.display()
@@ -322,6 +323,12 @@ fn a_push_makes_no_reference_to_a_hidden_object() {
             assert_eq!(there.replace("/x ", "/y "), hidden("refs/secret/y", old, new), "{old} {new}");
             assert!(there.contains("hidden"), "{there}");
         }
+        // One that stands in the way is not named, and the name of a namespace lies in it, slash or not.
+        let in_the_way = hidden("refs/heads/deep", ZERO, main);
+        assert!(in_the_way.contains("ng refs/heads/deep failed to update ref"), "{in_the_way}");
+        assert!(!in_the_way.contains("secret"), "{in_the_way}");
+        let very_name = hidden("refs/heads/deep/secret", ZERO, main);
+        assert!(very_name.contains("reference namespace is hidden"), "{very_name}");
         // A reference to what is visible, however old, needs no objects.
         let made = setting.push(&[(ZERO, &setting.first, "refs/heads/old")], &none);
         assert!(made.contains("ok refs/heads/old"), "{made}");

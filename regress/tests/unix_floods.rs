@@ -124,6 +124,42 @@ fn eight_users_who_flood_cost_no_other_user_a_request() {
     daemon.assert_serves();
 }
 
+/// A session gives its client the ends of two pipes, and what is under way in sockets is charged to our user: with as many as
+/// may be there, nobody is given anything any more. Whoever never receives, and keeps the connection, kept them there for
+/// ever, while the session was over and counted for nobody. It counts until they are taken, or thrown away.
+#[test]
+fn who_never_takes_what_he_is_sent_keeps_his_places() {
+    if !others::possible() {
+        return;
+    }
+    let (site, mut daemon) = start("");
+    honest(&site).good();
+    let program = "
+held = []
+for n in range(60):
+    c = connect()
+    if not isinstance(c, int):
+        send(c, b'x')
+        held.append(c)
+    time.sleep(0.1)
+print('begun', flush=True)
+for c in held:
+    c.close()
+time.sleep(2)
+c = connect()
+c.settimeout(20)
+print(len(c.recvmsg(4096, 64)[1]), flush=True)
+time.sleep(600)
+";
+    let mut other = others::python(STRANGER, &site.socket(), program);
+    assert_eq!(other.line(), "begun");
+    let told = || daemon.reached("connection limit per user") >= 40;
+    assert!(wait_until(30.0, told), "{}", daemon.log());
+    honest(&site).good();
+    assert_eq!(other.line(), "1", "who has closed them is served again, and given his pipes");
+    daemon.assert_serves();
+}
+
 /// Short ones, which come and go: the limit of number never stops them, the rate does.
 #[test]
 fn a_user_with_many_short_connections_has_no_more_than_their_rate() {

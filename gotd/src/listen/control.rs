@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::{ListenLimits, NoSession};
+use libproto::message::parent::{ListenLimits, NoSession, Peer};
 
 use crate::system;
 
@@ -19,7 +19,7 @@ const QUEUE: usize = 16;
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Controls {
-    queue: VecDeque<(OwnedFd, Instant)>,
+    queue: VecDeque<(OwnedFd, Peer, Instant)>,
     /// Numbers of the sessions that have one.
     served: HashSet<u64>,
 }
@@ -32,14 +32,15 @@ impl Controls {
         limits: &ListenLimits,
         now: Instant,
     ) -> Result<(), (OwnedFd, NoSession)> {
-        match system::peer_credentials(connection.as_fd()) {
-            Ok((_, uid, _)) if limits.controllers.contains(&uid) => {}
+        let peer = match system::peer(connection.as_fd()) {
+            Ok((peer, uid)) if limits.controllers.contains(&uid) => peer,
+            Err(uid) if limits.controllers.contains(&uid) => return Err((connection, NoSession::Groups)),
             _ => return Err((connection, NoSession::NotController)),
-        }
+        };
         if self.queue.len() >= QUEUE {
             return Err((connection, NoSession::Controls));
         }
-        self.queue.push_back((connection, now));
+        self.queue.push_back((connection, peer, now));
         Ok(())
     }
 
@@ -49,10 +50,10 @@ impl Controls {
     }
 
     /// The next one; the session of that number has it.
-    pub fn serve(&mut self, number: u64) -> Option<OwnedFd> {
-        let (next, _) = self.queue.pop_front()?;
+    pub fn serve(&mut self, number: u64) -> Option<(OwnedFd, Peer)> {
+        let (next, peer, _) = self.queue.pop_front()?;
         self.served.insert(number);
-        Some(next)
+        Some((next, peer))
     }
 
     /// A session is over; whether it was one of these.
@@ -62,9 +63,10 @@ impl Controls {
 
     /// Takes out who has waited too long.
     pub fn expire(&mut self, longest: Duration, now: Instant) -> Vec<OwnedFd> {
-        let is_late = |(_, since): &&(OwnedFd, Instant)| now.saturating_duration_since(*since) >= longest;
+        let is_late =
+            |(_, _, since): &&(OwnedFd, Peer, Instant)| now.saturating_duration_since(*since) >= longest;
         let late = self.queue.iter().take_while(is_late).count();
-        self.queue.drain(..late).map(|(connection, _)| connection).collect()
+        self.queue.drain(..late).map(|(connection, ..)| connection).collect()
     }
 
     /// Whether nobody waits for a session.

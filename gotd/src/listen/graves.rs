@@ -32,8 +32,6 @@ pub struct Graves {
     count: usize,
     /// Sessions that end with some of them.
     burials: HashMap<u64, u32>,
-    /// Connections that a session has, and that it may let go of first.
-    held: HashMap<u64, (u32, OwnedFd)>,
 }
 
 impl Graves {
@@ -44,17 +42,9 @@ impl Graves {
         self.count = self.count.saturating_add(1);
     }
 
-    /// The session of that number was given a connection, of which we keep a copy.
-    pub fn hold(&mut self, number: u64, uid: u32, connection: OwnedFd) {
-        self.held.insert(number, (uid, connection));
-    }
-
     /// A session is over.
-    pub fn over(&mut self, number: u64, now: Instant) {
+    pub fn over(&mut self, number: u64) {
         self.burials.remove(&number);
-        if let Some((uid, connection)) = self.held.remove(&number) {
-            self.add(uid, connection, now);
-        }
     }
 
     /// Whose connections go now.
@@ -106,8 +96,7 @@ mod tests {
         }
         assert_eq!(graves.due(now), None, "more may come");
         assert_eq!(graves.due(now + PATIENCE), Some(1));
-        graves.hold(7, 1, connection());
-        graves.over(7, now);
+        graves.add(1, connection(), now);
         assert_eq!(graves.due(now), Some(1));
         assert_eq!(graves.take(1, 8).len(), AT_ONCE);
         assert!(graves.is_empty());
@@ -119,8 +108,8 @@ mod tests {
         graves.add(1, connection(), now);
         graves.add(2, connection(), now);
         assert_eq!(graves.due(now + PATIENCE), Some(2), "the first one's hang");
-        graves.over(8, now);
-        graves.over(9, now);
+        graves.over(8);
+        graves.over(9);
         graves.take(2, 20);
         assert_eq!(graves.due(now + PATIENCE), Some(1));
     }

@@ -1,13 +1,15 @@
 //! Connections of the unix sockets, from accept to the end of their session: whose they are, who is next, who gives way.
 //!
 //! A session is spent on nobody who has not been admitted and counted by the kernel's word about the uid, and a connection
-//! counts for its uid until all processes of its session have been reaped.
+//! counts for its uid until all processes of its session have been reaped and its client has taken, or thrown away, what it
+//! was sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::{ListenLimits, NoSession, UserLimits};
+use libproto::message::parent::{ListenLimits, NoSession, Peer, UserLimits};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::count;
 use crate::fairness::Bucket;
@@ -22,18 +24,30 @@ pub struct Queued {
     id: u64,
     /// Whose it is.
     pub uid: u32,
+    /// The kernel's word about who it is.
+    pub peer: Peer,
     /// It.
     pub connection: OwnedFd,
     /// When it was accepted.
     pub since: Instant,
 }
 
+/// A connection that a session has.
+#[derive(Debug)]
+struct Served {
+    uid: u32,
+    /// A copy of it; none for a session that only ends with connections.
+    connection: Option<OwnedFd>,
+}
+
 /// All connections of unix sockets.
 #[derive(Debug, Default)]
 pub struct Locals {
     queue: VecDeque<Queued>,
-    /// Sessions that have one, and whose.
-    sessions: HashMap<u64, u32>,
+    /// Sessions that have one.
+    sessions: HashMap<u64, Served>,
+    /// Connections whose session is over, and whose client has not taken what it was sent. They count for their uid.
+    untaken: Vec<(u32, OwnedFd)>,
     users: Users,
     /// New ones per second, over all.
     rate: Bucket,
@@ -76,14 +90,18 @@ impl Locals {
         connection: OwnedFd,
         limits: &ListenLimits,
         now: Instant,
-    ) -> Result<(), (Queued, NoSession)> {
+    ) -> Result<(), (OwnedFd, NoSession, u32)> {
         self.last = self.last.saturating_add(1);
-        let uid = system::peer_credentials(connection.as_fd()).map(|(_, uid, _)| uid);
-        let queued = Queued { id: self.last, uid: uid.unwrap_or(u32::MAX), connection, since: now };
-        let own = self.own.contains_key(&queued.uid);
-        if !self.users.come(queued.uid, self.may(queued.uid, limits), now) {
-            return Err((queued, if own { NoSession::OwnPerUser } else { NoSession::PerUser }));
+        // Asked once, and before a session is spent on it.
+        let (peer, uid) = match system::peer(connection.as_fd()) {
+            Ok(peer) => peer,
+            Err(uid) => return Err((connection, NoSession::Groups, uid)),
+        };
+        let own = self.own.contains_key(&uid);
+        if !self.users.come(uid, self.may(uid, limits), now) {
+            return Err((connection, if own { NoSession::OwnPerUser } else { NoSession::PerUser }, uid));
         }
+        let queued = Queued { id: self.last, uid, peer, connection, since: now };
         self.queue.push_back(queued);
         Ok(())
     }
@@ -119,13 +137,14 @@ impl Locals {
     }
 
     /// The session of that number has it.
-    pub fn serve(&mut self, id: u64, number: u64) -> Option<Queued> {
+    pub fn serve(&mut self, id: u64, number: u64) -> Option<(Peer, BorrowedFd<'_>)> {
         let at = self.queue.iter().position(|queued| queued.id == id)?;
-        let queued = self.queue.remove(at)?;
-        self.users.serve(queued.uid);
+        let Queued { uid, peer, connection, .. } = self.queue.remove(at)?;
+        self.users.serve(uid);
         self.rate.take();
-        self.sessions.insert(number, queued.uid);
-        Some(queued)
+        let served = self.sessions.entry(number).insert_entry(Served { uid, connection: Some(connection) });
+        let connection = served.into_mut().connection.as_ref()?;
+        Some((peer, connection.as_fd()))
     }
 
     /// Takes out who has waited too long, and why each of them had to; `otherwise` if by no rate.
@@ -159,16 +178,40 @@ impl Locals {
     /// The session of that number ends with connections of this uid.
     pub fn bury(&mut self, number: u64, uid: u32) {
         self.users.enter(uid);
-        self.sessions.insert(number, uid);
+        self.sessions.insert(number, Served { uid, connection: None });
     }
 
     /// A session is over; whether it was one of these.
     pub fn over(&mut self, number: u64) -> bool {
-        let uid = self.sessions.remove(&number);
-        if let Some(uid) = uid {
-            self.users.over(uid);
+        self.gone(number);
+        match self.sessions.remove(&number) {
+            Some(Served { uid, connection: Some(connection) }) => self.untaken.push((uid, connection)),
+            Some(Served { uid, connection: None }) => self.users.over(uid),
+            None => return false,
         }
-        uid.is_some()
+        true
+    }
+
+    /// The process that had a connection is gone: our copy must not keep its client from seeing the end.
+    pub fn gone(&self, number: u64) {
+        if let Some(connection) = self.sessions.get(&number).and_then(|served| served.connection.as_ref()) {
+            let _ = shutdown(connection.as_raw_fd(), Shutdown::Both);
+        }
+    }
+
+    /// Connections whose session is over, and whose clients have taken all that they were sent. What they have not taken, the
+    /// ends of two pipes among it, is on its way in our user's name, of whom the system lets only so much be: until then a
+    /// connection counts for its uid, though for nobody else.
+    pub fn taken(&mut self) -> Vec<(u32, OwnedFd)> {
+        let all = |(_, connection): &mut (u32, OwnedFd)| system::has_taken_all(connection.as_fd());
+        let taken: Vec<_> = self.untaken.extract_if(.., all).collect();
+        taken.iter().for_each(|(uid, _)| self.users.over(*uid));
+        taken
+    }
+
+    /// Whether nothing is waited for to be taken.
+    pub fn is_all_taken(&self) -> bool {
+        self.untaken.is_empty()
     }
 
     /// Sessions that have a connection.

@@ -28,7 +28,7 @@ enum State {
     Waiting(Instant),
     /// The session of that number has it.
     Served(u64),
-    /// The same, but it was ended from here and holds no place any more.
+    /// The same, but it was ended from here: until its session is over it counts, and gives way to nobody.
     Ended(u64),
 }
 
@@ -82,9 +82,20 @@ impl Remotes {
         counts
     }
 
-    /// Connections that hold a place.
+    /// Connections that are here, those included that were ended and whose session may still compute.
     pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Connections that hold a place of git://.
+    fn places(&self) -> usize {
         self.all.values().filter(|r| !matches!(r.state, State::Ended(_))).count()
+    }
+
+    /// Whether another one may get a session: no more compute at a time than have places.
+    pub fn may_be_served(&self, limits: &ListenLimits) -> bool {
+        let has_session = |r: &&Remote| matches!(r.state, State::Served(_) | State::Ended(_));
+        super::count(self.all.values().filter(has_session).count()) < limits.git
     }
 
     /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps itself.
@@ -103,7 +114,7 @@ impl Remotes {
             return Err((why, address));
         }
         let mut turned = Ok(());
-        if self.count() >= usize::try_from(limits.git).unwrap_or(usize::MAX) {
+        if self.places() >= usize::try_from(limits.git).unwrap_or(usize::MAX) {
             // The newcomer has been counted above: without it the comparison is as the rule says.
             self.strangers.leave(address);
             self.all.values_mut().for_each(Remote::hear);
@@ -149,7 +160,6 @@ impl Remotes {
                 }
                 let _ = shutdown(remote.fd.as_raw_fd(), Shutdown::Both);
                 remote.state = State::Ended(number);
-                self.strangers.leave(remote.address);
             }
             State::Ended(_) => {}
             State::Silent | State::Waiting(_) => {
@@ -160,9 +170,7 @@ impl Remotes {
     }
 
     fn forget(&mut self, id: u64) {
-        if let Some(remote) = self.all.remove(&id)
-            && !matches!(remote.state, State::Ended(_))
-        {
+        if let Some(remote) = self.all.remove(&id) {
             self.strangers.leave(remote.address);
         }
     }

@@ -74,7 +74,6 @@ impl Table {
     fn places(&self, is_account: impl Fn(u32) -> bool) -> Vec<Place> {
         let place = |session: &Session| {
             let Some(Peer::Unix { uid, .. }) = session.peer else { return None };
-            session.session.running()?;
             let name = session.hello.as_ref().and_then(|hello| hello.user.clone());
             let mute = matches!(session.state, SessionState::Waiting | SessionState::Greeted);
             Some(Place {

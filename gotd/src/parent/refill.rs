@@ -15,6 +15,8 @@ use crate::spawn::{self, ClientPipes};
 
 /// The pause after the first waiting session that did not live until it could be offered; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause of a control socket's: root may want to know what the matter is.
+const LONGEST_OF_CONTROL: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// After so long without a loss the next pause is a short one again.
@@ -22,11 +24,49 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Keeps the parent from starting processes as fast as they die: where none can live, as on a system whose C library needs a call
 /// that the sandbox refuses, it would do nothing else and fill the log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pause {
+    longest: Duration,
     until: Option<Instant>,
     /// Pauses, less the sessions that have served somebody since.
     losses: u32,
+}
+
+impl Default for Pause {
+    fn default() -> Pause {
+        Pause { longest: LONGEST_PAUSE, until: None, losses: 0 }
+    }
+}
+
+/// One for each kind of waiting sessions: what strangers of git:// bring about holds up no user, and nobody root.
+#[derive(Debug)]
+pub struct Pauses {
+    unix: Pause,
+    tcp: Pause,
+    control: Pause,
+}
+
+impl Default for Pauses {
+    fn default() -> Pauses {
+        let control = Pause { longest: LONGEST_OF_CONTROL, ..Pause::default() };
+        Pauses { unix: Pause::default(), tcp: Pause::default(), control }
+    }
+}
+
+impl Pauses {
+    /// That of a kind.
+    pub fn of(&mut self, pool: Pool) -> &mut Pause {
+        match pool {
+            Pool::Unix => &mut self.unix,
+            Pool::Tcp => &mut self.tcp,
+            Pool::Control => &mut self.control,
+        }
+    }
+
+    /// When the first of them is over.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        [&self.unix, &self.tcp, &self.control].into_iter().filter_map(|pause| pause.left(now)).min()
+    }
 }
 
 impl Pause {
@@ -38,7 +78,7 @@ impl Pause {
         if self.until.is_some_and(|until| now.saturating_duration_since(until) > FORGOTTEN) {
             self.losses = 0;
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.losses.min(10)).min(LONGEST_PAUSE);
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.losses.min(10)).min(self.longest);
         self.losses = self.losses.saturating_add(1);
         self.until = Some(now + pause);
     }
@@ -109,10 +149,11 @@ fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 impl Parent {
     /// Starts sessions until enough are waiting.
     pub(super) fn refill(&mut self) {
-        if self.pause.is_on(Instant::now()) {
-            return;
-        }
+        let now = Instant::now();
         for (pool, wanted) in self.settings.pools.clone() {
+            if self.pauses.of(pool).is_on(now) {
+                continue;
+            }
             // A daemon that is told to stop can be told to hurry.
             if self.draining.is_some() && pool != Pool::Control {
                 continue;

@@ -50,7 +50,7 @@ impl Parent {
             // One that was only taken back is no loss, whichever of its processes ended first.
             let taken_back = session.recalled || session.killed.as_ref().is_some_and(String::is_empty);
             if !troubles.is_empty() && !taken_back && self.draining.is_none() {
-                self.pause.lost(Instant::now());
+                self.pauses.of(session.pool).lost(Instant::now());
                 self.log.line(
                     Level::Warning,
                     "waiting session lost",

@@ -636,7 +636,7 @@ fn connect_roles(
         files,
         verbose: false,
         reload: None,
-        pause: super::refill::Pause::default(),
+        pauses: super::refill::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
     })

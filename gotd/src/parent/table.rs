@@ -20,6 +20,9 @@ use crate::spawn::Child;
 /// How long a first answer takes, generously.
 const FIRST_ANSWER: Duration = Duration::from_millis(15);
 
+/// Processes that have not ended so long after they were killed hang in the kernel.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
 /// The ends that are kept for `verify`: its links to session and repository process.
 pub type VerifyEnds = [OwnedFd; 2];
 
@@ -160,6 +163,8 @@ pub struct Session {
     pub deadline: Option<Instant>,
     /// Why the parent ended it.
     pub killed: Option<String>,
+    /// And when.
+    pub killed_at: Option<Instant>,
     /// How many references its repository process may still report on; `None`: its session has not said that it begins.
     pub references: Option<u32>,
     /// The log has told that it had to wait for others.
@@ -214,6 +219,7 @@ impl Session {
             repo_report: None,
             deadline: None,
             killed: None,
+            killed_at: None,
             references: None,
             wait_logged: false,
             turn: None,
@@ -267,6 +273,12 @@ impl Session {
     /// Whether a push is under way that goes on without its client.
     pub fn is_pushing(&self) -> bool {
         self.repo_state == RepoState::Serving && self.is_push()
+    }
+
+    /// Whether it was killed so long ago that what is left of it waits in the kernel, for a file system or a client that does
+    /// not let go: it has no memory any more and computes nothing, and must not keep others from their turns for ever.
+    pub fn is_given_up(&self, now: Instant) -> bool {
+        self.killed_at.is_some_and(|at| now.saturating_duration_since(at) >= GIVEN_UP)
     }
 
     /// Whether it could still be handed a connection.
@@ -331,9 +343,8 @@ impl Table {
         })
     }
 
-    /// Sessions that an identity has at this moment.
+    /// Sessions that an identity has at this moment, those included of which a process is still there.
     pub fn of_identity(&self, identity: &str) -> usize {
-        let same = |s: &&Session| s.identity() == Some(identity);
-        self.iter().filter(same).filter(|s| s.session.running().is_some()).count()
+        self.iter().filter(|s| s.identity() == Some(identity)).count()
     }
 }

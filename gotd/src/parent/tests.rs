@@ -64,7 +64,7 @@ fn parent() -> (Parent, Forged) {
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,
         reload: None,
-        pause: refill::Pause::default(),
+        pauses: refill::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
     };
@@ -262,8 +262,8 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     let (mut parent, forged) = parent();
     let mut now = Instant::now();
     for _ in 0..5 {
-        parent.pause.lost(now);
-        now += parent.pause.left(now).expect("a pause");
+        parent.pauses.of(Pool::Unix).lost(now);
+        now += parent.pauses.left(now).expect("a pause");
     }
     while parent.listen_out.is_empty() {
         parent.listen_out.send(&parent.listen.channel, 0, &ParentToListen::Over(()));
@@ -283,8 +283,8 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     parent.on_repo(number, AT_ONCE);
     let kept = parent.table.get(number).expect("is there");
     assert_eq!((kept.offered, kept.killed.as_deref()), (true, None));
-    parent.pause.lost(now);
-    assert_eq!(parent.pause.left(now), Some(Duration::from_millis(20 << 5)), "the pause was forgotten");
+    parent.pauses.of(Pool::Unix).lost(now);
+    assert_eq!(parent.pauses.left(now), Some(Duration::from_millis(20 << 5)), "the pause was forgotten");
     // Once `listen` takes messages again it is offered.
     let offered = std::iter::repeat_with(|| {
         let received = forged.listen.recv_with_fds().expect("a message");

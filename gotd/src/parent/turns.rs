@@ -241,13 +241,15 @@ impl Table {
 
     /// Bytes of memory that turns hold.
     pub(super) fn reserved(&self) -> u64 {
-        self.iter().filter_map(|session| session.turn).fold(0, |sum, turn| sum.saturating_add(turn.held))
+        let now = Instant::now();
+        let counted = self.iter().filter(|session| !session.is_given_up(now));
+        counted.filter_map(|session| session.turn).fold(0, |sum, turn| sum.saturating_add(turn.held))
     }
 }
 
 fn job(session: &Session) -> Option<Job> {
     let turn = session.turn?;
-    session.repo.running()?;
+    session.repo.running().filter(|_| !session.is_given_up(Instant::now()))?;
     let opened = session.opened.as_ref()?;
     let permit = session.permit.as_ref()?;
     let whose = match session.peer.as_ref()? {

@@ -108,6 +108,7 @@ pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
 
 /// ioctl and prctl numbers that have other types in libc.
 const IOCTL_FIONREAD: c_int = FIONREAD as c_int;
+const IOCTL_TIOCOUTQ: c_int = TIOCOUTQ as c_int;
 const IOCTL_FIONBIO: c_int = FIONBIO as c_int;
 const IOCTL_FIOCLEX: c_int = FIOCLEX as c_int;
 /// Names anonymous memory: glibc's allocator when it is told to.
@@ -588,6 +589,8 @@ const ACCEPT: Group = Group {
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PEER_PIDFD)]),
         // Whether a connection can carry descriptors.
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PASS_RIGHTS)]),
+        // Whether a client has taken what it was sent: its ends of the pipes above all.
+        (SYS_ioctl, &[is(1, IOCTL_TIOCOUTQ)]),
         // How far the peer of a git:// connection is, and how much it may take.
         (SYS_getsockopt, &[is(1, IPPROTO_TCP), is(2, TCP_INFO)]),
         (SYS_setsockopt, &[is(1, SOL_SOCKET), is(2, MAX_PACING_RATE)]),

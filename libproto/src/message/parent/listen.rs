@@ -94,6 +94,8 @@ pub enum NoSession {
     NotController,
     /// As many as may control the daemon at a time do.
     Controls,
+    /// The kernel does not say who it is, or in more groups than a rule could be asked for.
+    Groups,
     /// It said nothing for too long.
     FirstRequest,
     /// It went without having said anything: its own doing.
@@ -116,7 +118,7 @@ impl NoSession {
             NoSession::RatePerAddress => Some("connection rate per address"),
             NoSession::GitTotal | NoSession::GaveWay => Some("connection limit git total"),
             NoSession::FirstRequest => Some("connection first request timeout"),
-            NoSession::NotController | NoSession::Controls | NoSession::Silent => None,
+            NoSession::NotController | NoSession::Controls | NoSession::Groups | NoSession::Silent => None,
         }
     }
 
@@ -127,6 +129,7 @@ impl NoSession {
             NoSession::OwnPerUser => "connection limit user",
             NoSession::NotController => "only root and who started the daemon may control it",
             NoSession::Controls => "too many control requests at a time",
+            NoSession::Groups => "in more than 1024 groups, or in none that the system tells",
             other => other.directive().unwrap_or("left without a word"),
         }
     }
@@ -169,7 +172,7 @@ crate::messages! {
         2 => Listener(Pool) with 1,
         /// A waiting session for a unix socket (the header's peer): the parent's end of its private socketpair.
         3 => Waiting(Pool) with 1,
-        /// A session that was handed a connection is over.
+        /// A session that was handed a connection is over: all its processes have been reaped.
         4 => Over(()),
         /// Accept no more.
         5 => Drain(()),
@@ -182,6 +185,8 @@ crate::messages! {
         /// A waiting session for git:// (the header's peer): as above, and the same for its repository process, which
         /// is given the connection too.
         9 => WaitingGit(()) with 2,
+        /// The process that had the connection is gone, and its client may know; the session still counts.
+        10 => Gone(()),
     }
 }
 
