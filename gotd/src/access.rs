@@ -141,17 +141,6 @@ pub struct Table {
     places: Places,
 }
 
-/// Whether an identity may read what lies at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
-    /// A rule permits it.
-    Yes,
-    /// Only where the marker file of git-daemon stands (`export-ok`).
-    Exported,
-    /// No rule permits it, or no block is about that place.
-    No,
-}
-
 impl Table {
     /// Builds the tables. Of several blocks with one name the first counts; the parser lets none through.
     pub fn new(config: Config) -> Table {
@@ -282,19 +271,6 @@ impl Table {
     /// The blocks that a directory belongs to, by its path as walked.
     pub fn blocks_of(&self, walked: &Path) -> impl Iterator<Item = &Repository> {
         self.places.of(walked).iter().filter_map(|&block| self.config.repositories.get(block))
-    }
-
-    /// Whether this identity may read the repository that a directory is or lies in, by its path as walked. Where several
-    /// blocks have the same place, it is enough if one permits it.
-    pub fn may_read(&self, identity: &Identity, walked: &Path) -> Reading {
-        let readings = self.blocks_of(walked).map(|block| {
-            match self.deciding(block, identity).map(|deciding| deciding.rule.action) {
-                Some(Action::Permit(_)) => Reading::Yes,
-                Some(Action::PermitExported) => Reading::Exported,
-                Some(Action::Deny) | None => Reading::No,
-            }
-        });
-        readings.min_by_key(|reading| *reading as u8).unwrap_or(Reading::No)
     }
 
     /// Decides.

@@ -322,39 +322,6 @@ mod tests {
     }
 
     #[test]
-    fn whoever_may_read_a_place_is_said_by_the_block_that_it_belongs_to() {
-        use crate::access::Reading::{self, Exported, No, Yes};
-        let text = concat!(
-            "repositories \"\" {\n path \"/r\"\n permit rw 1000\n permit ro 1001\n export-ok\n}\n",
-            "repository \"own\" {\n path \"/r/own.git\"\n permit rw 1000\n permit ro anonymous\n}\n",
-            "repository \"again\" {\n path \"/r/own.git\"\n permit ro 1002\n}\n",
-        );
-        let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;
-        assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
-        let table = Table::new(config);
-        let reads = |uid: Option<u32>, walked: &str| -> Reading {
-            let identity =
-                uid.map_or(Identity::Anonymous, |uid| table.identify(uid, uid, &[], None).expect("a user"));
-            table.may_read(&identity, Path::new(walked))
-        };
-        for (uid, walked, expected) in [
-            (Some(1000), "/r/x.git/objects", Yes),
-            (Some(1001), "/r/x.git", Yes),
-            (Some(1002), "/r/x.git", No),
-            (None, "/r/x.git", Exported),
-            (Some(1000), "/r/own.git/objects", Yes),
-            (Some(1001), "/r/own.git/objects", No),
-            // Of two blocks about one place either will do.
-            (Some(1002), "/r/own.git/objects", Yes),
-            (None, "/r/own.git/objects", Yes),
-            (Some(1000), "/elsewhere/x.git/objects", No),
-            (Some(1000), "/r/../elsewhere", No),
-        ] {
-            assert_eq!(reads(uid, walked), expected, "{uid:?} {walked}");
-        }
-    }
-
-    #[test]
     fn who_may_create_which_repository() {
         let text = concat!(
             "repositories \"\" {\n path \"/r\"\n permit rw 1000\n permit ro 1001\n create\n}\n",

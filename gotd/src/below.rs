@@ -7,12 +7,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use libproto::message::parent::DirectoryId;
 use libproto::names::RepoName;
 use librepo::beneath::{Dir, EntryType};
 use librepo::place::Walked;
 
-use crate::repository::{Found, directory_id, repository_at};
+use crate::repository::{Found, repository_at};
 
 /// Directories within each other that are looked into.
 const MOST_LEVELS: usize = 9;
@@ -32,7 +31,7 @@ pub struct Below {
 /// Shows each repository until one is not wanted any more. Returns whether these were all.
 pub fn each_repository(root: &Walked, wanted: &mut dyn FnMut(Below) -> bool) -> bool {
     let mut walk = Walk { wanted, going: true, whole: true };
-    walk.directory(root, &[], b"", MOST_LEVELS);
+    walk.directory(root, b"", MOST_LEVELS);
     walk.whole && walk.going
 }
 
@@ -43,16 +42,14 @@ struct Walk<'w> {
 }
 
 impl Walk<'_> {
-    /// Looks at what a directory holds. `prefix` is its name with a slash behind it, or nothing; `above` are the
-    /// directories above it.
-    fn directory(&mut self, directory: &Walked, above: &[DirectoryId], prefix: &[u8], levels: usize) {
+    /// Looks at what a directory holds. `prefix` is its name with a slash behind it, or nothing.
+    fn directory(&mut self, directory: &Walked, prefix: &[u8], levels: usize) {
         let Some(levels) = levels.checked_sub(1) else { return self.whole = false };
         let Ok(copy) = directory.directory.try_clone() else { return self.whole = false };
         let dir = Dir::new(copy, PathBuf::from(OsStr::from_bytes(prefix)));
         let Ok(entries) = dir.entries(MOST_ENTRIES) else { return self.whole = false };
         let names: BTreeSet<Vec<u8>> =
             entries.into_iter().filter(|(_, kind)| *kind == EntryType::Dir).map(|(name, _)| name).collect();
-        let above = [&[directory_id(directory.inode)], above].concat();
         for name in &names {
             if !self.going {
                 return;
@@ -63,7 +60,7 @@ impl Walk<'_> {
             // Links are not followed, and mount points not crossed where a request would not cross them.
             let Ok(next) = directory.child(name) else { continue };
             let Ok(copy) = next.try_clone() else { return self.whole = false };
-            match repository_at(copy, above.clone()) {
+            match repository_at(copy) {
                 Some(found) => {
                     let stem = parsed.without_suffix();
                     let free = stem.len() < full.len() && !names.contains(&stem[prefix.len()..]);
@@ -71,7 +68,7 @@ impl Walk<'_> {
                     let name = short.unwrap_or_else(|| parsed.clone());
                     self.going = (self.wanted)(Below { found, name, below: parsed });
                 }
-                None => self.directory(&next, &above, &[&full, b"/".as_slice()].concat(), levels),
+                None => self.directory(&next, &[&full, b"/".as_slice()].concat(), levels),
             }
         }
     }

@@ -10,7 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libproto::channel::Received;
-use libproto::message::parent::{FoundAt, Lend, Lent, ParentToRepo, RepoToParent};
+use libproto::message::parent::{
+    BORROW_BYTES, BORROW_PLACES, BORROW_QUESTIONS, DIRECTORY_BYTES, FoundAt, Lend, Lent, ParentToRepo,
+    RepoToParent,
+};
 use libproto::names::escape;
 use librepo::alternates::{self, Alternates, Lender, Lending, Place};
 use librepo::place::Trust;
@@ -20,6 +23,13 @@ use nix::sys::stat::Mode;
 use crate::repository::{self, Found, Parent};
 use crate::system;
 
+/// What is asked about fits what the parent takes.
+const _: () = assert!(
+    alternates::MAX_ALTERNATES == BORROW_PLACES
+        && alternates::MAX_PATHS == BORROW_BYTES
+        && alternates::DIRECTORY_BYTES == DIRECTORY_BYTES
+        && alternates::MAX_DEPTH == BORROW_QUESTIONS as usize
+);
 /// Most warnings about alternates in one log line.
 const WARNINGS: usize = 16;
 /// Most characters of one: a path of any length is the repository's, and all of the report is one message.
@@ -42,7 +52,7 @@ pub fn from_list(lent: &[Lent], found: &Found) -> Result<Alternates, String> {
 }
 
 fn of(found: &Found, lender: &mut dyn Lender) -> Result<Alternates, String> {
-    if !alternates::has_any(found.directory.as_fd()) {
+    if !alternates::has_any(&found.directory, found.look).map_err(|e| e.to_string())? {
         return Ok(Alternates::default());
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

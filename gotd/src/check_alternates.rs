@@ -42,7 +42,8 @@ pub fn warnings(config: &Config, trust: Trust) -> Vec<ConfigError> {
 fn with_alternates(block: &Repository, trust: Trust) -> Option<Walked> {
     let place = place::walk(Path::new(&block.path), trust).ok()?;
     let inner = place.child(b".git").ok().filter(|inner| inner.child(b"objects").is_ok());
-    Some(inner.unwrap_or(place)).filter(|found| alternates::has_any(found.directory.as_fd()))
+    Some(inner.unwrap_or(place))
+        .filter(|found| alternates::has_any(&found.directory, found.look()).unwrap_or(false))
 }
 
 /// Lends what belongs to any repository, and says what not all readers of the block may read.

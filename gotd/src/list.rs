@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use libproto::channel::{Channel, Received};
 use libproto::message::parent::{
-    Build, ListStart, ListToParent, ListedRepository, MOST_LISTED, OpenError, ParentToList, SEEN_MAX,
+    Build, DIRECTORY_BYTES, ListStart, ListToParent, ListedRepository, MOST_LISTED, OpenError, ParentToList,
+    SEEN_MAX,
 };
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
@@ -18,6 +19,9 @@ use crate::{repository, system};
 
 /// From the first message on.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+
+/// What travels in one message, which has room for 16 kB: the deeper a repository lies, the more there is to say.
+const BATCH_BYTES: usize = 12_000;
 
 type Parent = Channel<ListToParent, ParentToList>;
 
@@ -40,7 +44,7 @@ fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("list", WORK);
     say(parent, &ListToParent::Hello(Build { id: crate::BUILD.into() }));
-    let mut names = Names { parent, batch: Vec::new(), left: MOST_LISTED };
+    let mut names = Names { parent, batch: Vec::new(), bytes: 0, left: MOST_LISTED };
     let whole = each_repository(&root, &mut |below| names.found(below));
     names.flush();
     say(parent, &ListToParent::Done(whole));
@@ -65,12 +69,15 @@ fn say(parent: &Parent, message: &ListToParent) {
 struct Names<'p> {
     parent: &'p Parent,
     batch: Vec<ListedRepository>,
+    /// About so many bytes.
+    bytes: usize,
     /// How many may still be told.
     left: usize,
 }
 
 impl Names<'_> {
     fn flush(&mut self) {
+        self.bytes = 0;
         if !self.batch.is_empty() {
             say(self.parent, &ListToParent::Names(std::mem::take(&mut self.batch)));
         }
@@ -80,10 +87,19 @@ impl Names<'_> {
     fn found(&mut self, Below { found, name, below }: Below) -> bool {
         let Some(left) = self.left.checked_sub(1) else { return false };
         self.left = left;
-        self.batch.push(ListedRepository { name, below, directories: found.directories });
+        let listed = ListedRepository { name, below, directories: found.directories };
+        if self.bytes + bytes(&listed) > BATCH_BYTES {
+            self.flush();
+        }
+        self.bytes += bytes(&listed);
+        self.batch.push(listed);
         if self.batch.len() >= SEEN_MAX {
             self.flush();
         }
         true
     }
+}
+
+fn bytes(listed: &ListedRepository) -> usize {
+    listed.name.as_bytes().len() + listed.below.as_bytes().len() + DIRECTORY_BYTES * listed.directories.len()
 }

@@ -79,9 +79,7 @@ impl Recorded {
     pub fn other_path_below(&self, root: &[u8], below: &[u8], directories: &[DirectoryId]) -> Option<&Path> {
         let path = Path::new(std::ffi::OsStr::from_bytes(root)).join(std::ffi::OsStr::from_bytes(below));
         // A worktree's repository is one level deeper.
-        let deeper = path.components().count()
-            - Path::new(std::ffi::OsStr::from_bytes(root)).components().count()
-            < directories.len().saturating_sub(1);
+        let deeper = path.components().count() < directories.len();
         self.other_path(&if deeper { path.join(".git") } else { path }, directories)
     }
 }
@@ -175,8 +173,14 @@ mod tests {
         // The number was used again.
         let newer = [DirectoryId { born: 8, ..id(10) }];
         assert_eq!(recorded.other_path(Path::new("/srv/x.git"), &newer), None);
-        let deep = [id(11), id(3), id(2)];
+        let deep = [id(11), id(3), id(2), id(1)];
         assert!(recorded.other_path_below(b"/srv", b"x", &deep).is_some());
-        assert!(recorded.other_path_below(b"/srv", b"own.git", &[id(10), id(2)]).is_none());
+        assert!(recorded.other_path_below(b"/srv", b"own.git", &[id(10), id(2), id(1)]).is_none());
+        // And above the directory that the configuration names.
+        assert!(
+            recorded
+                .other_path_below(b"/pub/bound/deep", b"x", &[id(9), id(8), id(20), id(7), id(1)])
+                .is_some()
+        );
     }
 }

@@ -20,11 +20,11 @@ use libproto::message::parent::{
 use libproto::message::repo::{Refusal, RepoToSession};
 use libproto::names::HashKind;
 use librepo::alternates::Alternate;
+use librepo::beneath::EntryType;
 use librepo::checked::{Checked, Seal};
-use librepo::place::{self, Inode, Stopped, Trust, Walked, Why};
+use librepo::place::{self, Inode, Look, Stopped, Trust, Walked, Why};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
-use nix::sys::stat::fstatat;
 
 use crate::client::Output;
 use crate::watchdog::{self, Words};
@@ -83,7 +83,9 @@ pub struct Found {
     pub path: PathBuf,
     /// It is the `.git` directory of a worktree.
     pub worktree: bool,
-    /// It, the directory above it and so on, to the one that the configuration names.
+    /// How its entries are looked at.
+    pub look: Look,
+    /// It, the directory above it and so on, to the one at the top.
     pub directories: Vec<DirectoryId>,
 }
 
@@ -138,7 +140,9 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
     let at =
         FoundAt { path: found.path.as_os_str().as_bytes().to_vec(), directories: found.directories.clone() };
     send(&parent, &RepoToParent::Found(at));
-    if serve.repository.export_ok && !has(&found.directory, "git-daemon-export-ok", libc::S_IFREG) {
+    if serve.repository.export_ok
+        && found.look.at(&found.directory, "git-daemon-export-ok") != Ok(EntryType::File)
+    {
         return failed(&parent, OpenError::NotExported);
     }
     match serve.access {
@@ -308,7 +312,7 @@ fn await_go(parent: &Parent) -> Checks {
 pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
     let root = root(&address.path, &address.place)?;
     let Some(below) = &address.below else {
-        return repository_at(root, Vec::new()).ok_or(OpenError::NotFound);
+        return repository_at(root).ok_or(OpenError::NotFound);
     };
     // The name as it was asked for comes first, as with git; then the other spelling.
     let other = match below.without_suffix() {
@@ -316,8 +320,8 @@ pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
         stem => stem.to_vec(),
     };
     for name in [below.as_bytes().to_vec(), other] {
-        let Some((directory, above)) = descend(&root, &name)? else { continue };
-        if let Some(found) = repository_at(directory, above) {
+        let Some(directory) = descend(&root, &name)? else { continue };
+        if let Some(found) = repository_at(directory) {
             return Ok(found);
         }
     }
@@ -339,31 +343,27 @@ pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
     }
 }
 
-/// Follows a name component by component, never through a symbolic link, never into a repository. With what it leads to
-/// come the directories above that.
-fn descend(root: &Walked, name: &[u8]) -> Result<Option<(Walked, Vec<DirectoryId>)>, OpenError> {
+/// Follows a name component by component, never through a symbolic link, never into a repository.
+fn descend(root: &Walked, name: &[u8]) -> Result<Option<Walked>, OpenError> {
     let mut at = root.try_clone().map_err(|e| OpenError::Unusable(e.to_string()))?;
-    let mut above = Vec::new();
     let mut components = name.split(|b| *b == b'/').peekable();
     while let Some(component) = components.next() {
         if component.is_empty() || component.starts_with(b".") || component.contains(&0) {
             return Ok(None);
         }
-        above.insert(0, directory_id(at.inode));
         at = match at.child(component) {
             Ok(next) => next,
-            Err(Why::Mount) => {
+            Err(why @ (Why::Mount | Why::UserSpace)) => {
                 let name = at.path.join(OsStr::from_bytes(component));
-                let text = "mount point, which is not crossed where others can change the way to it";
-                return Err(OpenError::Unreachable(format!("{}: {text}", name.display())));
+                return Err(OpenError::Unreachable(format!("{}: {why}", name.display())));
             }
             Err(_) => return Ok(None),
         };
-        if components.peek().is_some() && is_repository(&at.directory) {
+        if components.peek().is_some() && is_in_repository(&at) {
             return Ok(None);
         }
     }
-    Ok(Some((at, above)))
+    Ok(Some(at))
 }
 
 /// A directory as messages have it.
@@ -371,44 +371,32 @@ pub fn directory_id(inode: Inode) -> DirectoryId {
     DirectoryId { device: inode.device, inode: inode.inode, born: inode.born }
 }
 
-/// The repository in a directory: bare, or the `.git` directory of a worktree. `above` are the directories above it.
-pub fn repository_at(directory: Walked, above: Vec<DirectoryId>) -> Option<Found> {
-    let mut directories = vec![directory_id(directory.inode)];
-    directories.extend(above);
-    if let Some(inner) = worktree(&directory) {
-        directories.insert(0, directory_id(inner.inode));
-        return Some(Found { directory: inner.directory, path: inner.path, worktree: true, directories });
-    }
-    let found = is_repository(&directory.directory);
-    found.then_some(Found {
-        directory: directory.directory,
-        path: directory.path,
-        worktree: false,
-        directories,
-    })
+/// The repository in a directory: bare, or the `.git` directory of a worktree.
+pub fn repository_at(directory: Walked) -> Option<Found> {
+    let inner = worktree(&directory);
+    let worktree = inner.is_some();
+    let found = inner.or_else(|| is_repository(&directory).then_some(directory))?;
+    let directories = found.directories().into_iter().map(directory_id).collect();
+    Some(Found { look: found.look(), directory: found.directory, path: found.path, worktree, directories })
 }
 
 /// The `.git` directory of a worktree.
 fn worktree(directory: &Walked) -> Option<Walked> {
-    directory.child(b".git").ok().filter(|inner| is_repository(&inner.directory))
+    directory.child(b".git").ok().filter(is_repository)
 }
 
 /// Whether what is in this directory lies inside of a repository.
 pub fn is_in_repository(directory: &Walked) -> bool {
-    is_repository(&directory.directory) || worktree(directory).is_some()
+    is_repository(directory) || worktree(directory).is_some()
 }
 
 /// As git's own test: HEAD, objects and refs; a shared `commondir` is not followed.
-fn is_repository(directory: &OwnedFd) -> bool {
-    has(directory, "objects", libc::S_IFDIR)
-        && has(directory, "refs", libc::S_IFDIR)
-        && (has(directory, "HEAD", libc::S_IFREG) || has(directory, "HEAD", libc::S_IFLNK))
-        && !has(directory, "commondir", libc::S_IFREG)
-}
-
-fn has(directory: &OwnedFd, name: &str, kind: libc::mode_t) -> bool {
-    fstatat(directory, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == kind)
+fn is_repository(directory: &Walked) -> bool {
+    let is = |name, kind| directory.entry(name) == Some(kind);
+    is("objects", EntryType::Dir)
+        && is("refs", EntryType::Dir)
+        && (is("HEAD", EntryType::File) || is("HEAD", EntryType::Symlink))
+        && !is("commondir", EntryType::File)
 }
 
 /// The final stage of a repository process: its one repository (and allowed alternates), and its own words.

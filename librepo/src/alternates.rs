@@ -10,15 +10,13 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{SFlag, fstatat};
 
-use crate::beneath::Dir;
+use crate::beneath::{Dir, EntryType};
 use crate::error::{Error, Result};
-use crate::place::{self, Inode, Trust, Walked};
+use crate::place::{self, Inode, Look, Trust, Walked};
 
 /// How many alternates may lead from one to the next, as with C git.
 pub const MAX_DEPTH: usize = 5;
@@ -160,19 +158,22 @@ impl Search {
                 self.found.refuse(source.path.clone(), "too long a line in its alternates file");
                 continue;
             }
-            let path = source.path.join(Path::new(std::ffi::OsStr::from_bytes(&line)));
+            let Some(path) = plain(&source.path.join(Path::new(std::ffi::OsStr::from_bytes(&line)))) else {
+                self.found.refuse(
+                    source.path.clone(),
+                    "a line in its alternates file leads above the root directory",
+                );
+                continue;
+            };
             if depth >= MAX_DEPTH {
                 self.found.refuse(path, "alternates nested too deep");
                 continue;
             }
             let wish = match place::walk(&path, self.trust) {
-                Ok(walked) => match walked.directories() {
-                    Ok(directories) => Wish { path: walked.path.clone(), found: Ok(walked), directories },
-                    Err(e) => {
-                        self.found.refuse(path, &e.to_string());
-                        continue;
-                    }
-                },
+                Ok(walked) => {
+                    let directories = walked.directories();
+                    Wish { path: walked.path.clone(), found: Ok(walked), directories }
+                }
                 Err(stopped) => {
                     let (path, found) = (stopped.place(), Err(stopped.to_string()));
                     Wish { path, found, directories: Vec::new() }
@@ -231,17 +232,38 @@ impl Search {
 
 /// Whether the marker file of git-daemon stands beside an objects directory.
 fn is_exported(objects: &Walked) -> bool {
-    let marker = fstatat(&objects.directory, "../git-daemon-export-ok", AtFlags::AT_SYMLINK_NOFOLLOW);
-    marker.is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG)
+    objects.entry("../git-daemon-export-ok") == Some(EntryType::File)
+}
+
+/// A path without `..`, read as C git reads such a line: as text, before anything is looked at. Were each `..` walked back from
+/// where the name before it leads, what is told of a line would tell whether that name is there.
+fn plain(path: &Path) -> Option<PathBuf> {
+    let mut plain = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::ParentDir if !plain.pop() => return None,
+            Component::Normal(name) => plain.push(name),
+            _ => {}
+        }
+    }
+    Some(plain)
 }
 
 /// Whether a repository has a file of alternates at all.
-pub fn has_any(directory: BorrowedFd<'_>) -> bool {
-    fstatat(directory, "objects/info/alternates", AtFlags::AT_SYMLINK_NOFOLLOW) != Err(Errno::ENOENT)
+///
+/// # Errors
+/// It lies behind a mount point that others may have made.
+pub fn has_any(directory: &OwnedFd, look: Look) -> Result<bool> {
+    let path = "objects/info/alternates";
+    match look.at(directory, path) {
+        Err(Errno::ENOENT) => Ok(false),
+        Err(Errno::EXDEV) => Err(Error::Corrupt(path.into(), "behind a mount point, which is not crossed")),
+        _ => Ok(true),
+    }
 }
 
 impl Alternates {
-    /// Whether anything was left out, so that objects may be missing.
+    /// Whether anything was left out, so that objects may be missing. Of what is absent no less is told than of what may not be read.
     pub fn withheld(&self) -> bool {
         !self.refused.is_empty()
     }
@@ -330,7 +352,6 @@ mod tests {
     fn names(root: &Path) -> (Vec<String>, usize) {
         let (found, _) = found(root);
         let name = |other: Alternate| other.path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-        assert_eq!(found.withheld(), !found.refused.is_empty());
         (found.dirs.into_iter().map(name).collect(), found.refused.len())
     }
 
@@ -397,9 +418,23 @@ mod tests {
         let (found, asked) = found(&root);
         assert_eq!(asked.len(), 1, "{asked:?}");
         assert_eq!(asked[0][1], root.join("absent/objects"), "asked about though it is not there");
+        assert!(found.withheld());
         assert_eq!(found.dirs.len(), 1);
         assert_eq!(found.refused[0], (root.join("denied/objects"), "denied".to_owned()));
         assert!(found.refused[1].1.ends_with("no such directory"), "{:?}", found.refused[1]);
+    }
+
+    /// Whoever writes such a line does not learn from what comes of it whether a name is there.
+    #[test]
+    fn the_way_back_is_read_as_text() {
+        let (_temp, root) = tree();
+        write(&root, "a", "../../absent/deeper/../../b/objects\n/../c/objects\n../../../root/d/objects\n");
+        let (found, _) = found(&root);
+        let dirs: Vec<_> = found.dirs.iter().map(|other| other.path.clone()).collect();
+        assert_eq!(dirs, [root.join("b/objects"), root.join("d/objects")]);
+        assert_eq!(found.refused.len(), 1);
+        fs::create_dir_all(root.join("absent/deeper")).unwrap();
+        assert_eq!(names(&root).0, ["b/objects", "d/objects"]);
     }
 
     #[test]

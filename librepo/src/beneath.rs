@@ -208,11 +208,23 @@ impl Dir {
 }
 
 fn file_type(stat: &FileStat) -> EntryType {
-    match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFREG => EntryType::File,
-        SFlag::S_IFDIR => EntryType::Dir,
-        SFlag::S_IFLNK => EntryType::Symlink,
-        _ => EntryType::Other,
+    EntryType::of_bits(SFlag::from_bits_truncate(stat.st_mode))
+}
+
+impl EntryType {
+    fn of_bits(bits: SFlag) -> EntryType {
+        match bits & SFlag::S_IFMT {
+            SFlag::S_IFREG => EntryType::File,
+            SFlag::S_IFDIR => EntryType::Dir,
+            SFlag::S_IFLNK => EntryType::Symlink,
+            _ => EntryType::Other,
+        }
+    }
+
+    /// From what [`facts`] told.
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+    pub(crate) fn of_mode(mode: u32) -> EntryType {
+        EntryType::of_bits(SFlag::from_bits_truncate(mode as nix::libc::mode_t))
     }
 }
 
@@ -272,6 +284,8 @@ pub(crate) struct Facts {
     pub born: u64,
     /// The id of the mount that it was reached through; `None`: the kernel does not say.
     pub mount: Option<u64>,
+    /// That id is never used again, so that [`mounted_by`] can be asked about it (Linux 6.8).
+    pub unique: bool,
 }
 
 /// Looks at a directory by its descriptor. Nobody is asked but the kernel itself: the server of a file system in user
@@ -283,7 +297,7 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> std::result::Result<Facts, Err
 
     let mut buffer = std::mem::MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
-    let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
+    let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
     // SAFETY: the descriptor is open, the path is an empty string with its end, and the buffer is one `struct statx`,
     // which the call fills in.
     let done =
@@ -304,8 +318,124 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> std::result::Result<Facts, Err
         } else {
             0
         },
-        mount: has(libc::STATX_MNT_ID).then_some(found.stx_mnt_id),
+        mount: has(libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE).then_some(found.stx_mnt_id),
+        unique: has(STATX_MNT_ID_UNIQUE),
     })
+}
+
+/// For statx(2), since Linux 6.8: an older kernel does not look at this bit.
+#[cfg(target_os = "linux")]
+const STATX_MNT_ID_UNIQUE: nix::libc::c_uint = 0x4000;
+
+/// Who has mounted a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MountedBy {
+    /// Only root can have.
+    Root,
+    /// Its server in user space is that of somebody else, or may be.
+    User,
+    /// The kernel does not say, and the file system may be one in user space.
+    NotKnown,
+}
+
+/// Who has mounted the file system on which a directory lies. The kernel alone is asked, by statmount(2): statfs(2) would ask
+/// the server of a file system in user space.
+#[cfg(target_os = "linux")]
+pub(crate) fn mounted_by(facts: &Facts) -> MountedBy {
+    // A file system in user space has no device, but for one that only root can have mounted.
+    let unknown = if nix::libc::major(facts.device) == 0 { MountedBy::NotKnown } else { MountedBy::Root };
+    let Some(mount) = facts.mount.filter(|_| facts.unique) else { return unknown };
+    match statmount(mount, SB_BASIC) {
+        Ok(basic) if basic.has(SB_BASIC) && basic.number(24) != FUSE_SUPER_MAGIC => MountedBy::Root,
+        Ok(basic) if basic.has(SB_BASIC) => match statmount(mount, FS_TYPE | MNT_OPTS) {
+            Ok(fuse) if fuse.is_roots() => MountedBy::Root,
+            // Or nobody says who has mounted it (Linux before 6.11).
+            _ => MountedBy::User,
+        },
+        Err(Errno::ENOSYS) => unknown,
+        // It was unmounted meanwhile.
+        _ => MountedBy::User,
+    }
+}
+
+/// Elsewhere only root mounts anything.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn mounted_by(_: &Facts) -> MountedBy {
+    MountedBy::Root
+}
+
+#[cfg(target_os = "linux")]
+const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+/// What statmount(2) can tell.
+#[cfg(target_os = "linux")]
+const SB_BASIC: u64 = 1;
+#[cfg(target_os = "linux")]
+const FS_TYPE: u64 = 0x20;
+#[cfg(target_os = "linux")]
+const MNT_OPTS: u64 = 0x80;
+
+/// An answer of statmount(2): a header of 512 bytes with numbers and the places of texts, which follow it.
+#[cfg(target_os = "linux")]
+struct Statmount(Box<[u8; Statmount::SIZE]>);
+
+#[cfg(target_os = "linux")]
+impl Statmount {
+    /// With room for the options: the kernel has a page for those of a file system.
+    const SIZE: usize = HEADER + 8192;
+
+    fn number(&self, at: usize) -> u64 {
+        self.0.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
+    }
+
+    fn has(&self, bits: u64) -> bool {
+        self.number(8) & bits == bits
+    }
+
+    /// The text whose place is told at `at`.
+    fn text(&self, at: usize) -> &[u8] {
+        let place =
+            self.0.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        let start = HEADER.saturating_add(usize::try_from(place).unwrap_or(usize::MAX));
+        let rest = self.0.get(start..).unwrap_or_default();
+        rest.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+
+    /// Whether a file system of the family of FUSE was mounted by root. That of a virtual machine's host has no user.
+    fn is_roots(&self) -> bool {
+        let users = |options: &[u8]| -> Vec<Vec<u8>> {
+            options
+                .split(|&byte| byte == b',')
+                .filter_map(|one| one.strip_prefix(b"user_id="))
+                .map(<[u8]>::to_vec)
+                .collect()
+        };
+        self.has(FS_TYPE) && self.text(36) == b"virtiofs"
+            || self.has(FS_TYPE | MNT_OPTS) && users(self.text(4)) == [b"0"]
+    }
+}
+
+/// Bytes of the header.
+#[cfg(target_os = "linux")]
+const HEADER: usize = 512;
+
+/// What the kernel knows of a mount.
+#[cfg(target_os = "linux")]
+fn statmount(mount: u64, wanted: u64) -> std::result::Result<Statmount, Errno> {
+    use nix::libc;
+
+    /// The same on every architecture.
+    const SYS_STATMOUNT: libc::c_long = 457;
+    // `struct mnt_id_req`: its size and nothing, the mount, what is wanted.
+    let size_first = [24u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat();
+    let request = [size_first, mount.to_ne_bytes().to_vec(), wanted.to_ne_bytes().to_vec()].concat();
+    let mut answer = Statmount(Box::new([0; Statmount::SIZE]));
+    let (room, no_flags): (libc::size_t, libc::c_uint) = (Statmount::SIZE, 0);
+    // SAFETY: the request has the 24 bytes that it says, and the kernel writes as many bytes into the buffer as it is told that
+    // there is room for. It copies both, so that they need no alignment.
+    let done =
+        unsafe { libc::syscall(SYS_STATMOUNT, request.as_ptr(), answer.0.as_mut_ptr(), room, no_flags) };
+    Errno::result(done)?;
+    Ok(answer)
 }
 
 /// The same by fstat(2), where there is nothing else.
@@ -320,6 +450,7 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> std::result::Result<Facts, Err
         inode: found.st_ino as u64,
         born: 0,
         mount: None,
+        unique: false,
     })
 }
 

@@ -9,6 +9,9 @@
 //! is *foreign*: there no link is followed and no mount point crossed. What is asked of a directory is what the
 //! kernel knows already, because the server of somebody's file system in user space may never answer.
 //!
+//! A mount point in a trusted directory may be somebody's all the same: a file system in user space is mounted by its user, on a
+//! directory that he owns, and what it says of its own owner is what its server likes. The kernel knows who mounted it.
+//!
 //! The path as it was walked has no links, and is what a place is known by. Of inodes that cannot be said: file
 //! systems use them again, and some change them.
 
@@ -22,7 +25,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::Mode;
 
-use crate::beneath::{Facts, facts};
+use crate::beneath::{EntryType, Facts, MountedBy, facts, mounted_by};
 
 /// Symbolic links on the way to one place, as in the kernel's own walk.
 pub const MOST_LINKS: usize = 40;
@@ -33,6 +36,11 @@ const DIRECTORY: OFlag =
     OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// To look at an entry of a directory, whatever it is, and ask nobody for it.
+#[cfg(target_os = "linux")]
+const ENTRY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const ENTRY: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 /// Write permission of group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
@@ -97,6 +105,8 @@ pub struct Walked {
     mount: Mount,
     mount_point: bool,
     trust: Trust,
+    /// The directories that the walk came through, the last one first.
+    above: Vec<Inode>,
 }
 
 /// A place that the walk did not get to.
@@ -123,6 +133,8 @@ pub enum Why {
     Link,
     /// A mount point where none is crossed.
     Mount,
+    /// The mount point of somebody's file system in user space.
+    UserSpace,
     /// More than [`MOST_LINKS`] symbolic links.
     TooManyLinks,
     /// The system refused.
@@ -141,19 +153,25 @@ impl std::fmt::Display for Stopped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let next = self.rest.iter().next().unwrap_or_default();
         let at = self.exists.join(next);
-        write!(f, "{}: ", at.display())?;
-        match self.why {
-            Why::Absent => f.write_str("no such directory")?,
-            Why::NotADirectory => f.write_str("not a directory")?,
-            Why::Link => f.write_str("symbolic link, which is not followed")?,
-            Why::Mount => f.write_str("mount point, which is not crossed")?,
-            Why::TooManyLinks => write!(f, "more than {MOST_LINKS} symbolic links")?,
-            Why::System(errno) => f.write_str(errno.desc())?,
-        }
+        write!(f, "{}: {}", at.display(), self.why)?;
         match (&self.foreign, self.why) {
             (Some(foreign), Why::Link | Why::Mount) => write!(f, " in or below {foreign}"),
             _ => Ok(()),
         }
+    }
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Why::Absent => "no such directory",
+            Why::NotADirectory => "not a directory",
+            Why::Link => "symbolic link, which is not followed",
+            Why::Mount => "mount point, which is not crossed",
+            Why::UserSpace => "file system in user space that root has not mounted, which is not entered",
+            Why::TooManyLinks => return write!(f, "more than {MOST_LINKS} symbolic links"),
+            Why::System(errno) => errno.desc(),
+        })
     }
 }
 
@@ -181,9 +199,16 @@ struct Step {
     facts: Facts,
     foreign: Option<Foreign>,
     mount_point: bool,
+    /// It lies behind a mount of which the kernel does not say whose it is. No link is followed there.
+    doubtful: bool,
 }
 
 impl Step {
+    fn inode(&self) -> Inode {
+        let Facts { device, inode, born, .. } = self.facts;
+        Inode { device, inode, born }
+    }
+
     fn mount(&self) -> Mount {
         Mount { id: self.facts.mount, device: self.facts.device }
     }
@@ -249,17 +274,24 @@ pub fn walk(path: &Path, trust: Trust) -> Result<Walked, Stopped> {
     }
     let path = path_of(&steps);
     match steps.pop() {
-        Some(step) => Ok(Walked::of(step, path, trust)),
+        Some(step) => Ok(Walked::of(step, path, trust, steps.iter().rev().map(Step::inode).collect())),
         None => Err(stop(&steps, None, pending, Why::Absent)),
     }
 }
 
 impl Walked {
-    fn of(step: Step, path: PathBuf, trust: Trust) -> Walked {
-        let Facts { device, inode, born, .. } = step.facts;
-        let mount = step.mount();
-        let (inode, mount_point) = (Inode { device, inode, born }, step.mount_point);
-        Walked { directory: step.directory, path, foreign: step.foreign, inode, mount, mount_point, trust }
+    fn of(step: Step, path: PathBuf, trust: Trust, above: Vec<Inode>) -> Walked {
+        let (mount, inode, mount_point) = (step.mount(), step.inode(), step.mount_point);
+        Walked {
+            directory: step.directory,
+            path,
+            foreign: step.foreign,
+            inode,
+            mount,
+            mount_point,
+            trust,
+            above,
+        }
     }
 
     /// Whether something is mounted there.
@@ -268,7 +300,7 @@ impl Walked {
         self.mount_point
     }
 
-    /// The directory of this name in this one, wherever that is never through a link.
+    /// The directory of this name in this one. A link is none, whoever owns this directory.
     ///
     /// # Errors
     /// As for [`walk`]. `name` is one plain component.
@@ -276,27 +308,46 @@ impl Walked {
         if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
             return Err(Why::Absent);
         }
-        let above = Above { directory: &self.directory, foreign: self.foreign.as_ref(), mount: self.mount };
+        let above = Above {
+            directory: &self.directory,
+            foreign: self.foreign.as_ref(),
+            mount: self.mount,
+            doubtful: true,
+        };
         match enter_above(&above, name, self.trust, &|| self.path.clone())? {
-            Next::Step(step) => Ok(Walked::of(step, self.path.join(OsStr::from_bytes(name)), self.trust)),
+            Next::Step(step) => {
+                let path = self.path.join(OsStr::from_bytes(name));
+                Ok(Walked::of(step, path, self.trust, self.directories()))
+            }
             Next::Link(_) => Err(Why::Link),
         }
     }
 
-    /// This directory, the one above it and so on to the one at the top.
-    ///
-    /// # Errors
-    /// The system refused.
-    pub fn directories(&self) -> std::io::Result<Vec<Inode>> {
+    /// What this name is in this directory, as far as it lies there and not behind a mount point that others may have made:
+    /// whose file system that is may never answer. `None`: nothing.
+    #[must_use]
+    pub fn entry(&self, name: &str) -> Option<EntryType> {
+        self.look().at(&self.directory, name).ok()
+    }
+
+    /// The same for later.
+    #[must_use]
+    pub fn look(&self) -> Look {
+        Look { mount: self.foreign.is_some().then_some(self.mount) }
+    }
+
+    /// Whether there is something of this name in this directory, whatever it is.
+    #[must_use]
+    pub fn is_taken(&self, name: &[u8]) -> bool {
+        openat(&self.directory, name, ENTRY, Mode::empty()).err() != Some(Errno::ENOENT)
+    }
+
+    /// This directory, the one that the walk came from and so on to the one at the top.
+    #[must_use]
+    pub fn directories(&self) -> Vec<Inode> {
         let mut all = vec![self.inode];
-        let mut at: Option<OwnedFd> = None;
-        for _ in self.path.ancestors().skip(1) {
-            let above = openat(at.as_ref().unwrap_or(&self.directory), "..", DIRECTORY, Mode::empty())?;
-            let Facts { device, inode, born, .. } = facts(above.as_fd())?;
-            all.push(Inode { device, inode, born });
-            at = Some(above);
-        }
-        Ok(all)
+        all.extend(&self.above);
+        all
     }
 
     /// The same once more.
@@ -305,7 +356,8 @@ impl Walked {
     /// No descriptor is left.
     pub fn try_clone(&self) -> std::io::Result<Walked> {
         let directory = self.directory.try_clone()?;
-        Ok(Walked { directory, path: self.path.clone(), foreign: self.foreign.clone(), ..*self })
+        let (path, foreign, above) = (self.path.clone(), self.foreign.clone(), self.above.clone());
+        Ok(Walked { directory, path, foreign, above, ..*self })
     }
 }
 
@@ -314,10 +366,48 @@ struct Above<'d> {
     directory: &'d OwnedFd,
     foreign: Option<&'d Foreign>,
     mount: Mount,
+    doubtful: bool,
+}
+
+/// How to look at what is in a directory without asking a file system that others may have mounted there: it may never answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Only what lies on this one.
+    mount: Option<Mount>,
+}
+
+impl Look {
+    /// What this path is in a directory, which is the one that this is about. Links are not followed.
+    ///
+    /// # Errors
+    /// `ENOENT`: nothing. `EXDEV`: it lies behind a mount point.
+    pub fn at(self, directory: &OwnedFd, path: &str) -> Result<EntryType, Errno> {
+        let mut above: Option<OwnedFd> = None;
+        let mut names = path.split('/').peekable();
+        while let Some(name) = names.next() {
+            let flags = if names.peek().is_some() { DIRECTORY } else { ENTRY };
+            let found = openat(above.as_ref().unwrap_or(directory), name, flags, Mode::empty())?;
+            let facts = facts(found.as_fd())?;
+            let there = Mount { id: facts.mount, device: facts.device };
+            if self.mount.is_some_and(|mount| !there.is(mount)) {
+                return Err(Errno::EXDEV);
+            }
+            if names.peek().is_none() {
+                return Ok(EntryType::of_mode(facts.mode));
+            }
+            above = Some(found);
+        }
+        Err(Errno::ENOENT)
+    }
 }
 
 fn enter(here: &Step, name: &[u8], trust: Trust, path: &dyn Fn() -> PathBuf) -> Result<Next, Why> {
-    let above = Above { directory: &here.directory, foreign: here.foreign.as_ref(), mount: here.mount() };
+    let above = Above {
+        directory: &here.directory,
+        foreign: here.foreign.as_ref(),
+        mount: here.mount(),
+        doubtful: here.doubtful,
+    };
     enter_above(&above, name, trust, path)
 }
 
@@ -333,7 +423,7 @@ fn enter_above(
         Err(Errno::ENOENT) => return Err(Why::Absent),
         Err(Errno::ENOTDIR | Errno::ELOOP) => {
             return match readlinkat(above.directory, name) {
-                Ok(_) if above.foreign.is_some() => Err(Why::Link),
+                Ok(_) if above.foreign.is_some() || above.doubtful => Err(Why::Link),
                 Ok(target) => Ok(Next::Link(target.as_bytes().to_vec())),
                 Err(Errno::ENOENT) => Err(Why::Absent),
                 Err(Errno::EINVAL) => Err(Why::NotADirectory),
@@ -344,8 +434,11 @@ fn enter_above(
     };
     let facts = facts(directory.as_fd()).map_err(Why::System)?;
     let mount = Mount { id: facts.mount, device: facts.device };
+    let mount_point = !mount.is(above.mount);
+    let by = if mount_point && above.foreign.is_none() { mounted_by(&facts) } else { MountedBy::Root };
     let foreign = match above.foreign {
-        Some(_) if !mount.is(above.mount) => return Err(Why::Mount),
+        Some(_) if mount_point => return Err(Why::Mount),
+        None if by == MountedBy::User => return Err(Why::UserSpace),
         Some(foreign) => Some(foreign.clone()),
         None if trust.covers(&facts) => None,
         None => {
@@ -353,8 +446,8 @@ fn enter_above(
             Some(Foreign { path, uid: facts.uid, mode: facts.mode & 0o7777 })
         }
     };
-    let mount_point = !mount.is(above.mount);
-    Ok(Next::Step(Step { directory, name: name.to_vec(), facts, foreign, mount_point }))
+    let doubtful = above.doubtful || by == MountedBy::NotKnown;
+    Ok(Next::Step(Step { directory, name: name.to_vec(), facts, foreign, mount_point, doubtful }))
 }
 
 /// The directory at the top.
@@ -366,7 +459,7 @@ fn top(trust: Trust) -> Result<Step, Errno> {
         uid: facts.uid,
         mode: facts.mode & 0o7777,
     });
-    Ok(Step { directory, name: Vec::new(), facts, foreign, mount_point: true })
+    Ok(Step { directory, name: Vec::new(), facts, foreign, mount_point: true, doubtful: false })
 }
 
 fn path_of(steps: &[Step]) -> PathBuf {
@@ -458,7 +551,7 @@ mod tests {
         fs::create_dir_all(&path).unwrap();
         let walk = |path: &Path| walk(path, Trust::of_process()).unwrap();
         let expected: Vec<Inode> = path.ancestors().map(|above| walk(above).inode).collect();
-        assert_eq!(walk(&path).directories().unwrap(), expected);
+        assert_eq!(walk(&path).directories(), expected);
     }
 
     #[test]

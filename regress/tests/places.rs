@@ -462,6 +462,58 @@ fn a_file_system_that_never_answers_hangs_nobody() {
     daemon.assert_serves();
 }
 
+/// The same over her home, which root's own directory holds: what a file system says of its own directory, its owner as well, is
+/// what its server likes. It looked like root's, links in it were followed, and whatever waited for it did so for ever.
+#[test]
+fn a_users_file_system_over_his_home_is_not_entered() {
+    let Some(ground) = Ground::new() else { return };
+    let (x, _, secret, team) = neighbours(&ground);
+    let mut daemon = ground.start(BLOCKS);
+    let home = ground.path("home/alice");
+    let mount = |user: u32| {
+        let line = format!(
+            "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40755,user_id={user},group_id={user},allow_other none '{}' \
+             && echo mounted && exec sleep 300",
+            home.display()
+        );
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(line).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let mut server = shell.spawn().expect("starts");
+        let mut said = [0; 8];
+        let count = std::io::Read::read(server.stdout.as_mut().expect("a pipe"), &mut said).unwrap_or(0);
+        (server, count > 0)
+    };
+    let (mut server, mounted) = mount(ALICE);
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        if !mounted {
+            return regress::skipped("no file system in user space can be mounted here");
+        }
+        // More often than there are processes that wait.
+        for _ in 0..12 {
+            ground.assert_hidden(ALICE, "~alice/x");
+            ground.assert_hidden(ALICE, "mine");
+            assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
+            assert_eq!(ground.reads(BOB, "team/t").as_ref(), Ok(&team));
+        }
+        daemon.logged(&["home/alice: file system in user space that root has not mounted"]);
+        // Neither a check nor a reload nor a start waits for it or fails.
+        let mut check = Command::new(binaries().join("gotd"));
+        let said = run(check.arg("-n").arg("-f").arg(ground.site.path("gotd.conf")), b"", 30).good();
+        assert!(said.err.contains("file system in user space that root has not mounted"), "{}", said.err);
+        daemon.gotctl(&["reload"]).good();
+        assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
+        ground.assert_hidden(ALICE, "mine");
+    }));
+    // Its end is what lets go of whoever waits for it.
+    let _ = server.kill();
+    let _ = server.wait();
+    let mut umount = Command::new("umount");
+    let _ = umount.arg("-l").arg(&home).stderr(std::process::Stdio::null()).status();
+    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
+    daemon.assert_serves();
+}
+
 /// alice turns a directory into a link and back as fast as she can, while she fetches and pushes: the walk holds what it
 /// walked to, so that no moment is the right one.
 #[test]

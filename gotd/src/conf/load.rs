@@ -3,15 +3,18 @@
 //! The one place where the parser of [`crate::conf`] meets the system. Role `config` runs it in
 //! its own process, `gotctl explain -c` in its own.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libproto::message::parent::OwnDirectory;
 use librepo::place::{self, Foreign, Stopped, Trust, Walked, Why};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::conf::error::ConfigError;
 use crate::conf::loader::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
@@ -195,6 +198,7 @@ fn settle_places(loaded: &mut Loaded) {
     let mut repositories = std::mem::take(&mut config.repositories);
     let trust = trust(config);
     let mut foreign: Vec<(Foreign, Position, usize)> = Vec::new();
+    let mut known: HashMap<PathBuf, usize> = HashMap::new();
     for (number, block) in (0..).zip(&mut repositories).filter(|(_, block)| !block.path.is_empty()) {
         let (place, begins) = match place::walk(Path::new(&block.path), trust) {
             Ok(walked) => {
@@ -223,9 +227,12 @@ fn settle_places(loaded: &mut Loaded) {
             }
         }
         let Some(begins) = begins else { continue };
-        match foreign.iter_mut().find(|(other, ..)| *other == begins) {
+        match known.get(&begins.path).and_then(|&index| foreign.get_mut(index)) {
             Some((.., blocks)) => *blocks += 1,
-            None => foreign.push((begins, block.at, 1)),
+            None => {
+                known.insert(begins.path.clone(), foreign.len());
+                foreign.push((begins, block.at, 1));
+            }
         }
     }
     for (begins, at, blocks) in foreign.iter().take(WARNINGS_MAX) {
@@ -248,12 +255,14 @@ pub fn trust(config: &Config) -> Trust {
 /// Whether it is nobody's doing but the administrator's that a path leads nowhere. What others can change must not keep
 /// a daemon from its start.
 fn is_admins(stopped: &Stopped) -> bool {
-    let system = |errno| !matches!(errno, Errno::EACCES | Errno::EPERM);
+    // What the path itself is wrong in. Other errors may be those of a file system that is mounted there, whose user could
+    // otherwise keep the daemon from its start.
+    let system = |errno| matches!(errno, Errno::EINVAL | Errno::ENAMETOOLONG);
     stopped.foreign.is_none()
         && match stopped.why {
             Why::TooManyLinks => true,
             Why::System(errno) => system(errno),
-            Why::Absent | Why::NotADirectory | Why::Link | Why::Mount => false,
+            Why::Absent | Why::NotADirectory | Why::Link | Why::Mount | Why::UserSpace => false,
         }
 }
 
@@ -271,12 +280,20 @@ fn own_directories(number: u32, block: &Repository, walked: &Walked) -> Vec<OwnD
     let stays = !one
         && walked.path.components().eq(Path::new(&block.path).components())
         && !walked.is_mount_point()
-        && std::fs::read_dir(&walked.path).is_ok_and(|mut entries| entries.next().is_some());
+        && holds_anything(walked);
     let worktree = walked.child(b".git").ok().filter(|_| one);
     [Some(own(walked, false, stays)), worktree.map(|inner| own(&inner, true, false))]
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// Whether a directory is not empty.
+fn holds_anything(walked: &Walked) -> bool {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = nix::dir::Dir::openat(&walked.directory, ".", flags, Mode::empty());
+    let is_plain = |entry: nix::dir::Entry| !matches!(entry.file_name().to_bytes(), b"." | b"..");
+    opened.is_ok_and(|mut dir| dir.iter().flatten().any(is_plain))
 }
 
 fn overflow_ids(config: &mut Config) {

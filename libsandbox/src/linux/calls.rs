@@ -106,6 +106,9 @@ pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
     (SYS_ioctl, &[is(1, TCGETS as c_int)], ENOTTY),
 ];
 
+/// statmount(2), since Linux 6.8: `libc` does not name it everywhere.
+const SYS_STATMOUNT: c_long = 457;
+
 /// ioctl and prctl numbers that have other types in libc.
 const IOCTL_FIONREAD: c_int = FIONREAD as c_int;
 const IOCTL_TIOCOUTQ: c_int = TIOCOUTQ as c_int;
@@ -336,6 +339,8 @@ const RPATH: Group = Group {
     always: &[
         SYS_newfstatat,
         SYS_statx,
+        // Who has mounted a file system on the way to a place: it looks at nothing but mounts that the process can reach.
+        SYS_STATMOUNT,
         SYS_faccessat,
         SYS_faccessat2,
         SYS_readlinkat,

@@ -26,7 +26,7 @@ pub struct ListedRepository {
     pub name: RepoName,
     /// The name that it has there.
     pub below: RepoName,
-    /// Its directory, the one above it and so on, to the one that is listed.
+    /// Its directory, the one above it and so on, to the one at the top.
     pub directories: Vec<DirectoryId>,
 }
 

@@ -110,7 +110,7 @@ pub struct DirectoryId {
 pub struct FoundAt {
     /// The repository's path as it was walked: absolute, without links.
     pub path: Vec<u8>,
-    /// That directory, the one above it and so on, to the one that the configuration names.
+    /// That directory, the one above it and so on, to the one at the top.
     pub directories: Vec<DirectoryId>,
 }
 
