@@ -9,32 +9,39 @@
 //! for, which `RepoName` has checked and which is checked again here, component by component.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libproto::channel::{Channel, Received};
 use libproto::message::parent::{Build, CreateRules, CreateStart, CreateToParent, Created, ParentToCreate};
 use libproto::names::RepoName;
+use librepo::beneath::Dir;
 use librepo::config::Shared;
 use librepo::create;
 use librepo::fs_ops::Fs;
 use librepo::place::{Walked, Why};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{Mode, fstatat, umask};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat, mkdirat, umask};
+use nix::unistd::geteuid;
 
 use crate::conf::limits::Limit;
 use crate::creator;
 use crate::disk::check_reserve;
-use crate::list::unreachable;
+use crate::list::why_absent;
 use crate::repository::{self, is_in_repository};
 use crate::system;
 
 /// From the first message on.
 pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Wpath, Promise::Cpath, Promise::Fattr]);
-/// Where repositories are made, in the `repositories` directory itself: no name of a client's starts with a dot.
+/// Where repositories are made, in the `repositories` directory itself: no name of a client's starts with a dot. Where something
+/// else has that name, a directory of this name and 16 random digits.
 const STAGING: &[u8] = b".gotd-create";
+/// What is in there: repositories that are being made, and what crashes left of others. Each has 16 digits behind this.
+const MADE: &str = "new-";
+const LEFT: &str = "left-";
+const DIGITS: usize = 16;
 /// Directories on the way to a new repository.
 const MOST_LEVELS: usize = 8;
 /// Bytes of a name in a directory.
@@ -53,7 +60,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         Ok(Received { message: ParentToCreate::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let root = repository::root(&start.path, &start.place).map_err(unreachable)?;
+    let root = repository::root(&start.path, &start.place).map_err(why_absent)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ_WRITE_CREATE)];
     let limits = Limits { fsize: Some(FILE_SIZE), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
@@ -86,18 +93,88 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, String> {
         return Err(format!("{name}: cannot be created: you have made {most} repositories here {hint}"));
     }
     let fs = Fs::new(root.directory.try_clone().map_err(|e| text(&e))?, Shared::Umask);
-    let done = stage(&fs).and_then(|staged| {
-        let done = create::empty(&fs, &staged).and_then(|()| creator::record(&fs, &staged, who));
-        let done = done.map_err(|e| e.to_string());
-        let done = done.and_then(|()| put(&fs, &staged, &name.with_suffix()));
-        if done != Ok(Created::Made) {
-            // What is left is the next one's to remove.
-            let _ = create::remove_tree(&fs, &staged);
-        }
-        done
-    });
-    let _ = fs.remove_dir(STAGING);
+    let staging = Staging::open(&fs).map_err(|e| text(&e))?;
+    let staged = fresh(MADE).into_bytes();
+    let done = create::empty(&staging.fs, &staged).and_then(|()| creator::record(&staging.fs, &staged, who));
+    let done = done.map_err(|e| e.to_string());
+    let done = done.and_then(|()| put(&fs, &staging, &staged, &name.with_suffix()));
+    if done != Ok(Created::Made) {
+        // What is left is the next one's to remove.
+        let _ = create::remove_tree(&staging.fs, &staged);
+    }
+    let _ = fs.remove_dir(&staging.name);
     done.map_err(|e| text(&e))
+}
+
+/// A name in a directory of our own that nothing has.
+fn fresh(kind: &str) -> String {
+    format!("{kind}{:016x}", RandomState::new().hash_one(std::process::id()))
+}
+
+/// The directory in which a repository is made. It is the daemon's alone, or whoever may write in the `repositories` directory
+/// could put something else there; and it is known by its descriptor from then on, whatever is renamed.
+struct Staging {
+    name: Vec<u8>,
+    fs: Fs,
+}
+
+impl Staging {
+    fn open(root: &Fs) -> Result<Staging, String> {
+        if let Ok(directory) = own_directory(root, STAGING)
+            && let Ok(copy) = directory.try_clone()
+        {
+            let staging = Staging { name: STAGING.to_vec(), fs: Fs::new(directory, Shared::Umask) };
+            staging.sweep(copy.as_fd());
+            return Ok(staging);
+        }
+        let name = [STAGING, fresh("-").as_bytes()].concat();
+        let directory = own_directory(root, &name).map_err(|e| format!(".gotd-create: {e}"))?;
+        Ok(Staging { name, fs: Fs::new(directory, Shared::Umask) })
+    }
+
+    /// Removes what crashes left, and nothing else: a repository may have been moved here under any other name.
+    fn sweep(&self, directory: BorrowedFd<'_>) {
+        // Without a listing nothing is swept, and the next one tries again.
+        let listed = directory.try_clone_to_owned().ok().map(|fd| Dir::new(fd, "").entries(MOST_LEFT));
+        let names = listed.and_then(Result::ok).unwrap_or_default();
+        for (name, _) in names.into_iter().filter(|(name, _)| is_ours(name)) {
+            // A directory with such a name in which clients made repositories, and whose own directory was moved here.
+            let inside = self.fs.list(&name, MOST_LEFT).unwrap_or_default();
+            if inside.iter().any(|(name, _)| name.ends_with(b".git")) {
+                continue;
+            }
+            // Under another name first: should its owner be alive after all, it cannot give its own name to half of it.
+            let left = fresh(LEFT);
+            if system::rename_new(directory, &name, directory, left.as_bytes()).is_ok() {
+                let _ = create::remove_tree(&self.fs, left.as_bytes());
+            }
+        }
+    }
+}
+
+/// Whether it is a name that we give.
+fn is_ours(name: &[u8]) -> bool {
+    let digits = [MADE, LEFT].iter().find_map(|kind| name.strip_prefix(kind.as_bytes()));
+    digits.is_some_and(|digits| {
+        digits.len() == DIGITS && digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+/// Opens a directory that is the daemon's and that nobody else may write in, and makes it if there is nothing of that name.
+fn own_directory(root: &Fs, name: &[u8]) -> Result<OwnedFd, Errno> {
+    match mkdirat(root.root(), name, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    // Looked at before it is opened for reading: the server of a file system in user space may never answer.
+    let directory = openat(root.root(), name, flags, Mode::empty())?;
+    let found = fstatat(&directory, "", AtFlags::AT_EMPTY_PATH)?;
+    let others_write = Mode::from_bits_truncate(found.st_mode).intersects(Mode::S_IWGRP | Mode::S_IWOTH);
+    if found.st_uid != geteuid().as_raw() || others_write {
+        return Err(Errno::EPERM);
+    }
+    openat(&directory, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Whether the name is one that a repository may get here, and free. `None`: it is.
@@ -120,7 +197,9 @@ fn look(root: &Walked, name: &RepoName) -> Option<Created> {
         return refused("a repository to be created: a directory's name ends in .git");
     }
     let inside = "a repository to be created: its name lies inside a repository";
-    let mut at = root.try_clone().ok()?;
+    let Ok(mut at) = root.try_clone() else {
+        return refused("a repository to be created: no descriptor is left");
+    };
     for parent in parents {
         if is_in_repository(&at) {
             return refused(inside);
@@ -136,31 +215,11 @@ fn look(root: &Walked, name: &RepoName) -> Option<Created> {
     }
     let last = |name: &[u8]| name.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
     let spellings = [last(&whole), last(name.without_suffix()), last(name.as_bytes())];
-    let is_there = |name: &Vec<u8>| {
-        fstatat(&at.directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW).err() != Some(Errno::ENOENT)
-    };
-    spellings.iter().any(is_there).then_some(Created::Exists)
-}
-
-/// Removes what crashes left, and gives a name in the staging directory that nothing has.
-fn stage(fs: &Fs) -> Result<Vec<u8>, String> {
-    let path = |name: &str| [STAGING, b"/", name.as_bytes()].concat();
-    let fresh = |kind: &str| format!("{kind}-{:016x}", RandomState::new().hash_one(std::process::id()));
-    fs.make_dir(STAGING).map_err(|e| e.to_string())?;
-    let dir = fs.open_dir(STAGING).map_err(|e| e.to_string())?;
-    for (name, _) in fs.list(STAGING, MOST_LEFT).map_err(|e| e.to_string())? {
-        // Under another name first: should its owner be alive after all, it cannot give its own name to half of it.
-        let left = fresh("left");
-        if system::rename_new(dir.as_fd(), &name, dir.as_fd(), left.as_bytes()).is_ok() {
-            // Nobody waits for this, and the next one tries again.
-            let _ = create::remove_tree(fs, &path(&left));
-        }
-    }
-    Ok(path(&fresh("new")))
+    spellings.iter().any(|name| at.is_taken(name)).then_some(Created::Exists)
 }
 
 /// Gives a repository that is on the disk its name, and makes the directories on the way there.
-fn put(fs: &Fs, staged: &[u8], name: &[u8]) -> Result<Created, String> {
+fn put(fs: &Fs, staging: &Staging, staged: &[u8], name: &[u8]) -> Result<Created, String> {
     let made = fs.make_parents(name).map_err(|e| e.to_string())?;
     let split = name.iter().rposition(|b| *b == b'/');
     let (parent, last) = split.map_or((&b""[..], name), |at| (&name[..at], &name[at + 1..]));
@@ -170,13 +229,12 @@ fn put(fs: &Fs, staged: &[u8], name: &[u8]) -> Result<Created, String> {
             let above = dir.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &dir[..at]);
             fs.sync_dir(above).map_err(other)?;
         }
-        let from = fs.open_dir(STAGING).map_err(other)?;
         let to = match parent {
             b"" => None,
             parent => Some(fs.open_dir(parent).map_err(other)?),
         };
         let to = to.as_ref().map_or(fs.root(), AsFd::as_fd);
-        system::rename_new(from.as_fd(), &staged[STAGING.len() + 1..], to, last)?;
+        system::rename_new(staging.fs.root(), staged, to, last)?;
         // From here on it is there, whatever else happens: a push that goes on will say if it does not last.
         let _ = fs.sync_dir(parent);
         Ok(())
@@ -203,6 +261,11 @@ mod tests {
     use super::*;
 
     struct Place(tempfile::TempDir);
+
+    fn mode(path: &std::path::Path, bits: u32) {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(bits))
+            .expect("changes a mode");
+    }
 
     impl Place {
         fn new() -> Place {
@@ -300,21 +363,49 @@ mod tests {
     #[test]
     fn what_a_crash_left_is_removed_by_the_next() {
         let place = Place::new();
-        fs::create_dir_all(place.path(".gotd-create/new-0123/objects/pack")).expect("makes");
-        fs::write(place.path(".gotd-create/new-0123/HEAD"), "ref").expect("writes");
-        fs::create_dir_all(place.path(".gotd-create/left-4567")).expect("makes");
+        fs::create_dir_all(place.path(".gotd-create/new-0123456789abcdef/objects/pack")).expect("makes");
+        fs::write(place.path(".gotd-create/new-0123456789abcdef/HEAD"), "ref").expect("writes");
+        fs::create_dir_all(place.path(".gotd-create/left-fedcba9876543210")).expect("makes");
+        mode(&place.path(".gotd-create"), 0o700);
         assert_eq!(place.create("x"), Created::Made);
         assert_eq!(place.names(), ["x.git"]);
+    }
+
+    /// In a directory that a group shares anybody of it may give a repository, or what he likes, that name.
+    #[test]
+    fn what_was_moved_to_the_place_of_half_made_ones_stays() {
+        let place = Place::new();
+        for (number, bits) in [(1, 0o755), (2, 0o700), (3, 0o777)] {
+            assert_eq!(place.create("bob"), Created::Made);
+            fs::rename(place.path("bob.git"), place.path(".gotd-create")).expect("moves");
+            mode(&place.path(".gotd-create"), bits);
+            // Not even what looks like ours, in a directory that is open to others.
+            fs::create_dir(place.path(".gotd-create/new-0123456789abcdef")).expect("makes");
+            assert_eq!(place.create(&format!("x{number}")), Created::Made);
+            assert!(
+                place.path(".gotd-create/HEAD").is_file() && place.path(".gotd-create/refs/heads").is_dir()
+            );
+            assert_eq!(place.path(".gotd-create/new-0123456789abcdef").exists(), bits == 0o777);
+            fs::remove_dir_all(place.path(".gotd-create")).expect("removes");
+        }
+        assert_eq!(place.create("team/new-0123456789abcdef/bob"), Created::Made);
+        fs::rename(place.path("team"), place.path(".gotd-create")).expect("moves");
+        assert_eq!(place.create("x4"), Created::Made);
+        assert!(place.path(".gotd-create/new-0123456789abcdef/bob.git/HEAD").is_file());
+        fs::remove_dir_all(place.path(".gotd-create")).expect("removes");
+        let file = place.path(".gotd-create");
+        fs::write(&file, "bob's").expect("writes");
+        assert_eq!(place.create("d/x"), Created::Made);
+        std::os::unix::fs::symlink(place.path("d"), place.path("link")).expect("links");
+        fs::remove_file(&file).expect("removes");
+        fs::rename(place.path("link"), &file).expect("moves");
+        assert_eq!(place.create("d/y"), Created::Made);
+        assert_eq!(place.names(), [".gotd-create", "d", "x1.git", "x2.git", "x3.git", "x4.git"]);
     }
 
     #[test]
     fn what_fails_leaves_nothing() {
         let place = Place::new();
-        fs::write(place.path(".gotd-create"), "").expect("writes");
-        let Created::Failed(text) = place.create("d/x") else { panic!("created") };
-        assert!(text.contains("cannot be created"), "{text}");
-        assert_eq!(place.names(), [".gotd-create"]);
-        fs::remove_file(place.path(".gotd-create")).expect("removes");
         let rules = CreateRules { reserve: u64::MAX, most: 0 };
         let name = RepoName::parse(b"x").expect("a name");
         let start = CreateStart { path: Vec::new(), place: Vec::new(), name, who: "alice".into(), rules };

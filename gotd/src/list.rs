@@ -36,7 +36,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
 }
 
 fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), String> {
-    let root = repository::root(&start.path, &start.place).map_err(unreachable)?;
+    let root = repository::root(&start.path, &start.place).map_err(why_absent)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ)];
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
@@ -52,7 +52,7 @@ fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<
 }
 
 /// Why there is nothing to list, for the log.
-pub fn unreachable(error: OpenError) -> String {
+pub fn why_absent(error: OpenError) -> String {
     match error {
         OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
         OpenError::NotFound | OpenError::NotExported => "no such directory".into(),

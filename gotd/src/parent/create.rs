@@ -1,6 +1,8 @@
 //! Making a repository that a permitted push names and that is not there: one `create` process at a time, so that none
-//! removes what another is just making, and of two pushes to one name the second finds the first one's.
+//! removes what another is just making, and of two pushes to one name the second finds the first one's. One that takes too
+//! long, and that the system does not let go of, keeps only its own directory from others.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use libproto::channel::{Message, RecvError};
@@ -9,7 +11,7 @@ use libproto::names::escape;
 use libproto::states::{self, CREATE_TO_PARENT, JobState, RepoState, Role};
 use nix::sys::signal::{Signal, kill};
 
-use super::table::{CreateChild, Creation};
+use super::table::{CreateChild, Creation, Session};
 use super::{NO_SUCH, Parent, same_build};
 use crate::log::Level;
 
@@ -42,11 +44,22 @@ impl Parent {
     /// Starts the next one, if none is under way.
     pub(super) fn give_creations(&mut self) {
         loop {
-            if self.table.iter().any(|s| matches!(s.creation, Some(Creation::Running { .. }))) {
-                return;
+            let now = Instant::now();
+            let place = |s: &Session| s.permit.as_ref().map(|permit| permit.repository.place.clone());
+            let mut stuck = BTreeSet::new();
+            for session in self.table.iter() {
+                match session.creation {
+                    Some(Creation::Running { until, .. }) if until > now => return,
+                    // It was ended, and hangs in a file system that does not answer.
+                    Some(Creation::Running { .. }) => stuck.extend(place(session)),
+                    _ => {}
+                }
             }
+            let is_free = |session: &Session| place(session).is_none_or(|place| !stuck.contains(&place));
             let waiting = self.table.iter().filter_map(|s| match s.creation {
-                Some(Creation::Waiting(since)) if s.session.running().is_some() => Some((since, s.number)),
+                Some(Creation::Waiting(since)) if s.session.running().is_some() && is_free(s) => {
+                    Some((since, s.number))
+                }
                 _ => None,
             });
             let Some((_, number)) = waiting.min() else { return };
@@ -157,6 +170,7 @@ impl Parent {
                 let _ = kill(child.pid, Signal::SIGKILL);
             }
         }
+        self.give_creations();
     }
 
     fn log_created(&mut self, number: u64) {
