@@ -90,9 +90,14 @@ pub fn visible(paths: &[PathBuf]) -> BTreeMap<PathBuf, OwnedFd> {
     let trust = Trust::of_process();
     let walk = |path: &PathBuf| match place::walk(path, trust) {
         Ok(walked) => Some(walked),
-        Err(stopped) => place::walk(&stopped.exists, trust).ok().filter(|part| part.path.parent().is_some()),
+        Err(stopped) => place::walk(&stopped.exists, trust).ok(),
     };
-    paths.iter().filter_map(walk).map(|walked| (walked.path, walked.directory)).collect()
+    paths
+        .iter()
+        .filter_map(walk)
+        .filter(|walked| walked.path.parent().is_some())
+        .map(|walked| (walked.path, walked.directory))
+        .collect()
 }
 
 #[cfg(test)]

@@ -304,20 +304,25 @@ fn granted(config: &Config, seen: &[OwnDirectory]) -> Vec<PathBuf> {
         .collect())
 }
 
-/// At most [`MOST_ROOTS`] directories that hold these: themselves, or those above them when they are many.
+/// At most [`MOST_ROOTS`] directories that hold these: themselves, or those above them when they are many, the deepest first.
+/// Never all of the file system: rather there are more.
 fn few(mut roots: BTreeSet<PathBuf>) -> Vec<PathBuf> {
-    while roots.len() > MOST_ROOTS {
-        let parents: BTreeSet<PathBuf> =
-            roots.iter().map(|root| root.parent().unwrap_or(root).to_owned()).collect();
-        if parents == roots {
-            break;
+    let depth = |root: &Path| root.components().count();
+    loop {
+        // What lies below another root is granted by that one.
+        let all = roots.clone();
+        roots.retain(|root| !root.ancestors().skip(1).any(|above| all.contains(above)));
+        let deepest = roots.iter().map(|root| depth(root)).max().unwrap_or_default();
+        // The root directory counts as one: what lies in it stays as it is.
+        if roots.len() <= MOST_ROOTS || deepest <= 2 {
+            return roots.into_iter().collect();
         }
-        roots = parents;
+        let above = |root: PathBuf| match root.parent() {
+            Some(parent) if depth(&root) == deepest => parent.to_owned(),
+            _ => root,
+        };
+        roots = roots.into_iter().map(above).collect();
     }
-    // What lies below another root is granted by that one.
-    let all = roots.clone();
-    roots.retain(|root| !root.ancestors().skip(1).any(|above| all.contains(above)));
-    roots.into_iter().collect()
 }
 
 /// Why the daemon ends, and its exit status.
@@ -692,4 +697,28 @@ fn ready(starter: &Starter) {
         let _ = nix::unistd::write(&status, b"r");
     }
     let _ = crate::system::silence_stderr(starter.null());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots(paths: impl IntoIterator<Item = String>) -> Vec<String> {
+        let few = few(paths.into_iter().map(PathBuf::from).collect());
+        few.iter().map(|path| path.display().to_string()).collect()
+    }
+
+    #[test]
+    fn many_directories_become_those_above_them_and_never_the_whole_file_system() {
+        let homes = |count: usize| (0..count).map(|n| format!("/home/user-{n:02}/git"));
+        assert_eq!(roots(homes(48)).len(), 48);
+        let below = ["/srv/git", "/srv/git/a"].map(str::to_owned);
+        assert_eq!(roots(below), ["/srv/git"]);
+        // Neither "/" nor its directories, of which there are not too many.
+        let own = ["/srv/git".to_owned(), "/data".to_owned()];
+        assert_eq!(roots(homes(60).chain(own)), ["/data", "/home", "/srv"]);
+        assert_eq!(roots((0..60).map(|n| format!("/disk-{n:02}/a/git"))).len(), 60);
+        assert_eq!(roots((0..60).map(|n| format!("/disk-{n:02}"))).len(), 60);
+        assert_eq!(roots(["/".to_owned()]), ["/"]);
+    }
 }
