@@ -43,6 +43,8 @@ pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promi
 const ACCEPT_AT_ONCE: usize = 64;
 /// Connections that can have come to a listening socket before it is closed: there is no room for more.
 const MOST_COME: usize = BACKLOG as usize + 1;
+/// So long nobody is accepted after there was no descriptor left for a connection.
+const NO_ROOM: Duration = Duration::from_millis(100);
 /// Different refusals that are told apart within a second.
 const MOST_REFUSALS: usize = 16;
 
@@ -83,6 +85,9 @@ struct Listen {
     remotes: Remotes,
     controls: Controls,
     graves: Graves,
+    /// When there was no descriptor left for a connection: whoever has come is still there then, and asking again at once
+    /// would do nothing else.
+    no_room: Option<Instant>,
     second: Instant,
     /// git:// connections handed over in this second.
     git_this_second: u32,
@@ -123,6 +128,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         remotes: Remotes::default(),
         controls: Controls::default(),
         graves: Graves::default(),
+        no_room: None,
         second: now,
         git_this_second: 0,
         full_told: None,
@@ -151,8 +157,12 @@ impl Listen {
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
         let full = self.graves.is_full();
+        let no_room = |at: Instant| at.elapsed() < NO_ROOM;
+        if !self.no_room.is_some_and(no_room) {
+            self.no_room = None;
+        }
         for (at, listener) in self.listeners.iter().enumerate() {
-            if full && listener.pool == Pool::Unix {
+            if full && listener.pool == Pool::Unix || self.no_room.is_some() {
                 continue;
             }
             sources.push(Source::Listener(at));
@@ -202,6 +212,7 @@ impl Listen {
             && self.controls.is_nobody_waiting()
             && self.graves.is_empty()
             && self.locals.is_all_taken()
+            && self.no_room.is_none()
             && self.refusals.is_empty()
             && self.remotes.is_empty()
             && self.remotes.counts() == self.counts_told
@@ -300,8 +311,14 @@ impl Listen {
             }
             let connection = match system::accept(listener.fd.as_fd()) {
                 Ok(connection) => connection,
-                // Else the client is gone already, or all descriptors are in use; the next turn tries again.
-                Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
+                Err(e) => {
+                    // Else the client is gone already.
+                    let full = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+                    if full.contains(&Errno::from_raw(e.raw_os_error().unwrap_or(0))) {
+                        self.no_room = Some(now);
+                    }
+                    return e.kind() == std::io::ErrorKind::WouldBlock;
+                }
             };
             listener.closing = listener.closing.map(|left| left.saturating_sub(1));
             match pool {
@@ -436,7 +453,7 @@ impl Listen {
         if !self.is_full() || self.full_told.is_some_and(told) {
             return;
         }
-        let Some((uid, sessions)) = self.locals.first(&self.limits) else { return };
+        let Some((uid, sessions)) = self.locals.first(&self.limits, now) else { return };
         self.full_told = Some(now);
         if self.parent.send(0, 0, &ListenToParent::Full(Newcomer { uid, sessions })).is_err() {
             system::exit_now(1);

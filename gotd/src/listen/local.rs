@@ -219,12 +219,12 @@ impl Locals {
         self.sessions.len()
     }
 
-    /// Who waits and would be next, and how many sessions that uid has: of an account none are counted.
-    pub fn first(&self, limits: &ListenLimits) -> Option<(u32, u32)> {
-        let sessions =
-            |q: &Queued| self.may(q.uid, limits).connections.map_or(0, |_| self.users.sessions(q.uid));
-        let first = self.queue.iter().map(|q| (sessions(q), q.id, q.uid)).min();
-        first.map(|(sessions, _, uid)| (uid, sessions))
+    /// Who waits and would be next, by their rate too, and how many sessions that uid has: of an account none are counted.
+    pub fn first(&mut self, limits: &ListenLimits, now: Instant) -> Option<(u32, u32)> {
+        let waiting = self.waiting(limits);
+        let id = self.users.next(waiting.into_iter(), now)?;
+        let uid = self.queue.iter().find(|queued| queued.id == id)?.uid;
+        Some((uid, self.may(uid, limits).connections.map_or(0, |_| self.users.sessions(uid))))
     }
 
     /// Whether nobody waits.

@@ -6,9 +6,10 @@ use std::process::Command;
 
 use libproto::channel::Channel;
 use libproto::command::Service;
-use libproto::message::parent::{ClientHello, FetchRules, GitAsk, RepoAddress};
-use libproto::names::RepoName;
+use libproto::message::parent::{ClientHello, FetchRules, GitAsk, Opened, RepoAddress};
+use libproto::names::{HashKind, RepoName};
 
+use super::queue::{Turn, Work};
 use super::start::Settings;
 use super::*;
 use crate::conf::model::Config;
@@ -386,4 +387,29 @@ fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
     };
     assert_eq!(left(AT_ONCE), Some(100 - u32::try_from(AT_ONCE).expect("fits")));
     assert_eq!(left(usize::MAX), Some(0));
+}
+
+/// A process in uninterruptible sleep outlives SIGKILL for as long as whoever it waits for likes. Its user has that many
+/// connections less; but its turn is not theirs to keep.
+#[test]
+fn a_session_that_was_killed_and_does_not_end_counts_for_its_user_and_keeps_no_turn() {
+    let (mut parent, forged) = parent();
+    forged.accepted(&mut parent, forged.number, 0);
+    forged.asks(&mut parent);
+    forged.grants(&mut parent);
+    let session = parent.table.get(forged.number).expect("is there");
+    session.opened = Some(Opened { device: 1, inode: 2, hash: HashKind::Sha1 });
+    let mut turn = Turn::asked(Work::Pack, 5);
+    turn.begin();
+    session.turn = Some(turn);
+    session.session = Process::Ended(Ending::Signal(9));
+    let holds = |parent: &Parent| (parent.jobs().len(), parent.table.reserved());
+    assert_eq!((parent.table.of_identity("user:root"), holds(&parent)), (1, (1, 5)));
+    parent.end_session(forged.number, "for the test");
+    assert_eq!(holds(&parent), (1, 5), "it may still compute");
+    parent.table.get(forged.number).expect("is there").killed_at =
+        Instant::now().checked_sub(Duration::from_secs(10));
+    // Killed once more, by a deadline, it is not waited for anew.
+    parent.end_session(forged.number, "did not end by itself");
+    assert_eq!((parent.table.of_identity("user:root"), holds(&parent)), (1, (0, 0)));
 }

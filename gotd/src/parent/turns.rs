@@ -152,7 +152,7 @@ impl Parent {
         self.tell_waiting();
     }
 
-    fn jobs(&self) -> Vec<Job> {
+    pub(super) fn jobs(&self) -> Vec<Job> {
         self.table.iter().filter_map(job).collect()
     }
 
