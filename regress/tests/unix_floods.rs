@@ -141,6 +141,16 @@ for n in range(60):
     if not isinstance(c, int):
         send(c, b'x')
         held.append(c)
+        # Neither looks like taking it: it says that it reads no more, or looks and leaves it there.
+        try:
+            if n % 3 == 1:
+                c.shutdown(socket.SHUT_RDWR)
+            elif n % 3 == 2:
+                c.settimeout(5)
+                for fd in struct.unpack('2i', c.recvmsg(4096, 64, socket.MSG_PEEK)[1][0][2]):
+                    os.close(fd)
+        except (OSError, IndexError, struct.error):
+            pass
     time.sleep(0.1)
 print('begun', flush=True)
 for c in held:
