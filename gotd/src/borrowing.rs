@@ -104,7 +104,7 @@ fn lending(answer: Lend, who: &str) -> Lending {
         Lend::NoRepository => Lending::No("not the objects of a repository of gotd.conf".into()),
         Lend::Elsewhere => Lending::No("leads to what has a block under another path".into()),
         Lend::Denied => Lending::No(format!("{who} may not read it, and no \"borrow\" names it")),
-        Lend::Hides => Lending::No("has \"hide namespace\", and no \"borrow\" names it".into()),
+        Lend::Hides => Lending::No("has \"hide namespace\"".into()),
     }
 }
 

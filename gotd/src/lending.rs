@@ -53,10 +53,11 @@ pub fn lenders<'t>(table: &'t Table, objects: &Path) -> Vec<Lender<'t>> {
 pub fn lend(table: &Table, identity: &Identity, asked: &RepoName, objects: &Path) -> Lend {
     let borrower = table.find(asked).and_then(|(index, _)| table.config().repositories.get(index));
     let answers = lenders(table, objects).into_iter().map(|lender| {
-        if borrower.is_some_and(|borrower| lender.is_named_by(table, borrower)) {
+        let named = borrower.is_some_and(|borrower| lender.is_named_by(table, borrower));
+        if named && lender.block.hidden.is_empty() {
             return Lend::Permitted;
         }
-        // What is hidden in there its readers do not see either: its objects have no names that could be hidden.
+        // Whoever reads a repository that hides references is not shown all of its objects, and here nothing could tell which.
         match table.deciding(lender.block, identity).map(|deciding| deciding.rule.action) {
             Some(Action::Deny) | None => Lend::Denied,
             Some(_) if !lender.block.hidden.is_empty() => Lend::Hides,
@@ -167,7 +168,7 @@ mod tests {
         let table = table(concat!(
             "repository \"fork\" {\n path \"/fork.git\"\n permit ro 1000\n borrow \"pool.git\"\n borrow \"pools\"\n borrow \"all/x\"\n}\n",
             "repository \"other\" {\n path \"/other.git\"\n permit ro 1000\n}\n",
-            "repository \"pool\" {\n path \"/pool.git\"\n hide namespace refs/secret\n deny 1000\n}\n",
+            "repository \"pool\" {\n path \"/pool.git\"\n deny 1000\n}\n",
             "repositories \"pools\" {\n path \"/pools\"\n permit ro 1\n}\n",
             "repositories \"all\" {\n path \"/all\"\n permit ro 1\n}\n",
             "repository \"pools/own\" {\n path \"/pools/own.git\"\n permit ro 1\n}\n",

@@ -161,8 +161,9 @@ prop_compose! {
         let (options, choices) = ((options.0 && !hides, options.1, options.2, options.3), if hides { 2 } else { 3 });
         let wants = [Wants::Advertised, Wants::Reachable, Wants::Any][usize::from(options.3 % choices)];
         block.options = RepositoryOptions { partial_clone: options.0, wants, reflog: options.1, fsck_off: options.2 };
-        // What is borrowed from must be in the configuration: the block itself always is.
-        block.borrows = block.name.iter().filter(|_| options.3 > 127).map(|n| Borrow { name: n.clone(), at }).collect();
+        // What is borrowed from must be in the configuration: the block itself always is, if it hides nothing.
+        let lends = options.3 > 127 && block.hidden.is_empty();
+        block.borrows = block.name.iter().filter(|_| lends).map(|n| Borrow { name: n.clone(), at }).collect();
         block.limits = limits;
         block.notify = notify;
         Some(block)

@@ -377,7 +377,7 @@ fn users_of_a_shared_account_are_told_apart() {
 
 /// Who may read a repository does not see what is hidden in there; its objects have no names that could be hidden.
 #[test]
-fn what_hides_something_is_lent_by_borrow_alone() {
+fn what_hides_something_is_not_lent() {
     let site = Site::new();
     let (open, _) = repository(&site, "open.git", 6);
     history::grow(&site, &open, 1, 3000);

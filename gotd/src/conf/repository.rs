@@ -392,6 +392,44 @@ impl Parser<'_> {
         for Borrow { name, at } in unknown {
             self.error_at(at, format!("{name}: no block of this configuration has this repository"));
         }
+        let hiding: Vec<Borrow> = self
+            .config
+            .repositories
+            .iter()
+            .flat_map(|block| &block.borrows)
+            .filter(|borrow| self.hides(&borrow.name))
+            .cloned()
+            .collect();
+        for Borrow { name, at } in hiding {
+            let text = format!(
+                "\"borrow\" and the \"hide namespace\" of \"{name}\" contradict each other: with the former, what is \
+                 hidden there may be asked for by its id"
+            );
+            self.error_at(at, text);
+        }
+    }
+
+    /// Whether the block that a repository belongs to, by its name, hides something.
+    fn hides(&self, name: &RepoName) -> bool {
+        let is = |block: &&Repository| match (&block.name, block.kind) {
+            (Some(own), RepositoryKind::One) => own.without_suffix() == name.without_suffix(),
+            (Some(prefix), RepositoryKind::Below { .. }) => name
+                .as_bytes()
+                .strip_prefix(prefix.as_bytes())
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'/'))),
+            (None, RepositoryKind::Below { .. }) => true,
+            (None, RepositoryKind::One) => false,
+        };
+        // One of its own comes first, then the longest prefix.
+        let rank = |block: &&Repository| {
+            (block.kind == RepositoryKind::One, block.name.as_ref().map_or(0, |name| name.as_bytes().len()))
+        };
+        self.config
+            .repositories
+            .iter()
+            .filter(is)
+            .max_by_key(rank)
+            .is_some_and(|block| !block.hidden.is_empty())
     }
 
     fn fsck_item(&mut self, block: &mut Repository) -> Outcome {
