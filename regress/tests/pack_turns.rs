@@ -137,8 +137,10 @@ fn slow_strangers_keep_nobody_waiting() {
                 assert!(took < undisturbed, "{took:?}\n{}", place.daemon.log());
             }
             // They are all still there: nobody was ended for being slow.
-            let served = place.metric("gotd_git_connections{state=\"served\"}");
-            assert!(served >= 8, "{served} are served:\n{}", place.daemon.log());
+            // `listen` tells the parent once a second.
+            let served = || place.metric("gotd_git_connections{state=\"served\"}");
+            let all = regress::run::wait_until(5.0, || served() >= 8);
+            assert!(all, "{} are served:\n{}", served(), place.daemon.log());
         }));
         over.store(true, Ordering::Relaxed);
         if let Err(panic) = result {
