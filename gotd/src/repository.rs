@@ -359,7 +359,8 @@ fn descend(root: &Walked, name: &[u8]) -> Result<Option<Walked>, OpenError> {
             }
             Err(_) => return Ok(None),
         };
-        if components.peek().is_some() && is_in_repository(&at) {
+        // Below a work tree there can be other repositories, as git itself serves them.
+        if components.peek().is_some() && is_repository(&at) {
             return Ok(None);
         }
     }

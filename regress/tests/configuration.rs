@@ -71,6 +71,7 @@ fn repositories_below_a_prefix() {
     site.git(["clone", "-q", &site.repository("x.git").to_string_lossy(), &tree.to_string_lossy()]).good();
     site.git_in(&tree, ["branch", "worktree"]);
     marked(&site, "x.git/nested.git", "nested");
+    marked(&site, "tree/beside/inner.git", "inner");
     marked(&site, ".hidden.git", "hidden");
     // A file in place of a repository, half a repository, and a `.git` file that leads elsewhere.
     fs::write(site.repository("file.git"), b"").expect("writes");
@@ -98,6 +99,8 @@ fn repositories_below_a_prefix() {
         ("pre/fix/tree.git", "worktree"),
         // As in a path that git is given.
         ("pre/fix/tree/.git", "worktree"),
+        // Below a work tree, as git serves it.
+        ("pre/fix/tree/beside/inner", "inner"),
         // Where both exist a name means itself first, as with git.
         ("pre/fix/both", "without"),
         ("pre/fix/both.git", "with"),
