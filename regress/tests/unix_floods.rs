@@ -163,7 +163,8 @@ time.sleep(600)
 ";
     let mut other = others::python(STRANGER, &site.socket(), program);
     assert_eq!(other.line(), "begun");
-    let told = || daemon.reached("connection limit per user") >= 40;
+    // Some of the twenty that read no more say so before they are sent anything, and hold nothing.
+    let told = || daemon.reached("connection limit per user") >= 25;
     assert!(wait_until(30.0, told), "{}", daemon.log());
     honest(&site).good();
     assert_eq!(other.line(), "1", "who has closed them is served again, and given his pipes");
