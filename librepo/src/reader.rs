@@ -33,6 +33,15 @@ const LARGEST: usize = 3 << 20;
 /// spent on it.
 const MAX_RATIO: u64 = 1040;
 
+/// No object where it, or what it is built upon, is larger than the caller wants.
+fn within(read: Result<Object>) -> Result<Option<Object>> {
+    match read {
+        Err(Error::ObjectTooLarge(..) | Error::EntryTooLarge(..)) => Ok(None),
+        Err(Error::CorruptEntry(_, _, delta_apply::TOO_LARGE)) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// Bytes of content that are handed out at a time.
 const PIECE: u64 = 128 << 10;
 /// Bytes of memory for an object that is given in pieces, beside its deltas.
@@ -150,7 +159,35 @@ impl<'s> Reader<'s> {
                 Err(Error::EntryTooLarge(_, _, size, limit)) => Err(Error::ObjectTooLarge(*id, size, limit)),
                 result => result.map(Some),
             },
-            Location::Loose { dir } => self.read_loose(dir, id),
+            Location::Loose { dir } => self.read_loose(dir, id, self.store.limits().object_bytes),
+        }
+    }
+
+    /// The object of [`Reader::read_packed`]; `None` if it, or an object that it is built upon, has more
+    /// than `limit` bytes.
+    pub(crate) fn read_packed_within(
+        &mut self,
+        pack: u32,
+        offset: u64,
+        limit: u64,
+    ) -> Result<Option<Object>> {
+        within(self.rebuild(pack, offset, limit.min(self.store.limits().object_bytes)))
+    }
+
+    /// The object of [`Reader::read_at`]; `None` if it, or an object that it is built upon, has more than
+    /// `limit` bytes.
+    pub(crate) fn read_at_within(
+        &mut self,
+        at: Location,
+        id: &ObjectId,
+        limit: u64,
+    ) -> Result<Option<Object>> {
+        match at {
+            Location::Pack { pack, offset, .. } => self.read_packed_within(pack, offset, limit),
+            Location::Loose { dir } => {
+                let limit = limit.min(self.store.limits().object_bytes);
+                within(self.read_loose(dir, id, limit).and_then(|read| read.ok_or(Error::Missing(*id))))
+            }
         }
     }
 
@@ -162,20 +199,6 @@ impl<'s> Reader<'s> {
     /// Reads the object whose entry begins at `offset` of a pack.
     pub fn read_packed(&mut self, pack_number: u32, offset: u64) -> Result<Object> {
         self.rebuild(pack_number, offset, self.store.limits().object_bytes)
-    }
-
-    /// The same, if neither it nor anything on the way to it has more than `limit` bytes.
-    pub(crate) fn read_packed_within(
-        &mut self,
-        pack_number: u32,
-        offset: u64,
-        limit: u64,
-    ) -> Result<Option<Object>> {
-        let limit = limit.min(self.store.limits().object_bytes);
-        match self.rebuild(pack_number, offset, limit) {
-            Err(Error::EntryTooLarge(..) | Error::CorruptEntry(_, _, delta_apply::TOO_LARGE)) => Ok(None),
-            result => result.map(Some),
-        }
     }
 
     fn rebuild(&mut self, pack_number: u32, offset: u64, limit: u64) -> Result<Object> {
@@ -385,11 +408,10 @@ impl<'s> Reader<'s> {
         Ok((header, got, status == Status::StreamEnd))
     }
 
-    fn read_loose(&mut self, dir: u16, id: &ObjectId) -> Result<Option<Object>> {
+    fn read_loose(&mut self, dir: u16, id: &ObjectId, limit: u64) -> Result<Option<Object>> {
         let Some(file) = self.map_loose(dir, id)? else { return Ok(None) };
         let mut start = [0; loose::MAX_HEADER];
         let ((kind, size, skip), got, ended) = self.start_loose(&file, id, &mut start)?;
-        let limit = self.store.limits().object_bytes;
         if size > limit {
             return Err(Error::ObjectTooLarge(*id, size, limit));
         }

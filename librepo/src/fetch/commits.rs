@@ -22,11 +22,19 @@ pub(crate) struct Source<'s> {
     pub(crate) reader: Reader<'s>,
     /// Knows parents, trees and dates of commits without reading them.
     pub(crate) graph: Option<&'s CommitGraph>,
+    /// Kind and size in bytes of the loose objects that were asked about. Several steps of a fetch ask
+    /// again, and each time the file would be opened.
+    loose: HashMap<u32, (Kind, u64), FastState>,
 }
 
 impl<'s> Source<'s> {
     pub(crate) fn new(store: &'s Store, first: First, cache_bytes: usize) -> Result<Source<'s>> {
-        Ok(Source { space: Space::new(store, first)?, reader: Reader::new(store, cache_bytes), graph: None })
+        Ok(Source::of(Space::new(store, first)?, Reader::new(store, cache_bytes)))
+    }
+
+    /// A source without a commit graph, of numbers that others use too.
+    pub(crate) fn of(space: Space<'s>, reader: Reader<'s>) -> Source<'s> {
+        Source { space, reader, graph: None, loose: HashMap::default() }
     }
 
     /// The number of an object that must be here.
@@ -52,18 +60,21 @@ impl<'s> Source<'s> {
 
     /// The same if neither it nor what it is built upon has more than `limit` bytes.
     pub(crate) fn read_within(&mut self, number: u32, limit: u64) -> Result<Option<Object>> {
-        let (location, _) = self.location(number)?;
-        match location {
-            Location::Pack { pack, offset, .. } => self.reader.read_packed_within(pack, offset, limit),
-            Location::Loose { .. } if self.header(number)?.1 > limit => Ok(None),
-            Location::Loose { .. } => self.read(number).map(Some),
-        }
+        let (location, id) = self.location(number)?;
+        self.reader.read_at_within(location, &id, limit)
     }
 
     /// Kind and size of the object with this number.
     pub(crate) fn header(&mut self, number: u32) -> Result<(Kind, u64)> {
+        if let Some(header) = self.loose.get(&number) {
+            return Ok(*header);
+        }
         let (location, id) = self.location(number)?;
-        self.reader.header_at(location, &id)?.ok_or(Error::Missing(id))
+        let header = self.reader.header_at(location, &id)?.ok_or(Error::Missing(id))?;
+        if matches!(location, Location::Loose { .. }) {
+            self.loose.insert(number, header);
+        }
+        Ok(header)
     }
 
     /// Kind of the object with this number.

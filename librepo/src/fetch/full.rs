@@ -230,7 +230,7 @@ pub(super) fn trees(
         for _ in 1..threads.clamp(1, 8) {
             let (space, shared) = (source.space.clone(), &shared);
             helpers.push(scope.spawn(move || {
-                let mut source = Source { space, reader: Reader::new(store, cache_bytes), graph: None };
+                let mut source = Source::of(space, Reader::new(store, cache_bytes));
                 shared.work(&mut source, &mut || Ok(()))
             }));
         }

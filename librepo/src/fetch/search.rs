@@ -46,8 +46,8 @@ const DEEPEST: u8 = 40;
 /// Bytes scanned before the search ends, and bytes of deltas kept.
 const WORK: u64 = 8 << 30;
 const KEPT: u64 = 192 << 20;
-/// Bytes of indexes of bases that a thread keeps.
-const INDEXES: usize = 16 << 20;
+/// Bytes of versions, and of their indexes as bases, that a thread keeps of a path.
+const VERSIONS: usize = 16 << 20;
 /// Bytes scanned by one thread before others help it: they read bases anew that it has read, so that short searches with two
 /// threads take a tenth more of the processors and end hardly earlier.
 const ALONE: u64 = 8 << 20;
@@ -321,7 +321,7 @@ fn run(
                 let (shared, space, at_work) = (&shared, space.clone(), at_work.clone());
                 running.push(scope.spawn(move || -> Result<()> {
                     let reader = crate::reader::Reader::new(store, cache_bytes);
-                    let mut source = Source { space, reader, graph: None };
+                    let mut source = Source::of(space, reader);
                     let mut z = compressor();
                     let [trees, blobs] = &shared.queues;
                     let result = Worker::new(&mut source, shared, &mut z).run([blobs, trees], &mut || Ok(()));
@@ -367,12 +367,18 @@ fn run(
     Ok(shared.made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
+/// A version that was read, and its index once it was tried as a base.
+struct Read {
+    data: Rc<Vec<u8>>,
+    index: Option<Rc<DeltaIndex>>,
+}
+
 /// One thread of the search.
 struct Worker<'w, 's, 'g> {
     source: &'w mut Source<'s>,
     shared: &'w Shared<'g>,
-    indexes: HashMap<u32, Rc<DeltaIndex>, FastState>,
-    index_bytes: usize,
+    read: HashMap<u32, Read, FastState>,
+    read_bytes: usize,
     z: &'w mut LazyCell<Compress>,
 }
 
@@ -382,15 +388,14 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         shared: &'w Shared<'g>,
         z: &'w mut LazyCell<Compress>,
     ) -> Worker<'w, 's, 'g> {
-        Worker { source, shared, indexes: HashMap::default(), index_bytes: 0, z }
+        Worker { source, shared, read: HashMap::default(), read_bytes: 0, z }
     }
 
     fn run(&mut self, queues: [&Queue<'g>; 2], step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         for queue in queues {
             while let Some(group) = queue.take() {
                 self.group(group, step)?;
-                self.indexes.clear();
-                self.index_bytes = 0;
+                self.forget();
             }
         }
         Ok(())
@@ -417,8 +422,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
     /// The best delta for a version, and how deep it lies.
     fn best(&mut self, group: &Group, at: usize, why: Why, depths: &[u8]) -> Result<Option<(Made, u8)>> {
         let number = group.versions[at].number;
-        let Some(object) = self.source.read_within(number, LARGEST)? else { return Ok(None) };
-        let target = object.data;
+        let Some(target) = self.version(number)? else { return Ok(None) };
         if !(SMALLEST..LARGEST).contains(&(target.len() as u64)) {
             return Ok(None);
         }
@@ -436,8 +440,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         let mut best: Option<(u32, bool, u8, Vec<u8>)> = None;
         for (base, thin, depth) in near.chain(edges) {
             // What the client has may be unreadable here: then it is no base.
-            let Ok(Some(object)) = self.source.read_within(base, LARGEST) else { continue };
-            let base_data = object.data;
+            let Ok(Some(base_data)) = self.version(base) else { continue };
             let limit = best.as_ref().map_or(worth, |(.., delta)| delta.len().saturating_sub(8));
             let grows = target.len().saturating_sub(base_data.len());
             if base_data.len() as u64 >= LARGEST || grows > limit || base_data.len() / 32 > target.len() {
@@ -465,17 +468,42 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         Ok(Some((Made { base, thin, compressed, size: delta.len() as u64 }, depth)))
     }
 
-    fn index(&mut self, number: u32, data: &[u8]) -> Option<Rc<DeltaIndex>> {
-        if let Some(index) = self.indexes.get(&number) {
-            return Some(index.clone());
+    /// The content of a version; `None` if it is too large. It is kept: a version is a target once and
+    /// then a base for several others, and a loose object would be opened and inflated for each of them.
+    fn version(&mut self, number: u32) -> Result<Option<Rc<Vec<u8>>>> {
+        if let Some(read) = self.read.get(&number) {
+            return Ok(Some(read.data.clone()));
+        }
+        let Some(object) = self.source.read_within(number, LARGEST)? else { return Ok(None) };
+        self.keep(object.data.len());
+        self.read.insert(number, Read { data: object.data.clone(), index: None });
+        Ok(Some(object.data))
+    }
+
+    fn index(&mut self, number: u32, data: &Rc<Vec<u8>>) -> Option<Rc<DeltaIndex>> {
+        if let Some(index) = self.read.get(&number).and_then(|read| read.index.clone()) {
+            return Some(index);
         }
         let index = Rc::new(DeltaIndex::new(data)?);
-        if self.index_bytes + index.size() > INDEXES {
-            self.indexes.clear();
-            self.index_bytes = 0;
+        self.keep(index.size());
+        if !self.read.contains_key(&number) {
+            // Both are kept together: the index was too much beside what was kept before.
+            self.keep(data.len());
         }
-        self.index_bytes += index.size();
-        self.indexes.insert(number, index.clone());
+        self.read.insert(number, Read { data: data.clone(), index: Some(index.clone()) });
         Some(index)
+    }
+
+    /// Makes room for so many bytes more.
+    fn keep(&mut self, bytes: usize) {
+        if self.read_bytes.saturating_add(bytes) > VERSIONS {
+            self.forget();
+        }
+        self.read_bytes = self.read_bytes.saturating_add(bytes);
+    }
+
+    fn forget(&mut self) {
+        self.read.clear();
+        self.read_bytes = 0;
     }
 }

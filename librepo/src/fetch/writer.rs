@@ -709,12 +709,12 @@ impl Writer<'_, '_, '_, '_> {
             }
         }
         if matches!(way, Way::Whole) {
-            let (kind, size) = self.source.reader.header(&id)?.ok_or(Error::Missing(id))?;
-            if size >= STREAMED {
-                self.streamed(&id, kind, size)?;
-            } else {
-                let object = self.source.reader.read(&id)?.ok_or(Error::Missing(id))?;
-                self.whole(object.kind, &object.data)?;
+            match self.source.read_within(number, STREAMED - 1)? {
+                Some(object) => self.whole(object.kind, &object.data)?,
+                None => {
+                    let (kind, size) = self.source.reader.header(&id)?.ok_or(Error::Missing(id))?;
+                    self.streamed(&id, kind, size)?;
+                }
             }
         } else {
             self.stats.deltas += 1;
