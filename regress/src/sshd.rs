@@ -20,6 +20,8 @@ pub enum Setup {
     LoginShell,
     /// An ordinary shell which finds gotsh under the names of git's programs.
     Names,
+    /// The account's own shell, and git as it is installed: what gotd is compared with.
+    Git,
     /// sshd asks `gotctl authorized-keys` and `authorized-principals`, which stand in this directory of root's beside
     /// gotsh, and takes certificates of the key `ca`. The account was made by the caller.
     KeysCommand(&'static str),
@@ -102,7 +104,7 @@ impl Sshd {
             (Setup::LoginShell, None) => {
                 (String::new(), Some(format!("{} -c \"$SSH_ORIGINAL_COMMAND\"", gotsh.display())))
             }
-            (Setup::KeysCommand(_), _) => (String::new(), None),
+            (Setup::KeysCommand(_) | Setup::Git, _) => (String::new(), None),
             (Setup::Names, _) => {
                 let names = dir.join("names");
                 let _ = fs::create_dir(&names);
@@ -180,6 +182,11 @@ impl Sshd {
         let config = self.command.strip_prefix("ssh -F ").expect("our own command");
         command.args(["-F", config]).args(arguments);
         command
+    }
+
+    /// Its process, which reaps those of the connections.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
     }
 
     /// What it has logged.

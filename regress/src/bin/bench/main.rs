@@ -11,6 +11,7 @@ mod measure;
 mod plot;
 mod push;
 mod session;
+mod ssh;
 mod tcp;
 
 use std::path::PathBuf;
@@ -62,6 +63,7 @@ fn main() {
             continue;
         }
         rows.extend(session::bench(&repository, pairs.max(1), &only));
+        rows.extend(ssh::bench(&repository, pairs.max(1), &only));
         rows.extend(idle::bench(&repository, &only));
         rows.extend(push::bench(&repository, pairs.max(1), &only));
     }

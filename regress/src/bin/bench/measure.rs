@@ -111,7 +111,8 @@ pub fn cpu(daemon: Option<i32>) -> f64 {
     own + daemon.map_or(0.0, daemon_cpu)
 }
 
-fn daemon_cpu(pid: i32) -> f64 {
+/// Seconds of processor time of a process and of the children that it has reaped.
+pub fn daemon_cpu(pid: i32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after = stat.rsplit(')').next().unwrap_or_default();
     // utime, stime, cutime and cstime are fields 14 to 17; two stand before the name's end.
