@@ -46,7 +46,7 @@ impl Walk<'_> {
     fn directory(&mut self, directory: &Walked, prefix: &[u8], levels: usize) {
         let Some(levels) = levels.checked_sub(1) else { return self.whole = false };
         let Ok(copy) = directory.directory.try_clone() else { return self.whole = false };
-        let dir = Dir::new(copy, PathBuf::from(OsStr::from_bytes(prefix)));
+        let dir = Dir::within(copy, PathBuf::from(OsStr::from_bytes(prefix)), directory.look());
         let Ok(entries) = dir.entries(MOST_ENTRIES) else { return self.whole = false };
         let names: BTreeSet<Vec<u8>> =
             entries.into_iter().filter(|(_, kind)| *kind == EntryType::Dir).map(|(name, _)| name).collect();

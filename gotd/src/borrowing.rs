@@ -17,7 +17,7 @@ use libproto::message::parent::{
 use libproto::names::escape;
 use librepo::alternates::{self, Alternates, Lender, Lending, Place};
 use librepo::place::Trust;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::repository::{self, Found, Parent};
@@ -56,9 +56,11 @@ fn of(found: &Found, lender: &mut dyn Lender) -> Result<Alternates, String> {
         return Ok(Alternates::default());
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let objects =
-        openat(&found.directory, "objects", flags, Mode::empty()).map_err(|e| format!("objects: {e}"))?;
-    alternates::resolve(objects.as_fd(), &found.path.join("objects"), Trust::of_process(), lender)
+    let objects = found
+        .look
+        .open(found.directory.as_fd(), b"objects", flags, Mode::empty())
+        .map_err(|e| format!("objects: {e}"))?;
+    alternates::resolve(objects.as_fd(), found.look, &found.path.join("objects"), Trust::of_process(), lender)
         .map_err(|e| e.to_string())
 }
 

@@ -26,7 +26,13 @@ pub fn warnings(config: &Config, trust: Trust) -> Vec<ConfigError> {
         let table = table.get_or_insert_with(|| Table::new(config.clone()));
         let mut readers = Readers { table, block, said: Vec::new() };
         let Ok(objects) = repository.child(b"objects") else { continue };
-        let found = alternates::resolve(objects.directory.as_fd(), &objects.path, trust, &mut readers);
+        let found = alternates::resolve(
+            objects.directory.as_fd(),
+            objects.look(),
+            &objects.path,
+            trust,
+            &mut readers,
+        );
         let name = block.display_name();
         for text in readers.said {
             warnings.push(complaint(config, block.at, format!("repository \"{name}\": {text}")));

@@ -18,6 +18,7 @@ use librepo::beneath::Dir;
 use librepo::config::Shared;
 use librepo::create;
 use librepo::fs_ops::Fs;
+use librepo::mounts::Look;
 use librepo::place::{Walked, Why};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 use nix::errno::Errno;
@@ -92,8 +93,9 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, String> {
         let hint = Limit::RepositoriesPerUser.hint();
         return Err(format!("{name}: cannot be created: you have made {most} repositories here {hint}"));
     }
-    let fs = Fs::new(root.directory.try_clone().map_err(|e| text(&e))?, Shared::Umask);
-    let staging = Staging::open(&fs).map_err(|e| text(&e))?;
+    let directory = root.directory.try_clone().map_err(|e| text(&e))?;
+    let fs = Fs::new(directory, Shared::Umask).within(root.look());
+    let staging = Staging::open(&fs, root.look()).map_err(|e| text(&e))?;
     let staged = fresh(MADE).into_bytes();
     let done = create::empty(&staging.fs, &staged).and_then(|()| creator::record(&staging.fs, &staged, who));
     let done = done.map_err(|e| e.to_string());
@@ -119,17 +121,18 @@ struct Staging {
 }
 
 impl Staging {
-    fn open(root: &Fs) -> Result<Staging, String> {
-        if let Ok(directory) = own_directory(root, STAGING)
+    fn open(root: &Fs, look: Look) -> Result<Staging, String> {
+        if let Ok(directory) = own_directory(root, look, STAGING)
             && let Ok(copy) = directory.try_clone()
         {
-            let staging = Staging { name: STAGING.to_vec(), fs: Fs::new(directory, Shared::Umask) };
+            let staging =
+                Staging { name: STAGING.to_vec(), fs: Fs::new(directory, Shared::Umask).within(look) };
             staging.sweep(copy.as_fd());
             return Ok(staging);
         }
         let name = [STAGING, fresh("-").as_bytes()].concat();
-        let directory = own_directory(root, &name).map_err(|e| format!(".gotd-create: {e}"))?;
-        Ok(Staging { name, fs: Fs::new(directory, Shared::Umask) })
+        let directory = own_directory(root, look, &name).map_err(|e| format!(".gotd-create: {e}"))?;
+        Ok(Staging { name, fs: Fs::new(directory, Shared::Umask).within(look) })
     }
 
     /// Removes what crashes left, and nothing else: a repository may have been moved here under any other name.
@@ -161,14 +164,14 @@ fn is_ours(name: &[u8]) -> bool {
 }
 
 /// Opens a directory that is the daemon's and that nobody else may write in, and makes it if there is nothing of that name.
-fn own_directory(root: &Fs, name: &[u8]) -> Result<OwnedFd, Errno> {
+fn own_directory(root: &Fs, look: Look, name: &[u8]) -> Result<OwnedFd, Errno> {
     match mkdirat(root.root(), name, Mode::S_IRWXU) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // Looked at before it is opened for reading: the server of a file system in user space may never answer.
-    let directory = openat(root.root(), name, flags, Mode::empty())?;
+    // Even to ask for its owner would be to ask the server of somebody's file system, which may never answer.
+    let directory = look.open(root.root(), name, flags, Mode::empty())?;
     let found = fstatat(&directory, "", AtFlags::AT_EMPTY_PATH)?;
     let others_write = Mode::from_bits_truncate(found.st_mode).intersects(Mode::S_IWGRP | Mode::S_IWOTH);
     if found.st_uid != geteuid().as_raw() || others_write {

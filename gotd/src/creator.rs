@@ -28,7 +28,7 @@ pub fn record(fs: &Fs, repository: &[u8], who: &str) -> librepo::Result<()> {
 pub fn has_made(root: &Walked, who: &str, most: u64) -> bool {
     let (wanted, mut left) = (line(who), most);
     each_repository(root, &mut |below| {
-        let dir = Dir::new(below.found.directory, PathBuf::new());
+        let dir = Dir::within(below.found.directory, PathBuf::new(), below.found.look);
         // What cannot be read was not written by gotd.
         let text = dir.read(FILE, LONGEST).ok().flatten();
         if text.is_some_and(|text| text == wanted.as_bytes()) {

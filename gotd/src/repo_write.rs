@@ -233,7 +233,7 @@ impl Push<'_> {
             self.all_or_none();
         }
         let directory = self.found.directory.try_clone().map_err(|e| e.to_string())?;
-        let fs = Fs::new(directory, self.repository.config().shared);
+        let fs = Fs::new(directory, self.repository.config().shared).within(self.found.look);
         // What a crash left is removed first; whoever is alive holds a lock on his. Before the sandbox is narrowed:
         // a lock on packed-refs may be among it.
         if let Err(e) = quarantine::sweep(&fs) {
@@ -387,9 +387,7 @@ impl Push<'_> {
             | nix::fcntl::OFlag::O_CLOEXEC;
         let mut opened: Vec<(OwnedFd, PathBuf)> = Vec::new();
         for name in ["objects", "refs", "logs"] {
-            if let Ok(fd) =
-                nix::fcntl::openat(&self.found.directory, name, flags, nix::sys::stat::Mode::empty())
-            {
+            if let Ok(fd) = self.open(name, flags) {
                 opened.push((fd, self.found.path.join(name)));
             }
         }
@@ -409,6 +407,12 @@ impl Push<'_> {
         Ok(())
     }
 
+    /// Opens a directory of the repository.
+    fn open(&self, name: &str, flags: nix::fcntl::OFlag) -> nix::Result<OwnedFd> {
+        let directory = self.found.directory.as_fd();
+        self.found.look.open(directory, name.as_bytes(), flags, nix::sys::stat::Mode::empty())
+    }
+
     /// Whether the disk has the configured reserve.
     fn reserve(&self) -> Result<(), String> {
         let reserve = self.rules.limit(Limit::DiskReserve);
@@ -417,9 +421,7 @@ impl Push<'_> {
         }
         let flags =
             nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
-        let objects =
-            nix::fcntl::openat(&self.found.directory, "objects", flags, nix::sys::stat::Mode::empty())
-                .map_err(|e| format!("objects: {e}"))?;
+        let objects = self.open("objects", flags).map_err(|e| format!("objects: {e}"))?;
         check_reserve(&objects, reserve).map_err(|e| e.to_string())
     }
 

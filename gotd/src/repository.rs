@@ -22,7 +22,8 @@ use libproto::names::HashKind;
 use librepo::alternates::Alternate;
 use librepo::beneath::EntryType;
 use librepo::checked::{Checked, Seal};
-use librepo::place::{self, Inode, Look, Stopped, Trust, Walked, Why};
+use librepo::mounts::Look;
+use librepo::place::{self, Inode, Stopped, Trust, Walked, Why};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
@@ -190,7 +191,7 @@ fn read(
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
-    let opening = match Opening::new(directory) {
+    let opening = match Opening::new(directory, found.look) {
         Ok(opening) => opening,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
@@ -198,7 +199,8 @@ fn read(
     // While the parent looks at what was found.
     let checked = Arc::<Checked>::default();
     let dirs = std::mem::take(&mut alternates.dirs);
-    let options = Options { alternates: dirs, checked: checked.clone(), ..Options::default() };
+    let options =
+        Options { alternates: dirs, look: found.look, checked: checked.clone(), ..Options::default() };
     let repository = opening.finish(options);
     let session = session.into();
     watch(parent, &session, serve)?;
@@ -257,7 +259,7 @@ fn watch(parent: &Parent, session: &repo_read::Session, serve: &Serve) -> Result
 /// Opens a repository that was found.
 pub fn open_repository(found: &Found, alternates: Vec<Alternate>) -> librepo::error::Result<Repository> {
     let directory = found.directory.try_clone().map_err(librepo::error::Error::Io)?;
-    Repository::open(directory, Options { alternates, ..Options::default() })
+    Repository::open(directory, Options { alternates, look: found.look, ..Options::default() })
 }
 
 /// Reports a repository that cannot be served, and ends.

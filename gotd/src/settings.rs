@@ -48,7 +48,7 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("settings", WORK);
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
-    let fs = Fs::new(directory, repository.config().shared);
+    let fs = Fs::new(directory, repository.config().shared).within(found.look);
     let done = match &serve.task {
         Task::Git | Task::Info => Err("nothing to do".to_owned()),
         Task::Head(branch) => head(&fs, &repository, &rules, branch),

@@ -16,7 +16,8 @@ use nix::errno::Errno;
 
 use crate::beneath::{Dir, EntryType};
 use crate::error::{Error, Result};
-use crate::place::{self, Inode, Look, Trust, Walked};
+use crate::mounts::Look;
+use crate::place::{self, Inode, Trust, Walked};
 
 /// How many alternates may lead from one to the next, as with C git.
 pub const MAX_DEPTH: usize = 5;
@@ -72,6 +73,8 @@ pub struct Alternate {
     pub path: PathBuf,
     /// It itself, opened (`O_PATH`).
     pub dir: OwnedFd,
+    /// How what is in it is opened.
+    pub look: Look,
 }
 
 /// What a repository borrows from.
@@ -98,7 +101,7 @@ struct Wish {
 }
 
 /// Resolves the alternates of an objects directory, those of its alternates included. `path` is the place of `objects` as
-/// walked, for the sake of relative lines.
+/// walked, for the sake of relative lines, `look` how what is in it is opened.
 ///
 /// A line that may not be used, or that leads nowhere, in a circle or too deep, is left out and told in
 /// [`Alternates::refused`].
@@ -107,12 +110,13 @@ struct Wish {
 /// The repository's own file cannot be read, or the lender does not answer.
 pub fn resolve(
     objects: BorrowedFd<'_>,
+    look: Look,
     path: &Path,
     trust: Trust,
     lender: &mut dyn Lender,
 ) -> Result<Alternates> {
     let own = objects.try_clone_to_owned().map_err(|e| Error::Open("objects".into(), e))?;
-    let own = Source { objects: Dir::new(own, "objects"), path: path.to_owned() };
+    let own = Source { objects: Dir::within(own, "objects", look), path: path.to_owned() };
     let mut search =
         Search { trust, found: Alternates::default(), seen: vec![path.to_owned()], lines: 0, bytes: 0 };
     let mut wishes = search.wishes(&own, 0)?;
@@ -220,8 +224,10 @@ impl Search {
             };
             match walked.directory.try_clone() {
                 Ok(dir) => {
-                    next.push(Source { objects: Dir::new(dir, "alternate/objects"), path: path.clone() });
-                    self.found.dirs.push(Alternate { path, dir: walked.directory });
+                    let look = walked.look();
+                    let objects = Dir::within(dir, "alternate/objects", look);
+                    next.push(Source { objects, path: path.clone() });
+                    self.found.dirs.push(Alternate { path, dir: walked.directory, look });
                 }
                 Err(e) => self.found.refuse(path, &e.to_string()),
             }
@@ -344,7 +350,8 @@ mod tests {
         let objects = root.join("a/objects");
         let mut lender = Below { root: root.to_owned(), asked: Vec::new() };
         let opened: OwnedFd = fs::File::open(&objects).unwrap().into();
-        let found = resolve(opened.as_fd(), &objects, Trust::of_process(), &mut lender).unwrap();
+        let found =
+            resolve(opened.as_fd(), Look::ANYWHERE, &objects, Trust::of_process(), &mut lender).unwrap();
         (found, lender.asked)
     }
 

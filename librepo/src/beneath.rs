@@ -1,8 +1,8 @@
 //! Opening files beneath a directory descriptor, following no symbolic link.
 //!
 //! Everything this crate reads is opened here, each component with `openat(O_NOFOLLOW)`, so that
-//! neither a link in a repository nor a directory swapped for one leads out of it. The only
-//! memory maps are made here as well.
+//! neither a link in a repository nor a directory swapped for one leads out of it; nor, where others may have made it, a mount
+//! point (see [`Look`]). The only memory maps are made here as well.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,11 +13,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
 use crate::checked::FileId;
 use crate::error::{Error, Result};
+use crate::mounts::{DIRECTORY, Look};
 
 /// What a directory entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,7 @@ pub enum EntryType {
 pub struct Dir {
     fd: OwnedFd,
     name: PathBuf,
+    look: Look,
 }
 
 impl AsFd for Dir {
@@ -62,7 +64,17 @@ fn plain(path: &[u8]) -> bool {
 impl Dir {
     /// A directory from its descriptor (`O_PATH` will do); `name` is for error texts and may be empty.
     pub fn new(fd: OwnedFd, name: impl Into<PathBuf>) -> Dir {
-        Dir { fd, name: name.into() }
+        Dir::within(fd, name, Look::ANYWHERE)
+    }
+
+    /// The same, and of what is below it only what `look` lets see.
+    pub fn within(fd: OwnedFd, name: impl Into<PathBuf>, look: Look) -> Dir {
+        Dir { fd, name: name.into(), look }
+    }
+
+    /// How what is below it is opened.
+    pub fn look(&self) -> Look {
+        self.look
     }
 
     /// The name of something in this directory, for error texts.
@@ -73,11 +85,10 @@ impl Dir {
     /// A second descriptor of the same directory.
     pub fn try_clone(&self) -> Result<Dir> {
         let fd = self.fd.try_clone().map_err(|e| Error::Open(self.name.clone(), e))?;
-        Ok(Dir { fd, name: self.name.clone() })
+        Ok(Dir { fd, name: self.name.clone(), look: self.look })
     }
 
     fn open(&self, path: &[u8], flags: OFlag) -> std::result::Result<OwnedFd, Errno> {
-        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         if !plain(path) {
             return Err(Errno::EINVAL);
         }
@@ -85,17 +96,17 @@ impl Dir {
         let mut rest = path;
         while let Some(slash) = rest.iter().position(|&byte| byte == b'/') {
             let at = parent.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
-            let walk = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            parent = Some(openat(at, &rest[..slash], walk, Mode::empty())?);
+            parent = Some(self.look.open(at, &rest[..slash], DIRECTORY, Mode::empty())?);
             rest = &rest[slash + 1..];
         }
-        openat(parent.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd), rest, flags, Mode::empty())
+        let at = parent.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
+        self.look.open(at, rest, flags, Mode::empty())
     }
 
     /// Opens a directory below this one; `None` if there is none. A symbolic link is not one.
     pub fn open_dir(&self, path: &[u8]) -> Result<Option<Dir>> {
         match self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
-            Ok(fd) => Ok(Some(Dir { fd, name: self.name_of(path) })),
+            Ok(fd) => Ok(Some(Dir::within(fd, self.name_of(path), self.look))),
             // A link to a directory is told from nothing at all: what lies behind it would silently be missed.
             Err(Errno::ENOTDIR) if matches!(self.stat(path)?, Some((EntryType::Symlink, _))) => {
                 Err(Error::Corrupt(self.name_of(path), "symbolic link, which is not followed"))
@@ -157,7 +168,7 @@ impl Dir {
             None => (None, path),
         };
         let at = parent.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
-        match fstatat(at, last, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match self.look.stat(at, last) {
             Ok(stat) => Ok(Some((file_type(&stat), stat))),
             Err(errno) if absent(errno) => Ok(None),
             Err(errno) => Err(Error::Open(self.name_of(path), io(errno))),
@@ -166,7 +177,7 @@ impl Dir {
 
     /// The target of a symbolic link in this very directory, not followed; `None` if it is none.
     pub fn link_target(&self, name: &[u8]) -> Option<Vec<u8>> {
-        readlinkat(&self.fd, name).ok().map(|target| target.as_bytes().to_vec())
+        self.look.read_link(self.fd.as_fd(), name).ok()
     }
 
     /// The names in this directory, `.` and `..` left out, in no order, `limit` of them at most.
@@ -267,191 +278,6 @@ impl Deref for Map {
     fn deref(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// What the kernel knows of a directory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Facts {
-    /// Its owner.
-    pub uid: u32,
-    /// Its type and permissions.
-    pub mode: u32,
-    /// Its device number.
-    pub device: u64,
-    /// Its inode number.
-    pub inode: u64,
-    /// When it was made, in nanoseconds since 1970; 0: not known.
-    pub born: u64,
-    /// The id of the mount that it was reached through; `None`: the kernel does not say.
-    pub mount: Option<u64>,
-    /// That id is never used again, so that [`mounted_by`] can be asked about it (Linux 6.8).
-    pub unique: bool,
-}
-
-/// Looks at a directory by its descriptor. Nobody is asked but the kernel itself: the server of a file system in user
-/// space, or a network's, may never answer.
-#[cfg(target_os = "linux")]
-pub(crate) fn facts(directory: BorrowedFd<'_>) -> std::result::Result<Facts, Errno> {
-    use nix::libc;
-    use std::os::fd::AsRawFd as _;
-
-    let mut buffer = std::mem::MaybeUninit::<libc::statx>::zeroed();
-    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
-    let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
-    // SAFETY: the descriptor is open, the path is an empty string with its end, and the buffer is one `struct statx`,
-    // which the call fills in.
-    let done =
-        unsafe { libc::statx(directory.as_raw_fd(), c"".as_ptr(), flags, wanted, buffer.as_mut_ptr()) };
-    Errno::result(done)?;
-    // SAFETY: plain numbers, for which zeros are good, and the call has filled them in.
-    let found = unsafe { buffer.assume_init() };
-    let seconds = u64::try_from(found.stx_btime.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::from(found.stx_btime.tv_nsec);
-    let has = |bit: libc::c_uint| found.stx_mask & bit != 0;
-    Ok(Facts {
-        uid: found.stx_uid,
-        mode: u32::from(found.stx_mode),
-        device: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
-        inode: found.stx_ino,
-        born: if has(libc::STATX_BTIME) {
-            seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds)
-        } else {
-            0
-        },
-        mount: has(libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE).then_some(found.stx_mnt_id),
-        unique: has(STATX_MNT_ID_UNIQUE),
-    })
-}
-
-/// For statx(2), since Linux 6.8: an older kernel does not look at this bit.
-#[cfg(target_os = "linux")]
-const STATX_MNT_ID_UNIQUE: nix::libc::c_uint = 0x4000;
-
-/// Who has mounted a file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MountedBy {
-    /// Only root can have.
-    Root,
-    /// Its server in user space is that of somebody else, or may be.
-    User,
-    /// The kernel does not say, and the file system may be one in user space.
-    NotKnown,
-}
-
-/// Who has mounted the file system on which a directory lies. The kernel alone is asked, by statmount(2): statfs(2) would ask
-/// the server of a file system in user space.
-#[cfg(target_os = "linux")]
-pub(crate) fn mounted_by(facts: &Facts) -> MountedBy {
-    // A file system in user space has no device, but for one that only root can have mounted.
-    let unknown = if nix::libc::major(facts.device) == 0 { MountedBy::NotKnown } else { MountedBy::Root };
-    let Some(mount) = facts.mount.filter(|_| facts.unique) else { return unknown };
-    match statmount(mount, SB_BASIC) {
-        Ok(basic) if basic.has(SB_BASIC) && basic.number(24) != FUSE_SUPER_MAGIC => MountedBy::Root,
-        Ok(basic) if basic.has(SB_BASIC) => match statmount(mount, FS_TYPE | MNT_OPTS) {
-            Ok(fuse) if fuse.is_roots() => MountedBy::Root,
-            // Or nobody says who has mounted it (Linux before 6.11).
-            _ => MountedBy::User,
-        },
-        Err(Errno::ENOSYS) => unknown,
-        // It was unmounted meanwhile.
-        _ => MountedBy::User,
-    }
-}
-
-/// Elsewhere only root mounts anything.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn mounted_by(_: &Facts) -> MountedBy {
-    MountedBy::Root
-}
-
-#[cfg(target_os = "linux")]
-const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
-/// What statmount(2) can tell.
-#[cfg(target_os = "linux")]
-const SB_BASIC: u64 = 1;
-#[cfg(target_os = "linux")]
-const FS_TYPE: u64 = 0x20;
-#[cfg(target_os = "linux")]
-const MNT_OPTS: u64 = 0x80;
-
-/// An answer of statmount(2): a header of 512 bytes with numbers and the places of texts, which follow it.
-#[cfg(target_os = "linux")]
-struct Statmount(Box<[u8; Statmount::SIZE]>);
-
-#[cfg(target_os = "linux")]
-impl Statmount {
-    /// With room for the options: the kernel has a page for those of a file system.
-    const SIZE: usize = HEADER + 8192;
-
-    fn number(&self, at: usize) -> u64 {
-        self.0.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
-    }
-
-    fn has(&self, bits: u64) -> bool {
-        self.number(8) & bits == bits
-    }
-
-    /// The text whose place is told at `at`.
-    fn text(&self, at: usize) -> &[u8] {
-        let place =
-            self.0.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
-        let start = HEADER.saturating_add(usize::try_from(place).unwrap_or(usize::MAX));
-        let rest = self.0.get(start..).unwrap_or_default();
-        rest.split(|&byte| byte == 0).next().unwrap_or_default()
-    }
-
-    /// Whether a file system of the family of FUSE was mounted by root. That of a virtual machine's host has no user.
-    fn is_roots(&self) -> bool {
-        let users = |options: &[u8]| -> Vec<Vec<u8>> {
-            options
-                .split(|&byte| byte == b',')
-                .filter_map(|one| one.strip_prefix(b"user_id="))
-                .map(<[u8]>::to_vec)
-                .collect()
-        };
-        self.has(FS_TYPE) && self.text(36) == b"virtiofs"
-            || self.has(FS_TYPE | MNT_OPTS) && users(self.text(4)) == [b"0"]
-    }
-}
-
-/// Bytes of the header.
-#[cfg(target_os = "linux")]
-const HEADER: usize = 512;
-
-/// What the kernel knows of a mount.
-#[cfg(target_os = "linux")]
-fn statmount(mount: u64, wanted: u64) -> std::result::Result<Statmount, Errno> {
-    use nix::libc;
-
-    /// The same on every architecture.
-    const SYS_STATMOUNT: libc::c_long = 457;
-    // `struct mnt_id_req`: its size and nothing, the mount, what is wanted.
-    let size_first = [24u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat();
-    let request = [size_first, mount.to_ne_bytes().to_vec(), wanted.to_ne_bytes().to_vec()].concat();
-    let mut answer = Statmount(Box::new([0; Statmount::SIZE]));
-    let (room, no_flags): (libc::size_t, libc::c_uint) = (Statmount::SIZE, 0);
-    // SAFETY: the request has the 24 bytes that it says, and the kernel writes as many bytes into the buffer as it is told that
-    // there is room for. It copies both, so that they need no alignment.
-    let done =
-        unsafe { libc::syscall(SYS_STATMOUNT, request.as_ptr(), answer.0.as_mut_ptr(), room, no_flags) };
-    Errno::result(done)?;
-    Ok(answer)
-}
-
-/// The same by fstat(2), where there is nothing else.
-#[cfg(not(target_os = "linux"))]
-#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
-pub(crate) fn facts(directory: BorrowedFd<'_>) -> std::result::Result<Facts, Errno> {
-    let found = fstat(directory)?;
-    Ok(Facts {
-        uid: found.st_uid,
-        mode: found.st_mode as u32,
-        device: found.st_dev as u64,
-        inode: found.st_ino as u64,
-        born: 0,
-        mount: None,
-        unique: false,
-    })
 }
 
 /// The big-endian number at `at`, if it lies within.

@@ -52,7 +52,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Open(path, e) => write!(f, "{}: cannot open: {}{e}", path.display(), full(e)),
-            Error::Read(path, e) => write!(f, "{}: cannot read: {e}", path.display()),
+            Error::Read(path, e) => write!(f, "{}: cannot read: {}{e}", path.display(), full(e)),
             Error::Write(path, e) => write!(f, "{}: cannot write: {}{e}", path.display(), full(e)),
             Error::FileTooLarge(path, limit) => {
                 write!(f, "{}: larger than {limit} bytes", path.display())
@@ -79,12 +79,13 @@ impl fmt::Display for Error {
     }
 }
 
-/// What a full disk is called in an error, so that a client can tell its administrator: the system's own words are about a
-/// device.
+/// What a full disk, or a mount point in the way, is called in an error, so that a client can tell its administrator: the
+/// system's own words are about a device.
 fn full(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::StorageFull => "the disk is full: ",
         io::ErrorKind::QuotaExceeded => "the disk quota is used up: ",
+        io::ErrorKind::CrossesDevices => "mount point, which is not crossed: ",
         _ => "",
     }
 }

@@ -11,12 +11,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::config::Shared;
 use crate::error::{Error, Result};
+use crate::mounts::{self, Look};
 
 /// One change that was made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +49,7 @@ pub enum Op {
 /// The repository's directory, for changing it.
 pub struct Fs {
     root: OwnedFd,
+    look: Look,
     shared: Shared,
     observer: Option<Observer>,
 }
@@ -61,7 +63,14 @@ pub type Identity = (u64, u64);
 impl Fs {
     /// Changes what is beneath `root`, a directory's descriptor; new files get modes as `shared` says.
     pub fn new(root: OwnedFd, shared: Shared) -> Fs {
-        Fs { root, shared, observer: None }
+        Fs { root, look: Look::ANYWHERE, shared, observer: None }
+    }
+
+    /// Changes only what `look` lets see. Names are made, renamed and removed in directories that were opened by it; the kernel does
+    /// none of that with a mount point.
+    #[must_use]
+    pub fn within(self, look: Look) -> Fs {
+        Fs { look, ..self }
     }
 
     /// Tells `observer` every change right after it was made.
@@ -89,7 +98,8 @@ impl Fs {
         let mut parent: Option<OwnedFd> = None;
         let mut rest = path;
         while let Some(slash) = rest.iter().position(|&byte| byte == b'/') {
-            parent = Some(openat(self.at(&parent), &rest[..slash], DIRECTORY, Mode::empty())?);
+            parent =
+                Some(self.look.open(self.at(&parent), &rest[..slash], mounts::DIRECTORY, Mode::empty())?);
             rest = &rest[slash + 1..];
         }
         Ok((parent, rest))
@@ -104,7 +114,7 @@ impl Fs {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let open = || {
             let (parent, name) = self.parent(path)?;
-            openat(self.at(&parent), name, flags, Mode::from_bits_truncate(mode))
+            self.look.open(self.at(&parent), name, flags, Mode::from_bits_truncate(mode))
         };
         let file = File::from(open().map_err(|errno| failed(path, errno))?);
         self.share(&file, false).map_err(|errno| failed(path, errno))?;
@@ -148,10 +158,10 @@ impl Fs {
     fn open_dir_raw(&self, path: &[u8]) -> std::result::Result<OwnedFd, Errno> {
         if path.is_empty() {
             // A descriptor that can be synchronised, even where ours is O_PATH.
-            return openat(&self.root, ".", DIRECTORY, Mode::empty());
+            return self.look.open(self.root.as_fd(), b".", DIRECTORY, Mode::empty());
         }
         let (parent, name) = self.parent(path)?;
-        openat(self.at(&parent), name, DIRECTORY, Mode::empty())
+        self.look.open(self.at(&parent), name, DIRECTORY, Mode::empty())
     }
 
     /// Opens a directory.
@@ -253,7 +263,7 @@ impl Fs {
     pub fn stat(&self, path: &[u8]) -> Result<Option<FileStat>> {
         let stat = || {
             let (parent, name) = self.parent(path)?;
-            fstatat(self.at(&parent), name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            self.look.stat(self.at(&parent), name)
         };
         match stat() {
             Ok(stat) => Ok(Some(stat)),
@@ -267,7 +277,7 @@ impl Fs {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let open = || {
             let (parent, name) = self.parent(path)?;
-            openat(self.at(&parent), name, flags, Mode::empty())
+            self.look.open(self.at(&parent), name, flags, Mode::empty())
         };
         let file = match open() {
             Ok(fd) => File::from(fd),
@@ -295,7 +305,7 @@ impl Fs {
             OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let open = || {
             let (parent, name) = self.parent(path)?;
-            openat(self.at(&parent), name, flags, Mode::empty())
+            self.look.open(self.at(&parent), name, flags, Mode::empty())
         };
         match open() {
             Ok(fd) => Ok(Some(File::from(fd))),
@@ -307,7 +317,7 @@ impl Fs {
     /// Names in a directory with whether each is a directory itself, `limit` of them at most; none if there is no such directory.
     pub fn list(&self, path: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bool)>> {
         let dir = match self.open_dir_raw(path) {
-            Ok(fd) => crate::beneath::Dir::new(fd, name(path)),
+            Ok(fd) => crate::beneath::Dir::within(fd, name(path), self.look),
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Vec::new()),
             Err(errno) => return Err(Error::Open(name(path), io_error(errno))),
         };

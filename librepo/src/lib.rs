@@ -28,6 +28,7 @@ mod layers;
 pub mod listing;
 pub mod loose;
 pub mod midx;
+pub mod mounts;
 pub mod object;
 pub mod pack;
 pub mod pack_index;

@@ -22,25 +22,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::fcntl::{open, openat, readlinkat};
 use nix::sys::stat::Mode;
 
-use crate::beneath::{EntryType, Facts, MountedBy, facts, mounted_by};
+use crate::beneath::EntryType;
+use crate::mounts::{DIRECTORY, ENTRY, Facts, Look, Mount, MountedBy, facts, mounted_by};
 
 /// Symbolic links on the way to one place, as in the kernel's own walk.
 pub const MOST_LINKS: usize = 40;
 /// Directories on the way to one place, each of which is held open for a `..` in a link.
 const MOST_LEVELS: usize = 256;
-#[cfg(target_os = "linux")]
-const DIRECTORY: OFlag =
-    OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-#[cfg(not(target_os = "linux"))]
-const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-/// To look at an entry of a directory, whatever it is, and ask nobody for it.
-#[cfg(target_os = "linux")]
-const ENTRY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-#[cfg(not(target_os = "linux"))]
-const ENTRY: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 /// Write permission of group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
@@ -175,23 +166,6 @@ impl std::fmt::Display for Why {
     }
 }
 
-/// What tells one mount from another: its id, and where the kernel does not tell that, the device. A bind mount of the
-/// same file system is not noticed then; that the path is known by where it was walked holds all the same.
-#[derive(Clone, Copy, Debug)]
-struct Mount {
-    id: Option<u64>,
-    device: u64,
-}
-
-impl Mount {
-    fn is(self, other: Mount) -> bool {
-        match (self.id, other.id) {
-            (Some(one), Some(other)) => one == other,
-            _ => self.device == other.device,
-        }
-    }
-}
-
 /// A directory on the way.
 struct Step {
     directory: OwnedFd,
@@ -210,7 +184,7 @@ impl Step {
     }
 
     fn mount(&self) -> Mount {
-        Mount { id: self.facts.mount, device: self.facts.device }
+        self.facts.mounted()
     }
 }
 
@@ -333,7 +307,7 @@ impl Walked {
     /// The same for later.
     #[must_use]
     pub fn look(&self) -> Look {
-        Look { mount: self.foreign.is_some().then_some(self.mount) }
+        Look::only(self.foreign.is_some().then_some(self.mount))
     }
 
     /// Whether there is something of this name in this directory, whatever it is.
@@ -369,38 +343,6 @@ struct Above<'d> {
     doubtful: bool,
 }
 
-/// How to look at what is in a directory without asking a file system that others may have mounted there: it may never answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Look {
-    /// Only what lies on this one.
-    mount: Option<Mount>,
-}
-
-impl Look {
-    /// What this path is in a directory, which is the one that this is about. Links are not followed.
-    ///
-    /// # Errors
-    /// `ENOENT`: nothing. `EXDEV`: it lies behind a mount point.
-    pub fn at(self, directory: &OwnedFd, path: &str) -> Result<EntryType, Errno> {
-        let mut above: Option<OwnedFd> = None;
-        let mut names = path.split('/').peekable();
-        while let Some(name) = names.next() {
-            let flags = if names.peek().is_some() { DIRECTORY } else { ENTRY };
-            let found = openat(above.as_ref().unwrap_or(directory), name, flags, Mode::empty())?;
-            let facts = facts(found.as_fd())?;
-            let there = Mount { id: facts.mount, device: facts.device };
-            if self.mount.is_some_and(|mount| !there.is(mount)) {
-                return Err(Errno::EXDEV);
-            }
-            if names.peek().is_none() {
-                return Ok(EntryType::of_mode(facts.mode));
-            }
-            above = Some(found);
-        }
-        Err(Errno::ENOENT)
-    }
-}
-
 fn enter(here: &Step, name: &[u8], trust: Trust, path: &dyn Fn() -> PathBuf) -> Result<Next, Why> {
     let above = Above {
         directory: &here.directory,
@@ -433,7 +375,7 @@ fn enter_above(
         Err(errno) => return Err(Why::System(errno)),
     };
     let facts = facts(directory.as_fd()).map_err(Why::System)?;
-    let mount = Mount { id: facts.mount, device: facts.device };
+    let mount = facts.mounted();
     let mount_point = !mount.is(above.mount);
     let by = if mount_point && above.foreign.is_none() { mounted_by(&facts) } else { MountedBy::Root };
     let foreign = match above.foreign {

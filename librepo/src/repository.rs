@@ -10,6 +10,7 @@ use crate::commit_graph::{self, CommitGraph};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::id::{HashKind, ObjectId};
+use crate::mounts::Look;
 use crate::refs::Refs;
 use crate::store::{Limits, Store};
 
@@ -25,6 +26,8 @@ pub struct Options {
     /// Object directories to borrow from, as [`alternates::resolve`](crate::alternates::resolve) found them.
     /// `objects/info/alternates` itself is not read by [`Repository::open`].
     pub alternates: Vec<Alternate>,
+    /// How what is in the repository is opened.
+    pub look: Look,
     /// What the object store allows.
     pub limits: Limits,
     /// Which of its files need not be checked any more, and which were.
@@ -54,8 +57,8 @@ pub struct Opening {
 impl Opening {
     /// Looks at the directory (`O_PATH` will do): a bare repository, or the `.git` directory of a worktree.
     /// Everything is opened beneath that descriptor, following no symbolic link.
-    pub fn new(dir: OwnedFd) -> Result<Opening> {
-        let dir = Dir::new(dir, "");
+    pub fn new(dir: OwnedFd, look: Look) -> Result<Opening> {
+        let dir = Dir::within(dir, "", look);
         // A linked worktree keeps everything elsewhere, and would lead there.
         if dir.stat(b"commondir")?.is_some() {
             return Err(Error::NotARepository("a linked worktree"));
@@ -86,8 +89,8 @@ impl Opening {
     /// Opens its packs and the rest.
     pub fn finish(self, options: Options) -> Result<Repository> {
         let Opening { dir, objects, config } = self;
-        let others =
-            options.alternates.into_iter().map(|other| Dir::new(other.dir, "alternate/objects")).collect();
+        let other = |other: Alternate| Dir::within(other.dir, "alternate/objects", other.look);
+        let others = options.alternates.into_iter().map(other).collect();
         let store = Store::open(objects, others, config.hash, options.limits, options.checked)?;
         let refs = Refs::new(dir.try_clone()?, config.hash);
         let shallow = commit_graph::is_shallow(&dir)?;
@@ -100,17 +103,18 @@ impl Opening {
 impl Repository {
     /// Opens the repository in a directory: [`Opening::new`] and [`Opening::finish`].
     pub fn open(dir: OwnedFd, options: Options) -> Result<Repository> {
-        Opening::new(dir)?.finish(options)
+        Opening::new(dir, options.look)?.finish(options)
     }
 
     /// The same repository as it is now: for references to objects that came since it was opened.
     pub fn reopen(&self) -> Result<Repository> {
         let alternates = self.store.object_dirs().skip(1).map(|dir| {
-            let path = dir.name().to_owned();
-            dir.as_fd().try_clone_to_owned().map(|dir| Alternate { path, dir }).map_err(Error::Io)
+            let (path, look) = (dir.name().to_owned(), dir.look());
+            dir.as_fd().try_clone_to_owned().map(|dir| Alternate { path, dir, look }).map_err(Error::Io)
         });
         let options = Options {
             alternates: alternates.collect::<Result<_>>()?,
+            look: self.dir.look(),
             limits: self.store.limits(),
             checked: self.store.checked().clone(),
         };

@@ -10,6 +10,7 @@ use std::os::unix::fs::symlink;
 
 use common::{Scratch, open};
 use librepo::alternates::{self, Lender, Lending};
+use librepo::mounts::Look;
 use librepo::place::Trust;
 use librepo::{HashKind, IdSet, Kind, Location, ObjectId, Options, Reader, Repository, Store};
 
@@ -255,8 +256,10 @@ fn alternates_that_are_lent() {
     let dir = fs::File::open(&fork).unwrap();
     let objects = fork.join("objects");
     let opened = fs::File::open(&objects).unwrap();
-    let resolve =
-        |lend| alternates::resolve(opened.as_fd(), &objects, Trust::of_process(), &mut All(lend)).unwrap();
+    let resolve = |lend| {
+        alternates::resolve(opened.as_fd(), Look::ANYWHERE, &objects, Trust::of_process(), &mut All(lend))
+            .unwrap()
+    };
     let found = resolve(true);
     assert_eq!((found.dirs.len(), found.refused.len()), (1, 0));
     let options = Options { alternates: found.dirs, ..Options::default() };

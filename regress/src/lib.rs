@@ -13,6 +13,7 @@
 pub mod clients;
 pub mod compare;
 pub mod daemon;
+pub mod ground;
 pub mod history;
 pub mod others;
 pub mod pkt;

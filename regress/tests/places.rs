@@ -9,123 +9,13 @@
 //! As root alice is a user of her own here; else there is nobody whose directories are not the daemon's too.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use regress::binaries;
+use regress::ground::{ALICE, BOB, Ground, Hang};
 use regress::run::run;
 use regress::site::UNPRIVILEGED;
-use regress::{Daemon, Done, Site, binaries, history, is_root};
-
-/// alice, and somebody whom she may not read.
-const ALICE: u32 = 12_001;
-const BOB: u32 = 12_002;
-
-/// A site, and a directory on the way to which only root can change anything: the usual one for temporary files is
-/// everybody's.
-struct Ground {
-    site: Site,
-    dir: tempfile::TempDir,
-}
-
-impl Ground {
-    /// `None`: the test cannot be made here, and has said so.
-    fn new() -> Option<Ground> {
-        if !is_root() {
-            regress::skipped("needs root, to be several users");
-            return None;
-        }
-        let above = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let trusted = |path: &Path| {
-            fs::metadata(path).is_ok_and(|meta| {
-                use std::os::unix::fs::MetadataExt;
-                meta.uid() == 0 && meta.mode() & 0o022 == 0 && meta.mode() & 0o001 != 0
-            })
-        };
-        if let Some(loose) = above.ancestors().find(|path| !trusted(path)) {
-            regress::skipped(&format!("{} is not root's alone, or closed to others", loose.display()));
-            return None;
-        }
-        let dir = tempfile::tempdir_in(&above).expect("a directory");
-        let ground = Ground { site: Site::new(), dir };
-        ground.mode("", 0o755);
-        for name in ["srv", "home", "home/alice"] {
-            fs::create_dir(ground.path(name)).expect("makes");
-        }
-        ground.give("home/alice", ALICE);
-        Some(ground)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().canonicalize().expect("is there").join(name)
-    }
-
-    fn mode(&self, name: &str, bits: u32) {
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(bits)).expect("changes a mode");
-    }
-
-    fn give(&self, name: &str, uid: u32) {
-        let mut command = Command::new("chown");
-        run(command.args(["-hR", &format!("{uid}:{uid}")]).arg(self.path(name)), b"", 30).good();
-    }
-
-    /// A repository of the daemon's, with so many commits that its tip is known by it.
-    fn repository(&self, name: &str, commits: u64) -> String {
-        let made =
-            history::repository(&self.site, &format!("made-{}", name.replace('/', "-")), commits, "sha1");
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("makes");
-        run(Command::new("cp").arg("-a").arg(&made).arg(&path), b"", 30).good();
-        run(Command::new("chown").args(["-hR", UNPRIVILEGED]).arg(&path), b"", 30).good();
-        history::tip(&self.site, &path)
-    }
-
-    /// The same in a place of alice's: she owns the directory, and lets the daemon write in it.
-    fn alices(&self, name: &str, commits: u64) -> String {
-        let tip = self.repository(name, commits);
-        self.give(name, ALICE);
-        run(Command::new("chmod").args(["-R", "a+rwX"]).arg(self.path(name)), b"", 30).good();
-        tip
-    }
-
-    /// What alice types.
-    fn alice(&self, line: &str) {
-        let mut shell = self.site.command("sh");
-        shell.arg("-c").arg(line).current_dir(self.path("home/alice")).uid(ALICE).gid(ALICE);
-        run(&mut shell, b"", 30).good();
-    }
-
-    /// git, run by this user.
-    fn git(&self, uid: u32, arguments: &[&str]) -> Done {
-        let mut git = self.site.command("git");
-        run(git.args(arguments).uid(uid).gid(uid), b"", 60)
-    }
-
-    /// What a user finds under a name: the tip, or why not.
-    fn reads(&self, uid: u32, name: &str) -> Result<String, String> {
-        let done = self.git(uid, &["ls-remote", &format!("gotd:{name}"), "HEAD"]);
-        let text = done.text();
-        match (done.status, text.split_whitespace().next()) {
-            (0, Some(tip)) => Ok(tip.to_owned()),
-            _ => Err(done.err),
-        }
-    }
-
-    #[track_caller]
-    fn assert_hidden(&self, uid: u32, name: &str) {
-        let found = self.reads(uid, name);
-        assert!(found.as_ref().is_err_and(|e| e.contains("no git repository found")), "{name}: {found:?}");
-    }
-
-    fn start(&self, blocks: &str) -> Daemon {
-        let ground = self.path("");
-        let blocks = blocks.replace("GROUND", ground.to_string_lossy().trim_end_matches('/'));
-        let head = self.site.head();
-        self.site
-            .start_with(&format!("{head}connection {{\n\tlimit per user 50\n\trate total 2000\n}}\n{blocks}"))
-    }
-}
 
 const BLOCKS: &str = "repositories \"~alice\" {\n\tpath \"GROUND/home/alice/public_git\"\n\tpermit rw 12001\n}\n\
     repository \"mine\" {\n\tpath \"GROUND/home/alice/mine.git\"\n\tpermit rw 12001\n}\n\
@@ -144,7 +34,7 @@ fn neighbours(ground: &Ground) -> (String, String, String, String) {
 
 #[test]
 fn a_link_in_the_place_of_a_repository_leads_nowhere() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let (x, mine, secret, _) = neighbours(&ground);
     let mut daemon = ground.start(BLOCKS);
     assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
@@ -193,7 +83,7 @@ fn a_link_in_the_place_of_a_repository_leads_nowhere() {
 
 #[test]
 fn an_ancestor_that_becomes_a_link_leads_nowhere() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let deep = ground.alices("home/alice/a/b/c.git", 1);
     ground.give("home/alice", ALICE);
     ground.repository("srv/b/c.git", 2);
@@ -216,7 +106,7 @@ fn an_ancestor_that_becomes_a_link_leads_nowhere() {
 
 #[test]
 fn whose_rules_hold_is_said_by_the_longest_place() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let own = ground.repository("srv/own.git", 1);
     let free = ground.repository("srv/free.git", 2);
     let inner = ground.repository("srv/team/t.git", 3);
@@ -261,7 +151,7 @@ fn whose_rules_hold_is_said_by_the_longest_place() {
 
 #[test]
 fn a_link_of_the_administrators_is_followed_until_it_is_turned() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let one = ground.repository("disk1/r.git", 1);
     let two = ground.repository("disk2/r.git", 2);
     std::os::unix::fs::symlink("disk1", ground.path("git")).expect("links");
@@ -296,7 +186,7 @@ fn a_link_of_the_administrators_is_followed_until_it_is_turned() {
 
 #[test]
 fn what_was_absent_at_the_start_is_served_once_it_is_there() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     fs::create_dir(ground.path("disk")).expect("makes");
     let mut daemon = ground.start(
         "repository \"later\" {\n\tpath \"GROUND/srv/later/r.git\"\n\tpermit rw 12001\n}\n\
@@ -332,7 +222,7 @@ fn what_was_absent_at_the_start_is_served_once_it_is_there() {
 
 #[test]
 fn shared_and_sticky_directories_are_served_and_lose_their_links_alone() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let mut tips = Vec::new();
     for (name, bits) in [("setgid", 0o2775), ("sticky", 0o1777), ("plain", 0o777)] {
         fs::create_dir(ground.path(name)).expect("makes");
@@ -371,7 +261,7 @@ fn shared_and_sticky_directories_are_served_and_lose_their_links_alone() {
 
 #[test]
 fn a_mount_point_in_a_foreign_directory_is_not_crossed() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     neighbours(&ground);
     ground.repository("pub/p.git", 6);
     ground.alice("mkdir public_git/bound.git public_git/dir");
@@ -414,32 +304,14 @@ fn a_mount_point_in_a_foreign_directory_is_not_crossed() {
 /// mounted where alice may mount it, and seen for what it is without a question to its server.
 #[test]
 fn a_file_system_that_never_answers_hangs_nobody() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let (x, ..) = neighbours(&ground);
     ground.alice("mkdir public_git/hang.git public_git/hang");
     let mut daemon = ground.start(BLOCKS);
-    let mount = |name: &str| {
-        let line = format!(
-            "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id={ALICE},group_id={ALICE},allow_other none '{}' \
-             && echo mounted && exec sleep 300",
-            ground.path(name).display()
-        );
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(line).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
-        let mut server = shell.spawn().expect("starts");
-        let mut said = [0; 8];
-        let count = std::io::Read::read(server.stdout.as_mut().expect("a pipe"), &mut said).unwrap_or(0);
-        (server, count > 0)
-    };
-    let mut servers = Vec::new();
-    let mut mounted = true;
-    for name in ["home/alice/public_git/hang.git", "home/alice/public_git/hang"] {
-        let (server, good) = mount(name);
-        servers.push(server);
-        mounted &= good;
-    }
+    let names = ["home/alice/public_git/hang.git", "home/alice/public_git/hang"];
+    let hangs: Option<Vec<Hang>> = names.iter().map(|name| ground.hang(name)).collect();
     let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        if !mounted {
+        if hangs.is_none() {
             return regress::skipped("no file system in user space can be mounted here");
         }
         for _ in 0..20 {
@@ -449,15 +321,7 @@ fn a_file_system_that_never_answers_hangs_nobody() {
         }
         assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
     }));
-    // Its end is what lets go of whoever waits for it.
-    for server in &mut servers {
-        let _ = server.kill();
-        let _ = server.wait();
-    }
-    for name in ["home/alice/public_git/hang.git", "home/alice/public_git/hang"] {
-        let mut umount = Command::new("umount");
-        let _ = umount.arg("-l").arg(ground.path(name)).stderr(std::process::Stdio::null()).status();
-    }
+    drop(hangs);
     checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     daemon.assert_serves();
 }
@@ -466,26 +330,12 @@ fn a_file_system_that_never_answers_hangs_nobody() {
 /// what its server likes. It looked like root's, links in it were followed, and whatever waited for it did so for ever.
 #[test]
 fn a_users_file_system_over_his_home_is_not_entered() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let (x, _, secret, team) = neighbours(&ground);
     let mut daemon = ground.start(BLOCKS);
-    let home = ground.path("home/alice");
-    let mount = |user: u32| {
-        let line = format!(
-            "exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40755,user_id={user},group_id={user},allow_other none '{}' \
-             && echo mounted && exec sleep 300",
-            home.display()
-        );
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(line).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
-        let mut server = shell.spawn().expect("starts");
-        let mut said = [0; 8];
-        let count = std::io::Read::read(server.stdout.as_mut().expect("a pipe"), &mut said).unwrap_or(0);
-        (server, count > 0)
-    };
-    let (mut server, mounted) = mount(ALICE);
+    let hang = ground.hang("home/alice");
     let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        if !mounted {
+        if hang.is_none() {
             return regress::skipped("no file system in user space can be mounted here");
         }
         // More often than there are processes that wait.
@@ -504,11 +354,7 @@ fn a_users_file_system_over_his_home_is_not_entered() {
         assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
         ground.assert_hidden(ALICE, "mine");
     }));
-    // Its end is what lets go of whoever waits for it.
-    let _ = server.kill();
-    let _ = server.wait();
-    let mut umount = Command::new("umount");
-    let _ = umount.arg("-l").arg(&home).stderr(std::process::Stdio::null()).status();
+    drop(hang);
     checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
     daemon.assert_serves();
@@ -518,7 +364,7 @@ fn a_users_file_system_over_his_home_is_not_entered() {
 /// walked to, so that no moment is the right one.
 #[test]
 fn a_race_between_directory_and_link_is_won_by_nobody() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     let (_, mine, secret, _) = neighbours(&ground);
     // A repository that is made in the middle of it is made below her directory or not at all.
     let blocks = BLOCKS.replacen("permit rw 12001", "permit rw 12001\n\tcreate", 1);
@@ -566,7 +412,7 @@ fn a_race_between_directory_and_link_is_won_by_nobody() {
 /// A session is refused, and not more than that.
 #[test]
 fn a_refused_place_costs_its_own_session_alone() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
     neighbours(&ground);
     let mut daemon = ground.start(BLOCKS);
     ground

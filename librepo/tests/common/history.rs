@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use librepo::alternates::Alternate;
+use librepo::mounts::Look;
 use librepo::{HashKind, Kind, ObjectId, Options, Repository};
 
 use super::Scratch;
@@ -367,10 +368,10 @@ impl History {
 
     /// Opens the repository as a fetch does.
     pub fn open(&self) -> Repository {
-        let alternates = self
-            .alternate
-            .iter()
-            .map(|path| Alternate { path: path.clone(), dir: std::fs::File::open(path).unwrap().into() });
+        let alternates = self.alternate.iter().map(|path| {
+            let dir = std::fs::File::open(path).unwrap().into();
+            Alternate { path: path.clone(), dir, look: Look::ANYWHERE }
+        });
         let options = Options { alternates: alternates.collect(), ..Options::default() };
         Repository::open(std::fs::File::open(&self.scratch.dir).unwrap().into(), options).unwrap()
     }

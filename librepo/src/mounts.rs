@@ -1,0 +1,370 @@
+//! What the kernel knows about mounts, and how something is opened without crossing into one.
+//!
+//! Whoever owns a directory can mount a file system in user space on it, or on a file in it. Its server may never answer, and
+//! then whoever asks it something hangs beyond SIGKILL. So in a place that others may change no mount point is crossed, down to
+//! the last file ([`Look`]).
+//!
+//! That a name is a mount point is found out without a question to what is mounted there: `O_PATH` opens its root, which the
+//! kernel has, and statx(2) with `AT_STATX_DONT_SYNC` tells the id of its mount. The look-up of a name does ask the file system
+//! that the name is in: that is the repository's own, which the walk to it came to.
+//!
+//! openat2(2) with `RESOLVE_NO_XDEV` would do it in one call. Its flags lie behind a pointer, where a system call filter
+//! cannot see them: a process that may only read could open files for writing with it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+
+use crate::beneath::EntryType;
+
+/// To look at a directory and ask nobody for it.
+#[cfg(target_os = "linux")]
+pub(crate) const DIRECTORY: OFlag =
+    OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+pub(crate) const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// To look at an entry of a directory, whatever it is, and ask nobody for it.
+#[cfg(target_os = "linux")]
+pub(crate) const ENTRY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+pub(crate) const ENTRY: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
+/// A file that must be new.
+const NEW: OFlag = OFlag::O_CREAT.union(OFlag::O_EXCL);
+
+/// How what is in a directory is opened: anywhere, or without asking a file system that others may have mounted there, since it
+/// may never answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// Only what lies on this one.
+    mount: Option<Mount>,
+}
+
+impl Look {
+    /// Mount points are crossed: nobody but root and the daemon's user can have made them.
+    pub const ANYWHERE: Look = Look { mount: None };
+
+    /// Only what lies on this mount, if there is one.
+    pub(crate) fn only(mount: Option<Mount>) -> Look {
+        Look { mount }
+    }
+
+    /// Opens one component of a directory, as openat(2) does. A link is not followed.
+    ///
+    /// # Errors
+    /// `EXDEV`: something is mounted there.
+    pub fn open(
+        self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        flags: OFlag,
+        mode: Mode,
+    ) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        // What is new cannot be a mount point, and a directory's own descriptor is behind none.
+        if self.mount.is_none() || flags.contains(NEW) || name == b"." {
+            return openat(directory, name, flags, mode);
+        }
+        self.open_here(directory, name, flags)
+    }
+
+    /// The same of something that is there, and only if nothing is mounted on it. It is looked at first and then opened by
+    /// the descriptor that was looked at, so that there is no moment between the two to mount something.
+    #[cfg(target_os = "linux")]
+    fn open_here(self, directory: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+        use std::os::fd::AsRawFd as _;
+
+        let (found, facts) = self.entry(directory, name, ENTRY | (flags & OFlag::O_DIRECTORY))?;
+        if flags.contains(OFlag::O_PATH) {
+            return Ok(found);
+        }
+        match EntryType::of_mode(facts.mode) {
+            EntryType::Dir => openat(&found, ".", flags, Mode::empty()),
+            EntryType::Symlink => Err(Errno::ELOOP),
+            EntryType::File | EntryType::Other => {
+                let by_descriptor = format!("/proc/self/fd/{}", found.as_raw_fd());
+                match nix::fcntl::open(&*by_descriptor, flags & !OFlag::O_NOFOLLOW, Mode::empty()) {
+                    // Without /proc there is only the name: who mounts something just now is not noticed.
+                    Err(Errno::ENOENT) => openat(directory, name, flags, Mode::empty()),
+                    done => done,
+                }
+            }
+        }
+    }
+
+    /// Where only root mounts anything, nothing hangs.
+    #[cfg(not(target_os = "linux"))]
+    fn open_here(self, directory: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+        Ok(self.entry(directory, name, flags)?.0)
+    }
+
+    /// What one component of a directory is, as fstatat(2) tells it of what is no link to be followed.
+    ///
+    /// # Errors
+    /// `EXDEV`: something is mounted there.
+    pub fn stat(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<FileStat, Errno> {
+        match self.mount {
+            None => fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW),
+            Some(_) if cfg!(target_os = "linux") => fstat(self.entry(directory, name, ENTRY)?.0),
+            Some(mount) => {
+                let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+                if stat.st_dev as u64 == mount.device { Ok(stat) } else { Err(Errno::EXDEV) }
+            }
+        }
+    }
+
+    /// The target of a link.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read_link(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let target = match self.mount {
+            Some(_) if cfg!(target_os = "linux") => {
+                readlinkat(self.entry(directory, name, ENTRY)?.0, &b""[..])
+            }
+            _ => readlinkat(directory, name),
+        };
+        Ok(target?.as_bytes().to_vec())
+    }
+
+    /// What this path is in a directory, which is the one that this is about. Links are not followed.
+    ///
+    /// # Errors
+    /// `ENOENT`: nothing. `EXDEV`: it lies behind a mount point.
+    pub fn at(self, directory: &OwnedFd, path: &str) -> Result<EntryType, Errno> {
+        let mut above: Option<OwnedFd> = None;
+        let mut names = path.split('/').peekable();
+        while let Some(name) = names.next() {
+            let flags = if names.peek().is_some() { DIRECTORY } else { ENTRY };
+            let at = above.as_ref().unwrap_or(directory).as_fd();
+            let (found, facts) = self.entry(at, name.as_bytes(), flags)?;
+            if names.peek().is_none() {
+                return Ok(EntryType::of_mode(facts.mode));
+            }
+            above = Some(found);
+        }
+        Err(Errno::ENOENT)
+    }
+
+    /// Opens an entry and looks where it lies. With [`ENTRY`] nobody is asked but the kernel.
+    fn entry(self, directory: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<(OwnedFd, Facts), Errno> {
+        let found = openat(directory, name, flags, Mode::empty())?;
+        let facts = facts(found.as_fd())?;
+        match self.mount {
+            Some(mount) if !facts.mounted().is(mount) => Err(Errno::EXDEV),
+            _ => Ok((found, facts)),
+        }
+    }
+}
+
+/// What tells one mount from another: its id, and where the kernel does not tell that, the device. A bind mount of the
+/// same file system is not noticed then; that the path is known by where it was walked holds all the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mount {
+    id: Option<u64>,
+    device: u64,
+}
+
+impl Mount {
+    pub(crate) fn is(self, other: Mount) -> bool {
+        match (self.id, other.id) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.device == other.device,
+        }
+    }
+}
+
+/// What the kernel knows of a directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// Its owner.
+    pub uid: u32,
+    /// Its type and permissions.
+    pub mode: u32,
+    /// Its device number.
+    pub device: u64,
+    /// Its inode number.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970; 0: not known.
+    pub born: u64,
+    /// The id of the mount that it was reached through; `None`: the kernel does not say.
+    pub mount: Option<u64>,
+    /// That id is never used again, so that [`mounted_by`] can be asked about it (Linux 6.8).
+    pub unique: bool,
+}
+
+impl Facts {
+    /// Which mount it was reached through.
+    pub(crate) fn mounted(&self) -> Mount {
+        Mount { id: self.mount, device: self.device }
+    }
+}
+
+/// Looks at a directory by its descriptor. Nobody is asked but the kernel itself: the server of a file system in user
+/// space, or a network's, may never answer.
+#[cfg(target_os = "linux")]
+pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
+    use nix::libc;
+    use std::os::fd::AsRawFd as _;
+
+    let mut buffer = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
+    let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
+    // SAFETY: the descriptor is open, the path is an empty string with its end, and the buffer is one `struct statx`,
+    // which the call fills in.
+    let done =
+        unsafe { libc::statx(directory.as_raw_fd(), c"".as_ptr(), flags, wanted, buffer.as_mut_ptr()) };
+    Errno::result(done)?;
+    // SAFETY: plain numbers, for which zeros are good, and the call has filled them in.
+    let found = unsafe { buffer.assume_init() };
+    let seconds = u64::try_from(found.stx_btime.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::from(found.stx_btime.tv_nsec);
+    let has = |bit: libc::c_uint| found.stx_mask & bit != 0;
+    Ok(Facts {
+        uid: found.stx_uid,
+        mode: u32::from(found.stx_mode),
+        device: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
+        inode: found.stx_ino,
+        born: if has(libc::STATX_BTIME) {
+            seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds)
+        } else {
+            0
+        },
+        mount: has(libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE).then_some(found.stx_mnt_id),
+        unique: has(STATX_MNT_ID_UNIQUE),
+    })
+}
+
+/// For statx(2), since Linux 6.8: an older kernel does not look at this bit.
+#[cfg(target_os = "linux")]
+const STATX_MNT_ID_UNIQUE: nix::libc::c_uint = 0x4000;
+
+/// Who has mounted a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MountedBy {
+    /// Only root can have.
+    Root,
+    /// Its server in user space is that of somebody else, or may be.
+    User,
+    /// The kernel does not say, and the file system may be one in user space.
+    NotKnown,
+}
+
+/// Who has mounted the file system on which a directory lies. The kernel alone is asked, by statmount(2): statfs(2) would ask
+/// the server of a file system in user space.
+#[cfg(target_os = "linux")]
+pub(crate) fn mounted_by(facts: &Facts) -> MountedBy {
+    // A file system in user space has no device, but for one that only root can have mounted.
+    let unknown = if nix::libc::major(facts.device) == 0 { MountedBy::NotKnown } else { MountedBy::Root };
+    let Some(mount) = facts.mount.filter(|_| facts.unique) else { return unknown };
+    match statmount(mount, SB_BASIC) {
+        Ok(basic) if basic.has(SB_BASIC) && basic.number(24) != FUSE_SUPER_MAGIC => MountedBy::Root,
+        Ok(basic) if basic.has(SB_BASIC) => match statmount(mount, FS_TYPE | MNT_OPTS) {
+            Ok(fuse) if fuse.is_roots() => MountedBy::Root,
+            // Or nobody says who has mounted it (Linux before 6.11).
+            _ => MountedBy::User,
+        },
+        Err(Errno::ENOSYS) => unknown,
+        // It was unmounted meanwhile.
+        _ => MountedBy::User,
+    }
+}
+
+/// Elsewhere only root mounts anything.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn mounted_by(_: &Facts) -> MountedBy {
+    MountedBy::Root
+}
+
+#[cfg(target_os = "linux")]
+const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+/// What statmount(2) can tell.
+#[cfg(target_os = "linux")]
+const SB_BASIC: u64 = 1;
+#[cfg(target_os = "linux")]
+const FS_TYPE: u64 = 0x20;
+#[cfg(target_os = "linux")]
+const MNT_OPTS: u64 = 0x80;
+
+/// An answer of statmount(2): a header of 512 bytes with numbers and the places of texts, which follow it.
+#[cfg(target_os = "linux")]
+struct Statmount(Box<[u8; Statmount::SIZE]>);
+
+#[cfg(target_os = "linux")]
+impl Statmount {
+    /// With room for the options: the kernel has a page for those of a file system.
+    const SIZE: usize = HEADER + 8192;
+
+    fn number(&self, at: usize) -> u64 {
+        self.0.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
+    }
+
+    fn has(&self, bits: u64) -> bool {
+        self.number(8) & bits == bits
+    }
+
+    /// The text whose place is told at `at`.
+    fn text(&self, at: usize) -> &[u8] {
+        let place =
+            self.0.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        let start = HEADER.saturating_add(usize::try_from(place).unwrap_or(usize::MAX));
+        let rest = self.0.get(start..).unwrap_or_default();
+        rest.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+
+    /// Whether a file system of the family of FUSE was mounted by root. That of a virtual machine's host has no user.
+    fn is_roots(&self) -> bool {
+        let users = |options: &[u8]| -> Vec<Vec<u8>> {
+            options
+                .split(|&byte| byte == b',')
+                .filter_map(|one| one.strip_prefix(b"user_id="))
+                .map(<[u8]>::to_vec)
+                .collect()
+        };
+        self.has(FS_TYPE) && self.text(36) == b"virtiofs"
+            || self.has(FS_TYPE | MNT_OPTS) && users(self.text(4)) == [b"0"]
+    }
+}
+
+/// Bytes of the header.
+#[cfg(target_os = "linux")]
+const HEADER: usize = 512;
+
+/// What the kernel knows of a mount.
+#[cfg(target_os = "linux")]
+fn statmount(mount: u64, wanted: u64) -> Result<Statmount, Errno> {
+    use nix::libc;
+
+    /// The same on every architecture.
+    const SYS_STATMOUNT: libc::c_long = 457;
+    // `struct mnt_id_req`: its size and nothing, the mount, what is wanted.
+    let size_first = [24u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat();
+    let request = [size_first, mount.to_ne_bytes().to_vec(), wanted.to_ne_bytes().to_vec()].concat();
+    let mut answer = Statmount(Box::new([0; Statmount::SIZE]));
+    let (room, no_flags): (libc::size_t, libc::c_uint) = (Statmount::SIZE, 0);
+    // SAFETY: the request has the 24 bytes that it says, and the kernel writes as many bytes into the buffer as it is told that
+    // there is room for. It copies both, so that they need no alignment.
+    let done =
+        unsafe { libc::syscall(SYS_STATMOUNT, request.as_ptr(), answer.0.as_mut_ptr(), room, no_flags) };
+    Errno::result(done)?;
+    Ok(answer)
+}
+
+/// The same by fstat(2), where there is nothing else.
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
+    let found = fstat(directory)?;
+    Ok(Facts {
+        uid: found.st_uid,
+        mode: found.st_mode as u32,
+        device: found.st_dev as u64,
+        inode: found.st_ino as u64,
+        born: 0,
+        mount: None,
+        unique: false,
+    })
+}

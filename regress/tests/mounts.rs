@@ -1,0 +1,195 @@
+//! What is mounted inside of a repository by whoever owns it.
+//!
+//! The story: the walk to a repository stopped at a mount point, and below the repository nothing looked for one. alice, who
+//! owns a repository, mounted a file system in user space on `objects/pack`, or on a single file. Its server never answered, and
+//! each process of a session that asked it something hung beyond SIGKILL, with its place. On the directory in which new
+//! repositories are made it was worse: one is made at a time, for everybody.
+//!
+//! As root alice is a user of her own here.
+
+use std::fs;
+use std::process::Command;
+
+use regress::ground::{ALICE, BOB, Ground};
+use regress::run::{run, wait_until};
+
+const BLOCKS: &str = "repositories \"~alice\" {\n\tpath \"GROUND/home/alice/public_git\"\n\tpermit rw 12001\n\tcreate\n}\n\
+    repositories \"team\" {\n\tpath \"GROUND/srv/team\"\n\tpermit rw 12002\n\tcreate\n}\n";
+const CROSSED: &str = "mount point, which is not crossed";
+
+fn ground() -> Option<Ground> {
+    let ground = Ground::new(env!("CARGO_TARGET_TMPDIR"))?;
+    ground.alices("home/alice/public_git/x.git", 3);
+    ground.give("home/alice", ALICE);
+    ground.mode("home/alice/public_git", 0o777);
+    Some(ground)
+}
+
+#[test]
+fn a_file_system_inside_of_a_repository_hangs_nobody() {
+    let Some(ground) = ground() else { return };
+    let team = ground.repository("srv/team/t.git", 4);
+    let x = "home/alice/public_git/x.git";
+    let tip = ground.site.git_in(&ground.path(x), ["rev-parse", "HEAD"]).trim().to_owned();
+    // One of each kind that is read: loose objects, a pack, an index, packed references, a loose one, a description.
+    ground.site.git_in(&ground.path(x), ["repack", "-adq"]);
+    ground.site.git_in(&ground.path(x), ["pack-refs", "--all"]);
+    ground.site.git_in(&ground.path(x), ["update-ref", "refs/heads/loose", &tip]);
+    ground.site.git_in(&ground.path(x), ["update-ref", "refs/heads/some/where", &tip]);
+    fs::write(ground.path(x).join("objects/info/alternates"), "").expect("writes");
+    fs::create_dir_all(ground.path(x).join("logs/refs/heads")).expect("makes");
+    fs::create_dir_all(ground.path(x).join("objects/ab")).expect("makes");
+    let pack = |ending: &str| {
+        let found = fs::read_dir(ground.path(x).join("objects/pack")).expect("lists").flatten();
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        found.map(name).find(|name| name.ends_with(ending)).map(|name| format!("objects/pack/{name}"))
+    };
+    let packs = [pack(".pack").expect("a pack"), pack(".idx").expect("an index")];
+    ground.give(x, ALICE);
+    run(Command::new("chmod").args(["-R", "a+rwX"]).arg(ground.path(x)), b"", 30).good();
+    let mut daemon = ground.start(BLOCKS);
+    assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&tip));
+    let source = ground.site.repository("made-srv-team-t.git").to_string_lossy().into_owned();
+    // What is mounted on, and whether a clone and a push can do without it.
+    let mut places = vec![
+        ("objects", false, false),
+        ("objects/pack", false, false),
+        ("objects/info", false, false),
+        ("objects/info/alternates", false, false),
+        ("refs", false, false),
+        ("refs/heads", false, false),
+        ("refs/heads/some", false, false),
+        ("refs/heads/loose", false, false),
+        ("HEAD", false, false),
+        ("config", false, false),
+        ("packed-refs", false, false),
+        ("objects/ab", true, true),
+        ("logs", true, true),
+    ];
+    places.extend(packs.iter().map(|name| (name.as_str(), false, false)));
+    for (n, (place, clones, pushes)) in places.into_iter().enumerate() {
+        let Some(hang) = ground.hang(&format!("{x}/{place}")) else {
+            return regress::skipped("no file system in user space can be mounted here");
+        };
+        let into = ground.path("home/alice").join(format!("clone-{n}")).to_string_lossy().into_owned();
+        let clone = ground.git(ALICE, &["clone", "-q", "--mirror", "gotd:~alice/x", &into]);
+        let branch = format!("HEAD:refs/heads/new-{n}");
+        let push = ground.git(ALICE, &["-C", &source, "push", "-q", "gotd:~alice/x", &branch]);
+        for (what, done, good) in [("clone", &clone, clones), ("push", &push, pushes)] {
+            let clear = done.err.contains(CROSSED) || done.err.contains("no git repository found");
+            // An index that cannot be read is passed over, and the log says why.
+            let clear = clear || place.ends_with(".idx");
+            assert!(done.status == 0 || clear, "{place}: {what}: {}", done.err);
+            assert!(!good || done.status == 0, "{place}: {what}: {}", done.err);
+            eprintln!("{place}: {what}: {} {}", done.status, done.err.trim().replace('\n', " | "));
+        }
+        assert!(place != "objects/pack" || clone.status != 0, "a repository without its packs");
+        // Whoever else is served meanwhile, and no process waits for that file system.
+        assert_eq!(ground.reads(BOB, "team/t").as_ref(), Ok(&team));
+        let waits = || daemon.processes().into_iter().find(|process| state(process.pid) == Some('D'));
+        assert!(wait_until(5.0, || waits().is_none()), "{place}: {:?} hangs", waits());
+        drop(hang);
+    }
+    daemon.logged(&["repository=~alice/x", CROSSED]);
+    assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&tip));
+    daemon.assert_serves();
+}
+
+/// How a process is: `D` waits and cannot be killed.
+fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+#[test]
+fn a_file_system_where_repositories_are_made_keeps_nobody_from_making_one() {
+    let Some(ground) = ground() else { return };
+    ground.repository("srv/team/t.git", 4);
+    run(Command::new("chown").arg(regress::site::UNPRIVILEGED).arg(ground.path("srv/team")), b"", 30).good();
+    ground.alice("mkdir -m 777 public_git/.gotd-create public_git/deep");
+    let mut daemon = ground.start(BLOCKS);
+    let source = ground.site.repository("made-srv-team-t.git").to_string_lossy().into_owned();
+    let push = |uid, name: &str| {
+        ground.git(uid, &["-C", &source, "push", "-q", &format!("gotd:{name}"), "HEAD:refs/heads/main"])
+    };
+    for place in ["home/alice/public_git/.gotd-create", "home/alice/public_git/deep"] {
+        let Some(hang) = ground.hang(place) else {
+            return regress::skipped("no file system in user space can be mounted here");
+        };
+        for n in 0..3 {
+            for name in [format!("~alice/deep/new-{n}"), format!("~alice/new-{n}")] {
+                let done = push(ALICE, &name);
+                assert!(done.status == 0 || place.ends_with("deep") && name.contains("deep"), "{}", done.err);
+            }
+        }
+        push(BOB, &format!("team/new-{}", place.len())).good();
+        let waits = || daemon.processes().into_iter().find(|process| state(process.pid) == Some('D'));
+        assert!(wait_until(5.0, || waits().is_none()), "{place}: {:?} hangs", waits());
+        drop(hang);
+    }
+    daemon.assert_serves();
+}
+
+/// What the administrator mounts where only root can change anything is served as ever: objects on another disk, say.
+#[test]
+fn a_mount_of_the_administrators_inside_of_a_repository_is_served() {
+    let Some(ground) = ground() else { return };
+    let tip = ground.repository("srv/team/t.git", 4);
+    fs::rename(ground.path("srv/team/t.git/objects"), ground.path("srv/objects")).expect("moves");
+    fs::create_dir(ground.path("srv/team/t.git/objects")).expect("makes");
+    let mut daemon = ground.start(BLOCKS);
+    let objects = ground.path("srv/team/t.git/objects");
+    let mount = Command::new("mount").arg("--bind").arg(ground.path("srv/objects")).arg(&objects).status();
+    if !mount.is_ok_and(|status| status.success()) {
+        return regress::skipped("nothing can be mounted here");
+    }
+    fs::create_dir(ground.path("home/bob")).expect("makes");
+    ground.give("home/bob", BOB);
+    let into = ground.path("home/bob/t").to_string_lossy().into_owned();
+    let clone = ground.git(BOB, &["clone", "-q", "--mirror", "gotd:team/t", &into]);
+    let push = ground.git(BOB, &["-C", &into, "push", "-q", "gotd:team/t", "HEAD:refs/heads/new"]);
+    let _ = Command::new("umount").arg("-l").arg(&objects).status();
+    clone.good();
+    push.good();
+    assert_eq!(ground.git(BOB, &["-C", &into, "rev-parse", "HEAD"]).text().trim(), tip);
+    daemon.assert_serves();
+}
+
+/// A file system that does not tell `a` from `A`: a repository that is asked for by another spelling has the rules of its block
+/// all the same, because its directory is known.
+#[test]
+fn another_spelling_of_a_name_has_the_same_rules() {
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
+    ground.repository("free.git", 2);
+    ground.repository("secret.git", 3);
+    let image = ground.path("image");
+    fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("makes");
+    fs::create_dir(ground.path("disk")).expect("makes");
+    let line = format!(
+        "mkfs.ext4 -q -O casefold -E encoding=utf8 '{image}' && mount -o loop '{image}' '{disk}' && \
+         chmod 755 '{disk}' && mkdir '{disk}/git' && chattr +F '{disk}/git' && \
+         cp -a '{ground}/free.git' '{ground}/secret.git' '{disk}/git' && test -d '{disk}/git/SECRET.git'",
+        image = image.display(),
+        disk = ground.path("disk").display(),
+        ground = ground.path("").display().to_string().trim_end_matches('/'),
+    );
+    let made = run(Command::new("sh").arg("-c").arg(line), b"", 60).status == 0;
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        if !made {
+            return regress::skipped("the kernel has no ext4 that folds case");
+        }
+        let mut daemon = ground.start(
+            "repositories \"\" {\n\tpath \"GROUND/disk/git\"\n\tpermit rw 12001\n}\n\
+             repository \"secret\" {\n\tpath \"GROUND/disk/git/secret.git\"\n\tpermit rw 12002\n}\n",
+        );
+        assert!(ground.reads(ALICE, "FREE").is_ok());
+        for name in ["secret", "Secret", "SECRET.git", "sEcReT.GIT"] {
+            ground.assert_hidden(ALICE, name);
+        }
+        assert!(ground.reads(BOB, "secret").is_ok());
+        daemon.assert_serves();
+    }));
+    let mut umount = Command::new("umount");
+    let _ = umount.arg("-l").arg(ground.path("disk")).stderr(std::process::Stdio::null()).status();
+    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
