@@ -136,6 +136,11 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
             Err(error) => return failed(&parent, error),
         }
     };
+    if !granted.keys().any(|visible| found.path.starts_with(visible)) {
+        let path = found.path.display();
+        let text = format!("{path}: was not to be reached when this process was started, as it is now");
+        return failed(&parent, OpenError::Unreachable(text));
+    }
     drop(granted);
     // The parent asks whether this is the place while it is being opened; nothing is told of it before.
     let at =

@@ -356,7 +356,10 @@ fn a_users_file_system_over_his_home_is_not_entered() {
     }));
     drop(hang);
     checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
+    // Processes that were started meanwhile have not been granted what is around it, and refuse one session each.
+    let served = || ground.reads(ALICE, "~alice/x").as_ref() == Ok(&x);
+    assert!((0..20).any(|_| served()), "{}", daemon.log());
+    assert!((0..12).all(|_| served()), "{}", daemon.log());
     daemon.assert_serves();
 }
 
