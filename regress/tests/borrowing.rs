@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use regress::compare::assert_mirror;
+use regress::ground::{self, Ground};
 use regress::history;
 use regress::raw::Session;
 use regress::site::{GIT_SECONDS, present_user};
@@ -154,6 +155,48 @@ fn alice_does_not_read_her_neighbours_repository_through_her_own() {
     fs::remove_file(own.join("refs/heads/stolen")).expect("removes");
     as_user(&site, ALICE, &["clone", "-q", "gotd:own", "work"]).good();
     as_user(&site, ALICE, &["-C", "work", "push", "-q", "origin", &format!("{tip}:refs/heads/again")]).good();
+    daemon.assert_serves();
+}
+
+/// The same through a bind mount: in a place where only root mounts anything, the path leads into a directory that alice may
+/// read, and the directory is that of bob's repository.
+#[test]
+fn a_bind_mount_of_a_repository_is_no_other_repository() {
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
+    let secret = ground.repository("srv/bob.git", 7);
+    ground.repository("pub/own.git", 3);
+    let open = ground.repository("pub/open.git", 9);
+    fs::create_dir_all(ground.path("pub/bound.git")).expect("makes");
+    let own = ground.path("pub/own.git");
+    let mut daemon = ground.start(
+        "repositories \"pub\" {\n\tpath \"GROUND/pub\"\n\tpermit ro 12001\n}\n\
+         repository \"bob\" {\n\tpath \"GROUND/srv/bob.git\"\n\tpermit ro 12002\n\tdeny 12001\n}\n",
+    );
+    let bound = ground.path("pub/bound.git");
+    let bind = std::process::Command::new("mount")
+        .arg("--bind")
+        .arg(ground.path("srv/bob.git"))
+        .arg(&bound)
+        .status();
+    if !bind.is_ok_and(|status| status.success()) {
+        return regress::skipped("nothing can be mounted here");
+    }
+    let clone = |n: &str| {
+        let into = ground.path("home/alice").join(n).to_string_lossy().into_owned();
+        ground.git(ground::ALICE, &["clone", "-q", "--mirror", "gotd:pub/own", &into])
+    };
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for (n, lines) in [objects(&bound), "../../bound.git/objects\n".to_owned()].iter().enumerate() {
+            borrow(&own, lines, &secret);
+            clone(&format!("bound-{n}")).bad(BORROWS);
+        }
+        daemon.logged(&["repository", "warning=", "bound.git/objects", "has a block under another path"]);
+        // What is reached by its own path is borrowed from.
+        borrow(&own, "../../open.git/objects\n", &open);
+        clone("open").good();
+    }));
+    let _ = std::process::Command::new("umount").arg("-l").arg(&bound).status();
+    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     daemon.assert_serves();
 }
 
