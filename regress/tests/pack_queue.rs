@@ -428,3 +428,32 @@ fn a_client_behind_sshd_that_goes_away_leaves_the_queue_at_once() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     kill_with(maker, Signal::SIGCONT).expect("goes on");
 }
+
+/// A user whose clones stall keeps what they have reserved; where the total is small four of them kept everybody else waiting.
+/// Now each user has a share, and one more is left for a newcomer.
+#[test]
+fn a_user_whose_clones_stall_leaves_memory_to_others() {
+    let place = start("limit memory total 64M");
+    let stalled: Vec<Session> = (0..6)
+        .map(|_| {
+            let mut client = Session::fetch_as(&place.site.socket(), "bulk.git", 2, "alice");
+            client.read_to_flush();
+            assert!(client.write(&place.request(2, "")));
+            client
+        })
+        .collect();
+    let metric = |name: &str| place.daemon.metric(name);
+    let settled = || metric("gotd_packs_stalled") >= 1 && metric("gotd_packs_waiting") >= 1;
+    let reserved = || metric("gotd_memory_reserved_bytes");
+    assert!(wait_until(20.0, settled), "{} reserved:\n{}", reserved(), place.daemon.log());
+    place.daemon.logged(&["pack waits", "/alice", "limit=\"limit memory total\""]);
+    for n in 0..2 {
+        place.clone_of("bob", 2, "gotd:bulk.git", &format!("bob-{n}")).good();
+        assert_mirror(
+            &place.site,
+            &place.site.repository("bulk.git"),
+            &place.site.clone_path(&format!("bob-{n}")),
+        );
+    }
+    drop(stalled);
+}

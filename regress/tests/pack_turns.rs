@@ -271,6 +271,23 @@ fn who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it() {
     assert!(answer.len() > 12 << 20, "{}", answer.len());
 }
 
+/// Who is told to give back what he holds and does not is ended: his memory would be kept from the others for ever.
+#[test]
+fn a_process_that_keeps_what_was_refused_is_ended() {
+    let place = start("limit memory total 110M");
+    let _slow = place.stranger("127.0.0.2", &[]);
+    place.assert_metric("gotd_packs_stalled", 1);
+    let deaf = Pid::from_raw(*place.daemon.role("repo_read").first().expect("one"));
+    kill(deaf, Signal::SIGSTOP).expect("stops");
+    let _waiting = place.stranger("127.0.0.3", &[]);
+    place.daemon.logged(&["pack waits", "limit=\"limit memory total\""]);
+    let gone = wait_until(40.0, || !place.daemon.role("repo_read").contains(&deaf.as_raw()));
+    assert!(gone, "{}", place.daemon.log());
+    place.daemon.logged(&["session ", "did not give back a turn that was refused"]);
+    // The other one has it.
+    place.assert_metric("gotd_packs_stalled", 1);
+}
+
 /// A reload changes how much memory there is for those who wait.
 #[test]
 fn a_reload_that_gives_more_memory_ends_the_wait() {

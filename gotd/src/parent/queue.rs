@@ -7,7 +7,8 @@
 //! Users who come by ssh and strangers of git:// are the two *kinds* of clients. Turns go to the kinds first and then within a
 //! kind to the users or addresses, so that neither a crowd of strangers keeps a user waiting nor the other way round. As a turn
 //! that was given lasts as long as the work does, no kind has the last quarter of the places or of the memory, and no address
-//! more than half of what strangers may have.
+//! more than half of the places that strangers may have. Of a kind's memory each of its users and addresses has one share, and
+//! there is one share more than there are such clients: a newcomer finds something whatever the others keep.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use crate::fairness::Strangers;
 const MOST_TURNS: usize = 256;
 /// How long somebody waits for memory before a slow stranger is ended for it.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a process may take to give a turn back that was refused. An honest one does it at once.
+const GIVES_BACK: Duration = Duration::from_secs(10);
 
 /// What is done in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Turn {
     pub need: u64,
     /// When its first turn began.
     pub begun: Option<Instant>,
+    /// When it was refused.
+    pub refused: Option<Instant>,
 }
 
 /// How far a turn is.
@@ -70,7 +75,7 @@ impl Turn {
     /// A turn that is asked for now.
     pub fn asked(work: Work, need: u64) -> Turn {
         let wait = Wait { since: Instant::now(), told: None };
-        Turn { work, stage: Stage::Waiting(wait), held: 0, need, begun: None }
+        Turn { work, stage: Stage::Waiting(wait), held: 0, need, begun: None, refused: None }
     }
 
     /// The wait, while it waits.
@@ -79,6 +84,17 @@ impl Turn {
             Stage::Waiting(wait) => Some(wait),
             _ => None,
         }
+    }
+
+    /// It is refused, and is given back by the process that had asked for it.
+    pub fn refuse(&mut self) {
+        self.stage = Stage::Refused;
+        self.refused.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether it was refused so long ago that this process does not listen: what it holds is kept from others.
+    pub fn is_overdue(&self) -> bool {
+        self.refused.is_some_and(|at| at.elapsed() >= GIVES_BACK)
     }
 
     /// Its turn begins.
@@ -217,10 +233,35 @@ fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules) -> bool {
     let kind = rules.of_a_kind(rules.memory);
     let of_kind = held(others().filter(|other| other.whose.is_of_kind(&job.whose)));
     let own = held(others().filter(|other| other.whose.is(&job.whose)));
+    // What has begun goes on beyond its share: two of one client would wait for each other.
+    let has_its_share =
+        || job.turn.held == 0 && own > 0 && exceeds_share(jobs, job, own.saturating_add(job.turn.need), kind);
     job.more() > 0
         && (exceeds(held(others()), rules.memory)
             || exceeds(of_kind, kind)
-            || job.whose.is_stranger() && exceeds(own, kind / 2))
+            || job.whose.is_stranger() && exceeds(own, kind / 2)
+            || has_its_share())
+}
+
+/// Whether so much memory is more than one client's share of what its kind may have, as many as they are now: the clients that
+/// hold some or wait for it.
+fn exceeds_share(jobs: &[Job], job: &Job, wanted: u64, kind: u64) -> bool {
+    let counts = |other: &&Job| {
+        let memory = other.turn.held > 0 || other.turn.wait().is_some() && other.turn.need > 0;
+        memory && other.whose.is_of_kind(&job.whose)
+    };
+    let mut clients = vec![&job.whose];
+    let mut shares = 2;
+    for other in jobs.iter().filter(counts) {
+        if wanted > kind / shares {
+            return true;
+        }
+        if !clients.iter().any(|client| client.is(&other.whose)) {
+            clients.push(&other.whose);
+            shares = shares.saturating_add(1);
+        }
+    }
+    wanted > kind / shares
 }
 
 /// Whose turn it is. Of the turns that no limit holds up, these come first, in this order: those of the kind of clients with
@@ -269,9 +310,13 @@ pub fn gives_way(jobs: &[Job], newcomer: u64, most: usize) -> Option<u64> {
 pub fn evicted(jobs: &[Job], rules: Rules) -> Option<&Job> {
     let ending = jobs.iter().any(|job| job.turn.stage == Stage::Refused && job.turn.held > 0);
     let late = |job: &&Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= PATIENCE);
+    // Whoever waits because of what he himself has is not helped.
     let helps = |job: &Job| {
+        let strangers = || held(jobs.iter().filter(|other| other.whose.is_stranger()));
+        let exceeds = |held: u64, most: u64| held.saturating_add(job.more()) > most;
         blocked(jobs, job, rules) == Some(Limit::MemoryTotal)
-            && (job.whose.is_stranger() || held(jobs.iter()).saturating_add(job.more()) > rules.memory)
+            && (exceeds(held(jobs.iter()), rules.memory)
+                || job.whose.is_stranger() && exceeds(strangers(), rules.of_a_kind(rules.memory)))
     };
     if ending || !jobs.iter().filter(late).any(helps) {
         return None;
@@ -478,6 +523,65 @@ mod tests {
         ];
         let why = |at: usize| blocked(&jobs, &jobs[at], memory);
         assert_eq!((why(2), why(3), why(4)), (Some(Limit::MemoryTotal), None, Some(Limit::MemoryTotal)));
+    }
+
+    #[test]
+    fn each_client_has_a_share_of_the_memory_and_one_is_left_for_a_newcomer() {
+        let memory = Rules { memory: 120, both: false, ..rules(99) };
+        let user = |n: u64| user(&n.to_string());
+        // What clients hold, who asks for how much, and whether he gets it.
+        type Asks = (u64, u64);
+        let table: &[(&[Asks], Asks, bool)] = &[
+            // Alone: half of it, or one piece however large.
+            (&[], (1, 119), true),
+            (&[(1, 40)], (1, 20), true),
+            (&[(1, 40)], (1, 21), false),
+            (&[(1, 90)], (1, 1), false),
+            // A newcomer has what is left.
+            (&[(1, 40), (1, 20)], (2, 60), true),
+            (&[(1, 60)], (2, 60), true),
+            // Of two a third each, of three a quarter.
+            (&[(1, 60), (2, 20)], (2, 20), true),
+            (&[(1, 60), (2, 20)], (2, 21), false),
+            (&[(1, 10), (2, 10), (3, 10)], (1, 20), true),
+            (&[(1, 10), (2, 10), (3, 10)], (1, 21), false),
+            // Who has nothing has no share to exceed.
+            (&[(1, 10), (2, 10), (3, 10)], (4, 90), true),
+            (&[(1, 10), (2, 10), (3, 10)], (4, 91), false),
+        ];
+        for (held, (who, need), begins) in table {
+            let mut jobs: Vec<Job> = (0..)
+                .zip(*held)
+                .map(|(n, (who, held))| holder(n, user(*who), *held, Some(Stage::Stalled)))
+                .collect();
+            jobs.push(holder(99, user(*who), *need, None));
+            let last = jobs.last().expect("some");
+            assert_eq!(blocked(&jobs, last, memory).is_none(), *begins, "{held:?} {who} {need}");
+        }
+        // Those who wait count as those who hold, and the other kind does not.
+        let mut jobs = vec![
+            holder(1, user(1), 40, Some(Stage::Stalled)),
+            holder(2, user(1), 20, None),
+            holder(3, address(3), 0, None),
+        ];
+        assert_eq!(blocked(&jobs, &jobs[1], memory), None);
+        jobs.push(holder(4, user(2), 5, None));
+        assert_eq!(blocked(&jobs, &jobs[1], memory), Some(Limit::MemoryTotal));
+        // What has begun goes on: it would wait for its own.
+        jobs[1].turn.held = 19;
+        assert_eq!(blocked(&jobs, &jobs[1], memory), None);
+    }
+
+    #[test]
+    fn nobody_is_ended_for_one_who_has_his_share() {
+        let memory = Rules { memory: 400, ..rules(8) };
+        let jobs = aged(vec![
+            holder(1, address(1), 140, Some(Stage::Stalled)),
+            holder(2, address(2), 10, Some(Stage::Stalled)),
+            holder(3, address(1), 20, None),
+        ]);
+        assert_eq!(blocked(&jobs, &jobs[2], memory), Some(Limit::MemoryTotal));
+        assert!(evicted(&jobs, memory).is_none());
     }
 
     #[test]

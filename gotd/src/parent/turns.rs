@@ -118,9 +118,16 @@ impl Parent {
         }
     }
 
-    /// Refuses the turns that have been waited for too long, ends who holds the memory that others wait for, and tells the others
+    /// Ends who keeps a refused turn, refuses the turns that have been waited for too long, ends who holds the memory that others wait for, and tells the others
     /// how many they are.
     pub(super) fn expire_turns(&mut self) {
+        let overdue = |session: &&Session| {
+            session.killed.is_none() && session.turn.is_some_and(|turn| turn.is_overdue())
+        };
+        let overdue: Vec<u64> = self.table.iter().filter(overdue).map(|session| session.number).collect();
+        for number in overdue {
+            self.end_session(number, "did not give back a turn that was refused");
+        }
         if self.table.iter().all(|session| session.turn.is_none_or(|turn| turn.wait().is_none())) {
             return;
         }
@@ -163,7 +170,7 @@ impl Parent {
 
     fn refuse_turn(&mut self, number: u64, text: &str, limit: Limit) {
         let Some(turn) = self.table.get(number).and_then(|session| session.turn.as_mut()) else { return };
-        turn.stage = Stage::Refused;
+        turn.refuse();
         let text = format!("{text} ({})", limit.directive());
         match turn.work {
             Work::Pack => self.tell_repo(number, &ParentToRepo::NoPack(text)),
