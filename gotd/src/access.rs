@@ -16,6 +16,7 @@ use libproto::names::{RepoName, UserName};
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Rule, Who};
 use crate::conf::resolve::NO_ID;
+use crate::fairness::owners::Owners;
 use crate::places::Places;
 
 /// Most groups that a peer may be in; with more it is refused, because a truncated list would evade `deny :group`.
@@ -138,6 +139,7 @@ pub struct Table {
     users: HashMap<UserName, u32>,
     account_uids: HashSet<u32>,
     user_names: HashMap<u32, UserName>,
+    owners: Owners,
     places: Places,
 }
 
@@ -162,7 +164,8 @@ impl Table {
         let account_uids = config.accounts.iter().filter_map(|a| a.uid).collect();
         let user_names = config.unix_users.iter().map(|u| (u.uid, u.name.clone())).collect();
         let places = Places::new(&config.repositories);
-        Table { config, repositories, prefixes, users, account_uids, user_names, places }
+        let owners = Owners::new(&config.subordinates);
+        Table { config, repositories, prefixes, users, account_uids, user_names, owners, places }
     }
 
     /// The configuration.
@@ -229,6 +232,16 @@ impl Table {
                 }
             }
             Identity::Anonymous => crate::conf::model::ANONYMOUS.to_owned(),
+        }
+    }
+
+    /// Whom limits count: of a subordinate uid its owner.
+    pub fn counted(&self, identity: &Identity) -> Identity {
+        match identity {
+            Identity::UnixUser { uid, gid, groups } => {
+                Identity::UnixUser { uid: self.owners.of(*uid), gid: *gid, groups: groups.clone() }
+            }
+            other => other.clone(),
         }
     }
 

@@ -251,10 +251,12 @@ fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Se
         Found::Configured => None,
         Found::Below(name) => Some(name.clone()),
     };
-    let (connections, own_connections) = connections(table, identity);
+    let counted = table.counted(identity);
+    let (connections, own_connections) = connections(table, &counted);
     let options = &block.options;
     Some(Permit {
         identity: table.display(identity),
+        counted: table.display(&counted),
         connections,
         own_connections,
         packs: places(block, config, Limit::PacksPerRepository),
@@ -319,6 +321,32 @@ mod tests {
         assert!(
             matches!(ask(1001, Service::UploadPack), Verdict::NotFound { identity, no_rule: true } if identity.contains("1001"))
         );
+    }
+
+    /// A uid of the range has the rights that rules give to it, and of what is counted its owner's part.
+    #[test]
+    fn a_subordinate_uid_is_counted_as_its_owner_and_permitted_as_itself() {
+        let text = concat!(
+            "connection {\n limit user 1000 7\n}\n",
+            "repository \"r\" {\n path \"/r\"\n permit ro 100005\n permit ro 1000\n}\n",
+        );
+        let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;
+        assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
+        let range = libproto::message::parent::UidRange { first: 100_000, last: 165_535, owner: 1000 };
+        config.subordinates = vec![range];
+        let table = Table::new(config);
+        let ask = |uid| {
+            let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
+            let repository = RepoName::parse(b"r.git").expect("a good name");
+            answer(&table, &Question { peer, told_user: None, service: Service::UploadPack, repository })
+        };
+        let (Verdict::Granted(own), Verdict::Granted(other)) = (ask(1000), ask(100_005)) else {
+            panic!("not granted")
+        };
+        assert_eq!((own.identity.as_str(), own.counted.as_str()), ("uid 1000", "uid 1000"));
+        assert_eq!((other.identity.as_str(), other.counted.as_str()), ("uid 100005", "uid 1000"));
+        assert_eq!((other.connections, other.own_connections), (7, true));
+        assert!(matches!(ask(100_006), Verdict::NotFound { .. }));
     }
 
     #[test]

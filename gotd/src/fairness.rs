@@ -19,6 +19,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+pub mod owners;
 pub mod users;
 
 /// Most networks that are remembered; strangers from others are refused until some are forgotten.

@@ -248,6 +248,7 @@ impl Listen {
                 self.locals.forget_limits();
             }
             (ParentToListen::Users(users), None) => self.locals.learn(users),
+            (ParentToListen::Ranges(ranges), None) => self.locals.learn_ranges(ranges),
             (ParentToListen::Listener(_), Some(_)) if self.draining => {}
             (ParentToListen::Listener(pool), Some(fd)) => {
                 nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))

@@ -695,14 +695,14 @@ impl Parent {
 
     fn granted(&mut self, number: u64, mut permit: Permit) {
         let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
-        if self.table.of_identity(&permit.identity) >= limit {
+        if self.table.of_identity(&permit.counted) >= limit {
             let told = if permit.own_connections { TOO_MANY_OF_ONE } else { TOO_MANY };
             if let Some(session) = self.table.get(number) {
                 session.refused = Some(format!("{}: {told}", permit.identity));
             }
             return self.refuse(number, told);
         }
-        let negotiation = match self.negotiation(number, &permit.identity) {
+        let negotiation = match self.negotiation(number, &permit.counted) {
             Ok(negotiation) => negotiation,
             Err(text) => return self.refuse(number, &text),
         };

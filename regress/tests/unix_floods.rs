@@ -210,6 +210,70 @@ time.sleep(120)
     daemon.assert_serves();
 }
 
+/// A range of subordinate uids was 65,536 users: each of them had connections, a rate and a place in the line of its own, and
+/// whoever has a line in /etc/subuid took all there were.
+#[test]
+fn a_range_of_subordinate_uids_is_one_user() {
+    if !others::possible() {
+        return;
+    }
+    let site = Site::new();
+    history::repository(&site, "demo.git", 3, "sha1");
+    let subuid = site.path("subuid");
+    let text = format!("{STRANGER}:300000:65536\nno such line\n");
+    std::fs::write(&subuid, &text).expect("writes");
+    // A mount namespace of the daemon's own, whose /etc/subuid this is.
+    let program = ["unshare", "-m", "--propagation", "private", "sh", "-c"].map(str::to_owned);
+    let mount = format!("mount --bind '{}' /etc/subuid && exec \"$@\"", subuid.display());
+    let mut probe = site.command("unshare");
+    if run(probe.args(&program[1..]).args([&mount, "sh", "true"]), b"", 20).status != 0 {
+        return regress::skipped("nothing can be mounted over /etc/subuid here");
+    }
+    let configuration = format!(
+        "{}connection {{\n\tlimit total 40\n\tqueue length 40\n\tlimit per user 2\n\tfirst request timeout 1h\n\trate per user 1000\n\trate total 1000\n}}\n\
+         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro \"{HONEST}\"\n}}\n",
+        site.head(),
+        site.path("repositories").display(),
+    );
+    site.hand_over();
+    let program: Vec<String> = program.into_iter().chain([mount, "sh".to_owned()]).collect();
+    let mut daemon = Daemon::start_through(&site, &configuration, &program).expect("starts");
+    // Each under another uid; the last ones of the range too, and one just above it.
+    let connect = "\
+held = []
+def come(uid):
+    os.seteuid(uid)
+    c = connect()
+    os.seteuid(0)
+    if not isinstance(c, int):
+        held.append(c)
+for n in range(300):
+    come(300000 + (n * 218 if n < 299 else 65535))
+    time.sleep(0.002)
+come(365536)
+print('done', flush=True)
+time.sleep(600)
+";
+    let mut stranger = others::python(0, &site.socket(), connect);
+    assert_eq!(stranger.line(), "done");
+    let info = daemon.gotctl(&["info"]).good().text();
+    let sessions = info.matches(": uid 3").count();
+    assert_eq!(sessions, 9, "8 of the range, and the one above it:\n{info}");
+    assert_fifteen_are_served(&site, &daemon);
+    daemon.logged(&["refused", &format!("uid={STRANGER}"), "limit=\"connection limit per user\""]);
+    daemon.logged(&["/etc/subuid:2:1: warning: expected NAME:FIRST:COUNT"]);
+    drop(stranger);
+    // A reload reads it again.
+    std::fs::write(&subuid, "").expect("writes");
+    daemon.gotctl(&["reload"]).good();
+    let mut stranger = others::python(0, &site.socket(), connect);
+    assert_eq!(stranger.line(), "done");
+    let many = || daemon.gotctl(&["info"]).good().text().matches(": uid 3").count() > 20;
+    assert!(wait_until(10.0, many), "each is a user of its own again");
+    drop(stranger);
+    daemon.assert_serves();
+}
+
 /// A user of a shared account, whose uid many others have: counted by the name, once the greeting has told it.
 #[test]
 fn silent_connections_of_one_user_of_an_account_leave_places_for_the_others() {

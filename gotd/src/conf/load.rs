@@ -21,7 +21,7 @@ use crate::conf::loader::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
 use crate::conf::model::{Config, Position, Repository, RepositoryKind, Secret};
 use crate::conf::parser::Parsed;
 use crate::conf::resolve::{NameService, complaint, resolve};
-use crate::conf::{parse, secrets};
+use crate::conf::{parse, secrets, subuid};
 use crate::users::System;
 
 /// Where gotd.conf is when nothing is said.
@@ -82,6 +82,7 @@ pub fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameSer
     let findings = resolve(&mut config, names);
     errors.extend(findings.errors);
     warnings.extend(findings.warnings);
+    read_subuid(&mut config, names, &mut warnings);
     let mut loaded = Loaded { errors, warnings, ..Loaded::of(config) };
     settle_places(&mut loaded);
     let warnings = &mut loaded.warnings;
@@ -190,6 +191,21 @@ fn read_secrets(path: Option<&str>) -> Result<Vec<Secret>, Vec<ConfigError>> {
     }
     let bytes = read_bounded(file, secrets::SECRETS_FILE_MAX).map_err(fail)?;
     secrets::parse(path, &bytes)
+}
+
+/// Reads which users have which subordinate uids, where the system has that. A file that cannot be read keeps nobody from
+/// being served.
+fn read_subuid(config: &mut Config, names: &mut dyn NameService, warnings: &mut Vec<ConfigError>) {
+    if !std::fs::exists(subuid::PATH).unwrap_or(true) {
+        return;
+    }
+    match open_regular(subuid::PATH).and_then(|(file, _)| read_bounded(file, subuid::FILE_MAX)) {
+        Ok(text) => subuid::take(&text, config, names, warnings),
+        Err(e) => {
+            let text = format!("{e}: each subordinate uid counts as a user of its own");
+            warnings.push(ConfigError::whole(subuid::PATH, text));
+        }
+    }
 }
 
 /// Walks to the configured places, as each request does it. One that is not there yet is a warning, as for C gotd.

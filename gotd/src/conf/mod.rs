@@ -19,6 +19,7 @@ pub mod push;
 pub mod repository;
 pub mod resolve;
 pub mod secrets;
+pub mod subuid;
 pub mod support;
 pub mod wire;
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use libproto::message::parent::UidRange;
 use libproto::names::{RefName, RepoName, UserName};
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,8 @@ pub struct Config {
     /// Users (by uid, sorted) of each Unix group (by gid) that a `deny` rule names, as the system said when the
     /// configuration was loaded.
     pub denied_members: BTreeMap<u32, Vec<u32>>,
+    /// Subordinate uids, as the system had them when the configuration was loaded: in order, and none in two ranges.
+    pub subordinates: Vec<UidRange>,
     /// Contents of gotd-secrets.conf(5).
     pub secrets: Vec<Secret>,
     /// The uid that stands for ids that the kernel cannot express; it matches no rule.

@@ -4,6 +4,7 @@
 //! receiver does not trust the sender: [`Assembler`] checks order, ranges, references between items and names again.
 
 use libproto::codec::{self, CodecError};
+use libproto::message::parent::UidRange;
 use libproto::names::{RepoName, UserName};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ use super::parser::{PATH_MAX, REPOSITORIES_MAX, RULES_MAX};
 use super::repository::{ENTRIES_MAX, FSCK_KINDS};
 use super::resolve::{MEMBERS_MAX, UNIX_USERS_MAX};
 use super::secrets::SECRETS_MAX;
+use crate::fairness::owners;
 use crate::sockets::ask;
 
 /// Version of the items; both ends are the same build, so this only guards against mistakes.
@@ -80,6 +82,8 @@ pub enum ConfigItem {
     UnixUsers(Vec<UnixUser>),
     /// Some members of a Unix group that a rule denies.
     Denied(u32, Vec<u32>),
+    /// Some ranges of subordinate uids.
+    Subordinates(Vec<UidRange>),
     /// A secret.
     Secret(Secret),
     /// The last, with the number of items before it.
@@ -200,6 +204,7 @@ pub fn items<E>(config: &Config, put: &mut dyn FnMut(ConfigItem) -> Result<(), E
         put(ConfigItem::Denied(*gid, Vec::new()))?;
         members.chunks(CHUNK).try_for_each(|m| put(ConfigItem::Denied(*gid, m.to_vec())))?;
     }
+    config.subordinates.chunks(CHUNK).try_for_each(|r| put(ConfigItem::Subordinates(r.to_vec())))?;
     for block in &config.repositories {
         repository_items(block, put)?;
     }
@@ -397,6 +402,12 @@ impl Assembler {
                 room(self.config.denied_members.len(), USERS_MAX)?;
                 let members = self.config.denied_members.entry(gid).or_default();
                 extend_sorted(members, &ids, MEMBERS_MAX)
+            }
+            ConfigItem::Subordinates(ranges) => {
+                check(!ranges.is_empty(), "empty list")?;
+                room(self.config.subordinates.len() + ranges.len(), owners::RANGES_MAX + 1)?;
+                self.config.subordinates.extend(ranges);
+                check(owners::are_in_order(&self.config.subordinates), "order of uids")
             }
             ConfigItem::Secret(secret) => {
                 room(self.config.secrets.len(), SECRETS_MAX)?;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::{Counts, TOKEN};
 
-/// Most uids that are remembered; others are refused until some are forgotten. Whoever has a range of subordinate uids
-/// could use many.
+/// Most uids that are remembered; others are refused until some are forgotten. Ranges of subordinate uids are one each
+/// ([`super::owners`]), but not all of them need be known.
 const MOST_USERS: usize = 200_000;
 
 /// What one uid may have; `None`: as much as there is.

@@ -8,11 +8,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::{ListenLimits, NoSession, Peer, UserLimits};
+use libproto::message::parent::{ListenLimits, NoSession, Peer, UidRange, UserLimits};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::count;
 use crate::fairness::Bucket;
+use crate::fairness::owners::Owners;
 use crate::fairness::users::{PerUser, Users, Waiting};
 use crate::system;
 
@@ -22,7 +23,7 @@ const ROOT: u32 = 0;
 #[derive(Debug)]
 pub struct Queued {
     id: u64,
-    /// Whose it is.
+    /// Whom it counts for.
     pub uid: u32,
     /// The kernel's word about who it is.
     pub peer: Peer,
@@ -55,6 +56,8 @@ pub struct Locals {
     /// Connections of uids for which the configuration has numbers of their own.
     own: HashMap<u32, u32>,
     accounts: HashSet<u32>,
+    /// Whom subordinate uids count as.
+    owners: Owners,
     forgot: Option<Instant>,
 }
 
@@ -63,12 +66,18 @@ impl Locals {
     pub fn forget_limits(&mut self) {
         self.own.clear();
         self.accounts.clear();
+        self.owners.clear();
     }
 
     /// Some limits of users.
     pub fn learn(&mut self, limits: UserLimits) {
         self.own.extend(limits.connections);
         self.accounts.extend(limits.accounts);
+    }
+
+    /// Some uids that count as others.
+    pub fn learn_ranges(&mut self, ranges: Vec<UidRange>) {
+        self.owners.extend(ranges);
     }
 
     fn may(&self, uid: u32, limits: &ListenLimits) -> PerUser {
@@ -95,8 +104,10 @@ impl Locals {
         // Asked once, and before a session is spent on it.
         let (peer, uid) = match system::peer(connection.as_fd()) {
             Ok(peer) => peer,
-            Err(uid) => return Err((connection, NoSession::Groups, uid)),
+            Err(uid) => return Err((connection, NoSession::Groups, self.owners.of(uid))),
         };
+        // From here on this is who is counted; what they may do is decided by what the kernel said.
+        let uid = self.owners.of(uid);
         let own = self.own.contains_key(&uid);
         if !self.users.come(uid, self.may(uid, limits), now) {
             return Err((connection, if own { NoSession::OwnPerUser } else { NoSession::PerUser }, uid));

@@ -79,7 +79,7 @@ impl Parent {
         let (Some(name), Some(rules)) = (permit.repository.below.clone(), permit.create) else {
             return false;
         };
-        let who = permit.identity.clone();
+        let who = permit.counted.clone();
         let (path, place) = (permit.repository.path.clone(), permit.repository.place.clone());
         let start = CreateStart { path, place, name, who, rules };
         let child: CreateChild = match self.starter.start(Role::Create, &flags, &[]) {

@@ -9,6 +9,7 @@ use libproto::message::parent::{Newcomer, Peer, Pool};
 use libproto::states::SessionState;
 use nix::sys::signal::{Signal, kill};
 
+use super::start::Settings;
 use super::table::{Session, Table};
 use super::{LINGER, Parent, TOO_MANY, TOO_MANY_OF_ONE};
 use crate::log::Level;
@@ -41,7 +42,7 @@ impl Parent {
         let who = Who(*uid, Some(name));
         let Who(_, Some(name)) = &who else { return };
         let (limit, own) = self.settings.limit_of_name(&String::from_utf8_lossy(name));
-        let places = self.table.places(|uid| self.settings.is_account(uid));
+        let places = self.table.places(&self.settings);
         if places.iter().filter(|place| place.who == who).count() > limit {
             self.refuse(number, if own { TOO_MANY_OF_ONE } else { TOO_MANY });
             if let Some(session) = self.table.get(number) {
@@ -62,7 +63,7 @@ impl Parent {
 
     /// All places are taken: ends a connection that has not asked for anything, if its user has more than the newcomer.
     pub(super) fn make_room(&mut self, newcomer: Newcomer) {
-        let places = self.table.places(|uid| self.settings.is_account(uid));
+        let places = self.table.places(&self.settings);
         if let Some(number) = gives_way(&places, newcomer, Instant::now()) {
             self.end_session(number, GAVE_WAY);
         }
@@ -71,14 +72,14 @@ impl Parent {
 
 impl Table {
     /// The places of unix connections.
-    fn places(&self, is_account: impl Fn(u32) -> bool) -> Vec<Place> {
+    fn places(&self, settings: &Settings) -> Vec<Place> {
         let place = |session: &Session| {
             let Some(Peer::Unix { uid, .. }) = session.peer else { return None };
             let name = session.hello.as_ref().and_then(|hello| hello.user.clone());
             let mute = matches!(session.state, SessionState::Waiting | SessionState::Greeted);
             Some(Place {
                 number: session.number,
-                who: Who(uid, name.filter(|_| is_account(uid))),
+                who: Who(settings.owners.of(uid), name.filter(|_| settings.is_account(uid))),
                 silent: session.accepted.filter(|_| mute && session.killed.is_none()),
             })
         };

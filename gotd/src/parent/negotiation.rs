@@ -26,7 +26,7 @@ const MOST: usize = 50_000;
 /// Whose time it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Client {
-    /// A user who came by ssh, as the log names him.
+    /// A user who came by ssh, as limits count.
     User(String),
     /// A network of git:// clients.
     Network(Network),
@@ -126,7 +126,7 @@ impl Spent {
 
 impl Session {
     fn spenders(&self) -> Vec<(Client, u64)> {
-        clients(self.peer.as_ref(), self.permit.as_ref().map(|permit| permit.identity.as_str()))
+        clients(self.peer.as_ref(), self.permit.as_ref().map(|permit| permit.counted.as_str()))
     }
 }
 

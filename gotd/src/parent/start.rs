@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use libproto::channel::{Channel, Message, RecvError};
 use libproto::message::parent::{
-    AuthToParent, BATCH_USERS, ConfigToParent, ListenLimits, ListenToParent, LoadConfig, OwnDirectory,
-    ParentToAuth, ParentToConfig, ParentToListen, Pool, RepoStart, SessionStart, UserLimits,
+    AuthToParent, BATCH_RANGES, BATCH_USERS, ConfigToParent, ListenLimits, ListenToParent, LoadConfig,
+    OwnDirectory, ParentToAuth, ParentToConfig, ParentToListen, Pool, RepoStart, SessionStart, UidRange,
+    UserLimits,
 };
 use libproto::names::escape;
 use libproto::states::Role;
@@ -31,6 +32,7 @@ use super::{Parent, same_build};
 use crate::conf::limits::Limit;
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::conf::wire::{Assembler, Audience, send};
+use crate::fairness::owners::Owners;
 use crate::log::{Level, Log};
 use crate::places::Recorded;
 use crate::sockets::ask;
@@ -91,6 +93,9 @@ pub struct Settings {
     pub recorded: Recorded,
     /// Uids of shared accounts: their users are counted by name.
     accounts: BTreeSet<u32>,
+    /// Whom subordinate uids count as.
+    pub owners: Owners,
+    subordinates: Vec<UidRange>,
     /// Connections of a Unix user, and of some in particular.
     per_user: usize,
     users: Vec<(u32, usize)>,
@@ -128,7 +133,8 @@ impl Settings {
             .chunks(BATCH_USERS)
             .map(|some| UserLimits { accounts: some.to_vec(), connections: vec![] });
         let users = own.chain(accounts).map(ParentToListen::Users);
-        std::iter::once(ParentToListen::Limits(self.listen.clone())).chain(users).collect()
+        let ranges = self.subordinates.chunks(BATCH_RANGES).map(|some| ParentToListen::Ranges(some.to_vec()));
+        std::iter::once(ParentToListen::Limits(self.listen.clone())).chain(users).chain(ranges).collect()
     }
 
     /// Whether a uid is that of a shared account.
@@ -233,6 +239,8 @@ impl Settings {
             informative_errors: config.informative_errors,
             recorded: Recorded::new(&config.repositories, seen),
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
+            owners: Owners::new(&config.subordinates),
+            subordinates: config.subordinates.clone(),
             per_user: limits.size(Limit::ConnectionsPerUser),
             users: uids.collect(),
             named: named.collect(),

@@ -259,10 +259,16 @@ impl Session {
         self.shell.as_ref().and_then(|shell| shell.list.as_ref())
     }
 
-    /// Whom limits and logs count, once it is known.
+    /// Whom logs name, once it is known.
     pub fn identity(&self) -> Option<&str> {
         let shell = self.shell.as_ref().map(|shell| shell.identity.as_str()).filter(|who| !who.is_empty());
         self.permit.as_ref().map(|permit| permit.identity.as_str()).or(shell)
+    }
+
+    /// Whom limits count, once it is known.
+    pub fn counted(&self) -> Option<&str> {
+        let shell = self.shell.as_ref().map(|shell| shell.identity.as_str()).filter(|who| !who.is_empty());
+        self.permit.as_ref().map(|permit| permit.counted.as_str()).or(shell)
     }
 
     /// Whether the client asked to push.
@@ -345,6 +351,6 @@ impl Table {
 
     /// Sessions that an identity has at this moment, those included of which a process is still there.
     pub fn of_identity(&self, identity: &str) -> usize {
-        self.iter().filter(|s| s.identity() == Some(identity)).count()
+        self.iter().filter(|s| s.counted() == Some(identity)).count()
     }
 }

@@ -117,6 +117,7 @@ impl Forged {
     fn grants(&self, parent: &mut Parent) {
         let permit = Permit {
             identity: "user:root".into(),
+            counted: "user:root".into(),
             packs: 8,
             pushes: 4,
             connections: 10,

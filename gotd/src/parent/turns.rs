@@ -261,7 +261,7 @@ fn job(session: &Session) -> Option<Job> {
     let permit = session.permit.as_ref()?;
     let whose = match session.peer.as_ref()? {
         Peer::Tcp { address, .. } => Whose::Address(*address),
-        Peer::Unix { .. } => Whose::User(permit.identity.clone()),
+        Peer::Unix { .. } => Whose::User(permit.counted.clone()),
     };
     let most = match turn.work {
         Work::Pack => permit.packs,

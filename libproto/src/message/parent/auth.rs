@@ -130,8 +130,10 @@ pub enum Verdict {
 /// What was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permit {
-    /// Whom limits and logs count: `user:NAME`, `account:NAME`, `anonymous`.
+    /// Whom logs name: `alice`, `git/bob`, `anonymous`, `uid 1234`.
     pub identity: String,
+    /// Whom limits count, in the same words: for a subordinate uid its owner.
+    pub counted: String,
     /// Connections at once of this identity.
     pub connections: u32,
     /// `limit user` says so, and not `limit per user`.

@@ -58,6 +58,20 @@ pub struct UserLimits {
     pub accounts: Vec<u32>,
 }
 
+/// Most ranges in one message.
+pub const BATCH_RANGES: usize = 500;
+
+/// Uids that count as another one: those that a user may take for the processes of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UidRange {
+    /// The lowest.
+    pub first: u32,
+    /// The highest.
+    pub last: u32,
+    /// Whom they count as.
+    pub owner: u32,
+}
+
 /// Somebody waits while all places are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Newcomer {
@@ -187,6 +201,8 @@ crate::messages! {
         9 => WaitingGit(()) with 2,
         /// The process that had the connection is gone, and its client may know; the session still counts.
         10 => Gone(()),
+        /// Uids that count as another one, behind the limits: in order, and none in two of them.
+        11 => Ranges(Vec<UidRange>),
     }
 }
 
@@ -237,5 +253,7 @@ mod tests {
             accounts: vec![u32::MAX; BATCH_USERS],
         };
         ParentToListen::Users(users).encode_body(&mut Vec::new()).expect("fits");
+        let range = UidRange { first: u32::MAX, last: u32::MAX, owner: u32::MAX };
+        ParentToListen::Ranges(vec![range; BATCH_RANGES]).encode_body(&mut Vec::new()).expect("fits");
     }
 }
