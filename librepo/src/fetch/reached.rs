@@ -10,10 +10,12 @@ use super::bits::Bits;
 use super::commits::Source;
 use super::space::First;
 use crate::error::Result;
-use crate::id::ObjectId;
+use crate::id::{IdSet, ObjectId};
 use crate::object::{Commit, Kind, TreeEntries};
 use crate::repository::Repository;
 
+/// Most ids that are remembered as not reached; beyond that all are forgotten, and each costs a look again.
+const DENIED: usize = 65_536;
 /// How often an object that no pack holds is looked for among what was met.
 const LOOK: u32 = 1024;
 
@@ -29,8 +31,13 @@ pub(crate) struct Reached {
     trees: Vec<u32>,
     /// Whether trees count, so that their numbers are kept.
     content: bool,
+    /// Ids that are reached by nothing, once history was walked, and once everything was.
+    denied: [IdSet; 2],
+    /// Commits or trees that were looked at, and ids that were looked for in packs.
     #[cfg(test)]
     steps: u64,
+    #[cfg(test)]
+    looks: u64,
 }
 
 impl Reached {
@@ -113,20 +120,30 @@ impl Reached {
 
     /// The number of a commit or tag, if it can be reached.
     pub(crate) fn commit(&mut self, source: &mut Source<'_>, id: &ObjectId) -> Option<u32> {
-        self.search(source, id, Reached::step)
+        self.search(source, id, HISTORY, Reached::step)
     }
 
     /// The number of an object of any kind, if it can be reached.
     pub(crate) fn object(&mut self, source: &mut Source<'_>, id: &ObjectId) -> Option<u32> {
-        self.search(source, id, Reached::step_content)
+        self.search(source, id, EVERYTHING, Reached::step_content)
     }
 
+    /// Asked for again, an id that is not reached costs the same whether it is there or not: no pack is asked. To know of a
+    /// difference in one look, a client has to begin anew, and all of the walk with it.
     fn search(
         &mut self,
         source: &mut Source<'_>,
         id: &ObjectId,
+        within: usize,
         step: fn(&mut Reached, &mut Source<'_>) -> bool,
     ) -> Option<u32> {
+        if self.denied[within].contains(id) {
+            return None;
+        }
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
         let packed = source.space.packed_number(id);
         let mut steps = 0_u32;
         loop {
@@ -141,12 +158,29 @@ impl Reached {
                 self.steps += 1;
             }
             if !step(self, source) {
-                return source.space.met(id).or(packed).filter(|number| self.seen.get(*number));
+                let number = source.space.met(id).or(packed).filter(|number| self.seen.get(*number));
+                if number.is_none() {
+                    self.deny(id, within);
+                }
+                return number;
             }
             steps = steps.wrapping_add(1);
         }
     }
+
+    /// The walk is over, and did not meet it.
+    fn deny(&mut self, id: &ObjectId, within: usize) {
+        let denied = &mut self.denied[within];
+        if denied.len() >= DENIED {
+            denied.clear();
+        }
+        denied.insert(*id);
+    }
 }
+
+/// Which of the sets of denied ids.
+const HISTORY: usize = 0;
+const EVERYTHING: usize = 1;
 
 /// A commit's parents, tree and date; `None` if it is none, or cannot be read.
 fn parents_of(source: &mut Source<'_>, number: u32, parents: &mut Vec<ObjectId>) -> Option<(ObjectId, u64)> {
@@ -236,6 +270,22 @@ mod tests {
         git(dir, &["-c", "fastimport.unpackLimit=10000", "fast-import", "--quiet"], &stream);
     }
 
+    /// Whoever asks for many others in between has each looked at once more, and not kept for ever.
+    #[test]
+    fn there_is_an_end_to_ids_that_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        repository(dir.path());
+        let repository =
+            Repository::open(File::open(dir.path()).unwrap().into(), crate::Options::default()).unwrap();
+        let tip = ObjectId::from_hex(git(dir.path(), &["rev-parse", "main"], "").as_bytes()).unwrap();
+        let mut visible = Visible::new(&repository, &[tip]).unwrap();
+        for n in 0..=DENIED {
+            assert!(!visible.has_commit(&ObjectId::from_hex(format!("{n:040x}").as_bytes()).unwrap()));
+            assert!(visible.reached.denied[HISTORY].len() <= DENIED);
+        }
+        assert_eq!(visible.reached.denied[HISTORY].len(), 1);
+    }
+
     #[test]
     fn what_is_hidden_costs_what_is_not_there() {
         for packed in [false, true] {
@@ -254,15 +304,20 @@ mod tests {
             let unknown = ObjectId::from_hex(&[b'1'; 40]).unwrap();
             let history = |id: &ObjectId| {
                 let mut visible = Visible::new(&repository, &tips).unwrap();
-                (visible.has_commit(id), visible.reached.steps, visible.has_commit(id), visible.reached.steps)
+                let first = (visible.has_commit(id), visible.reached.steps);
+                let again = (0..100).map(|_| visible.has_commit(id)).all(|has| has == first.0);
+                (first.0, first.1, again, visible.reached.steps, visible.reached.looks)
             };
             let content = |id: &ObjectId| {
                 let mut visible = Visible::new(&repository, &tips).unwrap();
-                (visible.has(id), visible.reached.steps, visible.has(id), visible.reached.steps)
+                let first = (visible.has(id), visible.reached.steps);
+                let again = (0..100).map(|_| visible.has(id)).all(|has| has == first.0);
+                (first.0, first.1, again, visible.reached.steps, visible.reached.looks)
             };
             let (nothing, all) = (history(&unknown), content(&unknown));
             assert!(!nothing.0 && nothing.1 >= 20 && all.1 > nothing.1 + 20, "{nothing:?} {all:?}");
-            assert!(nothing.3 <= nothing.1 + 1, "the walk is over for good: {nothing:?}");
+            assert!(nothing.2 && all.2 && nothing.3 == nothing.1, "the walk is over for good: {nothing:?}");
+            assert_eq!((nothing.4, all.4), (1, 1), "no pack is asked again");
             for name in ["hidden", "hidden~19", "hidden^{tree}", "hidden:d3", "hidden:d3/f"] {
                 assert_eq!((history(&id(name)), content(&id(name))), (nothing, all), "{name} {packed}");
             }
