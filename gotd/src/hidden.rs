@@ -1,4 +1,10 @@
-//! Which references do not exist for clients: the one answer for lists, tips, pushes, `info` and HEAD.
+//! Which references exist for clients: the one answer for lists, tips, pushes, `info` and HEAD.
+//!
+//! **Invariant:** whatever tells a client about references, or does something for it by their names, has them from here.
+
+use librepo::Result;
+use librepo::listing::{Listed, Listing};
+use librepo::refs::{Head, Ref, Refs};
 
 /// The hidden namespaces of a repository.
 #[derive(Debug, Clone, Copy)]
@@ -8,6 +14,30 @@ impl Hidden<'_> {
     /// Whether nothing is hidden.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The references of a listing that exist for a client, `HEAD` first.
+    pub fn shown<'l>(self, listing: &'l Listing) -> impl Iterator<Item = Result<Listed<'l>>> {
+        listing.iter().filter(move |line| line.as_ref().map_or(true, |listed| self.shows_listed(listed)))
+    }
+
+    /// Whether one of a listing exists for a client.
+    pub fn shows_listed(self, listed: &Listed<'_>) -> bool {
+        self.shows(listed.name, listed.symref_target)
+    }
+
+    /// A reference by its full name, if it exists for a client.
+    pub fn find(self, refs: &Refs, name: &[u8]) -> Result<Option<Ref>> {
+        let found = if self.covers(name) { None } else { refs.find(name)? };
+        Ok(found.filter(|found| self.shows(name, found.symref_target.as_deref())))
+    }
+
+    /// What `HEAD` says; a branch that is hidden is none.
+    pub fn head(self, refs: &Refs) -> Result<Head> {
+        match refs.head()? {
+            Head::Symbolic(target, _) if self.covers(&target) => Ok(Head::Broken),
+            head => Ok(head),
+        }
     }
 
     /// Whether a client may know of a reference: neither it nor what it names in the end is hidden. `symref_target` is the last of

@@ -51,7 +51,7 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
     let fs = Fs::new(directory, repository.config().shared).within(found.look);
     let done = match &serve.task {
         Task::Git | Task::Info => Err("nothing to do".to_owned()),
-        Task::Head(branch) => head(&fs, &repository, &rules, branch),
+        Task::Head(branch) => head(&fs, &repository, &rules, Hidden(&serve.hidden), branch),
         Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")),
     };
     let report = RepoReport { text: done.err().unwrap_or_default(), ..RepoReport::default() };
@@ -87,12 +87,13 @@ pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcem
 
 fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo> {
     let hidden = Hidden(hidden);
-    let everything: [&[u8]; 0] = [];
-    let mut refs = repository.refs().list(&everything, None)?;
-    refs.retain(|r| r.name.starts_with(b"refs/") && hidden.shows(&r.name, r.symref_target.as_deref()));
+    let listing = repository.refs().listing::<&[u8]>(&[])?;
+    let refs: librepo::Result<Vec<Ref>> =
+        hidden.shown(&listing).map(|listed| Ok(listed?.to_ref(None))).collect();
+    let mut refs = refs?;
+    refs.retain(|r| r.name.starts_with(b"refs/"));
     let below = |namespace: &[u8]| refs.iter().filter(|r| r.name.starts_with(namespace)).count() as u64;
-    let (head, born) = match repository.refs().head()? {
-        Head::Symbolic(name, _) if hidden.covers(&name) => (Vec::new(), false),
+    let (head, born) = match hidden.head(repository.refs())? {
         Head::Symbolic(name, value) => (name, value.is_some()),
         Head::Detached(id) => (id.to_string().into_bytes(), true),
         _ => (Vec::new(), false),
@@ -155,12 +156,17 @@ fn size(repository: &Dir) -> librepo::Result<Option<u64>> {
 }
 
 /// Makes HEAD name a branch that is there.
-fn head(fs: &Fs, repository: &Repository, rules: &PushRules, branch: &RefName) -> Result<(), String> {
+fn head(
+    fs: &Fs,
+    repository: &Repository,
+    rules: &PushRules,
+    hidden: Hidden<'_>,
+    branch: &RefName,
+) -> Result<(), String> {
     let text = |e: librepo::Error| e.to_string();
     let name = branch.as_bytes();
     let shown = escape(name);
-    let there = !rules.hides(name) && repository.refs().find(name).map_err(text)?.is_some();
-    if !there {
+    if hidden.find(repository.refs(), name).map_err(text)?.is_none() {
         return Err(format!("{shown}: no such branch"));
     }
     // Whoever may not rewrite the branch that clones begin with may not put another in its place either.
@@ -168,7 +174,11 @@ fn head(fs: &Fs, repository: &Repository, rules: &PushRules, branch: &RefName) -
         && now != name
         && rules.refusal(&now, Change::Update { fast_forward: false }, false).is_some()
     {
-        return Err(format!("HEAD: {}: reference is protected", escape(&now)));
+        // A hidden one has no name here.
+        return Err(match hidden.covers(&now) {
+            true => "HEAD: reference is protected".into(),
+            false => format!("HEAD: {}: reference is protected", escape(&now)),
+        });
     }
     replace(fs, "HEAD", &format!("ref: {}\n", String::from_utf8_lossy(name)))
 }

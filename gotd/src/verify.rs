@@ -343,10 +343,14 @@ fn own_shallow(repository: &Repository) -> Result<IdSet, Error> {
 /// The values of all references that the client may know of, what packed-refs says that tags peel to, and HEAD.
 fn tips(repository: &Repository, hidden: Hidden<'_>) -> Result<Vec<ObjectId>, Error> {
     let mut reader = Reader::new(repository.store(), CACHE_BYTES);
-    let everything: [&[u8]; 0] = [];
-    let refs = repository.refs().list(&everything, Some(&mut reader))?;
-    let refs = refs.iter().filter(|r| hidden.shows(&r.name, r.symref_target.as_deref()));
-    Ok(refs.flat_map(|r| [Some(r.target), r.peeled]).flatten().collect())
+    let listing = repository.refs().listing::<&[u8]>(&[])?;
+    let mut tips = Vec::new();
+    for listed in hidden.shown(&listing) {
+        let listed = listed?;
+        tips.push(listed.target());
+        tips.extend(listed.peeled(&mut reader));
+    }
+    Ok(tips)
 }
 
 fn kind(kind: Kind) -> ObjectKind {

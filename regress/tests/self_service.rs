@@ -258,6 +258,78 @@ fn a_protected_branch_keeps_head() {
     drop(daemon);
 }
 
+/// What `info` counts and `head` takes is what a clone is shown: a reference whose name is visible and that leads to a hidden one
+/// is in no list, and `head` made it the branch that clones begin with, and so told that there is something hidden.
+#[test]
+fn info_and_head_know_the_references_that_ls_remote_lists() {
+    let site = Site::new();
+    let repository = history::repository(&site, "p.git", 3, "sha1");
+    let git = |arguments: &[&str]| site.git_in(&repository, arguments.iter().copied());
+    for name in
+        ["refs/heads/hidden/x", "refs/heads/hide", "refs/heads/packed", "refs/tags/light", "refs/other/y"]
+    {
+        git(&["update-ref", name, "main"]);
+    }
+    git(&["tag", "-a", "-m", "t", "heavy", "main"]);
+    git(&["pack-refs", "--all"]);
+    for (name, target) in [
+        ("refs/heads/into", "refs/heads/hidden/x"),
+        ("refs/heads/twice", "refs/heads/into"),
+        ("refs/heads/plain", "refs/heads/main"),
+        ("refs/heads/broken", "refs/heads/none"),
+        ("refs/heads/unborn-hidden", "refs/heads/hidden/none"),
+    ] {
+        git(&["symbolic-ref", name, target]);
+    }
+    let me = present_user();
+    let mut daemon = site.start_with(&format!(
+        "{}account \"{me}\" {{\n\tuser alice principal a\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw alice\n\
+         \tprotect branch hidden/x\n\thide namespace refs/heads/hidden\n}}\n",
+        site.head(),
+        site.path("repositories").display()
+    ));
+    // What sshd would start for her.
+    let ssh = site.script(
+        "ssh-alice",
+        &format!(
+            "#!/bin/sh\nwhile [ \"$1\" != gotd ]; do shift; done\nshift\nexport GOTD_UNIX_SOCKET='{}' SSH_ORIGINAL_COMMAND=\"$*\"\nexec '{}' --user alice\n",
+            site.socket().display(),
+            binaries().join("gotsh").display()
+        ),
+    );
+    let mut command = site.command("git");
+    command.env("GIT_SSH_COMMAND", ssh).args(["ls-remote", "gotd:p"]);
+    let listed = run(&mut command, b"", 30).good().text();
+    let count = |below: &str| {
+        let names = listed.lines().filter_map(|line| line.split('\t').nth(1));
+        names.filter(|name| name.starts_with(below) && !name.ends_with("^{}")).count()
+    };
+    assert!(!listed.contains("into") && !listed.contains("hidden") && listed.contains("plain"), "{listed}");
+    let ask = |line: &str| gotsh(&site, "alice", Some(line.as_bytes()));
+    let told = ask("info p").good().text();
+    let value = |name: &str| {
+        told.lines().find_map(|line| line.strip_prefix(name)).expect("is told").trim().parse::<usize>()
+    };
+    let expected = [count("refs/heads/"), count("refs/tags/"), count("refs/")];
+    assert_eq!(["branches", "tags", "references"].map(|name| value(name).expect("a number")), expected);
+    for name in ["into", "twice", "hidden/x", "unborn-hidden", "none"] {
+        ask(&format!("head p {name}")).bad("no such branch");
+    }
+    git(&["symbolic-ref", "HEAD", "refs/heads/hidden/x"]);
+    site.hand_over();
+    let refused = ask("head p packed");
+    assert!(
+        refused.err.contains("HEAD: reference is protected") && !refused.err.contains("hidden"),
+        "{}",
+        refused.err
+    );
+    assert!(ask("info p").good().text().contains("head\t (not there yet)\n"), "{}", ask("info p").text());
+    git(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+    site.hand_over();
+    ask("head p plain").good();
+    daemon.assert_serves();
+}
+
 /// Bytes of the files in a directory and below.
 fn size_below(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).expect("reads").map(|entry| entry.expect("reads"));

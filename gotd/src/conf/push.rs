@@ -105,11 +105,6 @@ impl PushRules {
         self.covering(reference).any(|(kind, _)| matches!(kind, LinearBranch | LinearBranchNamespace))
     }
 
-    /// Whether a reference is hidden from clients.
-    pub fn hides(&self, reference: &[u8]) -> bool {
-        self.hiding(reference).is_some()
-    }
-
     fn hiding(&self, reference: &[u8]) -> Option<&str> {
         let hiding = self.hidden.iter().find(|namespace| is_below(reference, namespace.as_bytes()));
         hiding.map(String::as_str)

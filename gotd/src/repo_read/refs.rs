@@ -73,7 +73,7 @@ impl<'a> Advertised<'a> {
         let listing = self.repository.refs().listing(if ask.prefixed { &prefixes } else { &[] })?;
         self.tips = None;
         let head_asked = !ask.prefixed || Prefixes::new(&prefixes).matches(b"HEAD");
-        let no_head = listing.head().is_none_or(|head| !self.shows(&head));
+        let no_head = listing.head().is_none_or(|head| !self.hidden.shows_listed(&head));
         let unborn = if head_asked && no_head { self.unborn()? } else { None };
         (self.all, self.listed) = if ask.prefixed { (None, Some(listing)) } else { (Some(listing), None) };
         let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
@@ -83,9 +83,7 @@ impl<'a> Advertised<'a> {
     /// The references that were looked at last, and are not hidden.
     pub(super) fn seen(&self) -> impl Iterator<Item = Result<Listed<'_>, Error>> {
         let listings = self.all.iter().chain(&self.listed);
-        listings
-            .flat_map(Listing::iter)
-            .filter(|line| line.as_ref().map_or(true, |listed| self.shows(listed)))
+        listings.flat_map(|listing| self.hidden.shown(listing))
     }
 
     /// What was looked at last, in batches that fit into messages, at least one; each is made when it is asked for, so that the
@@ -144,7 +142,7 @@ impl<'a> Advertised<'a> {
         if let Some(all) = &self.all {
             for (before, after) in ways {
                 let listed = all.find(&[before, short, after].concat()).map_err(super::broken)?;
-                found.extend(listed.filter(|listed| self.shows(listed)));
+                found.extend(listed.filter(|listed| self.hidden.shows_listed(listed)));
             }
         }
         match &found[..] {
@@ -153,16 +151,10 @@ impl<'a> Advertised<'a> {
         }
     }
 
-    fn shows(&self, listed: &Listed<'_>) -> bool {
-        self.hidden.shows(listed.name, listed.symref_target)
-    }
-
     /// A `HEAD` whose branch does not exist yet.
     fn unborn(&self) -> Result<Option<RefLine>, Error> {
-        let Head::Symbolic(target, None) = self.repository.refs().head()? else { return Ok(None) };
-        if self.hidden.covers(&target) {
-            return Ok(None);
-        }
+        let head = self.hidden.head(self.repository.refs())?;
+        let Head::Symbolic(target, None) = head else { return Ok(None) };
         let (name, target) = (RefName::parse(b"HEAD").ok(), RefName::parse(&target).ok());
         Ok(name.zip(target).map(|(name, target)| RefLine {
             name,
