@@ -59,7 +59,10 @@ pub const WORK: Promises = Promises::of(&[
     Promise::Fattr,
     Promise::Flock,
     Promise::Sendfd,
+    Promise::Narrow,
 ]);
+/// From the moment `verify` has its files, or none are needed: before anything that it says about them is heard.
+pub const COMMIT: Promises = WORK.without(Promise::Sendfd).without(Promise::Narrow);
 
 type Session = Channel<WriterToSession, SessionToWriter>;
 type Verify = Channel<WriterToVerify, VerifyToWriter>;
@@ -250,6 +253,7 @@ impl Push<'_> {
         if !wanted {
             // A client that goes on writing hears that nobody reads as soon as its session is gone.
             self.input = None;
+            self.give_up_sending()?;
         }
         if !self.changes.iter().any(|c| c.refused.is_none()) {
             return self.answer("ok");
@@ -413,6 +417,13 @@ impl Push<'_> {
         self.found.look.open(directory, name.as_bytes(), flags, nix::sys::stat::Mode::empty())
     }
 
+    /// Nothing is handed to anybody any more.
+    fn give_up_sending(&self) -> Result<(), String> {
+        let (limits, enforcement) = (Limits::UNCHANGED, self.enforcement);
+        let stage = Stage { promises: COMMIT, paths: None, limits, enforcement };
+        libsandbox::enter(&stage).map(drop).map_err(|e| e.to_string())
+    }
+
     /// Whether the disk has the configured reserve.
     fn reserve(&self) -> Result<(), String> {
         let reserve = self.rules.limit(Limit::DiskReserve);
@@ -447,6 +458,7 @@ impl Push<'_> {
         let input = self.input.take().ok_or("verify: asked for twice")?;
         let sent = self.instruct(&pack, &idx, input.as_fd(), begin);
         drop((pack, idx, input));
+        self.give_up_sending()?;
         if let Err(e) = sent {
             return Err(format!("verify: {e}"));
         }

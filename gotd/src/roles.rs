@@ -98,7 +98,7 @@ mod tests {
     /// What each role asks pledge(2) for on OpenBSD at each of its stages, from the constants that it enters with.
     #[test]
     fn every_role_asks_for_its_own_pledges_and_no_more() {
-        let table: [(&str, Promises, &str); 18] = [
+        let table: [(&str, Promises, &str); 19] = [
             ("parent", parent::start::WORK, "stdio recvfd sendfd proc exec"),
             ("sockets", sockets::WORK, "stdio cpath unix inet sendfd"),
             ("listen", listen::WORK, "stdio unix inet recvfd sendfd"),
@@ -115,6 +115,7 @@ mod tests {
                 "stdio rpath wpath cpath fattr flock sendfd unveil",
             ),
             ("repo_write", repo_write::WORK, "stdio rpath wpath cpath fattr flock sendfd"),
+            ("repo_write, with nothing to send", repo_write::COMMIT, "stdio rpath wpath cpath fattr flock"),
             ("verify, setting up", verify::SET_UP, "stdio rpath recvfd unveil"),
             ("verify", verify::WORK, "stdio rpath"),
             ("create", create::WORK, "stdio rpath wpath cpath fattr"),

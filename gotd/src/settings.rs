@@ -23,7 +23,7 @@ use crate::hidden::Hidden;
 use crate::repository::{self, Found, Parent};
 
 /// At work.
-pub const WORK: Promises = crate::repo_write::WORK.without(Promise::Sendfd);
+pub const WORK: Promises = crate::repo_write::COMMIT;
 
 /// Telling about a repository.
 pub const LOOK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
