@@ -31,7 +31,7 @@ use crate::wire::Wire;
 use commands::{Reader, Request};
 use report::Report;
 use work::Outcome;
-use writer::{Listed, Writer};
+use writer::Writer;
 
 /// The link to `repo_write`.
 pub type WriterLink = Channel<SessionToWriter, WriterToSession>;
@@ -95,23 +95,14 @@ fn advertise(wire: &mut Wire<'_>, writer: &Writer<'_>, hash: HashKind, v1: bool)
     }
     let mut capabilities = Some(PushOffer { hash, push_options: true }.capabilities());
     let mut shallow = Vec::new();
-    writer.list(|listed| {
-        match listed {
-            Listed::Refs(batch) => {
-                // A push is told no `HEAD`, and nothing peeled.
-                for line in batch.refs.iter().filter(|line| line.name.is_below_refs()) {
-                    let Some(id) = &line.id else { continue };
-                    advertise::v0_ref(&mut wire.out, id, line.name.as_bytes(), &mut capabilities)?;
-                }
-                // Behind all references and haves, where clients look for them.
-                shallow.extend(batch.shallow);
-            }
-            Listed::Haves(ids) => {
-                for id in &ids {
-                    advertise::v0_ref(&mut wire.out, id, b".have", &mut capabilities)?;
-                }
-            }
+    writer.list(|batch| {
+        // A push is told no `HEAD`, and nothing peeled.
+        for line in batch.refs.iter().filter(|line| line.name.is_below_refs()) {
+            let Some(id) = &line.id else { continue };
+            advertise::v0_ref(&mut wire.out, id, line.name.as_bytes(), &mut capabilities)?;
         }
+        // Behind all references, where clients look for them.
+        shallow.extend(batch.shallow);
         wire.flush_if_large()
     })?;
     advertise::v0_before_shallow(&mut wire.out, hash, &mut capabilities)?;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libproto::channel::{Channel, Message, Received};
-use libproto::message::parent::{Opened, ParentToRepo, RefReport, RepoReport, RepoToParent, Serve};
+use libproto::message::parent::{ParentToRepo, RefReport, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
     BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, ObjectKind,
     PushBegin, SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession,
@@ -115,8 +115,7 @@ pub fn run(
             return repository::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
         }
     };
-    let opened =
-        repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
+    repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
     let head = match repository.refs().head() {
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
@@ -136,7 +135,7 @@ pub fn run(
         shallows: Vec::new(),
         report: RepoReport { warnings, ..RepoReport::default() },
     };
-    let end = push.converse(&opened);
+    let end = push.converse();
     let mut report = push.report;
     if let Err(text) = end {
         report.text = text;
@@ -147,7 +146,7 @@ pub fn run(
 
 impl Push<'_> {
     /// From the list of references to the results. An error ends the push, with nothing changed.
-    fn converse(&mut self, opened: &Opened) -> Result<(), String> {
+    fn converse(&mut self) -> Result<(), String> {
         let mut state = WriteState::Idle;
         loop {
             let message = match self.session.recv() {
@@ -177,7 +176,7 @@ impl Push<'_> {
                     state = WriteState::Commands;
                     self.say(&WriterToSession::Taken(()));
                 }
-                SessionToWriter::Begin(begin) => return self.push(opened, &begin),
+                SessionToWriter::Begin(begin) => return self.push(&begin),
             }
         }
     }
@@ -230,7 +229,7 @@ impl Push<'_> {
     // --- decisions
 
     /// The whole push.
-    fn push(&mut self, opened: &Opened, begin: &PushBegin) -> Result<(), String> {
+    fn push(&mut self, begin: &PushBegin) -> Result<(), String> {
         self.judge_names();
         if begin.atomic {
             self.all_or_none();
@@ -263,7 +262,7 @@ impl Push<'_> {
                 Ok(quarantine) => quarantine,
                 Err(text) => return self.unpack_failed(&text),
             };
-        let result = self.receive_and_commit(&fs, &mut quarantine, opened, begin, wanted);
+        let result = self.receive_and_commit(&fs, &mut quarantine, begin, wanted);
         if let Err(e) = quarantine.remove(&fs) {
             self.report.warnings.push(format!("quarantine: {e}"));
         }
@@ -277,11 +276,10 @@ impl Push<'_> {
         &mut self,
         fs: &Fs,
         quarantine: &mut Quarantine,
-        opened: &Opened,
         begin: &PushBegin,
         wanted: bool,
     ) -> Result<(), String> {
-        let pack = if wanted { self.verify(fs, quarantine, opened, begin)? } else { None };
+        let pack = if wanted { self.verify(fs, quarantine, begin)? } else { None };
         self.judge_facts();
         if begin.atomic {
             self.all_or_none();
@@ -443,7 +441,6 @@ impl Push<'_> {
         &mut self,
         fs: &Fs,
         quarantine: &mut Quarantine,
-        _opened: &Opened,
         begin: &PushBegin,
     ) -> Result<Option<IndexedPack>, String> {
         let (pack, idx) = quarantine.create_files(fs).map_err(|e| e.to_string())?;

@@ -289,18 +289,18 @@ pub fn send(parent: &Parent, message: &RepoToParent) {
 }
 
 /// Tells the parent what was found and waits for its word that this is the right one.
-pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<Opened, String> {
-    let opened = tell(parent, found, hash)?;
+pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
+    tell(parent, found, hash)?;
     await_go(parent);
-    Ok(opened)
+    Ok(())
 }
 
 /// Tells the parent what was found.
-fn tell(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<Opened, String> {
+fn tell(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
     let stat = libsandbox::fstat(found).map_err(|e| format!("stat: {e}"))?;
     let opened = Opened { device: stat.st_dev, inode: stat.st_ino, hash };
-    send(parent, &RepoToParent::Opened(opened.clone()));
-    Ok(opened)
+    send(parent, &RepoToParent::Opened(opened));
+    Ok(())
 }
 
 /// Waits for the parent's word that this is the right one; before it, nothing the session says is listened to. With it

@@ -357,7 +357,6 @@ fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, String> {
         match parent.recv() {
             Ok(Received { message: ParentToSession::Granted(grant), .. }) => return Ok(grant),
             Ok(Received { message: ParentToSession::Refused(text), .. }) => return Err(text),
-            Ok(Received { message: ParentToSession::RepoGone(text), .. }) => return Err(text),
             Ok(_) | Err(RecvError::Closed) => system::exit_now(1),
             Err(e) if e.is_transient() => {}
             Err(_) => system::exit_now(1),

@@ -7,7 +7,6 @@ use std::path::Path;
 use gotd::conf::limits::{Scope, TABLE};
 use gotd::conf::loader::Texts;
 use gotd::conf::parse;
-use gotd::conf::support::{Feature, LIMITS_WITHOUT_EFFECT, Support};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAqLw2rGDFW2GnsGF0Gzu0pBXSw6qgpWzKhK4tyYcJzZ alice@desk\n";
@@ -72,23 +71,5 @@ fn the_manual_names_every_limit() {
         let there =
             entry.contains(&said) || entry.contains(&seconds) || (default == "none" && entry.contains(none));
         assert!(there, "{head}: {default}");
-    }
-}
-
-#[test]
-fn the_manual_names_what_has_no_effect() {
-    let manual = manual();
-    let (_, caveats) = manual.split_once("\n.Sh CAVEATS\n").unwrap();
-    let listed = |words: &str| caveats.contains(&format!(".It\n.Ic {words}\n"));
-    for feature in Feature::ALL {
-        let name = match feature {
-            Feature::InformativeErrors => "connection informative errors",
-            other => other.name(),
-        };
-        assert_eq!(listed(name), feature.support() != Support::Full, "{name}");
-    }
-    for row in TABLE {
-        let directive = row.limit.directive();
-        assert_eq!(listed(&directive), LIMITS_WITHOUT_EFFECT.contains(&row.limit), "{directive}");
     }
 }

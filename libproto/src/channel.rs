@@ -24,8 +24,14 @@ use crate::frame::{self, FrameError, Header, MAX_FDS, MAX_FRAME};
 pub trait Message: Sized {
     /// The link and direction, for error texts: `session to parent`.
     const LINK: &'static str;
-    /// The type number of this message.
-    fn kind(&self) -> u16;
+    /// The types of message, without what they carry: what a table of states names.
+    type Kind: Copy + PartialEq + std::fmt::Debug + 'static;
+    /// All types, in the order of their numbers.
+    const KINDS: &'static [Self::Kind];
+    /// The type of this message.
+    fn kind(&self) -> Self::Kind;
+    /// Its number on the wire.
+    fn number(&self) -> u16;
     /// The message's name, for logs.
     fn name(&self) -> &'static str;
     /// How many descriptors a message of this type carries; `None`: no such type.
@@ -115,21 +121,14 @@ impl std::fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-impl SendError {
-    /// The other end's buffer is full and the call was told not to wait.
-    pub fn would_block(&self) -> bool {
-        matches!(self, SendError::Io(e) if e.kind() == io::ErrorKind::WouldBlock)
-    }
-}
-
 /// The frame of one message, ready to be sent: for senders that queue.
 pub fn encode<M: Message>(id: u64, peer: u64, message: &M) -> Result<Vec<u8>, SendError> {
     let mut out = vec![0; frame::HEADER_LEN];
     message.encode_body(&mut out).map_err(SendError::Codec)?;
     let length =
         u32::try_from(out.len() - frame::HEADER_LEN).map_err(|_| SendError::Codec(CodecError::TooLarge))?;
-    let fds = M::descriptors(message.kind()).and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
-    let header = Header { kind: message.kind(), fds, length, id, peer };
+    let fds = M::descriptors(message.number()).and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
+    let header = Header { kind: message.number(), fds, length, id, peer };
     out[..frame::HEADER_LEN].copy_from_slice(&header.encode());
     Ok(out)
 }
@@ -268,7 +267,7 @@ impl<S: Message, R: Message> Channel<S, R> {
     }
 
     fn send_as(&self, id: u64, peer: u64, message: &S, wait: bool) -> Result<(), SendError> {
-        if S::descriptors(message.kind()) != Some(0) {
+        if S::descriptors(message.number()) != Some(0) {
             return Err(SendError::Descriptors(S::LINK));
         }
         send_record(self.as_fd(), &encode(id, peer, message)?, wait).map_err(SendError::Io)
@@ -283,7 +282,7 @@ impl<S: Message, R: Message> Channel<S, R> {
         message: &S,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), SendError> {
-        if S::descriptors(message.kind()) != Some(fds.len()) || fds.len() > MAX_FDS {
+        if S::descriptors(message.number()) != Some(fds.len()) || fds.len() > MAX_FDS {
             return Err(SendError::Descriptors(S::LINK));
         }
         send_record_with_fds(self.as_fd(), &encode(id, peer, message)?, fds).map_err(SendError::Io)
@@ -312,12 +311,12 @@ impl<S: Message, R: Message> Channel<S, R> {
     }
 }
 
-/// Defines the enum of one direction of one link, with its [`Message`] implementation:
+/// Defines the enum of one direction of one link, with its [`Message`] implementation, and the enum of its types:
 ///
 /// ```
 /// libproto::messages! {
 ///     /// What a cook tells a waiter.
-///     pub enum CookToWaiter: "cook to waiter" {
+///     pub enum CookToWaiter, CookToWaiterKind: "cook to waiter" {
 ///         /// The soup is ready, this many plates.
 ///         1 => SoupReady(u32),
 ///         /// Here is the tray (a descriptor).
@@ -327,7 +326,7 @@ impl<S: Message, R: Message> Channel<S, R> {
 /// ```
 #[macro_export]
 macro_rules! messages {
-    ($(#[$doc:meta])* pub enum $name:ident: $link:literal {
+    ($(#[$doc:meta])* pub enum $name:ident, $kinds:ident: $link:literal {
         $($(#[$vdoc:meta])* $kind:literal => $variant:ident($body:ty) $(with $fds:literal)?,)+
     }) => {
         $(#[$doc])*
@@ -335,9 +334,17 @@ macro_rules! messages {
         #[allow(clippy::large_enum_variant, reason = "a message lives from its receipt to its answer, and few at a time")]
         pub enum $name { $($(#[$vdoc])* $variant($body),)+ }
 
+        #[doc = concat!("The types of [`", stringify!($name), "`].")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum $kinds { $($(#[$vdoc])* $variant = $kind,)+ }
+
         impl $crate::channel::Message for $name {
             const LINK: &'static str = $link;
-            fn kind(&self) -> u16 { match self { $($name::$variant(_) => $kind,)+ } }
+            type Kind = $kinds;
+            const KINDS: &'static [$kinds] = &[$($kinds::$variant),+];
+            fn kind(&self) -> $kinds { match self { $($name::$variant(_) => $kinds::$variant,)+ } }
+            fn number(&self) -> u16 { self.kind() as u16 }
             fn name(&self) -> &'static str { match self { $($name::$variant(_) => stringify!($variant),)+ } }
             fn descriptors(kind: u16) -> Option<usize> {
                 match kind { $($kind => Some(0 $(+ $fds)?),)+ _ => None }
@@ -359,7 +366,7 @@ mod tests {
 
     crate::messages! {
         /// One way.
-        pub enum Ask: "ask" {
+        pub enum Ask, AskKind: "ask" {
             /// A number.
             1 => Number(u32),
             /// A descriptor.
@@ -368,7 +375,7 @@ mod tests {
     }
     crate::messages! {
         /// The other way.
-        pub enum Answer: "answer" {
+        pub enum Answer, AnswerKind: "answer" {
             /// A text.
             1 => Text(String),
         }
@@ -464,6 +471,6 @@ mod tests {
     fn a_sender_that_does_not_wait_is_told() {
         let (a, _b) = pair();
         let full = (0..100_000).find_map(|n| a.try_send(0, 0, &Ask::Number(n)).err()).expect("fills up");
-        assert!(full.would_block());
+        assert!(matches!(full, SendError::Io(e) if e.kind() == io::ErrorKind::WouldBlock));
     }
 }

@@ -2,84 +2,67 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The process roles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Role {
-    /// Starts every other process and keeps the table of sessions.
-    Parent,
+use crate::message::parent::{
+    CreateToParentKind as Create, ListToParentKind as List, RepoToParentKind as Repo,
+    SessionToParentKind as Session, VerifyToParentKind as Verify,
+};
+
+/// Which types of message are allowed in which state. A message outside its table ends its sender.
+pub type Table<S, K> = [(S, &'static [K])];
+
+/// Declares the roles: each once, with its name.
+macro_rules! roles {
+    ($($(#[$doc:meta])* $role:ident = $name:literal,)+) => {
+        /// The process roles.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Role {
+            /// Starts every other process and keeps the table of sessions.
+            Parent,
+            $($(#[$doc])* $role,)+
+        }
+
+        impl Role {
+            /// All roles that are started by `parent`.
+            pub const STARTED: &'static [Role] = &[$(Role::$role),+];
+
+            /// The word for the process, its file, its log prefix and its place in the manual.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    Role::Parent => "parent",
+                    $(Role::$role => $name,)+
+                }
+            }
+        }
+    };
+}
+
+roles! {
     /// Binds and unlinks the configured sockets.
-    Sockets,
+    Sockets = "sockets",
     /// Accepts connections and hands them to waiting sessions.
-    Listen,
+    Listen = "listen",
     /// Decides who may do what.
-    Auth,
+    Auth = "auth",
     /// Speaks Git's protocol with one client.
-    Session,
+    Session = "session",
     /// Waits to become `repo_read` or `repo_write`.
-    Repository,
+    Repository = "repository",
     /// Indexes and checks an incoming pack.
-    Verify,
+    Verify = "verify",
     /// Makes a repository.
-    Create,
+    Create = "create",
     /// Finds the repositories in a directory.
-    List,
+    List = "list",
     /// Reads the configuration.
-    Config,
+    Config = "config",
 }
 
 impl Role {
-    /// All roles that are started by `parent`.
-    pub const STARTED: [Role; 9] = [
-        Role::Sockets,
-        Role::Listen,
-        Role::Auth,
-        Role::Session,
-        Role::Repository,
-        Role::Verify,
-        Role::Create,
-        Role::List,
-        Role::Config,
-    ];
-
-    /// The word for the process, its file, its log prefix and its place in the manual.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Parent => "parent",
-            Role::Sockets => "sockets",
-            Role::Listen => "listen",
-            Role::Auth => "auth",
-            Role::Session => "session",
-            Role::Repository => "repository",
-            Role::Verify => "verify",
-            Role::Create => "create",
-            Role::List => "list",
-            Role::Config => "config",
-        }
-    }
-
     /// The role of that name, of those that can be started.
     pub fn from_name(name: &str) -> Option<Role> {
-        Role::STARTED.into_iter().find(|role| role.name() == name)
+        Role::STARTED.iter().copied().find(|role| role.name() == name)
     }
 }
-
-/// The graph of who may talk to whom; each pair has one link.
-pub const LINKS: &[(Role, Role)] = &[
-    (Role::Parent, Role::Sockets),
-    (Role::Parent, Role::Listen),
-    (Role::Parent, Role::Auth),
-    (Role::Parent, Role::Session),
-    (Role::Parent, Role::Repository),
-    (Role::Parent, Role::Verify),
-    (Role::Parent, Role::Create),
-    (Role::Parent, Role::List),
-    (Role::Parent, Role::Config),
-    (Role::Listen, Role::Session),
-    (Role::Listen, Role::Repository),
-    (Role::Session, Role::Repository),
-    (Role::Session, Role::Verify),
-    (Role::Repository, Role::Verify),
-];
 
 /// How far a session is, as `parent` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,16 +85,15 @@ pub enum SessionState {
     Finished,
 }
 
-/// Which messages of a session are allowed in which state, by their type number.
-/// A message outside this table ends the session.
-pub const SESSION_TO_PARENT: &[(SessionState, &[u16])] = &[
-    (SessionState::Starting, &[1]),
-    (SessionState::Waiting, &[2, 5, 6]),
-    (SessionState::Greeted, &[3, 4, 5, 7]),
-    (SessionState::Asked, &[5]),
-    (SessionState::Control, &[5]),
-    (SessionState::Shell, &[5]),
-    (SessionState::Granted, &[5, 8]),
+/// Which messages of a session are allowed in which state.
+pub const SESSION_TO_PARENT: &Table<SessionState, Session> = &[
+    (SessionState::Starting, &[Session::Hello]),
+    (SessionState::Waiting, &[Session::Client, Session::Remote, Session::Finished]),
+    (SessionState::Greeted, &[Session::Git, Session::Control, Session::Shell, Session::Finished]),
+    (SessionState::Asked, &[Session::Finished]),
+    (SessionState::Control, &[Session::Finished]),
+    (SessionState::Shell, &[Session::Finished]),
+    (SessionState::Granted, &[Session::Begins, Session::Finished]),
     (SessionState::Finished, &[]),
 ];
 
@@ -134,14 +116,26 @@ pub enum RepoState {
     Finished,
 }
 
-/// Which messages of a repository process are allowed in which state, by their type number.
-pub const REPO_TO_PARENT: &[(RepoState, &[u16])] = &[
-    (RepoState::Starting, &[1]),
+/// Which messages of a repository process are allowed in which state.
+pub const REPO_TO_PARENT: &Table<RepoState, Repo> = &[
+    (RepoState::Starting, &[Repo::Hello]),
     (RepoState::Waiting, &[]),
-    (RepoState::Opening, &[2, 3, 10, 11]),
+    (RepoState::Opening, &[Repo::Found, Repo::Borrow, Repo::Opened, Repo::OpenFailed]),
     (RepoState::Borrowing, &[]),
     (RepoState::Absent, &[]),
-    (RepoState::Serving, &[4, 5, 6, 7, 8, 9, 12, 13]),
+    (
+        RepoState::Serving,
+        &[
+            Repo::Finished,
+            Repo::Ref,
+            Repo::NeedVerify,
+            Repo::NeedPack,
+            Repo::PackStalled,
+            Repo::PackDone,
+            Repo::NeedTurn,
+            Repo::Info,
+        ],
+    ),
     (RepoState::Finished, &[]),
 ];
 
@@ -156,48 +150,62 @@ pub enum JobState {
     Finished,
 }
 
-/// Which messages of a verify process are allowed in which state, by their type number.
-pub const VERIFY_TO_PARENT: &[(JobState, &[u16])] =
-    &[(JobState::Starting, &[1, 2]), (JobState::Working, &[2, 3, 4]), (JobState::Finished, &[])];
+/// Which messages of a verify process are allowed in which state.
+pub const VERIFY_TO_PARENT: &Table<JobState, Verify> = &[
+    (JobState::Starting, &[Verify::Hello, Verify::Finished]),
+    (JobState::Working, &[Verify::Finished, Verify::NeedTurn, Verify::Stalled]),
+    (JobState::Finished, &[]),
+];
 
-/// Which messages of a create process are allowed in which state, by their type number.
-pub const CREATE_TO_PARENT: &[(JobState, &[u16])] =
-    &[(JobState::Starting, &[1]), (JobState::Working, &[2]), (JobState::Finished, &[])];
+/// Which messages of a create process are allowed in which state.
+pub const CREATE_TO_PARENT: &Table<JobState, Create> = &[
+    (JobState::Starting, &[Create::Hello]),
+    (JobState::Working, &[Create::Done]),
+    (JobState::Finished, &[]),
+];
 
-/// Which messages of a list process are allowed in which state, by their type number.
-pub const LIST_TO_PARENT: &[(JobState, &[u16])] =
-    &[(JobState::Starting, &[1]), (JobState::Working, &[2, 3]), (JobState::Finished, &[])];
+/// Which messages of a list process are allowed in which state.
+pub const LIST_TO_PARENT: &Table<JobState, List> = &[
+    (JobState::Starting, &[List::Hello]),
+    (JobState::Working, &[List::Names, List::Done]),
+    (JobState::Finished, &[]),
+];
 
 /// Whether `kind` stands in `table` for `state`.
-pub fn allowed<S: Copy + PartialEq>(table: &[(S, &[u16])], state: S, kind: u16) -> bool {
+pub fn allowed<S: PartialEq, K: PartialEq + 'static>(table: &Table<S, K>, state: S, kind: K) -> bool {
     table.iter().any(|(s, kinds)| *s == state && kinds.contains(&kind))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::Message;
+    use crate::message::parent::{RepoToParent, SessionToParent};
 
     #[test]
     fn roles_are_found_by_the_name_they_print() {
         for role in Role::STARTED {
-            assert_eq!(Role::from_name(role.name()), Some(role));
+            assert_eq!(Role::from_name(role.name()), Some(*role));
         }
         assert_eq!(Role::from_name("parent"), None);
     }
 
     #[test]
     fn nothing_is_allowed_before_the_greeting_or_after_the_end() {
-        for kind in 0..20 {
-            assert_eq!(allowed(SESSION_TO_PARENT, SessionState::Starting, kind), kind == 1);
+        for &kind in SessionToParent::KINDS {
+            let greets = kind == Session::Hello;
+            assert_eq!(allowed(SESSION_TO_PARENT, SessionState::Starting, kind), greets);
             assert!(!allowed(SESSION_TO_PARENT, SessionState::Finished, kind));
-            assert_eq!(allowed(REPO_TO_PARENT, RepoState::Starting, kind), kind == 1);
+        }
+        for &kind in RepoToParent::KINDS {
+            assert_eq!(allowed(REPO_TO_PARENT, RepoState::Starting, kind), kind == Repo::Hello);
             assert!(!allowed(REPO_TO_PARENT, RepoState::Finished, kind));
         }
     }
 
     #[test]
     fn a_repository_process_that_waits_for_an_answer_says_nothing() {
-        for kind in 0..40 {
+        for &kind in RepoToParent::KINDS {
             assert!(!allowed(REPO_TO_PARENT, RepoState::Borrowing, kind));
             assert!(!allowed(REPO_TO_PARENT, RepoState::Absent, kind));
         }
@@ -205,22 +213,16 @@ mod tests {
 
     #[test]
     fn a_granted_session_cannot_ask_again() {
-        assert!(!allowed(SESSION_TO_PARENT, SessionState::Granted, 3));
-        assert!(!allowed(SESSION_TO_PARENT, SessionState::Granted, 2));
+        for kind in [Session::Git, Session::Client, Session::Control, Session::Shell] {
+            assert!(!allowed(SESSION_TO_PARENT, SessionState::Granted, kind));
+        }
     }
 
     #[test]
     fn who_a_connection_is_from_is_said_once() {
         for state in [SessionState::Greeted, SessionState::Asked, SessionState::Granted] {
-            assert!(!allowed(SESSION_TO_PARENT, state, 2) && !allowed(SESSION_TO_PARENT, state, 6));
+            assert!(!allowed(SESSION_TO_PARENT, state, Session::Client));
+            assert!(!allowed(SESSION_TO_PARENT, state, Session::Remote));
         }
-    }
-
-    #[test]
-    fn every_process_talks_to_the_parent_and_auth_to_nobody_else() {
-        for role in Role::STARTED {
-            assert!(LINKS.contains(&(Role::Parent, role)));
-        }
-        assert_eq!(LINKS.iter().filter(|(a, b)| *a == Role::Auth || *b == Role::Auth).count(), 1);
     }
 }

@@ -9,16 +9,13 @@ use crate::checked::Checked;
 use crate::commit_graph::{self, CommitGraph};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::id::{HashKind, ObjectId};
+use crate::id::HashKind;
 use crate::mounts::Look;
 use crate::refs::Refs;
 use crate::store::{Limits, Store};
 
 /// The largest `config` that is read, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
-
-/// The largest `shallow` that is read, in bytes: about a million commits.
-const MAX_SHALLOW: u64 = 64 << 20;
 
 /// How a repository is opened.
 #[derive(Debug, Default)]
@@ -159,15 +156,6 @@ impl Repository {
     /// Whether history was cut off here (`shallow` names commits) when it was opened.
     pub fn is_shallow(&self) -> bool {
         self.shallow
-    }
-
-    /// The commits at which history was cut off: the ids in `shallow`, as the file is now.
-    pub fn shallow_commits(&self) -> Result<Vec<ObjectId>> {
-        let text = self.dir.read(b"shallow", MAX_SHALLOW)?.unwrap_or_default();
-        let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-        let id = |line| ObjectId::from_hex(line).filter(|id| id.kind() == self.hash());
-        let ids: Option<Vec<ObjectId>> = lines.map(id).collect();
-        ids.ok_or_else(|| Error::Corrupt("shallow".into(), "bad line"))
     }
 
     /// Files that were passed over because they are damaged, one line each, for the log.

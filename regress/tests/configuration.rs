@@ -344,6 +344,16 @@ fn gotd_n_checks_a_file_and_starts_nothing() {
     assert!(last.contains(":1: warning: /nonexistent/later.git: "), "{}", done.err);
     let mut gotctl = site.command(binaries().join("gotctl"));
     assert_eq!(run(gotctl.args(["reload", "-n", "-c"]).arg(&conf), b"", 20).good().err, done.err);
+    // Twice -v prints it as it was understood, which reads as the same again.
+    let printed = |file: &std::path::Path| {
+        let mut gotd = site.command(binaries().join("gotd"));
+        run(gotd.args(["-n", "-vv", "-f"]).arg(file), b"", 20).good().text()
+    };
+    let text = printed(&conf);
+    assert!(text.contains("repository \"later\" {") || text.contains("repository later {"), "{text}");
+    let again = site.path("again.conf");
+    fs::write(&again, text.strip_suffix("configuration OK\n").expect("the last line")).expect("writes");
+    assert_eq!(printed(&again), text);
     // A file that is not there.
     let done = run(site.command(binaries().join("gotd")).args(["-n", "-f", "/nonexistent"]), b"", 20);
     assert_eq!(done.status, 1);

@@ -93,6 +93,10 @@ fn descriptors_are_only_where_they_belong() {
             );
         }
         readers += usize::from(p.name == "repo_read" && sees);
+        // Who decides what is permitted hears the parent and nobody else.
+        if p.name == "auth" {
+            assert_eq!(open.iter().filter(|path| path.starts_with("socket:")).count(), 1, "{open:?}");
+        }
         // Standard input and output are nobody's.
         if p.pid != daemon.pid() {
             for number in [0, 1] {

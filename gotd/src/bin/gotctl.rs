@@ -212,7 +212,7 @@ fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
     Ok(0)
 }
 
-/// Sends one request and prints what comes back; returns the status to exit with.
+/// Asks the daemon to stop and waits until its sockets are gone; returns the status to exit with.
 fn stop(path: &Path, now: bool) -> Result<u8, String> {
     let status = ask(path, ControlRequest::Stop { now })?;
     // The answer is the last but one thing that the daemon does. A socket of a service manager's stays.
@@ -224,7 +224,8 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
     Ok(status)
 }
 
-/// `socket` is that of the daemon's clients; control has one of its own beside it.
+/// Sends one request and prints what comes back; returns the status to exit with. `socket` is that of the daemon's
+/// clients; control has one of its own beside it.
 fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
     let path = &gotd::sockets::ask::control_of(socket);
     let text = |e: nix::Error| match e {

@@ -5,7 +5,6 @@ use libproto::names::UserName;
 use super::keywords::{either, nearest};
 use super::model::{ANONYMOUS, Account, AccountUser, Group, Key, Position, Principal};
 use super::parser::{Outcome, Parser, Word};
-use super::support::Feature;
 
 /// Most users of shared accounts, and most groups.
 pub const USERS_MAX: usize = 200_000;
@@ -27,7 +26,6 @@ pub const KEY_KINDS: &[&str] = &[
 
 impl Parser<'_> {
     pub(super) fn account(&mut self, at: Position) -> Outcome {
-        self.feature(Feature::Accounts, at);
         let name = self.user_name("the name of a Unix account")?;
         let same = self.config.accounts.iter().position(|a| a.name == name);
         let index = match same {
@@ -74,7 +72,6 @@ impl Parser<'_> {
             return self.fail(at, format!("more than {KEYS_MAX} keys of one user"));
         }
         let kind = self.keyword(&["key", "principal"], &either(&["key", "principal"]))?;
-        self.feature(Feature::Keys, at);
         if kind == "principal" {
             let name = self.user_name("the principal of a certificate")?;
             let key = format!("{} {name}", user.account);
@@ -134,7 +131,6 @@ impl Parser<'_> {
     }
 
     pub(super) fn group(&mut self, at: Position) -> Outcome {
-        self.feature(Feature::Accounts, at);
         let name = self.user_name("the name of a group")?;
         if let Some(&same) = self.group_names.get(&name) {
             let place =

@@ -20,7 +20,6 @@ pub mod repository;
 pub mod resolve;
 pub mod secrets;
 pub mod subuid;
-pub mod support;
 pub mod wire;
 
 pub use error::ConfigError;

@@ -629,15 +629,6 @@ impl Config {
     pub fn user_name(&self) -> &str {
         self.user.as_ref().map_or(DEFAULT_USER, |u| &u.name)
     }
-
-    /// The listeners, or the default one.
-    pub fn effective_listeners(&self) -> Vec<Listener> {
-        if self.listeners.is_empty() {
-            let address = ListenAddress::Unix(DEFAULT_SOCKET.to_owned());
-            return vec![Listener { address, at: Position::default() }];
-        }
-        self.listeners.clone()
-    }
 }
 
 /// The full name of a branch as `protect branch` and `notify branch` spell it: below `refs/heads/` unless it already

@@ -18,7 +18,6 @@ use super::model::{
     Config, DEFAULT_GIT_PORT, ListenAddress, Listener, LogTo, Position, SOCKET_PATH_MAX, Sandbox, Subject,
     User, UserLimit, Who,
 };
-use super::support::{Feature, LIMITS_WITHOUT_EFFECT, Support};
 use crate::sockets::ask;
 
 /// Most errors and most warnings that one run reports.
@@ -103,7 +102,7 @@ pub(super) struct Parser<'l> {
     /// Members of each group, looked up when all users are known.
     pub group_members: Vec<Vec<(UserName, Position)>>,
     open_files: Vec<String>,
-    warned: HashSet<String>,
+    warned: HashSet<&'static str>,
     /// Where each user's limit is in the configuration.
     limited: HashMap<UserName, usize>,
 }
@@ -326,17 +325,12 @@ impl Parser<'_> {
         ConfigError { file: file.cloned().unwrap_or_default(), line: at.line, column: at.column, message }
     }
 
-    /// Says what this version makes of a directive that depends on a mechanism of its own.
-    pub fn feature(&mut self, feature: Feature, at: Position) {
-        let name = feature.name();
+    /// Warns of a directive that is read because files written for C gotd have it, and that nothing acts on yet.
+    /// gotd.conf(5) names each under CAVEATS.
+    pub fn no_effect(&mut self, directive: &'static str, at: Position) {
         // Once says it; a thousand repositories would only bury the rest.
-        if feature.support() == Support::Warn && !self.warned.insert(name.to_owned()) {
-            return;
-        }
-        match feature.support() {
-            Support::Full => {}
-            Support::Warn => self.warn_at(at, format!("{name} is without effect in this version")),
-            Support::Refuse => self.error_at(at, format!("{name} is not supported by this version")),
+        if self.warned.insert(directive) {
+            self.warn_at(at, format!("{directive} is without effect in this version"));
         }
     }
 
@@ -475,7 +469,6 @@ impl Parser<'_> {
     fn listen(&mut self, at: Position) -> Outcome {
         self.keywords(&["on"])?;
         let address = if self.accept("git") {
-            self.feature(Feature::ListenGit, at);
             let host = self.word("an IPv4 or IPv6 address")?;
             let Ok(address) = host.text.parse::<IpAddr>() else {
                 return self
@@ -534,11 +527,9 @@ impl Parser<'_> {
     }
 
     fn log_item(&mut self) -> Outcome {
-        let at = self.peek().at;
         match self.keyword(&["verbose", "to"], &either(&["verbose", "to"]))? {
             "verbose" => self.config.log_verbose = true,
             _ => {
-                self.feature(Feature::LogTo, at);
                 self.config.log_to =
                     match self.keyword(&["stderr", "syslog"], &either(&["stderr", "syslog"]))? {
                         "stderr" => LogTo::Stderr,
@@ -555,7 +546,6 @@ impl Parser<'_> {
         let at = self.peek().at;
         if self.accept("informative") {
             self.keywords(&["errors"])?;
-            self.feature(Feature::InformativeErrors, at);
             self.config.informative_errors = true;
             return Ok(());
         }
@@ -616,10 +606,6 @@ impl Parser<'_> {
             }
         };
         let word = self.word(&format!("a value for \"{}\"", row.words.join(" ")))?;
-        let directive = row.limit.directive();
-        if LIMITS_WITHOUT_EFFECT.contains(&row.limit) && self.warned.insert(directive.clone()) {
-            self.warn_at(at, format!("{directive} is without effect in this version"));
-        }
         match row.value(&word.text) {
             Ok(value) => set(self, row.limit, value, at),
             Err(message) => self.fail(word.at, message),

@@ -1,4 +1,4 @@
-//! A configuration as text in one file: what `gotd -n -vv` shows, and what the parser must read back to the same.
+//! A configuration as text in one file: what `gotd -n -vv` prints, and what the parser must read back to the same.
 
 use std::fmt::Write;
 

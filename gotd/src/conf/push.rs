@@ -99,12 +99,6 @@ impl PushRules {
         self.limits.iter().find(|(l, _)| *l == limit).map_or(limit.row().default, |(_, value)| *value)
     }
 
-    /// Whether a rule is about merge commits on this reference, so that they must be looked for.
-    pub fn forbids_merges(&self, reference: &[u8]) -> bool {
-        use ProtectionKind::{LinearBranch, LinearBranchNamespace};
-        self.covering(reference).any(|(kind, _)| matches!(kind, LinearBranch | LinearBranchNamespace))
-    }
-
     fn hiding(&self, reference: &[u8]) -> Option<&str> {
         let hiding = self.hidden.iter().find(|namespace| is_below(reference, namespace.as_bytes()));
         hiding.map(String::as_str)
@@ -232,7 +226,6 @@ mod tests {
             merges.as_deref(),
             Some("refs/heads/main: merge commits are not permitted on this branch")
         );
-        assert!(rules.forbids_merges(b"refs/heads/main") && !rules.forbids_merges(b"refs/heads/mai"));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use super::model::{
     branch_name, namespace,
 };
 use super::parser::{Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Skip, Word};
-use super::support::Feature;
 
 /// Most entries of one kind (protections, hidden namespaces, targets) in one repository.
 pub const ENTRIES_MAX: usize = 10_000;
@@ -208,7 +207,7 @@ impl Parser<'_> {
             "deny" => self.rule(block, Action::Deny, at),
             "protect" => self.block_or_item(&mut |p| p.protect_item(block)),
             "notify" => {
-                self.feature(Feature::Notify, at);
+                self.no_effect("notify", at);
                 self.block_or_item(&mut |p| p.notify_item(block))
             }
             "hide" => self.hide(block, at),
@@ -216,12 +215,10 @@ impl Parser<'_> {
             "fsck" => self.block_or_item(&mut |p| p.fsck_item(block)),
             "partial" => {
                 self.keywords(&["clone"])?;
-                self.feature(Feature::PartialClone, at);
                 block.options.partial_clone = true;
                 Ok(())
             }
             "wants" => {
-                self.feature(Feature::Wants, at);
                 let known = ["advertised", "reachable", "any"];
                 block.options.wants = match self.keyword(&known, &either(&known))? {
                     "advertised" => Wants::Advertised,
@@ -231,19 +228,16 @@ impl Parser<'_> {
                 Ok(())
             }
             "reflog" => {
-                self.feature(Feature::Reflog, at);
                 block.options.reflog = true;
                 Ok(())
             }
             "limit" => self.block_or_item(&mut |p| p.repository_limit_item(block)),
             word if !below => self.fail(at, format!("\"{word}\" has a place only in \"repositories\"")),
             "create" => {
-                self.feature(Feature::Create, at);
                 block.kind = RepositoryKind::Below { create: true };
                 Ok(())
             }
             _ => {
-                self.feature(Feature::ExportOk, at);
                 let Ok(name) = libproto::names::UserName::parse(ANONYMOUS.as_bytes()) else {
                     return Err(Skip);
                 };
@@ -301,9 +295,6 @@ impl Parser<'_> {
         let at = self.peek().at;
         let known = ["branch", "tag", "create", "delete", "linear"];
         let first = self.keyword(&known, &either(&known))?;
-        if matches!(first, "create" | "delete" | "linear") {
-            self.feature(Feature::ExtraProtection, at);
-        }
         if first == "linear" {
             self.keywords(&["branch"])?;
         }
@@ -354,7 +345,6 @@ impl Parser<'_> {
     }
 
     fn hide(&mut self, block: &mut Repository, at: Position) -> Outcome {
-        self.feature(Feature::Hide, at);
         self.keywords(&["namespace"])?;
         let namespace = self.namespace()?;
         if block.hidden.len() >= ENTRIES_MAX {
@@ -434,7 +424,6 @@ impl Parser<'_> {
 
     fn fsck_item(&mut self, block: &mut Repository) -> Outcome {
         let at = self.peek().at;
-        self.feature(Feature::Fsck, at);
         if self.keyword(&["ignore", "off"], &either(&["ignore", "off"]))? == "off" {
             block.options.fsck_off = true;
             return Ok(());

@@ -375,6 +375,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let Loaded { config, seen, notes } =
         if options.check { loaded.map_err(|e| Failure { status: 1, ..e })? } else { loaded? };
     if options.check {
+        // A second -v is about the configuration itself: what includes, macros and defaults came to.
+        if options.verbose > 1 {
+            print!("{}", crate::conf::print::print(&config));
+        }
         println!("configuration OK");
         return Ok(());
     }

@@ -202,7 +202,6 @@ impl Work<'_> {
                 watchdog::worked();
                 match received.message {
                     VerifyToSession::Progress((line, last)) => self.screen.progress(&line, last),
-                    VerifyToSession::Tick(()) => {}
                     VerifyToSession::InputEnd(bytes) => {
                         self.outcome.input_ended = true;
                         self.input.received = self.input.received.saturating_add(bytes);

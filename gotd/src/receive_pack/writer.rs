@@ -5,19 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use libproto::channel::{Message, RecvError};
 use libproto::message::push::{SessionToWriter, WriterToSession};
 use libproto::message::repo::{RefBatch, Refusal};
-use libproto::names::ObjectId;
 
 use super::WriterLink;
 use crate::watchdog::{self, Phase};
 use crate::wire::TalkError;
-
-/// A part of the list of references.
-pub(super) enum Listed {
-    /// Some references, or commits at which the repository is shallow.
-    Refs(RefBatch),
-    /// Objects that the repository has without a reference of its own.
-    Haves(Vec<ObjectId>),
-}
 
 /// How a batch was taken.
 pub(super) enum Taken {
@@ -72,7 +63,7 @@ impl<'a> Writer<'a> {
     /// Lists references, a batch at a time.
     pub(super) fn list(
         &self,
-        mut each: impl FnMut(Listed) -> Result<(), TalkError>,
+        mut each: impl FnMut(RefBatch) -> Result<(), TalkError>,
     ) -> Result<(), TalkError> {
         watchdog::phase(Phase::Work);
         self.send(&SessionToWriter::List(()))?;
@@ -80,12 +71,11 @@ impl<'a> Writer<'a> {
             match self.receive()? {
                 WriterToSession::Refs(batch) => {
                     let last = batch.last;
-                    each(Listed::Refs(batch))?;
+                    each(batch)?;
                     if last {
                         return Ok(());
                     }
                 }
-                WriterToSession::Haves(ids) => each(Listed::Haves(ids))?,
                 WriterToSession::Refused(text) => return Err(refused(text)),
                 answer => return Err(unexpected(&answer)),
             }

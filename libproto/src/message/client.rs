@@ -152,7 +152,7 @@ pub enum ControlRequest {
 
 crate::messages! {
     /// What a client tells the session after its greeting.
-    pub enum ClientToSession: "client to session" {
+    pub enum ClientToSession, ClientToSessionKind: "client to session" {
         /// A Git request.
         1 => Git(GitRequest),
         /// A control request.
@@ -173,7 +173,7 @@ pub struct Exit {
 
 crate::messages! {
     /// What the session tells its client.
-    pub enum SessionToClient: "session to client" {
+    pub enum SessionToClient, SessionToClientKind: "session to client" {
         /// The end: exit with this.
         1 => Exit(Exit),
         /// A line for the client's standard error, while work goes on (already free of control bytes).

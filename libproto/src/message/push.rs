@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::repo::RefBatch;
 use crate::names::{ObjectId, RefName};
+use crate::states::Table;
 
 /// Most commands in one message.
 pub const BATCH_COMMANDS: usize = 64;
@@ -47,7 +48,7 @@ pub struct PushBegin {
 
 crate::messages! {
     /// What a `session` tells `repo_write`.
-    pub enum SessionToWriter: "session to repo_write" {
+    pub enum SessionToWriter, SessionToWriterKind: "session to repo_write" {
         /// Send the references.
         1 => List(()),
         /// Some commands, in the client's order.
@@ -70,27 +71,25 @@ pub struct CommandResult {
 
 crate::messages! {
     /// What `repo_write` tells its `session`.
-    pub enum WriterToSession: "repo_write to session" {
+    pub enum WriterToSession, WriterToSessionKind: "repo_write to session" {
         /// Some references.
         1 => Refs(RefBatch),
-        /// Tips of alternates, to be advertised as `.have`; before the last batch of references.
-        2 => Haves(Vec<ObjectId>),
         /// The message was taken.
-        3 => Taken(()),
+        2 => Taken(()),
         /// `verify` is there: leave it the client's input.
-        4 => TakePack(()),
+        3 => TakePack(()),
         /// Some results, in the order of the commands.
-        5 => Results(Vec<CommandResult>),
+        4 => Results(Vec<CommandResult>),
         /// The push is over: `ok`, or why the pack was refused.
-        6 => End(String),
+        5 => End(String),
         /// The push cannot be taken at all: for the client, and nothing was changed.
-        7 => Refused(String),
+        6 => Refused(String),
     }
 }
 
 crate::messages! {
     /// What a `session` tells `verify`.
-    pub enum SessionToVerify: "session to verify" {
+    pub enum SessionToVerify, SessionToVerifyKind: "session to verify" {
         /// The client's input, which `repo_write` gave to `verify`, is at the first byte of the pack: read on from there.
         1 => Input(()),
     }
@@ -98,13 +97,11 @@ crate::messages! {
 
 crate::messages! {
     /// What `verify` tells its `session`.
-    pub enum VerifyToSession: "verify to session" {
+    pub enum VerifyToSession, VerifyToSessionKind: "verify to session" {
         /// A line of progress, without a line end; the flag says that it is this stage's last.
         1 => Progress((String, bool)),
-        /// Work goes on: time for a keepalive.
-        2 => Tick(()),
         /// The pack has been read to its end; a client that sends more breaks the protocol.
-        3 => InputEnd(u64),
+        2 => InputEnd(u64),
     }
 }
 
@@ -141,7 +138,7 @@ pub struct VerifyTask {
 
 crate::messages! {
     /// What `repo_write` tells `verify`.
-    pub enum WriterToVerify: "repo_write to verify" {
+    pub enum WriterToVerify, WriterToVerifyKind: "repo_write to verify" {
         /// What to do, with the empty files for pack and index and the client's input.
         1 => Files(VerifyTask) with 3,
         /// Some of the commands that no rule has refused yet.
@@ -198,7 +195,7 @@ pub struct CommandFacts {
 
 crate::messages! {
     /// What `verify` tells `repo_write`.
-    pub enum VerifyToWriter: "verify to repo_write" {
+    pub enum VerifyToWriter, VerifyToWriterKind: "verify to repo_write" {
         /// The pack is received and every object in it is good.
         1 => Indexed(IndexedPack),
         /// Facts, in the order of the commands.
@@ -217,19 +214,19 @@ pub enum WriteState {
     Idle,
     /// The references were sent.
     Listed,
-    /// Commands are coming.
+    /// Commands are coming. When the last message of this state was said, nothing more is read.
     Commands,
-    /// The session has nothing more to say.
-    Working,
 }
 
-/// Which messages of a session `repo_write` takes in which state, by their type number.
-pub const WRITE_STATES: &[(WriteState, &[u16])] = &[
-    (WriteState::Idle, &[1]),
-    (WriteState::Listed, &[2, 3]),
-    (WriteState::Commands, &[2, 3, 4]),
-    (WriteState::Working, &[]),
-];
+/// Which messages of a session `repo_write` takes in which state.
+pub const WRITE_STATES: &Table<WriteState, SessionToWriterKind> = {
+    use SessionToWriterKind::{Begin, Commands, List, Shallows};
+    &[
+        (WriteState::Idle, &[List]),
+        (WriteState::Listed, &[Commands, Shallows]),
+        (WriteState::Commands, &[Commands, Shallows, Begin]),
+    ]
+};
 
 #[cfg(test)]
 mod tests {
@@ -269,10 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_while_working_and_commands_need_a_list() {
-        for kind in 0..10 {
-            assert!(!allowed(WRITE_STATES, WriteState::Working, kind));
-            assert_eq!(allowed(WRITE_STATES, WriteState::Idle, kind), kind == 1);
+    fn commands_need_a_list_and_beginning_needs_commands() {
+        for &kind in SessionToWriter::KINDS {
+            let list = kind == SessionToWriterKind::List;
+            assert_eq!(allowed(WRITE_STATES, WriteState::Idle, kind), list);
         }
+        assert!(!allowed(WRITE_STATES, WriteState::Listed, SessionToWriterKind::Begin));
     }
 }

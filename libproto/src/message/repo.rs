@@ -10,6 +10,7 @@ use crate::names::{ObjectId, RefName};
 use crate::request::Deepen;
 use crate::request::filter::Filter;
 use crate::request::v0::SideBand;
+use crate::states::Table;
 use crate::wire_error::WireError;
 
 /// Most object ids in one message.
@@ -169,7 +170,7 @@ impl std::fmt::Display for Refusal {
 
 crate::messages! {
     /// What a session asks of the repository process of a fetch.
-    pub enum SessionToRepo: "session to repository" {
+    pub enum SessionToRepo, SessionToRepoKind: "session to repository" {
         /// Some prefixes for the next [`SessionToRepo::List`]; answered by `Done`.
         1 => Prefixes(Prefixes),
         /// The references; answered by `Refs` batches.
@@ -197,7 +198,7 @@ crate::messages! {
 
 crate::messages! {
     /// What the repository process of a fetch answers. Any question may be answered by `Refused`.
-    pub enum RepoToSession: "repository to session" {
+    pub enum RepoToSession, RepoToSessionKind: "repository to session" {
         /// Some references.
         1 => Refs(RefBatch),
         /// Done.
@@ -228,13 +229,16 @@ pub enum ReadState {
     Common,
 }
 
-/// Which messages of a session the repository process of a fetch takes in which state, by their type number.
-pub const READ_STATES: &[(ReadState, &[u16])] = &[
-    (ReadState::Idle, &[1, 2, 3]),
-    (ReadState::Listing, &[1, 2]),
-    (ReadState::Needs, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
-    (ReadState::Common, &[1, 2, 3, 8, 9, 10]),
-];
+/// Which messages of a session the repository process of a fetch takes in which state.
+pub const READ_STATES: &Table<ReadState, SessionToRepoKind> = {
+    use SessionToRepoKind::{Begin, Bound, Deepen, Haves, Judge, List, Pack, Prefixes, Shallows, Wants};
+    &[
+        (ReadState::Idle, &[Prefixes, List, Begin]),
+        (ReadState::Listing, &[Prefixes, List]),
+        (ReadState::Needs, &[Prefixes, List, Begin, Wants, Shallows, Deepen, Bound, Haves, Judge]),
+        (ReadState::Common, &[Prefixes, List, Begin, Haves, Judge, Pack]),
+    ]
+};
 
 #[cfg(test)]
 mod tests {
@@ -274,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_pack_needs_a_settled_negotiation() {
-        let pack = 10;
+        let pack = SessionToRepoKind::Pack;
         for state in [ReadState::Idle, ReadState::Listing, ReadState::Needs] {
             assert!(!allowed(READ_STATES, state, pack));
         }

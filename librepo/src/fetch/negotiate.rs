@@ -441,12 +441,6 @@ impl<'r> Fetch<'r> {
         self.options = options;
     }
 
-    /// Whether anything common was found.
-    #[must_use]
-    pub fn has_common(&self) -> bool {
-        !self.haves.is_empty()
-    }
-
     /// The file of bitmaps that is used as far as it goes, for benchmarks and tests.
     #[must_use]
     pub fn bitmap_name(&self) -> Option<&str> {

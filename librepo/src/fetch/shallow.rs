@@ -176,15 +176,6 @@ impl Fetch<'_> {
         }
         Ok(cuts.unshallow.iter().copied().filter(|number| had.get(*number)).collect())
     }
-
-    /// The repository's own boundary, if it is a shallow clone itself: protocol v0 advertises it.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read.
-    pub fn repository_shallow(&mut self) -> Result<Vec<ObjectId>> {
-        let numbers = own_shallow(self)?;
-        Ok(numbers.into_iter().map(|number| self.source.space.id(number)).collect())
-    }
 }
 
 fn own_shallow(fetch: &mut Fetch<'_>) -> Result<Vec<u32>> {

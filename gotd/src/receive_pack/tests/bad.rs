@@ -281,7 +281,7 @@ fn a_repository_process_that_answers_out_of_turn_is_not_believed() {
         (vec![result("refs/heads/b"), WriterToSession::End("ok".into())], none),
         (vec![result("refs/heads/a"), result("refs/heads/a")], "ok refs/heads/a"),
         (vec![WriterToSession::TakePack(()), WriterToSession::End("ok".into())], none),
-        (vec![WriterToSession::Haves(vec![])], none),
+        (vec![WriterToSession::Taken(())], none),
     ] {
         let (answer, end) = converse(0, &bytes, move |writer, _| {
             hear(writer, &[]);

@@ -160,7 +160,7 @@ pub struct Permit {
 
 crate::messages! {
     /// What `parent` tells `auth`.
-    pub enum ParentToAuth: "parent to auth" {
+    pub enum ParentToAuth, ParentToAuthKind: "parent to auth" {
         /// One item of the configuration, in order; the last one completes it.
         1 => Config(Vec<u8>),
         /// A question about the session of the header's peer.
@@ -179,7 +179,7 @@ crate::messages! {
 
 crate::messages! {
     /// What `auth` tells `parent`.
-    pub enum AuthToParent: "auth to parent" {
+    pub enum AuthToParent, AuthToParentKind: "auth to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// The configuration is complete and in force.

@@ -15,7 +15,7 @@ pub struct LoadConfig {
 
 crate::messages! {
     /// What `parent` tells `config`.
-    pub enum ParentToConfig: "parent to config" {
+    pub enum ParentToConfig, ParentToConfigKind: "parent to config" {
         /// Read these files.
         1 => Load(LoadConfig),
         /// The same, and look at repositories too, for warnings.
@@ -41,7 +41,7 @@ pub const OWN_BLOCKS_MAX: usize = 300;
 
 crate::messages! {
     /// What `config` tells `parent`.
-    pub enum ConfigToParent: "config to parent" {
+    pub enum ConfigToParent, ConfigToParentKind: "config to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// One item of the configuration, in order.

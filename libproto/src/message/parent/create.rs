@@ -44,7 +44,7 @@ pub enum Created {
 
 crate::messages! {
     /// What `parent` tells `create`.
-    pub enum ParentToCreate: "parent to create" {
+    pub enum ParentToCreate, ParentToCreateKind: "parent to create" {
         /// The one repository of this process.
         1 => Start(CreateStart),
     }
@@ -52,7 +52,7 @@ crate::messages! {
 
 crate::messages! {
     /// What `create` tells `parent`.
-    pub enum CreateToParent: "create to parent" {
+    pub enum CreateToParent, CreateToParentKind: "create to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// The work is over.

@@ -32,7 +32,7 @@ pub struct ListedRepository {
 
 crate::messages! {
     /// What `parent` tells `list`.
-    pub enum ParentToList: "parent to list" {
+    pub enum ParentToList, ParentToListKind: "parent to list" {
         /// The one directory of this process.
         1 => Start(ListStart),
     }
@@ -40,7 +40,7 @@ crate::messages! {
 
 crate::messages! {
     /// What `list` tells `parent`.
-    pub enum ListToParent: "list to parent" {
+    pub enum ListToParent, ListToParentKind: "list to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// Repositories, at most [`SEEN_MAX`].

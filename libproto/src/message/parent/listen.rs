@@ -179,7 +179,7 @@ pub struct Refusals {
 
 crate::messages! {
     /// What `parent` tells `listen`.
-    pub enum ParentToListen: "parent to listen" {
+    pub enum ParentToListen, ParentToListenKind: "parent to listen" {
         /// Limits, before the first listener.
         1 => Limits(ListenLimits),
         /// A listening socket; the header's peer is its number, which never repeats.
@@ -208,7 +208,7 @@ crate::messages! {
 
 crate::messages! {
     /// What `listen` tells `parent`.
-    pub enum ListenToParent: "listen to parent" {
+    pub enum ListenToParent, ListenToParentKind: "listen to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// The session of the header's peer was handed a connection from this client.
@@ -233,7 +233,7 @@ crate::messages! {
 
 crate::messages! {
     /// What `listen` says to a waiting session: one connection, over git:// to its repository process too, or several to end with.
-    pub enum ListenToSession: "listen to session" {
+    pub enum ListenToSession, ListenToSessionKind: "listen to session" {
         /// The accepted connection.
         1 => Connection(Pool) with 1,
         /// Instead of a client's: a connection to end with, one of several. Nothing is to be done with it.

@@ -240,7 +240,7 @@ pub struct RefReport {
 
 crate::messages! {
     /// What `parent` tells a repository process.
-    pub enum ParentToRepo: "parent to repository" {
+    pub enum ParentToRepo, ParentToRepoKind: "parent to repository" {
         /// Where repositories are.
         1 => Start(RepoStart),
         /// The one repository of this process.
@@ -266,7 +266,7 @@ crate::messages! {
 
 crate::messages! {
     /// What a repository process tells `parent`.
-    pub enum RepoToParent: "repository to parent" {
+    pub enum RepoToParent, RepoToParentKind: "repository to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// Found.

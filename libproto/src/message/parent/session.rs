@@ -150,7 +150,7 @@ pub struct FetchRules {
 
 crate::messages! {
     /// What `parent` tells a `session`.
-    pub enum ParentToSession: "parent to session" {
+    pub enum ParentToSession, ParentToSessionKind: "parent to session" {
         /// Limits, queued before the process runs.
         1 => Start(SessionStart),
         /// Go on: the repository process is told.
@@ -161,14 +161,12 @@ crate::messages! {
         4 => Line(String),
         /// The answer to a control request is complete.
         5 => Done(()),
-        /// The repository process is gone, with this word for the client.
-        6 => RepoGone(String),
     }
 }
 
 crate::messages! {
     /// What a `session` tells `parent`.
-    pub enum SessionToParent: "session to parent" {
+    pub enum SessionToParent, SessionToParentKind: "session to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// The client's greeting, forwarded before anything else is read.

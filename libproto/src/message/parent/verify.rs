@@ -27,7 +27,7 @@ pub struct VerifyStart {
 
 crate::messages! {
     /// What `parent` tells `verify`.
-    pub enum ParentToVerify: "parent to verify" {
+    pub enum ParentToVerify, ParentToVerifyKind: "parent to verify" {
         /// The one repository of this process.
         1 => Start(VerifyStart),
         /// Index and check what comes in, or go on with it.
@@ -41,7 +41,7 @@ crate::messages! {
 
 crate::messages! {
     /// What `verify` tells `parent`.
-    pub enum VerifyToParent: "verify to parent" {
+    pub enum VerifyToParent, VerifyToParentKind: "verify to parent" {
         /// The greeting.
         1 => Hello(Build),
         /// What went wrong, for the log.
