@@ -245,9 +245,9 @@ impl Table {
         }
     }
 
-    /// Connections that an identity may have at a time: `limit user`, else the default for users; for anonymous
-    /// clients only a `limit user anonymous` counts, and `None` says that there is none.
-    pub fn connection_limit(&self, identity: &Identity) -> Option<(u64, Position)> {
+    /// Connections that an identity may have at a time, and the limit that says so: `limit user`, else the default for
+    /// users; for anonymous clients only a `limit user anonymous` counts, and `None` says that there is none.
+    pub fn connection_limit(&self, identity: &Identity) -> Option<(u64, Limit)> {
         let own = |limit: &&crate::conf::model::UserLimit| match (limit.who, identity) {
             (Who::Uid(a), Identity::UnixUser { uid, .. })
             | (Who::Anonymous(Some(a)), Identity::UnixUser { uid, .. }) => a == *uid,
@@ -256,11 +256,10 @@ impl Table {
             _ => false,
         };
         if let Some(limit) = self.config.user_limits.iter().rev().find(own) {
-            return Some((u64::from(limit.connections), limit.at));
+            return Some((u64::from(limit.connections), Limit::ConnectionsOfUser));
         }
         let limit = Limit::ConnectionsPerUser;
-        let general = (self.config.limits.get(limit), self.config.limits.set_at(limit).unwrap_or_default());
-        (*identity != Identity::Anonymous).then_some(general)
+        (*identity != Identity::Anonymous).then(|| (self.config.limits.get(limit), limit))
     }
 
     /// The last rule of a block that is about this identity.

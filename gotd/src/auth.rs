@@ -204,7 +204,8 @@ fn overview(parent: &Parent, number: u64, table: &Table, who: &Who) -> Overview 
         }
     }
     say(parent, number, &AuthToParent::Seen(batch));
-    Overview::Known { identity: table.display(&identity), connections: connections(table, &identity).0 }
+    let (connections, own_connections) = connections(table, &identity);
+    Overview::Known { identity: table.display(&identity), connections, own_connections }
 }
 
 /// What a user may do with a repository that it may at least read.
@@ -240,8 +241,7 @@ fn places(block: &Repository, config: &Config, limit: Limit) -> u32 {
 fn connections(table: &Table, identity: &Identity) -> (u32, bool) {
     let limit = table.connection_limit(identity);
     let most = limit.map_or(u32::MAX, |(n, _)| u32::try_from(n).unwrap_or(u32::MAX));
-    let general = table.config().limits.set_at(Limit::ConnectionsPerUser).unwrap_or_default();
-    (most, limit.is_some_and(|(_, at)| at != general))
+    (most, limit.is_some_and(|(_, limit)| limit == Limit::ConnectionsOfUser))
 }
 
 fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Service) -> Option<Permit> {

@@ -34,6 +34,7 @@ use self::metrics::Metrics;
 use self::queue::Work;
 use self::reload::Reload;
 use self::table::{Creation, Ending, Process, Session, Table};
+use crate::conf::limits::Limit;
 use crate::log::{Level, Log};
 use crate::spawn::{Child, Starter};
 
@@ -85,9 +86,12 @@ const REPO_ENDED: &str = "the repository process ended";
 const TAKES_DESCRIPTORS: &str = "clients can send descriptors: only Linux 6.16 and newer refuse them";
 /// What a client of Git is told at a control socket.
 const CONTROL_ALONE: &str = "a control socket serves gotctl alone";
-/// What a client beyond its number of connections is told; and one whose user has a number of their own.
-const TOO_MANY: &str = "connection limit exceeded (connection limit per user)";
-const TOO_MANY_OF_ONE: &str = "connection limit exceeded (connection limit user)";
+
+/// What a client beyond its number of connections is told; `own` is whether its user has a number of their own.
+fn too_many(own: bool) -> String {
+    let limit = if own { Limit::ConnectionsOfUser } else { Limit::ConnectionsPerUser };
+    format!("connection limit exceeded {}", limit.hint())
+}
 
 /// Everything the parent knows.
 pub struct Parent {
@@ -696,11 +700,11 @@ impl Parent {
     fn granted(&mut self, number: u64, mut permit: Permit) {
         let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
         if self.table.of_identity(&permit.counted) >= limit {
-            let told = if permit.own_connections { TOO_MANY_OF_ONE } else { TOO_MANY };
+            let told = too_many(permit.own_connections);
             if let Some(session) = self.table.get(number) {
                 session.refused = Some(format!("{}: {told}", permit.identity));
             }
-            return self.refuse(number, told);
+            return self.refuse(number, &told);
         }
         let negotiation = match self.negotiation(number, &permit.counted) {
             Ok(negotiation) => negotiation,

@@ -182,7 +182,7 @@ prop_compose! {
         git in proptest::option::of((any::<std::net::IpAddr>(), 1_u16..)),
         (best_effort, verbose, informative) in any::<(bool, bool, bool)>(),
         log_to in proptest::sample::select(vec![LogTo::Auto, LogTo::Stderr, LogTo::Syslog]),
-        limits in limits(|_| true),
+        limits in limits(|scope| scope != Scope::User),
         user_limits in proptest::collection::btree_map(user_name(), 1_u32..65_536, 0..3),
         people in proptest::collection::btree_map(text_of("abcdefgh", 1..6), (0_u32..3, any::<bool>(), any::<bool>()), 0..6),
         repositories in proptest::collection::vec(repository(), 1..4),

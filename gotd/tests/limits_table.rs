@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use gotd::conf::limits::{Limit, Scope, TABLE};
+use gotd::conf::limits::{Limit, Row, Scope, TABLE};
+use libproto::message::parent::NoSession;
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -23,7 +24,7 @@ fn every_limit_is_reached_by_a_test() {
 fn every_limit_and_its_default_is_in_the_manual() {
     let manual = read("../man/gotd.conf.5");
     for row in TABLE {
-        let section = if row.scope == Scope::Connection { "connections" } else { "requests and packs" };
+        let section = if row.scope.word() == "connection" { "connections" } else { "requests and packs" };
         let (_, rest) = manual.split_once(&format!("\n.Ss Limits of {section}\n")).unwrap_or_else(|| {
             panic!("no section about limits of {section}");
         });
@@ -31,9 +32,63 @@ fn every_limit_and_its_default_is_in_the_manual() {
         let item = format!("\n.It Ic {} Ar ", row.words.join(" "));
         let (_, entry) = section.split_once(&item).unwrap_or_else(|| panic!("{item}: not there"));
         let entry = format!("{}\n", entry.split("\n.It ").next().unwrap_or_default());
+        // What one user has instead of the others' number has no number of its own.
+        if row.scope == Scope::User {
+            continue;
+        }
         let (_, told) = entry.split_once("\nThe default is").unwrap_or_else(|| panic!("{item}: no default"));
         let told = told.trim_start().trim_start_matches(".Cm ");
         let word = told.split_once(['.', ' ', '\n']).map_or(told, |(word, _)| word);
         assert_eq!(row.value(word), Ok(row.default), "{item}: the default is {}", row.spell(row.default));
+    }
+}
+
+/// The table of ranges in the manual, as it is made from the table of limits.
+fn ranges() -> String {
+    let line = |row: &Row| {
+        let default = if row.scope == Scope::User { "-".to_owned() } else { row.spell(row.default) };
+        let largest = format!("{}{}", row.spell(row.max), if row.none { ", none" } else { "" });
+        format!(".It {} Ta {} Ta {largest} Ta {default}\n", row.limit.directive(), row.spell_range(row.min))
+    };
+    TABLE.iter().map(line).collect()
+}
+
+#[test]
+fn the_ranges_in_the_manual_are_those_of_the_table() {
+    let manual = read("../man/gotd.conf.5");
+    let begin = ".It Em directive Ta Em smallest Ta Em largest Ta Em default\n";
+    let (before, rest) = manual.split_once(begin).unwrap();
+    let (rows, after) = rest.split_once(".El\n").unwrap();
+    if std::env::var_os("GOTD_TEST_UPDATE").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../man/gotd.conf.5");
+        std::fs::write(path, [before, begin, &ranges(), ".El\n", after].concat()).unwrap();
+    } else {
+        assert_eq!(rows, ranges(), "GOTD_TEST_UPDATE=1 writes it");
+    }
+}
+
+/// What a client without a session is told and what `gotctl metrics` counts are the same words.
+#[test]
+fn whoever_gets_no_session_is_told_a_limit_of_the_table() {
+    use NoSession::{
+        FirstRequest, GaveWay, GitTotal, OwnPerUser, PerAddress, PerUser, Queue, QueueLength, Rate,
+        RatePerAddress, RatePerUser, Total,
+    };
+    for (why, limit) in [
+        (Total, Limit::ConnectionsTotal),
+        (Rate, Limit::RateTotal),
+        (Queue, Limit::QueueTimeout),
+        (QueueLength, Limit::QueueLength),
+        (PerUser, Limit::ConnectionsPerUser),
+        (OwnPerUser, Limit::ConnectionsOfUser),
+        (RatePerUser, Limit::RatePerUser),
+        (PerAddress, Limit::ConnectionsPerAddress),
+        (RatePerAddress, Limit::RatePerAddress),
+        (GitTotal, Limit::ConnectionsGit),
+        (GaveWay, Limit::ConnectionsGit),
+        (FirstRequest, Limit::FirstRequest),
+    ] {
+        assert_eq!(why.directive(), Some(limit.directive().as_str()), "{why:?}");
+        assert!(why.text().contains(&limit.directive()), "{why:?}: {}", why.text());
     }
 }

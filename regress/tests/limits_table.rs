@@ -100,6 +100,13 @@ cases! {
         assert_eq!(second.connection.end(5), End::Exit(1, said.clone()));
         said
     };
+    connections_of_user: "connection limit user", "connection limit user $me 1", |place| {
+        let _held = place.clone_that_stays();
+        let mut second = Session::fetch(&place.site.socket(), "bulk.git", 2);
+        let said = pkt::error(&second.read_to_end(10)).expect("an ERR packet");
+        assert_eq!(second.connection.end(5), End::Exit(1, said.clone()));
+        said
+    };
     connections_per_address: "connection limit per address", "connection limit per address 1", |place| {
         let _held = place.stranger();
         Client::open(place.address).end(10.0).text()
@@ -216,11 +223,11 @@ fn reached(directive: &str, configuration: &str, reach: Reach) {
     history::bulky(&site, "bulk.git", 3);
     prepare(&site, directive);
     let daemon = site.start_with(&format!(
-        "{}{}{configuration}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit rw \"{}\"\n\tcreate\n}}\n",
+        "me = \"{}\"\n{}{}{configuration}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit rw $me\n\tcreate\n}}\n",
+        present_user(),
         site.head(),
         tcp::listen_line(address),
-        site.path("repositories").display(),
-        present_user()
+        site.path("repositories").display()
     ));
     let mut place = Place { site, daemon, address };
     let told = reach(&place);

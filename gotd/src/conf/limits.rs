@@ -22,6 +22,8 @@ pub enum Unit {
 pub enum Scope {
     /// `connection { … }`
     Connection,
+    /// `connection { … }`, about the one user whose name stands before the value.
+    User,
     /// `limit { … }` at the top.
     Global,
     /// `limit { … }` at the top, and in a repository for that one.
@@ -93,6 +95,8 @@ limits! {
     ConnectionsGit: Connection ["limit" "git" "total"] Count 256, 1, 65_536;
     /// Connections at a time per user, unless `limit user` says otherwise.
     ConnectionsPerUser: Connection ["limit" "per" "user"] Count 4, 1, 65_536;
+    /// Connections at a time of one user in particular.
+    ConnectionsOfUser: User ["limit" "user"] Count 4, 1, 65_536;
     /// Connections at a time per network address.
     ConnectionsPerAddress: Connection ["limit" "per" "address"] Count 16, 1, 65_536;
     /// New connections per second, in total.
@@ -166,8 +170,15 @@ limits! {
     MemoryTotal: Global ["memory" "total"] Bytes 0, 16 * M, 64 * T, none;
 }
 
-/// What a message names where `limit user` has set the limit.
-const LIMIT_USER: &str = "(connection limit user)";
+impl Scope {
+    /// The word that its directives begin with.
+    pub fn word(self) -> &'static str {
+        match self {
+            Scope::Connection | Scope::User => "connection",
+            Scope::Global | Scope::Repository => "limit",
+        }
+    }
+}
 
 impl Limit {
     /// Its row.
@@ -178,8 +189,7 @@ impl Limit {
     /// The directive that sets it, as it would stand on a line of its own: `connection limit per user`.
     pub fn directive(self) -> String {
         let row = self.row();
-        let first = if row.scope == Scope::Connection { "connection" } else { "limit" };
-        format!("{first} {}", row.words.join(" "))
+        format!("{} {}", row.scope.word(), row.words.join(" "))
     }
 
     /// How a message that refuses something says which line to change: `(limit wants)`.
@@ -203,9 +213,6 @@ impl Limit {
     pub fn named_in(text: &str) -> Option<Limit> {
         let named = TABLE.iter().filter_map(|row| {
             let at = if text == row.limit.directive() { Some(0) } else { text.rfind(&row.limit.hint()) };
-            // What `limit user` sets for one is this limit, too.
-            let own = || (row.limit == Limit::ConnectionsPerUser).then(|| text.rfind(LIMIT_USER)).flatten();
-            let at = at.or_else(own);
             at.map(|at| (at, row.limit))
         });
         named.max().map(|(_, limit)| limit)
@@ -271,7 +278,8 @@ impl Row {
         if self.allows(value) { Ok(value) } else { Err(range()) }
     }
 
-    fn spell_range(&self, value: u64) -> String {
+    /// The same where 0 is a number and not `none`: of the smallest value.
+    pub fn spell_range(&self, value: u64) -> String {
         if value == 0 { "0".to_owned() } else { self.spell(value) }
     }
 
@@ -312,9 +320,10 @@ impl Limits {
         self.values[limit as usize].1
     }
 
-    /// Sets it. Returns false and changes nothing if the value is out of range.
+    /// Sets it. Returns false and changes nothing if the value is out of range, or the limit is one of a user's own.
     pub fn set(&mut self, limit: Limit, value: u64, at: Position) -> bool {
-        let allowed = limit.row().allows(value);
+        let row = limit.row();
+        let allowed = row.allows(value) && row.scope != Scope::User;
         if allowed {
             self.values[limit as usize] = (value, Some(at));
         }
@@ -339,7 +348,7 @@ mod tests {
             assert_eq!(row.value(&row.spell(row.default)), Ok(row.default));
             assert_eq!(row.value(&row.spell(row.max)), Ok(row.max));
             for other in &TABLE[i + 1..] {
-                let same = (row.scope == Scope::Connection) == (other.scope == Scope::Connection);
+                let same = row.scope.word() == other.scope.word();
                 assert!(!(same && row.words == other.words), "{:?} {:?}", row.limit, other.limit);
             }
         }

@@ -12,7 +12,7 @@ use libproto::names::{RepoName, UserName};
 use super::error::ConfigError;
 use super::keywords::{RESERVED, either, nearest};
 use super::lexer::{Lexer, Macros, Severity, Token, TokenKind};
-use super::limits::{Scope, TABLE};
+use super::limits::{Limit, Row, Scope, TABLE};
 use super::loader::{FILE_MAX, FILES_MAX, Loader, TOTAL_MAX, is_pattern};
 use super::model::{
     Config, DEFAULT_GIT_PORT, ListenAddress, Listener, LogTo, Position, SOCKET_PATH_MAX, Sandbox, Subject,
@@ -80,6 +80,16 @@ pub(super) type Outcome<T = ()> = Result<T, Skip>;
 #[derive(Debug, Clone)]
 pub(super) struct Word {
     pub text: String,
+    pub at: Position,
+}
+
+/// A limit that was read.
+#[derive(Debug, Clone)]
+pub(super) struct LimitItem {
+    pub limit: Limit,
+    /// Of whom, where it is one of a user's own.
+    pub user: Option<UserName>,
+    pub value: u64,
     pub at: Position,
 }
 
@@ -549,29 +559,35 @@ impl Parser<'_> {
             self.config.informative_errors = true;
             return Ok(());
         }
-        self.limit_item(at, &[Scope::Connection], &mut |parser, limit, value, at| {
-            parser.config.limits.set(limit, value, at);
+        self.limit_item(at, &[Scope::Connection, Scope::User], &["informative"], &mut |parser, item| {
+            if let Some(user) = item.user {
+                return parser.limit_user(user, item.value, item.at);
+            }
+            parser.config.limits.set(item.limit, item.value, item.at);
             Ok(())
         })
     }
 
     fn global_limit_item(&mut self) -> Outcome {
         let at = self.peek().at;
-        self.limit_item(at, &[Scope::Global, Scope::Repository], &mut |parser, limit, value, at| {
-            parser.config.limits.set(limit, value, at);
+        self.limit_item(at, &[Scope::Global, Scope::Repository], &[], &mut |parser, item| {
+            parser.config.limits.set(item.limit, item.value, item.at);
             Ok(())
         })
     }
 
-    /// The words of a row of the table of limits, and a value. `limit user` leads elsewhere.
+    /// The words of a row of the table of limits, for whom, and a value. `others` are words that may stand there as well.
     pub fn limit_item(
         &mut self,
         at: Position,
         scopes: &[Scope],
-        set: &mut dyn FnMut(&mut Self, super::limits::Limit, u64, Position) -> Outcome,
+        others: &[&'static str],
+        set: &mut dyn FnMut(&mut Self, LimitItem) -> Outcome,
     ) -> Outcome {
-        let connection = scopes.contains(&Scope::Connection);
         let mut rows: Vec<_> = TABLE.iter().filter(|row| scopes.contains(&row.scope)).collect();
+        if let Some(text) = self.limit_elsewhere(scopes) {
+            return self.fail(at, text);
+        }
         let mut depth = 0;
         let row = loop {
             let mut next: Vec<&'static str> = Vec::new();
@@ -580,18 +596,10 @@ impl Parser<'_> {
                     next.push(word);
                 }
             }
-            if connection && depth == 0 {
-                next.push("informative");
-            }
-            let in_limit =
-                connection && depth == 1 && rows.first().is_some_and(|row| row.words[0] == "limit");
-            if in_limit {
-                next.push("user");
+            if depth == 0 {
+                next.extend(others);
             }
             let word = self.keyword(&next, &either(&next))?;
-            if in_limit && word == "user" {
-                return self.limit_user(at);
-            }
             rows.retain(|row| row.words.get(depth) == Some(&word));
             depth += 1;
             if rows.is_empty() {
@@ -605,22 +613,44 @@ impl Parser<'_> {
                 break *row;
             }
         };
+        let user = match row.scope {
+            Scope::User => Some(self.user_name("the name or number of a user")?),
+            Scope::Connection | Scope::Global | Scope::Repository => None,
+        };
         let word = self.word(&format!("a value for \"{}\"", row.words.join(" ")))?;
         match row.value(&word.text) {
-            Ok(value) => set(self, row.limit, value, at),
+            Ok(value) => set(self, LimitItem { limit: row.limit, user, value, at }),
             Err(message) => self.fail(word.at, message),
         }
     }
 
-    fn limit_user(&mut self, at: Position) -> Outcome {
-        let name = self.user_name("the name or number of a user")?;
-        let word = self.word("a number of connections")?;
-        let row = super::limits::Limit::ConnectionsPerUser.row();
-        let connections = match row.value(&word.text).map(u32::try_from) {
-            Ok(Ok(connections)) => connections,
-            Ok(Err(_)) => return Err(Skip),
-            Err(message) => return self.fail(word.at, message),
-        };
+    /// What is said about a limit that has its place elsewhere: behind `connection`, behind `limit`, outside of blocks.
+    fn limit_elsewhere(&mut self, scopes: &[Scope]) -> Option<String> {
+        let TokenKind::Word { text, quoted: false } = &self.peek().kind else { return None };
+        let behind = scopes.first()?.word();
+        let known = |row: &&Row| scopes.contains(&row.scope) && row.words.first() == Some(&text.as_str());
+        if TABLE.iter().any(|row| known(&row)) {
+            return None;
+        }
+        // Both as it stands and with the word before it: `limit user` is `connection limit user`.
+        let other = TABLE.iter().find(|row| match row.words {
+            [first, ..] if first == text => true,
+            [first, second, ..] => *first == behind && second == text,
+            _ => false,
+        })?;
+        Some(match other.scope.word() {
+            word if word == behind => {
+                format!("\"{behind} {text}\" has a place only outside of the blocks of repositories")
+            }
+            word => format!(
+                "\"{behind} {text}\" has a place only in \"{word}\": expected \"{}\"",
+                other.limit.directive()
+            ),
+        })
+    }
+
+    fn limit_user(&mut self, name: UserName, value: u64, at: Position) -> Outcome {
+        let connections = u32::try_from(value).map_err(|_| Skip)?;
         let subject = Subject { group: false, name };
         let limit = UserLimit { subject, who: Who::Nobody, connections, at };
         // The last line about a user wins.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::keywords::RESERVED;
 use super::lexer::allowed_bare;
-use super::limits::{Limit, Scope};
+use super::limits::Limit;
 use super::model::{
     Access, Action, Config, DEFAULT_GIT_PORT, ListenAddress, LogTo, NotifyVia, Repository, RepositoryKind,
     Sandbox, Wants,
@@ -77,11 +77,11 @@ fn globals(out: &mut String, config: &Config) -> std::fmt::Result {
         writeln!(out, "connection informative errors")?;
     }
     for (limit, value, _) in config.limits.changed() {
-        let first = if limit.row().scope == Scope::Connection { "connection" } else { "limit" };
-        writeln!(out, "{first} {}", limit_line(limit, value))?;
+        writeln!(out, "{} {}", limit.row().scope.word(), limit_line(limit, value))?;
     }
     for limit in &config.user_limits {
-        writeln!(out, "connection limit user {} {}", quote(limit.subject.name.as_str()), limit.connections)?;
+        let directive = Limit::ConnectionsOfUser.directive();
+        writeln!(out, "{directive} {} {}", quote(limit.subject.name.as_str()), limit.connections)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::model::{
     Position, Protection, ProtectionKind, Repository, RepositoryKind, Rule, Subject, Tolerated, Wants, Who,
     branch_name, namespace,
 };
-use super::parser::{Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Skip, Word};
+use super::parser::{LimitItem, Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Skip, Word};
 
 /// Most entries of one kind (protections, hidden namespaces, targets) in one repository.
 pub const ENTRIES_MAX: usize = 10_000;
@@ -448,7 +448,7 @@ impl Parser<'_> {
 
     fn repository_limit_item(&mut self, block: &mut Repository) -> Outcome {
         let at = self.peek().at;
-        self.limit_item(at, &[Scope::Repository], &mut |_, limit, value, at| {
+        self.limit_item(at, &[Scope::Repository], &[], &mut |_, LimitItem { limit, value, at, .. }| {
             block.limits.retain(|o| o.limit != limit);
             block.limits.push(LimitOverride { limit, value, at });
             Ok(())

@@ -379,7 +379,7 @@ impl Assembler {
                 room(self.config.user_limits.len(), 100_000)?;
                 self.place(limit.at)?;
                 self.who(limit.who)?;
-                let range = Limit::ConnectionsPerUser.row();
+                let range = Limit::ConnectionsOfUser.row();
                 check(!limit.subject.group && range.allows(u64::from(limit.connections)), "limit of a user")?;
                 self.config.user_limits.push(limit);
                 Ok(())

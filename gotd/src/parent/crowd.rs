@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 
 use super::start::Settings;
 use super::table::{Session, Table};
-use super::{LINGER, Parent, TOO_MANY, TOO_MANY_OF_ONE};
+use super::{LINGER, Parent, too_many};
 use crate::log::Level;
 
 /// A connection that is younger is not taken for a silent one.
@@ -44,7 +44,7 @@ impl Parent {
         let (limit, own) = self.settings.limit_of_name(&String::from_utf8_lossy(name));
         let places = self.table.places(&self.settings);
         if places.iter().filter(|place| place.who == who).count() > limit {
-            self.refuse(number, if own { TOO_MANY_OF_ONE } else { TOO_MANY });
+            self.refuse(number, &too_many(own));
             if let Some(session) = self.table.get(number) {
                 session.deadline = Some(Instant::now() + LINGER);
             }

@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use super::children::Outbox;
 use super::control::packed;
 use super::table::{ListChild, Session};
-use super::{Parent, TOO_MANY, same_build};
+use super::{Parent, same_build, too_many};
 use crate::log::Level;
 
 /// How long one directory may take.
@@ -208,8 +208,10 @@ impl Parent {
 
     /// That was all of the configuration.
     pub(super) fn shell_told(&mut self, number: u64, overview: Overview) {
-        let (identity, connections) = match overview {
-            Overview::Known { identity, connections } => (identity, connections),
+        let (identity, connections, own) = match overview {
+            Overview::Known { identity, connections, own_connections } => {
+                (identity, connections, own_connections)
+            }
             Overview::NoIdentity(text) => return self.refuse(number, &text),
         };
         let limit = usize::try_from(connections).unwrap_or(usize::MAX);
@@ -217,8 +219,9 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         let Some(shell) = &mut session.shell else { return };
         if full {
-            session.refused = Some(format!("{identity}: {TOO_MANY}"));
-            return self.refuse(number, TOO_MANY);
+            let told = too_many(own);
+            session.refused = Some(format!("{identity}: {told}"));
+            return self.refuse(number, &told);
         }
         shell.identity = identity;
         shell.told = true;

@@ -73,6 +73,8 @@ pub enum Overview {
         identity: String,
         /// Connections at once of this identity.
         connections: u32,
+        /// `limit user` says so, and not `limit per user`.
+        own_connections: bool,
     },
     /// No answer under this identity: the reason.
     NoIdentity(String),

@@ -126,7 +126,8 @@ impl NoSession {
             NoSession::Rate => Some("connection rate total"),
             NoSession::Queue => Some("connection queue timeout"),
             NoSession::QueueLength => Some("connection queue length"),
-            NoSession::PerUser | NoSession::OwnPerUser => Some("connection limit per user"),
+            NoSession::PerUser => Some("connection limit per user"),
+            NoSession::OwnPerUser => Some("connection limit user"),
             NoSession::RatePerUser => Some("connection rate per user"),
             NoSession::PerAddress => Some("connection limit per address"),
             NoSession::RatePerAddress => Some("connection rate per address"),
@@ -140,7 +141,6 @@ impl NoSession {
     pub fn text(self) -> &'static str {
         match self {
             NoSession::GaveWay => "gave way to another address (connection limit git total)",
-            NoSession::OwnPerUser => "connection limit user",
             NoSession::NotController => "only root and who started the daemon may control it",
             NoSession::Controls => "too many control requests at a time",
             NoSession::Groups => "in more than 1024 groups, or in none that the system tells",
