@@ -55,6 +55,7 @@ pub mod queue;
 pub mod refill;
 pub mod reload;
 pub mod report;
+pub mod set_limits;
 pub mod shell;
 pub mod start;
 pub mod table;

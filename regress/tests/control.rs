@@ -83,3 +83,46 @@ fn info_tells_people_and_machines_about_a_session_under_way() {
     assert!(accepted() > before, "{}", daemon.log());
     daemon.gotctl(&["log", "shouting"]).bad("invalid value");
 }
+
+/// What the configuration sets is told: of users and repositories too, and `none` is no number.
+#[test]
+fn info_and_metrics_tell_every_limit_that_is_set() {
+    let site = Site::new();
+    let path = history::repository(&site, "r.git", 1, "sha1");
+    let me = present_user();
+    let daemon = site.start_with(&format!(
+        "{}connection {{\n\tlimit user \"{me}\" 64\n\tminimum rate none\n\tinformative errors\n}}\n\
+         repository \"own\" {{\n\tpath \"{}\"\n\tpermit ro \"{me}\"\n\tlimit pack size 3M\n\tlimit blob size none\n}}\n",
+        site.head(),
+        path.display()
+    ));
+    let text = daemon.gotctl(&["info"]).good().text();
+    for line in [
+        format!("connection limit user {me} 64"),
+        "connection minimum rate none".into(),
+        "connection informative errors".into(),
+        "repository \"own\" limit pack size 3M".into(),
+        "repository \"own\" limit blob size none".into(),
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}: {text}");
+    }
+    let json = daemon.gotctl(&["info", "--json"]).good().text();
+    for part in [
+        "\"informative_errors\":true,".into(),
+        format!("{{\"directive\":\"connection limit user\",\"user\":\"{me}\",\"value\":64}}"),
+        "{\"directive\":\"connection minimum rate\",\"value\":null}".into(),
+        "{\"directive\":\"limit pack size\",\"repository\":\"own\",\"value\":3145728}".into(),
+        "{\"directive\":\"limit blob size\",\"repository\":\"own\",\"value\":null}".into(),
+    ] {
+        let part: String = part;
+        assert!(json.contains(&part), "{part}: {json}");
+    }
+    let metrics = daemon.metrics();
+    let limit = |labels: &str| metrics.get(&format!("gotd_limit{{directive={labels}}}")).copied();
+    assert_eq!(limit(&format!("\"connection limit user\",user=\"{me}\"")), Some(64), "{metrics:?}");
+    assert_eq!(limit("\"limit pack size\",repository=\"own\""), Some(3 << 20), "{metrics:?}");
+    // 0 would be the smallest of all limits.
+    assert_eq!(limit("\"connection minimum rate\""), None);
+    assert_eq!(limit("\"limit blob size\",repository=\"own\""), None);
+    assert_eq!(metrics["gotd_informative_errors"], 1);
+}

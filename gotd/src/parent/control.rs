@@ -10,6 +10,7 @@ use libproto::states::SessionState;
 use super::bind::Place;
 use super::queue::Work;
 use super::report::peer_name;
+use super::set_limits::SetLimit;
 use super::table::{Session, Table};
 use super::turns::Counts;
 use super::{End, Parent};
@@ -179,8 +180,12 @@ impl Parent {
             self.settings.turns.memory >> 20
         ));
         lines.extend(self.settings.repository_names.iter().cloned());
-        for (limit, value, _) in self.settings.limits.changed() {
-            lines.push(format!("{} {}", limit.directive(), limit.row().spell(value)));
+        if self.settings.informative_errors {
+            lines.push("connection informative errors".into());
+        }
+        lines.extend(self.settings.set.told.iter().map(SetLimit::line));
+        if self.settings.set.more > 0 {
+            lines.push(format!("{} more limits are not shown", self.settings.set.more));
         }
         lines.extend(busy.into_iter().take(MOST_SESSIONS).map(describe));
         lines
@@ -221,15 +226,10 @@ impl Parent {
         ));
         let names = texts(&mut self.settings.repository_names.iter().cloned());
         lines.extend(array("repositories", &names, ","));
-        let limits: Vec<String> = self
-            .settings
-            .limits
-            .changed()
-            .map(|(limit, value, _)| {
-                format!("{{\"directive\":{},\"value\":{value}}}", text(&limit.directive()))
-            })
-            .collect();
-        lines.extend(array("limits", &limits, ","));
+        lines.push(format!("\"informative_errors\":{},", self.settings.informative_errors));
+        let set = &self.settings.set;
+        lines.extend(array("limits", &set.told.iter().map(limit_json).collect::<Vec<_>>(), ","));
+        lines.push(format!("\"limits_not_shown\":{},", set.more));
         let sessions: Vec<String> = busy.into_iter().take(MOST_SESSIONS).map(session_json).collect();
         lines.extend(array("sessions", &sessions, "}"));
         lines
@@ -267,6 +267,13 @@ fn array(name: &str, items: &[String], end: &str) -> Vec<String> {
     }
     lines.push(format!("]{end}"));
     lines
+}
+
+fn limit_json(set: &SetLimit) -> String {
+    let of = set.of.as_ref().map(|(word, name)| format!("{}:{},", text(word), text(name)));
+    let value = set.number().map_or_else(|| "null".to_owned(), |number| number.to_string());
+    let (directive, of) = (text(&set.limit.directive()), of.unwrap_or_default());
+    format!("{{\"directive\":{directive},{of}\"value\":{value}}}")
 }
 
 fn session_json(session: &Session) -> String {

@@ -1,6 +1,6 @@
 //! What the daemon counts, for `gotctl metrics`: the text format of OpenMetrics 1.0.
 //!
-//! Labels come from fixed tables only: nothing that a client sent becomes one.
+//! Labels come from fixed tables and the configuration only: nothing that a client sent becomes one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -185,9 +185,22 @@ impl Metrics {
         self.git.write(&mut out, table);
         out.family("gotd_log_lines_dropped", "counter", "Lines that the log did not take.");
         out.sample("gotd_log_lines_dropped_total", &[], dropped);
-        out.family("gotd_limit", "gauge", "Limits that were set.");
-        for (limit, value, _) in settings.limits.changed() {
-            out.sample("gotd_limit", &[("directive", &limit.directive())], value);
+        out.family(
+            "gotd_informative_errors",
+            "gauge",
+            "Whether git:// clients are told why they are refused.",
+        );
+        out.sample("gotd_informative_errors", &[], settings.informative_errors.into());
+        out.family("gotd_limit", "gauge", "Limits that were set, other than none.");
+        // What is `none` has no number. It is left out rather than infinite, because it is not always: of `limit memory total`
+        // it means half of the machine's, which gotd_memory_limit_bytes tells.
+        for set in &settings.set.told {
+            let Some(number) = set.number() else { continue };
+            let directive = set.limit.directive();
+            let of = set.of.as_ref().map(|(word, name)| (*word, name.as_str()));
+            let labels: Vec<(&str, &str)> =
+                [("directive", directive.as_str())].into_iter().chain(of).collect();
+            out.sample("gotd_limit", &labels, number);
         }
         out.0.push("# EOF".into());
         out.0

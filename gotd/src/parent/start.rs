@@ -27,6 +27,7 @@ use super::checked::Checked;
 use super::children::{self, Complaints, Outbox};
 use super::manager::Manager;
 use super::metrics::Metrics;
+use super::set_limits::SetLimits;
 use super::table::Table;
 use super::{Parent, same_build};
 use crate::conf::limits::Limit;
@@ -105,8 +106,10 @@ pub struct Settings {
     pub repository_names: Vec<String>,
     /// `sandbox best-effort`.
     pub enforcement: Enforcement,
-    /// Numbers, for gotctl.
+    /// Numbers.
     pub limits: crate::conf::limits::Limits,
+    /// Those that were set, for gotctl.
+    pub set: SetLimits,
     /// `log verbose`.
     pub log_verbose: bool,
     /// What cannot change without a restart: `user`, `log to`.
@@ -250,6 +253,7 @@ impl Settings {
                 Sandbox::BestEffort => Enforcement::BestEffort,
             },
             limits: limits.clone(),
+            set: SetLimits::of(config),
             log_verbose: config.log_verbose,
             user: config.user_name().to_owned(),
             log_to: config.log_to,
@@ -372,7 +376,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let files = files(options)?;
     let loaded = load(&starter, &files, options.check);
     // Who only asks is told no more than that it is wrong.
-    let Loaded { config, seen, notes } =
+    let Loaded { config, seen, notes, warnings } =
         if options.check { loaded.map_err(|e| Failure { status: 1, ..e })? } else { loaded? };
     if options.check {
         // A second -v is about the configuration itself: what includes, macros and defaults came to.
@@ -393,6 +397,13 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     };
     for warning in &report.warnings {
         log.line(Level::Warning, "sandbox", &[("warning", warning)]);
+    }
+    for warning in warnings.iter().take(MOST_WARNINGS) {
+        log.line(Level::Warning, "configuration", &[("warning", warning)]);
+    }
+    // Whoever starts a daemon that leaves the terminal is still there.
+    if options.detached {
+        warnings.iter().for_each(|text| eprintln!("{text}"));
     }
     for note in notes.iter().take(MOST_NOTES) {
         log.line(Level::Info, "place", &[("note", &escape(note.as_bytes()))]);
@@ -449,6 +460,8 @@ fn files(options: &Options) -> Result<LoadConfig, String> {
     })
 }
 
+/// Most warnings about the configuration that are logged.
+const MOST_WARNINGS: usize = 100;
 /// Most notes about places that are logged.
 pub(super) const MOST_NOTES: usize = 20;
 
@@ -457,6 +470,7 @@ struct Loaded {
     config: Config,
     seen: Vec<OwnDirectory>,
     notes: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// Reads the configuration in a process of its own; prints every error and warning, and notes for who `asks`.
@@ -469,7 +483,7 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Fai
     };
     child.channel.send(0, 0, &message).map_err(|e| format!("config: {e}"))?;
     let (mut assembler, mut config) = (Assembler::default(), None);
-    let (mut errors, mut seen, mut notes) = (0usize, Vec::new(), Vec::new());
+    let (mut errors, mut seen, mut notes, mut warnings) = (0usize, Vec::new(), Vec::new(), Vec::new());
     let good = loop {
         let received = match child.channel.recv() {
             Ok(received) => received,
@@ -488,7 +502,8 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Fai
             ConfigToParent::OwnBlocks(blocks) => seen.extend(blocks),
             ConfigToParent::Note(text) if asks => eprintln!("{text}"),
             ConfigToParent::Note(text) => notes.push(text),
-            ConfigToParent::Warning(text) => eprintln!("{text}"),
+            ConfigToParent::Warning(text) if asks => eprintln!("{text}"),
+            ConfigToParent::Warning(text) => warnings.push(text),
             ConfigToParent::Error(text) => {
                 errors = errors.saturating_add(1);
                 eprintln!("{text}");
@@ -498,10 +513,12 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Fai
     };
     let _ = nix::sys::wait::waitpid(child.pid, None);
     if !good || errors > 0 {
+        warnings.iter().for_each(|text| eprintln!("{text}"));
         let text = format!("{}: not usable", OsStr::from_bytes(&files.path).display());
         return Err(Failure { text, status: UNUSABLE });
     }
-    config.map(|config| Loaded { config, seen, notes }).ok_or_else(|| "config: ended early".to_owned().into())
+    let loaded = config.map(|config| Loaded { config, seen, notes, warnings });
+    loaded.ok_or_else(|| "config: ended early".to_owned().into())
 }
 
 /// What a child that failed to start wrote.
