@@ -40,7 +40,7 @@ const WARNING: usize = 300;
 /// # Errors
 /// Its alternates file cannot be read.
 pub fn from_parent(parent: &Parent, found: &Found, who: &str) -> Result<Alternates, String> {
-    of(found, &mut Asking { parent, who })
+    of(found, Trust::of_process(), &mut Asking { parent, who })
 }
 
 /// Those of them that were lent to the process that found them.
@@ -48,10 +48,14 @@ pub fn from_parent(parent: &Parent, found: &Found, who: &str) -> Result<Alternat
 /// # Errors
 /// As for [`from_parent`].
 pub fn from_list(lent: &[Lent], found: &Found) -> Result<Alternates, String> {
-    of(found, &mut Listed(lent))
+    of(found, Trust::of_process(), &mut Listed(lent))
 }
 
-fn of(found: &Found, lender: &mut dyn Lender) -> Result<Alternates, String> {
+/// Resolves them, whoever lends.
+///
+/// # Errors
+/// Its alternates file cannot be read.
+pub fn of(found: &Found, trust: Trust, lender: &mut dyn Lender) -> Result<Alternates, String> {
     if !alternates::has_any(&found.directory, found.look).map_err(|e| e.to_string())? {
         return Ok(Alternates::default());
     }
@@ -60,7 +64,7 @@ fn of(found: &Found, lender: &mut dyn Lender) -> Result<Alternates, String> {
         .look
         .open(found.directory.as_fd(), b"objects", flags, Mode::empty())
         .map_err(|e| format!("objects: {e}"))?;
-    alternates::resolve(objects.as_fd(), found.look, &found.path.join("objects"), Trust::of_process(), lender)
+    alternates::resolve(objects.as_fd(), found.look, &found.path.join("objects"), trust, lender)
         .map_err(|e| e.to_string())
 }
 
@@ -105,8 +109,8 @@ fn lending(answer: Lend, who: &str) -> Lending {
         Lend::Exported => Lending::IfExported,
         Lend::NoRepository => Lending::No("not the objects of a repository of gotd.conf".into()),
         Lend::Elsewhere => Lending::No("leads to what has a block under another path".into()),
-        Lend::Denied => Lending::No(format!("{who} may not read it, and no \"borrow\" names it")),
-        Lend::Hides => Lending::No("has \"hide namespace\"".into()),
+        Lend::Denied => Lending::No(format!("{who} may not read it, and no borrow directive names it")),
+        Lend::Hides => Lending::No("its block hides references, so that it lends nothing".into()),
     }
 }
 

@@ -1,55 +1,34 @@
 //! What `gotd -n` says about alternates: where a repository borrows from one that some of its readers may not read.
 //!
-//! Only repositories with a block of their own are looked at, and only rules are compared that name the same user or group.
-//! Who is refused in the end is said by [`lending`](crate::lending) for each client.
+//! Only rules are compared that name the same user or group. Who is refused in the end is said by [`lending`](crate::lending) for each client.
 
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use libproto::names::escape;
 use librepo::alternates::{self, Lender, Lending, Place};
-use librepo::place::{self, Trust, Walked};
 
 use crate::access::Table;
-use crate::conf::error::ConfigError;
-use crate::conf::model::{Action, Config, Repository, RepositoryKind};
-use crate::conf::resolve::complaint;
+use crate::borrowing;
+use crate::conf::load::trust;
+use crate::conf::model::{Action, Config, Repository};
 use crate::lending;
+use crate::repository::Found;
 
-/// Warnings about all repositories of a configuration. `trust` is that of the daemon.
-pub fn warnings(config: &Config, trust: Trust) -> Vec<ConfigError> {
-    let mut table = None;
-    let mut warnings = Vec::new();
-    for block in config.repositories.iter().filter(|block| block.kind == RepositoryKind::One) {
-        let Some(repository) = with_alternates(block, trust) else { continue };
-        let table = table.get_or_insert_with(|| Table::new(config.clone()));
-        let mut readers = Readers { table, block, said: Vec::new() };
-        let Ok(objects) = repository.child(b"objects") else { continue };
-        let found = alternates::resolve(
-            objects.directory.as_fd(),
-            objects.look(),
-            &objects.path,
-            trust,
-            &mut readers,
-        );
-        let name = block.display_name();
-        for text in readers.said {
-            warnings.push(complaint(config, block.at, format!("repository \"{name}\": {text}")));
-        }
-        if let Err(why) = found {
-            warnings.push(complaint(config, block.at, format!("repository \"{name}\": {why}")));
-        }
+/// Warnings about one repository of a block, which clients know as `name`. `table` is made once it is needed.
+pub fn warnings(
+    config: &Config,
+    table: &mut Option<Table>,
+    block: &Repository,
+    name: &str,
+    found: &Found,
+) -> Vec<String> {
+    if !alternates::has_any(&found.directory, found.look).unwrap_or(false) {
+        return Vec::new();
     }
-    warnings
-}
-
-/// The repository of a block, if it has a file of alternates.
-fn with_alternates(block: &Repository, trust: Trust) -> Option<Walked> {
-    let place = place::walk(Path::new(&block.path), trust).ok()?;
-    let inner = place.child(b".git").ok().filter(|inner| inner.child(b"objects").is_ok());
-    Some(inner.unwrap_or(place))
-        .filter(|found| alternates::has_any(&found.directory, found.look()).unwrap_or(false))
+    let table = table.get_or_insert_with(|| Table::new(config.clone()));
+    let mut readers = Readers { table, block, said: Vec::new() };
+    let why = borrowing::of(found, trust(config), &mut readers).err();
+    readers.said.into_iter().chain(why).map(|text| format!("repository \"{name}\": {text}")).collect()
 }
 
 /// Lends what belongs to any repository, and says what not all readers of the block may read.
@@ -68,6 +47,11 @@ impl Lender for Readers<'_> {
             let text = match lenders.first() {
                 None => Some(format!(
                     "borrows from {shown}, which is not the objects of a repository of gotd.conf: it is not used"
+                )),
+                // No line of the borrower's could change it.
+                Some(_) if lenders.iter().all(|lender| !lender.block.hidden.is_empty()) => Some(format!(
+                    "borrows from {shown}, whose block has \"hide namespace\", so that it lends nothing: its objects must be copied \
+                     (git repack -a -d, and objects/info/alternates removed)"
                 )),
                 Some(_) if lenders.iter().any(|lender| lender.is_named_by(self.table, self.block)) => None,
                 Some(_) if lenders.iter().any(|lender| reads_as_much(self.block, lender.block)) => None,

@@ -16,14 +16,14 @@ use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToC
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::conf::wire::{self, Audience};
-use crate::{check_alternates, system};
+use crate::system;
 
 /// Reading files, and the system's users and groups.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);
 /// Longest text that the parent is told, in bytes.
 const TEXT_MAX: usize = 4000;
-/// Most warnings about alternates.
-const WARNINGS_MAX: usize = 200;
+/// Most warnings of a check.
+const WARNINGS_MAX: usize = 400;
 
 type Parent = Channel<ConfigToParent, ParentToConfig>;
 
@@ -47,18 +47,16 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     };
     let path = OsStr::from_bytes(&load.path);
     let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
-    let loaded = crate::conf::load::load(Path::new(path), secrets.map(Path::new));
+    let mut loaded = crate::conf::load::load(Path::new(path), secrets.map(Path::new));
+    if check {
+        crate::check::check(&mut loaded);
+        loaded.warnings.truncate(WARNINGS_MAX);
+    }
     for note in &loaded.notes {
         say(&parent, &ConfigToParent::Note(bounded(note.as_note())));
     }
     for warning in &loaded.warnings {
         say(&parent, &ConfigToParent::Warning(bounded(warning.as_warning())));
-    }
-    if check {
-        let trust = crate::conf::load::trust(&loaded.config);
-        for warning in check_alternates::warnings(&loaded.config, trust).iter().take(WARNINGS_MAX) {
-            say(&parent, &ConfigToParent::Warning(bounded(warning.as_warning())));
-        }
     }
     for error in &loaded.errors {
         say(&parent, &ConfigToParent::Error(bounded(error.to_string())));

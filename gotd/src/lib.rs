@@ -10,6 +10,7 @@ pub mod below;
 pub mod borrowing;
 #[cfg(all(any(test, target_env = "musl"), target_arch = "x86_64"))]
 pub mod bytes;
+pub mod check;
 pub mod check_alternates;
 pub mod client;
 pub mod conf;

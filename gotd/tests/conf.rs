@@ -231,6 +231,9 @@ fn limits_of_users() {
         errors("connection limit user carol 3\nrepository \"r\" { path \"/a\" }"),
         ["gotd.conf:1:12: carol: no such user"]
     );
+    // It was told twice: the error says all that the warning said.
+    let mut config = parsed("connection limit user carol 3\nrepository \"r\" { path \"/a\" }").config;
+    assert_eq!(resolve(&mut config, &mut names()).warnings, []);
 }
 
 #[test]

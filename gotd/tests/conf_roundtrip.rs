@@ -154,15 +154,17 @@ prop_compose! {
         for name in branches {
             block.protections.push(Protection { kind: ProtectionKind::Branch, name, at });
         }
-        block.hidden = hidden.into_iter().map(|namespace| Hidden { namespace, at }).collect();
+        // A block cannot hide all of its references.
+        block.hidden = hidden.into_iter().filter(|namespace| namespace != "refs/").map(|namespace| Hidden { namespace, at }).collect();
         block.tolerated = tolerated.into_iter().map(|kind| Tolerated { kind: kind.to_owned(), at }).collect();
         // What hides something does not give everything: the two contradict each other.
         let hides = !block.hidden.is_empty();
         let (options, choices) = ((options.0 && !hides, options.1, options.2, options.3), if hides { 2 } else { 3 });
         let wants = [Wants::Advertised, Wants::Reachable, Wants::Any][usize::from(options.3 % choices)];
         block.options = RepositoryOptions { partial_clone: options.0, wants, reflog: options.1, fsck_off: options.2 };
-        // What is borrowed from must be in the configuration: the block itself always is, if it hides nothing.
-        let lends = options.3 > 127 && block.hidden.is_empty();
+        // What is borrowed from must be in the configuration: the block itself always is, if it hides nothing. One repository
+        // does not borrow from itself, those of a directory do from each other.
+        let lends = options.3 > 127 && block.hidden.is_empty() && block.kind != RepositoryKind::One;
         block.borrows = block.name.iter().filter(|_| lends).map(|n| Borrow { name: n.clone(), at }).collect();
         block.limits = limits;
         block.notify = notify;

@@ -309,6 +309,7 @@ fn gotd_n_checks_a_file_and_starts_nothing() {
     marked(&site, "x.git", "x");
     let conf = site.path("checked.conf");
     fs::write(&conf, site.serve_all()).expect("writes");
+    site.hand_over();
     let check = || run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&conf), b"", 20);
     let done = check().good();
     assert!(done.text().contains("configuration OK"), "{}{}", done.text(), done.err);
@@ -360,6 +361,85 @@ fn gotd_n_checks_a_file_and_starts_nothing() {
     assert!(done.err.contains("/nonexistent"), "{}", done.err);
 }
 
+/// All of these were `configuration OK`, and the daemon did not start, or did not serve what it said.
+#[test]
+fn gotd_n_says_what_the_daemons_user_cannot_do() {
+    if !is_root() {
+        return regress::skipped("needs root");
+    }
+    let site = Site::new();
+    for name in ["written.git", "read.git", "closed.git", "below/a.git", "below/b.git", "below/c.git"] {
+        marked(&site, name, "x");
+    }
+    let conf = site.path("checked.conf");
+    let check = |user: &str, blocks: &str| {
+        fs::write(&conf, format!("user \"{user}\"\n{blocks}")).expect("writes");
+        run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&conf), b"", 20)
+    };
+    let block = |name: &str, rules: &str| {
+        let path = site.repository(&format!("{name}.git"));
+        format!("repository \"{name}\" {{\n\tpath \"{}\"\n{rules}}}\n", path.display())
+    };
+    let one = block("read", "\tpermit ro 4242\n");
+    check("no-such-user-here", &one).bad(":1:1: user no-such-user-here: no such user");
+    check("root", &one).bad("user root: gotd does not run as root");
+    site.hand_over();
+    let user = regress::site::account();
+    let all = format!(
+        "{}{}{}repositories \"b\" {{\n\tpath \"{}\"\n\tpermit rw 4242\n}}\n",
+        block("written", "\tpermit rw 4242\n"),
+        one,
+        block("closed", "\tpermit ro 4242\n"),
+        site.repository("below").display()
+    );
+    let quiet = check(&user, &all).good();
+    assert!(!quiet.err.contains("warning"), "{}", quiet.err);
+    let mode = |name: &str, mode: u32| {
+        let path = site.repository(name);
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).expect("changes the owner");
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .expect("changes the mode");
+    };
+    mode("written.git/refs/heads", 0o755);
+    mode("read.git/refs/heads", 0o755);
+    mode("closed.git/objects", 0o700);
+    mode("below/a.git/objects", 0o755);
+    mode("below/c.git", 0o755);
+    let said = check(&user, &all).good().err;
+    let cannot = |verb: &str| {
+        format!("the user {user}, as whom gotd runs, cannot {verb} this directory (owner root, ")
+    };
+    for (path, verb, more) in [
+        ("written.git/refs/heads", "write in", "mode 0755)"),
+        ("closed.git/objects", "read", "mode 0700)"),
+        ("below/a.git/objects", "write in", "; and 1 more such places in this block"),
+    ] {
+        let line = said.lines().find(|line| line.contains(&format!("{path}: ")));
+        let line = line.unwrap_or_else(|| panic!("{path}: {said}"));
+        assert!(
+            line.contains(": warning: ") && line.contains(&cannot(verb)) && line.contains(more),
+            "{line}"
+        );
+    }
+    assert!(!said.contains("read.git"), "{said}");
+    assert_eq!(said.matches("warning").count(), 3, "{said}");
+    // On the way to it.
+    mode("below", 0o700);
+    let said = check(&user, &all).good().err;
+    assert!(said.contains(&format!("{}: ", site.repository("below").display())), "{said}");
+}
+
+/// They were lines of their own kind among the daemon's `key=value`.
+#[test]
+fn warnings_about_a_configuration_are_lines_of_the_log() {
+    let site = Site::new();
+    marked(&site, "x.git", "x");
+    let more = "repository \"later\" {\n\tpath \"/nonexistent/later.git\"\n\tpermit ro root\n}\n";
+    let daemon = site.start_with(&format!("{}{more}", site.serve_all()));
+    daemon.logged(&["gotd: configuration warning=", "/nonexistent/later.git", "No such file"]);
+    assert!(!daemon.log().lines().any(|line| line.starts_with('/')), "{}", daemon.log());
+}
+
 #[test]
 fn a_bad_configuration_starts_nothing() {
     let site = Site::new();
@@ -398,7 +478,12 @@ fn the_shipped_examples_are_good() {
         if path.extension().is_none_or(|e| e != "conf") {
             continue;
         }
-        let done = run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&path), b"", 20);
+        // The user that they name need not be there.
+        let text = fs::read_to_string(&path).expect("reads");
+        let user = format!("user \"{}\"", regress::site::account());
+        let copy = site.path("example.conf");
+        fs::write(&copy, text.replace("user _gotd", &user)).expect("writes");
+        let done = run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&copy), b"", 20);
         assert_eq!(done.status, 0, "{}: {}", path.display(), done.err);
         seen += 1;
     }

@@ -48,6 +48,17 @@ fn it_is_its_owners_alone() {
     daemon.gotctl(&["info"]).good();
 }
 
+/// Whoever is refused at the socket of clients is told the name of the control socket, and types it.
+#[test]
+fn gotctl_takes_the_name_of_either_socket() {
+    let (site, daemon) = start("limit total 64");
+    for socket in [site.socket(), daemon.control_socket()] {
+        let mut gotctl = site.command(regress::binaries().join("gotctl"));
+        let done = regress::run(gotctl.arg("-f").arg(&socket).arg("info"), b"", 20).good();
+        assert!(done.text().contains("sessions under way"), "{}", done.text());
+    }
+}
+
 #[test]
 fn control_at_the_clients_socket_is_refused_by_the_name_of_the_other() {
     let (site, daemon) = start("limit total 64");

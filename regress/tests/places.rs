@@ -250,10 +250,15 @@ fn shared_and_sticky_directories_are_served_and_lose_their_links_alone() {
         assert!(ground.path(name).join("team/new.git/HEAD").is_file());
     }
     // What others can change is named where the administrator looks.
-    daemon.logged(&["place note=", "setgid (owner 0, mode 2775)", "no link is followed there"]);
+    let note = "its group can change what lies there; what this block serves there is served all the same, but no symbolic link is followed";
+    daemon.logged(&["place note=", "setgid (owner root, mode 2775): ", note]);
     let mut check = Command::new(binaries().join("gotd"));
     let said = run(check.arg("-n").arg("-f").arg(ground.site.path("gotd.conf")), b"", 30).good();
-    for words in ["sticky (owner 0, mode 1777)", "plain (owner 0, mode 0777)", "link.git: symbolic link"] {
+    for words in [
+        "sticky (owner root, mode 1777)",
+        "plain (owner root, mode 0777): its group and everybody can change what lies there",
+        "link.git: symbolic link",
+    ] {
         assert!(said.err.contains(words), "{words}: {}", said.err);
     }
     daemon.assert_serves();

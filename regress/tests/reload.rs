@@ -158,3 +158,27 @@ fn under_load_no_session_fails() {
     );
     daemon.assert_serves();
 }
+
+/// Read as root at the start, a file of mode 0600 is not read by the daemon's user any more.
+#[test]
+fn a_file_that_the_daemons_user_may_not_read_is_told_with_what_to_do() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    if !regress::is_root() {
+        return regress::skipped("needs root");
+    }
+    let (site, daemon) = start();
+    let conf = site.path("gotd.conf");
+    chown(&conf, Some(0), Some(0)).expect("changes the owner");
+    fs::set_permissions(&conf, fs::Permissions::from_mode(0o600)).expect("changes the mode");
+    let user = regress::site::account();
+    let done = daemon.gotctl(&["reload"]);
+    assert_ne!(done.status, 0);
+    let words =
+        format!("the user that gotd runs as, which is {user} here: expected a file that this user can read");
+    assert!(done.text().contains(&words), "{}{}", done.text(), done.err);
+    // As it is advised.
+    let gid = nix::unistd::User::from_name(&user).ok().flatten().expect("is there").gid;
+    chown(&conf, Some(0), Some(gid.as_raw())).expect("changes the group");
+    fs::set_permissions(&conf, fs::Permissions::from_mode(0o640)).expect("changes the mode");
+    daemon.gotctl(&["reload"]).good();
+}

@@ -28,7 +28,7 @@ const GONE: std::time::Duration = std::time::Duration::from_secs(2);
 #[derive(Debug, Parser)]
 #[command(name = "gotctl", version, about)]
 struct Flags {
-    /// The daemon's socket; its control socket is the one of that name with `.ctl` behind it.
+    /// The daemon's socket, or its control socket, which is the one of that name with `.ctl` behind it.
     #[arg(short = 'f', value_name = "socket", env = "GOTD_UNIX_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
@@ -155,7 +155,12 @@ fn reload(socket: &Path, config: Option<&Path>, secrets: Option<&Path>) -> Resul
 /// Checks a configuration that is read here and now.
 fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
     let path = config.unwrap_or(Path::new(gotd::conf::load::DEFAULT_PATH));
-    let loaded = gotd::conf::load::load(path, secrets);
+    if config.is_none() {
+        let text = "this is the file that is checked; a daemon that was started with -f reads another one, which -c names";
+        let _ = writeln!(std::io::stderr(), "{}: note: {text}", path.display());
+    }
+    let mut loaded = gotd::conf::load::load(path, secrets);
+    gotd::check::check(&mut loaded);
     let (warnings, errors) = (loaded.warnings.iter(), loaded.errors.iter());
     let before = loaded.notes.iter().map(ConfigError::as_note).chain(warnings.map(ConfigError::as_warning));
     for text in before.chain(errors.map(ToString::to_string)) {
@@ -217,7 +222,7 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
     let status = ask(path, ControlRequest::Stop { now })?;
     // The answer is the last but one thing that the daemon does. A socket of a service manager's stays.
     let until = std::time::Instant::now() + GONE;
-    let control = gotd::sockets::ask::control_of(path);
+    let control = gotd::sockets::ask::control_named_by(path);
     while status == 0 && (path.exists() || control.exists()) && std::time::Instant::now() < until {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -225,9 +230,9 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
 }
 
 /// Sends one request and prints what comes back; returns the status to exit with. `socket` is that of the daemon's
-/// clients; control has one of its own beside it.
+/// clients, or the control socket beside it.
 fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
-    let path = &gotd::sockets::ask::control_of(socket);
+    let path = &gotd::sockets::ask::control_named_by(socket);
     let text = |e: nix::Error| match e {
         nix::Error::ENOENT if socket.exists() => format!(
             "{}: {} (a gotd that is older has none: use its own gotctl, or SIGTERM)",

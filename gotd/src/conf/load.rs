@@ -110,9 +110,23 @@ impl Loaded {
 /// Opens a regular file for reading; whatever else it is, it cannot make this process wait.
 fn open_regular(path: &str) -> Result<(File, std::fs::Metadata), String> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = open.map_err(|e| e.to_string())?;
+    let file = open.map_err(|e| match e.kind() {
+        std::io::ErrorKind::PermissionDenied => format!("{e}: {}", reader()),
+        _ => e.to_string(),
+    })?;
     let meta = file.metadata().map_err(|e| e.to_string())?;
     if meta.is_file() { Ok((file, meta)) } else { Err("not a regular file".to_owned()) }
+}
+
+/// What to do about a file that this process may not read: at a reload it has the user of the daemon.
+fn reader() -> String {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let user = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |u| u.name);
+    let group = nix::unistd::Group::from_gid(gid).ok().flatten().map_or_else(|| gid.to_string(), |g| g.name);
+    format!(
+        "a reload reads it as the user that gotd runs as, which is {user} here: expected a file that this user can read, \
+         for example of group {group} with mode 0640, in a directory that it can search"
+    )
 }
 
 fn read_bounded(file: File, most: usize) -> Result<Vec<u8>, String> {
@@ -229,7 +243,10 @@ fn settle_places(loaded: &mut Loaded) {
                 };
                 list.push(complaint(config, block.at, why));
                 if stopped.exists.parent().is_none() && notes.len() < WARNINGS_MAX {
-                    let text = format!("{}: what comes there later is served after a restart", block.path);
+                    let text = format!(
+                        "{}: not even its first directory is there: what comes there later is served after a restart",
+                        block.path
+                    );
                     notes.push(complaint(config, block.at, text));
                 }
                 (stopped.place(), stopped.foreign)
@@ -252,9 +269,24 @@ fn settle_places(loaded: &mut Loaded) {
         }
     }
     for (begins, at, blocks) in foreign.iter().take(WARNINGS_MAX) {
-        let more = if *blocks > 1 { format!(", and of {} more", blocks - 1) } else { String::new() };
+        let Foreign { path, uid, mode } = begins;
+        let mut changers = Vec::new();
+        if *uid != 0 && *uid != trust.uid {
+            changers.push(config.name_of(*uid));
+        }
+        for (bit, name) in [(0o020, "its group"), (0o002, "everybody")] {
+            changers.extend((mode & bit != 0).then(|| name.to_owned()));
+        }
+        let more = match blocks - 1 {
+            0 => String::new(),
+            n => format!(", and so for {n} more blocks"),
+        };
         let text = format!(
-            "{begins}: others can change what is below it; on the way to this block's place{more} no link is followed there"
+            "{} (owner {}, mode {mode:04o}): {} can change what lies there; what this block serves there is served all the \
+             same, but no symbolic link is followed and no mount point crossed{more}",
+            path.display(),
+            config.name_of(*uid),
+            changers.join(" and "),
         );
         notes.push(complaint(config, *at, text));
     }

@@ -605,6 +605,12 @@ impl Repository {
         if self.place.is_empty() { &self.path } else { &self.place }
     }
 
+    /// Whether a name is that of this one repository.
+    pub fn is_itself(&self, name: &RepoName) -> bool {
+        let own = self.name.as_ref().filter(|_| self.kind == RepositoryKind::One);
+        own.is_some_and(|own| own.without_suffix() == name.without_suffix())
+    }
+
     /// A limit, as this block or else the whole configuration sets it.
     pub fn limit(&self, limit: Limit, global: &Limits) -> u64 {
         self.limits.iter().rev().find(|o| o.limit == limit).map_or_else(|| global.get(limit), |o| o.value)
@@ -623,6 +629,12 @@ impl Config {
             Some(file) if at.line > 0 => format!("{}:{}", libproto::names::escape(file.as_bytes()), at.line),
             _ => "default".to_owned(),
         }
+    }
+
+    /// The login name of a uid, or the number where it has none.
+    pub fn name_of(&self, uid: u32) -> String {
+        let user = self.unix_users.iter().find(|user| user.uid == uid);
+        user.map_or_else(|| uid.to_string(), |user| user.name.to_string())
     }
 
     /// The user to run as: name or number.

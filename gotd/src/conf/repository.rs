@@ -12,6 +12,8 @@ use super::model::{
 };
 use super::parser::{LimitItem, Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Skip, Word};
 
+/// The namespace that every reference is in.
+pub const ALL_REFERENCES: &str = "refs/";
 /// Most entries of one kind (protections, hidden namespaces, targets) in one repository.
 pub const ENTRIES_MAX: usize = 10_000;
 
@@ -346,7 +348,12 @@ impl Parser<'_> {
 
     fn hide(&mut self, block: &mut Repository, at: Position) -> Outcome {
         self.keywords(&["namespace"])?;
+        let word = self.peek().at;
         let namespace = self.namespace()?;
+        if namespace == ALL_REFERENCES {
+            let text = "expected a namespace below refs/, such as refs/pull: this one holds all references";
+            return self.fail(word, text);
+        }
         if block.hidden.len() >= ENTRIES_MAX {
             return self.fail(at, format!("more than {ENTRIES_MAX} hidden namespaces in one repository"));
         }
@@ -357,6 +364,9 @@ impl Parser<'_> {
     fn borrow(&mut self, block: &mut Repository, at: Position) -> Outcome {
         let word = self.word("the name of a repository")?;
         let name = self.repo_name(&word)?;
+        if block.is_itself(&name) {
+            return self.fail(word.at, format!("{name}: a repository cannot borrow from itself"));
+        }
         if block.borrows.len() >= ENTRIES_MAX {
             return self.fail(at, format!("more than {ENTRIES_MAX} \"borrow\" in one repository"));
         }

@@ -118,8 +118,11 @@ impl Resolver<'_> {
         config.repositories = repositories;
         let mut limits = std::mem::take(&mut config.user_limits);
         for limit in &mut limits {
+            let said = self.findings.warnings.len();
             limit.who = self.who(config, &limit.subject, limit.at);
             if limit.who == Who::Nobody {
+                // The error says all.
+                self.findings.warnings.truncate(said);
                 let message = format!("{}: no such user", limit.subject);
                 self.findings.errors.push(complaint(config, limit.at, message));
             }

@@ -18,7 +18,7 @@ use super::model::{
     branch_name, namespace,
 };
 use super::parser::{PATH_MAX, REPOSITORIES_MAX, RULES_MAX};
-use super::repository::{ENTRIES_MAX, FSCK_KINDS};
+use super::repository::{ALL_REFERENCES, ENTRIES_MAX, FSCK_KINDS};
 use super::resolve::{MEMBERS_MAX, UNIX_USERS_MAX};
 use super::secrets::SECRETS_MAX;
 use crate::fairness::owners;
@@ -544,11 +544,13 @@ impl Assembler {
             }
             ConfigItem::Hidden(hidden) => {
                 room(block.hidden.len(), ENTRIES_MAX)?;
-                check(namespace(&hidden.namespace).as_ref() == Some(&hidden.namespace), "hidden namespace")?;
+                let good = namespace(&hidden.namespace).as_ref() == Some(&hidden.namespace);
+                check(good && hidden.namespace != ALL_REFERENCES, "hidden namespace")?;
                 block.hidden.push(hidden);
             }
             ConfigItem::Borrow(borrow) => {
                 room(block.borrows.len(), ENTRIES_MAX)?;
+                check(!block.is_itself(&borrow.name), "borrowed repository")?;
                 block.borrows.push(borrow);
             }
             ConfigItem::Tolerated(tolerated) => {

@@ -49,6 +49,11 @@ pub fn control_of(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// The control socket that a path names: the one beside it, or itself. No socket of clients has such a name.
+pub fn control_named_by(path: &Path) -> PathBuf {
+    if is_control(path.as_os_str().as_encoded_bytes()) { path.to_owned() } else { control_of(path) }
+}
+
 /// Whether a unix socket of this name is a control socket.
 pub fn is_control(name: &[u8]) -> bool {
     name.ends_with(CONTROL.as_bytes())

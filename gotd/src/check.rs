@@ -1,0 +1,244 @@
+//! What `gotd -n` and `gotctl reload -n` look at besides the text: whether the daemon's user is there and can do in the repositories what
+//! the rules permit, and what they borrow.
+//!
+//! Owner and mode are compared, not an access control list: so what is found is a warning. Nothing is opened that a request
+//! would not open, and at most [`MOST_REPOSITORIES`] repositories are looked at.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use librepo::beneath::EntryType;
+use librepo::place;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FileStat, fstat, fstatat};
+
+use crate::access::Table;
+use crate::below;
+use crate::check_alternates;
+use crate::conf::error::ConfigError;
+use crate::conf::load::{Loaded, trust};
+use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
+use crate::conf::resolve::complaint;
+use crate::places::Places;
+use crate::repository::{Found, repository_at};
+
+/// Repositories that are looked at, of all blocks.
+const MOST_REPOSITORIES: usize = 1000;
+/// Directories of a repository: a push writes in each of them.
+const DIRECTORIES: [&str; 5] = ["", "objects", "objects/pack", "refs", "refs/heads"];
+const READ: u32 = 0o5;
+const WRITE: u32 = 0o3;
+
+/// Adds what is wrong to the errors and warnings of a configuration that was read.
+pub fn check(loaded: &mut Loaded) {
+    let daemon = match daemon(&loaded.config) {
+        Ok(daemon) => Some(daemon),
+        Err(error) => {
+            loaded.errors.push(error);
+            None
+        }
+    };
+    let config = &loaded.config;
+    let mut looks = Looks {
+        config,
+        daemon,
+        places: Places::new(&config.repositories),
+        table: None,
+        seen: HashSet::new(),
+    };
+    let mut warnings = Vec::new();
+    for (index, block) in config.repositories.iter().enumerate().filter(|(_, b)| !b.path.is_empty()) {
+        looks.block(index, block, &mut warnings);
+    }
+    if looks.seen.len() >= MOST_REPOSITORIES {
+        let main = config.files.first().map_or("", String::as_str);
+        let text = format!("only {MOST_REPOSITORIES} repositories were looked at");
+        loaded.notes.push(ConfigError::whole(main, text));
+    }
+    loaded.warnings.extend(warnings);
+}
+
+/// Who the daemon works as.
+struct Daemon {
+    uid: u32,
+    groups: Vec<u32>,
+}
+
+/// # Errors
+/// A daemon that root starts would not start.
+fn daemon(config: &Config) -> Result<Daemon, ConfigError> {
+    let me = nix::unistd::geteuid();
+    if !me.is_root() {
+        let groups = nix::unistd::getgroups().unwrap_or_default().into_iter();
+        let groups = groups.chain([nix::unistd::getegid()]).map(nix::unistd::Gid::as_raw).collect();
+        return Ok(Daemon { uid: me.as_raw(), groups });
+    }
+    let at = config.user.as_ref().map(|user| user.at).unwrap_or_default();
+    let fail = |text: String| match at.line {
+        0 => ConfigError::whole(config.files.first().map_or("", String::as_str), text),
+        _ => complaint(config, at, text),
+    };
+    let name = config.user_name();
+    match config.user.as_ref().and_then(|user| user.ids) {
+        None => Err(fail(format!(
+            "user {name}: no such user, so that gotd does not start: make it, or name another one with \"user\""
+        ))),
+        Some((0, _)) => Err(fail(format!("user {name}: gotd does not run as root"))),
+        Some((uid, gid)) => Ok(Daemon { uid, groups: vec![gid] }),
+    }
+}
+
+impl Daemon {
+    /// Whether all of these bits of a mode are set for it.
+    fn may(&self, (uid, gid, mode): (u32, u32, u32), bits: u32) -> bool {
+        let shift = match () {
+            () if uid == self.uid => 6,
+            () if self.groups.contains(&gid) => 3,
+            () => 0,
+        };
+        mode >> shift & bits == bits
+    }
+}
+
+struct Looks<'c> {
+    config: &'c Config,
+    daemon: Option<Daemon>,
+    places: Places,
+    /// Made when the first repository that borrows is found.
+    table: Option<Table>,
+    /// Repositories that were looked at: several blocks may have the same place.
+    seen: HashSet<(usize, std::path::PathBuf)>,
+}
+
+impl Looks<'_> {
+    fn block(&mut self, index: usize, block: &Repository, warnings: &mut Vec<ConfigError>) {
+        let Ok(walked) = place::walk(Path::new(&block.path), trust(self.config)) else { return };
+        let mut troubles = Vec::new();
+        let name = block.display_name();
+        match block.kind {
+            RepositoryKind::One => {
+                troubles.extend(self.way(&walked.path));
+                if let Some(found) = repository_at(walked) {
+                    self.repository(index, block, &name, &found, &mut troubles, warnings);
+                }
+            }
+            RepositoryKind::Below { create } => {
+                let kept = fstat(&walked.directory).ok();
+                let bits = if create { READ | WRITE } else { READ };
+                troubles.extend(self.way(&walked.path));
+                troubles.extend(kept.and_then(|stat| self.directory(&walked.path, &stat, bits)));
+                below::each_repository(&walked, &mut |below| {
+                    let name = match &block.name {
+                        Some(prefix) => format!("{prefix}/{}", below.name),
+                        None => below.name.to_string(),
+                    };
+                    self.repository(index, block, &name, &below.found, &mut troubles, warnings);
+                    self.seen.len() < MOST_REPOSITORIES
+                });
+            }
+        }
+        let Some(first) = troubles.first() else { return };
+        let more = match troubles.len() {
+            1 => String::new(),
+            n => format!("; and {} more such places in this block", n - 1),
+        };
+        warnings.push(complaint(self.config, block.at, format!("{first}{more}")));
+    }
+
+    fn repository(
+        &mut self,
+        index: usize,
+        block: &Repository,
+        name: &str,
+        found: &Found,
+        troubles: &mut Vec<String>,
+        warnings: &mut Vec<ConfigError>,
+    ) {
+        // What has a block of its own is looked at for that one.
+        let own = self.places.of(&found.path).contains(&index);
+        if self.seen.len() >= MOST_REPOSITORIES || !own || !self.seen.insert((index, found.path.clone())) {
+            return;
+        }
+        troubles.extend(self.in_repository(block, found));
+        let more = check_alternates::warnings(self.config, &mut self.table, block, name, found);
+        warnings.extend(more.into_iter().map(|text| complaint(self.config, block.at, text)));
+    }
+
+    /// What the daemon cannot do in a repository that the rules of its block permit.
+    fn in_repository(&self, block: &Repository, found: &Found) -> Option<String> {
+        let permits = |wanted: &dyn Fn(Action) -> bool| block.rules.iter().any(|rule| wanted(rule.action));
+        let bits = match () {
+            () if permits(&|action| action == Action::Permit(Access::Write)) => READ | WRITE,
+            () if permits(&|action| action != Action::Deny) => READ,
+            () => return None,
+        };
+        if let Some(trouble) = self.way(&found.path) {
+            return Some(trouble);
+        }
+        DIRECTORIES.iter().find_map(|name| {
+            let stat = match *name {
+                "" => fstat(&found.directory).ok(),
+                name if found.look.at(&found.directory, name).ok() != Some(EntryType::Dir) => None,
+                name => fstatat(&found.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok(),
+            };
+            self.directory(&found.path.join(name), &stat?, bits)
+        })
+    }
+
+    /// A directory on the way to a place that the daemon may not pass.
+    fn way(&self, place: &Path) -> Option<String> {
+        let daemon = self.daemon.as_ref()?;
+        let mut above: Vec<&Path> = place.ancestors().skip(1).collect();
+        above.reverse();
+        above.into_iter().find_map(|path| {
+            let meta = std::fs::symlink_metadata(path).ok()?;
+            let facts = (meta.uid(), meta.gid(), meta.mode());
+            (!daemon.may(facts, 0o1)).then(|| self.text(path, facts, daemon, "pass through"))
+        })
+    }
+
+    fn directory(&self, path: &Path, stat: &FileStat, bits: u32) -> Option<String> {
+        let daemon = self.daemon.as_ref()?;
+        let facts = (stat.st_uid, stat.st_gid, stat.st_mode);
+        let verb = match () {
+            () if !daemon.may(facts, bits & READ) => "read",
+            () if !daemon.may(facts, bits) => "write in",
+            () => return None,
+        };
+        Some(self.text(path, facts, daemon, verb))
+    }
+
+    fn text(&self, path: &Path, (uid, _, mode): (u32, u32, u32), daemon: &Daemon, verb: &str) -> String {
+        let path: &Path = &path.components().collect::<std::path::PathBuf>();
+        format!(
+            "{}: the user {}, as whom gotd runs, cannot {verb} this directory (owner {}, mode {:04o}), though a line of the \
+             block permits it",
+            path.display(),
+            self.config.name_of(daemon.uid),
+            self.config.name_of(uid),
+            mode & 0o7777
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_class_of_a_mode_counts_as_for_the_kernel() {
+        let daemon = Daemon { uid: 7, groups: vec![8, 9] };
+        for (facts, bits, may) in [
+            ((7, 1, 0o700), 0o7, true),
+            ((7, 8, 0o077), 0o1, false),
+            ((1, 9, 0o050), READ, true),
+            ((1, 9, 0o707), READ, false),
+            ((1, 1, 0o005), READ, true),
+            ((1, 1, 0o005), WRITE, false),
+            ((1, 1, 0o770), 0o1, false),
+        ] {
+            assert_eq!(daemon.may(facts, bits), may, "{facts:?} {bits:o}");
+        }
+    }
+}
