@@ -50,7 +50,7 @@ fn main() {
             limits: &repo_limits,
             threads: 2,
             cache_bytes: 96 << 20,
-            withheld: false,
+            withheld: None,
             queue: None,
             negotiation: libproto::message::parent::Negotiation::default(),
         };

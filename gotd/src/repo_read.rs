@@ -17,12 +17,13 @@ use std::time::Duration;
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::message::parent::{FetchRules, Negotiation as NegotiationTime, RepoReport, SessionStart};
 use libproto::message::repo::{
-    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, Refusal,
-    RepoToSession, SessionToRepo,
+    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, Lender, PackAsk, PackReport, READ_STATES, ReadState,
+    Refusal, RepoToSession, SessionToRepo,
 };
 use libproto::names::{self, escape};
 use libproto::request;
 use libproto::states::allowed;
+use librepo::alternates::Withheld;
 use librepo::error::Error;
 use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, WantError};
 use librepo::repository::Repository;
@@ -51,7 +52,7 @@ pub struct Grant<'a> {
     /// Bytes of objects to keep, for each thread.
     pub cache_bytes: usize,
     /// Alternates were left out, which the client may not read: what is missing is told with that.
-    pub withheld: bool,
+    pub withheld: Option<Withheld>,
     /// Who says when a pack may be made; `None`: at once.
     pub queue: Option<PackQueue<'a>>,
     /// Processor time that may be used beside packs.
@@ -510,8 +511,13 @@ fn broken(error: Error) -> Refusal {
 
 /// A refusal in the words for the client: whether an object is missing for want of an alternate.
 fn told(grant: &Grant<'_>, refusal: Refusal) -> Refusal {
+    let lender = match grant.withheld {
+        None => return refusal,
+        Some(Withheld::Refused) => Lender::Denied,
+        Some(Withheld::Absent) => Lender::Absent,
+    };
     match refusal {
-        Refusal::Missing(id) | Refusal::NotFound(id) if grant.withheld => Refusal::Withheld(id),
+        Refusal::Missing(id) | Refusal::NotFound(id) => Refusal::Withheld(id, lender),
         other => other,
     }
 }

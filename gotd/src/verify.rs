@@ -23,7 +23,7 @@ use libproto::message::push::{
     VerifyToWriter, WriterToVerify,
 };
 use libproto::names;
-use librepo::alternates::WITHHELD;
+use librepo::alternates::Withheld;
 use librepo::error::Error;
 use librepo::fetch::Visible;
 use librepo::id::{IdSet, ObjectId};
@@ -115,7 +115,10 @@ pub fn run(
     match work(&repository, &session, &writer, task, input, (start.threads, withheld), &turn) {
         Ok(()) => Ok(()),
         Err(e) => {
-            let told = if withheld && e.is_missing() { format!("{e}: {WITHHELD}") } else { e.to_string() };
+            let told = match withheld {
+                Some(why) if e.is_missing() => format!("{e}: {}", why.text()),
+                _ => e.to_string(),
+            };
             watchdog::phase(Phase::Off);
             // The writer first: it waits. The parent's log has the long form.
             let _ = writer.send(0, 0, &VerifyToWriter::Failed(bounded(&told)));
@@ -211,7 +214,7 @@ fn work(
     writer: &Writer,
     task: Task,
     input: Option<Input>,
-    (threads, withheld): (u8, bool),
+    (threads, withheld): (u8, Option<Withheld>),
     turn: &PushTurn<'_>,
 ) -> Result<(), Error> {
     let hash = repository.hash();
@@ -276,7 +279,7 @@ fn tell(
     writer: &Writer,
     indexed: &Indexed,
     facts: &[Facts],
-    withheld: bool,
+    withheld: Option<Withheld>,
 ) -> Result<(), channel::SendError> {
     writer.send(
         0,
@@ -295,9 +298,12 @@ fn tell(
     writer.send(0, 0, &VerifyToWriter::Done(()))
 }
 
-fn command_facts(facts: &Facts, withheld: bool) -> CommandFacts {
+fn command_facts(facts: &Facts, withheld: Option<Withheld>) -> CommandFacts {
     let refused = facts.refusal.map(|refusal| match refusal {
-        receive::Refusal::Missing(_) if withheld => format!("{refusal}: {WITHHELD}"),
+        receive::Refusal::Missing(_) => {
+            let why = withheld.map(|why| format!(": {}", why.text()));
+            format!("{refusal}{}", why.unwrap_or_default())
+        }
         _ => refusal.to_string(),
     });
     CommandFacts {

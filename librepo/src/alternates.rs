@@ -34,8 +34,25 @@ const MAX_LINES: usize = 128;
 /// Components of one line, and its length in bytes: each component costs a step of the walk.
 const MAX_COMPONENTS: usize = 128;
 const MAX_LINE: usize = 4096;
-/// What is missing where alternates were left out, for the client.
-pub const WITHHELD: &str = "the repository borrows from a repository you may not read";
+/// Why objects may be missing where alternates were left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// Something may not be borrowed from.
+    Refused,
+    /// All of it may be, and is not there.
+    Absent,
+}
+
+impl Withheld {
+    /// For the client.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Withheld::Refused => "the repository borrows from a repository you may not read",
+            Withheld::Absent => "the repository borrows from a repository that is not there",
+        }
+    }
+}
 
 /// What may be done with a place that an alternates file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +101,8 @@ pub struct Alternates {
     pub dirs: Vec<Alternate>,
     /// Those that were left out, with the reason, for the log.
     pub refused: Vec<(PathBuf, String)>,
+    /// Something was left out that may not be borrowed from.
+    denied: bool,
 }
 
 /// One file of alternates to be read.
@@ -212,7 +231,16 @@ impl Search {
         let mut next = Vec::new();
         for (Wish { path, found, .. }, answer) in wishes.into_iter().zip(answers) {
             let walked = match (answer, found) {
-                (Lending::No(why), _) | (Lending::Yes | Lending::IfExported, Err(why)) => {
+                (Lending::No(why), _) => {
+                    self.found.refuse(path, &why);
+                    continue;
+                }
+                (Lending::Yes, Err(why)) => {
+                    self.found.absent(path, &why);
+                    continue;
+                }
+                // Without the marker it would not be lent.
+                (Lending::IfExported, Err(why)) => {
                     self.found.refuse(path, &why);
                     continue;
                 }
@@ -269,12 +297,19 @@ pub fn has_any(directory: &OwnedFd, look: Look) -> Result<bool> {
 }
 
 impl Alternates {
-    /// Whether anything was left out, so that objects may be missing. Of what is absent no less is told than of what may not be read.
-    pub fn withheld(&self) -> bool {
-        !self.refused.is_empty()
+    /// Whether anything was left out, so that objects may be missing. That something is absent is told only to whoever may
+    /// read it: of the rest it cannot be told from what may not be read.
+    pub fn withheld(&self) -> Option<Withheld> {
+        let why = if self.denied { Withheld::Refused } else { Withheld::Absent };
+        (!self.refused.is_empty()).then_some(why)
     }
 
     fn refuse(&mut self, path: PathBuf, why: &str) {
+        self.denied = true;
+        self.absent(path, why);
+    }
+
+    fn absent(&mut self, path: PathBuf, why: &str) {
         if self.refused.len() < MAX_ALTERNATES {
             self.refused.push((path, why.to_owned()));
         }
@@ -425,10 +460,23 @@ mod tests {
         let (found, asked) = found(&root);
         assert_eq!(asked.len(), 1, "{asked:?}");
         assert_eq!(asked[0][1], root.join("absent/objects"), "asked about though it is not there");
-        assert!(found.withheld());
+        assert_eq!(found.withheld(), Some(Withheld::Refused));
         assert_eq!(found.dirs.len(), 1);
         assert_eq!(found.refused[0], (root.join("denied/objects"), "denied".to_owned()));
         assert!(found.refused[1].1.ends_with("no such directory"), "{:?}", found.refused[1]);
+    }
+
+    /// What may be read may be said to be absent; beside anything that may not be, nothing is told.
+    #[test]
+    fn that_a_place_is_absent_is_told_only_of_what_may_be_read() {
+        let (_temp, root) = tree();
+        assert_eq!(found(&root).0.withheld(), None);
+        write(&root, "a", "../../absent/objects\n../../b/objects\n");
+        assert_eq!(found(&root).0.withheld(), Some(Withheld::Absent));
+        write(&root, "a", "../../absent/objects\n../../denied/objects\n");
+        assert_eq!(found(&root).0.withheld(), Some(Withheld::Refused));
+        write(&root, "a", "../../denied/absent/objects\n");
+        assert_eq!(found(&root).0.withheld(), Some(Withheld::Refused));
     }
 
     /// Whoever writes such a line does not learn from what comes of it whether a name is there.
@@ -462,7 +510,7 @@ mod tests {
         let lines: String = (0..20_000).map(|n| format!("../../x{n}/objects\n")).collect();
         write(&root, "a", &format!("{}\n{lines}", "../a/".repeat(100_000)));
         let (found, asked) = found(&root);
-        assert!(found.withheld() && found.dirs.is_empty());
+        assert!(found.withheld().is_some() && found.dirs.is_empty());
         assert!(asked.iter().map(Vec::len).sum::<usize>() <= MAX_ALTERNATES);
     }
 

@@ -316,7 +316,14 @@ fn a_fork_borrows_from_the_pool_that_borrow_names() {
     let push =
         |to: &str| site.git(["-C", &text(&work), "push", "gotd:fork", &format!("main:refs/heads/{to}")]);
     push("new").bad(BORROWS);
-    daemon.logged(&["repository", "warning=", "pool.git/objects", "borrow"]);
+    let line = daemon.logged(&[
+        "repository session=",
+        " repository=fork ",
+        "warning=",
+        "pool.git/objects",
+        "borrow",
+    ]);
+    assert!(!line.contains("\\x22") && !line.contains("\\\""), "{line}");
     fs::write(site.path("gotd.conf"), conf("\tborrow \"pool\"\n")).expect("writes");
     daemon.gotctl(&["reload"]).good();
     for version in ["0", "2"] {
@@ -545,4 +552,60 @@ fn gotd_n_says_where_borrow_is_missing() {
     let done = check("\tborrow \"pool\"\n").good();
     assert!(!done.err.contains("borrows from"), "{}", done.err);
     check("\tborrow \"pol\"\n").bad("pol: no block of this configuration has this repository");
+}
+
+/// Only `repository` blocks were looked at, and a line was advised that is an error.
+#[test]
+fn gotd_n_looks_below_roots_and_advises_what_helps() {
+    let site = Site::new();
+    let (pool, _) = repository(&site, "pool.git", 4);
+    let (fork, _) = repository(&site, "forks/team/fork.git", 4);
+    borrow(&fork, &objects(&pool), "");
+    let check = |of_pool: &str, of_forks: &str| {
+        let conf = site.path("checked.conf");
+        let forks = format!(
+            "repositories \"forks\" {{\n\tpath \"{}\"\n{}{of_forks}}}\n",
+            site.repository("forks").display(),
+            mine()
+        );
+        fs::write(&conf, format!("{}{}{forks}", site.head(), block("pool", &pool, of_pool))).expect("writes");
+        site.hand_over();
+        run(site.command(regress::binaries().join("gotd")).args(["-n", "-f"]).arg(&conf), b"", 20)
+    };
+    let said = check("", "").good().err;
+    let name = "repository \"forks/team/fork\": borrows from";
+    assert!(said.contains(name) && said.contains("expected borrow \"pool\""), "{said}");
+    let said = check("", "\tborrow \"pool\"\n").good().err;
+    assert!(!said.contains("borrows from"), "{said}");
+    let hides = "\thide namespace refs/secret\n";
+    let said = check(hides, "").good().err;
+    assert!(said.contains(name) && said.contains("lends nothing"), "{said}");
+    assert!(!said.contains("expected borrow"), "{said}");
+    check(hides, "\tborrow \"pool\"\n").bad("contradict each other");
+}
+
+/// Whoever may read the lender is told that it is gone; nobody else learns whether it is there.
+#[test]
+fn a_lender_that_is_gone_is_told_to_whoever_may_read_it() {
+    const GONE: &str = "borrows from a repository that is not there";
+    let site = Site::new();
+    let (pool, tip) = repository(&site, "pool.git", 4);
+    let (closed, _) = repository(&site, "closed.git", 4);
+    let (own, _) = repository(&site, "own.git", 4);
+    borrow(&own, &objects(&pool), &tip);
+    let blocks = [block("pool", &pool, &mine()), block("closed", &closed, ""), block("own", &own, &mine())];
+    let daemon = start(&site, &blocks);
+    fetch(&site, "gotd:own", "2", "refs/heads/stolen").good();
+    fs::rename(&pool, site.path("elsewhere.git")).expect("moves");
+    for version in ["0", "2"] {
+        fetch(&site, "gotd:own", version, "refs/heads/stolen").bad(GONE);
+    }
+    daemon.logged(&["repository session=", " repository=own ", "no such directory"]);
+    borrow(&own, &format!("{}{}", objects(&pool), objects(&closed)), &tip);
+    fetch(&site, "gotd:own", "2", "refs/heads/stolen").bad(BORROWS);
+    // One that may not be read is the same, there or not.
+    borrow(&own, &objects(&closed), &tip);
+    fetch(&site, "gotd:own", "2", "refs/heads/stolen").bad(BORROWS);
+    fs::rename(&closed, site.path("closed-elsewhere.git")).expect("moves");
+    fetch(&site, "gotd:own", "2", "refs/heads/stolen").bad(BORROWS);
 }

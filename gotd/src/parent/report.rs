@@ -61,7 +61,11 @@ impl Parent {
         }
         let repo = session.repo_report.clone().unwrap_or_default();
         for warning in repo.warnings.iter().take(16) {
-            self.log.line(Level::Warning, "repository", &[("session", &number), ("warning", warning)]);
+            let repository =
+                session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("session", &number), ("repository", &repository), ("warning", warning)];
+            self.log.line(Level::Warning, "repository", &fields);
         }
         let (pid, uid, address) = match &session.peer {
             Some(Peer::Unix { pid, uid, .. }) => (pid.to_string(), uid.to_string(), String::new()),

@@ -133,7 +133,7 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
             limits: &limits,
             threads: 1,
             cache_bytes: 1 << 20,
-            withheld: false,
+            withheld: None,
             queue: None,
             negotiation: libproto::message::parent::Negotiation::default(),
         };
@@ -634,7 +634,7 @@ fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
             limits: &limits,
             threads: 1,
             cache_bytes: 1 << 20,
-            withheld: false,
+            withheld: None,
             queue: None,
             negotiation: libproto::message::parent::Negotiation::default(),
         };

@@ -139,7 +139,7 @@ pub enum Refusal {
     /// An object that another one needs, or that a reference names, is not there.
     Missing(ObjectId),
     /// The same where the repository borrows from one that the client may not read.
-    Withheld(ObjectId),
+    Withheld(ObjectId, Lender),
     /// No reference has this name, or more than one.
     NoSuchRef(RefName),
     /// More of something than a limit allows: what, and the limit.
@@ -152,13 +152,26 @@ pub enum Refusal {
     ClientGone,
 }
 
+/// Why a repository does not have what it would borrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lender {
+    /// The client may not read what it borrows from.
+    Denied,
+    /// It may, and nothing is there.
+    Absent,
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refusal::NotFound(id) => WireError::NotFound(*id).fmt(f),
             Refusal::Missing(id) => write!(f, "object {id}: missing"),
-            Refusal::Withheld(id) => {
-                write!(f, "object {id}: missing: the repository borrows from a repository you may not read")
+            Refusal::Withheld(id, lender) => {
+                let lender = match lender {
+                    Lender::Denied => "you may not read",
+                    Lender::Absent => "that is not there",
+                };
+                write!(f, "object {id}: missing: the repository borrows from a repository {lender}")
             }
             Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
             Refusal::Limit(what, limit) => write!(f, "too many {what}: at most {limit}"),
