@@ -25,7 +25,8 @@ use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
 use crate::conf::push::PushRules;
 use crate::conf::wire::Assembler;
-use crate::{lending, system};
+use crate::lending;
+use crate::os::system;
 
 /// Nothing but its channel.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);

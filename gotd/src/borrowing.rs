@@ -20,8 +20,8 @@ use librepo::place::Trust;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use crate::os::system;
 use crate::repository::{self, Found, Parent};
-use crate::system;
 
 /// What is asked about fits what the parent takes.
 const _: () = assert!(

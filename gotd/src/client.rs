@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{system, watchdog};
+use crate::os::system;
+use crate::os::watchdog;
 
 /// How large a pipe is made that has much to carry, in bytes. In one of the usual size, 64 kB, the two sides wait for each other
 /// more often than copying takes.

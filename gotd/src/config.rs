@@ -16,7 +16,7 @@ use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToC
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::conf::wire::{self, Audience};
-use crate::system;
+use crate::os::system;
 
 /// Reading files, and the system's users and groups.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);

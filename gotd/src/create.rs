@@ -28,10 +28,10 @@ use nix::unistd::geteuid;
 
 use crate::conf::limits::Limit;
 use crate::creator;
-use crate::disk::check_reserve;
 use crate::list::why_absent;
+use crate::os::free_space::check_reserve;
+use crate::os::system;
 use crate::repository::{self, is_in_repository};
-use crate::system;
 
 /// From the first message on.
 pub const WORK: Promises =

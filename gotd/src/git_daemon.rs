@@ -18,8 +18,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use crate::client::{self, Input, Output};
+use crate::os::watchdog::{self, Phase};
 use crate::session::{Parent, Pipes, WORK, memory, refused, report, send, talk, words_for_log};
-use crate::watchdog::{self, Phase};
 
 /// Milliseconds that a client may take to hear why it was refused, before its connection is closed for good.
 const FAREWELL_MS: u16 = 1000;

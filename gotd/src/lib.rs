@@ -8,8 +8,6 @@ pub mod auth;
 pub mod authorized;
 pub mod below;
 pub mod borrowing;
-#[cfg(all(any(test, target_env = "musl"), target_arch = "x86_64"))]
-pub mod bytes;
 pub mod check;
 pub mod check_alternates;
 pub mod client;
@@ -17,7 +15,6 @@ pub mod conf;
 pub mod config;
 pub mod create;
 pub mod creator;
-pub mod disk;
 #[cfg(feature = "escapes")]
 pub mod escapes;
 pub mod explain;
@@ -28,8 +25,7 @@ pub mod ids;
 pub mod lending;
 pub mod list;
 pub mod listen;
-pub mod log;
-pub mod memory;
+pub mod os;
 pub mod parent;
 pub mod places;
 pub mod receive_pack;
@@ -40,12 +36,8 @@ pub mod roles;
 pub mod session;
 pub mod settings;
 pub mod sockets;
-pub mod spawn;
-pub mod system;
 pub mod upload_pack;
-pub mod users;
 pub mod verify;
-pub mod watchdog;
 pub mod wire;
 
 /// The version, for people.

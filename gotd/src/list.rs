@@ -15,7 +15,8 @@ use libproto::message::parent::{
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::below::{Below, each_repository};
-use crate::{repository, system};
+use crate::os::system;
+use crate::repository;
 
 /// From the first message on.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);

@@ -33,8 +33,8 @@ use self::control::Controls;
 use self::graves::Graves;
 use self::local::Locals;
 use self::remote::{Remotes, Turned};
+use crate::os::system;
 use crate::sockets::BACKLOG;
-use crate::system;
 
 /// Accept, hand over, and nothing of the file system.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]);

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use gotd::os::spawn::TELL_BUILD;
 use gotd::parent::start::{self, Failure, Options};
 use gotd::roles;
-use gotd::spawn::TELL_BUILD;
 use libproto::states::Role;
 
 /// musl's own gives every page back at once and asks for it again.
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, status }) => {
             // Nobody may be listening any more, or somebody who takes nothing.
-            gotd::log::say(&format!("gotd: {text}"));
+            gotd::os::log::say(&format!("gotd: {text}"));
             ExitCode::from(status)
         }
     }

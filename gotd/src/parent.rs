@@ -35,8 +35,8 @@ use self::queue::Work;
 use self::reload::Reload;
 use self::table::{Creation, Ending, Process, Session, Table};
 use crate::conf::limits::Limit;
-use crate::log::{Level, Log};
-use crate::spawn::{Child, Starter};
+use crate::os::log::{Level, Log};
+use crate::os::spawn::{Child, Starter};
 
 pub mod bind;
 pub mod borrow;

@@ -24,8 +24,8 @@ use libproto::names::HashKind;
 use libproto::pktline::{self, Band, FLUSH};
 use libproto::request::Limits;
 
+use crate::os::watchdog::{self, Phase};
 use crate::session::{Conversation, Failure};
-use crate::watchdog::{self, Phase};
 use crate::wire::TalkError;
 use crate::wire::Wire;
 use commands::{Reader, Request};

@@ -29,7 +29,7 @@ use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, WantErr
 use librepo::repository::Repository;
 
 use crate::client;
-use crate::watchdog::{self, Phase};
+use crate::os::watchdog::{self, Phase};
 use budget::Budget;
 use pack_out::PackOut;
 pub use queue::PackQueue;

@@ -34,8 +34,8 @@ use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible}
 use crate::borrowing;
 use crate::conf::limits::Limit;
 use crate::conf::push::{Change, PushRules};
-use crate::disk::check_reserve;
 use crate::ids::to_repo;
+use crate::os::free_space::check_reserve;
 use crate::repo_read::refs::Advertised;
 use crate::repository::{self, Found, Parent};
 
@@ -450,7 +450,7 @@ impl Push<'_> {
             Ok(Received { message: ParentToRepo::Verify(false), .. }) => {
                 return Err("verify: not started".into());
             }
-            _ => crate::system::exit_now(1),
+            _ => crate::os::system::exit_now(1),
         }
         let input = self.input.take().ok_or("verify: asked for twice")?;
         let sent = self.instruct(&pack, &idx, input.as_fd(), begin);
@@ -468,7 +468,7 @@ impl Push<'_> {
             match self.parent.recv() {
                 Ok(Received { message: ParentToRepo::Reaped(clean), .. }) => break clean,
                 Err(e) if e.is_transient() => {}
-                _ => crate::system::exit_now(1),
+                _ => crate::os::system::exit_now(1),
             }
         };
         let (indexed, facts) = facts?;

@@ -27,9 +27,14 @@ use librepo::place::{self, Inode, Stopped, Trust, Walked, Why};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
+use crate::borrowing;
 use crate::client::Output;
-use crate::watchdog::{self, Words};
-use crate::{borrowing, places, repo_read, repo_write, settings, system};
+use crate::os::system;
+use crate::os::watchdog::{self, Words};
+use crate::places;
+use crate::repo_read;
+use crate::repo_write;
+use crate::settings;
 
 /// While waiting.
 pub const WAITING: Promises = Promises::of(&[

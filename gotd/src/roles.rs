@@ -3,8 +3,17 @@
 use libproto::states::Role;
 use libsandbox::Enforcement;
 
-use crate::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
-use crate::{auth, config, create, list, listen, repository, session, sockets, system, verify};
+use crate::auth;
+use crate::config;
+use crate::create;
+use crate::list;
+use crate::listen;
+use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
+use crate::os::system;
+use crate::repository;
+use crate::session;
+use crate::sockets;
+use crate::verify;
 
 /// What a session and its repository process are told on their command line that wait for a client of git://.
 pub const GIT: &str = "git";

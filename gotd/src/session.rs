@@ -27,9 +27,9 @@ use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::client::{self, Input, Output};
-use crate::spawn::ClientPipes;
-use crate::system;
-use crate::watchdog::{self, Phase, Words};
+use crate::os::spawn::ClientPipes;
+use crate::os::system;
+use crate::os::watchdog::{self, Phase, Words};
 
 /// Until the connection is here and the client has been sent its pipes. Not a byte of a client's is read in this stage.
 pub const SET_UP: Promises =

@@ -38,7 +38,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{UnlinkatFlags, fchdir, unlinkat};
 
 use self::ask::{BIND, MOST, NAME_LEN, NEW, NEW_LEN, NONSENSE, REPLACE, TCP, TERMINATE, UNLINK};
-use crate::system;
+use crate::os::system;
 
 pub mod ask;
 

@@ -39,12 +39,12 @@ use libsandbox::{Enforcement, Promise, Promises, Stage};
 
 use crate::borrowing;
 use crate::client::Input;
-use crate::disk::check_reserve;
 use crate::hidden::Hidden;
 use crate::ids::{to_repo, to_wire};
+use crate::os::free_space::check_reserve;
+use crate::os::system;
+use crate::os::watchdog::{self, Phase, Words};
 use crate::repository::{self, Found};
-use crate::system;
-use crate::watchdog::{self, Phase, Words};
 use turn::{InTurn, PushTurn};
 
 /// Until the two files and the client's input have come.

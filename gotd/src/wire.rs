@@ -10,8 +10,8 @@ use nix::poll::PollFlags;
 
 use crate::client::{self, Input, Output};
 use crate::conf::limits::Limit;
+use crate::os::watchdog::{self, Phase};
 use crate::session::Failure;
-use crate::watchdog::{self, Phase};
 
 /// How long a client has had nothing to say that is taken to be at leisure, in milliseconds.
 const LEISURE_MS: u16 = 1000;

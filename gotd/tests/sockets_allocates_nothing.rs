@@ -40,7 +40,7 @@ fn no_request_makes_it_allocate() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s");
     let mut table = Table::open(&[path.display().to_string()]).expect("opens");
-    let (ours, theirs) = gotd::spawn::pair().expect("a pair");
+    let (ours, theirs) = gotd::os::spawn::pair().expect("a pair");
     let role = std::thread::spawn(move || {
         COUNTED.set(true);
         serve(theirs.as_fd(), &mut table);

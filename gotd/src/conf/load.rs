@@ -22,7 +22,7 @@ use crate::conf::model::{Config, Position, Repository, RepositoryKind, Secret};
 use crate::conf::parser::Parsed;
 use crate::conf::resolve::{NameService, complaint, resolve};
 use crate::conf::{parse, secrets, subuid};
-use crate::users::System;
+use crate::os::passwd::System;
 
 /// Where gotd.conf is when nothing is said.
 pub const DEFAULT_PATH: &str = "/etc/gotd.conf";

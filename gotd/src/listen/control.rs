@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libproto::message::parent::{ListenLimits, NoSession, Peer};
 
-use crate::system;
+use crate::os::system;
 
 /// Control sessions at a time.
 const PLACES: usize = 4;

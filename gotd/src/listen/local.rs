@@ -15,7 +15,7 @@ use super::count;
 use crate::fairness::Bucket;
 use crate::fairness::owners::Owners;
 use crate::fairness::users::{PerUser, Users, Waiting};
-use crate::system;
+use crate::os::system;
 
 const ROOT: u32 = 0;
 

@@ -12,7 +12,7 @@ use libproto::pktline;
 use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, getpeername, send, shutdown};
 
 use crate::fairness::{Candidate, PerAddress, Refused, Standing, Strangers};
-use crate::system::{self, Progress};
+use crate::os::system::{self, Progress};
 
 /// A peer is looked at again after this time: who has taken, or given, less than the minimum rate may be slow.
 const LOOK: Duration = Duration::from_secs(10);

@@ -16,8 +16,8 @@ use nix::sys::socket::{
 
 use super::listeners::{Listeners, Origin};
 use super::start::{Settings, last_words};
+use crate::os::spawn::{Child, PARENT_FD, Starter};
 use crate::sockets::ask::{self, BIND, FIRST_FREE_PORT, REPLACE};
-use crate::spawn::{Child, PARENT_FD, Starter};
 
 /// Most sockets that a service manager may pass.
 const MOST_PASSED: i32 = 64;
@@ -78,10 +78,10 @@ pub fn passed_count() -> i32 {
 pub fn passed_sockets(count: i32) -> Result<Vec<Passed>, String> {
     let take = |number: i32| {
         let text = |e: &dyn std::fmt::Display| format!("descriptor {number} of the service manager: {e}");
-        let fd = crate::system::inherited(number).map_err(|e| text(&e))?;
+        let fd = crate::os::system::inherited(number).map_err(|e| text(&e))?;
         let place = place_of(fd.as_fd()).map_err(|e| text(&e))?;
         if place.pool() == Pool::Unix {
-            crate::system::take_no_descriptors(fd.as_fd()).map_err(|e| text(&e))?;
+            crate::os::system::take_no_descriptors(fd.as_fd()).map_err(|e| text(&e))?;
         }
         Ok((place, fd))
     };

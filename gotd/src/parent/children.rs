@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::log::{Level, Log};
+use crate::os::log::{Level, Log};
 
 /// Frames for a process that is slower than we are. The parent never waits for it; there are at most as many
 /// frames as sessions.
@@ -240,7 +240,7 @@ mod tests {
     /// A process that does not read loses nothing: a descriptor waits behind the messages before it.
     #[test]
     fn a_descriptor_waits_for_room() {
-        let (ours, theirs) = crate::spawn::pair().expect("a pair");
+        let (ours, theirs) = crate::os::spawn::pair().expect("a pair");
         let ours: Channel<ParentToListen, ListenToParent> = ours.into();
         let theirs: Channel<ListenToParent, ParentToListen> = theirs.into();
         let mut outbox = Outbox::default();
@@ -249,7 +249,7 @@ mod tests {
             outbox.send(&ours, before, &ParentToListen::Over(()));
             before += 1;
         }
-        let (socket, _other) = crate::spawn::pair().expect("a pair");
+        let (socket, _other) = crate::os::spawn::pair().expect("a pair");
         outbox.send_fds(&ours, before, &ParentToListen::Listener(Pool::Tcp), vec![socket]);
         for number in 0..before {
             let received = theirs.recv_with_fds().expect("a message");

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 
 use super::table::{CreateChild, Creation, Session};
 use super::{NO_SUCH, Parent, same_build};
-use crate::log::Level;
+use crate::os::log::Level;
 
 /// How long making a repository may take. Its client is told after 30 seconds by its own session, unless configured
 /// otherwise.

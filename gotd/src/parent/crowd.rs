@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use super::start::Settings;
 use super::table::{Session, Table};
 use super::{LINGER, Parent, too_many};
-use crate::log::Level;
+use crate::os::log::Level;
 
 /// A connection that is younger is not taken for a silent one.
 const SILENT: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use libproto::message::parent::{ParentToListen, Pool};
 use super::Parent;
 use super::bind::Place;
 use super::start::Settings;
-use crate::log::Level;
+use crate::os::log::Level;
 use crate::sockets::ask::{self, FIRST_FREE_PORT, MOST, Unmade};
 
 /// A listening socket that `listen` has.

@@ -5,7 +5,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 
-use crate::system::unix_address;
+use crate::os::system::unix_address;
 
 /// Where the manager listens, connected while this process may still connect.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use nix::sys::signal::{Signal, kill};
 
 use super::Parent;
 use super::table::{RepoChild, Session, SessionChild, VerifyEnds};
-use crate::log::Level;
+use crate::os::log::Level;
+use crate::os::spawn::{self, ClientPipes};
 use crate::roles;
-use crate::spawn::{self, ClientPipes};
 
 /// The pause after the first waiting session that did not live until it could be offered; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);

@@ -22,8 +22,8 @@ use super::table::Session;
 use super::{Parent, same_build};
 use crate::conf::model::Config;
 use crate::conf::wire::{Assembler, Audience, send};
-use crate::log::Level;
-use crate::spawn::Child;
+use crate::os::log::Level;
+use crate::os::spawn::Child;
 
 /// Longest that reading a configuration may take.
 const PATIENCE: Duration = Duration::from_secs(60);

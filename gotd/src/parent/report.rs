@@ -9,7 +9,7 @@ use libproto::names::escape;
 use super::metrics::Ended;
 use super::table::{Ending, Process, Session};
 use super::{Parent, REPO_ENDED};
-use crate::log::Level;
+use crate::os::log::Level;
 
 impl Parent {
     pub(super) fn log_refusals(&mut self, refusals: &Refusals) {

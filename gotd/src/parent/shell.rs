@@ -20,7 +20,7 @@ use super::children::Outbox;
 use super::control::packed;
 use super::table::{ListChild, Session};
 use super::{Parent, same_build, too_many};
-use crate::log::Level;
+use crate::os::log::Level;
 
 /// How long one directory may take.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -34,10 +34,10 @@ use crate::conf::limits::Limit;
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::conf::wire::{Assembler, Audience, send};
 use crate::fairness::owners::Owners;
-use crate::log::{Level, Log};
+use crate::os::log::{Level, Log};
+use crate::os::spawn::{Child, Starter};
 use crate::places::Recorded;
 use crate::sockets::ask;
-use crate::spawn::{Child, Starter};
 
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
 pub const WORK: Promises =
@@ -269,7 +269,7 @@ fn count(n: usize) -> u32 {
 /// Bytes of memory for all packs and pushes.
 fn memory_total(limits: &crate::conf::limits::Limits) -> u64 {
     match limits.get(Limit::MemoryTotal) {
-        0 => crate::memory::at_start() / 2,
+        0 => crate::os::memory::at_start() / 2,
         most => most,
     }
 }
@@ -361,7 +361,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let passed = if options.detached { 0 } else { passed_count() };
     // Whatever else the starter of this process had open is none of ours, nor of our children. A daemon that has left
     // its terminal was given one descriptor.
-    crate::system::close_from(crate::spawn::PARENT_FD + i32::from(options.detached) + passed);
+    crate::os::system::close_from(crate::os::spawn::PARENT_FD + i32::from(options.detached) + passed);
     if passed > 0 && !options.foreground && !options.check {
         return Err("sockets were passed by the service manager: start with -d".to_owned().into());
     }
@@ -417,7 +417,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
     let bound = bind(&starter, &settings, passed)?;
     let open = |(_, pool, fd): &(u64, Pool, OwnedFd)| {
-        *pool == Pool::Unix && crate::system::takes_descriptors(fd.as_fd())
+        *pool == Pool::Unix && crate::os::system::takes_descriptors(fd.as_fd())
     };
     let takes_descriptors = bound.2.iter().any(open);
     if takes_descriptors {
@@ -548,7 +548,7 @@ fn limit_memory() {
 fn drop_privilege(config: &Config) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         // It may have been started with the one capability that `sockets` needs.
-        return crate::system::keep_capabilities(0).map_err(|e| format!("capabilities: {e}"));
+        return crate::os::system::keep_capabilities(0).map_err(|e| format!("capabilities: {e}"));
     }
     let name = config.user.as_ref().map_or(model::DEFAULT_USER, |user| user.name.as_str());
     let ids = match config.user.as_ref().and_then(|user| user.ids) {
@@ -722,10 +722,10 @@ fn detach(starter: &Starter, options: &Options) -> Result<(), String> {
 
 /// Tells the process that started us that clients are served from now on, and lets go of its terminal.
 fn ready(starter: &Starter) {
-    if let Ok(status) = crate::system::inherited(crate::spawn::PARENT_FD) {
+    if let Ok(status) = crate::os::system::inherited(crate::os::spawn::PARENT_FD) {
         let _ = nix::unistd::write(&status, b"r");
     }
-    let _ = crate::system::silence_stderr(starter.null());
+    let _ = crate::os::system::silence_stderr(starter.null());
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use libproto::states::{JobState, RepoState, SessionState};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use crate::spawn::Child;
+use crate::os::spawn::Child;
 
 /// How long a first answer takes, generously.
 const FIRST_ANSWER: Duration = Duration::from_millis(15);

@@ -13,7 +13,7 @@ use super::queue::{Turn, Work};
 use super::start::Settings;
 use super::*;
 use crate::conf::model::Config;
-use crate::spawn;
+use crate::os::spawn;
 
 /// Ends of the links that the test holds.
 struct Forged {

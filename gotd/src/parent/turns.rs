@@ -9,7 +9,7 @@ use super::Parent;
 use super::queue::{self, Job, Rules, Stage, Turn, Wait, Whose, Work};
 use super::table::{Process, Session, Table};
 use crate::conf::limits::Limit;
-use crate::log::Level;
+use crate::os::log::Level;
 
 /// A client that waits is told how many do when that has changed, at most this often.
 const TELL: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::client::{Input, Output};
-use crate::watchdog::{self, Phase};
+use crate::os::watchdog::{self, Phase};
 
 /// Most bytes that are dropped.
 const DROP_BYTES: u64 = 256 << 20;

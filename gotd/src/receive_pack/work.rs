@@ -17,8 +17,8 @@ use super::farewell::{ROOM, timeout};
 use super::report::{ATOMIC, one_line};
 use super::writer::{self, Writer};
 use crate::client::{Input, Output};
+use crate::os::watchdog::{self, Phase};
 use crate::session::Conversation;
-use crate::watchdog::{self, Phase};
 use crate::wire::TalkError;
 
 /// Silence after which the client is told that work goes on, below the five seconds that git uses.

@@ -7,7 +7,7 @@ use libproto::message::push::{SessionToWriter, WriterToSession};
 use libproto::message::repo::{RefBatch, Refusal};
 
 use super::WriterLink;
-use crate::watchdog::{self, Phase};
+use crate::os::watchdog::{self, Phase};
 use crate::wire::TalkError;
 
 /// How a batch was taken.

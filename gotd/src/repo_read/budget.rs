@@ -5,7 +5,8 @@ use std::time::Duration;
 use libproto::message::parent::Negotiation;
 
 use crate::conf::limits::Limit;
-use crate::{system, watchdog};
+use crate::os::system;
+use crate::os::watchdog;
 
 /// From so much time on since the last turn, another is waited for: what most clients use in all is a tenth of it.
 const TURN: Duration = Duration::from_millis(250);

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::{PackQueue, Word};
 use crate::client::Output;
-use crate::watchdog::{self, Phase};
+use crate::os::watchdog::{self, Phase};
 
 /// How long a side band may be silent, as in C git.
 const QUIET: Duration = Duration::from_secs(5);
@@ -674,7 +674,7 @@ mod tests {
         write: impl FnOnce(PackOut<'_>) + Send + 'static,
         mut parent: impl FnMut(RepoToParent) -> Option<ParentToRepo>,
     ) -> (Vec<u8>, usize) {
-        let (theirs, ours) = crate::spawn::pair().unwrap();
+        let (theirs, ours) = crate::os::spawn::pair().unwrap();
         let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
         let (r, w) = nix::unistd::pipe().unwrap();
         let mut r = std::fs::File::from(r);
@@ -754,7 +754,7 @@ mod tests {
     /// The place would be his for ever if only a whole tenth of a second without a byte counted.
     #[test]
     fn a_client_that_takes_a_little_at_a_time_loses_its_place_too() {
-        let (theirs, ours) = crate::spawn::pair().unwrap();
+        let (theirs, ours) = crate::os::spawn::pair().unwrap();
         let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
         let (r, w) = nix::unistd::pipe().unwrap();
         let mut r = std::fs::File::from(r);

@@ -10,9 +10,9 @@ use libproto::message::repo::Refusal;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::os::system;
+use crate::os::watchdog;
 use crate::repository::{Parent, send};
-use crate::system;
-use crate::watchdog;
 
 /// Milliseconds between signs that a process which waits for a turn is alive.
 const TICK_MS: u16 = 1000;

@@ -8,8 +8,8 @@ use libproto::message::repo::{
 };
 use libproto::names::ObjectId;
 
+use crate::os::watchdog::{self, Phase};
 use crate::session::Repo;
-use crate::watchdog::{self, Phase};
 use crate::wire::TalkError;
 
 /// One end of the link.

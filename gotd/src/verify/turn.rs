@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Parent, Session, say};
 use crate::client::Input;
-use crate::system;
-use crate::watchdog::{self, Phase};
+use crate::os::system;
+use crate::os::watchdog::{self, Phase};
 
 /// How long a client may be waited for in one turn, all waits together, before others get its place.
 const PATIENCE: Duration = Duration::from_millis(100);

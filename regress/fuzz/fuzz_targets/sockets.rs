@@ -23,7 +23,7 @@ fn names(directory: PathBuf) -> Vec<std::ffi::OsString> {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Ok((ours, theirs)) = gotd::spawn::pair() else { return };
+    let Ok((ours, theirs)) = gotd::os::spawn::pair() else { return };
     let words = ["a", "b"].map(|name| TOP.join("d").join(name).display().to_string());
     let mut table = Table::open(&words).expect("a directory that is there");
     let mut asked = Vec::new();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use libproto::message::parent::SessionStart;
 
 use crate::conf::limits::Limit;
-use crate::system;
+use crate::os::system;
 
 /// Exit status of a process that its watchdog ended.
 pub const EXPIRED_STATUS: i32 = 3;

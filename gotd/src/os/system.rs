@@ -1,4 +1,4 @@
-//! The daemon's only unsafe code, and what differs between Linux and OpenBSD outside the sandbox.
+//! Calls that nix does not have, and what differs between Linux and OpenBSD outside the sandbox.
 
 use std::ffi::CStr;
 use std::io;

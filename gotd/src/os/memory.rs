@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::system;
+use crate::os::system;
 
 /// What is assumed where the system does not tell.
 const UNKNOWN: u64 = 1 << 30;

@@ -25,7 +25,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
 
 use self::oom::OomScore;
-use crate::system;
+use crate::os::system;
 
 /// The descriptor of a child's channel to the parent.
 pub const PARENT_FD: RawFd = 3;

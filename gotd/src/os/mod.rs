@@ -1,0 +1,12 @@
+//! What the system is asked for: descriptors, processes, accounts, memory, the log. All `unsafe` code of this crate is
+//! here; what only one system has and the sandbox does not cover is in [`system`].
+
+pub mod free_space;
+pub mod log;
+pub mod memory;
+#[cfg(all(any(test, target_env = "musl"), target_arch = "x86_64"))]
+pub mod musl_mem;
+pub mod passwd;
+pub mod spawn;
+pub mod system;
+pub mod watchdog;
