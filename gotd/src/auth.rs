@@ -21,10 +21,10 @@ use libproto::names::{RepoName, UserName, escape};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
 use crate::access::{self, Found, Identity, IdentityError, Table};
+use crate::conf::items::Assembler;
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
-use crate::conf::push::PushRules;
-use crate::conf::wire::Assembler;
+use crate::conf::push_rules::PushRules;
 use crate::lending;
 use crate::os::system;
 
@@ -297,9 +297,9 @@ fn place(config: &Config, at: Position) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conf::loader::Texts;
-    use crate::conf::push::Change;
+    use crate::conf::push_rules::Change;
     use crate::conf::resolve::{FixedNames, resolve};
+    use crate::conf::source::Texts;
 
     #[test]
     fn a_push_is_granted_with_its_rules() {

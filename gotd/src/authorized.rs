@@ -63,7 +63,7 @@ fn options(user: &AccountUser, gotsh: &ShellPath) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conf::loader::Texts;
+    use crate::conf::source::Texts;
 
     const ALICE: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIJqLw2rGDFW2GnsGF0Gzu0pBXSw6qgpWzKhK4tyYcJzZ";
     const BOB: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIAqLw2rGDFW2GnsGF0Gzu0pBXSw6qgpWzKhK4tyYcJzZ";

@@ -17,7 +17,7 @@ use crate::access::Table;
 use crate::below;
 use crate::check_alternates;
 use crate::conf::error::ConfigError;
-use crate::conf::load::{Loaded, trust};
+use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
 use crate::conf::resolve::complaint;
 use crate::places::Places;

@@ -9,7 +9,7 @@ use librepo::alternates::{self, Lender, Lending, Place};
 
 use crate::access::Table;
 use crate::borrowing;
-use crate::conf::load::trust;
+use crate::conf::files::trust;
 use crate::conf::model::{Action, Config, Repository};
 use crate::lending;
 use crate::repository::Found;

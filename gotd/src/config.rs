@@ -15,7 +15,7 @@ use libproto::codec::CodecError;
 use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToConfig};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
-use crate::conf::wire::{self, Audience};
+use crate::conf::items::{self, Audience};
 use crate::os::system;
 
 /// Reading files, and the system's users and groups.
@@ -47,7 +47,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     };
     let path = OsStr::from_bytes(&load.path);
     let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
-    let mut loaded = crate::conf::load::load(Path::new(path), secrets.map(Path::new));
+    let mut loaded = crate::conf::files::load(Path::new(path), secrets.map(Path::new));
     if check {
         crate::check::check(&mut loaded);
         loaded.warnings.truncate(WARNINGS_MAX);
@@ -67,7 +67,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
             say(&parent, &ConfigToParent::Item(batch));
             Ok(())
         };
-        wire::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
+        items::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
         for blocks in loaded.directories.chunks(OWN_BLOCKS_MAX) {
             say(&parent, &ConfigToParent::OwnBlocks(blocks.to_vec()));
         }

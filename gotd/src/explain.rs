@@ -127,9 +127,9 @@ fn verdict(table: &Table, identity: &Identity, name: &RepoName) -> Explanation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conf::loader::Texts;
     use crate::conf::parse;
     use crate::conf::resolve::{FixedNames, UnixGroup, resolve};
+    use crate::conf::source::Texts;
 
     #[test]
     fn the_verdict_and_its_line() {

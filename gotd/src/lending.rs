@@ -111,8 +111,8 @@ fn names(table: &Table, borrow: &RepoName, block: &Repository, below: Option<&Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conf::loader::Texts;
     use crate::conf::resolve::{FixedNames, resolve};
+    use crate::conf::source::Texts;
 
     fn table(text: &str) -> Table {
         let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;

@@ -33,7 +33,7 @@ use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible}
 
 use crate::borrowing;
 use crate::conf::limits::Limit;
-use crate::conf::push::{Change, PushRules};
+use crate::conf::push_rules::{Change, PushRules};
 use crate::ids::to_repo;
 use crate::os::free_space::check_reserve;
 use crate::repo_read::refs::Advertised;
@@ -669,5 +669,5 @@ impl Push<'_> {
 
 /// A reference that is not in a namespace that nobody may write to.
 fn is_open(name: &[u8]) -> bool {
-    !crate::conf::push::ALWAYS_PROTECTED.iter().any(|n| name.starts_with(n.as_bytes()))
+    !crate::conf::push_rules::ALWAYS_PROTECTED.iter().any(|n| name.starts_with(n.as_bytes()))
 }

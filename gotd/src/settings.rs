@@ -18,7 +18,7 @@ use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises};
 
-use crate::conf::push::{Change, PushRules};
+use crate::conf::push_rules::{Change, PushRules};
 use crate::hidden::Hidden;
 use crate::repository::{self, Found, Parent};
 

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use gotd::access::{Found, Identity, Table, Verdict};
-use gotd::conf::loader::Texts;
 use gotd::conf::model::{Access, Config, Secret, UnixUser};
 use gotd::conf::resolve::{FixedNames, UnixGroup, resolve};
+use gotd::conf::source::Texts;
 use gotd::conf::{Parsed, parse};
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use gotd::conf::loader::Texts;
 use gotd::conf::parse;
+use gotd::conf::source::Texts;
 
 #[test]
 fn every_mistake_is_named_with_its_place() {

@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 use gotd::access::{Identity, Table};
-use gotd::conf::loader::Texts;
 use gotd::conf::model::{Secret, UnixUser};
 use gotd::conf::parse;
-use gotd::conf::push::{Change, PushRules};
+use gotd::conf::push_rules::{Change, PushRules};
 use gotd::conf::resolve::{FixedNames, UnixGroup, resolve};
+use gotd::conf::source::Texts;
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};
 

@@ -5,9 +5,9 @@
 use std::time::{Duration, Instant};
 
 use gotd::access::{Identity, Table, Verdict};
-use gotd::conf::loader::Texts;
 use gotd::conf::parse;
 use gotd::conf::resolve::{FixedNames, resolve};
+use gotd::conf::source::Texts;
 use libproto::command::Service;
 use libproto::names::RepoName;
 

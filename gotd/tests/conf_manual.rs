@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use gotd::conf::limits::{Scope, TABLE};
-use gotd::conf::loader::Texts;
 use gotd::conf::parse;
+use gotd::conf::source::Texts;
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAqLw2rGDFW2GnsGF0Gzu0pBXSw6qgpWzKhK4tyYcJzZ alice@desk\n";

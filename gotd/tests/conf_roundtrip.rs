@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use gotd::conf::items::{Assembler, Audience, send};
 use gotd::conf::limits::{Scope, TABLE};
-use gotd::conf::loader::Texts;
 use gotd::conf::model::*;
 use gotd::conf::print::{print, quote};
-use gotd::conf::repository::FSCK_KINDS;
-use gotd::conf::wire::{Assembler, Audience, send};
+use gotd::conf::repository_blocks::FSCK_KINDS;
+use gotd::conf::source::Texts;
 use gotd::conf::{Limits, parse};
 use libproto::codec::CodecError;
 use libproto::names::{RepoName, UserName};

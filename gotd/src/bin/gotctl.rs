@@ -72,7 +72,7 @@ enum Command {
     /// For sshd's AuthorizedKeysCommand: which keys lead to which user of a shared account.
     AuthorizedKeys {
         /// Configuration file.
-        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::load::DEFAULT_PATH)]
+        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::files::DEFAULT_PATH)]
         config: PathBuf,
         /// Where gotsh is; by default beside this program.
         #[arg(long, value_name = "path")]
@@ -88,7 +88,7 @@ enum Command {
     /// For sshd's AuthorizedPrincipalsCommand: which certificates lead to which user of a shared account.
     AuthorizedPrincipals {
         /// Configuration file.
-        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::load::DEFAULT_PATH)]
+        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::files::DEFAULT_PATH)]
         config: PathBuf,
         /// Where gotsh is; by default beside this program.
         #[arg(long, value_name = "path")]
@@ -99,7 +99,7 @@ enum Command {
     /// Tell what a user may do with a repository, and which line of a configuration says so; asks no daemon.
     Explain {
         /// Configuration file.
-        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::load::DEFAULT_PATH)]
+        #[arg(short = 'c', value_name = "file", default_value = gotd::conf::files::DEFAULT_PATH)]
         config: PathBuf,
         /// A Unix user's name or number, the name of a user of an account, or anonymous.
         user: String,
@@ -154,12 +154,12 @@ fn reload(socket: &Path, config: Option<&Path>, secrets: Option<&Path>) -> Resul
 
 /// Checks a configuration that is read here and now.
 fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
-    let path = config.unwrap_or(Path::new(gotd::conf::load::DEFAULT_PATH));
+    let path = config.unwrap_or(Path::new(gotd::conf::files::DEFAULT_PATH));
     if config.is_none() {
         let text = "this is the file that is checked; a daemon that was started with -f reads another one, which -c names";
         let _ = writeln!(std::io::stderr(), "{}: note: {text}", path.display());
     }
-    let mut loaded = gotd::conf::load::load(path, secrets);
+    let mut loaded = gotd::conf::files::load(path, secrets);
     gotd::check::check(&mut loaded);
     let (warnings, errors) = (loaded.warnings.iter(), loaded.errors.iter());
     let before = loaded.notes.iter().map(ConfigError::as_note).chain(warnings.map(ConfigError::as_warning));
@@ -183,7 +183,7 @@ fn authorized(
     let path = gotsh.map_or_else(beside, Path::to_owned);
     let gotsh = path.to_str().and_then(ShellPath::parse);
     let gotsh = gotsh.ok_or_else(|| format!("{}: not a path for a forced command", path.display()))?;
-    let parsed = gotd::conf::load::read_only(config.to_str().ok_or("expected a path in UTF-8")?);
+    let parsed = gotd::conf::files::read_only(config.to_str().ok_or("expected a path in UTF-8")?);
     for error in &parsed.errors {
         let _ = writeln!(std::io::stderr(), "{error}");
     }
@@ -203,7 +203,7 @@ fn beside() -> PathBuf {
 
 /// Prints the verdict of a configuration that is read here and now.
 fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
-    let loaded = gotd::conf::load::load(config, None);
+    let loaded = gotd::conf::files::load(config, None);
     if !loaded.errors.is_empty() {
         for error in &loaded.errors {
             let _ = writeln!(std::io::stderr(), "{error}");

@@ -1,7 +1,7 @@
 //! The grammar of gotd.conf: files, macros, and the directives at the top.
 //!
 //! One pass, by recursive descent; a directive that is wrong is reported and skipped with its block, so that one run
-//! finds all errors. Directives of a repository are in [`super::repository`], those about people in
+//! finds all errors. Directives of a repository are in [`super::repository_blocks`], those about people in
 //! [`super::accounts`].
 
 use std::collections::{HashMap, HashSet};
@@ -13,11 +13,11 @@ use super::error::ConfigError;
 use super::keywords::{RESERVED, either, nearest};
 use super::lexer::{Lexer, Macros, Severity, Token, TokenKind};
 use super::limits::{Limit, Row, Scope, TABLE};
-use super::loader::{FILE_MAX, FILES_MAX, Loader, TOTAL_MAX, is_pattern};
 use super::model::{
     Config, DEFAULT_GIT_PORT, ListenAddress, Listener, LogTo, Position, SOCKET_PATH_MAX, Sandbox, Subject,
     User, UserLimit, Who,
 };
+use super::source::{FILE_MAX, FILES_MAX, Loader, TOTAL_MAX, is_pattern};
 use crate::sockets::ask;
 
 /// Most errors and most warnings that one run reports.
@@ -179,7 +179,7 @@ impl Parser<'_> {
         if !path.text.starts_with('/') {
             return self.fail(path.at, format!("expected an absolute path, found \"{}\"", path.text));
         }
-        let (directory, _) = super::loader::split_last(&path.text);
+        let (directory, _) = super::source::split_last(&path.text);
         if is_pattern(directory) {
             return self.fail(path.at, "expected \"*\" and \"?\" only behind the last slash");
         }

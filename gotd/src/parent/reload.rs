@@ -20,8 +20,8 @@ use super::listeners::Change;
 use super::start::{MOST_NOTES, Settings};
 use super::table::Session;
 use super::{Parent, same_build};
+use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::model::Config;
-use crate::conf::wire::{Assembler, Audience, send};
 use crate::os::log::Level;
 use crate::os::spawn::Child;
 

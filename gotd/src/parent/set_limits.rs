@@ -78,7 +78,7 @@ impl SetLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conf::loader::Texts;
+    use crate::conf::source::Texts;
 
     #[test]
     fn every_line_that_sets_a_limit_is_told() {

@@ -2,10 +2,10 @@
 //! than be refused, and what is accepted prints, parses and travels to the same.
 #![no_main]
 
-use gotd::conf::loader::Texts;
+use gotd::conf::items::{Assembler, Audience, send};
 use gotd::conf::print::print;
-use gotd::conf::push::PushRules;
-use gotd::conf::wire::{Assembler, Audience, send};
+use gotd::conf::push_rules::PushRules;
+use gotd::conf::source::Texts;
 use gotd::conf::{parse, secrets};
 use libfuzzer_sys::fuzz_target;
 use libproto::codec::CodecError;

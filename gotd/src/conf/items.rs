@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::{KEYS_MAX, USERS_MAX, parse_key};
 use super::limits::Limit;
-use super::loader::FILES_MAX;
 use super::model::{
     Account, AccountUser, Borrow, Config, Group, Hidden, Key, LimitOverride, ListenAddress, Listener, LogTo,
     NotifyReference, NotifyTarget, Position, Principal, Protection, Repository, RepositoryKind,
@@ -18,9 +17,10 @@ use super::model::{
     branch_name, namespace,
 };
 use super::parser::{PATH_MAX, REPOSITORIES_MAX, RULES_MAX};
-use super::repository::{ALL_REFERENCES, ENTRIES_MAX, FSCK_KINDS};
+use super::repository_blocks::{ALL_REFERENCES, ENTRIES_MAX, FSCK_KINDS};
 use super::resolve::{MEMBERS_MAX, UNIX_USERS_MAX};
 use super::secrets::SECRETS_MAX;
+use super::source::FILES_MAX;
 use crate::fairness::owners;
 use crate::sockets::ask;
 

@@ -159,9 +159,9 @@ impl Parser<'_> {
             }
         }
         // Both travel in one message, together with other things.
-        let rules = super::push::PushRules::of(&self.config, &block).encode();
+        let rules = super::push_rules::PushRules::of(&self.config, &block).encode();
         let hidden: usize = block.hidden.iter().map(|h| h.namespace.len() + 4).sum();
-        if rules.is_err() || hidden > super::push::HIDDEN_MAX {
+        if rules.is_err() || hidden > super::push_rules::HIDDEN_MAX {
             self.error_at(
                 at,
                 format!("{what}: expected fewer \"protect\", \"hide\" and \"fsck\" directives"),

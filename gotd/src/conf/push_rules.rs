@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::{Limit, Scope, TABLE};
 use super::model::{Config, ProtectionKind, Repository, branch_name, namespace};
-use super::repository::FSCK_KINDS;
+use super::repository_blocks::FSCK_KINDS;
 use crate::hidden::is_below;
 
 /// Most bytes of encoded rules: they travel in one message with other things.
@@ -163,8 +163,8 @@ impl PushRules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conf::loader::Texts;
     use crate::conf::parse;
+    use crate::conf::source::Texts;
 
     fn rules(body: &str) -> PushRules {
         let text = format!("limit pack size 5M\nrepository \"r\" {{\n path \"/r\"\n{body}\n}}\n");

@@ -17,10 +17,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::conf::error::ConfigError;
-use crate::conf::loader::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
 use crate::conf::model::{Config, Position, Repository, RepositoryKind, Secret};
 use crate::conf::parser::Parsed;
 use crate::conf::resolve::{NameService, complaint, resolve};
+use crate::conf::source::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
 use crate::conf::{parse, secrets, subuid};
 use crate::os::passwd::System;
 
@@ -67,7 +67,7 @@ pub fn read_only(path: &str) -> Parsed {
     parse(path, &mut files)
 }
 
-/// The same as [`load`], with users and groups from elsewhere.
+/// The same as [`files`], with users and groups from elsewhere.
 pub fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService) -> Loaded {
     let mut files = Files { main: path, warnings: Vec::new() };
     let parsed = parse(path, &mut files);
