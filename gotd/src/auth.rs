@@ -20,12 +20,12 @@ use libproto::message::parent::{
 use libproto::names::{RepoName, UserName, escape};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 
-use crate::access::{self, Found, Identity, IdentityError, Table};
+use crate::access::lending;
+use crate::access::table::{self, Found, Identity, IdentityError, Table};
 use crate::conf::items::Assembler;
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
 use crate::conf::push_rules::PushRules;
-use crate::lending;
 use crate::os::system;
 
 /// Nothing but its channel.
@@ -117,7 +117,7 @@ fn placed(table: &Table, ask: &PlaceQuestion) -> Placed {
         return Placed::Elsewhere("no identity any more".into());
     };
     let verdict = table.decide(&identity, &ask.question.repository, ask.question.service);
-    let access::Verdict::Granted(grant) = verdict else {
+    let table::Verdict::Granted(grant) = verdict else {
         return Placed::Elsewhere("not permitted any more".into());
     };
     if table.holds(grant.block, path) {
@@ -138,14 +138,14 @@ fn answer(table: &Table, question: &Question) -> Verdict {
     };
     let not_found = |no_rule| Verdict::NotFound { identity: table.display(&identity), no_rule };
     match table.decide(&identity, &question.repository, question.service) {
-        access::Verdict::NotFound => not_found(false),
-        access::Verdict::NoRule => not_found(true),
-        denied @ access::Verdict::Denied { at, .. } => Verdict::Denied {
+        table::Verdict::NotFound => not_found(false),
+        table::Verdict::NoRule => not_found(true),
+        denied @ table::Verdict::Denied { at, .. } => Verdict::Denied {
             identity: table.display(&identity),
             text: denied.refusal().unwrap_or_default(),
             rule: place(table.config(), at),
         },
-        access::Verdict::Granted(grant) => match permit(table, &identity, &grant, question.service) {
+        table::Verdict::Granted(grant) => match permit(table, &identity, &grant, question.service) {
             Some(permit) => Verdict::Granted(permit),
             None => not_found(false),
         },
@@ -210,9 +210,9 @@ fn overview(parent: &Parent, number: u64, table: &Table, who: &Who) -> Overview 
 }
 
 /// What a user may do with a repository that it may at least read.
-fn see(table: &Table, identity: &Identity, name: &RepoName) -> Option<(Seen, access::Grant)> {
+fn see(table: &Table, identity: &Identity, name: &RepoName) -> Option<(Seen, table::Grant)> {
     match table.decide(identity, name, Service::UploadPack) {
-        access::Verdict::Granted(grant) => {
+        table::Verdict::Granted(grant) => {
             Some((Seen { name: name.clone(), write: grant.access == Access::Write }, grant))
         }
         _ => None,
@@ -223,7 +223,7 @@ fn see(table: &Table, identity: &Identity, name: &RepoName) -> Option<(Seen, acc
 fn seen(table: &Table, filter: &Filter) -> Vec<Seen> {
     let Ok(identity) = account_user(table, &filter.who) else { return Vec::new() };
     let root = Path::new(OsStr::from_bytes(&filter.place));
-    let here = |grant: &access::Grant, below: &RepoName| {
+    let here = |grant: &table::Grant, below: &RepoName| {
         let block = table.config().repositories.get(grant.block);
         grant.found != Found::Configured
             && block.is_some_and(|b| b.place().as_bytes() == filter.place)
@@ -245,7 +245,7 @@ fn connections(table: &Table, identity: &Identity) -> (u32, bool) {
     (most, limit.is_some_and(|(_, limit)| limit == Limit::ConnectionsOfUser))
 }
 
-fn permit(table: &Table, identity: &Identity, grant: &access::Grant, service: Service) -> Option<Permit> {
+fn permit(table: &Table, identity: &Identity, grant: &table::Grant, service: Service) -> Option<Permit> {
     let config = table.config();
     let block = config.repositories.get(grant.block)?;
     let below = match &grant.found {

@@ -13,14 +13,14 @@ use librepo::place;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstat, fstatat};
 
-use crate::access::Table;
+use crate::access::places::Places;
+use crate::access::table::Table;
 use crate::below;
 use crate::check_alternates;
 use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
 use crate::conf::resolve::complaint;
-use crate::places::Places;
 use crate::repository::{Found, repository_at};
 
 /// Repositories that are looked at, of all blocks.

@@ -1,17 +1,17 @@
 //! What `gotd -n` says about alternates: where a repository borrows from one that some of its readers may not read.
 //!
-//! Only rules are compared that name the same user or group. Who is refused in the end is said by [`lending`](crate::lending) for each client.
+//! Only rules are compared that name the same user or group. Who is refused in the end is said by [`lending`](crate::access::lending) for each client.
 
 use std::os::unix::ffi::OsStrExt;
 
 use libproto::names::escape;
 use librepo::alternates::{self, Lender, Lending, Place};
 
-use crate::access::Table;
+use crate::access::lending;
+use crate::access::table::Table;
 use crate::borrowing;
 use crate::conf::files::trust;
 use crate::conf::model::{Action, Config, Repository};
-use crate::lending;
 use crate::repository::Found;
 
 /// Warnings about one repository of a block, which clients know as `name`. `table` is made once it is needed.

@@ -5,7 +5,7 @@ use std::fmt;
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};
 
-use crate::access::{Found, Identity, Table, Verdict};
+use crate::access::table::{Found, Identity, Table, Verdict};
 use crate::conf::model::{ANONYMOUS, Access, UnixUser};
 use crate::conf::resolve::NameService;
 

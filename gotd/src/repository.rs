@@ -27,11 +27,11 @@ use librepo::place::{self, Inode, Stopped, Trust, Walked, Why};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
+use crate::access::places;
 use crate::borrowing;
 use crate::client::Output;
 use crate::os::system;
 use crate::os::watchdog::{self, Words};
-use crate::places;
 use crate::repo_read;
 use crate::repo_write;
 use crate::settings;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use gotd::access::{Found, Identity, Table, Verdict};
+use gotd::access::table::{Found, Identity, Table, Verdict};
 use gotd::conf::model::{Access, Config, Secret, UnixUser};
 use gotd::conf::resolve::{FixedNames, UnixGroup, resolve};
 use gotd::conf::source::Texts;

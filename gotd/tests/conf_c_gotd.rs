@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use gotd::access::{Identity, Table};
+use gotd::access::table::{Identity, Table};
 use gotd::conf::model::{Secret, UnixUser};
 use gotd::conf::parse;
 use gotd::conf::push_rules::{Change, PushRules};

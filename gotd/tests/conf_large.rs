@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use gotd::access::{Identity, Table, Verdict};
+use gotd::access::table::{Identity, Table, Verdict};
 use gotd::conf::parse;
 use gotd::conf::resolve::{FixedNames, resolve};
 use gotd::conf::source::Texts;

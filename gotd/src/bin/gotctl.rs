@@ -210,7 +210,7 @@ fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
         }
         return Err(format!("{}: not usable", config.display()));
     }
-    let table = gotd::access::Table::new(loaded.config);
+    let table = gotd::access::table::Table::new(loaded.config);
     let groups = gotd::os::passwd::groups_of;
     let verdict = gotd::explain::explain(&table, user, repository, &mut gotd::os::passwd::System, &groups)?;
     writeln!(std::io::stdout(), "{verdict}").map_err(|e| format!("standard output: {e}"))?;

@@ -15,7 +15,7 @@ use libproto::names::UserName;
 use libproto::states::RepoState;
 
 use super::Parent;
-use crate::places::Recorded;
+use crate::access::places::Recorded;
 
 /// What was asked so far for one session, and what was lent.
 #[derive(Debug, Default)]

@@ -30,13 +30,13 @@ use super::metrics::Metrics;
 use super::set_limits::SetLimits;
 use super::table::Table;
 use super::{Parent, same_build};
+use crate::access::places::Recorded;
 use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::limits::Limit;
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::fairness::owners::Owners;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::{Child, Starter};
-use crate::places::Recorded;
 use crate::sockets::ask;
 
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
@@ -581,7 +581,7 @@ fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result
     named.retain(|(path, _)| path.exists());
     let mut visible: Vec<Visible<'_>> =
         named.iter().map(|(path, access)| Visible::named(path, *access)).collect();
-    let granted = crate::places::visible(&settings.granted);
+    let granted = crate::access::places::visible(&settings.granted);
     for (path, directory) in &granted {
         visible.push(Visible::opened(directory.as_fd(), path, Access::READ_WRITE_CREATE));
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 use libproto::message::parent::Lend;
 use libproto::names::RepoName;
 
-use crate::access::{Found, Identity, Table};
+use crate::access::table::{Found, Identity, Table};
 use crate::conf::model::{Action, Repository, RepositoryKind};
 
 /// A block that an objects directory belongs to.

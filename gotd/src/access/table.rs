@@ -13,11 +13,11 @@ use std::path::Path;
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};
 
+use crate::access::places::Places;
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Rule, Who};
 use crate::conf::resolve::NO_ID;
 use crate::fairness::owners::Owners;
-use crate::places::Places;
 
 /// Most groups that a peer may be in; with more it is refused, because a truncated list would evade `deny :group`.
 pub const GROUPS_MAX: usize = 1024;
