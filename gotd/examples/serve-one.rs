@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use gotd::client::{Input, Output};
-use gotd::repo_read;
+use gotd::repo::read;
 use gotd::session::{Conversation, Failure, Repo};
 use gotd::upload_pack;
 use libproto::command::{Parameters, Service};
@@ -44,7 +44,7 @@ fn main() {
     let own = |fd: std::os::fd::BorrowedFd<'_>| -> OwnedFd { fd.try_clone_to_owned().expect("a descriptor") };
     let output = own(std::io::stdout().as_fd());
     let server = std::thread::spawn(move || {
-        let grant = repo_read::Grant {
+        let grant = read::Grant {
             rules,
             hidden: &[],
             limits: &repo_limits,
@@ -54,7 +54,7 @@ fn main() {
             queue: None,
             negotiation: libproto::message::parent::Negotiation::default(),
         };
-        repo_read::serve(&repo_read::Session::from(theirs), &repository, &grant, Output::new(output))
+        read::serve(&read::Session::from(theirs), &repository, &grant, Output::new(output))
     });
     let protocol = std::env::var_os("GIT_PROTOCOL").unwrap_or_default();
     let version = Parameters::parse(protocol.as_encoded_bytes()).version_for(Service::UploadPack);

@@ -15,13 +15,13 @@ use nix::sys::stat::{FileStat, fstat, fstatat};
 
 use crate::access::places::Places;
 use crate::access::table::Table;
-use crate::below;
 use crate::check_alternates;
 use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
 use crate::conf::resolve::complaint;
-use crate::repository::{Found, repository_at};
+use crate::repo::role::{Found, repository_at};
+use crate::repo::walk_repositories;
 
 /// Repositories that are looked at, of all blocks.
 const MOST_REPOSITORIES: usize = 1000;
@@ -128,7 +128,7 @@ impl Looks<'_> {
                 let bits = if create { READ | WRITE } else { READ };
                 troubles.extend(self.way(&walked.path));
                 troubles.extend(kept.and_then(|stat| self.directory(&walked.path, &stat, bits)));
-                below::each_repository(&walked, &mut |below| {
+                walk_repositories::each_repository(&walked, &mut |below| {
                     let name = match &block.name {
                         Some(prefix) => format!("{prefix}/{}", below.name),
                         None => below.name.to_string(),

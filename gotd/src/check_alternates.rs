@@ -9,10 +9,10 @@ use librepo::alternates::{self, Lender, Lending, Place};
 
 use crate::access::lending;
 use crate::access::table::Table;
-use crate::borrowing;
 use crate::conf::files::trust;
 use crate::conf::model::{Action, Config, Repository};
-use crate::repository::Found;
+use crate::repo::borrowing;
+use crate::repo::role::Found;
 
 /// Warnings about one repository of a block, which clients know as `name`. `table` is made once it is needed.
 pub fn warnings(

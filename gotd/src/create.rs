@@ -27,11 +27,11 @@ use nix::sys::stat::{Mode, fstatat, mkdirat, umask};
 use nix::unistd::geteuid;
 
 use crate::conf::limits::Limit;
-use crate::creator;
 use crate::list::why_absent;
 use crate::os::free_space::check_reserve;
 use crate::os::system;
-use crate::repository::{self, is_in_repository};
+use crate::repo::made_by;
+use crate::repo::role::{self, is_in_repository};
 
 /// From the first message on.
 pub const WORK: Promises =
@@ -61,7 +61,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         Ok(Received { message: ParentToCreate::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let root = repository::root(&start.path, &start.place).map_err(why_absent)?;
+    let root = role::root(&start.path, &start.place).map_err(why_absent)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ_WRITE_CREATE)];
     let limits = Limits { fsize: Some(FILE_SIZE), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
@@ -89,7 +89,7 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, String> {
     }
     let text = |e: &dyn std::fmt::Display| format!("{name}: cannot be created: {e}");
     check_reserve(&root.directory, *reserve).map_err(|e| e.to_string())?;
-    if *most > 0 && creator::has_made(root, who, *most) {
+    if *most > 0 && made_by::has_made(root, who, *most) {
         let hint = Limit::RepositoriesPerUser.hint();
         return Err(format!("{name}: cannot be created: you have made {most} repositories here {hint}"));
     }
@@ -97,7 +97,7 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, String> {
     let fs = Fs::new(directory, Shared::Umask).within(root.look());
     let staging = Staging::open(&fs, root.look()).map_err(|e| text(&e))?;
     let staged = fresh(MADE).into_bytes();
-    let done = create::empty(&staging.fs, &staged).and_then(|()| creator::record(&staging.fs, &staged, who));
+    let done = create::empty(&staging.fs, &staged).and_then(|()| made_by::record(&staging.fs, &staged, who));
     let done = done.map_err(|e| e.to_string());
     let done = done.and_then(|()| put(&fs, &staging, &staged, &name.with_suffix()));
     if done != Ok(Created::Made) {

@@ -4,35 +4,26 @@
 //! others; [`roles`] maps names to entry functions; `libproto::states` holds who may talk to whom.
 
 pub mod access;
+pub mod admin;
 pub mod auth;
-pub mod authorized;
-pub mod below;
-pub mod borrowing;
 pub mod check;
 pub mod check_alternates;
 pub mod client;
 pub mod conf;
 pub mod config;
 pub mod create;
-pub mod creator;
 #[cfg(feature = "escapes")]
 pub mod escapes;
-pub mod explain;
 pub mod fairness;
 pub mod git_daemon;
-pub mod hidden;
-pub mod ids;
 pub mod list;
 pub mod listen;
 pub mod os;
 pub mod parent;
 pub mod receive_pack;
-pub mod repo_read;
-pub mod repo_write;
-pub mod repository;
+pub mod repo;
 pub mod roles;
 pub mod session;
-pub mod settings;
 pub mod sockets;
 pub mod upload_pack;
 pub mod verify;

@@ -14,9 +14,9 @@ use libproto::message::parent::{
 };
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
-use crate::below::{Below, each_repository};
 use crate::os::system;
-use crate::repository;
+use crate::repo::role;
+use crate::repo::walk_repositories::{Below, each_repository};
 
 /// From the first message on.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
@@ -37,7 +37,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
 }
 
 fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), String> {
-    let root = repository::root(&start.path, &start.place).map_err(why_absent)?;
+    let root = role::root(&start.path, &start.place).map_err(why_absent)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ)];
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })

@@ -10,7 +10,7 @@ use crate::list;
 use crate::listen;
 use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
 use crate::os::system;
-use crate::repository;
+use crate::repo::role;
 use crate::session;
 use crate::sockets;
 use crate::verify;
@@ -84,10 +84,10 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
         Role::Repository => {
             let session = fd(0)?;
             let ends = match git {
-                true => repository::Ends::Git { listen: fd(1)? },
-                false => repository::Ends::Unix { verify: fd(1)?, output: fd(2)?, input: fd(3)? },
+                true => role::Ends::Git { listen: fd(1)? },
+                false => role::Ends::Unix { verify: fd(1)?, output: fd(2)?, input: fd(3)? },
             };
-            repository::run(parent, session, ends, enforcement)
+            role::run(parent, session, ends, enforcement)
         }
         Role::Config => config::run(parent),
         Role::Verify => verify::run(parent, fd(0)?, fd(1)?, enforcement),
@@ -102,7 +102,9 @@ mod tests {
     use libsandbox::{Limits, Promises, Stage, openbsd_words};
 
     use super::*;
-    use crate::{parent, repo_write, settings};
+    use crate::parent;
+    use crate::repo::describe;
+    use crate::repo::write;
 
     /// What each role asks pledge(2) for on OpenBSD at each of its stages, from the constants that it enters with.
     #[test]
@@ -115,22 +117,18 @@ mod tests {
             ("config", config::WORK, "stdio rpath getpw"),
             ("session, waiting", session::SET_UP, "stdio recvfd sendfd"),
             ("session", session::WORK, "stdio"),
-            ("repository, waiting", repository::WAITING, "stdio rpath wpath cpath fattr flock sendfd unveil"),
-            ("repository, waiting for git://", repository::WAITING_GIT, "stdio rpath recvfd unveil"),
-            ("repo_read", repository::READING, "stdio rpath"),
-            (
-                "repo_write, setting up",
-                repo_write::SET_UP,
-                "stdio rpath wpath cpath fattr flock sendfd unveil",
-            ),
-            ("repo_write", repo_write::WORK, "stdio rpath wpath cpath fattr flock sendfd"),
-            ("repo_write, with nothing to send", repo_write::COMMIT, "stdio rpath wpath cpath fattr flock"),
+            ("repository, waiting", role::WAITING, "stdio rpath wpath cpath fattr flock sendfd unveil"),
+            ("repository, waiting for git://", role::WAITING_GIT, "stdio rpath recvfd unveil"),
+            ("repo_read", role::READING, "stdio rpath"),
+            ("repo_write, setting up", write::SET_UP, "stdio rpath wpath cpath fattr flock sendfd unveil"),
+            ("repo_write", write::WORK, "stdio rpath wpath cpath fattr flock sendfd"),
+            ("repo_write, with nothing to send", write::COMMIT, "stdio rpath wpath cpath fattr flock"),
             ("verify, setting up", verify::SET_UP, "stdio rpath recvfd unveil"),
             ("verify", verify::WORK, "stdio rpath"),
             ("create", create::WORK, "stdio rpath wpath cpath fattr"),
             ("list", list::WORK, "stdio rpath"),
-            ("repo_read, info", settings::LOOK, "stdio rpath"),
-            ("repo_write, settings", settings::WORK, "stdio rpath wpath cpath fattr flock"),
+            ("repo_read, info", describe::LOOK, "stdio rpath"),
+            ("repo_write, settings", describe::WORK, "stdio rpath wpath cpath fattr flock"),
         ];
         for (role, promises, expected) in table {
             let stage = Stage {

@@ -37,14 +37,14 @@ use librepo::receive::{
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
 
-use crate::borrowing;
 use crate::client::Input;
-use crate::hidden::Hidden;
-use crate::ids::{to_repo, to_wire};
 use crate::os::free_space::check_reserve;
 use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
-use crate::repository::{self, Found};
+use crate::repo::borrowing;
+use crate::repo::hidden::Hidden;
+use crate::repo::ids::{to_repo, to_wire};
+use crate::repo::role::{self, Found};
 use turn::{InTurn, PushTurn};
 
 /// Until the two files and the client's input have come.
@@ -92,8 +92,8 @@ pub fn run(
         fsize: Some(start.file_size),
         ..libsandbox::Limits::UNCHANGED
     };
-    repository::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
-    let repository = repository::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
+    role::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
+    let repository = role::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
     say(&parent, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
     let (task, input) = task(&writer)?;
     let input = if task.task.pack {
@@ -130,7 +130,7 @@ pub fn run(
 
 /// The repository of the start message, if it is still the one that `repo_write` found.
 fn find(start: &VerifyStart) -> Result<Found, String> {
-    let found = repository::find(&start.repository).map_err(|error| match error {
+    let found = role::find(&start.repository).map_err(|error| match error {
         OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
         OpenError::NotFound | OpenError::NotExported => "repository: gone".into(),
     })?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gotd::authorized::{self, ShellPath};
+use gotd::admin::authorized::{self, ShellPath};
 use gotd::conf::ConfigError;
 use gotd::conf::model::Config;
 use libproto::channel::{Channel, RecvError, recv_record_with_fds};
@@ -212,7 +212,8 @@ fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
     }
     let table = gotd::access::table::Table::new(loaded.config);
     let groups = gotd::os::passwd::groups_of;
-    let verdict = gotd::explain::explain(&table, user, repository, &mut gotd::os::passwd::System, &groups)?;
+    let verdict =
+        gotd::admin::explain::explain(&table, user, repository, &mut gotd::os::passwd::System, &groups)?;
     writeln!(std::io::stdout(), "{verdict}").map_err(|e| format!("standard output: {e}"))?;
     Ok(0)
 }

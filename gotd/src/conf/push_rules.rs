@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{Limit, Scope, TABLE};
 use super::model::{Config, ProtectionKind, Repository, branch_name, namespace};
 use super::repository_blocks::FSCK_KINDS;
-use crate::hidden::is_below;
+use crate::repo::hidden::is_below;
 
 /// Most bytes of encoded rules: they travel in one message with other things.
 pub const PUSH_RULES_MAX: usize = 8_500;

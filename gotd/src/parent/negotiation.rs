@@ -16,7 +16,7 @@ use super::queue::Work;
 use super::table::Session;
 use crate::conf::limits::Limit;
 use crate::fairness::{Network, networks};
-use crate::repo_read::budget::over;
+use crate::repo::read::budget::over;
 
 /// For how long used time is remembered, in minutes.
 const MINUTES: usize = 10;

@@ -15,7 +15,7 @@ use librepo::repository::{Options, Repository};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::client::{Input, Output};
-use crate::repo_read;
+use crate::repo::read;
 use crate::session::{Conversation, Failure, Repo};
 
 const UNKNOWN: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -127,7 +127,7 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
     let server = std::thread::spawn(move || {
         let limits = limits();
         let hidden = [b"refs/hidden".to_vec()];
-        let grant = repo_read::Grant {
+        let grant = read::Grant {
             rules,
             hidden: &hidden,
             limits: &limits,
@@ -137,7 +137,7 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
             queue: None,
             negotiation: libproto::message::parent::Negotiation::default(),
         };
-        repo_read::serve(&theirs.into(), &repository, &grant, Output::new(theirs_out))
+        read::serve(&theirs.into(), &repository, &grant, Output::new(theirs_out))
     });
     let (in_r, in_w) = nix::unistd::pipe().unwrap();
     let request = request.to_vec();
@@ -628,7 +628,7 @@ fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
     let server = std::thread::spawn(move || {
         let limits = limits();
         let rules = FetchRules::default();
-        let grant = repo_read::Grant {
+        let grant = read::Grant {
             rules,
             hidden: &[],
             limits: &limits,
@@ -639,7 +639,7 @@ fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
             negotiation: libproto::message::parent::Negotiation::default(),
         };
         let (_client, output) = nix::unistd::pipe().unwrap();
-        repo_read::serve(&theirs.into(), &repository, &grant, Output::new(output)).text
+        read::serve(&theirs.into(), &repository, &grant, Output::new(output)).text
     });
     (ours.into(), server)
 }

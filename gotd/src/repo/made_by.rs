@@ -8,7 +8,7 @@ use librepo::beneath::Dir;
 use librepo::fs_ops::Fs;
 use librepo::place::Walked;
 
-use crate::below::each_repository;
+use crate::repo::walk_repositories::each_repository;
 
 /// The file, in the repository's own directory.
 const FILE: &[u8] = b"gotd-creator";

@@ -28,13 +28,13 @@ use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::access::places;
-use crate::borrowing;
 use crate::client::Output;
 use crate::os::system;
 use crate::os::watchdog::{self, Words};
-use crate::repo_read;
-use crate::repo_write;
-use crate::settings;
+use crate::repo::borrowing;
+use crate::repo::describe;
+use crate::repo::read;
+use crate::repo::write;
 
 /// While waiting.
 pub const WAITING: Promises = Promises::of(&[
@@ -157,14 +157,14 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         return failed(&parent, OpenError::NotExported);
     }
     match serve.access {
-        Access::Read if serve.task != Task::Git => settings::tell(&parent, &serve, &found, enforcement),
+        Access::Read if serve.task != Task::Git => describe::tell(&parent, &serve, &found, enforcement),
         Access::Read => read(&parent, session, output, &start, &serve, found, enforcement),
-        Access::Write if serve.task != Task::Git => settings::run(&parent, &serve, &found, enforcement),
+        Access::Write if serve.task != Task::Git => describe::run(&parent, &serve, &found, enforcement),
         Access::Write => {
             let for_verify = for_push.ok_or("git:// is for fetching only")?;
             // Whoever writes to the repository says nothing to its client.
             drop(output);
-            repo_write::run(&parent, session, for_verify, &serve, &found, enforcement)
+            write::run(&parent, session, for_verify, &serve, &found, enforcement)
         }
     }
 }
@@ -205,7 +205,7 @@ fn read(
         Ok(opening) => opening,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
-    tell(parent, found.directory.as_fd(), crate::ids::hash_to_wire(opening.hash()))?;
+    tell(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(opening.hash()))?;
     // While the parent looks at what was found.
     let checked = Arc::<Checked>::default();
     let dirs = std::mem::take(&mut alternates.dirs);
@@ -218,23 +218,23 @@ fn read(
     let repository = match repository {
         Ok(repository) => repository,
         Err(e) => {
-            send(parent, &RepoToParent::Finished(repo_read::refuse(&session, &e.to_string())));
+            send(parent, &RepoToParent::Finished(read::refuse(&session, &e.to_string())));
             return Ok(());
         }
     };
-    let grant = repo_read::Grant {
+    let grant = read::Grant {
         rules: serve.fetch,
         hidden: &serve.hidden,
         limits: &serve.limits,
         threads: start.threads.into(),
         withheld: alternates.withheld(),
         cache_bytes: CACHE_BYTES,
-        queue: Some(repo_read::PackQueue { parent }),
+        queue: Some(read::PackQueue { parent }),
         negotiation: serve.negotiation,
     };
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("repo_read", READING);
-    let mut report = repo_read::serve(&session, &repository, &grant, Output::new(output));
+    let mut report = read::serve(&session, &repository, &grant, Output::new(output));
     report.warnings.extend(repository.notes().take(16).map(str::to_owned));
     report.warnings.extend(borrowing::warnings(&alternates));
     report.checked = checked.found().iter().map(|seal| *seal.as_bytes()).collect();
@@ -243,9 +243,9 @@ fn read(
 }
 
 /// Starts the watchdog of `repo_read`: the parent hears of it for the log, and the session for its client.
-fn watch(parent: &Parent, session: &repo_read::Session, serve: &Serve) -> Result<(), String> {
+fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), String> {
     let limits = &serve.limits;
-    let (allowed, cpu) = repo_read::budget::first_reached(&serve.negotiation);
+    let (allowed, cpu) = read::budget::first_reached(&serve.negotiation);
     let for_log = |text: &str| {
         let report = RepoReport { text: text.into(), ..RepoReport::default() };
         channel::encode(0, 0, &RepoToParent::Finished(report)).unwrap_or_default()

@@ -19,11 +19,11 @@ use librepo::repository::Repository;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises};
 
 use crate::conf::push_rules::{Change, PushRules};
-use crate::hidden::Hidden;
-use crate::repository::{self, Found, Parent};
+use crate::repo::hidden::Hidden;
+use crate::repo::role::{self, Found, Parent};
 
 /// At work.
-pub const WORK: Promises = crate::repo_write::COMMIT;
+pub const WORK: Promises = crate::repo::write::COMMIT;
 
 /// Telling about a repository.
 pub const LOOK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
@@ -39,12 +39,12 @@ const CACHE: usize = 4 << 20;
 /// Does what the grant says, and reports.
 pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
     let rules = PushRules::decode(&serve.push_rules).map_err(|e| format!("rules: {e}"))?;
-    repository::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], Limits::UNCHANGED, enforcement)?;
-    let repository = match repository::open_repository(found, Vec::new()) {
+    role::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], Limits::UNCHANGED, enforcement)?;
+    let repository = match role::open_repository(found, Vec::new()) {
         Ok(repository) => repository,
-        Err(e) => return repository::failed(parent, OpenError::Unusable(e.to_string())),
+        Err(e) => return role::failed(parent, OpenError::Unusable(e.to_string())),
     };
-    repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
+    role::announce(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(repository.hash()))?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("settings", WORK);
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
@@ -55,13 +55,13 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
         Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")),
     };
     let report = RepoReport { text: done.err().unwrap_or_default(), ..RepoReport::default() };
-    repository::send(parent, &RepoToParent::Finished(report));
+    role::send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
 
 /// Tells what there is to know, without writing anything.
 pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
-    repository::narrow(
+    role::narrow(
         LOOK,
         found,
         Access::READ,
@@ -69,19 +69,19 @@ pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcem
         Limits { fsize: Some(0), ..Limits::UNCHANGED },
         enforcement,
     )?;
-    let repository = match repository::open_repository(found, Vec::new()) {
+    let repository = match role::open_repository(found, Vec::new()) {
         Ok(repository) => repository,
-        Err(e) => return repository::failed(parent, OpenError::Unusable(e.to_string())),
+        Err(e) => return role::failed(parent, OpenError::Unusable(e.to_string())),
     };
-    repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
+    role::announce(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(repository.hash()))?;
     let text = match info(&repository, &serve.hidden) {
         Ok(info) => {
-            repository::send(parent, &RepoToParent::Info(info));
+            role::send(parent, &RepoToParent::Info(info));
             String::new()
         }
         Err(e) => e.to_string(),
     };
-    repository::send(parent, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }));
+    role::send(parent, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }));
     Ok(())
 }
 

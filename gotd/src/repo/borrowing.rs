@@ -21,7 +21,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::os::system;
-use crate::repository::{self, Found, Parent};
+use crate::repo::role::{self, Found, Parent};
 
 /// What is asked about fits what the parent takes.
 const _: () = assert!(
@@ -89,10 +89,10 @@ impl Lender for Asking<'_> {
     fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
         let asked = places.iter().map(|place| FoundAt {
             path: place.path.as_os_str().as_bytes().to_vec(),
-            directories: place.directories.iter().map(|inode| repository::directory_id(*inode)).collect(),
+            directories: place.directories.iter().map(|inode| role::directory_id(*inode)).collect(),
         });
         let asked = asked.collect();
-        repository::send(self.parent, &RepoToParent::Borrow(asked));
+        role::send(self.parent, &RepoToParent::Borrow(asked));
         match self.parent.recv() {
             Ok(Received { message: ParentToRepo::Lent(answers), .. }) => {
                 Ok(answers.iter().map(|answer| lending(*answer, self.who)).collect())

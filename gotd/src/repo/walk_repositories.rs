@@ -11,7 +11,7 @@ use libproto::names::RepoName;
 use librepo::beneath::{Dir, EntryType};
 use librepo::place::Walked;
 
-use crate::repository::{Found, repository_at};
+use crate::repo::role::{Found, repository_at};
 
 /// Directories within each other that are looked into.
 const MOST_LEVELS: usize = 9;

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::os::system;
 use crate::os::watchdog;
-use crate::repository::{Parent, send};
+use crate::repo::role::{Parent, send};
 
 /// Milliseconds between signs that a process which waits for a turn is alive.
 const TICK_MS: u16 = 1000;

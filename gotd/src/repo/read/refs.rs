@@ -14,7 +14,7 @@ use librepo::refs::Head;
 use librepo::repository::Repository;
 
 use super::to_wire;
-use crate::hidden::Hidden;
+use crate::repo::hidden::Hidden;
 
 /// Bytes of objects that are kept while tags are looked up.
 const CACHE: usize = 4 << 20;

@@ -31,13 +31,13 @@ use librepo::repository::Repository;
 use librepo::transaction::{self, Options, Peel, RefError, RefResult, Reflog, Update};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
-use crate::borrowing;
 use crate::conf::limits::Limit;
 use crate::conf::push_rules::{Change, PushRules};
-use crate::ids::to_repo;
 use crate::os::free_space::check_reserve;
-use crate::repo_read::refs::Advertised;
-use crate::repository::{self, Found, Parent};
+use crate::repo::borrowing;
+use crate::repo::ids::to_repo;
+use crate::repo::read::refs::Advertised;
+use crate::repo::role::{self, Found, Parent};
 
 /// From the moment its repository is known.
 pub const SET_UP: Promises = Promises::of(&[
@@ -104,18 +104,18 @@ pub fn run(
     let rules = PushRules::decode(&serve.push_rules).map_err(|e| format!("rules: {e}"))?;
     let alternates = match borrowing::from_parent(parent, found, &serve.who) {
         Ok(alternates) => alternates,
-        Err(text) => return repository::failed(parent, libproto::message::parent::OpenError::Unusable(text)),
+        Err(text) => return role::failed(parent, libproto::message::parent::OpenError::Unusable(text)),
     };
     let warnings = borrowing::warnings(&alternates).collect();
     let limits = Limits::UNCHANGED;
-    repository::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
-    let repository = match repository::open_repository(found, alternates.dirs) {
+    role::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
+    let repository = match role::open_repository(found, alternates.dirs) {
         Ok(repository) => repository,
         Err(e) => {
-            return repository::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
+            return role::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
         }
     };
-    repository::announce(parent, found.directory.as_fd(), crate::ids::hash_to_wire(repository.hash()))?;
+    role::announce(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(repository.hash()))?;
     let head = match repository.refs().head() {
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
@@ -140,7 +140,7 @@ pub fn run(
     if let Err(text) = end {
         report.text = text;
     }
-    repository::send(parent, &RepoToParent::Finished(report));
+    role::send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
 
@@ -215,7 +215,7 @@ impl Push<'_> {
         if batch.len() > BATCH_COMMANDS || self.changes.len().saturating_add(batch.len()) as u64 > limit {
             return self.refuse(&format!("more than {limit} references in one push (limit commands)"));
         }
-        let hash = crate::ids::hash_to_wire(self.repository.hash());
+        let hash = crate::repo::ids::hash_to_wire(self.repository.hash());
         for command in batch {
             if command.old.kind() != hash || command.new.kind() != hash {
                 return Err("session: object id of another hash".into());
@@ -444,7 +444,7 @@ impl Push<'_> {
         begin: &PushBegin,
     ) -> Result<Option<IndexedPack>, String> {
         let (pack, idx) = quarantine.create_files(fs).map_err(|e| e.to_string())?;
-        repository::send(self.parent, &RepoToParent::NeedVerify(()));
+        role::send(self.parent, &RepoToParent::NeedVerify(()));
         match self.parent.recv() {
             Ok(Received { message: ParentToRepo::Verify(true), .. }) => {}
             Ok(Received { message: ParentToRepo::Verify(false), .. }) => {
@@ -590,7 +590,7 @@ impl Push<'_> {
             })
             .collect();
         let peel = |id: &librepo::id::ObjectId| {
-            peels.get(&crate::ids::to_wire(id)).copied().unwrap_or(Peel::Unknown)
+            peels.get(&crate::repo::ids::to_wire(id)).copied().unwrap_or(Peel::Unknown)
         };
         let reflog = self.rules.reflog.then(|| Reflog {
             identity: format!("{} <{}@gotd>", self.serve.who, self.serve.who),
@@ -646,7 +646,7 @@ impl Push<'_> {
                 new: command.new.to_string(),
                 refused: change.refused.clone().unwrap_or_default(),
             };
-            repository::send(self.parent, &RepoToParent::Ref(report));
+            role::send(self.parent, &RepoToParent::Ref(report));
             let refused = change.refused.as_ref().map(|text| {
                 let mut text = escape(text.as_bytes());
                 text.truncate(text.floor_char_boundary(500));

@@ -1,0 +1,12 @@
+//! The repository process: it waits, opens the one repository of its session, and becomes `repo_read` or `repo_write`.
+//! Beside it what `create` and `list` know of repositories too.
+
+pub mod borrowing;
+pub mod describe;
+pub mod hidden;
+pub mod ids;
+pub mod made_by;
+pub mod read;
+pub mod role;
+pub mod walk_repositories;
+pub mod write;
