@@ -5,10 +5,10 @@
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
-use gotd::client::{Input, Output};
 use gotd::repo::read;
-use gotd::session::{Conversation, Failure, Repo};
-use gotd::upload_pack;
+use gotd::session::pipes::{Input, Output};
+use gotd::session::role::{Conversation, Failure, Repo};
+use gotd::session::upload_pack;
 use libproto::command::{Parameters, Service};
 use libproto::message::parent::{FetchRules, Grant, SessionStart};
 use libproto::names::HashKind;

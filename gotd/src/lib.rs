@@ -8,26 +8,21 @@ pub mod admin;
 pub mod auth;
 pub mod check;
 pub mod check_alternates;
-pub mod client;
 pub mod conf;
 pub mod config;
 pub mod create;
 #[cfg(feature = "escapes")]
 pub mod escapes;
 pub mod fairness;
-pub mod git_daemon;
 pub mod list;
 pub mod listen;
 pub mod os;
 pub mod parent;
-pub mod receive_pack;
 pub mod repo;
 pub mod roles;
 pub mod session;
 pub mod sockets;
-pub mod upload_pack;
 pub mod verify;
-pub mod wire;
 
 /// The version, for people.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

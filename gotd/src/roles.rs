@@ -10,8 +10,8 @@ use crate::list;
 use crate::listen;
 use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
 use crate::os::system;
-use crate::repo::role;
-use crate::session;
+use crate::repo::role as repository;
+use crate::session::role as session;
 use crate::sockets;
 use crate::verify;
 
@@ -84,10 +84,10 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
         Role::Repository => {
             let session = fd(0)?;
             let ends = match git {
-                true => role::Ends::Git { listen: fd(1)? },
-                false => role::Ends::Unix { verify: fd(1)?, output: fd(2)?, input: fd(3)? },
+                true => repository::Ends::Git { listen: fd(1)? },
+                false => repository::Ends::Unix { verify: fd(1)?, output: fd(2)?, input: fd(3)? },
             };
-            role::run(parent, session, ends, enforcement)
+            repository::run(parent, session, ends, enforcement)
         }
         Role::Config => config::run(parent),
         Role::Verify => verify::run(parent, fd(0)?, fd(1)?, enforcement),
@@ -117,9 +117,9 @@ mod tests {
             ("config", config::WORK, "stdio rpath getpw"),
             ("session, waiting", session::SET_UP, "stdio recvfd sendfd"),
             ("session", session::WORK, "stdio"),
-            ("repository, waiting", role::WAITING, "stdio rpath wpath cpath fattr flock sendfd unveil"),
-            ("repository, waiting for git://", role::WAITING_GIT, "stdio rpath recvfd unveil"),
-            ("repo_read", role::READING, "stdio rpath"),
+            ("repository, waiting", repository::WAITING, "stdio rpath wpath cpath fattr flock sendfd unveil"),
+            ("repository, waiting for git://", repository::WAITING_GIT, "stdio rpath recvfd unveil"),
+            ("repo_read", repository::READING, "stdio rpath"),
             ("repo_write, setting up", write::SET_UP, "stdio rpath wpath cpath fattr flock sendfd unveil"),
             ("repo_write", write::WORK, "stdio rpath wpath cpath fattr flock sendfd"),
             ("repo_write, with nothing to send", write::COMMIT, "stdio rpath wpath cpath fattr flock"),

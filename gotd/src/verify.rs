@@ -37,7 +37,6 @@ use librepo::receive::{
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
 
-use crate::client::Input;
 use crate::os::free_space::check_reserve;
 use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
@@ -45,6 +44,7 @@ use crate::repo::borrowing;
 use crate::repo::hidden::Hidden;
 use crate::repo::ids::{to_repo, to_wire};
 use crate::repo::role::{self, Found};
+use crate::session::pipes::Input;
 use turn::{InTurn, PushTurn};
 
 /// Until the two files and the client's input have come.

@@ -28,13 +28,13 @@ use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::access::places;
-use crate::client::Output;
 use crate::os::system;
 use crate::os::watchdog::{self, Words};
 use crate::repo::borrowing;
 use crate::repo::describe;
 use crate::repo::read;
 use crate::repo::write;
+use crate::session::pipes::Output;
 
 /// While waiting.
 pub const WAITING: Promises = Promises::of(&[

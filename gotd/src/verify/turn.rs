@@ -12,9 +12,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Parent, Session, say};
-use crate::client::Input;
 use crate::os::system;
 use crate::os::watchdog::{self, Phase};
+use crate::session::pipes::Input;
 
 /// How long a client may be waited for in one turn, all waits together, before others get its place.
 const PATIENCE: Duration = Duration::from_millis(100);

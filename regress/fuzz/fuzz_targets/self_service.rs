@@ -1,6 +1,6 @@
 //! What users of a shared account ask for through ssh without git: a line is a command whose words are clean, or none.
 #![no_main]
-use gotd::session::command;
+use gotd::session::role::command;
 use libfuzzer_sys::fuzz_target;
 use libproto::message::parent::{ShellCommand, Task};
 

@@ -28,8 +28,8 @@ use librepo::error::Error;
 use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, WantError};
 use librepo::repository::Repository;
 
-use crate::client;
 use crate::os::watchdog::{self, Phase};
+use crate::session::pipes;
 use budget::Budget;
 use pack_out::PackOut;
 pub use queue::PackQueue;
@@ -73,7 +73,7 @@ pub fn serve(
     link: &Session,
     repository: &Repository,
     grant: &Grant<'_>,
-    output: client::Output,
+    output: pipes::Output,
 ) -> RepoReport {
     let mut server = Server {
         link,
@@ -145,7 +145,7 @@ struct Server<'a> {
     haves_left: u64,
     /// How often it may still be looked at whether enough is common.
     looks_left: u32,
-    output: client::Output,
+    output: pipes::Output,
     report: RepoReport,
     /// How often the repository may still be opened again.
     reopenings: u32,

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::{PackQueue, Word};
-use crate::client::Output;
 use crate::os::watchdog::{self, Phase};
+use crate::session::pipes::Output;
 
 /// How long a side band may be silent, as in C git.
 const QUIET: Duration = Duration::from_secs(5);

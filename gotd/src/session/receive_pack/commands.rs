@@ -10,8 +10,8 @@ use libproto::request::{Counter, Limits};
 use libproto::wire_error::WireError;
 
 use super::writer::{Taken, Writer};
-use crate::wire::TalkError;
-use crate::wire::Wire;
+use crate::session::packets::TalkError;
+use crate::session::packets::Wire;
 
 /// Most bytes of one push option, escaped, that go to the log.
 const OPTION_LOG_MAX: usize = 1024;

@@ -3,7 +3,7 @@
 use libproto::pktline::{self, BAND_MAX, Band, FLUSH};
 
 use super::commands::{Asked, FUNNY, Request};
-use super::work::Outcome;
+use super::indexing::Outcome;
 
 /// Longest reason in bytes.
 const REASON_MAX: usize = 1000;

@@ -26,10 +26,10 @@ use libproto::pktline;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::client::{self, Input, Output};
 use crate::os::spawn::ClientPipes;
 use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
+use crate::session::pipes::{self, Input, Output};
 
 /// Until the connection is here and the client has been sent its pipes. Not a byte of a client's is read in this stage.
 pub const SET_UP: Promises =
@@ -143,7 +143,7 @@ pub fn run(
             (client, verify, Input::new(pipes.input), Output::new(pipes.output))
         }
         ((Pool::Tcp, connection), Ends::Git) => {
-            return crate::git_daemon::serve(&parent, connection, repo, start, enforcement);
+            return crate::session::git_daemon::serve(&parent, connection, repo, start, enforcement);
         }
         _ => return Err("listen: a connection of the other kind".into()),
     };
@@ -257,7 +257,7 @@ fn receive_record(parent: &Parent, client: &ClientSocket, buffer: &mut [u8]) -> 
         match channel::recv_record(client.as_fd(), buffer) {
             Ok(received) => return received,
             Err(e) if e.is_transient() => {
-                let _ = client::wait_for(client.as_fd(), PollFlags::POLLIN);
+                let _ = pipes::wait_for(client.as_fd(), PollFlags::POLLIN);
             }
             Err(e) => {
                 let text = match e {
@@ -306,7 +306,8 @@ pub(crate) fn talk(
     let service = ask.service;
     send(parent, &SessionToParent::Git(ask));
     let (repo, verify): (Repo, Option<OwnedFd>) = (links.0.into(), links.1);
-    let listing = service == Service::UploadPack && protocol < 2 && crate::upload_pack::ask_ahead(&repo);
+    let listing =
+        service == Service::UploadPack && protocol < 2 && crate::session::upload_pack::ask_ahead(&repo);
     let grant = match answer(parent, client) {
         Ok(grant) => grant,
         Err(text) => return refused(&mut output, text),
@@ -372,10 +373,10 @@ fn converse(
     parent: &Parent,
 ) -> Result<(), Failure> {
     match (talk.service, verify) {
-        (Service::UploadPack, _) => crate::upload_pack::serve(talk, &repo),
+        (Service::UploadPack, _) => crate::session::upload_pack::serve(talk, &repo),
         (Service::ReceivePack, Some(verify)) => {
             let begins = |commands| send(parent, &SessionToParent::Begins(commands));
-            crate::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into(), &begins)
+            crate::session::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into(), &begins)
         }
         (Service::ReceivePack, None) => Err(Failure::new("git:// is for fetching only")),
     }

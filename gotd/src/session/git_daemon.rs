@@ -17,9 +17,9 @@ use libsandbox::{Enforcement, Limits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
-use crate::client::{self, Input, Output};
 use crate::os::watchdog::{self, Phase};
-use crate::session::{Parent, Pipes, WORK, memory, refused, report, send, talk, words_for_log};
+use crate::session::pipes::{self, Input, Output};
+use crate::session::role::{Parent, Pipes, WORK, memory, refused, report, send, talk, words_for_log};
 
 /// Milliseconds that a client may take to hear why it was refused, before its connection is closed for good.
 const FAREWELL_MS: u16 = 1000;
@@ -39,7 +39,7 @@ pub fn serve(
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("session", WORK);
-    if !client::is_tcp(connection.as_fd()) {
+    if !pipes::is_tcp(connection.as_fd()) {
         return Err("not a TCP connection".into());
     }
     send(parent, &SessionToParent::Remote(()));

@@ -14,9 +14,9 @@ use libproto::request::v0::SideBand;
 use librepo::repository::{Options, Repository};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::client::{Input, Output};
 use crate::repo::read;
-use crate::session::{Conversation, Failure, Repo};
+use crate::session::pipes::{Input, Output};
+use crate::session::role::{Conversation, Failure, Repo};
 
 const UNKNOWN: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -561,7 +561,7 @@ fn a_request_in_single_bytes_is_the_same_request() {
     let mut input = Input::new(in_r);
     let mut output = Output::new(out_w);
     drop(out_r);
-    let mut wire = crate::wire::Wire::new(&mut input, &mut output);
+    let mut wire = crate::session::packets::Wire::new(&mut input, &mut output);
     let mut count = 0;
     while wire.advance().unwrap() {
         count += 1;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::client::{Input, Output};
 use crate::os::watchdog::{self, Phase};
+use crate::session::pipes::{Input, Output};
 
 /// Most bytes that are dropped.
 const DROP_BYTES: u64 = 256 << 20;

@@ -8,10 +8,10 @@ use libproto::pktline::{Decoder, Packet};
 use libproto::wire_error::WireError;
 use nix::poll::PollFlags;
 
-use crate::client::{self, Input, Output};
 use crate::conf::limits::Limit;
 use crate::os::watchdog::{self, Phase};
-use crate::session::Failure;
+use crate::session::pipes::{self, Input, Output};
+use crate::session::role::Failure;
 
 /// How long a client has had nothing to say that is taken to be at leisure, in milliseconds.
 const LEISURE_MS: u16 = 1000;
@@ -184,7 +184,7 @@ impl<'a> Wire<'a> {
 
     /// Behind a pack a client may stay for long: its pipe is made small again once it has been taken.
     fn narrow(&mut self) {
-        while !client::ready_within(self.input.fd(), PollFlags::POLLIN, LEISURE_MS) {
+        while !pipes::ready_within(self.input.fd(), PollFlags::POLLIN, LEISURE_MS) {
             if self.output.narrow() {
                 return;
             }

@@ -10,7 +10,7 @@ use libproto::request::v0::{Capabilities, Common, MultiAck, Need};
 use libproto::wire_error::WireError;
 
 use super::{ADVERTISEMENT, Needs, Session};
-use crate::wire::TalkError;
+use crate::session::packets::TalkError;
 
 /// With more references than this, the time to the first packet does not begin to run when the last of them is in the
 /// pipe: a slow line has megabytes to carry before the client can choose.

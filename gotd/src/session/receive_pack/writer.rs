@@ -8,7 +8,7 @@ use libproto::message::repo::{RefBatch, Refusal};
 
 use super::WriterLink;
 use crate::os::watchdog::{self, Phase};
-use crate::wire::TalkError;
+use crate::session::packets::TalkError;
 
 /// How a batch was taken.
 pub(super) enum Taken {

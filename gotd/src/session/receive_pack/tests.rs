@@ -23,8 +23,8 @@ use libproto::names::{HashKind, ObjectId, RefName};
 use libproto::pktline::{Decoder, Packet};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::client::{Input, Output};
-use crate::session::{Conversation, Failure};
+use crate::session::pipes::{Input, Output};
+use crate::session::role::{Conversation, Failure};
 
 const NULL: &str = "0000000000000000000000000000000000000000";
 const ONE: &str = "1111111111111111111111111111111111111111";

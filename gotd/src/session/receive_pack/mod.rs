@@ -10,8 +10,8 @@
 
 mod commands;
 mod farewell;
+mod indexing;
 mod report;
-mod work;
 mod writer;
 
 #[cfg(test)]
@@ -25,12 +25,12 @@ use libproto::pktline::{self, Band, FLUSH};
 use libproto::request::Limits;
 
 use crate::os::watchdog::{self, Phase};
-use crate::session::{Conversation, Failure};
-use crate::wire::TalkError;
-use crate::wire::Wire;
+use crate::session::packets::TalkError;
+use crate::session::packets::Wire;
+use crate::session::role::{Conversation, Failure};
 use commands::{Reader, Request};
+use indexing::Outcome;
 use report::Report;
-use work::Outcome;
 use writer::Writer;
 
 /// The link to `repo_write`.
@@ -83,7 +83,7 @@ pub fn serve(
     if request.commands.is_empty() {
         return Ok(());
     }
-    let outcome = work::run(talk, &request, &writer, verify, begins);
+    let outcome = indexing::run(talk, &request, &writer, verify, begins);
     watchdog::phase(Phase::Transfer);
     answer(talk, request, outcome)
 }

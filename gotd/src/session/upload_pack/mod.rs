@@ -18,11 +18,11 @@ use libproto::pktline;
 use libproto::request::{Counter, Deepen, Limits, ShallowLine};
 use libproto::wire_error::WireError;
 
-use crate::session::{Conversation, Failure, Repo};
-use crate::wire::Wire;
+use crate::session::packets::Wire;
+use crate::session::role::{Conversation, Failure, Repo};
 use link::Link;
 
-pub use crate::wire::{self, TalkError};
+pub use crate::session::packets::{self, TalkError};
 
 /// What a conversation in v0 and v1 begins with.
 const ADVERTISEMENT: ListAsk = ListAsk { prefixed: false, peel: true };

@@ -9,8 +9,8 @@ use libproto::message::repo::{
 use libproto::names::ObjectId;
 
 use crate::os::watchdog::{self, Phase};
-use crate::session::Repo;
-use crate::wire::TalkError;
+use crate::session::packets::TalkError;
+use crate::session::role::Repo;
 
 /// One end of the link.
 pub(super) struct Link<'a> {

@@ -13,7 +13,7 @@ use libproto::request::v2::{Command, Fetch, Head, LsRefs};
 use libproto::wire_error::WireError;
 
 use super::{Needs, Session};
-use crate::wire::TalkError;
+use crate::session::packets::TalkError;
 
 impl Session<'_> {
     /// Holds the whole conversation.

@@ -16,10 +16,10 @@ use super::commands::Request;
 use super::farewell::{ROOM, timeout};
 use super::report::{ATOMIC, one_line};
 use super::writer::{self, Writer};
-use crate::client::{Input, Output};
 use crate::os::watchdog::{self, Phase};
-use crate::session::Conversation;
-use crate::wire::TalkError;
+use crate::session::packets::TalkError;
+use crate::session::pipes::{Input, Output};
+use crate::session::role::Conversation;
 
 /// Silence after which the client is told that work goes on, below the five seconds that git uses.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(4);

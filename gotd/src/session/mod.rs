@@ -1,0 +1,8 @@
+//! The session: the conversation with one client, in Git's protocol.
+
+pub mod git_daemon;
+pub mod packets;
+pub mod pipes;
+pub mod receive_pack;
+pub mod role;
+pub mod upload_pack;
