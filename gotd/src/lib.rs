@@ -1,28 +1,30 @@
 //! gotd: a Git server of many small processes.
 //!
-//! One file per process role, and the file is the role: its duty, its sandbox, its loop. `parent` starts all
-//! others; [`roles`] maps names to entry functions; `libproto::states` holds who may talk to whom.
+//! What is where:
+//!
+//! | folder | what it is |
+//! |---|---|
+//! | [`roles`] | one file or folder for each process role, and the table from a role's name to its entry; [`roles::parent`] starts all others |
+//! | [`session`] | the role `session`: the conversation with one client, in Git's protocol |
+//! | [`repo`] | the repository process: waiting, then `repo_read` or `repo_write` |
+//! | [`access`], [`fairness`] | who may do what, and who gets a place: rules without a descriptor or a clock |
+//! | [`conf`] | gotd.conf: its text, its typed form, and how that travels |
+//! | [`admin`] | what gotctl answers without the daemon |
+//! | [`os`] | what the system is asked for; the only `unsafe` code of the crate |
+//!
+//! A role is a file with its duty, its sandbox and its loop. What roles say to each other is in `libproto::message`, and
+//! which message is allowed when in `libproto::states`.
 
 pub mod access;
 pub mod admin;
-pub mod auth;
-pub mod check;
-pub mod check_alternates;
 pub mod conf;
-pub mod config;
-pub mod create;
 #[cfg(feature = "escapes")]
 pub mod escapes;
 pub mod fairness;
-pub mod list;
-pub mod listen;
 pub mod os;
-pub mod parent;
 pub mod repo;
 pub mod roles;
 pub mod session;
-pub mod sockets;
-pub mod verify;
 
 /// The version, for people.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gotd::os::spawn::TELL_BUILD;
-use gotd::parent::start::{self, Failure, Options};
 use gotd::roles;
+use gotd::roles::parent::start::{self, Failure, Options};
 use libproto::states::Role;
 
 /// musl's own gives every page back at once and asks for it again.

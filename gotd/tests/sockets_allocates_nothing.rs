@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gotd::sockets::ask::{self, BIND, REPLACE, TERMINATE};
-use gotd::sockets::{Table, serve};
+use gotd::roles::sockets::ask::{self, BIND, REPLACE, TERMINATE};
+use gotd::roles::sockets::{Table, serve};
 
 thread_local! {
     static COUNTED: Cell<bool> = const { Cell::new(false) };

@@ -1,4 +1,6 @@
-//! What gotctl answers from the configuration alone, without the daemon.
+//! What is answered from the configuration alone, without the daemon: by gotctl, and by `gotd -n`.
 
 pub mod authorized;
+pub mod check;
+pub mod check_alternates;
 pub mod explain;

@@ -160,7 +160,7 @@ fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
         let _ = writeln!(std::io::stderr(), "{}: note: {text}", path.display());
     }
     let mut loaded = gotd::conf::files::load(path, secrets);
-    gotd::check::check(&mut loaded);
+    gotd::admin::check::check(&mut loaded);
     let (warnings, errors) = (loaded.warnings.iter(), loaded.errors.iter());
     let before = loaded.notes.iter().map(ConfigError::as_note).chain(warnings.map(ConfigError::as_warning));
     for text in before.chain(errors.map(ToString::to_string)) {
@@ -223,7 +223,7 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
     let status = ask(path, ControlRequest::Stop { now })?;
     // The answer is the last but one thing that the daemon does. A socket of a service manager's stays.
     let until = std::time::Instant::now() + GONE;
-    let control = gotd::sockets::ask::control_named_by(path);
+    let control = gotd::roles::sockets::ask::control_named_by(path);
     while status == 0 && (path.exists() || control.exists()) && std::time::Instant::now() < until {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -233,7 +233,7 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
 /// Sends one request and prints what comes back; returns the status to exit with. `socket` is that of the daemon's
 /// clients, or the control socket beside it.
 fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
-    let path = &gotd::sockets::ask::control_named_by(socket);
+    let path = &gotd::roles::sockets::ask::control_named_by(socket);
     let text = |e: nix::Error| match e {
         nix::Error::ENOENT if socket.exists() => format!(
             "{}: {} (a gotd that is older has none: use its own gotctl, or SIGTERM)",

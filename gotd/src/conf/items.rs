@@ -22,7 +22,7 @@ use super::resolve::{MEMBERS_MAX, UNIX_USERS_MAX};
 use super::secrets::SECRETS_MAX;
 use super::source::FILES_MAX;
 use crate::fairness::owners;
-use crate::sockets::ask;
+use crate::roles::sockets::ask;
 
 /// Version of the items; both ends are the same build, so this only guards against mistakes.
 const VERSION: u32 = 1;

@@ -18,7 +18,7 @@ use super::model::{
     User, UserLimit, Who,
 };
 use super::source::{FILE_MAX, FILES_MAX, Loader, TOTAL_MAX, is_pattern};
-use crate::sockets::ask;
+use crate::roles::sockets::ask;
 
 /// Most errors and most warnings that one run reports.
 const COMPLAINTS_MAX: usize = 200;

@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use gotd::sockets::ask::{ANSWER_LEN, BIND, NEW, NEW_LEN, NONSENSE, REPLACE, TCP, TCP_LEN, TERMINATE};
-use gotd::sockets::{Table, serve};
+use gotd::roles::sockets::ask::{ANSWER_LEN, BIND, NEW, NEW_LEN, NONSENSE, REPLACE, TCP, TCP_LEN, TERMINATE};
+use gotd::roles::sockets::{Table, serve};
 use libfuzzer_sys::fuzz_target;
 use libproto::channel::{recv_record_with_fds, send_record};
 

@@ -46,22 +46,22 @@ pub mod control;
 pub mod create;
 pub mod crowd;
 pub mod listeners;
-pub mod manager;
 pub mod metrics;
 pub mod negotiation;
 pub mod place;
 pub mod push;
 pub mod queue;
-pub mod refill;
 pub mod reload;
 pub mod report;
+pub mod sd_notify;
+pub mod selfservice;
 pub mod set_limits;
-pub mod shell;
 pub mod start;
 pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod turns;
+pub mod waiting_pool;
 
 /// How long a session may take to be over once it has reported its end, or its repository process once the
 /// session is gone.
@@ -125,7 +125,7 @@ pub struct Parent {
     verbose: bool,
     reload: Option<Reload>,
     /// When a waiting session may be started after some that did not live.
-    pauses: refill::Pauses,
+    pauses: waiting_pool::Pauses,
     /// Why the daemon cannot go on, found while something else was done.
     unsound: Option<String>,
     /// Clients can send descriptors, because the kernel cannot refuse them.
@@ -730,7 +730,7 @@ impl Parent {
             limits,
             push_rules: permit.push_rules.clone(),
             who: permit.identity.clone(),
-            task: shell::task(session),
+            task: selfservice::task(session),
             negotiation,
         };
         if session.shell.is_some() {
@@ -841,7 +841,7 @@ impl Parent {
     fn shut_down(&mut self) {
         let _ = libproto::channel::send_record(
             self.sockets.channel.as_fd(),
-            &[crate::sockets::ask::TERMINATE],
+            &[crate::roles::sockets::ask::TERMINATE],
             false,
         );
         let mut pids = vec![self.listen.pid, self.auth.pid];

@@ -15,7 +15,7 @@ use nix::sys::stat::{FileStat, fstat, fstatat};
 
 use crate::access::places::Places;
 use crate::access::table::Table;
-use crate::check_alternates;
+use crate::admin::check_alternates;
 use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};

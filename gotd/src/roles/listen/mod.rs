@@ -34,7 +34,7 @@ use self::graves::Graves;
 use self::local::Locals;
 use self::remote::{Remotes, Turned};
 use crate::os::system;
-use crate::sockets::BACKLOG;
+use crate::roles::sockets::BACKLOG;
 
 /// Accept, hand over, and nothing of the file system.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]);

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 use super::listeners::{Listeners, Origin};
 use super::start::{Settings, last_words};
 use crate::os::spawn::{Child, PARENT_FD, Starter};
-use crate::sockets::ask::{self, BIND, FIRST_FREE_PORT, REPLACE};
+use crate::roles::sockets::ask::{self, BIND, FIRST_FREE_PORT, REPLACE};
 
 /// Most sockets that a service manager may pass.
 const MOST_PASSED: i32 = 64;

@@ -25,8 +25,8 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::bind::{Place, bind, passed_count, passed_sockets};
 use super::checked::Checked;
 use super::children::{self, Complaints, Outbox};
-use super::manager::Manager;
 use super::metrics::Metrics;
+use super::sd_notify::Manager;
 use super::set_limits::SetLimits;
 use super::table::Table;
 use super::{Parent, same_build};
@@ -37,7 +37,7 @@ use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, San
 use crate::fairness::owners::Owners;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::{Child, Starter};
-use crate::sockets::ask;
+use crate::roles::sockets::ask;
 
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
 pub const WORK: Promises =
@@ -670,7 +670,7 @@ fn connect_roles(
         files,
         verbose: false,
         reload: None,
-        pauses: super::refill::Pauses::default(),
+        pauses: super::waiting_pool::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
     })

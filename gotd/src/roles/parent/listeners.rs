@@ -12,7 +12,7 @@ use super::Parent;
 use super::bind::Place;
 use super::start::Settings;
 use crate::os::log::Level;
-use crate::sockets::ask::{self, FIRST_FREE_PORT, MOST, Unmade};
+use crate::roles::sockets::ask::{self, FIRST_FREE_PORT, MOST, Unmade};
 
 /// A listening socket that `listen` has.
 #[derive(Debug)]

@@ -27,11 +27,11 @@ use nix::sys::stat::{Mode, fstatat, mkdirat, umask};
 use nix::unistd::geteuid;
 
 use crate::conf::limits::Limit;
-use crate::list::why_absent;
 use crate::os::free_space::check_reserve;
 use crate::os::system;
 use crate::repo::made_by;
 use crate::repo::role::{self, is_in_repository};
+use crate::roles::list::why_absent;
 
 /// From the first message on.
 pub const WORK: Promises =

@@ -65,7 +65,7 @@ fn parent() -> (Parent, Forged) {
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,
         reload: None,
-        pauses: refill::Pauses::default(),
+        pauses: waiting_pool::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
     };

@@ -178,7 +178,7 @@ pub struct Session {
     /// Milliseconds of processor time that its negotiation has used, as far as is known.
     pub negotiated: u32,
     /// A request of self-service.
-    pub shell: Option<Box<super::shell::Shell>>,
+    pub shell: Option<Box<super::selfservice::Shell>>,
 }
 
 impl Session {

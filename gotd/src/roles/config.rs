@@ -49,7 +49,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
     let mut loaded = crate::conf::files::load(Path::new(path), secrets.map(Path::new));
     if check {
-        crate::check::check(&mut loaded);
+        crate::admin::check::check(&mut loaded);
         loaded.warnings.truncate(WARNINGS_MAX);
     }
     for note in &loaded.notes {

@@ -1,19 +1,21 @@
 //! From the name of a role to its entry function, and what all started processes have in common.
 
+pub mod auth;
+pub mod config;
+pub mod create;
+pub mod list;
+pub mod listen;
+pub mod parent;
+pub mod sockets;
+pub mod verify;
+
 use libproto::states::Role;
 use libsandbox::Enforcement;
 
-use crate::auth;
-use crate::config;
-use crate::create;
-use crate::list;
-use crate::listen;
 use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
 use crate::os::system;
 use crate::repo::role as repository;
 use crate::session::role as session;
-use crate::sockets;
-use crate::verify;
 
 /// What a session and its repository process are told on their command line that wait for a client of git://.
 pub const GIT: &str = "git";
@@ -102,7 +104,6 @@ mod tests {
     use libsandbox::{Limits, Promises, Stage, openbsd_words};
 
     use super::*;
-    use crate::parent;
     use crate::repo::describe;
     use crate::repo::write;
 
