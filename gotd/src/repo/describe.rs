@@ -98,7 +98,7 @@ fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo
         Head::Detached(id) => (id.to_string().into_bytes(), true),
         _ => (Vec::new(), false),
     };
-    // A description of any size is somebody's right; the beginning of it is shown, of one that is not absurd.
+    // The first DESCRIPTION_TOLD bytes are shown; a file above DESCRIPTION_READ is shown as empty.
     let description =
         repository.dir().read(b"description", DESCRIPTION_READ).ok().flatten().unwrap_or_default();
     let description = description.get(..DESCRIPTION_TOLD).unwrap_or(&description).to_vec();

@@ -136,7 +136,8 @@ impl Output {
         })
     }
 
-    /// Writes what fits of bytes that more follow at once, so that a connection need not carry them alone.
+    /// Writes as many bytes as fit. More output follows them immediately (`MSG_MORE`), so TCP need not
+    /// send them as a packet of their own.
     pub fn write_ahead_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.tcp { self.try_once(|fd| system::send_more(fd, bytes)) } else { self.write_now(bytes) }
     }

@@ -294,7 +294,8 @@ pub(crate) struct Pipes {
     pub(crate) output: Output,
 }
 
-/// Asks the parent, and holds the conversation if it is granted. `client`: its end is the client's going.
+/// Asks the parent, and holds the conversation if it is granted. A hang-up on `client` means that the
+/// client left.
 pub(crate) fn talk(
     parent: &Parent,
     client: BorrowedFd<'_>,

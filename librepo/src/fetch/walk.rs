@@ -144,9 +144,9 @@ impl Painting<'_> {
     }
 }
 
-/// The commits that can be reached from `wants` and not from `haves`, newest first; and some that seemed to be such until
-/// it turned out, late because of their dates, that the client has them. In `commits` then all that were looked at
-/// remain; `step` is called for each.
+/// The commits that can be reached from `wants` and not from `haves`, newest first. May include commits
+/// that the client has: skewed dates can make that known only after they were given. Afterwards
+/// `commits` holds all commits that were looked at; `step` is called for each.
 pub(super) fn paint(
     commits: &mut Commits,
     source: &mut Source<'_>,

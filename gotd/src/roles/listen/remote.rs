@@ -293,8 +293,8 @@ impl Remote {
         }
     }
 
-    /// Whether the peer has, since it was looked at, taken the minimum rate of what it was owed then and now; or given it,
-    /// where it was owed nothing. Who takes all that there is, if it is only to be kept alive, waits for the server.
+    /// Looks whether the peer, since the last look, read at least the minimum rate of our pending output
+    /// or, with none pending, sent that much. A peer that reads all there is waits for the server.
     fn look(&mut self, minimum_rate: u32, now: Instant) {
         let (before, at) = self.seen;
         let passed = now.saturating_duration_since(at);
