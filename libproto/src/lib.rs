@@ -9,6 +9,7 @@
 pub mod channel;
 pub mod codec;
 pub mod frame;
+pub mod limits;
 pub mod message;
 pub mod states;
 
