@@ -20,7 +20,7 @@ impl Push<'_> {
             }
         }
         if begin.atomic && places.len() != self.changes.len() {
-            return self.all_or_none();
+            return judge::all_or_none(&mut self.changes);
         }
         let peels: HashMap<ObjectId, Peel> = self
             .changes

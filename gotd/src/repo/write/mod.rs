@@ -13,7 +13,7 @@ mod commit;
 mod judge;
 mod verifier;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,9 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use libproto::channel::{Channel, Message, Received};
 use libproto::message::parent::{ParentToRepo, RefReport, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
-    BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, ObjectKind,
-    PushBegin, SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession,
-    WriterToVerify,
+    BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, PushBegin,
+    SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession, WriterToVerify,
 };
 use libproto::message::repo::{BATCH_IDS, ListAsk};
 use libproto::names::{ObjectId, escape};
@@ -37,12 +36,13 @@ use librepo::transaction::{self, Options, Peel, RefError, RefResult, Reflog, Upd
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::conf::limits::Limit;
-use crate::conf::push_rules::{Change, PushRules};
+use crate::conf::push_rules::PushRules;
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
 use crate::repo::ids::to_repo;
 use crate::repo::read::refs::Advertised;
 use crate::repo::role::{self, Found, Parent};
+use judge::World;
 
 /// From the moment its repository is known.
 pub const SET_UP: Promises = Promises::of(&[
@@ -235,9 +235,15 @@ impl Push<'_> {
 
     /// The whole push.
     fn push(&mut self, begin: &PushBegin) -> Result<(), String> {
-        self.judge_names();
+        let exists = |name: &[u8]| !matches!(self.repository.refs().find(name), Ok(None));
+        let world = World {
+            head: self.head.as_deref(),
+            checked_out: self.found.worktree || self.repository.config().bare == Some(false),
+            exists: &exists,
+        };
+        judge::judge_names(&mut self.changes, &self.rules, &world);
         if begin.atomic {
-            self.all_or_none();
+            judge::all_or_none(&mut self.changes);
         }
         let directory = self.found.directory.try_clone().map_err(|e| e.to_string())?;
         let fs = Fs::new(directory, self.repository.config().shared).within(self.found.look);
@@ -285,9 +291,9 @@ impl Push<'_> {
         wanted: bool,
     ) -> Result<(), String> {
         let pack = if wanted { self.verify(fs, quarantine, begin)? } else { None };
-        self.judge_facts();
+        judge::judge_facts(&mut self.changes, &self.rules);
         if begin.atomic {
-            self.all_or_none();
+            judge::all_or_none(&mut self.changes);
         }
         let effective = |c: &Item| c.refused.is_none() && c.command.old != c.command.new;
         let needs_pack = self.changes.iter().any(|c| effective(c) && !c.command.new.is_null());

@@ -1,0 +1,369 @@
+//! Every rule, every place in their order and what the client is told, byte by byte.
+
+use libproto::message::push::{Command, CommandFacts};
+use libproto::names::{HashKind, ObjectId, RefName};
+
+use super::*;
+use crate::conf::parse;
+use crate::conf::source::Texts;
+
+/// The rules of a block.
+fn rules(body: &str) -> PushRules {
+    let text = format!("repository \"r\" {{\n path \"/r\"\n{body}\n}}\n");
+    let parsed = parse("f", &mut Texts::one("f", text));
+    assert_eq!(parsed.errors, []);
+    PushRules::of(&parsed.config, &parsed.config.repositories[0])
+}
+
+/// The repository: the branch that HEAD names, whether it is checked out, and the references that are there.
+#[derive(Clone, Copy, Default)]
+struct There<'a> {
+    head: Option<&'a str>,
+    checked_out: bool,
+    refs: &'a [&'a str],
+}
+
+const NOWHERE: There<'_> = There { head: None, checked_out: false, refs: &[] };
+
+/// A command: values before and after (0: none), and the name.
+type Asked<'a> = (u8, u8, &'a str);
+
+fn id(n: u8) -> ObjectId {
+    ObjectId::from_bytes(HashKind::Sha1, &[n; 20]).expect("an id")
+}
+
+fn command((old, new, name): Asked<'_>) -> Command {
+    Command { old: id(old), new: id(new), name: RefName::parse(name.as_bytes()).expect("a name") }
+}
+
+/// A good commit that descends from the old one.
+fn good() -> CommandFacts {
+    CommandFacts {
+        refused: None,
+        kind: Some(ObjectKind::Commit),
+        peeled: None,
+        fast_forward: Some(true),
+        merges: false,
+        largest_blob: None,
+    }
+}
+
+/// What each command is told in the end, empty: it is done. `facts` are those of each command that has any.
+fn told(
+    rules: &PushRules,
+    there: There<'_>,
+    atomic: bool,
+    asked: &[(Asked<'_>, Option<CommandFacts>)],
+) -> Vec<String> {
+    let mut items: Vec<Item> = asked
+        .iter()
+        .map(|(asked, _)| Item { command: command(*asked), refused: None, facts: None })
+        .collect();
+    let exists = |name: &[u8]| there.refs.iter().any(|there| there.as_bytes() == name);
+    let world =
+        World { head: there.head.map(str::as_bytes), checked_out: there.checked_out, exists: &exists };
+    judge_names(&mut items, rules, &world);
+    if atomic {
+        all_or_none(&mut items);
+    }
+    for (item, (_, facts)) in items.iter_mut().zip(asked) {
+        if item.refused.is_none() && !item.command.new.is_null() {
+            item.facts.clone_from(facts);
+        }
+    }
+    judge_facts(&mut items, rules);
+    if atomic {
+        all_or_none(&mut items);
+    }
+    items.into_iter().map(|item| item.refused.unwrap_or_default()).collect()
+}
+
+/// What one command is told by its names alone.
+fn by_name(rules: &PushRules, there: There<'_>, asked: Asked<'_>) -> String {
+    told(rules, there, false, &[(asked, None)]).concat()
+}
+
+/// What one command is told that has these facts.
+fn by_facts(rules: &PushRules, asked: Asked<'_>, facts: CommandFacts) -> String {
+    told(rules, NOWHERE, false, &[(asked, Some(facts))]).concat()
+}
+
+#[test]
+fn names_that_a_push_must_not_name() {
+    let none = rules("");
+    for (asked, refusal) in [
+        ((0, 1, "HEAD"), "funny refname"),
+        ((1, 0, "HEAD"), "funny refname"),
+        ((0, 0, "HEAD"), "funny refname"),
+        ((0, 1, "heads/main"), "funny refname"),
+        ((0, 1, "refs/main"), "funny refname"),
+        ((1, 2, "refs/main"), "funny refname"),
+        ((1, 0, "refs/main"), ""),
+        ((0, 0, "refs/main"), ""),
+        ((0, 1, "refs/heads/main"), ""),
+        ((0, 1, "refs/a/b/c/d"), ""),
+    ] {
+        assert_eq!(by_name(&none, NOWHERE, asked), refusal, "{asked:?}");
+    }
+}
+
+#[test]
+fn of_two_commands_about_one_name_the_second_is_refused_whatever_the_first_was_told() {
+    let hides = rules("hide namespace refs/pull\nprotect branch main");
+    for (first, second, refusals) in [
+        ((0, 1, "refs/heads/a"), (1, 2, "refs/heads/a"), ["", "multiple updates for ref"]),
+        (
+            (1, 0, "refs/heads/main"),
+            (0, 1, "refs/heads/main"),
+            ["refs/heads/main: reference is protected", "multiple updates for ref"],
+        ),
+        (
+            (0, 1, "refs/pull/1"),
+            (0, 1, "refs/pull/1"),
+            ["refs/pull/: reference namespace is hidden", "multiple updates for ref"],
+        ),
+        // A name that is none is not remembered.
+        ((0, 1, "refs/x"), (1, 0, "refs/x"), ["funny refname", ""]),
+        ((0, 1, "refs/x"), (0, 1, "refs/x"), ["funny refname", "funny refname"]),
+    ] {
+        assert_eq!(told(&hides, NOWHERE, false, &[(first, None), (second, None)]), refusals, "{first:?}");
+    }
+}
+
+#[test]
+fn what_is_hidden_is_refused_alike_whether_it_is_there_or_not() {
+    let hides = rules(
+        "hide namespace refs/pull\nhide namespace refs/heads/secret\nprotect branch namespace refs/heads",
+    );
+    let hidden = "refs/pull/: reference namespace is hidden";
+    for refs in [[].as_slice(), &["refs/pull/1/head", "refs/heads/secret/x", "refs/pull"]] {
+        for (asked, refusal) in [
+            ((0, 1, "refs/pull/1/head"), hidden),
+            ((1, 2, "refs/pull/1/head"), hidden),
+            ((1, 1, "refs/pull/1/head"), hidden),
+            ((1, 0, "refs/pull/1/head"), hidden),
+            ((0, 0, "refs/pull/1/head"), hidden),
+            ((1, 0, "refs/pull"), hidden),
+            ((0, 1, "refs/pull"), "funny refname"),
+            ((0, 1, "refs/pulls/1"), ""),
+            ((1, 0, "refs/heads/secret/x"), "refs/heads/secret/: reference namespace is hidden"),
+            ((1, 0, "refs/heads/secret"), "refs/heads/secret/: reference namespace is hidden"),
+        ] {
+            // Nor does it matter that HEAD names it, or that it is checked out.
+            for head in [None, Some("refs/pull/1/head"), Some("refs/heads/secret/x")] {
+                let there = There { head, checked_out: true, refs };
+                assert_eq!(by_name(&hides, there, asked), refusal, "{asked:?} {head:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_removed_and_was_not_there_is_gone_and_no_rule_is_asked() {
+    let protects = rules("protect branch main\nprotect delete namespace refs/heads");
+    let there = There { head: Some("refs/heads/main"), checked_out: true, refs: &["refs/heads/main"] };
+    for (name, refusal) in [
+        ("refs/heads/main", "failed to update ref: it exists"),
+        ("refs/heads/other", ""),
+        ("refs/got/x", ""),
+        ("refs/remotes/o/m", ""),
+    ] {
+        assert_eq!(by_name(&protects, there, (0, 0, name)), refusal, "{name}");
+    }
+    assert_eq!(by_name(&protects, NOWHERE, (0, 0, "refs/heads/main")), "");
+}
+
+#[test]
+fn the_branch_of_head() {
+    let none = rules("");
+    let protects = rules("protect branch main");
+    let bare = There { head: Some("refs/heads/main"), ..NOWHERE };
+    let files = There { checked_out: true, ..bare };
+    let removed = "deletion of the current branch prohibited";
+    let checked_out = "branch is currently checked out";
+    let protected = "refs/heads/main: reference is protected";
+    for (rules, there, asked, refusal) in [
+        (&none, bare, (1, 0, "refs/heads/main"), removed),
+        (&none, files, (1, 0, "refs/heads/main"), removed),
+        (&protects, bare, (1, 0, "refs/heads/main"), protected),
+        (&protects, files, (1, 0, "refs/heads/main"), protected),
+        (&none, bare, (1, 2, "refs/heads/main"), ""),
+        (&none, bare, (0, 1, "refs/heads/main"), ""),
+        (&none, files, (1, 2, "refs/heads/main"), checked_out),
+        (&none, files, (0, 1, "refs/heads/main"), checked_out),
+        (&none, files, (1, 1, "refs/heads/main"), checked_out),
+        (&protects, files, (1, 2, "refs/heads/main"), checked_out),
+        (&none, files, (1, 2, "refs/heads/other"), ""),
+        (&none, files, (1, 0, "refs/heads/other"), ""),
+        (&none, NOWHERE, (1, 0, "refs/heads/main"), ""),
+    ] {
+        assert_eq!(by_name(rules, there, asked), refusal, "{asked:?} {}", there.checked_out);
+    }
+}
+
+/// Each kind of rule against each kind of change. `*`: refused as a protected name, and so on.
+#[test]
+fn each_rule_against_each_change() {
+    // Create, create with merges, update, update with merges, rewrite, rewrite with merges, delete, and nothing.
+    const B: &str = "refs/heads/x/y: reference is protected";
+    const N: &str = "refs/heads/x/: reference namespace is protected";
+    const M: &str = "refs/heads/x/y: merge commits are not permitted on this branch";
+    const C: &str = "refs/heads/x/: creating references is not permitted in this namespace";
+    const D: &str = "refs/heads/x/: deleting references is not permitted in this namespace";
+    for (rule, refusals) in [
+        ("", ["", "", "", "", "", "", "", ""]),
+        ("protect branch x/y", ["", "", "", "", B, B, B, ""]),
+        ("protect branch namespace refs/heads/x", ["", "", "", "", B, B, N, ""]),
+        ("protect tag namespace refs/heads/x", ["", "", N, N, N, N, N, ""]),
+        ("protect create namespace refs/heads/x", [C, C, "", "", "", "", "", ""]),
+        ("protect delete namespace refs/heads/x", ["", "", "", "", "", "", D, ""]),
+        ("protect linear branch x/y", ["", M, "", M, "", M, "", ""]),
+        ("protect linear branch namespace refs/heads/x", ["", M, "", M, "", M, "", ""]),
+        // The first that forbids it is told.
+        ("protect linear branch x/y\nprotect branch x/y", ["", M, "", M, B, M, B, ""]),
+        ("protect branch x/y\nprotect linear branch x/y", ["", M, "", M, B, B, B, ""]),
+        ("protect delete namespace refs/heads/x\nprotect branch x/y", ["", "", "", "", B, B, D, ""]),
+        ("protect branch namespace refs/heads/x\nprotect branch x/y", ["", "", "", "", B, B, N, ""]),
+        // What covers other names covers this one not.
+        (
+            "protect branch x\nprotect branch namespace refs/heads/x/y\nprotect tag namespace refs/tags\n\
+             protect linear branch x/yy",
+            ["", "", "", "", "", "", "", ""],
+        ),
+    ] {
+        let rules = rules(rule);
+        let merges = |fast_forward| CommandFacts { merges: true, fast_forward, ..good() };
+        let asked: [(u8, u8, Option<CommandFacts>); 8] = [
+            (0, 1, Some(CommandFacts { fast_forward: None, ..good() })),
+            (0, 1, Some(merges(None))),
+            (1, 2, Some(good())),
+            (1, 2, Some(merges(Some(true)))),
+            (1, 2, Some(CommandFacts { fast_forward: Some(false), ..good() })),
+            (1, 2, Some(merges(Some(false)))),
+            (1, 0, None),
+            (1, 1, Some(merges(Some(false)))),
+        ];
+        let got = asked.map(|(old, new, facts)| {
+            told(&rules, NOWHERE, false, &[((old, new, "refs/heads/x/y"), facts)]).concat()
+        });
+        assert_eq!(got, refusals, "{rule}");
+    }
+}
+
+#[test]
+fn namespaces_that_nobody_writes_to() {
+    let none = rules("");
+    for (namespace, name) in [("refs/got/", "refs/got/worktree/x"), ("refs/remotes/", "refs/remotes/o/m")] {
+        let refusal = format!("{namespace}: reference namespace is protected");
+        for asked in [(0, 1, name), (1, 2, name), (1, 1, name), (1, 0, name)] {
+            assert_eq!(
+                told(&none, NOWHERE, false, &[(asked, Some(good()))]),
+                [refusal.as_str()],
+                "{asked:?}"
+            );
+        }
+        // Hidden comes first: it is refused before anything else is said about it.
+        let hides = rules(&format!("hide namespace {namespace}"));
+        assert_eq!(
+            by_name(&hides, NOWHERE, (0, 1, name)),
+            format!("{namespace}: reference namespace is hidden")
+        );
+    }
+}
+
+#[test]
+fn what_facts_say_about_objects() {
+    let none = rules("");
+    let missing = || CommandFacts { refused: Some("missing necessary objects".into()), ..good() };
+    let of = |kind| CommandFacts { kind: Some(kind), fast_forward: None, ..good() };
+    let invalid = "invalid new value provided";
+    for (asked, facts, refusal) in [
+        ((0, 1, "refs/heads/x"), missing(), "missing necessary objects"),
+        ((1, 1, "refs/heads/x"), missing(), "missing necessary objects"),
+        ((0, 1, "refs/heads/x"), of(ObjectKind::Tag), invalid),
+        ((0, 1, "refs/heads/x"), of(ObjectKind::Tree), invalid),
+        ((0, 1, "refs/heads/x"), of(ObjectKind::Blob), invalid),
+        ((1, 1, "refs/heads/x"), of(ObjectKind::Blob), invalid),
+        ((0, 1, "refs/heads/x"), CommandFacts { kind: None, ..good() }, invalid),
+        ((0, 1, "refs/tags/x"), of(ObjectKind::Blob), ""),
+        ((0, 1, "refs/tags/x"), of(ObjectKind::Tag), ""),
+        ((0, 1, "refs/notes/x"), of(ObjectKind::Tree), ""),
+        // No rule: a branch may be rewritten, and what is no commit is replaced.
+        ((1, 2, "refs/heads/x"), CommandFacts { fast_forward: Some(false), ..good() }, ""),
+        ((1, 2, "refs/tags/x"), of(ObjectKind::Tag), ""),
+    ] {
+        assert_eq!(by_facts(&none, asked, facts.clone()), refusal, "{asked:?} {facts:?}");
+    }
+    // What is not known to descend is a rewrite.
+    let protects = rules("protect branch namespace refs/tags");
+    let told = by_facts(&protects, (1, 2, "refs/tags/x"), of(ObjectKind::Tag));
+    assert_eq!(told, "refs/tags/x: reference is protected");
+}
+
+#[test]
+fn blobs_larger_than_their_limit() {
+    let limited = rules("limit blob size 1M\nprotect branch x");
+    let free = rules("");
+    let blob = |bytes| CommandFacts { largest_blob: Some(bytes), ..good() };
+    let refusal = "blob of 1048577 bytes, at most 1048576 are permitted (limit blob size)";
+    for (rules, facts, told) in [
+        (&limited, blob(1 << 20), ""),
+        (&limited, blob((1 << 20) + 1), refusal),
+        (&limited, good(), ""),
+        (&free, blob(u64::MAX), ""),
+        // Before a rule, behind what verify says and what a branch may be.
+        (&limited, CommandFacts { fast_forward: Some(false), ..blob((1 << 20) + 1) }, refusal),
+        (
+            &limited,
+            CommandFacts { kind: Some(ObjectKind::Blob), ..blob(1 << 30) },
+            "invalid new value provided",
+        ),
+        (
+            &limited,
+            CommandFacts { refused: Some("missing necessary objects".into()), ..blob(1 << 30) },
+            "missing necessary objects",
+        ),
+    ] {
+        assert_eq!(by_facts(rules, (1, 2, "refs/heads/x"), facts.clone()), told, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_names_decide_comes_before_facts() {
+    let protects = rules("protect create namespace refs/heads");
+    let facts = CommandFacts { refused: Some("missing necessary objects".into()), ..good() };
+    let told = by_facts(&protects, (0, 1, "refs/heads/x"), facts);
+    assert_eq!(told, "refs/heads/: creating references is not permitted in this namespace");
+}
+
+#[test]
+fn of_an_atomic_push_all_or_none_is_done() {
+    let protects = rules("protect branch main\nlimit blob size 1M");
+    let atomic = "atomic push failure";
+    let new = ((0, 1, "refs/heads/new"), Some(good()));
+    let rewrite = || ((1, 2, "refs/heads/main"), Some(CommandFacts { fast_forward: Some(false), ..good() }));
+    let large = ((0, 1, "refs/heads/b"), Some(CommandFacts { largest_blob: Some(1 << 21), ..good() }));
+    let protected = "refs/heads/main: reference is protected";
+    let size = "blob of 2097152 bytes, at most 1048576 are permitted (limit blob size)";
+    for (asked, one_by_one, together) in [
+        (vec![new.clone(), ((1, 0, "refs/heads/old"), None)], vec!["", ""], vec!["", ""]),
+        // By its name: nobody asks for facts.
+        (
+            vec![new.clone(), ((1, 0, "refs/heads/main"), None), ((0, 1, "refs/x"), None)],
+            vec!["", protected, "funny refname"],
+            vec![atomic, protected, "funny refname"],
+        ),
+        (
+            vec![((1, 0, "refs/heads/main"), None), large.clone()],
+            vec![protected, size],
+            vec![protected, atomic],
+        ),
+        // By facts.
+        (vec![new.clone(), rewrite()], vec!["", protected], vec![atomic, protected]),
+        (vec![large, rewrite(), new], vec![size, protected, ""], vec![size, protected, atomic]),
+    ] {
+        assert_eq!(told(&protects, NOWHERE, false, &asked), one_by_one);
+        assert_eq!(told(&protects, NOWHERE, true, &asked), together);
+    }
+    assert_eq!(told(&protects, NOWHERE, true, &[]), Vec::<String>::new());
+}
