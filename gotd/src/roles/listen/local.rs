@@ -187,7 +187,7 @@ impl Locals {
     }
 
     /// The session of that number ends with connections of this uid.
-    pub fn bury(&mut self, number: u64, uid: u32) {
+    pub fn ends_with(&mut self, number: u64, uid: u32) {
         self.users.enter(uid);
         self.sessions.insert(number, Served { uid, connection: None });
     }

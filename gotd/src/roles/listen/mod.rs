@@ -10,8 +10,8 @@
 //! sockets, whose places [`local`] gives out; git:// ones are strangers whose places [`remote`] gives out.
 
 mod control;
-mod graves;
 mod local;
+mod reaper;
 mod remote;
 
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use self::control::Controls;
-use self::graves::Graves;
 use self::local::Locals;
+use self::reaper::Reaper;
 use self::remote::{Remotes, Turned};
 use crate::os::system;
 use crate::roles::sockets::BACKLOG;
@@ -84,7 +84,7 @@ struct Listen {
     locals: Locals,
     remotes: Remotes,
     controls: Controls,
-    graves: Graves,
+    reaper: Reaper,
     /// When there was no descriptor left for a connection: whoever has come is still there then, and asking again at once
     /// would do nothing else.
     no_room: Option<Instant>,
@@ -127,7 +127,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         locals: Locals::default(),
         remotes: Remotes::default(),
         controls: Controls::default(),
-        graves: Graves::default(),
+        reaper: Reaper::default(),
         no_room: None,
         second: now,
         git_this_second: 0,
@@ -156,7 +156,7 @@ impl Listen {
         let timeout = self.timeout();
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
-        let full = self.graves.is_full();
+        let full = self.reaper.is_full();
         let no_room = |at: Instant| at.elapsed() < NO_ROOM;
         if !self.no_room.is_some_and(no_room) {
             self.no_room = None;
@@ -197,10 +197,10 @@ impl Listen {
         let turned = self.remotes.expire(&self.limits, why, now);
         self.turned(turned);
         for (uid, connection) in self.locals.taken() {
-            self.let_go(connection, Some(uid));
+            self.hand_to_reaper(connection, Some(uid));
         }
         self.serve_queue(now);
-        self.bury(now);
+        self.reap(now);
         self.tell_deserted();
         self.report(now);
         Ok(())
@@ -210,7 +210,7 @@ impl Listen {
     fn timeout(&mut self) -> PollTimeout {
         if self.locals.is_nobody_waiting()
             && self.controls.is_nobody_waiting()
-            && self.graves.is_empty()
+            && self.reaper.is_empty()
             && self.locals.is_all_taken()
             && self.no_room.is_none()
             && self.refusals.is_empty()
@@ -268,7 +268,7 @@ impl Listen {
             }
             (ParentToListen::Over(()), None) => {
                 self.waiting.retain(|waiting| waiting.number != received.peer);
-                self.graves.over(received.peer);
+                self.reaper.over(received.peer);
                 if !self.locals.over(received.peer) && !self.controls.over(received.peer) {
                     self.remotes.over(received.peer, &self.limits);
                 }
@@ -359,7 +359,7 @@ impl Listen {
     /// Closes a listening socket, to which somebody may have come at the last moment.
     fn close(&mut self, listener: Listener) {
         if listener.pool != Pool::Tcp {
-            self.let_go(listener.fd, Some(NOBODY));
+            self.hand_to_reaper(listener.fd, Some(NOBODY));
         }
     }
 
@@ -482,35 +482,35 @@ impl Listen {
         };
         let client = Channel::<SessionToClient, SessionToClient>::from(connection);
         let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
-        self.let_go(client.into(), uid);
+        self.hand_to_reaper(client.into(), uid);
         self.note(why, pool, None, uid);
     }
 
     /// Is done with a connection, or a listening socket, that clients may have sent descriptors to.
-    fn let_go(&mut self, socket: OwnedFd, uid: Option<u32>) {
+    fn hand_to_reaper(&mut self, socket: OwnedFd, uid: Option<u32>) {
         if let Some(uid) = uid
             && system::takes_descriptors(socket.as_fd())
         {
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
-            self.graves.add(uid, socket, Instant::now());
+            self.reaper.add(uid, socket, Instant::now());
         }
     }
 
     /// Has sessions end with what must not be closed here.
-    fn bury(&mut self, now: Instant) {
-        while let Some(uid) = self.graves.due(now)
+    fn reap(&mut self, now: Instant) {
+        while let Some(uid) = self.reaper.due(now)
             && let Some(Waiting { number, session, .. }) = self.session(Pool::Unix)
         {
-            self.locals.bury(number, uid);
-            for connection in self.graves.take(uid, number) {
+            self.locals.ends_with(number, uid);
+            for connection in self.reaper.take(uid, number) {
                 let sent =
                     session.send_with_fds(0, number, &ListenToSession::EndWith(()), &[connection.as_fd()]);
                 // The copy here is not the last one: the session waits for the end of the link.
                 if sent.is_err() {
-                    self.graves.add(uid, connection, now);
+                    self.reaper.add(uid, connection, now);
                 }
             }
-            if self.parent.send(0, number, &ListenToParent::Buried(uid)).is_err() {
+            if self.parent.send(0, number, &ListenToParent::EndsWith(uid)).is_err() {
                 system::exit_now(1);
             }
         }

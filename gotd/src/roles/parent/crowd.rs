@@ -52,7 +52,7 @@ impl Parent {
     }
 
     /// A session ends with connections of this uid that nobody else may close. It never has a client, and may take its time.
-    pub(super) fn buried(&mut self, number: u64, uid: u32) {
+    pub(super) fn ends_with(&mut self, number: u64, uid: u32) {
         self.log.line(Level::Debug, "closed for listen", &[("number", &number), ("uid", &uid)]);
         let Some(session) = self.table.get(number) else { return };
         session.recalled = true;

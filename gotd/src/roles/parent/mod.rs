@@ -471,7 +471,7 @@ impl Parent {
                 ListenToParent::Recalled(()) => self.recalled(received.peer),
                 ListenToParent::Deserted(()) => self.deserted(),
                 ListenToParent::Git(counts) => self.metrics.git.connections = counts,
-                ListenToParent::Buried(uid) => self.buried(received.peer, uid),
+                ListenToParent::EndsWith(uid) => self.ends_with(received.peer, uid),
                 ListenToParent::Full(newcomer) => self.make_room(newcomer),
                 ListenToParent::HandoverFailed(text) => self.handover_failed(received.peer, &text),
             }

@@ -227,7 +227,7 @@ crate::messages! {
         /// All places are taken, and this one waits: a user who has more may have to give way.
         8 => Full(Newcomer),
         /// The session of the header's peer ends with connections of this uid, and never has a client.
-        9 => Buried(u32),
+        9 => EndsWith(u32),
     }
 }
 

@@ -20,53 +20,53 @@ const AT_A_TIME: usize = 4;
 const MOST: usize = if cfg!(test) { 200 } else { 4096 };
 
 #[derive(Debug)]
-struct Grave {
+struct Batch {
     connections: Vec<OwnedFd>,
     since: Instant,
 }
 
 /// All of them, by the uid that connected.
 #[derive(Debug, Default)]
-pub struct Graves {
-    all: HashMap<u32, Grave>,
+pub struct Reaper {
+    all: HashMap<u32, Batch>,
     count: usize,
     /// Sessions that end with some of them.
-    burials: HashMap<u64, u32>,
+    reaping: HashMap<u64, u32>,
 }
 
-impl Graves {
+impl Reaper {
     /// A connection is over for us.
     pub fn add(&mut self, uid: u32, connection: OwnedFd, now: Instant) {
-        let grave = self.all.entry(uid).or_insert(Grave { connections: Vec::new(), since: now });
-        grave.connections.push(connection);
+        let batch = self.all.entry(uid).or_insert(Batch { connections: Vec::new(), since: now });
+        batch.connections.push(connection);
         self.count = self.count.saturating_add(1);
     }
 
     /// A session is over.
     pub fn over(&mut self, number: u64) {
-        self.burials.remove(&number);
+        self.reaping.remove(&number);
     }
 
     /// Whose connections go now.
     pub fn due(&self, now: Instant) -> Option<u32> {
-        let due = |(uid, grave): &(&u32, &Grave)| {
-            let under_way = self.burials.values().filter(|other| other == uid).count();
-            let late = now.saturating_duration_since(grave.since) >= PATIENCE;
-            under_way < AT_A_TIME && (late || grave.connections.len() >= AT_ONCE)
+        let due = |(uid, batch): &(&u32, &Batch)| {
+            let under_way = self.reaping.values().filter(|other| other == uid).count();
+            let late = now.saturating_duration_since(batch.since) >= PATIENCE;
+            under_way < AT_A_TIME && (late || batch.connections.len() >= AT_ONCE)
         };
         self.all.iter().find(due).map(|(uid, _)| *uid)
     }
 
     /// Those that go to the session of that number.
     pub fn take(&mut self, uid: u32, number: u64) -> Vec<OwnedFd> {
-        let Some(mut grave) = self.all.remove(&uid) else { return Vec::new() };
-        let rest = grave.connections.split_off(AT_ONCE.min(grave.connections.len()));
-        self.count = self.count.saturating_sub(grave.connections.len());
-        self.burials.insert(number, uid);
+        let Some(mut batch) = self.all.remove(&uid) else { return Vec::new() };
+        let rest = batch.connections.split_off(AT_ONCE.min(batch.connections.len()));
+        self.count = self.count.saturating_sub(batch.connections.len());
+        self.reaping.insert(number, uid);
         if !rest.is_empty() {
-            self.all.insert(uid, Grave { connections: rest, since: grave.since });
+            self.all.insert(uid, Batch { connections: rest, since: batch.since });
         }
-        grave.connections
+        batch.connections
     }
 
     /// Whether there is nothing to wait for.
@@ -90,40 +90,40 @@ mod tests {
 
     #[test]
     fn they_go_many_at_once_and_one_that_hangs_does_not_keep_the_others() {
-        let (mut graves, now) = (Graves::default(), Instant::now());
+        let (mut reaper, now) = (Reaper::default(), Instant::now());
         for _ in 0..AT_ONCE - 1 {
-            graves.add(1, connection(), now);
+            reaper.add(1, connection(), now);
         }
-        assert_eq!(graves.due(now), None, "more may come");
-        assert_eq!(graves.due(now + PATIENCE), Some(1));
-        graves.add(1, connection(), now);
-        assert_eq!(graves.due(now), Some(1));
-        assert_eq!(graves.take(1, 8).len(), AT_ONCE);
-        assert!(graves.is_empty());
+        assert_eq!(reaper.due(now), None, "more may come");
+        assert_eq!(reaper.due(now + PATIENCE), Some(1));
+        reaper.add(1, connection(), now);
+        assert_eq!(reaper.due(now), Some(1));
+        assert_eq!(reaper.take(1, 8).len(), AT_ONCE);
+        assert!(reaper.is_empty());
         for number in 9..9 + AT_A_TIME as u64 {
-            graves.add(1, connection(), now);
-            assert_eq!(graves.due(now + PATIENCE).is_some(), number < 8 + AT_A_TIME as u64);
-            graves.take(1, number);
+            reaper.add(1, connection(), now);
+            assert_eq!(reaper.due(now + PATIENCE).is_some(), number < 8 + AT_A_TIME as u64);
+            reaper.take(1, number);
         }
-        graves.add(1, connection(), now);
-        graves.add(2, connection(), now);
-        assert_eq!(graves.due(now + PATIENCE), Some(2), "the first one's hang");
-        graves.over(8);
-        graves.over(9);
-        graves.take(2, 20);
-        assert_eq!(graves.due(now + PATIENCE), Some(1));
+        reaper.add(1, connection(), now);
+        reaper.add(2, connection(), now);
+        assert_eq!(reaper.due(now + PATIENCE), Some(2), "the first one's hang");
+        reaper.over(8);
+        reaper.over(9);
+        reaper.take(2, 20);
+        assert_eq!(reaper.due(now + PATIENCE), Some(1));
     }
 
     #[test]
     fn there_is_an_end_to_those_that_are_kept() {
-        let (mut graves, now) = (Graves::default(), Instant::now());
+        let (mut reaper, now) = (Reaper::default(), Instant::now());
         let one = connection();
         for _ in 0..MOST {
-            assert!(!graves.is_full());
-            graves.add(3, one.try_clone().expect("a copy"), now);
+            assert!(!reaper.is_full());
+            reaper.add(3, one.try_clone().expect("a copy"), now);
         }
-        assert!(graves.is_full());
-        graves.take(3, 1);
-        assert!(!graves.is_full());
+        assert!(reaper.is_full());
+        reaper.take(3, 1);
+        assert!(!reaper.is_full());
     }
 }
