@@ -310,6 +310,30 @@ fn silent_connections_of_one_user_of_an_account_leave_places_for_the_others() {
     daemon.assert_serves();
 }
 
+/// The uid of a shared account had no share before the greeting: each of its connections was like the first one of a user, and
+/// whoever had a session already waited behind all of them, until the time in the line was over.
+#[test]
+fn one_person_of_an_account_who_floods_costs_no_other_uid_a_request() {
+    if !others::possible() {
+        return;
+    }
+    let Some(account) = nix::unistd::User::from_name("daemon").ok().flatten() else {
+        return regress::skipped("needs a user \"daemon\"");
+    };
+    let (site, mut daemon) = start("account daemon {\n\tuser mallory principal mallory\n}");
+    honest(&site).good();
+    let program = "c = connect()\nprint(isinstance(c, int), flush=True)\ntime.sleep(600)\n";
+    let mut other = others::python(HONEST, &site.socket(), program);
+    assert_eq!(other.line(), "False");
+    assert!(wait_until(10.0, || sessions_of(&daemon, HONEST) == 1), "{}", daemon.log());
+    let mut flood = flood(&site, account.uid.as_raw(), 1300, 900);
+    assert_eq!(flood.line(), "begun");
+    assert_fifteen_are_served(&site, &daemon);
+    assert!(daemon.reached("connection queue length") > 0, "the line was never full:\n{}", daemon.log());
+    drop(flood);
+    daemon.assert_serves();
+}
+
 /// More than wait at a time: of the line the busiest gives way, so that it is never full for others.
 #[test]
 fn a_line_full_of_one_user_has_room_for_another() {

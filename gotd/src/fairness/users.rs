@@ -9,6 +9,8 @@
 //! 5. The uid of a shared account stands for many people, who are told apart when they have said their names. It has no
 //!    number, no rate and no share of its own here; among those that wait each of its connections is like one of a uid
 //!    without sessions. Root has no rate.
+//! 6. All accounts together get at most three quarters of the sessions, and of the places of the line, while other uids
+//!    want more than the rest: one person of an account could else keep everybody waiting.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -27,6 +29,18 @@ pub struct PerUser {
     /// New sessions per second; as many may come at once after a rest.
     pub rate: Option<u32>,
 }
+
+impl PerUser {
+    /// Of a shared account: many people, who are not told apart yet.
+    fn is_account(&self) -> bool {
+        self.connections.is_none()
+    }
+}
+
+/// So many sessions of accounts begin in a row while another uid waits, and so many quarters of the line are theirs.
+const ACCOUNTS: usize = 3;
+/// Of so many.
+const PARTS: usize = 4;
 
 /// A connection that waits for a session.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +64,8 @@ struct User {
 #[derive(Debug, Default)]
 pub struct Users {
     all: HashMap<u32, User>,
+    /// Sessions of accounts since the last one of another uid.
+    in_a_row: usize,
 }
 
 impl Users {
@@ -70,7 +86,8 @@ impl Users {
     }
 
     /// One that waits has got a session, which must be [`Users::over`] one day.
-    pub fn serve(&mut self, uid: u32) {
+    pub fn serve(&mut self, uid: u32, may: PerUser) {
+        self.in_a_row = if may.is_account() { self.in_a_row.saturating_add(1) } else { 0 };
         if let Some(user) = self.all.get_mut(&uid) {
             user.waiting = user.waiting.saturating_sub(1);
             user.counts.connections = user.counts.connections.saturating_add(1);
@@ -116,17 +133,23 @@ impl Users {
 
     /// Who is served next.
     pub fn next(&mut self, waiting: impl Iterator<Item = Waiting>, now: Instant) -> Option<u64> {
+        let accounts_go_last = self.in_a_row >= ACCOUNTS;
         let rank = |of: Waiting| {
-            let sessions = of.may.connections.map_or(0, |_| self.sessions(of.uid));
-            self.has_turn(of.uid, of.may, now).then_some((sessions, of.id))
+            let account = of.may.is_account();
+            let sessions = if account { 0 } else { self.sessions(of.uid) };
+            let rank = (accounts_go_last && account, sessions, of.id);
+            self.has_turn(of.uid, of.may, now).then_some(rank)
         };
-        waiting.filter_map(rank).min().map(|(_, id)| id)
+        waiting.filter_map(rank).min().map(|(.., id)| id)
     }
 
     /// Who gives way when more wait than may: perhaps the newcomer, who is the last of them.
-    pub fn gives_way(&self, waiting: impl Iterator<Item = Waiting>) -> Option<u64> {
-        let load = |of: &Waiting| self.all.get(&of.uid).map_or(0, |user| user.waiting);
-        waiting.max_by_key(|of| (load(of), of.id)).map(|of| of.id)
+    pub fn gives_way(&self, waiting: &[Waiting]) -> Option<u64> {
+        let accounts = waiting.iter().filter(|of| of.may.is_account()).count();
+        let too_many = accounts.saturating_mul(PARTS) > waiting.len().saturating_mul(ACCOUNTS);
+        let load = |of: &&Waiting| self.all.get(&of.uid).map_or(0, |user| user.waiting);
+        let candidates = waiting.iter().filter(|of| !too_many || of.may.is_account());
+        candidates.max_by_key(|of| (load(of), of.id)).map(|of| of.id)
     }
 
     /// Forgets who has no connection and is owed nothing: after a second every bucket is full.
@@ -158,7 +181,7 @@ mod tests {
         for _ in 0..1000 {
             assert!(!users.come(1, ORDINARY, now));
         }
-        users.serve(1);
+        users.serve(1, ORDINARY);
         assert!(!users.come(1, ORDINARY, now), "one with a session counts");
         assert!(users.come(2, ORDINARY, now));
         users.over(1);
@@ -180,7 +203,7 @@ mod tests {
             let id = users.next(queue.iter().copied(), now)?;
             let at = queue.iter().position(|of| of.id == id)?;
             let of = queue.remove(at);
-            users.serve(of.uid);
+            users.serve(of.uid, may);
             Some(of.uid)
         };
         let mut served = Vec::new();
@@ -202,13 +225,13 @@ mod tests {
         for of in &line {
             assert!(users.come(of.uid, ORDINARY, now));
         }
-        assert_eq!(users.gives_way(line.iter().copied()), Some(4), "the last one of the busiest");
+        assert_eq!(users.gives_way(&line), Some(4), "the last one of the busiest");
         let mut equals: Vec<Waiting> = (10..14).map(|n| waiting(n, u32::try_from(n).unwrap())).collect();
         for of in &equals {
             assert!(users.come(of.uid, ORDINARY, now));
         }
         equals.sort_by_key(|of| of.id);
-        assert_eq!(users.gives_way(equals.iter().copied()), Some(13));
+        assert_eq!(users.gives_way(&equals), Some(13));
     }
 
     #[test]
@@ -217,14 +240,73 @@ mod tests {
         for _ in 0..500 {
             assert!(users.come(7, ACCOUNT, now));
             assert!(users.has_turn(7, ACCOUNT, now));
-            users.serve(7);
+            users.serve(7, ACCOUNT);
         }
+        assert!(users.come(8, ORDINARY, now));
+        users.serve(8, ORDINARY);
+        users.over(8);
         // Its 501st connection is served before a later one of a user without sessions.
         assert!(users.come(7, ACCOUNT, now) && users.come(8, ORDINARY, now));
         let line = [Waiting { id: 1, uid: 7, may: ACCOUNT }, waiting(2, 8)];
         assert_eq!(users.next(line.into_iter(), now), Some(1));
         // In a full line it counts with those that wait, not with those that are served.
-        assert_eq!(users.gives_way(line.into_iter()), Some(2));
+        assert_eq!(users.gives_way(&line), Some(2));
+    }
+
+    /// One person of an account with a full line of connections, and users who have sessions already: each of these had a
+    /// rank below all of the account's, and waited until their time was over.
+    #[test]
+    fn of_four_sessions_at_most_three_are_of_accounts_while_others_wait() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        let may = PerUser { connections: Some(100), rate: None };
+        users.enter(8);
+        let mut line: Vec<Waiting> = (0..200).map(|id| Waiting { id, uid: 7, may: ACCOUNT }).collect();
+        line.extend((200..210).map(|id| Waiting { id, uid: 8, may }));
+        for of in &line {
+            assert!(users.come(of.uid, of.may, now));
+        }
+        let mut served = Vec::new();
+        while let Some(id) = users.next(line.iter().copied(), now) {
+            let at = line.iter().position(|of| of.id == id).unwrap();
+            let of = line.remove(at);
+            users.serve(of.uid, of.may);
+            served.push(of.uid);
+        }
+        assert_eq!(served.len(), 210, "an account that is alone gets all there is");
+        assert_eq!(served[..40].iter().filter(|uid| **uid == 8).count(), 10);
+        assert!(served[..40].chunks(4).all(|four| four == [7, 7, 7, 8]), "{served:?}");
+        // Nobody else has a turn: nothing is kept back from the account.
+        let slow = PerUser { connections: Some(100), rate: Some(1) };
+        assert!(users.come(9, slow, now) && users.come(7, ACCOUNT, now));
+        users.serve(9, slow);
+        users.in_a_row = 100;
+        let line = [Waiting { id: 1, uid: 9, may: slow }, Waiting { id: 2, uid: 7, may: ACCOUNT }];
+        assert_eq!(users.next(line.into_iter(), now), Some(2));
+    }
+
+    #[test]
+    fn of_a_line_the_last_quarter_is_of_no_account_while_others_come() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        // As many accounts as there are places, each with one: none has more than a newcomer.
+        let mut line: Vec<Waiting> =
+            (0..8).map(|n| Waiting { id: n, uid: 100 + u32::try_from(n).unwrap(), may: ACCOUNT }).collect();
+        for of in &line {
+            assert!(users.come(of.uid, of.may, now));
+        }
+        let mut gone = Vec::new();
+        for id in 8..12 {
+            line.push(waiting(id, u32::try_from(id).unwrap()));
+            assert!(users.come(line[8].uid, ORDINARY, now));
+            let victim = users.gives_way(&line).unwrap();
+            let at = line.iter().position(|of| of.id == victim).unwrap();
+            users.give_up(line.remove(at).uid);
+            gone.push(victim);
+        }
+        assert_eq!(gone, [7, 6, 10, 11], "two of eight places are not theirs; beyond that all are equal");
+        // An account's newcomer does not get them either.
+        line.push(Waiting { id: 12, uid: 112, may: ACCOUNT });
+        assert!(users.come(112, ACCOUNT, now));
+        assert_eq!(users.gives_way(&line), Some(12));
     }
 
     #[test]

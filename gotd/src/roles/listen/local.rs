@@ -127,7 +127,7 @@ impl Locals {
         if !self.is_crowded(limits) {
             return None;
         }
-        let id = self.users.gives_way(self.waiting(limits).into_iter())?;
+        let id = self.users.gives_way(&self.waiting(limits))?;
         self.take(id)
     }
 
@@ -148,10 +148,10 @@ impl Locals {
     }
 
     /// The session of that number has it.
-    pub fn serve(&mut self, id: u64, number: u64) -> Option<(Peer, BorrowedFd<'_>)> {
+    pub fn serve(&mut self, id: u64, number: u64, limits: &ListenLimits) -> Option<(Peer, BorrowedFd<'_>)> {
         let at = self.queue.iter().position(|queued| queued.id == id)?;
         let Queued { uid, peer, connection, .. } = self.queue.remove(at)?;
-        self.users.serve(uid);
+        self.users.serve(uid, self.may(uid, limits));
         self.rate.take();
         let served = self.sessions.entry(number).insert_entry(Served { uid, connection: Some(connection) });
         let connection = served.into_mut().connection.as_ref()?;

@@ -411,7 +411,7 @@ impl Listen {
             && self.has_waiting(Pool::Unix)
             && let Some(id) = self.locals.next(&self.limits, now)
             && let Some(session) = self.session(Pool::Unix)
-            && let Some((peer, connection)) = self.locals.serve(id, session.number)
+            && let Some((peer, connection)) = self.locals.serve(id, session.number, &self.limits)
         {
             hand_over(&self.parent, &session, connection, peer);
         }
