@@ -104,13 +104,11 @@ fn shell(user: &str) -> ExitCode {
         let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
         let session = dial(path.as_ref())?;
         sandbox(SET_UP, Some(&[]));
-        libproto::channel::send_record(session.as_fd(), &hello.encode(), true)
-            .map_err(|e| format!("gotd: {e}"))?;
         let request = ClientToSession::Shell(ShellRequest {
             line: line.clone(),
             ssh_connection: variable("SSH_CONNECTION"),
         });
-        session.send(0, 0, &request).map_err(|e| format!("gotd: {e}"))?;
+        ask_for(&session, &hello, &request)?;
         match first(&session)? {
             First::Message(message) => heard(message).map_or_else(|| wait(&session), Ok),
             // There is nothing to relay: the answer comes in messages.
@@ -213,9 +211,7 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Resul
         git_protocol: wish.git_protocol,
         ssh_connection: wish.from,
     });
-    libproto::channel::send_record(session.as_fd(), &hello.encode(), true)
-        .map_err(|e| format!("gotd: {e}"))?;
-    session.send(0, 0, &request).map_err(|e| format!("gotd: {e}"))?;
+    ask_for(&session, &hello, &request)?;
     let (to, from) = match first(&session)? {
         First::Pipes(to, from) => (to, from),
         First::Message(message) => return heard(message).map_or_else(|| wait(&session), Ok),
@@ -223,6 +219,15 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Resul
     // While the daemon looks at the request.
     sandbox(WORK, None);
     relay::run(&session, to, from)
+}
+
+/// Says who we are and what is asked for. Whoever is refused before may be told why by what comes first.
+fn ask_for(session: &Session, hello: &Hello, request: &ClientToSession) -> Result<(), String> {
+    let request = libproto::channel::encode(0, 0, request).map_err(|e| format!("gotd: {e}"))?;
+    [hello.encode().as_slice(), request.as_slice()]
+        .into_iter()
+        .try_for_each(|record| libproto::channel::send_first_words(session.as_fd(), record))
+        .map_err(|e| format!("gotd: {e}"))
 }
 
 /// Receives the first record: the pipes, or why there are none.

@@ -158,6 +158,15 @@ pub fn send_record(fd: BorrowedFd<'_>, record: &[u8], wait: bool) -> io::Result<
     }
 }
 
+/// As [`send_record`], for the first words of a client. Whoever refuses a connection says why and closes it, perhaps before
+/// anything has arrived there; that it is closed is no error here, because what was said can still be received.
+pub fn send_first_words(fd: BorrowedFd<'_>, record: &[u8]) -> io::Result<()> {
+    match send_record(fd, record, true) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+        result => result,
+    }
+}
+
 /// Sends one finished frame with at most [`MAX_FDS`] descriptors; does not wait for room.
 pub fn send_record_with_fds(fd: BorrowedFd<'_>, record: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -465,6 +474,22 @@ mod tests {
         assert!(matches!(b.recv(), Err(RecvError::Truncated)));
         drop(a);
         assert!(matches!(b.recv(), Err(RecvError::Closed)));
+    }
+
+    /// Who was refused before the greeting was sent was told of a broken pipe, and not why.
+    #[test]
+    fn first_words_that_come_too_late_leave_the_reason_to_be_received() {
+        for too_late in [true, false] {
+            let (a, b) = pair();
+            if !too_late {
+                send_first_words(b.as_fd(), b"hello").expect("sends");
+            }
+            a.send(0, 0, &Ask::Number(7)).expect("sends");
+            drop(a);
+            send_first_words(b.as_fd(), b"hello").expect("is no error");
+            assert!(matches!(b.recv(), Ok(Received { message: Ask::Number(7), .. })));
+            assert!(matches!(b.recv(), Err(RecvError::Closed)));
+        }
     }
 
     #[test]

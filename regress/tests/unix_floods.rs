@@ -334,6 +334,48 @@ fn one_person_of_an_account_who_floods_costs_no_other_uid_a_request() {
     daemon.assert_serves();
 }
 
+/// The kernel tells the groups of who connects, and there is room for 1,024 of them: with one more `session` could not be told
+/// who it is, and a session that fails before it has served anybody makes the next ones wait.
+#[test]
+fn a_user_in_very_many_groups_is_refused_and_pauses_nobody() {
+    if !others::possible() {
+        return;
+    }
+    let (site, mut daemon) = start("");
+    let in_groups = |count: u32| {
+        let mut command = site.command("python3");
+        let program = format!(
+            "import os, sys\nos.setgroups(range(60000, 60000 + {count}))\nos.setgid({HONEST})\nos.setuid({HONEST})\n\
+             os.execvp('git', ['git', 'ls-remote', 'gotd:demo.git'])"
+        );
+        run(command.args(["-c", &program]), b"", 60)
+    };
+    in_groups(1024).good();
+    for _ in 0..10 {
+        let done = in_groups(1025);
+        assert!(done.err.contains("Permission denied (in more than 1024 groups"), "{done:?}");
+    }
+    // And many at once, of a uid that nobody may see.
+    let program = format!(
+        "os.setgroups(range(60000, 61500))\nos.setgid({STRANGER})\nos.setuid({STRANGER})\n\
+         held = [connect() for _ in range(500)]\nprint('begun', flush=True)\ntime.sleep(600)\n"
+    );
+    let mut stranger = others::python(0, &site.socket(), &program);
+    assert_eq!(stranger.line(), "begun");
+    let begun = Instant::now();
+    for _ in 0..10 {
+        honest(&site).good();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}\n{}", begun.elapsed(), daemon.log());
+    assert_eq!(sessions_of(&daemon, STRANGER), 0);
+    let log = daemon.log();
+    let lost = ["was lost", "pausing", "handover"].into_iter().find(|word| log.contains(word));
+    assert_eq!(lost, None, "{log}");
+    daemon.logged(&["refused", &format!("uid={STRANGER}"), "in more than 1024 groups"]);
+    drop(stranger);
+    daemon.assert_serves();
+}
+
 /// More than wait at a time: of the line the busiest gives way, so that it is never full for others.
 #[test]
 fn a_line_full_of_one_user_has_room_for_another() {

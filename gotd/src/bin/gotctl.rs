@@ -248,8 +248,11 @@ fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
     connect(fd.as_raw_fd(), &UnixAddr::new(path).map_err(text)?).map_err(text)?;
     let session = Channel::<ClientToSession, SessionToClient>::from(fd);
     let hello = Hello::new(ClientKind::Control, None).ok_or("greeting")?;
-    libproto::channel::send_record(session.as_fd(), &hello.encode(), true).map_err(|e| e.to_string())?;
-    session.send(0, 0, &ClientToSession::Control(request)).map_err(|e| e.to_string())?;
+    let request =
+        libproto::channel::encode(0, 0, &ClientToSession::Control(request)).map_err(|e| e.to_string())?;
+    for record in [hello.encode().as_slice(), request.as_slice()] {
+        libproto::channel::send_first_words(session.as_fd(), record).map_err(|e| e.to_string())?;
+    }
     let mut out = std::io::stdout().lock();
     let mut buffer = [0; MAX_FRAME + 1];
     loop {
