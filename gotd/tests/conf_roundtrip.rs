@@ -9,7 +9,9 @@ use gotd::conf::print::{print, quote};
 use gotd::conf::repository_blocks::FSCK_KINDS;
 use gotd::conf::source::Texts;
 use gotd::conf::{Limits, parse};
+use gotd::fairness::owners::{are_in_order, settle};
 use libproto::codec::CodecError;
+use libproto::message::parent::UidRange;
 use libproto::names::{RepoName, UserName};
 use proptest::prelude::*;
 
@@ -177,6 +179,19 @@ const KEYS: [&str; 2] = [
     "AAAAC3NzaC1lZDI1NTE5AAAAIAqLw2rGDFW2GnsGF0Gzu0pBXSw6qgpWzKhK4tyYcJzZ",
 ];
 
+/// Ranges of /etc/subuid, at times more than one message holds.
+fn subordinates() -> impl Strategy<Value = Vec<UidRange>> {
+    let few = proptest::collection::vec((any::<u32>(), 1_u32..100_000, any::<u32>()), 0..4);
+    let many = (0_u32..9).prop_map(|n| (0..n * 500).map(|i| (i * 70_000, 65_536, i)).collect::<Vec<_>>());
+    let ranges = prop_oneof![few, many];
+    ranges.prop_map(|ranges| {
+        let range = |(first, count, owner): (u32, u32, u32)| {
+            Some(UidRange { first, last: first.checked_add(count - 1)?, owner })
+        };
+        settle(ranges.into_iter().filter_map(range).collect(), &[0].into())
+    })
+}
+
 prop_compose! {
     fn config()(
         user in proptest::option::of(user_name()),
@@ -261,9 +276,10 @@ proptest! {
     }
 
     #[test]
-    fn what_travelled_is_the_same(config in config()) {
+    fn what_travelled_is_the_same(config in config(), subordinates in subordinates()) {
         let text = print(&config);
-        let parsed = parse("f", &mut Texts::one("f", text)).config;
+        // The text has none of these: they come from another file.
+        let parsed = Config { subordinates, ..parse("f", &mut Texts::one("f", text)).config };
         let mut batches = Vec::new();
         send(&parsed, Audience::Notify, &mut |batch| -> Result<(), CodecError> { batches.push(batch); Ok(()) }).unwrap();
         let mut assembler = Assembler::default();
@@ -277,7 +293,8 @@ proptest! {
     }
 
     #[test]
-    fn damaged_batches_do_no_harm(config in config(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+    fn damaged_batches_do_no_harm(config in config(), subordinates in subordinates(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let config = Config { subordinates, ..config };
         let mut batches = Vec::new();
         send(&config, Audience::Parent, &mut |batch| -> Result<(), CodecError> { batches.push(batch); Ok(()) }).unwrap();
         let at = at.index(batches[0].len());
@@ -285,6 +302,8 @@ proptest! {
         let mut assembler = Assembler::default();
         for batch in &batches {
             if let Ok(Some(whole)) = assembler.item(batch) {
+                // Whoever looks a uid up relies on it.
+                prop_assert!(are_in_order(&whole.subordinates));
                 let text = print(&whole);
                 let _ = parse("f", &mut Texts::one("f", text));
             }
