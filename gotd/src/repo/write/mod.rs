@@ -349,7 +349,10 @@ impl Push<'_> {
     fn give_up_sending(&self) -> Result<(), String> {
         let (limits, enforcement) = (Limits::UNCHANGED, self.enforcement);
         let stage = Stage { promises: COMMIT, paths: None, limits, enforcement };
-        libsandbox::enter(&stage).map(drop).map_err(|e| e.to_string())
+        libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+        #[cfg(feature = "escapes")]
+        crate::escapes::attempt("repo_write without verify", COMMIT);
+        Ok(())
     }
 
     /// Whether the disk has the configured reserve.
