@@ -15,6 +15,7 @@ pub mod compare;
 pub mod daemon;
 pub mod ground;
 pub mod history;
+pub mod neighbours;
 pub mod others;
 pub mod pkt;
 pub mod process;

@@ -169,8 +169,8 @@ impl Session {
             Some((to, from)) => Session { connection, to: Some(to.into()), from: from.into() },
             // Nobody serves it: what is read ends at once.
             None => {
-                let (from, _) = nix::unistd::pipe().expect("a pipe");
-                Session { connection, to: None, from: from.into() }
+                let (from, _) = std::io::pipe().expect("a pipe");
+                Session { connection, to: None, from: OwnedFd::from(from).into() }
             }
         }
     }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::neighbours::{self, Presence};
 use crate::run::{Done, run};
 use crate::{Daemon, binaries, is_root};
 
@@ -20,14 +21,24 @@ pub const GIT_SECONDS: u64 = 60;
 pub struct Site {
     dir: Option<TempDir>,
     root: PathBuf,
+    _presence: Presence,
 }
 
 impl Site {
     /// Makes the directory, with an empty `repositories` in it, and the stand-in for ssh.
     pub fn new() -> Site {
+        Site::made(neighbours::beside_others())
+    }
+
+    /// The same for a test that no other test of this process may stand beside: waits until there is none.
+    pub fn alone() -> Site {
+        Site::made(neighbours::alone())
+    }
+
+    fn made(presence: Presence) -> Site {
         let dir = tempfile::Builder::new().prefix("gotd-regress.").tempdir().expect("a temporary directory");
         let root = dir.path().to_owned();
-        let site = Site { dir: Some(dir), root };
+        let site = Site { dir: Some(dir), root, _presence: presence };
         open_to_all(&site.root);
         for name in ["repositories", "home", "clones"] {
             fs::create_dir(site.path(name)).expect("makes a directory");

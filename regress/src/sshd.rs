@@ -1,14 +1,15 @@
 //! A private sshd on the loopback interface, with its own keys.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::run::{run, wait_until};
 use crate::site::{GIT_SECONDS, UNPRIVILEGED, present_user};
-use crate::{Done, Site, binaries, is_root};
+use crate::{Done, Site, binaries, is_root, tcp};
 
 /// How gotsh comes into play.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +132,7 @@ impl Sshd {
         }
         let mut last = String::new();
         for _ in 0..5 {
-            let port = free_port();
+            let port = tcp::free_v4().port();
             let config = configuration(site, &dir, port, more.as_deref());
             let file = dir.join("sshd_config");
             fs::write(&file, config).expect("writes");
@@ -215,11 +216,6 @@ fn program() -> Option<PathBuf> {
         .find(|p| p.exists())
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
 fn configuration(site: &Site, dir: &Path, port: u16, more: Option<&str>) -> String {
     let dir = dir.display();
     let mut text = format!(
@@ -261,8 +257,12 @@ fn client(dir: &Path, port: u16, user: &str) -> String {
     format!("ssh -F {}", file.display())
 }
 
+/// useradd and userdel do not wait for each other: the second one fails.
+static ACCOUNTS: Mutex<()> = Mutex::new(());
+
 /// Makes an account that the daemon can be told about.
 pub fn make_account(name: &str, shell: &Path, home: &Path) {
+    let _one_at_a_time = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = Command::new("useradd");
     // `*` is no password at all, and not a locked account, which sshd would refuse.
     command.args(["-M", "-N", "-r", "-p", "*", "-s"]).arg(shell).arg("-d").arg(home).arg(name);
@@ -273,5 +273,6 @@ pub fn make_account(name: &str, shell: &Path, home: &Path) {
 
 /// Removes an account that [`make_account`] made.
 pub fn remove_account(name: &str) {
+    let _one_at_a_time = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let _ = run(Command::new("userdel").arg(name), b"", 30);
 }

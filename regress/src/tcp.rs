@@ -2,11 +2,29 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// A loopback address with a port that nobody has at this moment.
+/// The ports that are handed out: below those that the kernel gives to clients and to whoever asks for any port.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A loopback address with a port that nobody has at this moment, and that no other test of this process is given.
 pub fn free(ip: impl Into<IpAddr>) -> Option<SocketAddr> {
-    TcpListener::bind((ip.into(), 0)).ok()?.local_addr().ok()
+    static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
+    let ip = ip.into();
+    // Tests of another process begin somewhere else.
+    let first = std::process::id().wrapping_mul(97);
+    for _ in 0..1000 {
+        let n = u32::from(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
+        let step = first.wrapping_add(n) % u32::from(PORTS.end - PORTS.start);
+        let address = SocketAddr::new(ip, PORTS.start + u16::try_from(step).ok()?);
+        match TcpListener::bind(address) {
+            Ok(_) => return Some(address),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {}
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// The same over IPv4.

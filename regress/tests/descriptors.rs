@@ -28,7 +28,7 @@ fn configuration(site: &Site) -> String {
 /// Whether the kernel lets a socket refuse descriptors.
 fn can_refuse(site: &Site) -> bool {
     let connection = Connection::open(&site.socket());
-    let pipe = nix::unistd::pipe().expect("a pipe");
+    let pipe = std::io::pipe().expect("a pipe");
     let refused = connection.send(b"x", &[pipe.0.as_fd()]) == Err(Errno::EPERM);
     let release = nix::sys::utsname::uname().map(|name| name.release().to_owned());
     let release = release.unwrap_or_default().to_string_lossy().into_owned();
@@ -106,7 +106,7 @@ fn no_client_can_send_one() {
     }
     let connection = Connection::open(&site.socket());
     let file = std::fs::File::open("/").expect("opens");
-    let pipe = nix::unistd::pipe().expect("a pipe");
+    let pipe = std::io::pipe().expect("a pipe");
     let (tcp, _peer) = lingering();
     let own = Connection::open(&site.socket());
     for fd in [file.as_fd(), pipe.0.as_fd(), own.fd.as_fd()] {

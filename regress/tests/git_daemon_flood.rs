@@ -13,7 +13,8 @@ const CONNECTIONS: usize = 1000;
 const PER_ADDRESS: usize = 8;
 
 fn start() -> (Site, Daemon, SocketAddr) {
-    let (site, address) = (Site::new(), tcp::free_v4());
+    // Times are compared.
+    let (site, address) = (Site::alone(), tcp::free_v4());
     history::bulky(&site, "bulk.git", 48);
     let configuration = format!(
         "{}{}connection {{\n\tlimit git total 40\n\tlimit per address {PER_ADDRESS}\n\tfirst request timeout 3\n}}\n\

@@ -240,7 +240,8 @@ fn clients_that_never_take_their_ends() {
 /// for others are pipes of two pages: slower, and whole all the same.
 #[test]
 fn a_quota_of_pipes_that_clients_use_up() {
-    let site = Site::new();
+    // It is that of all daemons here.
+    let site = Site::alone();
     let original = history::bulky(&site, "bulk.git", 2);
     let mut daemon = site.start_with(&with_limits(&site, "limit per user 60\nlimit total 80"));
     let limit = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").unwrap_or_default();
@@ -279,7 +280,8 @@ fn lingering() -> (OwnedFd, TcpStream) {
 /// has of them goes with the process.
 #[test]
 fn descriptors_whose_close_hangs() {
-    let site = Site::new();
+    // A program that another test starts has a copy of them for a moment, and would hang instead.
+    let site = Site::alone();
     history::repository(&site, "demo.git", 5, "sha1");
     let mut daemon = site.start();
     let mut sockets = Vec::new();
