@@ -17,6 +17,7 @@ pub mod ground;
 pub mod history;
 pub mod neighbours;
 pub mod others;
+pub mod own_process;
 pub mod pkt;
 pub mod process;
 pub mod raw;

@@ -17,7 +17,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
 use regress::compare::leftovers;
 use regress::run::{Done, wait_until};
-use regress::{Daemon, Site, history, is_root, pkt, run};
+use regress::{Daemon, Site, history, is_root, own_process, pkt, run};
 
 /// Where the inner run finds its file systems.
 const PLACE: &str = "GOTD_REGRESS_SMALL_DISKS";
@@ -55,12 +55,8 @@ fn small_disks(name: &str) -> Option<PathBuf> {
         regress::skipped(&format!("cannot make a mount namespace: {}", probe.err.trim()));
         return None;
     }
-    command.args(["sh", "-c", MOUNT, "sh"]).arg(dir.path());
-    command.arg(std::env::current_exe().expect("a path")).args(["--exact", name, "--nocapture"]);
-    let done = run(command.env(PLACE, dir.path()), b"", 900);
-    // Past libtest's capture: what was seen is wanted of a run that passes, too.
-    let _ = std::io::stderr().write_all(&done.out);
-    assert_eq!(done.status, 0, "{}", done.err);
+    command.args(["sh", "-c", MOUNT, "sh"]).arg(dir.path()).env(PLACE, dir.path());
+    own_process::again(module_path!(), name, Some(command), 900);
     None
 }
 

@@ -7,10 +7,9 @@ use std::os::unix::net::UnixStream;
 
 use libproto::frame::{Header, MAX_FRAME};
 use libproto::message::client::{ClientKind, Hello, VERSION};
-use nix::unistd::pipe;
 use regress::raw::{Connection, End, Session, fetch_request, frame};
 use regress::run::wait_until;
-use regress::{Daemon, Site, history, pkt};
+use regress::{Daemon, Site, history, own_process, pkt};
 
 fn start() -> (Site, Daemon) {
     let site = Site::new();
@@ -96,7 +95,7 @@ fn descriptors_are_not_taken() {
     let device: OwnedFd = File::options().read(true).write(true).open("/dev/zero").expect("opens").into();
     let (socket, _peer) = UnixStream::pair().expect("a pair");
     let socket: OwnedFd = socket.into();
-    let (input, _to) = pipe().expect("a pipe");
+    let (input, _to) = std::io::pipe().expect("a pipe");
     let sets: Vec<(&str, Vec<BorrowedFd<'_>>)> = vec![
         ("one", vec![input.as_fd()]),
         ("two", vec![input.as_fd(), input.as_fd()]),
@@ -187,6 +186,10 @@ fn half_a_message_and_nothing_at_all() {
 
 #[test]
 fn a_thousand_connections() {
+    // Its limit of open files is raised.
+    if !own_process::is_this() {
+        return own_process::again(module_path!(), "a_thousand_connections", None, 300);
+    }
     let site = Site::new();
     history::repository(&site, "demo.git", 4, "sha1");
     let conf = site.serve_all().replace("\trate total", "\tfirst request timeout 3\n\trate total");
