@@ -1,0 +1,10 @@
+//! Fetches and clones: what is served, to which clients, whose turn it is and what it may cost.
+
+mod gotsh_relay;
+mod large_objects;
+mod negotiation;
+mod other_clients;
+mod pack_queue;
+mod pack_turns;
+mod shapes;
+mod through_sshd;
