@@ -60,7 +60,7 @@ floods: build
 
 # Fills small file systems at every stage of a push; mounts them in a mount namespace.
 disk-full: build
-	GOTD_BIN=$(abspath $(BIN)) $(CARGO) test --locked -p regress --test disk_full -- --nocapture
+	GOTD_BIN=$(abspath $(BIN)) $(CARGO) test --locked -p regress --test push disk_full:: -- --nocapture
 
 # GIT_TREE=path of a built git source tree; see regress/conformance.sh and regress/conformance.md.
 conformance: build

@@ -39,8 +39,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "a_client_that_has_used_its_ten_minutes_is_told_so_and_no_other",
     ),
     ("limit packs queue timeout", "fetch/pack_queue.rs", "whoever_waits_too_long_is_refused"),
-    ("limit pushes total", "push_turns.rs", "pushes_beyond_the_limit_wait_and_finish"),
-    ("limit pushes per repository", "push_turns.rs", "pushes_beyond_the_limit_wait_and_finish"),
+    ("limit pushes total", "push/turns.rs", "pushes_beyond_the_limit_wait_and_finish"),
+    ("limit pushes per repository", "push/turns.rs", "pushes_beyond_the_limit_wait_and_finish"),
     (
         "limit memory total",
         "fetch/pack_turns.rs",

@@ -116,7 +116,7 @@ fn a_push_during_a_fetch() {
 fn the_timer_of_the_manual_while_pushes_run() {
     let site = Site::new();
     let (work, repository) = work_tree(&site);
-    let manual = include_str!("../../man/gotd.8");
+    let manual = include_str!("../../../man/gotd.8");
     let line = ["repack", "-q", "--geometric=2", "-d", "--write-midx"];
     assert!(manual.contains(&line.join(" ")), "the manual says something else");
     let mut daemon = start(&site);

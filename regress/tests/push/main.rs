@@ -1,0 +1,8 @@
+//! Pushes: of every kind, by every client, beside each other, on a full disk, and to repositories that they make.
+
+mod clients;
+mod create;
+mod disk_full;
+mod kinds;
+mod races;
+mod turns;
