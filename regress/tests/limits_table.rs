@@ -17,7 +17,11 @@ use regress::{Daemon, Site, history, pkt, run};
 /// Limits that refuse nobody, or whose cases are somewhere else: where what they do is shown.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("connection rate window", "limits.rs", "the_window_of_the_minimum_rate"),
-    ("connection bandwidth per address", "git_daemon.rs", "an_address_takes_so_many_bytes_in_a_second"),
+    (
+        "connection bandwidth per address",
+        "git_daemon/serving.rs",
+        "an_address_takes_so_many_bytes_in_a_second",
+    ),
     ("connection waiting sessions", "limits_table.rs", "sessions_wait_as_many_as_they_are_to"),
     ("connection waiting git sessions", "limits_table.rs", "sessions_wait_as_many_as_they_are_to"),
     ("limit prefixes", "limits.rs", "more_prefixes_than_by_default_where_the_limit_is_higher"),

@@ -1,0 +1,7 @@
+//! git://: clients of TCP that nobody knows.
+
+mod flood;
+mod input;
+mod privileges;
+mod serving;
+mod ways;
