@@ -1,5 +1,5 @@
 //! Packs, references and trees that have sunk Git servers, each pushed to a real daemon. The list of what each was
-//! answered, how long it took and how much memory `verify` used is printed: `cargo test -p regress --test hostile_packs
+//! answered, how long it took and how much memory `verify` used is printed: `cargo test -p regress --test hostile packs::
 //! -- --nocapture`.
 //!
 //! After each of them the repository is exactly what it was.
