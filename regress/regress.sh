@@ -15,5 +15,5 @@ export GOTD_BIN
 cargo build --locked --quiet -p gotd --features gotd/escapes --target-dir "$target/escapes"
 cargo build --locked --quiet -p gotsh --target-dir "$target/escapes"
 escapes=$(cd "$target/escapes/debug" && pwd)
-GOTD_ESCAPES_BIN=$escapes GOTD_BIN=$escapes cargo test --locked -p regress --test escapes -- --nocapture
+GOTD_ESCAPES_BIN=$escapes GOTD_BIN=$escapes cargo test --locked -p regress --test process escapes:: -- --nocapture
 exec cargo test --workspace --locked --no-fail-fast

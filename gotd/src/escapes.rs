@@ -2,7 +2,7 @@
 //!
 //! Only with the feature `escapes`, with which no binary may be installed: there the filter lets a forbidden call
 //! fail instead of ending the process, so that one process can try everything. The lines go to standard error,
-//! which the parent logs; `regress/tests/escapes.rs` reads them.
+//! which the parent logs; `regress/tests/process/escapes.rs` reads them.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

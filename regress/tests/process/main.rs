@@ -1,0 +1,7 @@
+//! The processes: what each holds and may do, how they die, and what is left.
+
+mod deaths;
+mod escapes;
+mod memory_limits;
+mod privileges;
+mod push_privileges;
