@@ -13,11 +13,11 @@ fn read(path: &str) -> String {
 
 #[test]
 fn every_limit_is_reached_by_a_test() {
-    let tests = read("../regress/tests/limits_table.rs");
+    let tests = read("../regress/tests/config/limits_table.rs");
     let named = |limit: Limit| tests.contains(&format!("\"{}\",", limit.directive()));
     let missing: Vec<String> =
         TABLE.iter().map(|row| row.limit).filter(|limit| !named(*limit)).map(Limit::directive).collect();
-    assert!(missing.is_empty(), "no case in regress/tests/limits_table.rs: {missing:?}");
+    assert!(missing.is_empty(), "no case in regress/tests/config/limits_table.rs: {missing:?}");
 }
 
 #[test]

@@ -16,15 +16,15 @@ use regress::{Daemon, Site, history, pkt, run};
 
 /// Limits that refuse nobody, or whose cases are somewhere else: where what they do is shown.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
-    ("connection rate window", "limits.rs", "the_window_of_the_minimum_rate"),
+    ("connection rate window", "config/limits.rs", "the_window_of_the_minimum_rate"),
     (
         "connection bandwidth per address",
         "git_daemon/serving.rs",
         "an_address_takes_so_many_bytes_in_a_second",
     ),
-    ("connection waiting sessions", "limits_table.rs", "sessions_wait_as_many_as_they_are_to"),
-    ("connection waiting git sessions", "limits_table.rs", "sessions_wait_as_many_as_they_are_to"),
-    ("limit prefixes", "limits.rs", "more_prefixes_than_by_default_where_the_limit_is_higher"),
+    ("connection waiting sessions", "config/limits_table.rs", "sessions_wait_as_many_as_they_are_to"),
+    ("connection waiting git sessions", "config/limits_table.rs", "sessions_wait_as_many_as_they_are_to"),
+    ("limit prefixes", "config/limits.rs", "more_prefixes_than_by_default_where_the_limit_is_higher"),
     ("limit packs total", "fetch/pack_queue.rs", "clones_of_one_moment_all_end_well_one_after_the_other"),
     ("limit packs per repository", "fetch/pack_queue.rs", "the_limit_of_one_repository_holds_up_no_other"),
     (

@@ -1,0 +1,9 @@
+//! gotd.conf and what is installed: names, rules, limits, and a new configuration for a running daemon.
+
+mod directives;
+mod install;
+mod limits;
+mod limits_table;
+mod reload;
+mod reload_listeners;
+mod sshd_lines;
