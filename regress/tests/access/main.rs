@@ -1,0 +1,8 @@
+//! Who may do what, and where: places, borrowed objects, hidden references, users of a shared account.
+
+mod accounts;
+mod borrowing;
+mod hidden;
+mod mounts;
+mod places;
+mod self_service;
