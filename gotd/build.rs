@@ -4,7 +4,8 @@ use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 
 /// What goes into the programs, seen from this crate.
-const SOURCES: [&str; 5] = ["../Cargo.lock", "src", "../libproto/src", "../librepo/src", "../libsandbox/src"];
+const SOURCES: [&str; 6] =
+    ["../Cargo.lock", "src", "../libgit/src", "../libproto/src", "../librepo/src", "../libsandbox/src"];
 
 fn main() -> std::io::Result<()> {
     // The same sources give the same number, however they are linked and wherever they lie.

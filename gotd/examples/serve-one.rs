@@ -11,7 +11,6 @@ use gotd::session::role::{Conversation, Failure, Repo};
 use gotd::session::upload_pack;
 use libproto::command::{Parameters, Service};
 use libproto::message::parent::{FetchRules, Grant, SessionStart};
-use libproto::names::HashKind;
 use librepo::repository::{Options, Repository};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
@@ -36,10 +35,7 @@ fn main() {
         command_bytes: 16 << 20,
     };
     let repository = open(path);
-    let hash = match repository.hash() {
-        librepo::id::HashKind::Sha1 => HashKind::Sha1,
-        librepo::id::HashKind::Sha256 => HashKind::Sha256,
-    };
+    let hash = repository.hash();
     let repo_limits = limits.clone();
     let own = |fd: std::os::fd::BorrowedFd<'_>| -> OwnedFd { fd.try_clone_to_owned().expect("a descriptor") };
     let output = own(std::io::stdout().as_fd());

@@ -4,7 +4,9 @@
 //! Every line is far below the limit of a packet: a reference name has at most
 //! [`REF_NAME_MAX`](crate::names::REF_NAME_MAX) bytes, and at most four names stand in one line.
 
-use crate::names::{HEX_MAX, HashKind, ObjectId, RefName};
+use libgit::{HEX_MAX, HashKind, ObjectId};
+
+use crate::names::RefName;
 use crate::pktline::{FLUSH, write, write_parts};
 use crate::wire_error::WireError;
 

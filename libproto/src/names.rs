@@ -6,8 +6,7 @@
 
 use std::fmt;
 
-use serde::de::{Error as _, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use libgit::as_checked_bytes;
 use smallvec::SmallVec;
 
 /// Longest repository name in a request, in bytes. C gotd's buffer is 255 bytes with its NUL, and a site's scripts
@@ -19,8 +18,6 @@ pub const REF_NAME_MAX: usize = 3500;
 const REF_NAME_USUAL: usize = 40;
 /// Longest component of a reference that is to be written, in bytes: a file name with room for `.lock`.
 pub const REF_COMPONENT_MAX: usize = 250;
-/// Most hexadecimal digits of an object id.
-pub const HEX_MAX: usize = 64;
 /// Longest user name, in bytes.
 pub const USER_NAME_MAX: usize = 64;
 
@@ -37,10 +34,6 @@ pub enum NameError {
     Component,
     /// The whole name starts with `-`, so that a program could take it for an option.
     LeadingDash,
-    /// Not a full hexadecimal object id.
-    ObjectId,
-    /// Not the name of a hash function.
-    HashKind,
 }
 
 impl fmt::Display for NameError {
@@ -51,157 +44,11 @@ impl fmt::Display for NameError {
             NameError::Byte(b) => write!(f, "forbidden byte 0x{b:02x} in name"),
             NameError::Component => f.write_str("forbidden component in name"),
             NameError::LeadingDash => f.write_str("name starts with a dash"),
-            NameError::ObjectId => f.write_str("bad object id"),
-            NameError::HashKind => f.write_str("unknown object format"),
         }
     }
 }
 
 impl std::error::Error for NameError {}
-
-/// The hash function of a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum HashKind {
-    /// SHA-1, 20 bytes.
-    Sha1,
-    /// SHA-256, 32 bytes.
-    Sha256,
-}
-
-impl HashKind {
-    /// Length of an id in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "no id is empty")]
-    pub const fn len(self) -> usize {
-        match self {
-            HashKind::Sha1 => 20,
-            HashKind::Sha256 => 32,
-        }
-    }
-
-    /// Length of an id in hexadecimal digits.
-    pub const fn hex_len(self) -> usize {
-        self.len() * 2
-    }
-
-    /// Git's word for it, as in the `object-format` capability.
-    pub const fn name(self) -> &'static str {
-        match self {
-            HashKind::Sha1 => "sha1",
-            HashKind::Sha256 => "sha256",
-        }
-    }
-
-    /// The hash function with this name in the `object-format` capability.
-    pub fn from_name(name: &[u8]) -> Result<HashKind, NameError> {
-        match name {
-            b"sha1" => Ok(HashKind::Sha1),
-            b"sha256" => Ok(HashKind::Sha256),
-            _ => Err(NameError::HashKind),
-        }
-    }
-}
-
-/// An object id with room for SHA-256. Displays as lower-case hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectId {
-    kind: HashKind,
-    bytes: [u8; 32],
-}
-
-impl ObjectId {
-    /// The id with these raw bytes; `None` unless there are exactly as many as `kind` has.
-    pub fn from_bytes(kind: HashKind, raw: &[u8]) -> Option<ObjectId> {
-        if raw.len() != kind.len() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        bytes[..raw.len()].copy_from_slice(raw);
-        Some(ObjectId { kind, bytes })
-    }
-
-    /// The id written in exactly 40 or 64 hexadecimal digits, either case, as Git reads them.
-    pub fn from_hex(hex: &[u8]) -> Result<ObjectId, NameError> {
-        let kind = match hex.len() {
-            40 => HashKind::Sha1,
-            64 => HashKind::Sha256,
-            _ => return Err(NameError::ObjectId),
-        };
-        let mut bytes = [0; 32];
-        for (pair, byte) in hex.chunks_exact(2).zip(bytes.iter_mut()) {
-            *byte = (hex_digit(pair[0])? << 4) | hex_digit(pair[1])?;
-        }
-        Ok(ObjectId { kind, bytes })
-    }
-
-    /// The id of all zeros, which stands for "no object".
-    pub const fn null(kind: HashKind) -> ObjectId {
-        ObjectId { kind, bytes: [0; 32] }
-    }
-
-    /// Whether this is the id of all zeros.
-    pub fn is_null(&self) -> bool {
-        self.bytes == [0; 32]
-    }
-
-    /// The raw bytes, 20 or 32 of them.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.kind.len()]
-    }
-
-    /// The hash function it belongs to.
-    pub const fn kind(&self) -> HashKind {
-        self.kind
-    }
-
-    /// The id in lower-case hexadecimal digits, 40 or 64 of them, which are put into `digits`.
-    pub fn hex<'d>(&self, digits: &'d mut [u8; HEX_MAX]) -> &'d [u8] {
-        const PAIRS: [[u8; 2]; 256] = {
-            let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
-            while byte < 256 {
-                pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
-                byte += 1;
-            }
-            pairs
-        };
-        for (byte, pair) in self.as_bytes().iter().zip(digits.as_chunks_mut().0) {
-            *pair = PAIRS[usize::from(*byte)];
-        }
-        &digits[..self.kind.hex_len()]
-    }
-}
-
-fn hex_digit(c: u8) -> Result<u8, NameError> {
-    match c {
-        b'0'..=b'9' => Ok(c - b'0'),
-        b'a'..=b'f' => Ok(c - b'a' + 10),
-        b'A'..=b'F' => Ok(c - b'A' + 10),
-        _ => Err(NameError::ObjectId),
-    }
-}
-
-impl fmt::Display for ObjectId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [0; HEX_MAX];
-        f.pad(std::str::from_utf8(self.hex(&mut digits)).map_err(|_| fmt::Error)?)
-    }
-}
-
-impl fmt::Debug for ObjectId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl ObjectId {
-    fn from_message(raw: &[u8]) -> Result<ObjectId, NameError> {
-        let kind = match raw.len() {
-            20 => HashKind::Sha1,
-            32 => HashKind::Sha256,
-            _ => return Err(NameError::ObjectId),
-        };
-        ObjectId::from_bytes(kind, raw).ok_or(NameError::ObjectId)
-    }
-}
 
 /// The name of a reference: `HEAD`, or `refs/…` by the rules of git-check-ref-format(1). Any bytes that those rules
 /// allow, not only UTF-8.
@@ -393,34 +240,6 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Serialisation as a byte string, checked by the type's own parser when it comes back.
-macro_rules! as_checked_bytes {
-    ($type:ty, $parse:path, $what:literal) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_bytes(self.as_bytes())
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Checked;
-                impl<'de> Visitor<'de> for Checked {
-                    type Value = $type;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($what)
-                    }
-                    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<$type, E> {
-                        $parse(bytes).map_err(E::custom)
-                    }
-                }
-                deserializer.deserialize_bytes(Checked).map_err(D::Error::custom)
-            }
-        }
-    };
-}
-
-as_checked_bytes!(ObjectId, ObjectId::from_message, "an object id");
 as_checked_bytes!(RefName, RefName::parse, "a reference name");
 as_checked_bytes!(RepoName, RepoName::parse, "a repository name");
 as_checked_bytes!(UserName, UserName::parse, "a user name");
@@ -445,21 +264,7 @@ shown_escaped!(RefName, RepoName, UserName);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn object_ids_in_both_sizes() {
-        let hex = b"0123456789abcdef0123456789ABCDEF01234567";
-        let id = ObjectId::from_hex(hex).unwrap();
-        assert_eq!(id.to_string().as_bytes(), hex.to_ascii_lowercase());
-        assert_eq!(id.kind(), HashKind::Sha1);
-        assert_eq!(ObjectId::from_bytes(HashKind::Sha1, id.as_bytes()), Some(id));
-        assert_eq!(ObjectId::from_bytes(HashKind::Sha256, id.as_bytes()), None);
-        assert_eq!(ObjectId::from_hex(&[b'a'; 64]).unwrap().kind(), HashKind::Sha256);
-        for bad in [&hex[..39], b"", &[b'g'; 40], &[b'a'; 41], &[b'a'; 65]] {
-            assert_eq!(ObjectId::from_hex(bad), Err(NameError::ObjectId));
-        }
-        assert!(ObjectId::null(HashKind::Sha256).is_null() && !id.is_null());
-    }
+    use serde::{Serialize, Serializer};
 
     #[test]
     fn reference_names_as_git_checks_them() {
@@ -633,8 +438,6 @@ mod tests {
         assert_eq!(bincode::serde::encode_to_vec(&name, config).unwrap(), good);
         assert!(bincode::serde::decode_from_slice::<RefName, _>(&encode(b"refs/../x"), config).is_err());
         assert!(bincode::serde::decode_from_slice::<RepoName, _>(&encode(b"../x"), config).is_err());
-        assert!(bincode::serde::decode_from_slice::<ObjectId, _>(&encode(&[7; 21]), config).is_err());
-        assert!(bincode::serde::decode_from_slice::<ObjectId, _>(&encode(&[7; 20]), config).is_ok());
     }
 
     struct RawBytes<'a>(&'a [u8]);

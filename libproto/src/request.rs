@@ -9,9 +9,10 @@ pub mod push;
 pub mod v0;
 pub mod v2;
 
+use libgit::{HashKind, ObjectId};
 use serde::{Deserialize, Serialize};
 
-use crate::names::{HashKind, ObjectId, RefName};
+use crate::names::RefName;
 use crate::wire_error::{WireError, quote};
 
 /// Most a client may say in one request.
@@ -152,7 +153,7 @@ fn number(what: &'static str, digits: &[u8]) -> Result<u64, WireError> {
 /// An object id of the repository's hash.
 fn object_id(what: &'static str, hex: &[u8], hash: HashKind) -> Result<ObjectId, WireError> {
     match ObjectId::from_hex(hex) {
-        Ok(id) if id.kind() == hash => Ok(id),
+        Some(id) if id.kind() == hash => Ok(id),
         _ => Err(bad(what, hex)),
     }
 }
@@ -160,7 +161,7 @@ fn object_id(what: &'static str, hex: &[u8], hash: HashKind) -> Result<ObjectId,
 /// Checks the value of an `object-format` capability.
 fn object_format(value: &[u8], hash: HashKind) -> Result<(), WireError> {
     match HashKind::from_name(value) {
-        Ok(theirs) if theirs == hash => Ok(()),
+        Some(theirs) if theirs == hash => Ok(()),
         _ => Err(WireError::ObjectFormat(hash.name(), quote(value))),
     }
 }

@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use crate::names::{NameError, ObjectId, RefName, escape};
+use libgit::ObjectId;
+
+use crate::names::{NameError, RefName, escape};
 
 /// A violation of Git's protocol, or of one of our limits on it, by a client.
 #[derive(Debug, Clone, PartialEq, Eq)]

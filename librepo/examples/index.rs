@@ -7,10 +7,11 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::time::Instant;
 
+use libgit::{HashKind, ObjectId};
+use librepo::Repository;
 use librepo::receive::check::Policy;
 use librepo::receive::connectivity::Shallow;
 use librepo::receive::{self, Command, Progress, Ticker};
-use librepo::{HashKind, ObjectId, Repository};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

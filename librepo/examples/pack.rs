@@ -4,8 +4,9 @@
 use std::io::{self, BufRead, Write};
 use std::time::Instant;
 
+use libgit::ObjectId;
 use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Sink, Tips};
-use librepo::{ObjectId, Reader, Repository};
+use librepo::{Reader, Repository};
 
 struct Out(io::StdoutLock<'static>, bool);
 

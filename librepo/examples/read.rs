@@ -3,8 +3,9 @@
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use librepo::object::{Commit, Kind, Tag, TreeEntries};
-use librepo::{Location, ObjectId, Options, Reader, Repository};
+use libgit::{ObjectId, ObjectKind};
+use librepo::object::{Commit, Tag, TreeEntries};
+use librepo::{Location, Options, Reader, Repository};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -35,7 +36,7 @@ fn all(repository: &Repository, cache: usize) -> librepo::Result<String> {
     for (number, pack) in (0..).zip(repository.store().packs()) {
         for position in 0..pack.count() {
             let offset = pack.offset_of_position(position).unwrap_or(0);
-            if matches!(reader.kind_packed(number, offset)?, Kind::Commit | Kind::Tree) {
+            if matches!(reader.kind_packed(number, offset)?, ObjectKind::Commit | ObjectKind::Tree) {
                 count += 1;
                 bytes += reader.read_packed(number, offset)?.data.len();
             }
@@ -60,7 +61,7 @@ fn walk(repository: &Repository, cache: usize) -> librepo::Result<String> {
     while let Some(tip) = tips.pop() {
         let index = find(&tip);
         let object = reader.read_packed(0, pack.offset_at(index))?;
-        if object.kind == Kind::Tree {
+        if object.kind == ObjectKind::Tree {
             roots.push(index);
         } else if !std::mem::replace(&mut seen[index as usize], true) {
             count += 1;

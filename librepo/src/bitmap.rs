@@ -11,8 +11,10 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::rc::Rc;
 
+use libgit::{HashKind, ObjectKind};
+
 use crate::ewah::Ewah;
-use crate::id::{FastState, HashKind};
+use crate::id::FastState;
 
 /// Up to this size (bytes) the file's checksum is verified when it is opened.
 const CHECKED_SIZE: usize = 16 << 20;
@@ -226,13 +228,12 @@ impl<D: Deref<Target = [u8]>> Bitmap<D> {
 
     /// The set of all objects of one kind; `None` when that part of the file is damaged.
     #[must_use]
-    pub fn of_kind(&self, kind: crate::object::Kind) -> Option<Vec<u64>> {
-        use crate::object::Kind;
+    pub fn of_kind(&self, kind: ObjectKind) -> Option<Vec<u64>> {
         let at = match kind {
-            Kind::Commit => self.types[0],
-            Kind::Tree => self.types[1],
-            Kind::Blob => self.types[2],
-            Kind::Tag => self.types[3],
+            ObjectKind::Commit => self.types[0],
+            ObjectKind::Tree => self.types[1],
+            ObjectKind::Blob => self.types[2],
+            ObjectKind::Tag => self.types[3],
         };
         let mut out = vec![0; self.words()];
         let body = self.data.get(at..self.end)?;

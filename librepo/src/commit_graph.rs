@@ -3,10 +3,11 @@
 //! A graph saves inflating commits in walks. It holds what the commits hold, so replacing and grafting, which this
 //! crate never does, does not matter; in a shallow repository, where parents are cut, it is left alone.
 
+use libgit::{HashKind, ObjectId};
+
 use crate::beneath::{Dir, Map, be32, be64};
 use crate::chunks::{Chunks, IdTable};
 use crate::error::Result;
-use crate::id::{HashKind, ObjectId};
 
 const NO_PARENT: u32 = 0x7000_0000;
 const MORE_PARENTS: u32 = 0x8000_0000;

@@ -4,8 +4,9 @@
 //! The whole file must be well formed, but nothing else in it has an effect, and `include` is not followed: whoever can
 //! write a repository's configuration must not be able to make the server do anything.
 
+use libgit::HashKind;
+
 use crate::error::{Error, Result};
-use crate::id::HashKind;
 
 /// Who may read and write what is created in a repository (`core.sharedRepository`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

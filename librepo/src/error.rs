@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::id::ObjectId;
+use libgit::ObjectId;
 
 /// What can go wrong with one repository. The text names the object first and the cause last.
 ///

@@ -45,8 +45,7 @@ pub mod store;
 pub mod transaction;
 
 pub use error::{Error, Result};
-pub use id::{HashKind, IdMap, IdSet, ObjectId};
-pub use object::Kind;
+pub use id::{IdMap, IdSet};
 pub use reader::{Object, Reader};
 pub use refs::{Head, Ref, Refs};
 pub use repository::{Options, Repository};

@@ -5,9 +5,9 @@
 
 use std::iter::Peekable;
 
+use libgit::{ObjectId, ObjectKind};
+
 use crate::error::Result;
-use crate::id::ObjectId;
-use crate::object::Kind;
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
 use crate::reader::Reader;
@@ -57,7 +57,7 @@ impl Listed<'_> {
     #[must_use]
     pub fn peeled(&self, reader: &mut Reader<'_>) -> Option<ObjectId> {
         let PackedValue { target, peeled, peel_known } = self.value;
-        if !peel_known && let Ok(Some((Kind::Tag, _))) = reader.header(&target) {
+        if !peel_known && let Ok(Some((ObjectKind::Tag, _))) = reader.header(&target) {
             return peel(reader, &target);
         }
         peeled
@@ -197,7 +197,7 @@ impl<'l, P: Iterator<Item = Result<(&'l [u8], PackedValue)>>> Iterator for Iter<
 mod tests {
     use super::*;
     use crate::beneath::Map;
-    use crate::id::HashKind;
+    use libgit::HashKind;
 
     fn listing(loose: &[(&str, Option<u8>)], packed: &str, prefixes: &[&str]) -> Listing {
         let value = |digit: u8| PackedValue::loose(ObjectId::from_hex(&[digit; 40]).unwrap());

@@ -1,9 +1,9 @@
 //! Loose objects: one file each (`gitrepository-layout`).
 
+use libgit::{HashKind, ObjectId, ObjectKind};
+
 use crate::beneath::{Dir, EntryType, Map};
 use crate::error::{Error, Result};
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
 
 /// The most entries of one fan-out directory that are listed.
 const MAX_ENTRIES: usize = 10_000_000;
@@ -49,10 +49,10 @@ pub fn list(objects: &Dir, hash: HashKind) -> Result<Vec<ObjectId>> {
 }
 
 /// Parses the header `kind size\0`: kind, size in bytes, length of the header.
-pub fn parse_header(data: &[u8]) -> Option<(Kind, u64, usize)> {
+pub fn parse_header(data: &[u8]) -> Option<(ObjectKind, u64, usize)> {
     let end = data.iter().take(MAX_HEADER).position(|&byte| byte == 0)?;
     let space = data[..end].iter().position(|&byte| byte == b' ')?;
-    let kind = Kind::from_name(&data[..space])?;
+    let kind = ObjectKind::from_name(&data[..space])?;
     let digits = &data[space + 1..end];
     if digits.is_empty() || (digits.len() > 1 && digits[0] == b'0') || !digits.iter().all(u8::is_ascii_digit)
     {
@@ -72,8 +72,8 @@ mod tests {
 
     #[test]
     fn headers() {
-        assert_eq!(parse_header(b"blob 12\0x"), Some((Kind::Blob, 12, 8)));
-        assert_eq!(parse_header(b"tree 0\0"), Some((Kind::Tree, 0, 7)));
+        assert_eq!(parse_header(b"blob 12\0x"), Some((ObjectKind::Blob, 12, 8)));
+        assert_eq!(parse_header(b"tree 0\0"), Some((ObjectKind::Tree, 0, 7)));
         for bad in [
             &b"blob 12"[..],
             b"blob\0",

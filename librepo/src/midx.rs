@@ -1,8 +1,9 @@
 //! Multi-pack indexes (`gitformat-pack`).
 
+use libgit::{HashKind, ObjectId};
+
 use crate::beneath::{Map, be32, be64};
 use crate::chunks::{Chunks, IdTable};
-use crate::id::{HashKind, ObjectId};
 
 /// A multi-pack index: the ids of several packs in one order.
 #[derive(Debug)]

@@ -1,57 +1,9 @@
-//! Object kinds, and parsers of commits, tags and trees that copy nothing and never panic.
+//! Parsers of commits, tags and trees that copy nothing and never panic.
 //!
 //! They take what C git's readers take and no more; whether an object is well made in every field
 //! is for the checks of what comes in (`git-fsck`), not for these.
 
-use crate::id::{HashKind, ObjectId};
-
-/// The four kinds of objects, with their numbers in packs (`gitformat-pack`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// A commit.
-    Commit = 1,
-    /// A tree.
-    Tree = 2,
-    /// A blob.
-    Blob = 3,
-    /// An annotated tag.
-    Tag = 4,
-}
-
-impl Kind {
-    /// Git's word for the kind.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::Commit => "commit",
-            Kind::Tree => "tree",
-            Kind::Blob => "blob",
-            Kind::Tag => "tag",
-        }
-    }
-
-    /// The kind that Git calls so.
-    pub fn from_name(name: &[u8]) -> Option<Kind> {
-        match name {
-            b"commit" => Some(Kind::Commit),
-            b"tree" => Some(Kind::Tree),
-            b"blob" => Some(Kind::Blob),
-            b"tag" => Some(Kind::Tag),
-            _ => None,
-        }
-    }
-
-    /// The kind with this number in a pack entry; deltas have none.
-    pub const fn from_number(number: u8) -> Option<Kind> {
-        match number {
-            1 => Some(Kind::Commit),
-            2 => Some(Kind::Tree),
-            3 => Some(Kind::Blob),
-            4 => Some(Kind::Tag),
-            _ => None,
-        }
-    }
-}
+use libgit::{HashKind, ObjectId, ObjectKind};
 
 /// The object is not what its kind promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +114,7 @@ impl<'a> Commit<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Tag<'a> {
     target: ObjectId,
-    kind: Kind,
+    kind: ObjectKind,
     name: &'a [u8],
     rest: &'a [u8],
 }
@@ -173,7 +125,7 @@ impl<'a> Tag<'a> {
         let (target, rest) =
             id_line(data, b"object ", hash).ok_or(Malformed("tag without an object line"))?;
         let (kind, rest) = line(rest);
-        let kind = kind.strip_prefix(b"type ").and_then(Kind::from_name);
+        let kind = kind.strip_prefix(b"type ").and_then(ObjectKind::from_name);
         let kind = kind.ok_or(Malformed("tag without a type line"))?;
         let (name, rest) = line(rest);
         let name = name.strip_prefix(b"tag ").ok_or(Malformed("tag without a name"))?;
@@ -186,7 +138,7 @@ impl<'a> Tag<'a> {
     }
 
     /// What kind of object is tagged, by the tag's own word.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ObjectKind {
         self.kind
     }
 
@@ -390,7 +342,7 @@ mod tests {
         let tag = Tag::parse(text.as_bytes(), HashKind::Sha1).unwrap();
         assert_eq!(
             (tag.target().to_string().as_str(), tag.kind(), tag.name()),
-            (HEX, Kind::Commit, &b"v1"[..])
+            (HEX, ObjectKind::Commit, &b"v1"[..])
         );
         assert_eq!((tag.tagger_seconds(), tag.message()), (9, &b"notes"[..]));
         assert!(Tag::parse(format!("object {HEX}\ntype thing\ntag v\n").as_bytes(), HashKind::Sha1).is_err());

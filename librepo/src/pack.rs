@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
+use libgit::{HashKind, ObjectId, ObjectKind};
+
 use crate::beneath::{Map, be32};
 use crate::checked::Checked;
 use crate::error::Error;
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
 use crate::pack_index::PackIndex;
 use crate::rev::Order;
 
@@ -20,7 +20,7 @@ pub const HEADER_LEN: usize = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     /// A whole object.
-    Base(Kind),
+    Base(ObjectKind),
     /// A delta against the entry at this offset of the same pack.
     OfsDelta(u64),
     /// A delta against the object of this name.
@@ -86,7 +86,7 @@ impl Entry {
                 at += hash.len();
                 EntryKind::RefDelta(ObjectId::from_bytes(hash, id).ok_or(CUT)?)
             }
-            number => EntryKind::Base(Kind::from_number(number).ok_or("entry of unknown kind")?),
+            number => EntryKind::Base(ObjectKind::from_number(number).ok_or("entry of unknown kind")?),
         };
         Ok(Entry { kind, size, header_len: at, data_offset: offset + at as u64 })
     }
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn whole_objects() {
         let entry = parse(&[0x35, 9, 9]).unwrap();
-        assert_eq!((entry.kind, entry.size), (EntryKind::Base(Kind::Blob), 5));
+        assert_eq!((entry.kind, entry.size), (EntryKind::Base(ObjectKind::Blob), 5));
         assert_eq!((entry.header_len, entry.data_offset), (1, 301));
         // 5 + (3 << 4) + (1 << 11)
         assert_eq!(parse(&[0x95, 0x83, 0x01]).unwrap().size, 5 + 48 + 2048);

@@ -1,8 +1,9 @@
 //! Pack indexes, versions 1 and 2 (`gitformat-pack`).
 
+use libgit::{HashKind, ObjectId};
+
 use crate::beneath::{Map, be32, be64};
 use crate::chunks::{FANOUT_LEN, IdTable};
-use crate::id::{HashKind, ObjectId};
 
 const MAGIC: &[u8; 4] = b"\xfftOc";
 

@@ -3,9 +3,10 @@
 //! It is not auxiliary: what it holds is nowhere else, so that a bad line is an error. A list without the rest
 //! would look like deletions to a client that prunes.
 
+use libgit::{HashKind, ObjectId};
+
 use crate::beneath::{Dir, Map};
 use crate::error::{Error, Result};
-use crate::id::{HashKind, ObjectId};
 use crate::object::find_byte;
 use crate::prefixes::Prefixes;
 use crate::refs::good_name;

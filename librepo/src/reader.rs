@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use flate2::{Decompress, FlushDecompress, Status};
+use libgit::{ObjectId, ObjectKind};
 
 use crate::beneath::Map;
 use crate::delta_apply;
 use crate::error::{Error, Result};
-use crate::id::{FastState, ObjectId};
+use crate::id::FastState;
 use crate::inflate::Inflater;
 use crate::layers::{self, Layers, Stop};
 use crate::loose;
-use crate::object::Kind;
 use crate::pack::{EntryKind, Pack};
 use crate::store::{Location, Store};
 
@@ -60,7 +60,7 @@ pub(crate) enum Piece<'a> {
 #[derive(Clone, Debug)]
 pub struct Object {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Its content.
     pub data: Rc<Vec<u8>>,
 }
@@ -323,8 +323,8 @@ impl<'s> Reader<'s> {
         object.data.chunks(PIECE as usize).try_for_each(|piece| out(Piece::Content(piece)))
     }
 
-    /// Kind and size in bytes of an object; `None` if it is not here. Reads only headers.
-    pub fn header(&mut self, id: &ObjectId) -> Result<Option<(Kind, u64)>> {
+    /// ObjectKind and size in bytes of an object; `None` if it is not here. Reads only headers.
+    pub fn header(&mut self, id: &ObjectId) -> Result<Option<(ObjectKind, u64)>> {
         match self.store.locate(id) {
             Some(at) => self.header_at(at, id),
             None => Ok(None),
@@ -332,7 +332,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The same of an object that was located.
-    pub fn header_at(&mut self, at: Location, id: &ObjectId) -> Result<Option<(Kind, u64)>> {
+    pub fn header_at(&mut self, at: Location, id: &ObjectId) -> Result<Option<(ObjectKind, u64)>> {
         match at {
             Location::Pack { pack, offset, .. } => self.header_packed(pack, offset).map(Some),
             Location::Loose { dir } => {
@@ -345,7 +345,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The kind of a packed object, by following its chain of deltas without inflating anything.
-    pub fn kind_packed(&mut self, pack_number: u32, offset: u64) -> Result<Kind> {
+    pub fn kind_packed(&mut self, pack_number: u32, offset: u64) -> Result<ObjectKind> {
         let pack = self.pack(pack_number)?;
         let mut at = offset;
         for _ in 0..=MAX_CHAIN {
@@ -361,8 +361,8 @@ impl<'s> Reader<'s> {
         Err(pack.corrupt(offset, "delta chain too long"))
     }
 
-    /// Kind and size in bytes of a packed object.
-    pub fn header_packed(&mut self, pack_number: u32, offset: u64) -> Result<(Kind, u64)> {
+    /// ObjectKind and size in bytes of a packed object.
+    pub fn header_packed(&mut self, pack_number: u32, offset: u64) -> Result<(ObjectKind, u64)> {
         let pack = self.pack(pack_number)?;
         let entry = pack.entry(offset)?;
         if let EntryKind::Base(kind) = entry.kind {
@@ -398,7 +398,7 @@ impl<'s> Reader<'s> {
         file: &[u8],
         id: &ObjectId,
         start: &mut [u8; loose::MAX_HEADER],
-    ) -> Result<((Kind, u64, usize), usize, bool)> {
+    ) -> Result<((ObjectKind, u64, usize), usize, bool)> {
         self.inflate.reset(true);
         let status = self.inflate.decompress(file, start, FlushDecompress::None);
         let status = status.map_err(|_| loose::corrupt(id, "bad compressed data"))?;
@@ -439,7 +439,7 @@ impl<'s> Reader<'s> {
         &mut self,
         id: &ObjectId,
         out: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<Option<(Kind, u64)>> {
+    ) -> Result<Option<(ObjectKind, u64)>> {
         match self.store.locate(id) {
             Some(Location::Pack { pack: number, offset, .. }) => {
                 let pack = self.pack(number)?;
@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn a_small_cache_keeps_the_last_two_large_objects() {
         let mut cache = Cache { limit: 1 << 20, ..Cache::default() };
-        let object = |bytes: usize| Object { kind: Kind::Blob, data: Rc::new(vec![0; bytes]) };
+        let object = |bytes: usize| Object { kind: ObjectKind::Blob, data: Rc::new(vec![0; bytes]) };
         for (n, bytes) in [(1, 2 << 20), (2, 3 << 20), (3, 5 << 19), (4, 1000), (5, 5 << 19)] {
             cache.insert((0, n), object(bytes));
         }

@@ -3,11 +3,12 @@
 //! A listing reads no more than its prefixes ask for: directories that cannot hold a match are not entered, and the
 //! sorted `packed-refs` is searched, not read through. References of linked worktrees are never shown.
 
+use libgit::{HashKind, ObjectId, ObjectKind};
+
 use crate::beneath::{Dir, EntryType};
 use crate::error::{Error, Result};
-use crate::id::{HashKind, ObjectId};
 use crate::listing::{Found, Listing, Resolved};
-use crate::object::{Kind, Tag};
+use crate::object::Tag;
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
 use crate::reader::Reader;
@@ -252,7 +253,7 @@ pub fn peel(reader: &mut Reader<'_>, tag: &ObjectId) -> Option<ObjectId> {
     let mut at = *tag;
     for _ in 0..MAX_TAGS {
         let Ok(Some((kind, _))) = reader.header(&at) else { return None };
-        if kind != Kind::Tag {
+        if kind != ObjectKind::Tag {
             return Some(at);
         }
         let Ok(Some(object)) = reader.read(&at) else { return None };

@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use libgit::HashKind;
+
 use crate::alternates::Alternate;
 use crate::beneath::{Dir, EntryType};
 use crate::checked::Checked;
 use crate::commit_graph::{self, CommitGraph};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::id::HashKind;
 use crate::mounts::Look;
 use crate::refs::Refs;
 use crate::store::{Limits, Store};

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use libgit::HashKind;
+
 use crate::beneath::{Map, be32};
 use crate::checked::{Checked, Seal};
-use crate::id::HashKind;
 use crate::pack_index::PackIndex;
 
 const HEADER_LEN: usize = 12;

@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use libgit::{HashKind, ObjectId};
+
 use crate::beneath::{Dir, EntryType};
 use crate::checked::Checked;
 use crate::error::Result;
-use crate::id::{HashKind, ObjectId};
 use crate::loose;
 use crate::midx::MultiPackIndex;
 use crate::pack::Pack;

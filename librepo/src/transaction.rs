@@ -16,11 +16,11 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use libgit::{HashKind, ObjectId};
 use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::fs_ops::{self, Fs};
-use crate::id::{HashKind, ObjectId};
 use crate::ref_name::{RefName, is_directory_of};
 
 mod logs;

@@ -13,8 +13,9 @@ use std::process::{Command, Stdio};
 
 use common::random::{Random, seeds};
 use common::{Collect, count};
+use libgit::ObjectId;
 use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Sink, Tips};
-use librepo::{ObjectId, Reader, Repository};
+use librepo::{Reader, Repository};
 
 struct Scratch {
     _temp: tempfile::TempDir,

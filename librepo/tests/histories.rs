@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use common::history::History;
 use common::random::{Random, seeds};
 use common::{Collect, count};
+use libgit::{HashKind, ObjectId, ObjectKind};
+use librepo::Reader;
 use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Tips};
-use librepo::{HashKind, Kind, ObjectId, Reader};
 
 /// Clients of each repository, and questions of each client.
 const CLIENTS: usize = 8;
@@ -269,7 +270,7 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
         None => history.reach(&question.wants, &edge),
     };
     let named = question.wants.iter().map(|want| history.peel(*want));
-    let named: Vec<ObjectId> = named.filter(|id| history.things[id].kind != Kind::Commit).collect();
+    let named: Vec<ObjectId> = named.filter(|id| history.things[id].kind != ObjectKind::Commit).collect();
     let mut lacking: Ids = all.difference(&client.has).copied().collect();
     if question.filter.is_some() {
         // As to git, a client that has a commit has all that is below it, at whatever depth; but where dates lie git
@@ -286,7 +287,7 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
     if question.tags {
         for id in &history.tags {
             let names = &history.things[id].links[0];
-            let brought = history.things[names].kind != Kind::Tag && sent.contains(names);
+            let brought = history.things[names].kind != ObjectKind::Tag && sent.contains(names);
             assert!(!brought || sent.contains(id) || client.has.contains(id), "{id}: a tag is not sent");
         }
         more.retain(|id| !history.tags.contains(id) || client.has.contains(id));
@@ -311,15 +312,17 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
     // Of a shallow client git reads all trees and finds what was copied from anywhere; here only what changed is
     // compared, as with other clients. And below the depth of a filter nothing is read.
     if !edge.is_empty() || !answer.unshallow.is_empty() || deep {
-        more.retain(|id| matches!(history.things[id].kind, Kind::Commit | Kind::Tag) || !all.contains(id));
+        more.retain(|id| {
+            matches!(history.things[id].kind, ObjectKind::Commit | ObjectKind::Tag) || !all.contains(id)
+        });
     }
     // Which copies git finds depends on the order in which it meets trees: now and then it has one more.
-    let content = |id: &ObjectId| matches!(history.things[id].kind, Kind::Tree | Kind::Blob);
+    let content = |id: &ObjectId| matches!(history.things[id].kind, ObjectKind::Tree | ObjectKind::Blob);
     if !more.is_empty() && more.len() <= FEW && more.iter().all(|id| content(id) && all.contains(id)) {
         UNFOUND.fetch_add(1, Relaxed);
         more.clear();
     }
-    let kinds: Vec<(ObjectId, Kind)> = more.iter().map(|id| (*id, history.things[id].kind)).collect();
+    let kinds: Vec<(ObjectId, ObjectKind)> = more.iter().map(|id| (*id, history.things[id].kind)).collect();
     assert!(more.is_empty(), "git does not send {kinds:?}, but {} others", counted.len());
 }
 
@@ -365,7 +368,7 @@ fn questions(history: &History, random: &mut Random, number: usize, beyond: &Ato
         question.depth = None;
         if plain && (random.chance(10) || !question.shallow.is_empty() && random.chance(50)) {
             // What else is wanted must be a commit for a depth to mean something.
-            question.wants.retain(|id| history.things[id].kind == Kind::Commit);
+            question.wants.retain(|id| history.things[id].kind == ObjectKind::Commit);
             if !question.wants.is_empty() {
                 let relative = !question.shallow.is_empty() && random.chance(30);
                 question.depth = Some((1 + random.below(6) as u32, relative));

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use common::random::Random;
 use common::{Collect, Scratch, count};
+use libgit::ObjectId;
+use librepo::Repository;
 use librepo::fetch::{Fetch, Limits, PackOptions, PackStats, Policy, Tips};
-use librepo::{ObjectId, Repository};
 
 /// Several packs, one object of each branch in two of them, and the wanted commits: the tips of both branches.
 fn several_packs(options: &[&str]) -> (Scratch, Vec<ObjectId>) {

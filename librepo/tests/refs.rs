@@ -8,7 +8,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use common::Scratch;
-use librepo::{Head, ObjectId, Reader, Ref, Repository};
+use libgit::ObjectId;
+use librepo::{Head, Reader, Ref, Repository};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()

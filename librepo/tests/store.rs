@@ -9,10 +9,12 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
 
 use common::{Scratch, open};
+use libgit::{HashKind, ObjectId, ObjectKind};
 use librepo::alternates::{self, Lender, Lending};
+use librepo::id::hash_object;
 use librepo::mounts::Look;
 use librepo::place::Trust;
-use librepo::{HashKind, IdSet, Kind, Location, ObjectId, Options, Reader, Repository, Store};
+use librepo::{IdSet, Location, Options, Reader, Repository, Store};
 
 /// A descriptor that only names the directory is enough.
 #[test]
@@ -38,13 +40,13 @@ fn same_objects(scratch: &Scratch, repository: &Repository) {
         for line in listed.lines() {
             let mut words = line.split(' ');
             let id = ObjectId::from_hex(words.next().unwrap().as_bytes()).unwrap();
-            let kind = Kind::from_name(words.next().unwrap().as_bytes()).unwrap();
+            let kind = ObjectKind::from_name(words.next().unwrap().as_bytes()).unwrap();
             let size: u64 = words.next().unwrap().parse().unwrap();
             assert!(store.contains(&id));
             assert_eq!(reader.header(&id).unwrap(), Some((kind, size)), "{line}");
             let object = reader.read(&id).unwrap().unwrap();
             assert_eq!((object.kind, object.data.len() as u64), (kind, size), "{line}");
-            assert_eq!(repository.hash().hash_object(kind, &object.data), id);
+            assert_eq!(hash_object(repository.hash(), kind, &object.data), id);
             let mut streamed = Vec::new();
             let told = reader.read_stream(&id, &mut |bytes| {
                 streamed.extend_from_slice(bytes);
@@ -376,7 +378,7 @@ fn shared_store_between_threads() {
                 let mut reader = Reader::new(store, 1 << 20);
                 for index in 0..pack.count() {
                     let object = reader.read(&pack.id_at(index)).unwrap().unwrap();
-                    assert_eq!(HashKind::Sha1.hash_object(object.kind, &object.data), pack.id_at(index));
+                    assert_eq!(hash_object(HashKind::Sha1, object.kind, &object.data), pack.id_at(index));
                 }
             });
         }
@@ -494,7 +496,7 @@ fn large_objects() {
             largest = largest.max(bytes.len());
             Ok(())
         });
-        assert_eq!(told.unwrap(), Some((Kind::Blob, blob.len() as u64)));
+        assert_eq!(told.unwrap(), Some((ObjectKind::Blob, blob.len() as u64)));
         assert!(got == blob.len() && largest <= 1 << 16);
     }
 }

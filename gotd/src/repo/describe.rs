@@ -8,11 +8,12 @@
 
 use std::os::fd::AsFd;
 
+use libgit::ObjectKind;
 use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
 use libproto::names::{RefName, escape};
 use librepo::beneath::{Dir, EntryType};
 use librepo::fs_ops::Fs;
-use librepo::object::{Commit, Kind};
+use librepo::object::Commit;
 use librepo::reader::Reader;
 use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
@@ -44,7 +45,7 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
         Ok(repository) => repository,
         Err(e) => return role::failed(parent, OpenError::Unusable(e.to_string())),
     };
-    role::announce(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(repository.hash()))?;
+    role::announce(parent, found.directory.as_fd(), repository.hash())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("settings", WORK);
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
@@ -73,7 +74,7 @@ pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcem
         Ok(repository) => repository,
         Err(e) => return role::failed(parent, OpenError::Unusable(e.to_string())),
     };
-    role::announce(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(repository.hash()))?;
+    role::announce(parent, found.directory.as_fd(), repository.hash())?;
     let text = match info(&repository, &serve.hidden) {
         Ok(info) => {
             role::send(parent, &RepoToParent::Info(info));
@@ -123,7 +124,7 @@ fn changed(repository: &Repository, refs: &[Ref]) -> Option<u64> {
         .filter_map(|branch| {
             let object = reader.read(&branch.target).ok().flatten()?;
             let commit = Commit::parse(&object.data, repository.hash()).ok()?;
-            (object.kind == Kind::Commit).then(|| commit.committer_seconds())
+            (object.kind == ObjectKind::Commit).then(|| commit.committer_seconds())
         })
         .max()
 }

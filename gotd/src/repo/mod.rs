@@ -4,7 +4,6 @@
 pub mod borrowing;
 pub mod describe;
 pub mod hidden;
-pub mod ids;
 pub mod made_by;
 pub mod read;
 pub mod role;

@@ -12,13 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use libgit::HashKind;
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
     Access, Build, Checks, DirectoryId, FoundAt, ListenToSession, OpenError, Opened, ParentToRepo,
     RepoAddress, RepoReport, RepoStart, RepoToParent, Serve, Task,
 };
 use libproto::message::repo::{Refusal, RepoToSession};
-use libproto::names::HashKind;
 use librepo::alternates::Alternate;
 use librepo::beneath::EntryType;
 use librepo::checked::{Checked, Seal};
@@ -205,7 +205,7 @@ fn read(
         Ok(opening) => opening,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
-    tell(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(opening.hash()))?;
+    tell(parent, found.directory.as_fd(), opening.hash())?;
     // While the parent looks at what was found.
     let checked = Arc::<Checked>::default();
     let dirs = std::mem::take(&mut alternates.dirs);

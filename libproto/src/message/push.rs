@@ -13,10 +13,11 @@
 //! repo_write → session   Results*, End
 //! ```
 
+use libgit::{ObjectId, ObjectKind};
 use serde::{Deserialize, Serialize};
 
 use super::repo::RefBatch;
-use crate::names::{ObjectId, RefName};
+use crate::names::RefName;
 use crate::states::Table;
 
 /// Most commands in one message.
@@ -163,19 +164,6 @@ pub struct IndexedPack {
     pub checksum: ObjectId,
 }
 
-/// The kind of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ObjectKind {
-    /// A commit.
-    Commit,
-    /// A tree.
-    Tree,
-    /// A blob.
-    Blob,
-    /// An annotated tag.
-    Tag,
-}
-
 /// What is known about one command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandFacts {
@@ -232,8 +220,9 @@ pub const WRITE_STATES: &Table<WriteState, SessionToWriterKind> = {
 mod tests {
     use super::*;
     use crate::channel::Message;
-    use crate::names::{HashKind, REF_NAME_MAX};
+    use crate::names::REF_NAME_MAX;
     use crate::states::allowed;
+    use libgit::HashKind;
 
     #[test]
     fn the_largest_batches_fit_into_a_frame() {

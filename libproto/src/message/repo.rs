@@ -4,9 +4,10 @@
 //! boundaries come in batches of which the last one says so. The repository process treats the session as hostile:
 //! [`READ_STATES`] is what it may say when, and every batch is bounded by the size of a frame and by [`BATCH_IDS`].
 
+use libgit::ObjectId;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{ObjectId, RefName};
+use crate::names::RefName;
 use crate::request::Deepen;
 use crate::request::filter::Filter;
 use crate::request::v0::SideBand;
@@ -257,8 +258,8 @@ pub const READ_STATES: &Table<ReadState, SessionToRepoKind> = {
 mod tests {
     use super::*;
     use crate::channel::Message;
-    use crate::names::HashKind;
     use crate::states::allowed;
+    use libgit::HashKind;
 
     #[test]
     fn the_largest_batches_fit_into_a_frame() {

@@ -1,6 +1,7 @@
 //! What a partial clone leaves out (`git rev-list --filter`). `sparse:oid` is never served: it would make the server
 //! read a specification out of the repository.
 
+use libgit::ObjectKind;
 use serde::{Deserialize, Serialize};
 
 use super::{bad, number};
@@ -21,22 +22,9 @@ pub enum Filter {
     /// `tree:N`: no trees and blobs at this depth below a root tree or deeper.
     TreeDepth(u64),
     /// `object:type=…`
-    Type(ObjectType),
+    Type(ObjectKind),
     /// `combine:A+B`: only what every part keeps; combinations within are dissolved.
     All(Vec<Filter>),
-}
-
-/// The type of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ObjectType {
-    /// A commit.
-    Commit,
-    /// A tree.
-    Tree,
-    /// A blob.
-    Blob,
-    /// An annotated tag.
-    Tag,
 }
 
 impl std::fmt::Display for Filter {
@@ -45,10 +33,7 @@ impl std::fmt::Display for Filter {
             Filter::NoBlobs => f.write_str("blob:none"),
             Filter::BlobLimit(limit) => write!(f, "blob:limit={limit}"),
             Filter::TreeDepth(depth) => write!(f, "tree:{depth}"),
-            Filter::Type(ObjectType::Commit) => f.write_str("object:type=commit"),
-            Filter::Type(ObjectType::Tree) => f.write_str("object:type=tree"),
-            Filter::Type(ObjectType::Blob) => f.write_str("object:type=blob"),
-            Filter::Type(ObjectType::Tag) => f.write_str("object:type=tag"),
+            Filter::Type(kind) => write!(f, "object:type={}", kind.name()),
             Filter::All(parts) => {
                 for (at, part) in parts.iter().enumerate() {
                     write!(f, "{}{part}", if at == 0 { "combine:" } else { "+" })?;
@@ -89,7 +74,7 @@ fn parse_into(spec: &[u8], level: usize, parts: &mut Vec<Filter>) -> Result<(), 
     } else if let Some(depth) = spec.strip_prefix(b"tree:") {
         Filter::TreeDepth(number("filter", depth)?)
     } else if let Some(name) = spec.strip_prefix(b"object:type=") {
-        Filter::Type(object_type(name)?)
+        Filter::Type(ObjectKind::from_name(name).ok_or_else(|| bad("filter", name))?)
     } else if let Some(list) = spec.strip_prefix(b"combine:") {
         if level > 2 || list.is_empty() {
             return Err(bad("filter", spec));
@@ -103,16 +88,6 @@ fn parse_into(spec: &[u8], level: usize, parts: &mut Vec<Filter>) -> Result<(), 
     };
     parts.push(one);
     Ok(())
-}
-
-fn object_type(name: &[u8]) -> Result<ObjectType, WireError> {
-    match name {
-        b"commit" => Ok(ObjectType::Commit),
-        b"tree" => Ok(ObjectType::Tree),
-        b"blob" => Ok(ObjectType::Blob),
-        b"tag" => Ok(ObjectType::Tag),
-        _ => Err(bad("filter", name)),
-    }
 }
 
 /// A number of bytes with an optional k, m or g.
@@ -157,7 +132,7 @@ mod tests {
         assert_eq!(parse("blob:limit=1k"), Ok(Filter::BlobLimit(1024)));
         assert_eq!(parse("blob:limit=0"), Ok(Filter::BlobLimit(0)));
         assert_eq!(parse("tree:0"), Ok(Filter::TreeDepth(0)));
-        assert_eq!(parse("object:type=tag"), Ok(Filter::Type(ObjectType::Tag)));
+        assert_eq!(parse("object:type=tag"), Ok(Filter::Type(ObjectKind::Tag)));
         assert_eq!(
             parse("combine:blob:none+tree:3"),
             Ok(Filter::All(vec![Filter::NoBlobs, Filter::TreeDepth(3)]))

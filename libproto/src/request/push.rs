@@ -1,10 +1,11 @@
 //! Lines of a push (`gitprotocol-pack`, "Reference Update Request").
 
+use libgit::{HashKind, ObjectId};
 use serde::{Deserialize, Serialize};
 
 use super::{bad, object_format, object_id};
 use crate::command::sanitize_agent;
-use crate::names::{HashKind, ObjectId, RefName, escape};
+use crate::names::{RefName, escape};
 use crate::wire_error::{WireError, quote};
 
 /// Longest push option in bytes.

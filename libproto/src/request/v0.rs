@@ -1,8 +1,9 @@
 //! Lines of a fetch in v0 and v1 (`gitprotocol-pack`, "Packfile Negotiation"; `gitprotocol-capabilities`).
 
+use libgit::{HashKind, ObjectId};
+
 use super::{ShallowLine, bad, filter::Filter, object_format, object_id, shallow_line};
 use crate::command::sanitize_agent;
-use crate::names::{HashKind, ObjectId};
 use crate::pktline::{BAND_MAX, SMALL_BAND_MAX};
 use crate::wire_error::{WireError, quote};
 

@@ -1,9 +1,10 @@
 //! Requests of v2 (`gitprotocol-v2`): a command, capabilities, and after a delimiter its arguments. Whatever was not
 //! advertised is refused, as the document demands.
 
+use libgit::{HashKind, ObjectId};
+
 use super::{Counter, ShallowLine, filter::Filter, object_format, object_id, shallow_line};
 use crate::command::sanitize_agent;
-use crate::names::{HashKind, ObjectId};
 use crate::wire_error::{WireError, quote};
 
 /// A command of v2.

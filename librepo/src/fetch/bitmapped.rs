@@ -7,6 +7,8 @@
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
+use libgit::ObjectKind;
+
 use super::PackOptions;
 use super::bits::{Bits, bits_of};
 use super::commits::{Commits, Source, missing_below};
@@ -21,7 +23,7 @@ use crate::bitmap::{Bitmap, Expanded};
 use crate::checked::Seal;
 use crate::error::{Error, Result};
 use crate::id::FastState;
-use crate::object::{Kind, TreeEntries};
+use crate::object::TreeEntries;
 use crate::pack::Pack;
 use crate::repository::Repository;
 use crate::store::Store;
@@ -134,12 +136,13 @@ impl PackBitmap {
         if !options.thin || plan.client.count() == 0 || sent.is_empty() {
             return Ok(());
         }
-        let (Some(trees), Some(blobs)) = (self.bitmap.of_kind(Kind::Tree), self.bitmap.of_kind(Kind::Blob))
+        let (Some(trees), Some(blobs)) =
+            (self.bitmap.of_kind(ObjectKind::Tree), self.bitmap.of_kind(ObjectKind::Blob))
         else {
             return Ok(());
         };
-        let mut versions: HashMap<(u32, Kind), u8, FastState> = HashMap::default();
-        for (kind, all) in [(Kind::Tree, trees), (Kind::Blob, blobs)] {
+        let mut versions: HashMap<(u32, ObjectKind), u8, FastState> = HashMap::default();
+        for (kind, all) in [(ObjectKind::Tree, trees), (ObjectKind::Blob, blobs)] {
             let mut had = all;
             for (word, client) in had.iter_mut().zip(plan.client.words()) {
                 *word &= client;
@@ -207,11 +210,11 @@ pub(crate) fn reach(
                 }
             }
             // A client that filters may lack what its haves imply: this is how it asks for it.
-            if let Some((number, Kind::Tree | Kind::Blob)) = target {
+            if let Some((number, ObjectKind::Tree | ObjectKind::Blob)) = target {
                 named.set(number);
             }
         }
-        for kind in [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag] {
+        for kind in [ObjectKind::Commit, ObjectKind::Tree, ObjectKind::Blob, ObjectKind::Tag] {
             if !filter.passes_kind(kind) {
                 let Some(all) = bitmap.bitmap.of_kind(kind) else { return Ok(None) };
                 wanted.subtract(&all);
@@ -287,7 +290,7 @@ impl Walker<'_> {
         let counted = self.bitmap.bitmap.objects();
         let (mut tags, mut others) = (Vec::new(), Vec::new());
         for tip in tips {
-            let waits = stop.is_some() && *tip < counted && source.kind(*tip)? == Kind::Tag;
+            let waits = stop.is_some() && *tip < counted && source.kind(*tip)? == ObjectKind::Tag;
             if waits { &mut tags } else { &mut others }.push(*tip);
         }
         if !self.reach_from(source, &others, stop, set, progress)? {
@@ -323,13 +326,13 @@ impl Walker<'_> {
             }
             match target {
                 // Bitmaps of tips first: they swallow most of the other tips.
-                Some((number, Kind::Commit)) if self.bitmap_of(source, number).is_some() => {
+                Some((number, ObjectKind::Commit)) if self.bitmap_of(source, number).is_some() => {
                     if !set.get(number) && !stopped(number) && !self.merge(source, number, set) {
                         return Ok(false);
                     }
                 }
-                Some((number, Kind::Commit)) => rest.push(number),
-                Some((number, Kind::Tree)) => trees.push(number),
+                Some((number, ObjectKind::Commit)) => rest.push(number),
+                Some((number, ObjectKind::Tree)) => trees.push(number),
                 Some((number, _)) => {
                     set.set(number);
                 }
@@ -422,7 +425,7 @@ impl Walker<'_> {
                 Err(_) if lenient => continue,
                 Err(e) => return Err(e),
             };
-            if object.kind != Kind::Tree {
+            if object.kind != ObjectKind::Tree {
                 return Err(Error::CorruptObject(source.space.id(tree), "not the tree that it should be"));
             }
             let prefix = if name == 0 { 0 } else { name_hash(name, b"/") };

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::space::{First, NO_OBJECT, Place, Space};
 use crate::commit_graph::CommitGraph;
 use crate::error::{Error, Result};
-use crate::id::{FastState, ObjectId};
-use crate::object::{Commit, Kind, Tag};
+use crate::id::FastState;
+use crate::object::{Commit, Tag};
 use crate::reader::{Object, Reader};
 use crate::store::{Location, Store};
 
@@ -14,7 +16,7 @@ use crate::store::{Location, Store};
 const MOST_TAGS: usize = 1000;
 
 /// The tags on the way, and what they name in the end with its kind, if that is here.
-pub(crate) type Peeled = (Vec<u32>, Option<(u32, Kind)>);
+pub(crate) type Peeled = (Vec<u32>, Option<(u32, ObjectKind)>);
 
 /// The repository as a fetch reads it: numbers, and objects by number.
 pub(crate) struct Source<'s> {
@@ -22,9 +24,9 @@ pub(crate) struct Source<'s> {
     pub(crate) reader: Reader<'s>,
     /// Knows parents, trees and dates of commits without reading them.
     pub(crate) graph: Option<&'s CommitGraph>,
-    /// Kind and size in bytes of the loose objects that were asked about. Several steps of a fetch ask
+    /// ObjectKind and size in bytes of the loose objects that were asked about. Several steps of a fetch ask
     /// again, and each time the file would be opened.
-    loose: HashMap<u32, (Kind, u64), FastState>,
+    loose: HashMap<u32, (ObjectKind, u64), FastState>,
 }
 
 impl<'s> Source<'s> {
@@ -64,8 +66,8 @@ impl<'s> Source<'s> {
         self.reader.read_at_within(location, &id, limit)
     }
 
-    /// Kind and size of the object with this number.
-    pub(crate) fn header(&mut self, number: u32) -> Result<(Kind, u64)> {
+    /// ObjectKind and size of the object with this number.
+    pub(crate) fn header(&mut self, number: u32) -> Result<(ObjectKind, u64)> {
         if let Some(header) = self.loose.get(&number) {
             return Ok(*header);
         }
@@ -77,8 +79,8 @@ impl<'s> Source<'s> {
         Ok(header)
     }
 
-    /// Kind of the object with this number.
-    pub(crate) fn kind(&mut self, number: u32) -> Result<Kind> {
+    /// ObjectKind of the object with this number.
+    pub(crate) fn kind(&mut self, number: u32) -> Result<ObjectKind> {
         match self.space.place(number) {
             Some(Place::Pack { pack, offset, .. }) => self.reader.kind_packed(pack, offset),
             _ => Ok(self.header(number)?.0),
@@ -92,7 +94,7 @@ impl<'s> Source<'s> {
         let mut at = number;
         loop {
             let kind = self.kind(at)?;
-            if kind != Kind::Tag {
+            if kind != ObjectKind::Tag {
                 return Ok((tags, Some((at, kind))));
             }
             if tags.len() >= MOST_TAGS {
@@ -151,7 +153,7 @@ impl Commits {
             None => {
                 self.parents.truncate(first_parent as usize);
                 let object = source.read(number)?;
-                if object.kind != Kind::Commit {
+                if object.kind != ObjectKind::Commit {
                     return Ok(None);
                 }
                 let commit = Commit::parse(&object.data, source.space.store().hash())

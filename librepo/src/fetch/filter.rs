@@ -1,6 +1,6 @@
 //! Filters of a partial clone (`git-rev-list`, `--filter`): which objects the client can do without.
 
-use crate::object::Kind;
+use libgit::ObjectKind;
 
 /// One filter, or several that must all let an object pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Filter {
     /// Trees and blobs this deep and deeper stay out; the root tree's depth is 0.
     pub tree_depth: Option<u64>,
     /// Only objects of this kind go out.
-    pub kind: Option<Kind>,
+    pub kind: Option<ObjectKind>,
     /// Nothing that is not asked for by name goes out (kinds that exclude each other).
     nothing: bool,
 }
@@ -38,7 +38,7 @@ impl Filter {
             return Some(Filter { tree_depth: Some(size_of(depth)?), ..Filter::default() });
         }
         if let Some(kind) = text.strip_prefix(b"object:type=") {
-            return Some(Filter { kind: Some(Kind::from_name(kind)?), ..Filter::default() });
+            return Some(Filter { kind: Some(ObjectKind::from_name(kind)?), ..Filter::default() });
         }
         let parts = text.strip_prefix(b"combine:")?;
         if depth > 2 {
@@ -70,11 +70,11 @@ impl Filter {
 
     /// Whether an object of this kind can pass at all.
     #[must_use]
-    pub fn passes_kind(&self, kind: Kind) -> bool {
+    pub fn passes_kind(&self, kind: ObjectKind) -> bool {
         let empty = match kind {
-            Kind::Commit | Kind::Tag => false,
-            Kind::Tree => self.tree_depth == Some(0),
-            Kind::Blob => self.tree_depth == Some(0) || self.blob_limit == Some(0),
+            ObjectKind::Commit | ObjectKind::Tag => false,
+            ObjectKind::Tree => self.tree_depth == Some(0),
+            ObjectKind::Blob => self.tree_depth == Some(0) || self.blob_limit == Some(0),
         };
         !self.nothing && !empty && self.kind.is_none_or(|only| only == kind)
     }
@@ -88,7 +88,7 @@ impl Filter {
     /// Whether anything below a tree at this depth can pass, so that the tree must be read.
     pub(crate) fn reads_tree(&self, depth: i64) -> bool {
         self.passes_depth(depth.saturating_add(1))
-            && (self.passes_kind(Kind::Tree) || self.passes_kind(Kind::Blob))
+            && (self.passes_kind(ObjectKind::Tree) || self.passes_kind(ObjectKind::Blob))
     }
 
     /// Whether a blob of this size passes.
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn filters_are_read_as_git_writes_them() {
         let none = Filter::parse(b"blob:none").unwrap();
-        assert!(!none.passes_kind(Kind::Blob) && none.passes_kind(Kind::Tree));
+        assert!(!none.passes_kind(ObjectKind::Blob) && none.passes_kind(ObjectKind::Tree));
         let limit = Filter::parse(b"blob:limit=2k").unwrap();
         assert!(limit.passes_size(2047) && !limit.passes_size(2048));
         let tree = Filter::parse(b"tree:1").unwrap();
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(both.tree_depth, Some(3));
         assert_eq!(both.blob_limit, Some(0));
         let kinds = Filter::parse(b"combine:object:type=blob+object:type=commit").unwrap();
-        assert!(!kinds.passes_kind(Kind::Blob) && !kinds.passes_kind(Kind::Commit));
+        assert!(!kinds.passes_kind(ObjectKind::Blob) && !kinds.passes_kind(ObjectKind::Commit));
     }
 
     #[test]

@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use libgit::ObjectKind;
+
 use super::bits::Bits;
 use super::commits::Source;
 use super::plan::{Names, Plan, name_hash};
 use super::progress::Progress;
 use super::walk::Recent;
 use crate::error::{Error, Result};
-use crate::object::{Kind, TreeEntries};
+use crate::object::TreeEntries;
 use crate::reader::Reader;
 
 /// A directory with more versions than this is divided.
@@ -180,7 +182,7 @@ impl Shared {
             }
             look()?;
             let object = source.read(tree)?;
-            if object.kind != Kind::Tree {
+            if object.kind != ObjectKind::Tree {
                 return Err(Error::CorruptObject(source.space.id(tree), "not the tree that it should be"));
             }
             for entry in TreeEntries::new(&object.data, hash) {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::bitmapped::PackBitmap;
 use super::bits::Bits;
 use super::commits::{Commits, Source};
@@ -12,8 +14,7 @@ use super::shallow::{Cuts, Deepen, ShallowInfo};
 use super::space::{First, NO_OBJECT};
 use super::{Means, PackOptions, PackStats, Sink, reach, writer};
 use crate::error::{Error, Result};
-use crate::id::{FastState, IdSet, ObjectId};
-use crate::object::Kind;
+use crate::id::{FastState, IdSet};
 use crate::pack::Pack;
 use crate::refs::Ref;
 use crate::repository::Repository;
@@ -245,7 +246,9 @@ impl<'r> Fetch<'r> {
         } else {
             let number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
             // A client that lacks single files or directories asks for them one after the other: about those bitmaps say nothing.
-            if self.wants.is_empty() && matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {
+            if self.wants.is_empty()
+                && matches!(self.source.kind(number)?, ObjectKind::Commit | ObjectKind::Tag)
+            {
                 self.open_bitmap()?;
             }
             self.source.space.number(&id).ok_or(WantError::NotFound)?
@@ -308,7 +311,7 @@ impl<'r> Fetch<'r> {
 
     /// Whether a commit or tag can be reached from the tips. All questions together cost one walk over the history.
     fn is_reachable(&mut self, number: u32) -> Result<bool> {
-        if !matches!(self.source.kind(number)?, Kind::Commit | Kind::Tag) {
+        if !matches!(self.source.kind(number)?, ObjectKind::Commit | ObjectKind::Tag) {
             return Ok(false);
         }
         let (source, reached) = self.reached()?;
@@ -332,7 +335,7 @@ impl<'r> Fetch<'r> {
         }
         self.haves.push(number);
         self.has.set(number);
-        if self.source.kind(number)? == Kind::Commit {
+        if self.source.kind(number)? == ObjectKind::Commit {
             let at = self.commits.must(&mut self.source, number)?;
             self.oldest_have = self.oldest_have.min(self.commits.node(at).seconds);
             for parent in self.commits.parents(at) {
@@ -358,7 +361,7 @@ impl<'r> Fetch<'r> {
         for want in 0..self.wants.len() {
             let (_, target) = self.source.peel(self.wants[want])?;
             // Whether a tree or blob is behind something the client has cannot be told.
-            let Some((commit, Kind::Commit)) = target else { continue };
+            let Some((commit, ObjectKind::Commit)) = target else { continue };
             if !self.reaches_common(commit, &mut steps)? {
                 return Ok(false);
             }
@@ -411,7 +414,7 @@ impl<'r> Fetch<'r> {
         if self.shallow_set.get(number) {
             return Ok(());
         }
-        if self.source.kind(number)? != Kind::Commit {
+        if self.source.kind(number)? != ObjectKind::Commit {
             return Err(Error::Invalid(format!("invalid shallow object {id}")));
         }
         self.shallow_set.set(number);

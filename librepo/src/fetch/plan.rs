@@ -1,13 +1,14 @@
 //! What a walk found out: the objects to send, and what the client can build upon.
 
+use libgit::ObjectKind;
+
 use super::bits::Bits;
-use crate::object::Kind;
 
 /// An object that the client has, at a path where it gets a new one: a base for deltas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edge {
     pub(crate) number: u32,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ObjectKind,
     /// Hash of the path.
     pub(crate) name: u32,
 }

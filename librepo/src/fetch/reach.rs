@@ -1,5 +1,7 @@
 //! From wants and haves to the plan of a pack: by bitmaps where there are any, else by walking.
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::bitmapped::{self, PackBitmap};
 use super::bits::Bits;
 use super::commits::Source;
@@ -8,8 +10,6 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::walk;
 use crate::error::Result;
-use crate::id::ObjectId;
-use crate::object::Kind;
 
 /// What is asked, in object numbers.
 pub(crate) struct Request<'a> {
@@ -109,7 +109,7 @@ fn forget_filtered(
     let keeps = |kind| filter.passes_kind(kind) && !filter.needs_depth() && !filter.needs_size();
     plan.edges.retain(|edge| keeps(edge.kind));
     if let Some(bitmap) = bitmap {
-        for kind in [Kind::Tree, Kind::Blob] {
+        for kind in [ObjectKind::Tree, ObjectKind::Blob] {
             match bitmap.bitmap.of_kind(kind) {
                 Some(all) if !keeps(kind) => plan.client.subtract(&all),
                 Some(_) => {}
@@ -123,7 +123,7 @@ fn forget_filtered(
             continue;
         }
         let kind = source.kind(number)?;
-        if matches!(kind, Kind::Tree | Kind::Blob) && !keeps(kind) {
+        if matches!(kind, ObjectKind::Tree | ObjectKind::Blob) && !keeps(kind) {
             plan.client.clear(number);
         }
     }

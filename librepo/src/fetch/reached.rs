@@ -6,12 +6,14 @@
 
 use std::collections::{BinaryHeap, VecDeque};
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::bits::Bits;
 use super::commits::Source;
 use super::space::First;
 use crate::error::Result;
-use crate::id::{IdSet, ObjectId};
-use crate::object::{Commit, Kind, TreeEntries};
+use crate::id::IdSet;
+use crate::object::{Commit, TreeEntries};
 use crate::repository::Repository;
 
 /// Most ids that are remembered as not reached; beyond that all are forgotten, and each costs a look again.
@@ -55,13 +57,13 @@ impl Reached {
                 reached.seen.set(tag);
             }
             match target {
-                Some((commit, Kind::Commit)) if reached.seen.set(commit) => {
+                Some((commit, ObjectKind::Commit)) if reached.seen.set(commit) => {
                     // The newest trees are those that are asked for, not those of old tags.
                     let date = if content { parents_of(source, commit, &mut Vec::new()) } else { None };
                     reached.queue.push((date.map_or(u64::MAX, |(_, seconds)| seconds), commit));
                 }
-                Some((_, Kind::Commit)) => {}
-                Some((tree, Kind::Tree)) => reached.roots.push_back(tree),
+                Some((_, ObjectKind::Commit)) => {}
+                Some((tree, ObjectKind::Tree)) => reached.roots.push_back(tree),
                 Some((blob, _)) => drop(reached.seen.set(blob)),
                 None => {}
             }

@@ -15,6 +15,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use flate2::Compress;
+use libgit::ObjectKind;
 
 use super::commits::Source;
 use super::delta::DeltaIndex;
@@ -24,7 +25,6 @@ use super::writer::{Made, MadeDeltas, Part, compressor, deflate_delta, pack_of};
 use super::{Means, PackOptions};
 use crate::error::Result;
 use crate::id::FastState;
-use crate::object::Kind;
 use crate::pack::{Entry, EntryKind};
 
 /// Smaller objects (bytes) are not worth a delta.
@@ -55,7 +55,7 @@ const ALONE: u64 = 8 << 20;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Objects of one kind and path.
-type Key = (u32, Kind);
+type Key = (u32, ObjectKind);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
@@ -106,7 +106,7 @@ pub(super) fn search(
         let kind = source.kind(*number)?;
         // Commits and tags share little; blobs of unknown path are strangers to each other.
         let name = plan.name(*number);
-        if matches!(kind, Kind::Commit | Kind::Tag) || (kind == Kind::Blob && name == 0) {
+        if matches!(kind, ObjectKind::Commit | ObjectKind::Tag) || (kind == ObjectKind::Blob && name == 0) {
             continue;
         }
         groups.entry((name, kind)).or_default();
@@ -133,7 +133,7 @@ pub(super) fn search(
     };
     let (mut trees, mut blobs) = (Vec::new(), Vec::new());
     for ((_, kind), group) in groups.into_iter().filter(|(_, group)| worth(group)) {
-        if kind == Kind::Tree { &mut trees } else { &mut blobs }.push(group);
+        if kind == ObjectKind::Tree { &mut trees } else { &mut blobs }.push(group);
     }
     for queue in [&mut trees, &mut blobs] {
         // The longest first, so that the threads end together.
@@ -191,7 +191,7 @@ fn targets(
             // Of a path of which the client has versions.
             let known = || number().filter(|number| named.contains(&plan.name(*number)));
             if let EntryKind::Base(kind) = entry.kind {
-                let may = matches!(kind, Kind::Tree | Kind::Blob) && !named.is_empty();
+                let may = matches!(kind, ObjectKind::Tree | ObjectKind::Blob) && !named.is_empty();
                 if may && (SMALLEST..LARGEST).contains(&entry.size) {
                     targets.extend(known().map(|number| (number, Why::Large(stored))));
                 }
@@ -219,7 +219,7 @@ fn targets(
     for number in plan.wanted.between(packed, u32::MAX - packed).map(|n| packed + n) {
         progress.step(0)?;
         let (kind, size) = source.header(number)?;
-        if matches!(kind, Kind::Tree | Kind::Blob) && (SMALLEST..LARGEST).contains(&size) {
+        if matches!(kind, ObjectKind::Tree | ObjectKind::Blob) && (SMALLEST..LARGEST).contains(&size) {
             targets.push((number, Why::Whole));
         }
     }

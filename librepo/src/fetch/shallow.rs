@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::bits::Bits;
 use super::commits::{Commits, Source, missing_below};
 use super::negotiate::Fetch;
 use super::space::NO_OBJECT;
 use super::walk::{Painting, paint};
 use crate::error::{Error, Result};
-use crate::id::ObjectId;
-use crate::object::Kind;
 
 /// The depth that means "all of it".
 const INFINITE: u32 = 0x7fff_ffff;
@@ -77,7 +77,7 @@ impl Fetch<'_> {
         }
         let mut heads = Vec::new();
         for want in &self.wants {
-            if let (_, Some((commit, Kind::Commit))) = self.source.peel(*want)? {
+            if let (_, Some((commit, ObjectKind::Commit))) = self.source.peel(*want)? {
                 heads.push(commit);
             }
         }
@@ -166,7 +166,7 @@ impl Fetch<'_> {
         }
         let mut heads = Vec::new();
         for have in &self.haves {
-            if let (_, Some((commit, Kind::Commit))) = self.source.peel(*have)? {
+            if let (_, Some((commit, ObjectKind::Commit))) = self.source.peel(*have)? {
                 heads.push(commit);
             }
         }
@@ -191,7 +191,7 @@ fn commits_of(source: &mut Source<'_>, ids: &[ObjectId]) -> Result<Vec<u32>> {
         let Some(number) = source.space.number(id) else {
             return Err(Error::Invalid(format!("deepen-not is not a ref: {id}")));
         };
-        if let (_, Some((commit, Kind::Commit))) = source.peel(number)?
+        if let (_, Some((commit, ObjectKind::Commit))) = source.peel(number)?
             && seen.set(commit)
         {
             commits.push(commit);

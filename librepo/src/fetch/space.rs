@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use libgit::ObjectId;
+
 use super::pseudo_pack::PseudoPack;
 use crate::error::{Error, Result};
-use crate::id::{IdMap, ObjectId};
+use crate::id::IdMap;
 use crate::store::{Location, Store};
 
 /// The number of no object.

@@ -10,6 +10,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use libgit::ObjectKind;
+
 use super::bits::Bits;
 use super::commits::{Commits, Node, Source, missing_below};
 use super::filter::Filter;
@@ -19,7 +21,7 @@ use super::progress::Progress;
 use super::space::NO_OBJECT;
 use crate::error::{Error, Result};
 use crate::id::{FastState, IdSet};
-use crate::object::{Kind, TreeEntries};
+use crate::object::TreeEntries;
 
 /// A commit that the client wants.
 const WANT: u8 = 1;
@@ -98,7 +100,7 @@ pub(crate) fn walk(
     let edges = walk.border(request, &new, &haves, &taken_back);
     for at in new {
         let node = *walk.commits.node(at);
-        if request.filter.is_none_or(|f| f.passes_kind(Kind::Commit)) || walk.named.get(node.number) {
+        if request.filter.is_none_or(|f| f.passes_kind(ObjectKind::Commit)) || walk.named.get(node.number) {
             walk.want(node.number, 0);
         }
         progress.step(1)?;
@@ -352,8 +354,8 @@ impl Walk<'_> {
                 self.plan.client.set(tag);
             }
             match target {
-                Some((number, Kind::Commit)) => commits.push(number),
-                Some((number, Kind::Tree)) => {
+                Some((number, ObjectKind::Commit)) => commits.push(number),
+                Some((number, ObjectKind::Tree)) => {
                     self.take_whole(source, number);
                     roots.client.push(number);
                 }
@@ -376,11 +378,11 @@ impl Walk<'_> {
                 self.want(*tag, 0);
             }
             match target {
-                Some((number, Kind::Commit)) => {
+                Some((number, ObjectKind::Commit)) => {
                     self.named.set(number);
                     commits.push(number);
                 }
-                Some((number, Kind::Tree)) => {
+                Some((number, ObjectKind::Tree)) => {
                     self.named.set(number);
                     self.named_content.set(number);
                     roots.wanted.push(number);
@@ -472,7 +474,7 @@ impl Walk<'_> {
             return Ok(());
         };
         let named = self.named.get(tree);
-        if named || (filter.passes_kind(Kind::Tree) && filter.passes_depth(directory.depth)) {
+        if named || (filter.passes_kind(ObjectKind::Tree) && filter.passes_depth(directory.depth)) {
             progress.step(u64::from(self.want(tree, directory.name)))?;
         }
         if !filter.reads_tree(directory.depth) {
@@ -531,7 +533,7 @@ impl Walk<'_> {
         let mut recent = Recent::new(directory.wanted.len());
         for tree in &directory.wanted {
             let object = source.read(*tree)?;
-            if object.kind != Kind::Tree {
+            if object.kind != ObjectKind::Tree {
                 return Err(Error::CorruptObject(source.space.id(*tree), "not the tree that it should be"));
             }
             for entry in TreeEntries::new(&object.data, hash) {
@@ -597,7 +599,7 @@ impl Walk<'_> {
                 let Some(number) = source.space.number(&entry.id()) else { continue };
                 self.plan.client.set(number);
                 if changes {
-                    let kind = if entry.is_tree() { Kind::Tree } else { Kind::Blob };
+                    let kind = if entry.is_tree() { ObjectKind::Tree } else { ObjectKind::Blob };
                     self.plan.edges.push(Edge { number, kind, name });
                 }
                 if entry.is_tree()
@@ -616,7 +618,7 @@ impl Walk<'_> {
         }
         // A subtree is noted with its parent directory; a root tree has none.
         for tree in directory.client.iter().filter(|_| directory.depth == 0) {
-            self.plan.edges.push(Edge { number: *tree, kind: Kind::Tree, name: directory.name });
+            self.plan.edges.push(Edge { number: *tree, kind: ObjectKind::Tree, name: directory.name });
         }
         stack.append(&mut children);
         Ok(())
@@ -648,7 +650,7 @@ impl Walk<'_> {
                 continue;
             }
             self.plan.client.set(number);
-            if deep || source.kind(number)? != Kind::Tree {
+            if deep || source.kind(number)? != ObjectKind::Tree {
                 continue;
             }
             let object = source.read(number)?;
@@ -665,7 +667,7 @@ impl Walk<'_> {
         if self.named.get(number) || self.plan.wanted.get(number) {
             return Ok(true);
         }
-        if !filter.passes_kind(Kind::Blob) || !filter.passes_depth(depth) {
+        if !filter.passes_kind(ObjectKind::Blob) || !filter.passes_depth(depth) {
             return Ok(false);
         }
         Ok(!filter.needs_size() || filter.passes_size(source.header(number)?.1))

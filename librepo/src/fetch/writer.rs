@@ -13,6 +13,7 @@ use std::cell::LazyCell;
 use std::collections::HashMap;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
+use libgit::{HashKind, ObjectId, ObjectKind};
 use sha1::Digest as _;
 
 use super::bits::bits_of;
@@ -23,8 +24,7 @@ use super::pseudo_pack::PseudoPack;
 use super::space::{First, Place};
 use super::{Means, PackOptions, PackStats};
 use crate::error::{Error, Result};
-use crate::id::{FastState, HashKind, ObjectId};
-use crate::object::Kind;
+use crate::id::FastState;
 use crate::pack::{Entry, EntryKind, HEADER_LEN, Pack};
 use crate::reader::Piece;
 
@@ -681,7 +681,7 @@ impl Writer<'_, '_, '_, '_> {
         self.out.put(data)
     }
 
-    fn whole(&mut self, kind: Kind, data: &[u8]) -> Result<()> {
+    fn whole(&mut self, kind: ObjectKind, data: &[u8]) -> Result<()> {
         self.head.clear();
         put_header(&mut self.head, kind as u8, data.len() as u64);
         self.out.put(&self.head)?;
@@ -724,7 +724,7 @@ impl Writer<'_, '_, '_, '_> {
         self.out.progress.step(1)
     }
 
-    fn streamed(&mut self, id: &ObjectId, kind: Kind, size: u64) -> Result<()> {
+    fn streamed(&mut self, id: &ObjectId, kind: ObjectKind, size: u64) -> Result<()> {
         self.begin_stream(kind, size)?;
         let mut room = Vec::with_capacity(PIECE);
         let (out, z) = (&mut self.out, &mut *self.z);
@@ -750,7 +750,7 @@ impl Writer<'_, '_, '_, '_> {
         out.progress.turn(memory)
     }
 
-    fn begin_stream(&mut self, kind: Kind, size: u64) -> Result<()> {
+    fn begin_stream(&mut self, kind: ObjectKind, size: u64) -> Result<()> {
         self.head.clear();
         put_header(&mut self.head, kind as u8, size);
         self.out.put(&self.head)?;

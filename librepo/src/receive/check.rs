@@ -6,8 +6,9 @@
 
 use std::fmt;
 
+use libgit::{HashKind, ObjectId};
+
 use super::dotgit;
-use crate::id::{HashKind, ObjectId};
 use crate::ref_name;
 
 macro_rules! messages {
@@ -234,7 +235,7 @@ pub fn tag(policy: &Policy, data: &[u8], hash: HashKind) -> Result<(), Problem> 
     let Some((kind, rest)) = line(rest) else {
         return policy.report(MissingType, "invalid format - unexpected end after 'type' line");
     };
-    if crate::object::Kind::from_name(kind).is_none() {
+    if libgit::ObjectKind::from_name(kind).is_none() {
         return policy.report(BadType, "invalid 'type' value");
     }
     let Some(rest) = rest.strip_prefix(b"tag ") else {

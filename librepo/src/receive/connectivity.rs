@@ -6,12 +6,14 @@
 
 use std::collections::BinaryHeap;
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::links::Wanted;
 use super::world::{CommitInfo, Place, World};
 use super::{Stage, Ticker, bad};
 use crate::error::Result;
-use crate::id::{IdMap, IdSet, ObjectId};
-use crate::object::{Kind, TreeEntries};
+use crate::id::{IdMap, IdSet};
+use crate::object::TreeEntries;
 
 /// What a walk found missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,12 +108,12 @@ impl<'w, 'a> Connectivity<'w, 'a> {
     fn reach_tip(&mut self, tip: ObjectId) -> Result<()> {
         let mut id = tip;
         for _ in 0..MAX_TAGS {
-            match self.world.place(&id, Some(Kind::Commit))? {
-                Some(Place::Old(Kind::Tag)) => match self.world.tag(&id)? {
+            match self.world.place(&id, Some(ObjectKind::Commit))? {
+                Some(Place::Old(ObjectKind::Tag)) => match self.world.tag(&id)? {
                     Some((target, _)) => id = target,
                     None => return Ok(()),
                 },
-                Some(Place::Old(Kind::Commit) | Place::New(Kind::Commit)) => {
+                Some(Place::Old(ObjectKind::Commit) | Place::New(ObjectKind::Commit)) => {
                     self.reached.remove(&id);
                     return self.reach(id);
                 }
@@ -154,16 +156,16 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                     expect(id, *wanted, place.kind())?;
                     match place.kind() {
                         // Nothing is behind a blob: that it is there is all there is to know.
-                        Kind::Blob => {
+                        ObjectKind::Blob => {
                             self.trusted.insert(*id);
                         }
-                        Kind::Tree if self.world.old_is_whole() => {
+                        ObjectKind::Tree if self.world.old_is_whole() => {
                             self.trusted.insert(*id);
                         }
-                        Kind::Tree => {
+                        ObjectKind::Tree => {
                             trees.insert(*id);
                         }
-                        Kind::Commit | Kind::Tag => commits.push(*id),
+                        ObjectKind::Commit | ObjectKind::Tag => commits.push(*id),
                     }
                 }
             }
@@ -225,7 +227,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         pairs: &mut Vec<(ObjectId, ObjectId)>,
     ) -> Result<()> {
         // Only new trees name things that are still to be trusted.
-        if self.world.indexed.kind(new) != Some(Kind::Tree) {
+        if self.world.indexed.kind(new) != Some(ObjectKind::Tree) {
             return Ok(());
         }
         let hash = self.world.indexed.hash;
@@ -253,7 +255,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
     /// Walks everything behind an object, up to what is known to be whole. Gives what is missing, if anything is.
     pub(super) fn walk(&mut self, start: &ObjectId, ticker: &mut Ticker<'_>) -> Result<Option<Gap>> {
         let mut seen = IdSet::default();
-        let mut stack: Vec<(ObjectId, Option<Kind>)> = vec![(*start, None)];
+        let mut stack: Vec<(ObjectId, Option<ObjectKind>)> = vec![(*start, None)];
         let mut shallow = false;
         while let Some((id, wanted)) = stack.pop() {
             if self.whole.contains(&id) || self.trusted.contains(&id) || !seen.insert(id) {
@@ -266,22 +268,22 @@ impl<'w, 'a> Connectivity<'w, 'a> {
             }
             match place.kind() {
                 _ if matches!(place, Place::Old(_)) && self.world.old_is_whole() => {}
-                Kind::Blob => {}
-                Kind::Tree => {
+                ObjectKind::Blob => {}
+                ObjectKind::Tree => {
                     let Some(tree) = self.world.read(&id)? else { return Ok(Some(Gap::Missing(id))) };
                     for entry in TreeEntries::new(&tree.data, self.world.indexed.hash) {
                         let entry = entry.map_err(|e| bad(format!("object {id}: {e}")))?;
                         if !entry.is_submodule() {
-                            let kind = if entry.is_tree() { Kind::Tree } else { Kind::Blob };
+                            let kind = if entry.is_tree() { ObjectKind::Tree } else { ObjectKind::Blob };
                             stack.push((entry.id(), Some(kind)));
                         }
                     }
                 }
-                Kind::Tag => match self.world.tag(&id)? {
+                ObjectKind::Tag => match self.world.tag(&id)? {
                     Some((target, kind)) => stack.push((target, Some(kind))),
                     None => return Err(bad(format!("object {id}: malformed tag"))),
                 },
-                Kind::Commit => {
+                ObjectKind::Commit => {
                     let Some(commit) = self.world.commit(&id)? else {
                         return Err(bad(format!("object {id}: malformed commit")));
                     };
@@ -289,7 +291,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                     if old && self.is_reached(&id, commit.date, ticker)? {
                         continue;
                     }
-                    stack.push((commit.tree, Some(Kind::Tree)));
+                    stack.push((commit.tree, Some(ObjectKind::Tree)));
                     shallow |= self.parents(&id, &commit, &mut stack)?;
                 }
             }
@@ -306,17 +308,19 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         &mut self,
         id: &ObjectId,
         commit: &CommitInfo,
-        stack: &mut Vec<(ObjectId, Option<Kind>)>,
+        stack: &mut Vec<(ObjectId, Option<ObjectKind>)>,
     ) -> Result<bool> {
         if self.shallow.own.contains(id) {
             return Ok(false);
         }
         let mut cut = false;
         for parent in &commit.parents {
-            if self.shallow.client.contains(id) && self.world.place(parent, Some(Kind::Commit))?.is_none() {
+            if self.shallow.client.contains(id)
+                && self.world.place(parent, Some(ObjectKind::Commit))?.is_none()
+            {
                 cut = true;
             } else {
-                stack.push((*parent, Some(Kind::Commit)));
+                stack.push((*parent, Some(ObjectKind::Commit)));
             }
         }
         Ok(cut)
@@ -326,7 +330,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
 /// How many tags may name each other in a row.
 pub(super) const MAX_TAGS: usize = 1000;
 
-fn expect(id: &ObjectId, wanted: Wanted, kind: Kind) -> Result<()> {
+fn expect(id: &ObjectId, wanted: Wanted, kind: ObjectKind) -> Result<()> {
     if wanted.is_only(kind) {
         return Ok(());
     }

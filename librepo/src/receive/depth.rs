@@ -3,13 +3,15 @@
 
 use std::fs::File;
 
+use libgit::{HashKind, ObjectId, ObjectKind};
+
 use super::had::Had;
 use super::index_pack::{self, Indexed, Own};
 use super::world::World;
 use super::{Stage, Ticker, limit};
 use crate::error::Result;
-use crate::id::{HashKind, IdMap, ObjectId};
-use crate::object::{Kind, TreeEntries};
+use crate::id::IdMap;
+use crate::object::TreeEntries;
 
 /// So many levels are nobody's attack: trees that the repository had are looked into only below more of them.
 const USUAL: usize = 64;
@@ -24,7 +26,7 @@ pub fn check_depth<'a>(
     most: usize,
     ticker: &mut Ticker<'_>,
 ) -> Result<()> {
-    let trees = indexed.contents.iter().filter(|(_, kind, external)| *kind == Kind::Tree && !external);
+    let trees = indexed.contents.iter().filter(|(_, kind, external)| *kind == ObjectKind::Tree && !external);
     // Levels are distinct objects; those of an honest small push are few.
     let (Some((pack, idx)), true) = (files, trees.take(USUAL + 1).count() > most.min(USUAL)) else {
         return Ok(());
@@ -102,14 +104,14 @@ impl Walk<'_, '_> {
 
     /// The directories in a tree; `None` if it is not looked into.
     fn level(&mut self, id: ObjectId, depth: usize, ticker: &mut Ticker<'_>) -> Result<Option<Level>> {
-        let new = self.world.indexed.kind(&id) == Some(Kind::Tree);
+        let new = self.world.indexed.kind(&id) == Some(ObjectKind::Tree);
         if self.left == 0 || !(new || depth > USUAL) {
             return Ok(None);
         }
         self.left -= 1;
         ticker.tick(Stage::Connectivity, (BUDGET - self.left) as u64, 0, 0)?;
         let hash: HashKind = self.world.indexed.hash;
-        let Some(tree) = self.world.read(&id)?.filter(|object| object.kind == Kind::Tree) else {
+        let Some(tree) = self.world.read(&id)?.filter(|object| object.kind == ObjectKind::Tree) else {
             return Ok(None);
         };
         let entries = TreeEntries::new(&tree.data, hash).flatten().filter(|entry| entry.is_tree());

@@ -4,14 +4,16 @@ use std::collections::BinaryHeap;
 use std::fmt;
 use std::fs::File;
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::connectivity::{Connectivity, Gap, MAX_TAGS, Shallow};
 use super::had::Had;
 use super::index_pack::{self, Indexed, Own};
 use super::world::World;
 use super::{Stage, Ticker};
 use crate::error::Result;
-use crate::id::{IdMap, IdSet, ObjectId};
-use crate::object::{Kind, TreeEntries};
+use crate::id::{IdMap, IdSet};
+use crate::object::TreeEntries;
 
 /// One reference that is to change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,9 +48,9 @@ pub struct Facts {
     /// The reason to refuse it.
     pub refusal: Option<Refusal>,
     /// The kind of the new tip.
-    pub kind: Option<Kind>,
+    pub kind: Option<ObjectKind>,
     /// What the tip finally names, if it is an annotated tag.
-    pub peeled: Option<(ObjectId, Kind)>,
+    pub peeled: Option<(ObjectId, ObjectKind)>,
     /// Whether the new tip descends from the old one (or is it). `None` unless both are commits.
     pub fast_forward: Option<bool>,
     /// A commit with several parents that is behind the new tip and that no reference reached before.
@@ -148,7 +150,7 @@ fn about(
     let mut end = (tip, place.kind());
     for _ in 0..MAX_TAGS {
         match check.world.tag(&end.0)? {
-            Some(target) if end.1 == Kind::Tag => end = target,
+            Some(target) if end.1 == ObjectKind::Tag => end = target,
             _ => break,
         }
     }
@@ -157,10 +159,10 @@ fn about(
         true => None,
         false => check.world.place(&command.old, None)?.map(|place| place.kind()),
     };
-    if place.kind() == Kind::Commit && old_kind == Some(Kind::Commit) {
+    if place.kind() == ObjectKind::Commit && old_kind == Some(ObjectKind::Commit) {
         facts.fast_forward = Some(descends(check.world, &tip, &command.old, ticker)?);
     }
-    if end.1 == Kind::Commit {
+    if end.1 == ObjectKind::Commit {
         facts.merge = new_merge(check, &end.0, &mut shared.merges, ticker)?;
     }
     facts.largest_blob = largest_blob(check, &tip, shared, ticker)?;
@@ -285,7 +287,7 @@ fn largest_blob(
         shared.blob_steps = left;
         ticker.tick(Stage::Connectivity, seen.len() as u64, 0, 0)?;
         match kind {
-            Kind::Blob => {
+            ObjectKind::Blob => {
                 let size = match sizes.get(&id) {
                     Some(size) => *size,
                     None => check.world.new_header(&id)?.map_or(0, |(_, size)| size),
@@ -294,18 +296,18 @@ fn largest_blob(
                     found = Some((id, size));
                 }
             }
-            Kind::Tree => {
+            ObjectKind::Tree => {
                 let Some(tree) = check.world.read(&id)? else { continue };
                 let entries = TreeEntries::new(&tree.data, check.world.indexed.hash).flatten();
                 stack.extend(entries.filter(|entry| !entry.is_submodule()).map(|entry| entry.id()));
             }
-            Kind::Commit => {
+            ObjectKind::Commit => {
                 if let Some(commit) = check.world.commit(&id)? {
                     stack.push(commit.tree);
                     stack.extend(commit.parents);
                 }
             }
-            Kind::Tag => stack.extend(check.world.tag(&id)?.map(|(target, _)| target)),
+            ObjectKind::Tag => stack.extend(check.world.tag(&id)?.map(|(target, _)| target)),
         }
     }
     Ok(found)

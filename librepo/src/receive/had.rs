@@ -1,11 +1,11 @@
 //! The objects that the repository had before a push.
 
-use crate::id::ObjectId;
-use crate::object::Kind;
+use libgit::{ObjectId, ObjectKind};
+
 use crate::store::Store;
 
 /// Answers whether an object exists for the client. The kind is what it is named as, where that is known.
-pub type Shows<'a> = dyn Fn(&ObjectId, Option<Kind>) -> bool + 'a;
+pub type Shows<'a> = dyn Fn(&ObjectId, Option<ObjectKind>) -> bool + 'a;
 
 /// All of them, or those that the client may know of.
 #[derive(Clone, Copy, Default)]
@@ -45,7 +45,7 @@ impl<'a> Had<'a> {
 
     /// Whether an object, if it is there, exists for the client. To be asked before anything is read, so that what is hidden takes
     /// as long as what is not there.
-    pub(super) fn shows(self, id: &ObjectId, kind: Option<Kind>) -> bool {
+    pub(super) fn shows(self, id: &ObjectId, kind: Option<ObjectKind>) -> bool {
         self.shows.is_none_or(|shows| shows(id, kind))
     }
 }

@@ -1,10 +1,9 @@
 //! Hashing of what comes in: object ids with detection of SHA-1 collision attacks, and the checksums of packs and indexes.
 
+use libgit::{HashKind, ObjectId, ObjectKind};
 use sha2::Digest as _;
 
 use super::collision::DetectingSha1;
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
 
 /// Computes ids of objects, one after another, while their content streams by.
 ///
@@ -25,7 +24,7 @@ pub(crate) struct Sha1 {
 /// One of many objects to hash.
 #[derive(Clone, Copy)]
 pub(crate) struct Job<'d> {
-    pub(crate) kind: Kind,
+    pub(crate) kind: ObjectKind,
     pub(crate) data: &'d [u8],
 }
 
@@ -43,7 +42,7 @@ impl ObjectHasher {
     }
 
     /// Starts an object of `size` bytes.
-    pub(crate) fn start(&mut self, kind: Kind, size: u64) {
+    pub(crate) fn start(&mut self, kind: ObjectKind, size: u64) {
         match self {
             Self::Sha1(hasher) => hasher.one.reset(),
             Self::Sha256(hasher) => *hasher = sha2::Sha256::new(),
@@ -68,7 +67,7 @@ impl ObjectHasher {
     }
 
     /// The id of a whole object, or `None` as [`Self::finish`].
-    pub(crate) fn object(&mut self, kind: Kind, data: &[u8]) -> Option<ObjectId> {
+    pub(crate) fn object(&mut self, kind: ObjectKind, data: &[u8]) -> Option<ObjectId> {
         self.start(kind, data.len() as u64);
         self.update(data);
         self.finish()
@@ -129,6 +128,7 @@ impl Checksum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::hash_object;
 
     #[test]
     fn ids_agree_with_the_plain_hash() {
@@ -136,10 +136,10 @@ mod tests {
             let mut hasher = ObjectHasher::new(hash);
             for len in [0, 1, 54, 55, 56, 63, 64, 65, 1000] {
                 let data = vec![b'x'; len];
-                let want = Some(hash.hash_object(Kind::Blob, &data));
-                assert_eq!(hasher.object(Kind::Blob, &data), want);
+                let want = Some(hash_object(hash, ObjectKind::Blob, &data));
+                assert_eq!(hasher.object(ObjectKind::Blob, &data), want);
                 let mut ids = Vec::new();
-                hasher.objects(&[Job { kind: Kind::Blob, data: &data }; 20], &mut ids);
+                hasher.objects(&[Job { kind: ObjectKind::Blob, data: &data }; 20], &mut ids);
                 assert_eq!(ids, [want; 20]);
             }
         }

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use libgit::{HashKind, ObjectId};
+
 use super::hasher::Checksum;
 use super::stream::Entry;
 use crate::error::{Error, Result};
-use crate::id::{HashKind, ObjectId};
 
 /// Writes the index of a pack with these entries, sorted by id by way of `order`, into an empty file.
 pub(super) fn write(

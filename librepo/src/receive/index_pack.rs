@@ -5,6 +5,8 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use libgit::{HashKind, ObjectId, ObjectKind};
+
 use super::check::{self, Message, Policy, Special};
 use super::had::Had;
 use super::inspect::{self, Findings, Inspector, LARGE_BLOB};
@@ -13,8 +15,7 @@ use super::stream::{self, Table};
 use super::{Limits, Stage, Ticker, bad, index_file, modules, pack_error, thin};
 use crate::beneath::Map;
 use crate::error::Result;
-use crate::id::{HashKind, IdSet, ObjectId};
-use crate::object::Kind;
+use crate::id::IdSet;
 use crate::pack::Pack;
 use crate::pack_index::PackIndex;
 use crate::reader::Reader;
@@ -53,7 +54,7 @@ pub struct Indexed {
     /// The largest blob's size from which on tips are told apart by their blobs.
     pub(super) tell_blobs: u64,
     /// Ids of all objects of the pack file, sorted, with kind and whether they were appended.
-    pub(super) contents: Vec<(ObjectId, Kind, bool)>,
+    pub(super) contents: Vec<(ObjectId, ObjectKind, bool)>,
 }
 
 impl Indexed {
@@ -78,11 +79,11 @@ impl Indexed {
     }
 
     /// The kind of an object that came in.
-    pub fn kind(&self, id: &ObjectId) -> Option<Kind> {
+    pub fn kind(&self, id: &ObjectId) -> Option<ObjectKind> {
         self.find(id).filter(|(_, _, external)| !external).map(|(_, kind, _)| *kind)
     }
 
-    pub(super) fn find(&self, id: &ObjectId) -> Option<&(ObjectId, Kind, bool)> {
+    pub(super) fn find(&self, id: &ObjectId) -> Option<&(ObjectId, ObjectKind, bool)> {
         let at = self.contents.binary_search_by(|(known, ..)| known.cmp(id)).ok()?;
         self.contents.get(at)
     }
@@ -307,7 +308,7 @@ fn special_files(
             let header = match new.header(&id)? {
                 Some((kind, size)) => Some((&mut new, kind, size)),
                 None => match &mut old {
-                    Some(old) if had.shows(&id, Some(Kind::Blob)) => {
+                    Some(old) if had.shows(&id, Some(ObjectKind::Blob)) => {
                         old.header(&id)?.map(|(kind, size)| (old, kind, size))
                     }
                     _ => None,
@@ -316,7 +317,7 @@ fn special_files(
             let verdict = match header {
                 // What is missing is found by the connectivity check, if a tip needs it.
                 None => Ok(()),
-                Some((_, kind, _)) if kind != Kind::Blob => {
+                Some((_, kind, _)) if kind != ObjectKind::Blob => {
                     check::report(policy, not_a_blob(special), "is not a blob")
                 }
                 Some((_, _, size)) if size > largest(special) => {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use libgit::{HashKind, ObjectId, ObjectKind};
+
 use super::bad;
 use super::check::{self, Policy, Special};
 use super::hasher::{Job, ObjectHasher};
 use super::links::Links;
 use crate::beneath::EntryType;
 use crate::error::{Error, Result};
-use crate::id::{HashKind, IdSet, ObjectId};
-use crate::object::{Commit, Kind, Tag};
+use crate::id::IdSet;
+use crate::object::{Commit, Tag};
 use crate::reader::Reader;
 use crate::store::{Location, Store};
 
@@ -31,7 +33,7 @@ pub(super) struct Findings {
     pub(super) commits: Vec<NewCommit>,
     pub(super) parents: Vec<ObjectId>,
     /// Tags, with what they name.
-    pub(super) tags: Vec<(ObjectId, ObjectId, Kind)>,
+    pub(super) tags: Vec<(ObjectId, ObjectId, ObjectKind)>,
     /// Files whose content has rules of its own.
     pub(super) modules: IdSet,
     pub(super) attributes: IdSet,
@@ -143,7 +145,7 @@ impl<'s> Inspector<'s> {
     }
 
     /// A whole object of the pack: gives its id.
-    pub(super) fn object(&mut self, index: u32, kind: Kind, data: &[u8]) -> Result<ObjectId> {
+    pub(super) fn object(&mut self, index: u32, kind: ObjectKind, data: &[u8]) -> Result<ObjectId> {
         let id = self.hasher.object(kind, data).ok_or_else(collision_attack)?;
         self.named(index, id, kind, data)
     }
@@ -153,7 +155,7 @@ impl<'s> Inspector<'s> {
         &mut self,
         numbers: &[u32],
         jobs: &[Job<'_>],
-        mut done: impl FnMut(u32, Kind, ObjectId),
+        mut done: impl FnMut(u32, ObjectKind, ObjectId),
     ) -> Result<()> {
         let mut ids = std::mem::take(&mut self.ids);
         self.hasher.objects(jobs, &mut ids);
@@ -166,12 +168,12 @@ impl<'s> Inspector<'s> {
         Ok(())
     }
 
-    fn named(&mut self, index: u32, id: ObjectId, kind: Kind, data: &[u8]) -> Result<ObjectId> {
+    fn named(&mut self, index: u32, id: ObjectId, kind: ObjectKind, data: &[u8]) -> Result<ObjectId> {
         match kind {
-            Kind::Blob => self.findings.blob(id, data.len() as u64),
-            Kind::Tree => self.tree(id, data)?,
-            Kind::Commit => self.commit(id, data)?,
-            Kind::Tag => self.tag(id, data)?,
+            ObjectKind::Blob => self.findings.blob(id, data.len() as u64),
+            ObjectKind::Tree => self.tree(id, data)?,
+            ObjectKind::Commit => self.commit(id, data)?,
+            ObjectKind::Tag => self.tag(id, data)?,
         }
         self.compare(index, id, kind, data)?;
         Ok(id)
@@ -185,7 +187,7 @@ impl<'s> Inspector<'s> {
             && let Some(existing) = &mut self.existing
             && let Some(header) = existing.header_at(location, &id)?
         {
-            if header != (Kind::Blob, size) {
+            if header != (ObjectKind::Blob, size) {
                 return Err(collision(&id));
             }
             self.findings.compare.push(index);
@@ -197,9 +199,9 @@ impl<'s> Inspector<'s> {
         let Findings { links, modules, attributes, .. } = &mut self.findings;
         let hash = self.hash;
         let entry = |mode: u32, target: &[u8]| match mode & 0o170_000 {
-            0o040_000 => links.add(target, Kind::Tree),
+            0o040_000 => links.add(target, ObjectKind::Tree),
             0o160_000 => {}
-            _ => links.add(target, Kind::Blob),
+            _ => links.add(target, ObjectKind::Blob),
         };
         let special = |special: Special, target: &[u8]| {
             if let Some(target) = ObjectId::from_bytes(hash, target) {
@@ -216,10 +218,10 @@ impl<'s> Inspector<'s> {
         check::commit(&self.policy, data, self.hash).map_err(|problem| refused(&id, &problem))?;
         let commit = Commit::parse(data, self.hash).map_err(|e| bad(format!("object {id}: {e}")))?;
         let findings = &mut self.findings;
-        findings.links.add(commit.tree().as_bytes(), Kind::Tree);
+        findings.links.add(commit.tree().as_bytes(), ObjectKind::Tree);
         let first_parent = findings.parents.len() as u32;
         for parent in commit.parents() {
-            findings.links.add(parent.as_bytes(), Kind::Commit);
+            findings.links.add(parent.as_bytes(), ObjectKind::Commit);
             findings.parents.push(parent);
         }
         let parents = findings.parents.len() as u32 - first_parent;
@@ -237,7 +239,7 @@ impl<'s> Inspector<'s> {
     }
 
     /// The same id must mean the same content: an attacker with two files of one hash must not be able to exchange them.
-    fn compare(&mut self, index: u32, id: ObjectId, kind: Kind, data: &[u8]) -> Result<()> {
+    fn compare(&mut self, index: u32, id: ObjectId, kind: ObjectKind, data: &[u8]) -> Result<()> {
         let Some(location) = self.locate(&id) else { return Ok(()) };
         let Some(existing) = &mut self.existing else { return Ok(()) };
         match existing.read_at(location, &id) {

@@ -10,10 +10,11 @@
 
 use std::arch::x86_64::*;
 
+use libgit::{HashKind, ObjectId};
+
 use super::collision::{CONSTANTS, DIFFERENCES, DetectingSha1, START, VECTORS, bytes};
 use super::conditions::CONDITIONS;
 use super::hasher::Job;
-use crate::id::{HashKind, ObjectId};
 
 const LANES: usize = 16;
 /// Fewer busy lanes than this are slower than one hash after another.
@@ -519,10 +520,11 @@ fn suspects(words: &[V; 80]) -> V {
 mod tests {
     use super::super::collision::tests::known;
     use super::*;
-    use crate::object::Kind;
+    use crate::id::hash_object;
+    use libgit::ObjectKind;
 
     fn hash(contents: &[Vec<u8>]) -> Option<Vec<Option<ObjectId>>> {
-        let jobs: Vec<Job<'_>> = contents.iter().map(|data| Job { kind: Kind::Blob, data }).collect();
+        let jobs: Vec<Job<'_>> = contents.iter().map(|data| Job { kind: ObjectKind::Blob, data }).collect();
         let mut out = Vec::new();
         let mut engine = Engine::new()?;
         // Twice, because an engine must not remember anything.
@@ -546,8 +548,10 @@ mod tests {
         ] {
             let contents: Vec<Vec<u8>> =
                 lengths.iter().map(|&length| (0..length).map(|_| random()).collect()).collect();
-            let want: Vec<_> =
-                contents.iter().map(|data| Some(HashKind::Sha1.hash_object(Kind::Blob, data))).collect();
+            let want: Vec<_> = contents
+                .iter()
+                .map(|data| Some(hash_object(HashKind::Sha1, ObjectKind::Blob, data)))
+                .collect();
             if let Some(got) = hash(&contents) {
                 assert!(got == want, "{lengths:?}");
             }

@@ -1,29 +1,30 @@
 //! Which objects are named by others: one entry per name, however many trees name it.
 
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
+use libgit::{HashKind, ObjectId, ObjectKind};
 
 /// What an object is named as: a set of kinds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Wanted(u8);
 
 impl Wanted {
-    pub(super) fn of(kind: Kind) -> Self {
+    pub(super) fn of(kind: ObjectKind) -> Self {
         Wanted(1 << (kind as u8))
     }
 
     /// Whether an object of this kind is all that it is named as.
-    pub(super) fn is_only(self, kind: Kind) -> bool {
+    pub(super) fn is_only(self, kind: ObjectKind) -> bool {
         self == Wanted::of(kind)
     }
 
     /// The kind, if it is named as one kind only.
-    pub(super) fn as_kind(self) -> Option<Kind> {
-        [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag].into_iter().find(|kind| self.is_only(*kind))
+    pub(super) fn as_kind(self) -> Option<ObjectKind> {
+        [ObjectKind::Commit, ObjectKind::Tree, ObjectKind::Blob, ObjectKind::Tag]
+            .into_iter()
+            .find(|kind| self.is_only(*kind))
     }
 
     #[cfg(test)]
-    fn includes(self, kind: Kind) -> bool {
+    fn includes(self, kind: ObjectKind) -> bool {
         self.0 & Wanted::of(kind).0 != 0
     }
 }
@@ -53,7 +54,7 @@ impl Links {
 
     /// Notes that the object with these id bytes is named as `kind`.
     #[inline]
-    pub(super) fn add(&mut self, id: &[u8], kind: Kind) {
+    pub(super) fn add(&mut self, id: &[u8], kind: ObjectKind) {
         self.add_wanted(id, Wanted::of(kind));
     }
 
@@ -139,24 +140,25 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::hash_object;
 
     #[test]
     fn each_id_once_with_all_that_it_is_wanted_as() {
         for hash in [HashKind::Sha1, HashKind::Sha256] {
-            let id = |i: u32| hash.hash_object(Kind::Blob, &(i % 3000).to_le_bytes());
+            let id = |i: u32| hash_object(hash, ObjectKind::Blob, &(i % 3000).to_le_bytes());
             let mut links = Links::new(hash);
             for i in 0..9000 {
-                links.add(id(i).as_bytes(), if i < 3000 { Kind::Blob } else { Kind::Tree });
+                links.add(id(i).as_bytes(), if i < 3000 { ObjectKind::Blob } else { ObjectKind::Tree });
             }
             assert_eq!(links.len(), 3000);
             let mut other = Links::new(hash);
-            other.add(id(5).as_bytes(), Kind::Commit);
+            other.add(id(5).as_bytes(), ObjectKind::Commit);
             links.merge(&other);
             for (i, (have, wanted)) in links.iter().enumerate() {
                 assert_eq!(have, id(i as u32));
-                assert!(wanted.includes(Kind::Blob) && wanted.includes(Kind::Tree));
-                assert_eq!(wanted.includes(Kind::Commit), i == 5);
-                assert!(!wanted.is_only(Kind::Blob));
+                assert!(wanted.includes(ObjectKind::Blob) && wanted.includes(ObjectKind::Tree));
+                assert_eq!(wanted.includes(ObjectKind::Commit), i == 5);
+                assert!(!wanted.is_only(ObjectKind::Blob));
             }
         }
     }

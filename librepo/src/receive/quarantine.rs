@@ -12,13 +12,13 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use libgit::{HashKind, ObjectId, ObjectKind};
 use nix::errno::Errno;
 
 use super::bad;
 use crate::error::{Error, Result};
 use crate::fs_ops::{self, Fs, Op};
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
+use crate::id::hash_object;
 use crate::transaction::{self, Staging};
 
 /// How the directories are named, below `objects`; sixteen hexadecimal digits follow.
@@ -120,7 +120,8 @@ impl Quarantine {
         // Between the two names others must not take the first for a crash's leftover, nor we theirs.
         let _moving = lock_packs(fs)?;
         let number = RandomState::new().hash_one(std::process::id());
-        let other = hash.hash_object(Kind::Blob, &[checksum.as_bytes(), &number.to_be_bytes()].concat());
+        let other =
+            hash_object(hash, ObjectKind::Blob, &[checksum.as_bytes(), &number.to_be_bytes()].concat());
         let path = |id: &ObjectId, suffix: &str| format!("objects/pack/pack-{id}{suffix}").into_bytes();
         let is_free = |id: &ObjectId| -> Result<bool> {
             Ok(fs.stat(&path(id, ".pack"))?.is_none()

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flate2::{Decompress, FlushDecompress, Status};
+use libgit::{HashKind, ObjectId, ObjectKind};
 
 use super::check::Policy;
 use super::hasher::Job;
@@ -19,8 +20,7 @@ use super::stream::{NONE, Table, at};
 use super::{Limits, Stage, Ticker, limit};
 use crate::delta_apply;
 use crate::error::{Error, Result};
-use crate::id::{HashKind, IdSet, ObjectId};
-use crate::object::Kind;
+use crate::id::IdSet;
 use crate::pack;
 use crate::store::Store;
 
@@ -147,7 +147,7 @@ struct Round<'a> {
 }
 
 /// Ids and kinds that a thread found out.
-type Resolved = Vec<(u32, Kind, ObjectId)>;
+type Resolved = Vec<(u32, ObjectKind, ObjectId)>;
 
 /// Everything a round needs beside the table.
 pub(super) struct Context<'a> {
@@ -310,7 +310,7 @@ struct Worker<'r, 'a, 's> {
     /// Bytes in `stack`.
     held: usize,
     /// Objects that wait to be inspected together.
-    batch: Vec<(u32, Kind, Rc<Vec<u8>>)>,
+    batch: Vec<(u32, ObjectKind, Rc<Vec<u8>>)>,
     batch_bytes: usize,
     /// Room for a delta's instructions: kept, because a new one would have to be cleared each time.
     delta: Vec<u8>,
@@ -359,7 +359,7 @@ impl Worker<'_, '_, '_> {
     }
 
     /// Makes the object of a delta on the topmost one.
-    fn child(&mut self, number: u32, kind: Kind) -> Result<()> {
+    fn child(&mut self, number: u32, kind: ObjectKind) -> Result<()> {
         let limits = self.round.limits;
         if self.stack.len() > limits.chain as usize {
             let offset = self.round.table.entries[number as usize].offset;
@@ -452,7 +452,7 @@ impl Worker<'_, '_, '_> {
     /// The content of a whole object.
     fn whole(&mut self, number: u32) -> Result<Vec<u8>> {
         let entry = &self.round.table.entries[number as usize];
-        let kind = entry.kind.map_or("object", Kind::name);
+        let kind = entry.kind.map_or("object", ObjectKind::name);
         let (offset, allowed) = (entry.offset, self.round.limits.delta_bytes);
         let (header, input) = open(self.round.pack, offset, self.round.table.hash)?;
         if header.size > allowed {

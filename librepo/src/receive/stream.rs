@@ -9,14 +9,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
+use libgit::{HashKind, ObjectId, ObjectKind};
 
 use super::hasher::{Checksum, Job};
 use super::inspect::{BATCH_BYTES, BATCH_OBJECT, BATCH_OBJECTS, Inspector};
 use super::{Limits, Stage, Ticker, bad, limit, pack_error};
 use crate::delta_apply;
 use crate::error::{Error, Result};
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
 
 /// Marks "none" in columns of entry numbers.
 pub(super) const NONE: u32 = u32::MAX;
@@ -37,7 +36,7 @@ pub(super) struct Entry {
     /// The entry number of an OFS_DELTA's base, or [`NONE`].
     pub(super) base: u32,
     /// The object's kind, once it is known.
-    pub(super) kind: Option<Kind>,
+    pub(super) kind: Option<ObjectKind>,
     /// The object's id; null until it is known.
     pub(super) id: ObjectId,
     /// Whether it was appended to complete a thin pack.
@@ -125,7 +124,7 @@ struct Batch {
     used: usize,
     numbers: Vec<u32>,
     /// Kinds, and where the contents lie.
-    objects: Vec<(Kind, Range<usize>)>,
+    objects: Vec<(ObjectKind, Range<usize>)>,
 }
 
 impl Batch {
@@ -168,12 +167,12 @@ impl Pass<'_> {
             offset,
             crc: 0,
             base: NONE,
-            kind: Kind::from_number(number),
+            kind: ObjectKind::from_number(number),
             id: ObjectId::null(self.table.hash),
             external: false,
         };
         match (entry.kind, number) {
-            (Some(Kind::Blob), _) if size > STREAM_BLOB => {
+            (Some(ObjectKind::Blob), _) if size > STREAM_BLOB => {
                 entry.id = self.large_blob(input, size, index, inspector, ticker)?;
             }
             (Some(kind), _) => entry.id = self.whole(input, kind, size, index, inspector)?,
@@ -209,12 +208,13 @@ impl Pass<'_> {
     fn whole<R: Read + ?Sized>(
         &mut self,
         input: &mut Input<'_, R>,
-        kind: Kind,
+        kind: ObjectKind,
         size: u64,
         index: u32,
         inspector: &mut Inspector<'_>,
     ) -> Result<ObjectId> {
-        let allowed = if kind == Kind::Blob { self.limits.blob_bytes } else { self.limits.structure_bytes };
+        let allowed =
+            if kind == ObjectKind::Blob { self.limits.blob_bytes } else { self.limits.structure_bytes };
         if size > allowed {
             // What commits, trees and tags may have at most cannot be set.
             let name = if allowed == self.limits.blob_bytes { "object size" } else { "" };
@@ -261,7 +261,7 @@ impl Pass<'_> {
                 "object size",
             ));
         }
-        inspector.hasher.start(Kind::Blob, size);
+        inspector.hasher.start(ObjectKind::Blob, size);
         self.chunks(input, size, |chunk| {
             inspector.hasher.update(chunk);
             ticker.poll()

@@ -4,10 +4,10 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
+use libgit::{HashKind, ObjectId, ObjectKind};
 
 use super::hasher::Checksum;
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
+use crate::id::hash_object;
 
 /// A pack under construction.
 pub struct TestPack {
@@ -23,9 +23,9 @@ impl TestPack {
     }
 
     /// Adds a whole object, and gives its id and the offset of its entry.
-    pub fn object(&mut self, kind: Kind, data: &[u8]) -> (ObjectId, u64) {
+    pub fn object(&mut self, kind: ObjectKind, data: &[u8]) -> (ObjectId, u64) {
         let offset = self.raw(kind as u8, data.len() as u64, &[], data);
-        (self.hash.hash_object(kind, data), offset)
+        (hash_object(self.hash, kind, data), offset)
     }
 
     /// Adds a delta on the entry at `base`, and gives its own offset.

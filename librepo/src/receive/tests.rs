@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
+use libgit::{HashKind, ObjectId, ObjectKind};
 use tempfile::TempDir;
 
 use super::check::{Message, Policy};
 use super::connectivity::Shallow;
 use super::testpack::{TestDelta, TestPack, commit, tree};
 use super::*;
-use crate::id::{HashKind, ObjectId};
-use crate::object::Kind;
+use crate::id::hash_object;
 use crate::repository::Repository;
 
 mod reached;
@@ -201,8 +201,8 @@ fn a_base_that_the_pack_has_after_all_is_not_appended() {
         git(repo.path(), &["hash-object", "-w", "--stdin"], data).unwrap();
     }
     let mut pack = TestPack::new(SHA1);
-    pack.ref_delta(&SHA1.hash_object(Kind::Blob, &second), &extend(&second, 5));
-    pack.ref_delta(&SHA1.hash_object(Kind::Blob, &first), &extend(&first, 3));
+    pack.ref_delta(&hash_object(SHA1, ObjectKind::Blob, &second), &extend(&second, 5));
+    pack.ref_delta(&hash_object(SHA1, ObjectKind::Blob, &first), &extend(&first, 3));
     let ours = receive_with(&pack.finish(), SHA1, Some(&open(repo.path())), &Options::default()).unwrap();
     assert_eq!((ours.indexed.objects, ours.indexed.received), (3, 2));
     git(repo.path(), &["verify-pack", ours.dir.path().join("p.idx").to_str().unwrap()], b"").unwrap();
@@ -217,13 +217,13 @@ fn deltas_by_name_come_in_any_order_and_may_lie_on_each_other() {
     let one = [base.as_slice(), &[b'x'; 3]].concat();
     let two = [one.as_slice(), &[b'x'; 5]].concat();
     let mut pack = TestPack::new(SHA1);
-    pack.ref_delta(&SHA1.hash_object(Kind::Blob, &one), &extend(one.len(), 5));
-    let second = pack.ref_delta(&SHA1.hash_object(Kind::Blob, &base), &extend(base.len(), 3));
+    pack.ref_delta(&hash_object(SHA1, ObjectKind::Blob, &one), &extend(one.len(), 5));
+    let second = pack.ref_delta(&hash_object(SHA1, ObjectKind::Blob, &base), &extend(base.len(), 3));
     pack.ofs_delta(second, &extend(one.len(), 7));
-    pack.object(Kind::Blob, &base);
+    pack.object(ObjectKind::Blob, &base);
     let ours = receive(&pack.finish()).unwrap();
     for data in [&base, &one, &two] {
-        assert_eq!(ours.indexed.kind(&SHA1.hash_object(Kind::Blob, data)), Some(Kind::Blob));
+        assert_eq!(ours.indexed.kind(&hash_object(SHA1, ObjectKind::Blob, data)), Some(ObjectKind::Blob));
     }
     assert_eq!((ours.indexed.objects, ours.indexed.deltas), (4, 3));
 }
@@ -232,8 +232,8 @@ fn deltas_by_name_come_in_any_order_and_may_lie_on_each_other() {
 fn malformed_packs_are_refused() {
     let good = {
         let mut pack = TestPack::new(SHA1);
-        pack.object(Kind::Blob, b"hello");
-        pack.object(Kind::Blob, &[b'x'; 100_000]);
+        pack.object(ObjectKind::Blob, b"hello");
+        pack.object(ObjectKind::Blob, &[b'x'; 100_000]);
         pack.finish()
     };
     receive(&good).unwrap();
@@ -248,7 +248,7 @@ fn malformed_packs_are_refused() {
     assert!(refused(&[good.as_slice(), b"x"].concat()).contains("bytes after the end"));
     let count = |n| {
         let mut pack = TestPack::new(SHA1);
-        pack.object(Kind::Blob, b"hello");
+        pack.object(ObjectKind::Blob, b"hello");
         pack.finish_with(n)
     };
     refused(&count(0));
@@ -260,8 +260,8 @@ fn malformed_packs_are_refused() {
         assert!(refused(&pack.finish()).contains("unknown object type"));
     }
     let mut twice = TestPack::new(SHA1);
-    twice.object(Kind::Blob, b"hello");
-    twice.object(Kind::Blob, b"hello");
+    twice.object(ObjectKind::Blob, b"hello");
+    twice.object(ObjectKind::Blob, b"hello");
     let twice = twice.finish();
     assert!(refused(&twice).contains("appears twice"));
     let lax = Options { allow_duplicates: true, ..Options::default() };
@@ -295,7 +295,7 @@ fn sizes_that_lie_are_refused_before_they_cost_anything() {
 fn deltas_that_lie_are_refused() {
     let with = |delta: Vec<u8>| {
         let mut pack = TestPack::new(SHA1);
-        let (_, base) = pack.object(Kind::Blob, &[b'x'; 1000]);
+        let (_, base) = pack.object(ObjectKind::Blob, &[b'x'; 1000]);
         pack.ofs_delta(base, &delta);
         refused(&pack.finish())
     };
@@ -317,14 +317,14 @@ fn deltas_that_lie_are_refused() {
     far.raw(6, 5, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], b"hello");
     assert!(refused(&far.finish()).contains("base offset"));
     let mut between = TestPack::new(SHA1);
-    let (_, base) = between.object(Kind::Blob, b"hello");
+    let (_, base) = between.object(ObjectKind::Blob, b"hello");
     between.ofs_delta(base + 1, &TestDelta::new(5, 5).copy(0, 5).bytes());
     assert!(refused(&between.finish()).contains("base offset"));
 }
 
 #[test]
 fn cycles_of_deltas_are_refused() {
-    let (a, b) = (SHA1.hash_object(Kind::Blob, b"aa"), SHA1.hash_object(Kind::Blob, b"bb"));
+    let (a, b) = (hash_object(SHA1, ObjectKind::Blob, b"aa"), hash_object(SHA1, ObjectKind::Blob, b"bb"));
     let mut pack = TestPack::new(SHA1);
     pack.ref_delta(&a, &TestDelta::new(2, 2).insert(b"bb").bytes());
     pack.ref_delta(&b, &TestDelta::new(2, 2).insert(b"aa").bytes());
@@ -340,7 +340,7 @@ fn a_bomb_of_deltas_is_refused() {
     // Two kilobytes that unpack to six gigabytes: each delta doubles the one before, or repeats a large one.
     let mut pack = TestPack::new(SHA1);
     let mut size = 1_u64 << 20;
-    let (_, mut at) = pack.object(Kind::Blob, &vec![0; 1 << 20]);
+    let (_, mut at) = pack.object(ObjectKind::Blob, &vec![0; 1 << 20]);
     for _ in 0..13 {
         let delta = TestDelta::new(size, size * 2);
         let delta = (0..size / (8 << 20) + 1).fold(delta, |delta, i| {
@@ -356,7 +356,7 @@ fn a_bomb_of_deltas_is_refused() {
     assert!(text.contains("1073741824 bytes exceed the limit of 536870912"), "{text}");
 
     let mut wide = TestPack::new(SHA1);
-    let (_, base) = wide.object(Kind::Blob, &vec![0; 16 << 20]);
+    let (_, base) = wide.object(ObjectKind::Blob, &vec![0; 16 << 20]);
     for i in 0..400_u32 {
         let delta = TestDelta::new(16 << 20, (15 << 20) + 4).copy(0, 15 << 20).insert(&i.to_be_bytes());
         wide.ofs_delta(base, &delta.bytes());
@@ -372,7 +372,7 @@ fn a_bomb_of_deltas_is_refused() {
 
 fn chain(length: u32) -> Vec<u8> {
     let mut pack = TestPack::new(SHA1);
-    let (_, mut at) = pack.object(Kind::Blob, &[b'x'; 64]);
+    let (_, mut at) = pack.object(ObjectKind::Blob, &[b'x'; 64]);
     for i in 0..length {
         at = pack.ofs_delta(at, &TestDelta::new(64, 64).copy(0, 60).insert(&i.to_be_bytes()).bytes());
     }
@@ -390,7 +390,7 @@ fn chains_of_deltas_have_a_limit() {
 fn objects_dropped_for_lack_of_memory_are_made_again() {
     // A comb: every object of a chain has a second child, so that all would have to be kept.
     let mut pack = TestPack::new(SHA1);
-    let (_, mut at) = pack.object(Kind::Blob, &[b'x'; 10_000]);
+    let (_, mut at) = pack.object(ObjectKind::Blob, &[b'x'; 10_000]);
     for i in 0..60_u32 {
         let step = |tag: u32| {
             let end = [i.to_be_bytes(), tag.to_be_bytes()].concat();
@@ -424,8 +424,8 @@ fn a_limit_on_each_number() {
             (state >> 56) as u8
         };
         let noise: Vec<u8> = (0..600_000).map(|_| next()).collect();
-        pack.object(Kind::Blob, &noise);
-        pack.object(Kind::Blob, b"x");
+        pack.object(ObjectKind::Blob, &noise);
+        pack.object(ObjectKind::Blob, b"x");
         pack.finish()
     };
     let with = |set: fn(&mut Limits)| {
@@ -443,7 +443,7 @@ fn the_callback_can_end_the_work() {
     let pack = {
         let mut pack = TestPack::new(SHA1);
         for i in 0..200_u32 {
-            pack.object(Kind::Blob, &i.to_be_bytes());
+            pack.object(ObjectKind::Blob, &i.to_be_bytes());
         }
         pack.finish()
     };
@@ -467,13 +467,13 @@ fn the_callback_can_end_the_work() {
 #[test]
 fn large_and_odd_but_honest_objects_are_taken() {
     let mut pack = TestPack::new(SHA1);
-    let (blob, _) = pack.object(Kind::Blob, &vec![7; 40 << 20]);
-    let (inner, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", blob)]));
+    let (blob, _) = pack.object(ObjectKind::Blob, &vec![7; 40 << 20]);
+    let (inner, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", blob)]));
     let mut deep = inner;
     for _ in 0..20_000 {
-        deep = pack.object(Kind::Tree, &tree(&[("40000", b"d", deep)])).0;
+        deep = pack.object(ObjectKind::Tree, &tree(&[("40000", b"d", deep)])).0;
     }
-    let (tip, _) = pack.object(Kind::Commit, &commit(&deep, &[], 5));
+    let (tip, _) = pack.object(ObjectKind::Commit, &commit(&deep, &[], 5));
     let pack = pack.finish();
     let received = receive(&pack).unwrap();
     assert_eq!(received.indexed.largest_blob(), Some((blob, 40 << 20)));
@@ -481,11 +481,11 @@ fn large_and_odd_but_honest_objects_are_taken() {
     let repository = open(repo.path());
     let commands = [Command { old: ObjectId::null(SHA1), new: tip }];
     let facts = about(Some(&received), &repository, &[], &commands, &Shallow::default()).unwrap();
-    assert_eq!((facts[0].refusal, facts[0].kind), (None, Some(Kind::Commit)));
+    assert_eq!((facts[0].refusal, facts[0].kind), (None, Some(ObjectKind::Commit)));
     // A name of a megabyte is a warning of git's, which it makes an error for what comes in.
     let mut long = TestPack::new(SHA1);
-    let (blob, _) = long.object(Kind::Blob, b"x");
-    long.object(Kind::Tree, &tree(&[("100644", &vec![b'n'; 1 << 20], blob)]));
+    let (blob, _) = long.object(ObjectKind::Blob, b"x");
+    long.object(ObjectKind::Tree, &tree(&[("100644", &vec![b'n'; 1 << 20], blob)]));
     let long = long.finish();
     assert!(refused(&long).contains("largePathname"));
     let lenient = Options { policy: Policy::lenient(), ..Options::default() };
@@ -503,7 +503,7 @@ fn the_same_id_with_other_content_is_refused() {
     let write = |data: &[u8]| text(git(repo.path(), &["hash-object", "-w", "--stdin"], data).unwrap());
     let (good, other) = (id(&write(b"good")), id(&write(b"evil")));
     let mut pack = TestPack::new(SHA1);
-    pack.object(Kind::Blob, b"good");
+    pack.object(ObjectKind::Blob, b"good");
     let pack = pack.finish();
     receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).unwrap();
     fs::remove_file(hex(&good)).unwrap();
@@ -516,7 +516,7 @@ fn the_same_id_with_other_content_is_refused() {
     let mut evil = large.clone();
     evil[2_999_999] = b'b';
     let mut pack = TestPack::new(SHA1);
-    pack.object(Kind::Blob, &large);
+    pack.object(ObjectKind::Blob, &large);
     let pack = pack.finish();
     receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).unwrap();
     let evil_id = id(&write(&evil));
@@ -530,13 +530,13 @@ fn the_same_id_with_other_content_is_refused() {
 #[test]
 fn objects_are_judged_as_git_judges_them() {
     let null = ObjectId::null(SHA1);
-    let blob = SHA1.hash_object(Kind::Blob, b"x");
-    let empty = SHA1.hash_object(Kind::Tree, b"");
+    let blob = hash_object(SHA1, ObjectKind::Blob, b"x");
+    let empty = hash_object(SHA1, ObjectKind::Tree, b"");
     let ident = "A <a@x> 5 +0000";
     let commit_of =
         |author: &str| format!("tree {empty}\nauthor {author}\ncommitter {ident}\n\nm\n").into_bytes();
     let tag_of = |rest: &str| format!("object {blob}\ntype blob\n{rest}").into_bytes();
-    let mut cases: Vec<(Kind, Vec<u8>)> = Vec::new();
+    let mut cases: Vec<(ObjectKind, Vec<u8>)> = Vec::new();
     for author in [
         ident,
         "<a@x> 5 +0000",
@@ -564,7 +564,7 @@ fn objects_are_judged_as_git_judges_them() {
         "A <a@x>  \t5 +0000",
         "",
     ] {
-        cases.push((Kind::Commit, commit_of(author)));
+        cases.push((ObjectKind::Commit, commit_of(author)));
     }
     for text in [
         format!("tree {empty}\ncommitter {ident}\n\nm\n"),
@@ -579,7 +579,7 @@ fn objects_are_judged_as_git_judges_them() {
         format!("tree {empty}\nparent {}\nauthor {ident}\ncommitter {ident}\n\n", "x".repeat(40)),
         format!("author {ident}\ncommitter {ident}\n\n"),
     ] {
-        cases.push((Kind::Commit, text.into_bytes()));
+        cases.push((ObjectKind::Commit, text.into_bytes()));
     }
     for rest in [
         format!("tag v1\ntagger {ident}\n\nm\n"),
@@ -589,11 +589,11 @@ fn objects_are_judged_as_git_judges_them() {
         "tag v1\ntagger A\n\nm\n".to_owned(),
         format!("tagger {ident}\n\nm\n"),
     ] {
-        cases.push((Kind::Tag, tag_of(&rest)));
+        cases.push((ObjectKind::Tag, tag_of(&rest)));
     }
-    cases.push((Kind::Tag, format!("object {blob}\ntype bolb\ntag x\n\n").into_bytes()));
-    cases.push((Kind::Tag, format!("object {blob}\ntag x\n\n").into_bytes()));
-    cases.push((Kind::Tag, b"object 12\ntype blob\ntag x\n\n".to_vec()));
+    cases.push((ObjectKind::Tag, format!("object {blob}\ntype bolb\ntag x\n\n").into_bytes()));
+    cases.push((ObjectKind::Tag, format!("object {blob}\ntag x\n\n").into_bytes()));
+    cases.push((ObjectKind::Tag, b"object 12\ntype blob\ntag x\n\n".to_vec()));
     for entries in [
         &[("100644", &b"a"[..], blob), ("100755", b"b", blob)][..],
         &[("100644", b"b", blob), ("100644", b"a", blob)],
@@ -634,16 +634,16 @@ fn objects_are_judged_as_git_judges_them() {
         &[("100644", &[b'n'; 4096], blob)],
         &[("100644", &[b'n'; 4097], blob)],
     ] {
-        cases.push((Kind::Tree, tree(entries)));
+        cases.push((ObjectKind::Tree, tree(entries)));
     }
-    cases.push((Kind::Tree, b"100644 a\0short".to_vec()));
-    cases.push((Kind::Tree, b"100844 a\0aaaaaaaaaaaaaaaaaaaa".to_vec()));
-    cases.push((Kind::Tree, b"junk".to_vec()));
+    cases.push((ObjectKind::Tree, b"100644 a\0short".to_vec()));
+    cases.push((ObjectKind::Tree, b"100844 a\0aaaaaaaaaaaaaaaaaaaa".to_vec()));
+    cases.push((ObjectKind::Tree, b"junk".to_vec()));
     let dir = tempfile::tempdir().unwrap();
     git(dir.path(), &["init", "-q", "--bare"], b"").unwrap();
     let mut known = TestPack::new(SHA1);
-    known.object(Kind::Blob, b"x");
-    known.object(Kind::Tree, b"");
+    known.object(ObjectKind::Blob, b"x");
+    known.object(ObjectKind::Tree, b"");
     git(dir.path(), &["index-pack", "--stdin"], &known.finish()).unwrap();
     let mut seen = std::collections::HashSet::new();
     for (kind, data) in &cases {
@@ -672,16 +672,16 @@ fn objects_are_judged_as_git_judges_them() {
 #[test]
 fn modules_are_checked_wherever_their_blob_is() {
     let evil = b"[submodule \"a\"]\n\turl = -oProxyCommand=x\n";
-    let blob = SHA1.hash_object(Kind::Blob, evil);
+    let blob = hash_object(SHA1, ObjectKind::Blob, evil);
     let root = tree(&[("100644", b".gitmodules", blob)]);
     for order in [true, false] {
         let mut pack = TestPack::new(SHA1);
         if order {
-            pack.object(Kind::Blob, evil);
+            pack.object(ObjectKind::Blob, evil);
         }
-        pack.object(Kind::Tree, &root);
+        pack.object(ObjectKind::Tree, &root);
         if !order {
-            pack.object(Kind::Blob, evil);
+            pack.object(ObjectKind::Blob, evil);
         }
         assert!(refused(&pack.finish()).contains("gitmodulesUrl"), "{order}");
     }
@@ -689,7 +689,7 @@ fn modules_are_checked_wherever_their_blob_is() {
     let (repo, _) = repository("sha1");
     git(repo.path(), &["hash-object", "-w", "--stdin"], evil).unwrap();
     let mut pack = TestPack::new(SHA1);
-    pack.object(Kind::Tree, &root);
+    pack.object(ObjectKind::Tree, &root);
     let pack = pack.finish();
     let text = receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).err().unwrap();
     assert!(text.contains("gitmodulesUrl"), "{text}");

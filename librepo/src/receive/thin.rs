@@ -4,14 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use libgit::{ObjectId, ObjectKind};
 
 use super::had::Had;
 use super::hasher::Checksum;
 use super::stream::{Entry, NONE, Table};
 use super::{Limits, bad, limit, pack_error};
 use crate::error::Result;
-use crate::id::ObjectId;
-use crate::object::Kind;
 use crate::reader::Reader;
 
 /// Bytes of cache for reading the bases. They often lie on one chain.
@@ -37,7 +36,8 @@ pub(super) fn append(
         ));
     }
     // All of them before any is read or looked for. Most are trees and blobs of the newest commits.
-    let hidden: Vec<ObjectId> = ids.iter().filter(|id| !had.shows(id, Some(Kind::Blob))).copied().collect();
+    let hidden: Vec<ObjectId> =
+        ids.iter().filter(|id| !had.shows(id, Some(ObjectKind::Blob))).copied().collect();
     if !hidden.is_empty() {
         return Err(missing(&hidden));
     }
@@ -91,7 +91,7 @@ fn missing(ids: &[ObjectId]) -> crate::error::Error {
 }
 
 /// Type and size as at the start of an entry.
-fn put_header(out: &mut Vec<u8>, kind: Kind, size: u64) {
+fn put_header(out: &mut Vec<u8>, kind: ObjectKind, size: u64) {
     let mut byte = ((kind as u8) << 4) | (size & 15) as u8;
     let mut rest = size >> 4;
     while rest != 0 {

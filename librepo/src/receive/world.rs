@@ -1,10 +1,11 @@
 //! The objects of a push and those of the repository side by side.
 
+use libgit::{ObjectId, ObjectKind};
+
 use super::had::Had;
 use super::index_pack::{Indexed, Own};
 use crate::error::Result;
-use crate::id::ObjectId;
-use crate::object::{Commit, Kind, Tag};
+use crate::object::{Commit, Tag};
 use crate::reader::{Object, Reader};
 
 /// A commit, wherever it lies.
@@ -20,13 +21,13 @@ pub(super) struct CommitInfo {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     /// It came with the push.
-    New(Kind),
+    New(ObjectKind),
     /// The repository had it before.
-    Old(Kind),
+    Old(ObjectKind),
 }
 
 impl Place {
-    pub(super) fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> ObjectKind {
         match self {
             Place::New(kind) | Place::Old(kind) => kind,
         }
@@ -61,7 +62,7 @@ impl<'a> World<'a> {
     }
 
     /// Where an object lies; `None` if nowhere. `named` is what it is named as, if that is known.
-    pub(super) fn place(&mut self, id: &ObjectId, named: Option<Kind>) -> Result<Option<Place>> {
+    pub(super) fn place(&mut self, id: &ObjectId, named: Option<ObjectKind>) -> Result<Option<Place>> {
         if let Some((_, kind, false)) = self.indexed.find(id) {
             return Ok(Some(Place::New(*kind)));
         }
@@ -85,8 +86,8 @@ impl<'a> World<'a> {
         self.had.hides() || self.old.as_ref().is_some_and(|old| old.store().contains(id))
     }
 
-    /// Kind and size of an object that came with the push.
-    pub(super) fn new_header(&mut self, id: &ObjectId) -> Result<Option<(Kind, u64)>> {
+    /// ObjectKind and size of an object that came with the push.
+    pub(super) fn new_header(&mut self, id: &ObjectId) -> Result<Option<(ObjectKind, u64)>> {
         match &mut self.new {
             Some(new) => new.header(id),
             None => Ok(None),
@@ -98,7 +99,7 @@ impl<'a> World<'a> {
         self.read_as(id, None)
     }
 
-    fn read_as(&mut self, id: &ObjectId, named: Option<Kind>) -> Result<Option<Object>> {
+    fn read_as(&mut self, id: &ObjectId, named: Option<ObjectKind>) -> Result<Option<Object>> {
         if let (Some((_, _, false)), Some(new)) = (self.indexed.find(id), &mut self.new) {
             return new.read(id);
         }
@@ -120,8 +121,8 @@ impl<'a> World<'a> {
             let parents = findings.parents.get(from..from + commit.parents as usize).unwrap_or(&[]).to_vec();
             return Ok(Some(CommitInfo { tree: commit.tree, parents, date: commit.date }));
         }
-        let object = self.read_as(id, Some(Kind::Commit))?;
-        let Some(object) = object.filter(|object| object.kind == Kind::Commit) else {
+        let object = self.read_as(id, Some(ObjectKind::Commit))?;
+        let Some(object) = object.filter(|object| object.kind == ObjectKind::Commit) else {
             return Ok(None);
         };
         Ok(Commit::parse(&object.data, self.indexed.hash).ok().map(|commit| CommitInfo {
@@ -132,9 +133,9 @@ impl<'a> World<'a> {
     }
 
     /// What an annotated tag names; `None` if this is none.
-    pub(super) fn tag(&mut self, id: &ObjectId) -> Result<Option<(ObjectId, Kind)>> {
-        let object = self.read_as(id, Some(Kind::Tag))?;
-        let Some(object) = object.filter(|object| object.kind == Kind::Tag) else { return Ok(None) };
+    pub(super) fn tag(&mut self, id: &ObjectId) -> Result<Option<(ObjectId, ObjectKind)>> {
+        let object = self.read_as(id, Some(ObjectKind::Tag))?;
+        let Some(object) = object.filter(|object| object.kind == ObjectKind::Tag) else { return Ok(None) };
         Ok(Tag::parse(&object.data, self.indexed.hash).ok().map(|tag| (tag.target(), tag.kind())))
     }
 }

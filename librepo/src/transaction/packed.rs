@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use libgit::{HashKind, ObjectId};
+
 use crate::error::{Error, Result};
 use crate::fs_ops::Fs;
-use crate::id::{HashKind, ObjectId};
 
 /// What is known about what an id finally names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

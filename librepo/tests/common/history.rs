@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use libgit::{HashKind, ObjectId, ObjectKind};
 use librepo::alternates::Alternate;
 use librepo::mounts::Look;
-use librepo::{HashKind, Kind, ObjectId, Options, Repository};
+use librepo::{Options, Repository};
 
 use super::Scratch;
 use super::random::Random;
@@ -15,7 +16,7 @@ type Files = BTreeMap<String, (&'static str, String)>;
 
 /// An object and what it names.
 pub struct Thing {
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Everything but the parents of a commit.
     pub links: Vec<ObjectId>,
     pub parents: Vec<ObjectId>,
@@ -261,7 +262,7 @@ impl History {
         let mut known: Vec<ObjectId> = self.commits.clone();
         for _ in 0..random.below(6) {
             let target = if random.chance(30) { *random.pick(&self.others) } else { *random.pick(&known) };
-            let kind = self.things.get(&target).map_or(Kind::Tag, |thing| thing.kind);
+            let kind = self.things.get(&target).map_or(ObjectKind::Tag, |thing| thing.kind);
             let number = self.tags.len();
             let text = format!(
                 "object {target}\ntype {}\ntag t{number}\ntagger T <t@x> 1700000000 +0000\n\ntext\n",
@@ -333,19 +334,19 @@ impl History {
             let words: Vec<&str> = head.split(' ').collect();
             let size: usize = words[2].parse().unwrap();
             let id = ObjectId::from_hex(words[0].as_bytes()).unwrap();
-            let kind = Kind::from_name(words[1].as_bytes()).unwrap();
+            let kind = ObjectKind::from_name(words[1].as_bytes()).unwrap();
             self.things.insert(id, thing(kind, &rest[end + 1..end + 1 + size], id.kind()));
             rest = &rest[end + 2 + size..];
         }
-        let of = |wanted: &[Kind]| {
+        let of = |wanted: &[ObjectKind]| {
             let mut ids: Vec<ObjectId> =
                 self.things.iter().filter(|(_, t)| wanted.contains(&t.kind)).map(|(id, _)| *id).collect();
             ids.sort();
             ids
         };
-        self.commits = of(&[Kind::Commit]);
-        self.others = of(&[Kind::Tree, Kind::Blob]);
-        self.tags = of(&[Kind::Tag]);
+        self.commits = of(&[ObjectKind::Commit]);
+        self.others = of(&[ObjectKind::Tree, ObjectKind::Blob]);
+        self.tags = of(&[ObjectKind::Tag]);
     }
 
     /// Everything that can be reached, where the commits of `cut` have no parents.
@@ -363,7 +364,7 @@ impl History {
     /// What a tag names in the end.
     pub fn peel(&self, id: ObjectId) -> ObjectId {
         let thing = &self.things[&id];
-        if thing.kind == Kind::Tag { self.peel(thing.links[0]) } else { id }
+        if thing.kind == ObjectKind::Tag { self.peel(thing.links[0]) } else { id }
     }
 
     /// Opens the repository as a fetch does.
@@ -378,9 +379,9 @@ impl History {
 }
 
 /// Reads an object without librepo's help.
-fn thing(kind: Kind, data: &[u8], hash: HashKind) -> Thing {
+fn thing(kind: ObjectKind, data: &[u8], hash: HashKind) -> Thing {
     let (mut links, mut parents) = (Vec::new(), Vec::new());
-    if kind == Kind::Tree {
+    if kind == ObjectKind::Tree {
         let mut rest = data;
         while let Some(end) = rest.iter().position(|byte| *byte == 0) {
             let id = ObjectId::from_bytes(hash, &rest[end + 1..end + 1 + hash.len()]).unwrap();
@@ -389,7 +390,7 @@ fn thing(kind: Kind, data: &[u8], hash: HashKind) -> Thing {
             }
             rest = &rest[end + 1 + hash.len()..];
         }
-    } else if kind != Kind::Blob {
+    } else if kind != ObjectKind::Blob {
         for line in data.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty()) {
             let mut words = line.splitn(2, |byte| *byte == b' ');
             let (word, id) = (words.next().unwrap(), words.next().and_then(ObjectId::from_hex));

@@ -1,8 +1,8 @@
 //! Reachability bitmaps: whatever a file with a good checksum says, its sets stay within the pack.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
+use libgit::{HashKind, ObjectKind};
 use librepo::bitmap::{Bitmap, Expanded};
-use librepo::{HashKind, Kind};
 use sha1::Digest as _;
 
 fuzz_target!(|data: &[u8]| {
@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
     }
-    for kind in [Kind::Commit, Kind::Tree, Kind::Blob, Kind::Tag] {
+    for kind in [ObjectKind::Commit, ObjectKind::Tree, ObjectKind::Blob, ObjectKind::Tag] {
         assert!(bitmap.of_kind(kind).is_none_or(|set| set.len() == bitmap.words()));
     }
 });

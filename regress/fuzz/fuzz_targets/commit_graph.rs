@@ -1,7 +1,7 @@
 //! Commit graphs: parents are in the graph, and no walk over them goes in circles.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use librepo::HashKind;
+use libgit::HashKind;
 use librepo::beneath::Map;
 use librepo::commit_graph::CommitGraph;
 

@@ -1,7 +1,7 @@
 //! Pack entries: a base lies before its delta and within the pack.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use librepo::HashKind;
+use libgit::HashKind;
 use librepo::pack::{Entry, EntryKind, HEADER_LEN};
 
 fuzz_target!(|data: &[u8]| {

@@ -1,7 +1,7 @@
 //! Pack indexes: every answer lies within the file, and what is found is what was asked for.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use librepo::HashKind;
+use libgit::HashKind;
 use librepo::beneath::Map;
 use librepo::pack_index::PackIndex;
 

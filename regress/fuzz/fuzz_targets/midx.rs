@@ -1,7 +1,7 @@
 //! Multi-pack indexes: every answer lies within the file.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use librepo::HashKind;
+use libgit::HashKind;
 use librepo::beneath::Map;
 use librepo::midx::MultiPackIndex;
 

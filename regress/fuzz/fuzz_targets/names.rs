@@ -1,7 +1,8 @@
 //! Names: what parses has none of the bytes that it must not have, and parses again.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use libproto::names::{ObjectId, RefName, RepoName, UserName, escape};
+use libgit::ObjectId;
+use libproto::names::{RefName, RepoName, UserName, escape};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(name) = RepoName::parse(data) {
@@ -15,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(!name.as_bytes().windows(2).any(|w| w == b".."));
     }
     let _ = UserName::parse(data);
-    if let Ok(id) = ObjectId::from_hex(data) {
+    if let Some(id) = ObjectId::from_hex(data) {
         assert_eq!(id.to_string().as_bytes(), data.to_ascii_lowercase());
     }
     assert!(!escape(data).chars().any(char::is_control));

@@ -1,7 +1,7 @@
 //! Commits, tags and trees.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use librepo::HashKind;
+use libgit::HashKind;
 use librepo::object::{Commit, Tag, TreeEntries};
 
 fuzz_target!(|data: &[u8]| {

@@ -1,11 +1,12 @@
 //! Whole packs: chains of deltas through entries that lie end with an object or an error, within the limit.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
+use libgit::{HashKind, ObjectId};
+use librepo::Reader;
 use librepo::beneath::Map;
 use librepo::pack::Pack;
 use librepo::pack_index::PackIndex;
 use librepo::store::{Limits, Store};
-use librepo::{HashKind, ObjectId, Reader};
 
 const OBJECTS: u32 = 8;
 

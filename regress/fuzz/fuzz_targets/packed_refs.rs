@@ -1,7 +1,7 @@
 //! packed-refs: a file is good or it is not; a good one lists names that are names.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use librepo::HashKind;
+use libgit::HashKind;
 use librepo::beneath::Map;
 use librepo::packed_refs::PackedRefs;
 use librepo::refs::good_name;

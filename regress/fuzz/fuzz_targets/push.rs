@@ -1,7 +1,7 @@
 //! Lines of a push: a name that parses lies below refs/, and one that does not is shown harmlessly.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use libproto::names::HashKind;
+use libgit::HashKind;
 use libproto::request::push::{Line, Target, option};
 
 fuzz_target!(|data: &[u8]| {

@@ -1,7 +1,7 @@
 //! Reverse indexes: whatever the file says, the order is that of the offsets.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use librepo::HashKind;
+use libgit::HashKind;
 use librepo::beneath::Map;
 use librepo::checked::Checked;
 use librepo::pack_index::PackIndex;

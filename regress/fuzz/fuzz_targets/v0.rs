@@ -1,7 +1,7 @@
 //! Lines of a fetch in v0 and v1.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use libproto::names::HashKind;
+use libgit::HashKind;
 use libproto::request::v0::{Common, Need};
 
 fuzz_target!(|data: &[u8]| {

@@ -1,7 +1,7 @@
 //! Lines of v2 requests.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use libproto::names::HashKind;
+use libgit::HashKind;
 use libproto::request::v2::{Fetch, Head, LsRefs};
 
 fuzz_target!(|data: &[u8]| {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use librepo::id::{HashKind, ObjectId};
-use librepo::object::Kind;
+use libgit::{HashKind, ObjectId, ObjectKind};
+use librepo::id::hash_object;
 use librepo::receive::testpack::{TestDelta, TestPack, commit, sealed, tree};
 use regress::compare::{assert_whole, listing, references};
 use regress::{Daemon, Site, history, pkt, run};
@@ -188,7 +188,7 @@ fn of(build: impl FnOnce(&mut TestPack) -> ObjectId) -> Vec<u8> {
 fn of_root(build: impl FnOnce(&mut TestPack) -> ObjectId) -> Vec<u8> {
     of(|pack| {
         let root = build(pack);
-        pack.object(Kind::Commit, &commit(&root, &[], 1_700_000_000)).0
+        pack.object(ObjectKind::Commit, &commit(&root, &[], 1_700_000_000)).0
     })
 }
 
@@ -196,14 +196,14 @@ fn of_root(build: impl FnOnce(&mut TestPack) -> ObjectId) -> Vec<u8> {
 fn of_tree(entries: &[(&str, &[u8], ObjectId)], blobs: &[&[u8]]) -> Vec<u8> {
     of_root(|pack| {
         for blob in blobs {
-            pack.object(Kind::Blob, blob);
+            pack.object(ObjectKind::Blob, blob);
         }
-        pack.object(Kind::Tree, &tree(entries)).0
+        pack.object(ObjectKind::Tree, &tree(entries)).0
     })
 }
 
 fn blob_id(data: &[u8]) -> ObjectId {
-    SHA1.hash_object(Kind::Blob, data)
+    hash_object(SHA1, ObjectKind::Blob, data)
 }
 
 fn declared(kind: u8, size: u64, data: &[u8]) -> Vec<u8> {
@@ -215,13 +215,13 @@ fn declared(kind: u8, size: u64, data: &[u8]) -> Vec<u8> {
 
 fn counted(count: u32) -> Vec<u8> {
     let mut pack = TestPack::new(SHA1);
-    pack.object(Kind::Blob, b"hello");
+    pack.object(ObjectKind::Blob, b"hello");
     push(&blob_id(b"hello").to_string(), &pack.finish_with(count))
 }
 
 fn chain(length: u32) -> Vec<u8> {
     of(|pack| {
-        let (_, mut at) = pack.object(Kind::Blob, &[b'x'; 64]);
+        let (_, mut at) = pack.object(ObjectKind::Blob, &[b'x'; 64]);
         for i in 0..length {
             at = pack.ofs_delta(at, &TestDelta::new(64, 64).copy(0, 60).insert(&i.to_be_bytes()).bytes());
         }
@@ -238,7 +238,7 @@ fn bomb() -> Vec<u8> {
     };
     of(|pack| {
         let mut size = 1_u64 << 20;
-        let (_, mut at) = pack.object(Kind::Blob, &vec![0; 1 << 20]);
+        let (_, mut at) = pack.object(ObjectKind::Blob, &vec![0; 1 << 20]);
         for _ in 0..8 {
             at = pack.ofs_delta(at, &copies(size, size * 2));
             size *= 2;
@@ -252,10 +252,10 @@ fn bomb() -> Vec<u8> {
 
 fn deep_trees(depth: u32) -> Vec<u8> {
     of_root(|pack| {
-        let (blob, _) = pack.object(Kind::Blob, b"x");
-        let (mut at, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", blob)]));
+        let (blob, _) = pack.object(ObjectKind::Blob, b"x");
+        let (mut at, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", blob)]));
         for _ in 0..depth {
-            at = pack.object(Kind::Tree, &tree(&[("40000", b"d", at)])).0;
+            at = pack.object(ObjectKind::Tree, &tree(&[("40000", b"d", at)])).0;
         }
         at
     })
@@ -267,19 +267,19 @@ fn by_name_in_any_order() -> Vec<u8> {
     of_root(|pack| {
         pack.ref_delta(&blob_id(two), &TestDelta::new(15, 15).insert(b"333").copy(3, 12).bytes());
         pack.ref_delta(&blob_id(one), &TestDelta::new(15, 15).insert(b"two").copy(3, 12).bytes());
-        pack.object(Kind::Blob, one);
+        pack.object(ObjectKind::Blob, one);
         let entries = [
             ("100644", &b"a"[..], blob_id(one)),
             ("100644", b"b", blob_id(two)),
             ("100644", b"c", blob_id(three)),
         ];
-        pack.object(Kind::Tree, &tree(&entries)).0
+        pack.object(ObjectKind::Tree, &tree(&entries)).0
     })
 }
 
 fn on_a_delta(delta: TestDelta) -> Vec<u8> {
     of(|pack| {
-        let (_, base) = pack.object(Kind::Blob, &[b'x'; 1000]);
+        let (_, base) = pack.object(ObjectKind::Blob, &[b'x'; 1000]);
         pack.ofs_delta(base, &delta.bytes());
         blob_id(b"x")
     })
@@ -363,12 +363,12 @@ fn packs_of_odd_shape() {
         bad
     };
     let twice = of(|pack| {
-        pack.object(Kind::Blob, b"hello");
-        pack.object(Kind::Blob, b"hello").0
+        pack.object(ObjectKind::Blob, b"hello");
+        pack.object(ObjectKind::Blob, b"hello").0
     });
     let many_tiny = of(|pack| {
         for n in 0..200_000_u32 {
-            pack.object(Kind::Blob, &n.to_be_bytes());
+            pack.object(ObjectKind::Blob, &n.to_be_bytes());
         }
         x
     });
@@ -377,10 +377,10 @@ fn packs_of_odd_shape() {
         x
     });
     let wide = of_root(|pack| {
-        let (blob, _) = pack.object(Kind::Blob, b"x");
+        let (blob, _) = pack.object(ObjectKind::Blob, b"x");
         let names: Vec<String> = (0..400_000).map(|n| format!("{n:06}")).collect();
         let entries: Vec<_> = names.iter().map(|name| ("100644", name.as_bytes(), blob)).collect();
-        pack.object(Kind::Tree, &tree(&entries)).0
+        pack.object(ObjectKind::Tree, &tree(&entries)).0
     });
     let long_name = of_tree(&[("100644", &vec![b'n'; 1 << 20], x)], &[b"x"]);
     judge(
@@ -415,20 +415,20 @@ fn trees_and_what_is_behind_them() {
     let x = blob_id(b"x");
     let here = ObjectId::from_hex(target.tip.as_bytes()).expect("an id");
     let gone = ObjectId::from_hex(&[b'1'; 40]).expect("an id");
-    let empty = SHA1.hash_object(Kind::Tree, b"");
+    let empty = hash_object(SHA1, ObjectKind::Tree, b"");
     let one = |name: &[u8]| of_tree(&[("100644", name, x)], &[b"x"]);
     let modules = |text: &str| {
         let text = format!("[submodule \"{text}\n");
         of_tree(&[("100644", b".gitmodules", blob_id(text.as_bytes()))], &[text.as_bytes()])
     };
-    let object = |kind: Kind, data: &[u8]| of(|pack| pack.object(kind, data).0);
+    let object = |kind: ObjectKind, data: &[u8]| of(|pack| pack.object(kind, data).0);
     let parentless = of(|pack| {
-        let (root, _) = pack.object(Kind::Tree, b"");
-        pack.object(Kind::Commit, &commit(&root, &[gone], 5)).0
+        let (root, _) = pack.object(ObjectKind::Tree, b"");
+        pack.object(ObjectKind::Commit, &commit(&root, &[gone], 5)).0
     });
     let of_a_blob = of(|pack| {
-        let (blob, _) = pack.object(Kind::Blob, b"y");
-        pack.object(Kind::Commit, &commit(&blob, &[here], 5)).0
+        let (blob, _) = pack.object(ObjectKind::Blob, b"y");
+        pack.object(ObjectKind::Commit, &commit(&blob, &[here], 5)).0
     });
     let no_author = format!("tree {empty}\ncommitter C <c@x> 5 +0000\n\nm\n");
     let unsorted = [("100644", &b"b"[..], x), ("100644", b"a", x)];
@@ -447,7 +447,7 @@ fn trees_and_what_is_behind_them() {
             case("not sorted", of_tree(&unsorted, &[b"x"]), "treeNotSorted"),
             case("the same name twice", of_tree(&double, &[b"x"]), "duplicateEntries"),
             case("a null id", of_tree(&[("100644", b"a", ObjectId::null(SHA1))], &[]), "nullSha1"),
-            case("no tree at all", object(Kind::Tree, b"junk"), "badTree"),
+            case("no tree at all", object(ObjectKind::Tree, b"junk"), "badTree"),
             case(
                 ".gitmodules a symlink",
                 of_tree(&[("120000", b".gitmodules", x)], &[b"x"]),
@@ -470,12 +470,20 @@ fn trees_and_what_is_behind_them() {
             ),
             case(".gitmodules: update runs a command", modules("x\"]\n\tupdate = !id"), "gitmodulesUpdate"),
             case("blob missing", of_tree(&[("100644", b"a", gone)], &[]), "missing necessary objects"),
-            case("tree missing", object(Kind::Commit, &commit(&gone, &[], 5)), "missing necessary objects"),
+            case(
+                "tree missing",
+                object(ObjectKind::Commit, &commit(&gone, &[], 5)),
+                "missing necessary objects",
+            ),
             case("parent missing", parentless, "missing necessary objects"),
             case("a commit of a blob", of_a_blob, "named as something else"),
-            case("a branch at a blob", object(Kind::Blob, b"y"), "invalid new value"),
-            case("a branch at a tree", object(Kind::Tree, b""), "invalid new value"),
-            case("a commit without an author", object(Kind::Commit, no_author.as_bytes()), "missingAuthor"),
+            case("a branch at a blob", object(ObjectKind::Blob, b"y"), "invalid new value"),
+            case("a branch at a tree", object(ObjectKind::Tree, b""), "invalid new value"),
+            case(
+                "a commit without an author",
+                object(ObjectKind::Commit, no_author.as_bytes()),
+                "missingAuthor",
+            ),
         ],
     );
 }
@@ -497,7 +505,7 @@ fn tolerated_findings() {
     let (said, ..) = Target::with("\tfsck off\n").send(&of_tree(&[("100644", b".git", x)], &[b"x"]));
     assert_eq!(said, "ok refs/heads/new");
     // What is no tree at all is nobody's to tolerate.
-    let (said, ..) = Target::with("\tfsck off\n").send(&of(|pack| pack.object(Kind::Tree, b"junk").0));
+    let (said, ..) = Target::with("\tfsck off\n").send(&of(|pack| pack.object(ObjectKind::Tree, b"junk").0));
     assert!(said.starts_with("unpack "), "{said}");
 }
 

@@ -14,18 +14,20 @@ pub(crate) mod refs;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use libgit::ObjectId;
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::message::parent::{FetchRules, Negotiation as NegotiationTime, RepoReport, SessionStart};
 use libproto::message::repo::{
     BATCH_IDS, BoundaryBatch, HaveStatus, Haves, Lender, PackAsk, PackReport, READ_STATES, ReadState,
     Refusal, RepoToSession, SessionToRepo,
 };
-use libproto::names::{self, escape};
+use libproto::names::escape;
 use libproto::request;
 use libproto::states::allowed;
 use librepo::alternates::Withheld;
 use librepo::error::Error;
 use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, WantError};
+use librepo::id::IdSet;
 use librepo::repository::Repository;
 
 use crate::os::watchdog::{self, Phase};
@@ -123,14 +125,12 @@ struct Negotiation<'a> {
     /// Depth and time, or what is to be left out; applied when everything was said.
     depth: Option<u32>,
     since: Option<u64>,
-    nots: Vec<librepo::id::ObjectId>,
+    nots: Vec<ObjectId>,
     /// Whether enough is common, if it was looked at since the last new common object.
     ready: Option<bool>,
     commons: IdSet,
     looks_left: u32,
 }
-
-type IdSet = std::collections::HashSet<names::ObjectId>;
 
 struct Server<'a> {
     link: &'a Session,
@@ -311,7 +311,7 @@ impl<'a> Server<'a> {
             None => Fetch::new(self.repository, tips, policy, limits),
         };
         let fetch = fetch.map_err(broken)?;
-        let (depth, since, nots, ready, commons) = (None, None, Vec::new(), None, IdSet::new());
+        let (depth, since, nots, ready, commons) = (None, None, Vec::new(), None, IdSet::default());
         let looks_left = self.looks_left;
         self.negotiation = Some(Negotiation { fetch, depth, since, nots, ready, commons, looks_left });
         self.state = ReadState::Needs;
@@ -322,11 +322,10 @@ impl<'a> Server<'a> {
         self.negotiation.as_mut().ok_or_else(|| Refusal::Broken("no negotiation under way".into()))
     }
 
-    fn wants(&mut self, ids: &[names::ObjectId]) -> Result<(), Refusal> {
+    fn wants(&mut self, ids: &[ObjectId]) -> Result<(), Refusal> {
         let negotiation = self.negotiation()?;
         for id in ids {
-            let ours = to_repo(id).ok_or(Refusal::NotFound(*id))?;
-            negotiation.fetch.want(ours).map_err(|error| match error {
+            negotiation.fetch.want(*id).map_err(|error| match error {
                 WantError::NotFound | WantError::NotAllowed => Refusal::NotFound(*id),
                 WantError::TooMany(limit) => Refusal::Limit("wants".into(), limit as u64),
                 WantError::Repository(error) => broken(error),
@@ -335,12 +334,10 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    fn shallows(&mut self, ids: &[names::ObjectId]) -> Result<(), Refusal> {
+    fn shallows(&mut self, ids: &[ObjectId]) -> Result<(), Refusal> {
         let negotiation = self.negotiation()?;
         for id in ids {
-            if let Some(ours) = to_repo(id) {
-                negotiation.fetch.shallow(ours).map_err(broken)?;
-            }
+            negotiation.fetch.shallow(*id).map_err(broken)?;
         }
         Ok(())
     }
@@ -379,7 +376,7 @@ impl<'a> Server<'a> {
         loop {
             let mut batch = BoundaryBatch { shallow: Vec::new(), unshallow: Vec::new(), last: false };
             for (shallow, id) in ids.by_ref().take(BATCH_IDS) {
-                if shallow { &mut batch.shallow } else { &mut batch.unshallow }.extend(to_wire(id));
+                if shallow { &mut batch.shallow } else { &mut batch.unshallow }.push(*id);
             }
             if batch.shallow.len() + batch.unshallow.len() < BATCH_IDS {
                 batch.last = true;
@@ -410,11 +407,7 @@ impl<'a> Server<'a> {
         let negotiation = self.negotiation()?;
         let mut statuses = Vec::with_capacity(haves.ids.len());
         for id in &haves.ids {
-            let common = match to_repo(id) {
-                Some(ours) => negotiation.fetch.have(ours).map_err(broken)?,
-                None => false,
-            };
-            statuses.push(if !common {
+            statuses.push(if !negotiation.fetch.have(*id).map_err(broken)? {
                 if haves.judge && negotiation.ready()? { HaveStatus::Ready } else { HaveStatus::Missing }
             } else if negotiation.commons.insert(*id) {
                 negotiation.ready = None;
@@ -497,12 +490,8 @@ impl Negotiation<'_> {
 
 /// An error of the repository for its client: one line without control bytes, paths relative.
 fn broken(error: Error) -> Refusal {
-    if let Error::Missing(id) = &error
-        && let Some(id) = to_wire(id)
-    {
-        return Refusal::Missing(id);
-    }
     match error {
+        Error::Missing(id) => Refusal::Missing(id),
         Error::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => Refusal::Limited(watchdog::too_slow()),
         Error::Io(e) => queue::refusal(&e).unwrap_or(Refusal::ClientGone),
         error => Refusal::Broken(escape(error.to_string().as_bytes()).chars().take(500).collect()),
@@ -520,20 +509,4 @@ fn told(grant: &Grant<'_>, refusal: Refusal) -> Refusal {
         Refusal::Missing(id) | Refusal::NotFound(id) => Refusal::Withheld(id, lender),
         other => other,
     }
-}
-
-fn to_repo(id: &names::ObjectId) -> Option<librepo::id::ObjectId> {
-    let kind = match id.kind() {
-        names::HashKind::Sha1 => librepo::id::HashKind::Sha1,
-        names::HashKind::Sha256 => librepo::id::HashKind::Sha256,
-    };
-    librepo::id::ObjectId::from_bytes(kind, id.as_bytes())
-}
-
-fn to_wire(id: &librepo::id::ObjectId) -> Option<names::ObjectId> {
-    let kind = match id.kind() {
-        librepo::id::HashKind::Sha1 => names::HashKind::Sha1,
-        librepo::id::HashKind::Sha256 => names::HashKind::Sha256,
-    };
-    names::ObjectId::from_bytes(kind, id.as_bytes())
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use libgit::ObjectId;
 use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine, Refusal};
-use libproto::names::{self, RefName};
+use libproto::names::RefName;
 use libproto::request::Limits;
 use librepo::error::Error;
 use librepo::fetch::{Tips, Visible};
@@ -13,7 +14,6 @@ use librepo::reader::Reader;
 use librepo::refs::Head;
 use librepo::repository::Repository;
 
-use super::to_wire;
 use crate::repo::hidden::Hidden;
 
 /// Bytes of objects that are kept while tags are looked up.
@@ -127,7 +127,7 @@ impl<'a> Advertised<'a> {
     }
 
     /// The object of a reference in any of the ways to abbreviate its name, if only one of them is a reference.
-    pub(super) fn resolve(&mut self, name: &RefName) -> Result<librepo::id::ObjectId, Refusal> {
+    pub(super) fn resolve(&mut self, name: &RefName) -> Result<ObjectId, Refusal> {
         self.look_at_all().map_err(super::broken)?;
         let short = name.as_bytes();
         let ways: [(&[u8], &[u8]); 6] = [
@@ -165,19 +165,18 @@ impl<'a> Advertised<'a> {
     }
 
     /// Commits at which the repository itself is shallow, those that the client may know of.
-    fn shallow(&self) -> Result<Vec<names::ObjectId>, Error> {
+    fn shallow(&self) -> Result<Vec<ObjectId>, Error> {
         let file = self.repository.dir().read(b"shallow", SHALLOW_FILE)?.unwrap_or_default();
-        let mut ids: Vec<_> =
-            file.split(|&b| b == b'\n').filter_map(librepo::id::ObjectId::from_hex).collect();
+        let mut ids: Vec<_> = file.split(|&b| b == b'\n').filter_map(ObjectId::from_hex).collect();
         if !self.hidden.is_empty() && !ids.is_empty() {
             let mut visible = Visible::new(self.repository, &self.seen_ids()?)?;
             ids.retain(|id| visible.has_commit(id));
         }
-        Ok(ids.iter().filter_map(to_wire).collect())
+        Ok(ids)
     }
 
     /// The objects that visible references name.
-    pub(crate) fn seen_ids(&self) -> Result<Vec<librepo::id::ObjectId>, Error> {
+    pub(crate) fn seen_ids(&self) -> Result<Vec<ObjectId>, Error> {
         self.seen().map(|line| line.map(|listed| listed.target())).collect()
     }
 }
@@ -188,22 +187,21 @@ fn ref_line(listed: &Listed<'_>, reader: Option<&mut Reader<'_>>) -> Option<RefL
         Some(target) => Some(RefName::parse(target).ok()?),
         None => None,
     };
-    let peeled = reader.and_then(|reader| listed.peeled(reader)).as_ref().and_then(to_wire);
-    let (name, id) = (RefName::parse(listed.name).ok()?, to_wire(&listed.target())?);
-    Some(RefLine { name, id: Some(id), peeled, target })
+    let peeled = reader.and_then(|reader| listed.peeled(reader));
+    Some(RefLine { name: RefName::parse(listed.name).ok()?, id: Some(listed.target()), peeled, target })
 }
 
 /// What belongs to a list beside the references.
 pub(crate) struct Looked {
     unborn: Option<RefLine>,
     peel: bool,
-    shallow: Vec<names::ObjectId>,
+    shallow: Vec<ObjectId>,
 }
 
 /// See [`Advertised::batches`].
 struct Batches<I: Iterator<Item = Result<RefLine, Error>>> {
     lines: std::iter::Peekable<I>,
-    shallow: Vec<names::ObjectId>,
+    shallow: Vec<ObjectId>,
     ended: bool,
 }
 
@@ -241,7 +239,7 @@ mod tests {
 
     #[test]
     fn batches_are_full_and_the_last_says_so() {
-        let id = names::ObjectId::null(names::HashKind::Sha1);
+        let id = ObjectId::null(libgit::HashKind::Sha1);
         let line = |n: usize| RefLine {
             name: RefName::parse(format!("refs/heads/{n}").as_bytes()).unwrap(),
             id: Some(id),
@@ -249,7 +247,7 @@ mod tests {
             target: None,
         };
         let lines: Vec<RefLine> = (0..1000).map(line).collect();
-        let batches = |lines: Vec<RefLine>, shallow: &[names::ObjectId]| -> Vec<RefBatch> {
+        let batches = |lines: Vec<RefLine>, shallow: &[ObjectId]| -> Vec<RefBatch> {
             let lines = lines.into_iter().map(Ok).peekable();
             Batches { lines, shallow: shallow.to_vec(), ended: false }.map(Result::unwrap).collect()
         };

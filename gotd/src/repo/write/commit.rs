@@ -9,11 +9,7 @@ impl Push<'_> {
         for (at, change) in self.changes.iter_mut().enumerate().filter(|(_, c)| c.refused.is_none()) {
             match RefName::new(change.command.name.as_bytes()) {
                 Ok(name) => {
-                    updates.push(Update {
-                        name,
-                        old: to_repo(&change.command.old),
-                        new: to_repo(&change.command.new),
-                    });
+                    updates.push(Update { name, old: change.command.old, new: change.command.new });
                     places.push(at);
                 }
                 Err(_) => change.refused = Some("funny refname".into()),
@@ -27,13 +23,11 @@ impl Push<'_> {
             .iter()
             .filter_map(|c| {
                 let facts = c.facts.as_ref()?;
-                let peel = facts.peeled.map_or(Peel::Nothing, |(id, _)| Peel::To(to_repo(&id)));
+                let peel = facts.peeled.map_or(Peel::Nothing, |(id, _)| Peel::To(id));
                 Some((c.command.new, peel))
             })
             .collect();
-        let peel = |id: &librepo::id::ObjectId| {
-            peels.get(&crate::repo::ids::to_wire(id)).copied().unwrap_or(Peel::Unknown)
-        };
+        let peel = |id: &ObjectId| peels.get(id).copied().unwrap_or(Peel::Unknown);
         let reflog = self.rules.reflog.then(|| Reflog {
             identity: format!("{} <{}@gotd>", self.serve.who, self.serve.who),
             seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use libproto::message::push::ObjectKind;
+use libgit::ObjectKind;
 
 use super::Item;
 use crate::conf::limits::Limit;

@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use libgit::ObjectId;
 use libproto::channel::{Channel, Message, Received};
 use libproto::message::parent::{ParentToRepo, RefReport, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
@@ -25,7 +26,7 @@ use libproto::message::push::{
     SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession, WriterToVerify,
 };
 use libproto::message::repo::{BATCH_IDS, ListAsk};
-use libproto::names::{ObjectId, escape};
+use libproto::names::escape;
 use libproto::states::allowed;
 use librepo::fs_ops::Fs;
 use librepo::receive::quarantine::{self, Quarantine};
@@ -39,7 +40,6 @@ use crate::conf::limits::Limit;
 use crate::conf::push_rules::PushRules;
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
-use crate::repo::ids::to_repo;
 use crate::repo::read::refs::Advertised;
 use crate::repo::role::{self, Found, Parent};
 use judge::World;
@@ -120,7 +120,7 @@ pub fn run(
             return role::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
         }
     };
-    role::announce(parent, found.directory.as_fd(), crate::repo::ids::hash_to_wire(repository.hash()))?;
+    role::announce(parent, found.directory.as_fd(), repository.hash())?;
     let head = match repository.refs().head() {
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
@@ -220,7 +220,7 @@ impl Push<'_> {
         if batch.len() > BATCH_COMMANDS || self.changes.len().saturating_add(batch.len()) as u64 > limit {
             return self.refuse(&format!("more than {limit} references in one push (limit commands)"));
         }
-        let hash = crate::repo::ids::hash_to_wire(self.repository.hash());
+        let hash = self.repository.hash();
         for command in batch {
             if command.old.kind() != hash || command.new.kind() != hash {
                 return Err("session: object id of another hash".into());
@@ -300,7 +300,7 @@ impl Push<'_> {
         if let (Some(pack), true) = (&pack, needs_pack) {
             self.reserve()?;
             let hash = self.repository.hash();
-            quarantine.install(fs, hash, &to_repo(&pack.checksum)).map_err(|e| e.to_string())?;
+            quarantine.install(fs, hash, &pack.checksum).map_err(|e| e.to_string())?;
         }
         self.commit(fs, quarantine, begin);
         Ok(())

@@ -54,7 +54,7 @@ impl Checked {
 
 #[cfg(test)]
 mod tests {
-    use libproto::names::HashKind;
+    use libgit::HashKind;
 
     use super::*;
 

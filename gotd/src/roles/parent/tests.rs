@@ -4,10 +4,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use libgit::HashKind;
 use libproto::channel::Channel;
 use libproto::command::Service;
 use libproto::message::parent::{ClientHello, FetchRules, GitAsk, Opened, RepoAddress};
-use libproto::names::{HashKind, RepoName};
+use libproto::names::RepoName;
 
 use super::queue::{Turn, Work};
 use super::start::Settings;

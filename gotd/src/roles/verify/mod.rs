@@ -16,18 +16,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use libgit::{ObjectId, ObjectKind};
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{Build, OpenError, ParentToVerify, VerifyStart, VerifyToParent};
 use libproto::message::push::{
-    BATCH_COMMANDS, CommandFacts, IndexedPack, ObjectKind, SessionToVerify, VerifyTask, VerifyToSession,
-    VerifyToWriter, WriterToVerify,
+    BATCH_COMMANDS, CommandFacts, IndexedPack, SessionToVerify, VerifyTask, VerifyToSession, VerifyToWriter,
+    WriterToVerify,
 };
 use libproto::names;
 use librepo::alternates::Withheld;
 use librepo::error::Error;
 use librepo::fetch::Visible;
-use librepo::id::{IdSet, ObjectId};
-use librepo::object::Kind;
+use librepo::id::IdSet;
 use librepo::reader::Reader;
 use librepo::receive::check::{Message, Policy};
 use librepo::receive::connectivity::Shallow;
@@ -42,7 +42,6 @@ use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::repo::borrowing;
 use crate::repo::hidden::Hidden;
-use crate::repo::ids::{to_repo, to_wire};
 use crate::repo::role::{self, Found};
 use crate::session::pipes::Input;
 use turn::{InTurn, PushTurn};
@@ -157,12 +156,12 @@ fn task(writer: &Writer) -> Result<(Task, OwnedFd), String> {
         match writer.recv().map_err(text)?.message {
             WriterToVerify::Commands(batch) => {
                 for (old, new) in batch {
-                    whole.commands.push(Command { old: to_repo(&old), new: to_repo(&new) });
+                    whole.commands.push(Command { old, new });
                 }
             }
             WriterToVerify::Shallows(batch) => {
                 for id in batch {
-                    whole.shallow.insert(to_repo(&id));
+                    whole.shallow.insert(id);
                 }
             }
             WriterToVerify::Go(()) => return Ok((whole, input)),
@@ -238,12 +237,12 @@ fn work(
             Some(RefCell::new(Visible::new(repository, &tips(repository, hidden)?)?))
         }
     };
-    let shows = |id: &ObjectId, kind: Option<Kind>| {
+    let shows = |id: &ObjectId, kind: Option<ObjectKind>| {
         let Some(visible) = &visible else { return true };
         let mut visible = visible.borrow_mut();
         match kind {
-            Some(Kind::Commit | Kind::Tag) => visible.has_commit(id),
-            Some(Kind::Tree | Kind::Blob) => visible.has(id),
+            Some(ObjectKind::Commit | ObjectKind::Tag) => visible.has_commit(id),
+            Some(ObjectKind::Tree | ObjectKind::Blob) => visible.has(id),
             // History is walked sooner than everything.
             None => visible.has_commit(id) || visible.has(id),
         }
@@ -288,7 +287,7 @@ fn tell(
             objects: indexed.objects,
             received: indexed.received,
             bytes: indexed.bytes,
-            checksum: to_wire(&indexed.checksum),
+            checksum: indexed.checksum,
         }),
     )?;
     for batch in facts.chunks(BATCH_COMMANDS) {
@@ -308,8 +307,8 @@ fn command_facts(facts: &Facts, withheld: Option<Withheld>) -> CommandFacts {
     });
     CommandFacts {
         refused,
-        kind: facts.kind.map(kind),
-        peeled: facts.peeled.map(|(id, k)| (to_wire(&id), kind(k))),
+        kind: facts.kind,
+        peeled: facts.peeled,
         fast_forward: facts.fast_forward,
         merges: facts.merge.is_some(),
         largest_blob: facts.largest_blob.map(|(_, bytes)| bytes),
@@ -357,15 +356,6 @@ fn tips(repository: &Repository, hidden: Hidden<'_>) -> Result<Vec<ObjectId>, Er
         tips.extend(listed.peeled(&mut reader));
     }
     Ok(tips)
-}
-
-fn kind(kind: Kind) -> ObjectKind {
-    match kind {
-        Kind::Commit => ObjectKind::Commit,
-        Kind::Tree => ObjectKind::Tree,
-        Kind::Blob => ObjectKind::Blob,
-        Kind::Tag => ObjectKind::Tag,
-    }
 }
 
 fn bounded(text: &str) -> String {

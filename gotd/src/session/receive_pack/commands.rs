@@ -1,9 +1,10 @@
 //! What a client wants to change: its lines up to the pack (`gitprotocol-pack`, "Reference Update Request"), handed on
 //! to `repo_write` in batches as they come.
 
+use libgit::{HashKind, ObjectId};
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command as Batched, SessionToWriter};
 use libproto::message::repo::BATCH_IDS;
-use libproto::names::{HashKind, ObjectId, RefName, escape};
+use libproto::names::{RefName, escape};
 use libproto::pktline::Packet;
 use libproto::request::push::{self, Capabilities, Command, Line, Target};
 use libproto::request::{Counter, Limits};

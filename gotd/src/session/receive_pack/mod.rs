@@ -17,10 +17,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use libgit::HashKind;
 use libproto::advertise::{self, PushOffer};
 use libproto::channel::Channel;
 use libproto::message::push::{SessionToVerify, SessionToWriter, VerifyToSession, WriterToSession};
-use libproto::names::HashKind;
 use libproto::pktline::{self, Band, FLUSH};
 use libproto::request::Limits;
 

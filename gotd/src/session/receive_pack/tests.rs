@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
+use libgit::{HashKind, ObjectId};
 use libproto::channel::Channel;
 use libproto::command::Service;
 use libproto::message::parent::{Grant, SessionStart};
@@ -19,7 +20,7 @@ use libproto::message::push::{
     WriterToSession,
 };
 use libproto::message::repo::{RefBatch, RefLine};
-use libproto::names::{HashKind, ObjectId, RefName};
+use libproto::names::RefName;
 use libproto::pktline::{Decoder, Packet};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 

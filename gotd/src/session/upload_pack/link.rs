@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
+use libgit::ObjectId;
 use libproto::channel::RecvError;
 use libproto::message::repo::{
     BoundaryBatch, HaveStatus, Haves, ListAsk, PackAsk, RefBatch, RepoToSession, SessionToRepo,
 };
-use libproto::names::ObjectId;
 
 use crate::os::watchdog::{self, Phase};
 use crate::session::packets::TalkError;

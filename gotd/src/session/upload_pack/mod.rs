@@ -12,8 +12,8 @@ mod v2;
 #[cfg(test)]
 mod tests;
 
+use libgit::ObjectId;
 use libproto::message::repo::{BATCH_IDS, BoundaryBatch, ListAsk, PackAsk, SessionToRepo};
-use libproto::names::ObjectId;
 use libproto::pktline;
 use libproto::request::{Counter, Deepen, Limits, ShallowLine};
 use libproto::wire_error::WireError;
@@ -63,7 +63,7 @@ pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
 
 /// One conversation.
 struct Session<'a> {
-    hash: libproto::names::HashKind,
+    hash: libgit::HashKind,
     /// Anything reachable may be wanted in v0 too.
     reachable: bool,
     /// Anything at all may be wanted.

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use libgit::{HashKind, ObjectId};
 use libproto::command::Service;
 use libproto::message::parent::{FetchRules, Grant, SessionStart};
 use libproto::message::repo::{Begin, Haves, PackAsk, Refusal, RepoToSession, SessionToRepo};
-use libproto::names::{HashKind, ObjectId};
 use libproto::pktline::{Decoder, Packet};
 use libproto::request::v0::SideBand;
 use librepo::repository::{Options, Repository};
@@ -118,10 +118,7 @@ fn link() -> (OwnedFd, OwnedFd) {
 fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u8>, Result<(), Failure>) {
     let (ours, theirs) = link();
     let repository = Repository::open(std::fs::File::open(path).unwrap().into(), Options::default()).unwrap();
-    let hash = match repository.hash() {
-        librepo::id::HashKind::Sha1 => HashKind::Sha1,
-        librepo::id::HashKind::Sha256 => HashKind::Sha256,
-    };
+    let hash = repository.hash();
     let (out_r, out_w) = nix::unistd::pipe().unwrap();
     let theirs_out = out_w.try_clone().unwrap();
     let server = std::thread::spawn(move || {

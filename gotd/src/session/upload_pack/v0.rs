@@ -1,8 +1,8 @@
 //! A fetch in v0 and v1 (`gitprotocol-pack`): advertisement, needs, haves, pack.
 
+use libgit::ObjectId;
 use libproto::advertise::{self, FetchOffer};
 use libproto::message::repo::{BATCH_IDS, Begin, HaveStatus, PackAsk, SessionToRepo};
-use libproto::names::ObjectId;
 use libproto::pktline::{self, FLUSH, Packet};
 use libproto::request::Counter;
 use libproto::request::filter::Filter;

@@ -1,9 +1,10 @@
 //! What `parent` and a repository process say to each other.
 
+use libgit::HashKind;
 use serde::{Deserialize, Serialize};
 
 use super::{Build, FetchRules, SessionStart};
-use crate::names::{HashKind, RefName, RepoName};
+use crate::names::{RefName, RepoName};
 
 /// What a repository process does once it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

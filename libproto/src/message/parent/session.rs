@@ -1,11 +1,12 @@
 //! What `parent` and a `session` say to each other.
 
+use libgit::HashKind;
 use serde::{Deserialize, Serialize};
 
 use super::{Build, Task};
 use crate::command::Service;
 use crate::message::client::{ClientKind, ControlRequest};
-use crate::names::{HashKind, RefName, RepoName};
+use crate::names::{RefName, RepoName};
 
 /// Limits and times of one session, from gotd.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

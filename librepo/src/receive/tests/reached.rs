@@ -9,7 +9,7 @@ fn connectivity_is_full() {
     let root = id(&text(git(repo.path(), &["rev-parse", "main^{tree}"], b"").unwrap()));
     let none = Shallow::default();
     let tips = [ids[5]];
-    let check = |objects: &[(Kind, Vec<u8>)], old: ObjectId, new: ObjectId| {
+    let check = |objects: &[(ObjectKind, Vec<u8>)], old: ObjectId, new: ObjectId| {
         let mut pack = TestPack::new(SHA1);
         for (kind, data) in objects {
             pack.object(*kind, data);
@@ -18,49 +18,60 @@ fn connectivity_is_full() {
         about(Some(&received), &repository, &tips, &[Command { old, new }], &none)
     };
     let null = ObjectId::null(SHA1);
-    let of = |data: &[u8], kind| SHA1.hash_object(kind, data);
+    let of = |data: &[u8], kind| hash_object(SHA1, kind, data);
     // A good one on top of main, with main's own tree.
     let good = commit(&root, &[ids[5]], 2_000_000);
-    let facts = check(&[(Kind::Commit, good.clone())], ids[5], of(&good, Kind::Commit)).unwrap().remove(0);
+    let facts = check(&[(ObjectKind::Commit, good.clone())], ids[5], of(&good, ObjectKind::Commit))
+        .unwrap()
+        .remove(0);
     assert_eq!((facts.refusal, facts.fast_forward, facts.merge), (None, Some(true), None));
     // The same beside main, and as a merge.
     let beside = commit(&root, &[ids[3]], 2_000_000);
-    let facts =
-        check(&[(Kind::Commit, beside.clone())], ids[5], of(&beside, Kind::Commit)).unwrap().remove(0);
+    let facts = check(&[(ObjectKind::Commit, beside.clone())], ids[5], of(&beside, ObjectKind::Commit))
+        .unwrap()
+        .remove(0);
     assert_eq!((facts.refusal, facts.fast_forward), (None, Some(false)));
     let merge = commit(&root, &[ids[5], ids[2]], 2_000_000);
-    let facts = check(&[(Kind::Commit, merge.clone())], ids[5], of(&merge, Kind::Commit)).unwrap().remove(0);
-    assert_eq!(facts.merge, Some(of(&merge, Kind::Commit)));
+    let facts = check(&[(ObjectKind::Commit, merge.clone())], ids[5], of(&merge, ObjectKind::Commit))
+        .unwrap()
+        .remove(0);
+    assert_eq!(facts.merge, Some(of(&merge, ObjectKind::Commit)));
     // Missing tree, blob below a new tree, parent, grandparent; the tip itself.
-    let gone = of(b"gone", Kind::Blob);
+    let gone = of(b"gone", ObjectKind::Blob);
     let bad_tree = tree(&[("100644", b"f", gone)]);
-    let bad_tree_id = of(&bad_tree, Kind::Tree);
+    let bad_tree_id = of(&bad_tree, ObjectKind::Tree);
     let no_parent = commit(&root, &[gone], 2_000_000);
-    let child = commit(&root, &[of(&no_parent, Kind::Commit)], 2_000_001);
+    let child = commit(&root, &[of(&no_parent, ObjectKind::Commit)], 2_000_001);
     for objects in [
-        vec![(Kind::Commit, commit(&gone, &[ids[5]], 2_000_000))],
-        vec![(Kind::Tree, bad_tree.clone()), (Kind::Commit, commit(&bad_tree_id, &[ids[5]], 2_000_000))],
-        vec![(Kind::Commit, no_parent.clone())],
-        vec![(Kind::Commit, no_parent.clone()), (Kind::Commit, child.clone())],
+        vec![(ObjectKind::Commit, commit(&gone, &[ids[5]], 2_000_000))],
+        vec![
+            (ObjectKind::Tree, bad_tree.clone()),
+            (ObjectKind::Commit, commit(&bad_tree_id, &[ids[5]], 2_000_000)),
+        ],
+        vec![(ObjectKind::Commit, no_parent.clone())],
+        vec![(ObjectKind::Commit, no_parent.clone()), (ObjectKind::Commit, child.clone())],
     ] {
-        let tip = of(&objects.last().unwrap().1, Kind::Commit);
+        let tip = of(&objects.last().unwrap().1, ObjectKind::Commit);
         let facts = check(&objects, ids[5], tip).unwrap().remove(0);
         assert_eq!(facts.refusal, Some(Refusal::Missing(gone)));
     }
     let facts = about(None, &repository, &tips, &[Command { old: null, new: gone }], &none).unwrap();
     assert_eq!(facts[0].refusal, Some(Refusal::Missing(gone)));
     // A gap that the tip does not need is no reason.
-    let facts =
-        check(&[(Kind::Tree, bad_tree), (Kind::Commit, good.clone())], ids[5], of(&good, Kind::Commit))
-            .unwrap();
+    let facts = check(
+        &[(ObjectKind::Tree, bad_tree), (ObjectKind::Commit, good.clone())],
+        ids[5],
+        of(&good, ObjectKind::Commit),
+    )
+    .unwrap();
     assert_eq!(facts[0].refusal, None);
     // A blob where a tree should be.
-    let blob_id = of(b"b", Kind::Blob);
+    let blob_id = of(b"b", ObjectKind::Blob);
     let confused = commit(&blob_id, &[], 5);
     let text = check(
-        &[(Kind::Blob, b"b".to_vec()), (Kind::Commit, confused.clone())],
+        &[(ObjectKind::Blob, b"b".to_vec()), (ObjectKind::Commit, confused.clone())],
         null,
-        of(&confused, Kind::Commit),
+        of(&confused, ObjectKind::Commit),
     );
     assert!(text.unwrap_err().contains("named as something else"));
 }
@@ -72,7 +83,7 @@ fn what_exists_but_is_not_reached_is_not_trusted() {
         let args = ["hash-object", "-t", kind, "-w", "--stdin", "--literally"];
         id(&text(git(repo.path(), &args, data).unwrap()))
     };
-    let gone = SHA1.hash_object(Kind::Blob, b"gone");
+    let gone = hash_object(SHA1, ObjectKind::Blob, b"gone");
     let broken_tree = put("tree", &tree(&[("100644", b"f", gone)]));
     let broken = put("commit", &commit(&broken_tree, &[ids[5]], 2_000_000));
     let whole_blob = put("blob", b"there");
@@ -97,7 +108,7 @@ fn what_exists_but_is_not_reached_is_not_trusted() {
         (whole, whole_tree, None),
     ] {
         let mut pack = TestPack::new(SHA1);
-        let (tip, _) = pack.object(Kind::Commit, &commit(&root, &[parent], 2_000_005));
+        let (tip, _) = pack.object(ObjectKind::Commit, &commit(&root, &[parent], 2_000_005));
         let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
         assert_eq!(verdict(tip, Some(&received)), want);
     }
@@ -107,13 +118,13 @@ fn what_exists_but_is_not_reached_is_not_trusted() {
 fn a_shallow_client_may_push_what_the_repository_can_complete() {
     let (repo, ids) = repository("sha1");
     let repository = open(repo.path());
-    let root = SHA1.hash_object(Kind::Tree, b"");
-    let gone = SHA1.hash_object(Kind::Commit, b"gone");
+    let root = hash_object(SHA1, ObjectKind::Tree, b"");
+    let gone = hash_object(SHA1, ObjectKind::Commit, b"gone");
     let mut pack = TestPack::new(SHA1);
-    pack.object(Kind::Tree, b"");
-    let (cut, _) = pack.object(Kind::Commit, &commit(&root, &[gone], 2_000_000));
-    let (tip, _) = pack.object(Kind::Commit, &commit(&root, &[cut], 2_000_001));
-    let (fine, _) = pack.object(Kind::Commit, &commit(&root, &[ids[4]], 2_000_001));
+    pack.object(ObjectKind::Tree, b"");
+    let (cut, _) = pack.object(ObjectKind::Commit, &commit(&root, &[gone], 2_000_000));
+    let (tip, _) = pack.object(ObjectKind::Commit, &commit(&root, &[cut], 2_000_001));
+    let (fine, _) = pack.object(ObjectKind::Commit, &commit(&root, &[ids[4]], 2_000_001));
     let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
     let null = ObjectId::null(SHA1);
     let commands = [Command { old: null, new: tip }, Command { old: null, new: fine }];
@@ -131,12 +142,12 @@ fn the_largest_blob_is_told_for_each_tip() {
     let repository = open(repo.path());
     let null = ObjectId::null(SHA1);
     let mut pack = TestPack::new(SHA1);
-    let (large, _) = pack.object(Kind::Blob, &vec![0; 2 << 20]);
-    let (small, _) = pack.object(Kind::Blob, b"small");
-    let (a, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", large)]));
-    let (b, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", small)]));
-    let (a, _) = pack.object(Kind::Commit, &commit(&a, &[ids[5]], 2_000_000));
-    let (b, _) = pack.object(Kind::Commit, &commit(&b, &[ids[5]], 2_000_000));
+    let (large, _) = pack.object(ObjectKind::Blob, &vec![0; 2 << 20]);
+    let (small, _) = pack.object(ObjectKind::Blob, b"small");
+    let (a, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", large)]));
+    let (b, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", small)]));
+    let (a, _) = pack.object(ObjectKind::Commit, &commit(&a, &[ids[5]], 2_000_000));
+    let (b, _) = pack.object(ObjectKind::Commit, &commit(&b, &[ids[5]], 2_000_000));
     let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
     let commands = [Command { old: null, new: a }, Command { old: null, new: b }];
     let facts = about(Some(&received), &repository, &[ids[5]], &commands, &Shallow::default()).unwrap();
@@ -144,12 +155,12 @@ fn the_largest_blob_is_told_for_each_tip() {
     assert_eq!(facts[1].largest_blob, Some((small, 5)));
     // A limit below what is told anyway.
     let mut pack = TestPack::new(SHA1);
-    let (large, _) = pack.object(Kind::Blob, &[0; 2000]);
-    pack.object(Kind::Blob, b"small");
-    let (a, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", large)]));
-    let (b, _) = pack.object(Kind::Tree, &tree(&[("100644", b"f", small)]));
-    let (a, _) = pack.object(Kind::Commit, &commit(&a, &[ids[5]], 2_000_000));
-    let (b, _) = pack.object(Kind::Commit, &commit(&b, &[ids[5]], 2_000_000));
+    let (large, _) = pack.object(ObjectKind::Blob, &[0; 2000]);
+    pack.object(ObjectKind::Blob, b"small");
+    let (a, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", large)]));
+    let (b, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", small)]));
+    let (a, _) = pack.object(ObjectKind::Commit, &commit(&a, &[ids[5]], 2_000_000));
+    let (b, _) = pack.object(ObjectKind::Commit, &commit(&b, &[ids[5]], 2_000_000));
     let options = Options { blob_limit: 1000, ..Options::default() };
     let received = receive_with(&pack.finish(), SHA1, Some(&repository), &options).unwrap();
     let commands = [Command { old: null, new: a }, Command { old: null, new: b }];
@@ -166,13 +177,13 @@ fn tags_are_peeled() {
     let tag_of = |target: &ObjectId, kind: &str| {
         format!("object {target}\ntype {kind}\ntag t\ntagger C <c@x> 5 +0000\n\nm\n").into_bytes()
     };
-    let (inner, _) = pack.object(Kind::Tag, &tag_of(&ids[3], "commit"));
-    let (outer, _) = pack.object(Kind::Tag, &tag_of(&inner, "tag"));
+    let (inner, _) = pack.object(ObjectKind::Tag, &tag_of(&ids[3], "commit"));
+    let (outer, _) = pack.object(ObjectKind::Tag, &tag_of(&inner, "tag"));
     let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
     let commands = [Command { old: ObjectId::null(SHA1), new: outer }];
     let facts = about(Some(&received), &repository, &[ids[5]], &commands, &Shallow::default()).unwrap();
     assert_eq!(facts[0].refusal, None);
-    assert_eq!((facts[0].kind, facts[0].peeled), (Some(Kind::Tag), Some((ids[3], Kind::Commit))));
+    assert_eq!((facts[0].kind, facts[0].peeled), (Some(ObjectKind::Tag), Some((ids[3], ObjectKind::Commit))));
 }
 
 #[test]
@@ -183,7 +194,7 @@ fn directories_are_not_nested_without_end() {
         let mut at = at;
         for _ in 0..levels {
             let data = tree(&[("40000", b"d", at)]);
-            at = SHA1.hash_object(Kind::Tree, &data);
+            at = hash_object(SHA1, ObjectKind::Tree, &data);
             trees.push(data);
         }
         if backwards {
@@ -191,9 +202,9 @@ fn directories_are_not_nested_without_end() {
         }
         let mut pack = TestPack::new(SHA1);
         for data in &trees {
-            pack.object(Kind::Tree, data);
+            pack.object(ObjectKind::Tree, data);
         }
-        pack.object(Kind::Commit, &commit(&at, &[], 2_000_000));
+        pack.object(ObjectKind::Commit, &commit(&at, &[], 2_000_000));
         (pack.finish(), at)
     };
     let judge = |pack: &[u8], most: usize| {
@@ -204,7 +215,7 @@ fn directories_are_not_nested_without_end() {
         check_depth(&received.indexed, files, Some(repository.store()), most, &mut Ticker::new(&mut quiet))
             .map_err(|e| e.to_string())
     };
-    let blob = SHA1.hash_object(Kind::Blob, b"x");
+    let blob = hash_object(SHA1, ObjectKind::Blob, b"x");
     git(repo.path(), &["hash-object", "-w", "--stdin"], b"x").unwrap();
     let bottom = tree(&[("100644", b"f", blob)]);
     let bottom =

@@ -1,7 +1,8 @@
 //! Every rule, every place in their order and what the client is told, byte by byte.
 
+use libgit::{HashKind, ObjectId};
 use libproto::message::push::{Command, CommandFacts};
-use libproto::names::{HashKind, ObjectId, RefName};
+use libproto::names::RefName;
 
 use super::*;
 use crate::conf::parse;
