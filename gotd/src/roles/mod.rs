@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn every_role_asks_for_its_own_pledges_and_no_more() {
         let table: [(&str, Promises, &str); 19] = [
-            ("parent", parent::start::WORK, "stdio recvfd sendfd proc exec"),
+            ("parent", parent::startup::WORK, "stdio recvfd sendfd proc exec"),
             ("sockets", sockets::WORK, "stdio cpath unix inet sendfd"),
             ("listen", listen::WORK, "stdio unix inet recvfd sendfd"),
             ("auth", auth::WORK, "stdio"),

@@ -7,7 +7,7 @@ use libproto::message::parent::{GitCounts, LoadConfig, ParentToListen, ParentToS
 use libproto::names::escape;
 use libproto::states::SessionState;
 
-use super::bind::Place;
+use super::listen_place::Place;
 use super::queue::Work;
 use super::report::peer_name;
 use super::set_limits::SetLimit;

@@ -9,7 +9,7 @@ use libproto::message::parent::{Newcomer, Peer, Pool};
 use libproto::states::SessionState;
 use nix::sys::signal::{Signal, kill};
 
-use super::start::Settings;
+use super::settings::Settings;
 use super::table::{Session, Table};
 use super::{LINGER, Parent, too_many};
 use crate::os::log::Level;

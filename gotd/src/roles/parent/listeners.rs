@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use libproto::message::parent::{ParentToListen, Pool};
 
 use super::Parent;
-use super::bind::Place;
-use super::start::Settings;
+use super::listen_place::Place;
+use super::settings::Settings;
 use crate::os::log::Level;
 use crate::roles::sockets::ask::{self, FIRST_FREE_PORT, MOST, Unmade};
 

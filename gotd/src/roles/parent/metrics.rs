@@ -11,7 +11,7 @@ use libproto::names::escape;
 
 use super::negotiation::Spent;
 use super::queue::Work;
-use super::start::Settings;
+use super::settings::Settings;
 use super::table::Table;
 use crate::conf::limits::Limit;
 

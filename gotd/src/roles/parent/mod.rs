@@ -45,6 +45,8 @@ pub mod children;
 pub mod control;
 pub mod create;
 pub mod crowd;
+pub mod detach;
+pub mod listen_place;
 pub mod listeners;
 pub mod metrics;
 pub mod negotiation;
@@ -56,7 +58,8 @@ pub mod report;
 pub mod sd_notify;
 pub mod selfservice;
 pub mod set_limits;
-pub mod start;
+pub mod settings;
+pub mod startup;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -98,7 +101,7 @@ fn too_many(own: bool) -> String {
 pub struct Parent {
     starter: Starter,
     log: Log,
-    settings: start::Settings,
+    settings: settings::Settings,
     signals: UnixStream,
     sockets: Child<ParentToListen, ListenToParent>,
     listeners: Listeners,

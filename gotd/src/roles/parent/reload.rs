@@ -17,7 +17,8 @@ use libproto::states::Role;
 use nix::sys::signal::{Signal, kill};
 
 use super::listeners::Change;
-use super::start::{MOST_NOTES, Settings};
+use super::settings::Settings;
+use super::startup::MOST_NOTES;
 use super::table::Session;
 use super::{Parent, same_build};
 use crate::conf::items::{Assembler, Audience, send};

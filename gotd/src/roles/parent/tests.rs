@@ -11,7 +11,7 @@ use libproto::message::parent::{ClientHello, FetchRules, GitAsk, Opened, RepoAdd
 use libproto::names::RepoName;
 
 use super::queue::{Turn, Work};
-use super::start::Settings;
+use super::settings::Settings;
 use super::*;
 use crate::conf::model::Config;
 use crate::os::spawn;
@@ -248,7 +248,7 @@ fn a_pool_stays_as_long_as_there_is_a_listener_for_it() {
         assert!(parent.on_listen(PollFlags::POLLIN).is_none());
     };
     let address = "127.0.0.1:9418".parse().expect("an address");
-    parent.listeners.add(bind::Place::Tcp(address), listeners::Origin::Sockets(None));
+    parent.listeners.add(listen_place::Place::Tcp(address), listeners::Origin::Sockets(None));
     deserted(&mut parent);
     assert!(has_git(&parent));
     parent.listeners = Listeners::default();

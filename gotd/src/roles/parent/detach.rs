@@ -1,0 +1,36 @@
+//! Leaving the terminal: the process that was started waits for the daemon, and says what it has to say until then.
+
+use std::io::Read;
+
+use super::startup::Options;
+use crate::os::spawn::Starter;
+
+/// Starts the daemon as a process of its own session, waits until it listens, and passes on what it has to say
+/// until then.
+pub(super) fn detach(starter: &Starter, options: &Options) -> Result<(), String> {
+    let config = std::path::absolute(&options.config).map_err(|e| e.to_string())?;
+    let secrets =
+        options.secrets.as_deref().map(std::path::absolute).transpose().map_err(|e| e.to_string())?;
+    let mut arguments = vec!["--detached".to_owned(), "-f".to_owned(), config.to_string_lossy().into_owned()];
+    arguments.extend(std::iter::repeat_n("-v".to_owned(), options.verbose.into()));
+    if let Some(secrets) = secrets {
+        arguments.extend(["-s".to_owned(), secrets.to_string_lossy().into_owned()]);
+    }
+    let (status, stderr) = starter.start_daemon(&arguments).map_err(|e| format!("start: {e}"))?;
+    let mut said = String::new();
+    let _ = std::fs::File::from(stderr).take(64 * 1024).read_to_string(&mut said);
+    eprint!("{said}");
+    let mut byte = [0];
+    match std::fs::File::from(status).read(&mut byte) {
+        Ok(1) => Ok(()),
+        _ => Err("not started".into()),
+    }
+}
+
+/// Tells the process that started us that clients are served from now on, and lets go of its terminal.
+pub(super) fn ready(starter: &Starter) {
+    if let Ok(status) = crate::os::system::inherited(crate::os::spawn::PARENT_FD) {
+        let _ = nix::unistd::write(&status, b"r");
+    }
+    let _ = crate::os::system::silence_stderr(starter.null());
+}

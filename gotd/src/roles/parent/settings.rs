@@ -1,0 +1,319 @@
+//! What the parent takes from the configuration, each part as its reader needs it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libproto::message::parent::{
+    BATCH_RANGES, BATCH_USERS, ListenLimits, OwnDirectory, ParentToListen, Pool, RepoStart, SessionStart,
+    UidRange, UserLimits,
+};
+use libsandbox::Enforcement;
+
+use super::listen_place::Place;
+use super::set_limits::SetLimits;
+use crate::access::places::Recorded;
+use crate::conf::limits::Limit;
+use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
+use crate::fairness::owners::Owners;
+use crate::roles::sockets::ask;
+
+/// Connections that nobody has been granted anything for are refused beyond this many times what their user may have: a
+/// session that has ended counts until its processes have.
+const UNNAMED_FACTOR: u32 = 4;
+/// Sessions started ahead of time for control sockets: whoever controls the daemon waits for the next one, if need be.
+const CONTROLS_WAITING: usize = 1;
+/// Most directories that a waiting repository process is restricted to; with more, their parents.
+const MOST_ROOTS: usize = 48;
+
+/// What the parent takes from the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to listen, and the lines that say so.
+    pub places: Vec<(Place, String)>,
+    /// Waiting sessions of each pool that has a listener.
+    pub pools: Vec<(Pool, usize)>,
+    /// Limits of a session.
+    pub session: SessionStart,
+    /// What each repository process is told.
+    pub repo: RepoStart,
+    /// Largest file that a `verify` process may write, in bytes.
+    pub file_size: u64,
+    /// Limits of `listen`.
+    pub listen: ListenLimits,
+    /// Costly work that is done at a time, and that waits.
+    pub turns: super::queue::Rules,
+    /// `connection informative errors`.
+    pub informative_errors: bool,
+    /// The directories that blocks were about when they were loaded.
+    pub recorded: Recorded,
+    /// Uids of shared accounts: their users are counted by name.
+    accounts: BTreeSet<u32>,
+    /// Whom subordinate uids count as.
+    pub owners: Owners,
+    subordinates: Vec<UidRange>,
+    /// Connections of a Unix user, and of some in particular.
+    per_user: usize,
+    users: Vec<(u32, usize)>,
+    /// The same of users of shared accounts, by name.
+    named: HashMap<String, usize>,
+    /// For gotctl.
+    pub repository_names: Vec<String>,
+    /// `sandbox best-effort`.
+    pub enforcement: Enforcement,
+    /// Numbers.
+    pub limits: crate::conf::limits::Limits,
+    /// Those that were set, for gotctl.
+    pub set: SetLimits,
+    /// `log verbose`.
+    pub log_verbose: bool,
+    /// What cannot change without a restart: `user`, `log to`.
+    pub(super) user: String,
+    pub(super) log_to: LogTo,
+    /// Directories in which all repositories must be, because the sandbox of the parent has no others.
+    pub(super) granted: Vec<PathBuf>,
+}
+
+impl Settings {
+    /// Flags that each role is started with.
+    pub fn flags(&self) -> Vec<&'static str> {
+        if self.enforcement == Enforcement::BestEffort { vec!["--best-effort"] } else { Vec::new() }
+    }
+
+    /// What `listen` is told, in this order.
+    pub fn for_listen(&self) -> Vec<ParentToListen> {
+        let factor = |limit: usize| count(limit).saturating_mul(UNNAMED_FACTOR);
+        let own: Vec<(u32, u32)> = self.users.iter().map(|(uid, limit)| (*uid, factor(*limit))).collect();
+        let accounts: Vec<u32> = self.accounts.iter().copied().collect();
+        let own =
+            own.chunks(BATCH_USERS).map(|some| UserLimits { connections: some.to_vec(), accounts: vec![] });
+        let accounts = accounts
+            .chunks(BATCH_USERS)
+            .map(|some| UserLimits { accounts: some.to_vec(), connections: vec![] });
+        let users = own.chain(accounts).map(ParentToListen::Users);
+        let ranges = self.subordinates.chunks(BATCH_RANGES).map(|some| ParentToListen::Ranges(some.to_vec()));
+        std::iter::once(ParentToListen::Limits(self.listen.clone())).chain(users).chain(ranges).collect()
+    }
+
+    /// Whether a uid is that of a shared account.
+    pub fn is_account(&self, uid: u32) -> bool {
+        self.accounts.contains(&uid)
+    }
+
+    /// Connections that somebody who says this name may have before it is known what they want, and whether a line of the
+    /// configuration is about them.
+    pub fn limit_of_name(&self, name: &str) -> (usize, bool) {
+        let own = self.named.get(name);
+        let limit = own.copied().unwrap_or(self.per_user);
+        (limit.saturating_mul(UNNAMED_FACTOR as usize), own.is_some())
+    }
+
+    /// From a configuration; `seen` is what role `config` found of its directories.
+    pub(super) fn new(config: &Config, seen: &[OwnDirectory]) -> Settings {
+        let limits = &config.limits;
+        let number = |limit: Limit| u32::try_from(limits.get(limit)).unwrap_or(u32::MAX);
+        let session = SessionStart {
+            first_request: number(Limit::FirstRequest),
+            idle: number(Limit::IdleTimeout),
+            work: number(Limit::RequestTimeout),
+            minimum_rate: number(Limit::MinimumRate),
+            rate_window: number(Limit::RateWindow),
+            wants: number(Limit::Wants),
+            haves: number(Limit::Haves),
+            prefixes: number(Limit::Prefixes),
+            shallows: number(Limit::Shallows),
+            commands: number(Limit::Commands),
+            command_bytes: limits.get(Limit::CommandBytes),
+        };
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let granted = granted(config, seen);
+        let bytes = |paths: Vec<PathBuf>| -> Vec<Vec<u8>> {
+            paths.into_iter().map(|path| path.into_os_string().into_vec()).collect()
+        };
+        let repo = RepoStart {
+            granted: bytes(granted.clone()),
+            memory: limits.get(Limit::ProcessMemory),
+            threads: u8::try_from(threads.min(4)).unwrap_or(1),
+            strangers: false,
+        };
+        let total = number(Limit::ConnectionsTotal);
+        let listen = ListenLimits {
+            controllers: vec![0, nix::unistd::geteuid().as_raw()],
+            connections: number(Limit::ConnectionsTotal),
+            rate: number(Limit::RateTotal),
+            per_user: number(Limit::ConnectionsPerUser).saturating_mul(UNNAMED_FACTOR),
+            rate_per_user: number(Limit::RatePerUser),
+            queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
+            queue: number(Limit::QueueLength),
+            // A quarter of all places is never git://'s.
+            git: number(Limit::ConnectionsGit).min(total.saturating_sub(total / 4)).max(1),
+            per_address: number(Limit::ConnectionsPerAddress),
+            rate_per_address: number(Limit::RatePerAddress),
+            silent_ms: number(Limit::FirstRequest).saturating_mul(1000),
+            minimum_rate: number(Limit::MinimumRate),
+            bandwidth: limits.get(Limit::Bandwidth),
+        };
+        let uids = config.user_limits.iter().filter_map(|limit| match limit.who {
+            model::Who::Uid(uid) => Some((uid, usize::try_from(limit.connections).unwrap_or(usize::MAX))),
+            _ => None,
+        });
+        let named = config.user_limits.iter().filter_map(|limit| match limit.who {
+            model::Who::AccountUser(_) => Some((
+                limit.subject.name.to_string(),
+                usize::try_from(limit.connections).unwrap_or(usize::MAX),
+            )),
+            _ => None,
+        });
+        let names = config.repositories.iter().take(256).map(|r| {
+            let name = r.name.as_ref().map(ToString::to_string).unwrap_or_default();
+            match r.kind {
+                RepositoryKind::One => format!("repository \"{name}\" path {}", r.path),
+                RepositoryKind::Below { .. } => format!("repositories \"{name}\" path {}", r.path),
+            }
+        });
+        // Each block may have a limit of its own; verify enforces that one, this is the kernel's bound.
+        let own_sizes = config.repositories.iter().map(|r| r.limit(Limit::PackSize, limits));
+        let file_size = own_sizes.max().unwrap_or_else(|| limits.get(Limit::PackSize)).saturating_mul(2);
+        Settings {
+            file_size,
+            places: places(config),
+            pools: vec![
+                (Pool::Unix, limits.size(Limit::Waiting)),
+                (Pool::Tcp, limits.size(Limit::WaitingGit)),
+                (Pool::Control, CONTROLS_WAITING),
+            ],
+            session,
+            repo,
+            listen,
+            turns: super::queue::Rules {
+                packs: limits.size(Limit::PacksTotal),
+                pushes: limits.size(Limit::PushesTotal),
+                memory: memory_total(limits),
+                queue: limits.size(Limit::PacksQueue),
+                longest: Duration::from_secs(limits.get(Limit::PacksQueueTimeout)),
+                // Known once it is known which listeners there are.
+                both: false,
+            },
+            informative_errors: config.informative_errors,
+            recorded: Recorded::new(&config.repositories, seen),
+            accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
+            owners: Owners::new(&config.subordinates),
+            subordinates: config.subordinates.clone(),
+            per_user: limits.size(Limit::ConnectionsPerUser),
+            users: uids.collect(),
+            named: named.collect(),
+            repository_names: names.collect(),
+            enforcement: match config.sandbox {
+                Sandbox::Required => Enforcement::Required,
+                Sandbox::BestEffort => Enforcement::BestEffort,
+            },
+            limits: limits.clone(),
+            set: SetLimits::of(config),
+            log_verbose: config.log_verbose,
+            user: config.user_name().to_owned(),
+            log_to: config.log_to,
+            granted,
+        }
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Bytes of memory for all packs and pushes.
+fn memory_total(limits: &crate::conf::limits::Limits) -> u64 {
+    match limits.get(Limit::MemoryTotal) {
+        0 => crate::os::memory::at_start() / 2,
+        most => most,
+    }
+}
+
+/// Where a configuration wants to listen, and the line of each: control sockets come with those of clients.
+fn places(config: &Config) -> Vec<(Place, String)> {
+    let mut places: Vec<(Place, String)> = Vec::new();
+    for listener in &config.listeners {
+        let place = match &listener.address {
+            ListenAddress::Unix(path) => Place::Unix(path.into()),
+            ListenAddress::Git(ip, port) => Place::Tcp(SocketAddr::new(*ip, *port)),
+        };
+        places.push((place, config.place(listener.at)));
+    }
+    // Without a unix socket of its own a daemon could not even be stopped.
+    if !places.iter().any(|(place, _)| place.pool() == Pool::Unix) {
+        places.push((Place::Unix(model::DEFAULT_SOCKET.into()), "default".into()));
+    }
+    let controls: Vec<(Place, String)> = places
+        .iter()
+        .filter_map(|(place, line)| match place {
+            Place::Unix(path) => Some((Place::Control(ask::control_of(path)), line.clone())),
+            Place::Control(_) | Place::Tcp(_) => None,
+        })
+        .collect();
+    places.extend(controls);
+    places
+}
+
+/// The directories that the sandbox lets repository processes reach before they know which repository is theirs. A rule of
+/// the kernel's is about a directory and not about its path, so for one that may be replaced while the daemon runs it is about
+/// the directory above: for each `repository`, and for a directory of repositories that is not there, empty, a mount point or behind a link.
+fn granted(config: &Config, seen: &[OwnDirectory]) -> Vec<PathBuf> {
+    let stays: HashSet<u32> = seen.iter().filter(|own| own.stays).map(|own| own.block).collect();
+    let blocks = (0..).zip(&config.repositories);
+    few(blocks
+        .map(|(number, block)| {
+            let place = Path::new(block.place());
+            match place.parent() {
+                Some(parent) if !stays.contains(&number) && parent.parent().is_some() => parent.into(),
+                _ => place.into(),
+            }
+        })
+        .collect())
+}
+
+/// At most [`MOST_ROOTS`] directories that hold these: themselves, or those above them when they are many, the deepest first.
+/// Never all of the file system: rather there are more.
+fn few(mut roots: BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    let depth = |root: &Path| root.components().count();
+    loop {
+        // What lies below another root is granted by that one.
+        let all = roots.clone();
+        roots.retain(|root| !root.ancestors().skip(1).any(|above| all.contains(above)));
+        let deepest = roots.iter().map(|root| depth(root)).max().unwrap_or_default();
+        // The root directory counts as one: what lies in it stays as it is.
+        if roots.len() <= MOST_ROOTS || deepest <= 2 {
+            return roots.into_iter().collect();
+        }
+        let above = |root: PathBuf| match root.parent() {
+            Some(parent) if depth(&root) == deepest => parent.to_owned(),
+            _ => root,
+        };
+        roots = roots.into_iter().map(above).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots(paths: impl IntoIterator<Item = String>) -> Vec<String> {
+        let few = few(paths.into_iter().map(PathBuf::from).collect());
+        few.iter().map(|path| path.display().to_string()).collect()
+    }
+
+    #[test]
+    fn many_directories_become_those_above_them_and_never_the_whole_file_system() {
+        let homes = |count: usize| (0..count).map(|n| format!("/home/user-{n:02}/git"));
+        assert_eq!(roots(homes(48)).len(), 48);
+        let below = ["/srv/git", "/srv/git/a"].map(str::to_owned);
+        assert_eq!(roots(below), ["/srv/git"]);
+        // Neither "/" nor its directories, of which there are not too many.
+        let own = ["/srv/git".to_owned(), "/data".to_owned()];
+        assert_eq!(roots(homes(60).chain(own)), ["/data", "/home", "/srv"]);
+        assert_eq!(roots((0..60).map(|n| format!("/disk-{n:02}/a/git"))).len(), 60);
+        assert_eq!(roots((0..60).map(|n| format!("/disk-{n:02}"))).len(), 60);
+        assert_eq!(roots(["/".to_owned()]), ["/"]);
+    }
+}
