@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use super::listen_place::Place;
 use super::listeners::{Listeners, Origin};
 use super::settings::Settings;
-use super::startup::last_words;
+use super::stderr::last_words;
 use crate::os::spawn::{Child, PARENT_FD, Starter};
 use crate::roles::sockets::ask::{self, BIND, FIRST_FREE_PORT, REPLACE};
 

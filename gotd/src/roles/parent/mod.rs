@@ -28,11 +28,12 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use self::checked::Checked;
-use self::children::{Complaints, Outbox};
 use self::listeners::Listeners;
 use self::metrics::Metrics;
+use self::outbox::Outbox;
 use self::queue::Work;
 use self::reload::Reload;
+use self::stderr::Complaints;
 use self::table::{Creation, Ending, Process, Session, Table};
 use crate::conf::limits::Limit;
 use crate::os::log::{Level, Log};
@@ -41,7 +42,6 @@ use crate::os::spawn::{Child, Starter};
 pub mod bind;
 pub mod borrow;
 pub mod checked;
-pub mod children;
 pub mod control;
 pub mod create;
 pub mod crowd;
@@ -50,6 +50,7 @@ pub mod listen_place;
 pub mod listeners;
 pub mod metrics;
 pub mod negotiation;
+pub mod outbox;
 pub mod place;
 pub mod push;
 pub mod queue;
@@ -59,7 +60,9 @@ pub mod sd_notify;
 pub mod selfservice;
 pub mod set_limits;
 pub mod settings;
+pub mod signals;
 pub mod startup;
+pub mod stderr;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -330,7 +333,7 @@ impl Parent {
 
     fn on_signals(&mut self) -> Option<End> {
         let mut end = None;
-        for signal in children::drain_signals(&mut self.signals) {
+        for signal in signals::drain_signals(&mut self.signals) {
             match signal {
                 Signal::SIGCHLD => end = self.reap().or(end),
                 Signal::SIGHUP => self.reload(None, None),
@@ -855,7 +858,7 @@ impl Parent {
         for pid in pids {
             let _ = kill(pid, Signal::SIGKILL);
         }
-        children::wait_for_all(Duration::from_millis(1500), self.sockets.pid);
+        signals::wait_for_all(Duration::from_millis(1500), self.sockets.pid);
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
         self.log.finish();
     }

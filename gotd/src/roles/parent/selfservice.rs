@@ -16,8 +16,8 @@ use libproto::names::{RepoName, UserName, escape};
 use libproto::states::{self, JobState, LIST_TO_PARENT, Role};
 use nix::sys::signal::{Signal, kill};
 
-use super::children::Outbox;
 use super::control::packed;
+use super::outbox::Outbox;
 use super::table::{ListChild, Session};
 use super::{Parent, same_build, too_many};
 use crate::os::log::Level;

@@ -20,11 +20,13 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::bind::{bind, passed_count, passed_sockets};
 use super::checked::Checked;
-use super::children::{self, Complaints, Outbox};
 use super::detach::{detach, ready};
 use super::metrics::Metrics;
+use super::outbox::Outbox;
 use super::sd_notify::Manager;
 use super::settings::Settings;
+use super::signals::catch_signals;
+use super::stderr::{Complaints, last_words};
 use super::table::Table;
 use super::{Parent, same_build};
 use crate::conf::items::{Assembler, Audience, send};
@@ -134,7 +136,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     });
     raise_descriptor_limit();
     limit_memory();
-    let signals = children::catch_signals().map_err(|e| format!("signals: {e}"))?;
+    let signals = catch_signals().map_err(|e| format!("signals: {e}"))?;
     let bound = bind(&starter, &settings, passed)?;
     let open = |(_, pool, fd): &(u64, Pool, OwnedFd)| {
         *pool == Pool::Unix && crate::os::system::takes_descriptors(fd.as_fd())
@@ -239,15 +241,6 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Fai
     }
     let loaded = config.map(|config| Loaded { config, seen, notes, warnings });
     loaded.ok_or_else(|| "config: ended early".to_owned().into())
-}
-
-/// What a child that failed to start wrote.
-pub(super) fn last_words(stderr: &OwnedFd) -> String {
-    let mut buffer = [0; 1024];
-    match nix::unistd::read(stderr, &mut buffer) {
-        Ok(n) if n > 0 => format!(": {}", String::from_utf8_lossy(&buffer[..n]).trim()),
-        _ => String::new(),
-    }
 }
 
 /// As many descriptors as the system allows: four for each session.

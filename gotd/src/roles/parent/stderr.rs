@@ -1,0 +1,141 @@
+//! The standard errors of all children: what they write becomes lines of the log, few and short.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use libproto::states::Role;
+use nix::unistd::Pid;
+
+use crate::os::log::{Level, Log};
+
+/// Bytes that one process may put into the log through its standard error.
+const COMPLAINT_BYTES: usize = 16 * 1024;
+/// Lines that it may put there: each is longer in the log than it was.
+const COMPLAINT_LINES: usize = 100;
+
+struct Voice {
+    role: Role,
+    fd: OwnedFd,
+    rest: Vec<u8>,
+    left: usize,
+    lines: usize,
+    dropped: usize,
+}
+
+/// The standard errors of all children: drained, bounded, escaped.
+#[derive(Default)]
+pub struct Complaints {
+    voices: HashMap<Pid, Voice>,
+}
+
+impl Complaints {
+    /// Listens to a process. Its own descriptor stays with the child's record; this is a copy.
+    pub fn watch(&mut self, pid: Pid, role: Role, stderr: &OwnedFd) {
+        if let Ok(fd) = stderr.try_clone() {
+            let (left, lines) = (COMPLAINT_BYTES, COMPLAINT_LINES);
+            self.voices.insert(pid, Voice { role, fd, rest: Vec::new(), left, lines, dropped: 0 });
+        }
+    }
+
+    /// Descriptors to poll.
+    pub fn iter(&self) -> impl Iterator<Item = (Pid, BorrowedFd<'_>)> {
+        self.voices.iter().map(|(pid, voice)| (*pid, voice.fd.as_fd()))
+    }
+
+    /// Reads what a process wrote.
+    pub fn read(&mut self, pid: Pid, log: &mut Log) {
+        let Some(voice) = self.voices.get_mut(&pid) else { return };
+        let mut buffer = [0; 4096];
+        match nix::unistd::read(&voice.fd, &mut buffer) {
+            Ok(0) => {
+                voice.say(pid, log, true);
+                self.voices.remove(&pid);
+            }
+            Ok(n) => voice.hear(&buffer[..n], pid, log),
+            Err(_) => {}
+        }
+    }
+
+    /// The process was reaped: what is left in its pipe, then no more.
+    pub fn end(&mut self, pid: Pid, log: &mut Log) {
+        for _ in 0..32 {
+            if !self.voices.contains_key(&pid) {
+                return;
+            }
+            let before = self.voices.get(&pid).map(|v| v.left + v.rest.len());
+            self.read(pid, log);
+            if before == self.voices.get(&pid).map(|v| v.left + v.rest.len()) {
+                break;
+            }
+        }
+        if let Some(mut voice) = self.voices.remove(&pid) {
+            voice.say(pid, log, true);
+        }
+    }
+}
+
+impl Voice {
+    fn hear(&mut self, bytes: &[u8], pid: Pid, log: &mut Log) {
+        let taken = bytes.len().min(self.left);
+        self.left -= taken;
+        self.dropped += bytes.len() - taken;
+        self.rest.extend_from_slice(&bytes[..taken]);
+        self.say(pid, log, false);
+    }
+
+    /// Logs whole lines; with `all` the rest too.
+    fn say(&mut self, pid: Pid, log: &mut Log, all: bool) {
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            self.line(&line[..end], pid, log);
+        }
+        if all {
+            let rest = std::mem::take(&mut self.rest);
+            self.line(&rest, pid, log);
+            if self.dropped > 0 {
+                log.line(
+                    Level::Warning,
+                    self.role.name(),
+                    &[("pid", &pid), ("dropped-bytes", &std::mem::take(&mut self.dropped))],
+                );
+            }
+        }
+    }
+
+    fn line(&mut self, line: &[u8], pid: Pid, log: &mut Log) {
+        if self.lines == 0 {
+            self.dropped += line.len();
+        } else if !line.is_empty() {
+            self.lines -= 1;
+            log.line(
+                Level::Warning,
+                self.role.name(),
+                &[("pid", &pid), ("says", &String::from_utf8_lossy(line))],
+            );
+        }
+    }
+}
+
+/// What a child that failed to start wrote.
+pub(super) fn last_words(stderr: &OwnedFd) -> String {
+    let mut buffer = [0; 1024];
+    match nix::unistd::read(stderr, &mut buffer) {
+        Ok(n) if n > 0 => format!(": {}", String::from_utf8_lossy(&buffer[..n]).trim()),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that was taken over writes one byte a line, each of which is a long line of the log.
+    #[test]
+    fn lines_of_standard_error_are_counted_and_not_only_their_bytes() {
+        let (_read, write) = nix::unistd::pipe().expect("a pipe");
+        let mut voice =
+            Voice { role: Role::Session, fd: write, rest: Vec::new(), left: 16_000, lines: 3, dropped: 0 };
+        voice.hear(&b"xy\n".repeat(100), Pid::from_raw(1), &mut Log::stderr(false));
+        assert_eq!((voice.lines, voice.dropped), (0, 97 * 2));
+    }
+}
