@@ -93,7 +93,7 @@ impl Parent {
 
     /// The answer of `auth`.
     pub(super) fn lent(&mut self, number: u64, answers: Vec<Lend>) {
-        let waits = |session: &&mut super::Session| session.repo_state == RepoState::Borrowing;
+        let waits = |session: &&mut super::table::Session| session.repo_state == RepoState::Borrowing;
         // Its process may be gone.
         let Some(session) = self.table.get(number).filter(waits) else { return };
         let Some(answers) = session.borrowing.answer(answers, &self.settings.recorded) else {

@@ -7,11 +7,18 @@ use std::process::Command;
 use libgit::HashKind;
 use libproto::channel::Channel;
 use libproto::command::Service;
-use libproto::message::parent::{ClientHello, FetchRules, GitAsk, Opened, RepoAddress};
+use libproto::message::client::ClientKind;
+use libproto::message::parent::{
+    ClientHello, FetchRules, GitAsk, Opened, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question,
+    RefReport, RepoAddress, RepoToParent, SessionToParent, Verdict,
+};
 use libproto::names::RepoName;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 
 use super::queue::{Turn, Work};
 use super::settings::Settings;
+use super::table::{Ending, Session};
 use super::*;
 use crate::conf::model::Config;
 use crate::os::spawn;

@@ -1,0 +1,108 @@
+//! What `auth` decides.
+
+use libproto::command::Service;
+use libproto::message::parent::{Access, AuthToParent, ParentToRepo, Permit, Serve, Verdict};
+use libproto::states::{RepoState, Role};
+use nix::poll::PollFlags;
+
+use super::super::ends::lost;
+use super::super::{End, NO_SUCH, NOT_PERMITTED, Parent, REPO_ENDED, selfservice, too_many};
+use crate::os::log::Level;
+
+impl Parent {
+    pub(in crate::roles::parent) fn on_auth(&mut self, events: PollFlags) -> Option<End> {
+        if events.contains(PollFlags::POLLOUT) {
+            self.auth_out.flush(&self.auth.channel);
+        }
+        loop {
+            let received = match self.auth.channel.try_recv() {
+                Ok(received) => received,
+                Err(e) if e.is_transient() => return None,
+                Err(e) => return Some(lost(self.auth.pid, Role::Auth, &e.to_string())),
+            };
+            match received.message {
+                AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),
+                AuthToParent::Placed(placed) => self.placed(received.peer, placed),
+                AuthToParent::Configured(()) => self.configured(),
+                AuthToParent::Seen(batch) => self.shell_seen(received.peer, batch),
+                AuthToParent::Root(root) => self.shell_root(received.peer, root),
+                AuthToParent::Overview(overview) => self.shell_told(received.peer, overview),
+                AuthToParent::Lent(answers) => self.lent(received.peer, answers),
+                AuthToParent::Hello(_) => return Some(End::Lost("auth: greeted twice".into())),
+                AuthToParent::NotSupported(kind) => {
+                    return Some(End::Lost(format!("auth: does not know message type {kind}")));
+                }
+            }
+        }
+    }
+
+    pub(in crate::roles::parent) fn decided(&mut self, number: u64, verdict: Verdict) {
+        match verdict {
+            Verdict::Granted(permit) => self.granted(number, permit),
+            Verdict::NotFound { identity, no_rule } => {
+                if let Some(session) = self.table.get(number) {
+                    session.turned_away = Some(identity);
+                }
+                self.not_there(number, if no_rule { NOT_PERMITTED } else { NO_SUCH });
+            }
+            Verdict::Denied { identity, text, rule } => {
+                if let Some(session) = self.table.get(number) {
+                    session.turned_away = Some(identity);
+                    session.refused = Some(format!("{text} ({rule})"));
+                }
+                self.refuse(number, &text);
+            }
+            Verdict::NoIdentity(text) => self.refuse(number, &text),
+        }
+    }
+
+    pub(in crate::roles::parent) fn granted(&mut self, number: u64, mut permit: Permit) {
+        let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
+        if self.table.of_identity(&permit.counted) >= limit {
+            let told = too_many(permit.own_connections);
+            if let Some(session) = self.table.get(number) {
+                session.refused = Some(format!("{}: {told}", permit.identity));
+            }
+            return self.refuse(number, &told);
+        }
+        let negotiation = match self.negotiation(number, &permit.counted) {
+            Ok(negotiation) => negotiation,
+            Err(text) => return self.refuse(number, &text),
+        };
+        let limits = self.settings.session.clone();
+        let fields: [(&str, &dyn std::fmt::Display); 3] =
+            [("number", &number), ("who", &permit.identity), ("rule", &permit.rule)];
+        self.log.line(Level::Debug, "granted", &fields);
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(ask), Some(_), None) = (&session.ask, &session.peer, &session.permit) else {
+            return self.end_session(number, "a verdict that nobody asked for");
+        };
+        let serve = Serve {
+            access: match ask.service {
+                Service::UploadPack => Access::Read,
+                Service::ReceivePack => Access::Write,
+            },
+            repository: permit.repository.clone(),
+            fetch: permit.fetch,
+            hidden: permit.hidden.clone(),
+            limits,
+            push_rules: permit.push_rules.clone(),
+            who: permit.identity.clone(),
+            task: selfservice::task(session),
+            negotiation,
+        };
+        if session.shell.is_some() {
+            // Only a push makes a repository.
+            permit.create = None;
+        }
+        session.permit = Some(permit);
+        session.repo_state = RepoState::Opening;
+        let sent = session
+            .repo
+            .running()
+            .is_some_and(|child| child.channel.try_send(0, number, &ParentToRepo::Serve(serve)).is_ok());
+        if !sent {
+            self.refuse(number, REPO_ENDED);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What repository processes say.
+
+use std::time::Instant;
+
+use libproto::channel::{Message, RecvError};
+use libproto::message::parent::{RefReport, RepoToParent};
+use libproto::states::{self, REPO_TO_PARENT, RepoState};
+
+use super::super::queue::Work;
+use super::super::{Parent, same_build};
+
+impl Parent {
+    /// What a repository process says, at most so many messages.
+    pub(in crate::roles::parent) fn on_repo(&mut self, number: u64, most: usize) {
+        for _ in 0..most {
+            let Some(session) = self.table.get(number) else { return };
+            let Some(child) = session.repo.running() else { return };
+            match child.channel.try_recv() {
+                Ok(received) => self.repo_says(number, received.message),
+                Err(e) if e.is_transient() => return,
+                Err(RecvError::Closed) => {
+                    session.repo_state = RepoState::Finished;
+                    return;
+                }
+                Err(e) => return self.end_session(number, &format!("repository: {e}")),
+            }
+        }
+    }
+
+    pub(in crate::roles::parent) fn repo_says(&mut self, number: u64, message: RepoToParent) {
+        let Some(session) = self.table.get(number) else { return };
+        if !states::allowed(REPO_TO_PARENT, session.repo_state, message.kind()) {
+            let text = format!("repository: {} in state {:?}", message.name(), session.repo_state);
+            return self.end_session(number, &text);
+        }
+        match message {
+            RepoToParent::Hello(build) => {
+                if !same_build(&build) {
+                    return self.end_session(number, "repository: another build");
+                }
+                session.repo_state = RepoState::Waiting;
+                self.offer(number);
+            }
+            RepoToParent::Found(at) => self.found(number, at),
+            RepoToParent::Opened(opened) => self.looked(number, Ok(opened)),
+            RepoToParent::OpenFailed(error) => self.looked(number, Err(error)),
+            RepoToParent::Borrow(places) => self.borrow(number, places),
+            RepoToParent::Finished(report) => {
+                session.repo_state = RepoState::Finished;
+                let text = report.text.clone();
+                let negotiated = report.negotiated;
+                if let Some(opened) = &session.opened {
+                    self.checked.add(opened, &report.checked, Instant::now());
+                }
+                session.repo_report = Some(report);
+                self.spend(number, negotiated);
+                self.shell_changed(number, &text);
+            }
+            RepoToParent::Ref(report) => self.reference(number, &report),
+            RepoToParent::Info(info) => self.shell_info(number, &info),
+            RepoToParent::NeedVerify(()) => self.start_verify(number),
+            RepoToParent::NeedPack(memory) => self.need_turn(number, Work::Pack, memory),
+            RepoToParent::PackStalled(memory) => self.turn_stalled(number, memory),
+            RepoToParent::PackDone(()) => self.turn_over(number),
+            RepoToParent::NeedTurn(ms) => self.negotiation_turn(number, ms),
+        }
+    }
+
+    /// One reference of a push, for the log: as many as the session has handed on commands. Whoever has taken over a
+    /// repository process could fill the disk with lines otherwise.
+    pub(in crate::roles::parent) fn reference(&mut self, number: u64, report: &RefReport) {
+        if self.table.get(number).is_some_and(|session| session.references.is_none()) {
+            // What the session said before it told the repository process to begin may be unread.
+            self.on_session(number);
+        }
+        let Some(session) = self.table.get(number) else { return };
+        let Some(left) = session.references.and_then(|left| left.checked_sub(1)) else {
+            return self
+                .end_session(number, "repository: reports on more references than there were commands");
+        };
+        session.references = Some(left);
+        self.log_ref(number, report);
+    }
+}

@@ -1,0 +1,169 @@
+//! What sessions say: it came from a client.
+
+use std::time::Instant;
+
+use libproto::channel::{Message, Received, RecvError};
+use libproto::message::client::ClientKind;
+use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, Question, SessionToParent};
+use libproto::names::UserName;
+use libproto::request::daemon;
+use libproto::states::{self, SESSION_TO_PARENT, SessionState};
+
+use super::super::{CONTROL_ALONE, LINGER, NOT_FOUND, Parent, same_build};
+
+impl Parent {
+    pub(in crate::roles::parent) fn on_session(&mut self, number: u64) {
+        loop {
+            let Some(session) = self.table.get(number) else { return };
+            let Some(child) = session.session.running() else { return };
+            match child.channel.try_recv() {
+                Ok(received) => self.session_says(number, received),
+                Err(e) if e.is_transient() => return,
+                // Its process is about to be reaped; that is where its end is noted.
+                Err(RecvError::Closed) => {
+                    session.state = SessionState::Finished;
+                    if !session.is_pushing() {
+                        session.deadline.get_or_insert(Instant::now() + LINGER);
+                    }
+                    return;
+                }
+                Err(e) => return self.end_session(number, &format!("session: {e}")),
+            }
+        }
+    }
+
+    pub(in crate::roles::parent) fn session_says(
+        &mut self,
+        number: u64,
+        received: Received<SessionToParent>,
+    ) {
+        let Some(session) = self.table.get(number) else { return };
+        let message = received.message;
+        if !states::allowed(SESSION_TO_PARENT, session.state, message.kind()) {
+            let text = format!("session: {} in state {:?}", message.name(), session.state);
+            return self.end_session(number, &text);
+        }
+        match message {
+            SessionToParent::Hello(build) => {
+                if !same_build(&build) {
+                    return self.end_session(number, "session: another build");
+                }
+                session.state = SessionState::Waiting;
+                self.offer(number);
+            }
+            SessionToParent::Client(_) if session.pool == Pool::Tcp => {
+                self.end_session(number, "session: a greeting over git://");
+            }
+            SessionToParent::Client(hello) => {
+                session.state = SessionState::Greeted;
+                session.hello = Some(hello);
+                self.consider_user(number);
+            }
+            SessionToParent::Remote(()) if session.pool == Pool::Tcp => session.state = SessionState::Greeted,
+            SessionToParent::Remote(()) => self.end_session(number, "session: not a git:// connection"),
+            SessionToParent::Git(ask) => {
+                session.state = SessionState::Asked;
+                session.ask = Some(ask);
+                if !session.is_push() {
+                    session.verify_ends = None;
+                }
+                self.consider(number);
+            }
+            SessionToParent::Control(request) => {
+                session.state = SessionState::Control;
+                session.verify_ends = None;
+                session.asked_control = Some(request);
+                self.consider_control(number);
+            }
+            SessionToParent::Shell(_) if session.pool == Pool::Tcp => {
+                self.end_session(number, "session: self-service over git://");
+            }
+            SessionToParent::Shell(_) if session.refused.is_some() => session.state = SessionState::Shell,
+            SessionToParent::Shell(_) if session.pool == Pool::Control => {
+                session.state = SessionState::Shell;
+                self.refuse(number, CONTROL_ALONE);
+            }
+            SessionToParent::Shell(ask) => {
+                session.state = SessionState::Shell;
+                session.verify_ends = None;
+                self.shell(number, ask);
+            }
+            SessionToParent::Begins(commands) => {
+                if !session.is_push() || session.references.is_some() {
+                    return self.end_session(number, "session: a push that begins twice, or is none");
+                }
+                session.references = Some(commands.min(self.settings.session.commands));
+            }
+            SessionToParent::Finished(report) => {
+                session.state = SessionState::Finished;
+                session.report = Some(report);
+                session.deadline = (!session.is_pushing()).then(|| Instant::now() + LINGER);
+                self.served = self.served.saturating_add(1);
+            }
+        }
+    }
+
+    /// Asks `auth` once both are known: who it is, and what it wants.
+    pub(in crate::roles::parent) fn consider(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(peer), Some(ask), SessionState::Asked) = (&session.peer, &session.ask, session.state)
+        else {
+            return;
+        };
+        if session.refused.is_some() {
+            // Told already.
+            return;
+        }
+        if session.pool == Pool::Control {
+            return self.refuse(number, CONTROL_ALONE);
+        }
+        let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
+        let told_user = match told.map(|name| UserName::parse(&name)).transpose() {
+            Ok(told_user) => told_user,
+            Err(_) => return self.refuse(number, "--user: not a user name"),
+        };
+        if session.hello.as_ref().is_some_and(|hello| hello.kind != ClientKind::Git) {
+            return self.end_session(number, "a Git request of a control client");
+        }
+        let question = Question {
+            peer: peer.clone(),
+            told_user,
+            service: ask.service,
+            repository: ask.repository.clone(),
+        };
+        self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Ask(question));
+    }
+
+    pub(in crate::roles::parent) fn refuse(&mut self, number: u64, text: &str) {
+        let Some(session) = self.table.get(number) else { return };
+        session.refused.get_or_insert_with(|| text.to_owned());
+        let sent = session.session.running().is_none_or(|child| {
+            child.channel.try_send(0, number, &ParentToSession::Refused(text.into())).is_ok()
+        });
+        if !sent {
+            self.end_session(number, "does not listen");
+        }
+    }
+
+    /// Tells a client that it may not see the repository that it asked for.
+    pub(in crate::roles::parent) fn not_there(&mut self, number: u64, why: &str) {
+        let told = self.settings.informative_errors;
+        let session = self.table.get(number).filter(|session| told && session.pool == Pool::Tcp);
+        let text = match session.and_then(|session| session.ask.as_ref()) {
+            Some(ask) => format!("{why}: {}", daemon::path(&ask.repository)),
+            None => NOT_FOUND.into(),
+        };
+        self.refuse(number, &text);
+    }
+
+    /// Answers a control request once `listen` has said whose it is.
+    pub(in crate::roles::parent) fn consider_control(&mut self, number: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        if session.peer.is_none() {
+            return;
+        }
+        if let Some(request) = session.asked_control.take() {
+            self.control(number, &request);
+        }
+    }
+}
