@@ -19,7 +19,7 @@ use libproto::channel::Channel;
 use libproto::states::Role;
 use nix::fcntl::{OFlag, open};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
@@ -118,6 +118,40 @@ pub struct Child<S, R> {
     pub channel: Channel<S, R>,
     /// The reading end of its standard error, not blocking.
     pub stderr: OwnedFd,
+}
+
+/// All that whoever holds a process needs of the system: to end it, and to know it when it has ended. So far each is a child of our
+/// own, which the system knows by a pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ender(Pid);
+
+impl Ender {
+    /// Ends it.
+    pub fn end(self) {
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+
+    /// Whether this is the pid that the system says has ended.
+    pub fn is(self, pid: Pid) -> bool {
+        self.0 == pid
+    }
+
+    /// Its pid, for people.
+    pub fn pid(self) -> Pid {
+        self.0
+    }
+}
+
+impl<S, R> Child<S, R> {
+    /// How it is ended.
+    pub fn ender(&self) -> Ender {
+        Ender(self.pid)
+    }
+
+    /// Ends it.
+    pub fn end(&self) {
+        self.ender().end();
+    }
 }
 
 impl Starter {

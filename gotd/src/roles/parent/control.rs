@@ -256,7 +256,7 @@ fn describe(session: &Session) -> String {
         (None, _) => "no request yet".into(),
     };
     let seconds = session.accepted.map_or(0, |at| at.elapsed().as_secs());
-    let pids: Vec<String> = session.pids().iter().map(ToString::to_string).collect();
+    let pids: Vec<String> = session.processes().map(|process| process.pid().to_string()).collect();
     format!("session {}: {who}: {what}, {seconds} seconds, pids {}", session.number, pids.join(" "))
 }
 
@@ -292,7 +292,7 @@ fn session_json(session: &Session) -> String {
         Some(ask) => (text(ask.service.name()), text(&ask.repository.to_string())),
         None => ("null".into(), "null".into()),
     };
-    let pids: Vec<String> = session.pids().iter().map(ToString::to_string).collect();
+    let pids: Vec<String> = session.processes().map(|process| process.pid().to_string()).collect();
     format!(
         "{{\"number\":{},\"who\":{who},{from},\"service\":{service},\"repository\":{repository},\"granted\":{},\"seconds\":{},\"processes\":[{}]}}",
         session.number,

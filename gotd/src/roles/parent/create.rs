@@ -5,14 +5,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use libproto::channel::{Message, RecvError};
-use libproto::message::parent::{CreateStart, CreateToParent, Created, ParentToCreate, ParentToRepo};
+use libproto::message::parent::{
+    CreateStart, CreateToParent, CreateToParentKind, Created, ParentToCreate, ParentToRepo,
+};
 use libproto::names::escape;
-use libproto::states::{self, CREATE_TO_PARENT, JobState, RepoState, Role};
-use nix::sys::signal::{Signal, kill};
+use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, Table};
 
-use super::table::{CreateChild, Creation, Session};
-use super::{NO_SUCH, Parent, same_build};
+use super::job::{Heard, JobOf, JobRole};
+use super::table::{Creation, Ending, Session};
+use super::{NO_SUCH, Parent};
 use crate::os::log::Level;
 
 /// How long making a repository may take. Its client is told after 30 seconds by its own session, unless configured
@@ -20,6 +21,53 @@ use crate::os::log::Level;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What the client is told when it cannot even be tried.
 const NOT_CREATED: &str = "the repository cannot be created";
+
+/// Role `create`.
+#[derive(Debug)]
+pub struct Create;
+
+impl JobRole for Create {
+    type Tells = ParentToCreate;
+    type Says = CreateToParent;
+    const ROLE: Role = Role::Create;
+    const TABLE: &'static Table<JobState, CreateToParentKind> = CREATE_TO_PARENT;
+    const PATIENCE: Option<Duration> = Some(PATIENCE);
+
+    fn of(session: &Session) -> Option<&JobOf<Create>> {
+        match &session.creation {
+            Some(Creation::Running(job)) => Some(job),
+            _ => None,
+        }
+    }
+
+    fn of_mut(session: &mut Session) -> Option<&mut JobOf<Create>> {
+        match &mut session.creation {
+            Some(Creation::Running(job)) => Some(job),
+            _ => None,
+        }
+    }
+
+    fn says(parent: &mut Parent, number: u64, message: CreateToParent) -> Heard {
+        match message {
+            CreateToParent::Hello(build) => Heard::Greeting(build),
+            CreateToParent::Done(done) => {
+                parent.created(number, done);
+                Heard::Last
+            }
+        }
+    }
+
+    /// One that has not said what it did has failed.
+    fn ended(parent: &mut Parent, number: u64, ending: Ending) {
+        let Some(session) = parent.table.get(number) else { return };
+        session.creation = Some(Creation::Over);
+        if session.repo_state == RepoState::Absent {
+            session.refused.get_or_insert_with(|| format!("create {ending}"));
+            parent.refuse(number, NOT_CREATED);
+        }
+        parent.give_creations();
+    }
+}
 
 impl Parent {
     /// The repository of a session is not there: is it to be made?
@@ -48,10 +96,10 @@ impl Parent {
             let place = |s: &Session| s.permit.as_ref().map(|permit| permit.repository.place.clone());
             let mut stuck = BTreeSet::new();
             for session in self.table.iter() {
-                match session.creation {
-                    Some(Creation::Running { until, .. }) if until > now => return,
+                match &session.creation {
+                    Some(Creation::Running(job)) if !job.is_late(now) => return,
                     // It was ended, and hangs in a file system that does not answer.
-                    Some(Creation::Running { .. }) => stuck.extend(place(session)),
+                    Some(Creation::Running(_)) => stuck.extend(place(session)),
                     _ => {}
                 }
             }
@@ -73,7 +121,6 @@ impl Parent {
     }
 
     fn start_create(&mut self, number: u64) -> bool {
-        let flags = self.settings.flags();
         let Some(session) = self.table.get(number) else { return false };
         let Some(permit) = &session.permit else { return false };
         let (Some(name), Some(rules)) = (permit.repository.below.clone(), permit.create) else {
@@ -82,48 +129,19 @@ impl Parent {
         let who = permit.counted.clone();
         let (path, place) = (permit.repository.path.clone(), permit.repository.place.clone());
         let start = CreateStart { path, place, name, who, rules };
-        let child: CreateChild = match self.starter.start(Role::Create, &flags, &[]) {
-            Ok(child) => child,
-            Err(e) => {
-                session.refused = Some(format!("create: {e}"));
+        let made = match self.start_job::<Create>(number, &[], &ParentToCreate::Start(start)) {
+            Ok((job, _)) => Ok(Creation::Running(job)),
+            Err(e) => Err(format!("create: {e}")),
+        };
+        let Some(session) = self.table.get(number) else { return false };
+        match made {
+            Ok(running) => session.creation = Some(running),
+            Err(why) => {
+                session.refused = Some(why);
                 return false;
             }
-        };
-        // The socket is empty: there is room for one message.
-        let _ = child.channel.try_send(0, number, &ParentToCreate::Start(start));
-        self.complaints.watch(child.pid, Role::Create, &child.stderr);
-        let until = Instant::now() + PATIENCE;
-        session.creation = Some(Creation::Running { child, state: JobState::Starting, until });
-        true
-    }
-
-    /// What the create process of a session says.
-    pub(super) fn on_create(&mut self, number: u64) {
-        loop {
-            let Some(session) = self.table.get(number) else { return };
-            let Some(Creation::Running { child, state, .. }) = &mut session.creation else { return };
-            let message = match child.channel.try_recv() {
-                Ok(received) => received.message,
-                Err(e) if e.is_transient() => return,
-                Err(RecvError::Closed) => {
-                    *state = JobState::Finished;
-                    return;
-                }
-                Err(e) => return self.end_session(number, &format!("create: {e}")),
-            };
-            if !states::allowed(CREATE_TO_PARENT, *state, message.kind()) {
-                let text = format!("create: {} in state {state:?}", message.name());
-                return self.end_session(number, &text);
-            }
-            match message {
-                CreateToParent::Hello(build) if same_build(&build) => *state = JobState::Working,
-                CreateToParent::Hello(_) => return self.end_session(number, "create: another build"),
-                CreateToParent::Done(done) => {
-                    *state = JobState::Finished;
-                    self.created(number, done);
-                }
-            }
         }
+        true
     }
 
     /// What became of it: the repository process looks again, or the client is told.
@@ -147,30 +165,6 @@ impl Parent {
             }
             Created::Failed(text) => self.refuse(number, &text),
         }
-    }
-
-    /// The create process of a session has ended. One that has not said what it did has failed.
-    pub(super) fn create_ended(&mut self, number: u64, ending: &dyn std::fmt::Display) {
-        let Some(session) = self.table.get(number) else { return };
-        session.creation = Some(Creation::Over);
-        if session.repo_state == RepoState::Absent {
-            session.refused.get_or_insert_with(|| format!("create {ending}"));
-            self.refuse(number, NOT_CREATED);
-        }
-        self.give_creations();
-    }
-
-    /// Ends one that takes too long.
-    pub(super) fn expire_creations(&mut self) {
-        let now = Instant::now();
-        for session in self.table.iter() {
-            if let Some(Creation::Running { child, until, .. }) = &session.creation
-                && *until <= now
-            {
-                let _ = kill(child.pid, Signal::SIGKILL);
-            }
-        }
-        self.give_creations();
     }
 
     fn log_created(&mut self, number: u64) {

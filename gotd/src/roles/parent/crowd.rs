@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use libproto::message::parent::{Newcomer, Peer, Pool};
 use libproto::states::SessionState;
-use nix::sys::signal::{Signal, kill};
 
 use super::settings::Settings;
 use super::table::{Session, Table};
@@ -57,7 +56,7 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         session.recalled = true;
         if let Some(child) = session.repo.running() {
-            let _ = kill(child.pid, Signal::SIGKILL);
+            child.end();
         }
     }
 

@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::{ParentToListen, ParentToRepo};
-use libproto::states::{JobState, RepoState, Role, SessionState};
+use libproto::message::parent::ParentToListen;
+use libproto::states::{RepoState, Role, SessionState};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
@@ -14,6 +14,29 @@ use super::reload::Reload;
 use super::table::{Ending, Process, Session};
 use super::{End, LINGER, Parent, REAP, REPO_ENDED, signals};
 use crate::os::log::Level;
+use crate::os::spawn::{Child, Ender};
+
+/// A process of a session.
+enum Whose {
+    Session,
+    Repository,
+    /// The job of this number.
+    Job(u64),
+}
+
+impl Session {
+    /// Which of its processes the system knows by this pid.
+    fn process(&self, pid: Pid) -> Option<Whose> {
+        let is = |ender: Option<Ender>| ender.is_some_and(|ender| ender.is(pid));
+        if is(self.session.running().map(Child::ender)) {
+            return Some(Whose::Session);
+        }
+        if is(self.repo.running().map(Child::ender)) {
+            return Some(Whose::Repository);
+        }
+        self.jobs().find(|(_, job)| job.ender.is(pid)).map(|(_, job)| Whose::Job(job.number))
+    }
+}
 
 impl Parent {
     pub(super) fn on_signals(&mut self) -> Option<End> {
@@ -48,64 +71,24 @@ impl Parent {
                     return Some(End::Lost(format!("{}: {ending}", role.1.name())));
                 }
             }
-            self.on_session_process_end(pid, ending);
+            self.process_ended(pid, ending);
         }
     }
 
-    pub(super) fn on_session_process_end(&mut self, pid: Pid, ending: Ending) {
-        let owner = |s: &&Session| s.pids().contains(&pid);
-        let Some(number) = self.table.iter().find(owner).map(|s| s.number) else { return };
+    /// A process has been reaped: whose it was, and what that means.
+    fn process_ended(&mut self, pid: Pid, ending: Ending) {
+        let Some((number, process)) = self.table.iter().find_map(|s| Some((s.number, s.process(pid)?)))
+        else {
+            return;
+        };
         // What it said last may still be unread.
         self.on_session(number);
         self.on_repo(number, usize::MAX);
-        self.on_verify(number);
-        self.on_create(number);
-        self.on_list(number);
-        let Some(session) = self.table.get(number) else { return };
-        let now = Instant::now();
-        if session.session.running().is_some_and(|c| c.pid == pid) {
-            session.session = Process::Ended(ending);
-            session.state = SessionState::Finished;
-            // The repository process sees the end of its link, and has this long to take note; a push that is
-            // under way is decided without its client, within its own limits.
-            session.deadline = (!session.is_pushing()).then_some(now + LINGER);
-            if !session.is_pushing() {
-                session.verify_ends = None;
-            }
-            if session.offered || session.peer.is_some() {
-                self.listen_out.send(&self.listen.channel, number, &ParentToListen::Gone(()));
-            }
-            // One that was never told to go on waits for the parent's word alone.
-            let told = |s: &&mut Session| {
-                let before =
-                    [RepoState::Waiting, RepoState::Opening, RepoState::Borrowing, RepoState::Absent];
-                !before.contains(&s.repo_state)
-            };
-            // A pack that nobody waits for any more frees its place.
-            let fruitless = |s: &&mut Session| s.turn.is_some() && ending != Ending::Exit(0);
-            let idle = self.table.get(number).filter(|s| !told(s) || fruitless(s));
-            if let Some(child) = idle.and_then(|s| s.repo.running()) {
-                let _ = kill(child.pid, Signal::SIGKILL);
-            }
-        } else if session.verify.as_ref().and_then(Process::running).is_some_and(|c| c.pid == pid) {
-            session.verify = Some(Process::Ended(ending));
-            session.verify_state = JobState::Finished;
-            session.turn = None;
-            self.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
-        } else if session.create().is_some_and(|c| c.pid == pid) {
-            self.create_ended(number, &ending);
-        } else if session.list().is_some_and(|c| c.pid == pid) {
-            self.list_ended(number);
-        } else {
-            session.repo = Process::Ended(ending);
-            session.repo_state = RepoState::Finished;
-            session.turn = None;
-            let changing = session.state == SessionState::Shell && session.ask.is_some();
-            if session.state == SessionState::Asked || changing && session.repo_report.is_none() {
-                self.refuse(number, REPO_ENDED);
-            } else if session.peer.is_none() {
-                self.end_session(number, "its repository process ended");
-            }
+        self.hear_jobs(number);
+        match process {
+            Whose::Session => self.session_ended(number, ending),
+            Whose::Repository => self.repo_ended(number, ending),
+            Whose::Job(job) => self.job_ended(number, job, ending),
         }
         if self.table.get(number).is_some_and(|s| s.is_over())
             && let Some(session) = self.table.remove(number)
@@ -117,6 +100,42 @@ impl Parent {
             self.log_session(&session);
         }
         self.give_turns();
+    }
+
+    fn session_ended(&mut self, number: u64, ending: Ending) {
+        let Some(session) = self.table.get(number) else { return };
+        session.session = Process::Ended(ending);
+        session.state = SessionState::Finished;
+        // The repository process sees the end of its link, and has this long to take note; a push that is
+        // under way is decided without its client, within its own limits.
+        session.deadline = (!session.is_pushing()).then_some(Instant::now() + LINGER);
+        if !session.is_pushing() {
+            session.verify_ends = None;
+        }
+        if session.offered || session.peer.is_some() {
+            self.listen_out.send(&self.listen.channel, number, &ParentToListen::Gone(()));
+        }
+        // One that was never told to go on waits for the parent's word alone.
+        let before = [RepoState::Waiting, RepoState::Opening, RepoState::Borrowing, RepoState::Absent];
+        let told = !before.contains(&session.repo_state);
+        // A pack that nobody waits for any more frees its place.
+        let fruitless = session.turn.is_some() && ending != Ending::Exit(0);
+        if !told || fruitless {
+            session.repo.running().inspect(|child| child.end());
+        }
+    }
+
+    fn repo_ended(&mut self, number: u64, ending: Ending) {
+        let Some(session) = self.table.get(number) else { return };
+        session.repo = Process::Ended(ending);
+        session.repo_state = RepoState::Finished;
+        session.turn = None;
+        let changing = session.state == SessionState::Shell && session.ask.is_some();
+        if session.state == SessionState::Asked || changing && session.repo_report.is_none() {
+            self.refuse(number, REPO_ENDED);
+        } else if session.peer.is_none() {
+            self.end_session(number, "its repository process ended");
+        }
     }
 
     /// Ends what should have ended by itself.
@@ -138,9 +157,7 @@ impl Parent {
             session.killed_at = Some(Instant::now());
         }
         session.deadline = Some(Instant::now() + LINGER);
-        for pid in session.pids() {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
+        session.processes().for_each(Ender::end);
     }
 
     /// Ends every process and waits for them, with a bound.
@@ -150,14 +167,9 @@ impl Parent {
             &[crate::roles::sockets::ask::TERMINATE],
             false,
         );
-        let mut pids = vec![self.listen.pid, self.auth.pid];
-        pids.extend(self.reload.as_ref().and_then(Reload::config).map(|child| child.pid));
-        for session in self.table.iter() {
-            pids.extend(session.pids());
-        }
-        for pid in pids {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
+        let config = self.reload.as_ref().and_then(Reload::config).map(Child::ender);
+        let lasting = [self.listen.ender(), self.auth.ender()].into_iter().chain(config);
+        lasting.chain(self.table.iter().flat_map(Session::processes)).for_each(Ender::end);
         signals::wait_for_all(Duration::from_millis(1500), self.sockets.pid);
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
         self.log.finish();

@@ -133,7 +133,7 @@ impl Metrics {
         out.sample("gotd_uptime_seconds", &[], started.elapsed().as_secs());
         let busy = table.iter().filter(|s| s.peer.is_some() && s.session.running().is_some()).count();
         let waiting = table.iter().filter(|s| s.is_free()).count();
-        let processes: usize = table.iter().map(|s| s.pids().len()).sum();
+        let processes: usize = table.iter().map(|s| s.processes().count()).sum();
         out.family("gotd_sessions_active", "gauge", "Sessions under way.");
         out.sample("gotd_sessions_active", &[], count(busy));
         out.family("gotd_sessions_waiting", "gauge", "Sessions that wait for a client.");

@@ -14,18 +14,19 @@ use std::time::{Duration, Instant};
 use libproto::message::parent::{
     AuthToParent, Build, ListenToParent, LoadConfig, ParentToAuth, ParentToListen,
 };
-use libproto::states::{JobState, RepoState, Role, SessionState};
+use libproto::states::{RepoState, Role, SessionState};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use self::checked::Checked;
 use self::ends::lost;
+use self::job::Row;
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::outbox::Outbox;
 use self::reload::Reload;
 use self::stderr::Complaints;
-use self::table::{Creation, Process, Table};
+use self::table::Table;
 use crate::conf::limits::Limit;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::{Child, Starter};
@@ -38,14 +39,16 @@ pub mod create;
 pub mod crowd;
 pub mod detach;
 pub mod ends;
+pub mod job;
+pub mod jobs;
 pub mod links;
+pub mod list;
 pub mod listen_place;
 pub mod listeners;
 pub mod metrics;
 pub mod negotiation;
 pub mod outbox;
 pub mod place;
-pub mod push;
 pub mod queue;
 pub mod reload;
 pub mod report;
@@ -60,6 +63,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod turns;
+pub mod verify;
 pub mod waiting_pool;
 
 /// How long a session may take to be over once it has reported its end, or its repository process once the
@@ -149,9 +153,7 @@ enum Source {
     Config,
     Session(u64),
     Repo(u64),
-    Verify(u64),
-    Create(u64),
-    List(u64),
+    Job(u64, &'static Row),
     Stderr(Pid),
     Log,
 }
@@ -205,16 +207,8 @@ impl Parent {
                     self.on_repo(number, AT_ONCE);
                     None
                 }
-                Source::Verify(number) => {
-                    self.on_verify(number);
-                    None
-                }
-                Source::Create(number) => {
-                    self.on_create(number);
-                    None
-                }
-                Source::List(number) => {
-                    self.on_list(number);
+                Source::Job(number, row) => {
+                    (row.hear)(self, number);
                     None
                 }
                 Source::Stderr(pid) => {
@@ -233,8 +227,8 @@ impl Parent {
         self.expire();
         self.expire_turns();
         self.expire_reload();
-        self.expire_creations();
-        self.expire_lists();
+        self.expire_jobs();
+        self.give_creations();
         self.refill();
         self.unsound.take().map(End::Lost).or_else(|| self.drained())
     }
@@ -275,18 +269,8 @@ impl Parent {
             watch(Source::Repo(number), session.repo_state == RepoState::Finished || silent, link);
         }
         for session in self.table.iter() {
-            let verify = session.verify.as_ref().and_then(Process::running);
-            let link = verify.map(|child| child.channel.as_fd());
-            watch(Source::Verify(session.number), session.verify_state == JobState::Finished, link);
-        }
-        for session in self.table.iter() {
-            if let Some(Creation::Running { child, state, .. }) = &session.creation {
-                let finished = *state == JobState::Finished;
-                watch(Source::Create(session.number), finished, Some(child.channel.as_fd()));
-            }
-            if let Some(shell) = &session.shell {
-                let link = shell.list.as_ref().map(|child| child.channel.as_fd());
-                watch(Source::List(session.number), shell.state == JobState::Finished, link);
+            for (row, job) in session.jobs() {
+                watch(Source::Job(session.number, row), job.link.is_none(), job.link);
             }
         }
         for (pid, fd) in self.complaints.iter().filter(|_| all) {

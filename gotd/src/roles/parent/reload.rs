@@ -14,7 +14,6 @@ use libproto::message::parent::{
 };
 use libproto::names::escape;
 use libproto::states::Role;
-use nix::sys::signal::{Signal, kill};
 
 use super::listeners::Change;
 use super::settings::Settings;
@@ -205,7 +204,7 @@ impl Parent {
 
     fn reload_failed(&mut self, why: &str) {
         let Some(mut reload) = self.reload.take() else { return };
-        let _ = kill(reload.child.pid, Signal::SIGKILL);
+        reload.child.end();
         self.metrics.reload(true);
         for line in reload.lines.iter().take(LOGGED_LINES) {
             self.log.line(Level::Warning, "reload", &[("says", line)]);

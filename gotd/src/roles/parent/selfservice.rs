@@ -4,26 +4,20 @@
 //! of what it finds, `auth` says what this user may see.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
 
-use libproto::channel::{Message, RecvError};
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    Filter, GitAsk, ListStart, ListToParent, ListedRepository, MOST_LISTED, Overview, ParentToAuth,
-    ParentToList, ParentToSession, Question, RepoInfo, Seen, SeenRoot, ShellAsk, ShellCommand, Task, Who,
+    GitAsk, MOST_LISTED, Overview, ParentToAuth, ParentToSession, Question, RepoInfo, Seen, SeenRoot,
+    ShellAsk, ShellCommand, Task, Who,
 };
-use libproto::names::{RepoName, UserName, escape};
-use libproto::states::{self, JobState, LIST_TO_PARENT, Role};
-use nix::sys::signal::{Signal, kill};
+use libproto::names::{UserName, escape};
 
 use super::control::packed;
+use super::job::JobOf;
+use super::list::List;
 use super::outbox::Outbox;
-use super::table::{ListChild, Session};
-use super::{Parent, same_build, too_many};
-use crate::os::log::Level;
-
-/// How long one directory may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::table::Session;
+use super::{Parent, too_many};
 
 /// Bytes of a description that are shown.
 const DESCRIPTION_SHOWN: usize = 2000;
@@ -42,16 +36,13 @@ pub struct Shell {
     seen: Vec<(String, bool)>,
     roots: VecDeque<SeenRoot>,
     /// The directory that is being listed.
-    current: Option<SeenRoot>,
+    pub current: Option<SeenRoot>,
     /// The process that does it.
-    pub list: Option<ListChild>,
-    /// How far it is.
-    pub state: JobState,
-    until: Instant,
+    pub list: Option<JobOf<List>>,
     /// Batches that `auth` has not answered.
-    pending: usize,
+    pub pending: usize,
     /// Nothing was left out.
-    whole: bool,
+    pub whole: bool,
     /// What the repository process told.
     info: Vec<String>,
     /// The answer, as far as the session has not taken it.
@@ -75,8 +66,6 @@ impl Shell {
             roots: VecDeque::new(),
             current: None,
             list: None,
-            state: JobState::Starting,
-            until: Instant::now(),
             pending: 0,
             whole: true,
             info: Vec::new(),
@@ -228,33 +217,24 @@ impl Parent {
         self.shell_goes_on(number);
     }
 
+    fn next_root(&mut self, number: u64) -> Option<SeenRoot> {
+        self.table.get(number)?.shell.as_mut()?.roots.pop_front()
+    }
+
     /// The next directory, or the answer.
-    fn shell_goes_on(&mut self, number: u64) {
-        let flags = self.settings.flags();
+    pub(super) fn shell_goes_on(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
         let Some(shell) = &mut session.shell else { return };
         if shell.list.is_some() || session.session.running().is_none() {
             return;
         }
-        while let Some(root) = shell.roots.pop_front() {
-            let child: ListChild = match self.starter.start(Role::List, &flags, &[]) {
-                Ok(child) => child,
-                Err(e) => {
-                    self.log.line(Level::Warning, Role::List.name(), &[("session", &number), ("error", &e)]);
-                    shell.whole = false;
-                    continue;
-                }
-            };
-            // The socket is empty: there is room for one message.
-            let start = ListStart { path: root.path.clone(), place: root.place.clone() };
-            let _ = child.channel.try_send(0, number, &ParentToList::Start(start));
-            self.complaints.watch(child.pid, Role::List, &child.stderr);
-            shell.current = Some(root);
-            shell.state = JobState::Starting;
-            shell.until = Instant::now() + PATIENCE;
-            shell.list = Some(child);
-            return;
+        while let Some(root) = self.next_root(number) {
+            if self.start_list(number, root) {
+                return;
+            }
         }
+        let Some(session) = self.table.get(number) else { return };
+        let Some(shell) = &mut session.shell else { return };
         if shell.pending > 0 {
             return;
         }
@@ -264,86 +244,11 @@ impl Parent {
         }
     }
 
-    /// What the list process of a session says.
-    pub(super) fn on_list(&mut self, number: u64) {
-        loop {
-            let Some(session) = self.table.get(number) else { return };
-            let Some(shell) = &mut session.shell else { return };
-            let Some(child) = &shell.list else { return };
-            let message = match child.channel.try_recv() {
-                Ok(received) => received.message,
-                Err(e) if e.is_transient() => return,
-                Err(RecvError::Closed) => {
-                    // One that has not said that this was all has ended early.
-                    shell.whole &= shell.state == JobState::Finished;
-                    shell.state = JobState::Finished;
-                    return;
-                }
-                Err(e) => return self.end_session(number, &format!("list: {e}")),
-            };
-            if !states::allowed(LIST_TO_PARENT, shell.state, message.kind()) {
-                let text = format!("list: {} in state {:?}", message.name(), shell.state);
-                return self.end_session(number, &text);
-            }
-            match message {
-                ListToParent::Hello(build) if same_build(&build) => shell.state = JobState::Working,
-                ListToParent::Hello(_) => return self.end_session(number, "list: another build"),
-                ListToParent::Done(whole) => {
-                    shell.whole &= whole;
-                    shell.state = JobState::Finished;
-                }
-                ListToParent::Names(batch) => {
-                    let (Some(peer), Some(root)) = (&session.peer, &shell.current) else { return };
-                    // What was recorded for another path is listed by that one.
-                    let recorded = &self.settings.recorded;
-                    let own = |found: &ListedRepository| {
-                        recorded
-                            .other_path_below(&root.place, found.below.as_bytes(), &found.directories)
-                            .is_none()
-                    };
-                    let prefixed = |name: &RepoName| match &root.prefix {
-                        None => Some(name.clone()),
-                        Some(prefix) => {
-                            RepoName::parse(&[prefix.as_bytes(), b"/", name.as_bytes()].concat()).ok()
-                        }
-                    };
-                    let names = batch.into_iter().filter(own);
-                    let names =
-                        names.filter_map(|found| Some((prefixed(&found.name)?, found.below))).collect();
-                    let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
-                    let told_user = told.and_then(|name| UserName::parse(&name).ok());
-                    let who = Who { peer: peer.clone(), told_user };
-                    let filter = Filter { who, place: root.place.clone(), names };
-                    shell.pending = shell.pending.saturating_add(1);
-                    self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Filter(filter));
-                }
-            }
-        }
-    }
-
-    /// The list process of a session has been reaped.
-    pub(super) fn list_ended(&mut self, number: u64) {
-        let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) else { return };
-        shell.whole &= shell.state == JobState::Finished;
-        shell.list = None;
-        self.shell_goes_on(number);
-    }
-
     /// Sends more of the answer, when the session takes it.
     pub(super) fn flush_shell(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
         if let (Some(shell), Some(child)) = (&mut session.shell, session.session.running()) {
             shell.out.flush(&child.channel);
-        }
-    }
-
-    /// Ends list processes that take too long.
-    pub(super) fn expire_lists(&mut self) {
-        let now = Instant::now();
-        for shell in self.table.iter().filter_map(|s| s.shell.as_ref()) {
-            if let Some(child) = shell.list.as_ref().filter(|_| shell.until <= now) {
-                let _ = kill(child.pid, Signal::SIGKILL);
-            }
         }
     }
 }

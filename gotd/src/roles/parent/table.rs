@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use libproto::command::Service;
 use libproto::message::client::ControlRequest;
 use libproto::message::parent::{
-    ClientHello, CreateToParent, GitAsk, ListToParent, Opened, ParentToCreate, ParentToList, ParentToRepo,
-    ParentToSession, ParentToVerify, Peer, Permit, Pool, RepoReport, RepoToParent, SessionReport,
-    SessionToParent, VerifyToParent,
+    ClientHello, CreateToParent, GitAsk, Opened, ParentToCreate, ParentToRepo, ParentToSession,
+    ParentToVerify, Peer, Permit, Pool, RepoReport, RepoToParent, SessionReport, SessionToParent,
+    VerifyToParent,
 };
-use libproto::states::{JobState, RepoState, SessionState};
+use libproto::states::{RepoState, SessionState};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
 
+use super::job::Job;
 use crate::os::spawn::Child;
 
 /// How long a first answer takes, generously.
@@ -31,29 +31,13 @@ pub type SessionChild = Child<ParentToSession, SessionToParent>;
 /// A repository process.
 pub type RepoChild = Child<ParentToRepo, RepoToParent>;
 
-/// A `verify` process.
-pub type VerifyChild = Child<ParentToVerify, VerifyToParent>;
-
-/// A `create` process.
-pub type CreateChild = Child<ParentToCreate, CreateToParent>;
-
-/// A `list` process.
-pub type ListChild = Child<ParentToList, ListToParent>;
-
 /// A repository that a push makes.
 #[derive(Debug)]
 pub enum Creation {
     /// Since then, for those before it.
     Waiting(Instant),
-    /// Being made.
-    Running {
-        /// By this process.
-        child: CreateChild,
-        /// How far it is.
-        state: JobState,
-        /// Until when it has to be over.
-        until: Instant,
-    },
+    /// Being made by this process.
+    Running(Job<ParentToCreate, CreateToParent>),
     /// Its process has been reaped, or there was none.
     Over,
 }
@@ -104,6 +88,14 @@ impl<C> Process<C> {
             Process::Ended(_) => None,
         }
     }
+
+    /// The same.
+    pub fn running_mut(&mut self) -> Option<&mut C> {
+        match self {
+            Process::Running(child) => Some(child),
+            Process::Ended(_) => None,
+        }
+    }
 }
 
 /// One session: two processes, three for a push, and what they said.
@@ -118,11 +110,9 @@ pub struct Session {
     /// The repository process.
     pub repo: Process<RepoChild>,
     /// The `verify` process of a push, once it was needed.
-    pub verify: Option<Process<VerifyChild>>,
+    pub verify: Option<Process<Job<ParentToVerify, VerifyToParent>>>,
     /// Its ends of the links to session and repository process, until it is started or cannot be any more. None for git://.
     pub verify_ends: Option<VerifyEnds>,
-    /// How far the verify process is.
-    pub verify_state: JobState,
     /// What the verify process said at its end, for the log.
     pub verify_text: String,
     /// Where the repository was found.
@@ -198,7 +188,6 @@ impl Session {
             repo: Process::Running(repo),
             verify: None,
             verify_ends,
-            verify_state: JobState::Starting,
             verify_text: String::new(),
             place: super::place::Place::default(),
             opened: None,
@@ -228,35 +217,6 @@ impl Session {
             negotiated: 0,
             shell: None,
         }
-    }
-
-    /// Whether all its processes have been reaped.
-    pub fn is_over(&self) -> bool {
-        self.pids().is_empty()
-    }
-
-    /// The processes that have not been reaped.
-    pub fn pids(&self) -> Vec<Pid> {
-        let verify = self.verify.as_ref().and_then(Process::running).map(|c| c.pid);
-        let create = self.create().map(|c| c.pid);
-        let list = self.list().map(|c| c.pid);
-        [self.session.running().map(|c| c.pid), self.repo.running().map(|c| c.pid), verify, create, list]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-
-    /// The process that makes its repository, while it runs.
-    pub fn create(&self) -> Option<&CreateChild> {
-        match &self.creation {
-            Some(Creation::Running { child, .. }) => Some(child),
-            _ => None,
-        }
-    }
-
-    /// The process that lists repositories for it, while it runs.
-    pub fn list(&self) -> Option<&ListChild> {
-        self.shell.as_ref().and_then(|shell| shell.list.as_ref())
     }
 
     /// Whom logs name, once it is known.
@@ -302,6 +262,7 @@ impl Session {
 pub struct Table {
     sessions: HashMap<u64, Session>,
     last: u64,
+    last_job: u64,
 }
 
 impl Table {
@@ -309,6 +270,12 @@ impl Table {
     pub fn next_number(&mut self) -> u64 {
         self.last = self.last.saturating_add(1);
         self.last
+    }
+
+    /// A number that no job ever had.
+    pub fn next_job(&mut self) -> u64 {
+        self.last_job = self.last_job.saturating_add(1);
+        self.last_job
     }
 
     /// Adds a session.

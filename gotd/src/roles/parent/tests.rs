@@ -18,7 +18,7 @@ use nix::sys::wait::waitpid;
 
 use super::queue::{Turn, Work};
 use super::settings::Settings;
-use super::table::{Ending, Session};
+use super::table::{Ending, Process, Session};
 use super::*;
 use crate::conf::model::Config;
 use crate::os::spawn;

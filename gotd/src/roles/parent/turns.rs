@@ -7,7 +7,8 @@ use libproto::message::parent::{PackWait, ParentToRepo, ParentToVerify, Peer, Po
 
 use super::Parent;
 use super::queue::{self, Job, Rules, Stage, Turn, Wait, Whose, Work};
-use super::table::{Process, Session, Table};
+use super::table::{Session, Table};
+use super::verify::Verify;
 use crate::conf::limits::Limit;
 use crate::os::log::Level;
 
@@ -113,7 +114,7 @@ impl Parent {
             queue::remember(&mut self.turns, whose);
             match work {
                 Work::Pack => self.tell_repo(number, &ParentToRepo::Pack(())),
-                Work::Push => self.tell_verify(number, &ParentToVerify::Turn(())),
+                Work::Push => self.tell_job::<Verify>(number, &ParentToVerify::Turn(())),
             }
         }
     }
@@ -174,15 +175,7 @@ impl Parent {
         let text = format!("{text} ({})", limit.directive());
         match turn.work {
             Work::Pack => self.tell_repo(number, &ParentToRepo::NoPack(text)),
-            Work::Push => self.tell_verify(number, &ParentToVerify::NoTurn(text)),
-        }
-    }
-
-    fn tell_verify(&mut self, number: u64, message: &ParentToVerify) {
-        let Some(session) = self.table.get(number) else { return };
-        let verify = session.verify.as_ref().and_then(Process::running);
-        if verify.is_some_and(|child| child.channel.try_send(0, number, message).is_err()) {
-            self.end_session(number, "does not listen");
+            Work::Push => self.tell_job::<Verify>(number, &ParentToVerify::NoTurn(text)),
         }
     }
 
@@ -234,7 +227,7 @@ impl Parent {
             let wait = PackWait { made, others, limit };
             match job.turn.work {
                 Work::Pack => self.tell_repo(job.number, &ParentToRepo::Waits(wait)),
-                Work::Push => self.tell_verify(job.number, &ParentToVerify::Waits(wait)),
+                Work::Push => self.tell_job::<Verify>(job.number, &ParentToVerify::Waits(wait)),
             }
         }
     }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use libproto::message::parent::{ParentToListen, ParentToRepo, ParentToSession, Pool, RepoStart};
 use libproto::states::{RepoState, Role, SessionState};
-use nix::sys::signal::{Signal, kill};
 
 use super::Parent;
 use super::table::{RepoChild, Session, SessionChild, VerifyEnds};
@@ -181,7 +180,7 @@ impl Parent {
         let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &borrowed(&links.repo)) {
             Ok(repo) => repo,
             Err(e) => {
-                let _ = kill(session.pid, Signal::SIGKILL);
+                session.end();
                 return Err(text(e));
             }
         };

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use libproto::channel::{Message, RecvError};
-use libproto::message::parent::{RefReport, RepoToParent};
+use libproto::message::parent::{ParentToRepo, RefReport, RepoToParent};
 use libproto::states::{self, REPO_TO_PARENT, RepoState};
 
 use super::super::queue::Work;
@@ -63,6 +63,15 @@ impl Parent {
             RepoToParent::PackStalled(memory) => self.turn_stalled(number, memory),
             RepoToParent::PackDone(()) => self.turn_over(number),
             RepoToParent::NeedTurn(ms) => self.negotiation_turn(number, ms),
+        }
+    }
+
+    /// Tells the repository process of a session something; one that does not listen is ended.
+    pub(in crate::roles::parent) fn tell_repo(&mut self, number: u64, message: &ParentToRepo) {
+        let Some(session) = self.table.get(number) else { return };
+        let sent = session.repo.running().is_none_or(|c| c.channel.try_send(0, number, message).is_ok());
+        if !sent {
+            self.end_session(number, "does not listen");
         }
     }
 

@@ -1,0 +1,185 @@
+//! A job: a process that is started for one thing, answers, and ends.
+//!
+//! A role whose processes are such is a file that implements [`JobRole`] and a row in [`JOBS`](super::jobs::JOBS). Here is what they
+//! have in common: start, greeting, table of states, deadline. How one is reaped is in [`ends`](super::ends).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use libproto::channel::{Channel, Message, RecvError, SendError};
+use libproto::message::parent::Build;
+use libproto::states::{self, JobState, Role};
+
+use super::table::{Ending, Session};
+use super::{Parent, same_build};
+use crate::os::spawn::{Child, Ender};
+
+/// A process that does one thing and ends. It is known by its number: who started it, and how the system calls it, is its
+/// [`Ender`]'s to know.
+#[derive(Debug)]
+pub struct Job<S, R> {
+    number: u64,
+    ender: Ender,
+    channel: Channel<S, R>,
+    /// The log has a copy; without a reader, whatever the process says would end it.
+    _stderr: OwnedFd,
+    state: JobState,
+    /// Its link has ended.
+    closed: bool,
+    until: Option<Instant>,
+}
+
+/// A job, whatever its role.
+#[derive(Debug, Clone, Copy)]
+pub struct AnyJob<'j> {
+    /// Never repeats while the daemon runs.
+    pub number: u64,
+    /// How it is ended.
+    pub ender: Ender,
+    /// Its link, until its last word.
+    pub link: Option<BorrowedFd<'j>>,
+    /// When it has to be over.
+    pub until: Option<Instant>,
+}
+
+impl<S: Message, R: Message> Job<S, R> {
+    fn new(number: u64, child: Child<S, R>, patience: Option<Duration>) -> Job<S, R> {
+        let (ender, until) = (child.ender(), patience.map(|patience| Instant::now() + patience));
+        let Child { channel, stderr, .. } = child;
+        Job { number, ender, channel, _stderr: stderr, state: JobState::Starting, closed: false, until }
+    }
+
+    /// Whether it has said all that it had to.
+    pub fn is_done(&self) -> bool {
+        self.state == JobState::Finished
+    }
+
+    /// Whether it has had all the time that it may take.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    fn tell(&self, session: u64, message: &S) -> Result<(), SendError> {
+        self.channel.try_send(0, session, message)
+    }
+
+    fn any(&self) -> AnyJob<'_> {
+        // A link that has said its last word would report its end at once and for ever.
+        let link = (!self.closed && !self.is_done()).then(|| self.channel.as_fd());
+        AnyJob { number: self.number, ender: self.ender, link, until: self.until }
+    }
+}
+
+/// What a message of a job's process was.
+pub enum Heard {
+    /// Its first one.
+    Greeting(Build),
+    /// Part of what it has to say.
+    More,
+    /// The last one.
+    Last,
+}
+
+/// The job of a role.
+pub type JobOf<J> = Job<<J as JobRole>::Tells, <J as JobRole>::Says>;
+
+/// A role whose processes do one thing and end; a session has one of them at a time.
+pub trait JobRole {
+    /// What the process is told.
+    type Tells: Message + 'static;
+    /// What it says.
+    type Says: Message + 'static;
+    /// The role.
+    const ROLE: Role;
+    /// What it may say, and when.
+    const TABLE: &'static states::Table<JobState, <Self::Says as Message>::Kind>;
+    /// How long it may take; without it, as long as its session.
+    const PATIENCE: Option<Duration>;
+
+    /// The job of a session, until it is reaped.
+    fn of(session: &Session) -> Option<&JobOf<Self>>;
+    /// The same.
+    fn of_mut(session: &mut Session) -> Option<&mut JobOf<Self>>;
+    /// Takes a message that is allowed now.
+    fn says(parent: &mut Parent, number: u64, message: Self::Says) -> Heard;
+    /// Takes the job out of its session: its process has been reaped.
+    fn ended(parent: &mut Parent, number: u64, ending: Ending);
+}
+
+/// A row of the table of such roles: what is done with its jobs without knowing their messages.
+pub struct Row {
+    /// The job of a session.
+    pub of: for<'s> fn(&'s Session) -> Option<AnyJob<'s>>,
+    /// Reads what it says.
+    pub hear: fn(&mut Parent, u64),
+    /// Its process has been reaped.
+    pub ended: fn(&mut Parent, u64, Ending),
+}
+
+impl Row {
+    /// That of a role.
+    pub const fn of<J: JobRole>() -> Row {
+        Row { of: any_of::<J>, hear: Parent::hear_job::<J>, ended: J::ended }
+    }
+}
+
+fn any_of<J: JobRole>(session: &Session) -> Option<AnyJob<'_>> {
+    J::of(session).map(Job::any)
+}
+
+impl Parent {
+    /// Starts the process of a job and tells it what to do; and whether it could be told. The caller keeps the job, until it
+    /// has ended, where [`JobRole::of`] finds it.
+    pub(super) fn start_job<J: JobRole>(
+        &mut self,
+        number: u64,
+        fds: &[BorrowedFd<'_>],
+        task: &J::Tells,
+    ) -> io::Result<(JobOf<J>, bool)> {
+        let child: Child<J::Tells, J::Says> = self.starter.start(J::ROLE, &self.settings.flags(), fds)?;
+        self.complaints.watch(child.pid, J::ROLE, &child.stderr);
+        let job = Job::new(self.table.next_job(), child, J::PATIENCE);
+        // The socket is empty: there is room for one message.
+        let told = job.tell(number, task).is_ok();
+        Ok((job, told))
+    }
+
+    /// Tells the job of a session, if there is one, something more.
+    pub(super) fn tell_job<J: JobRole>(&mut self, number: u64, message: &J::Tells) {
+        let job = self.table.get(number).and_then(|session| J::of(session));
+        if job.is_some_and(|job| job.tell(number, message).is_err()) {
+            self.end_session(number, "does not listen");
+        }
+    }
+
+    /// What the job of a session says. A message out of order ends the session.
+    fn hear_job<J: JobRole>(&mut self, number: u64) {
+        let role = J::ROLE.name();
+        loop {
+            let Some(job) = self.table.get(number).and_then(J::of_mut) else { return };
+            let message = match job.channel.try_recv() {
+                Ok(received) => received.message,
+                Err(e) if e.is_transient() => return,
+                Err(RecvError::Closed) => {
+                    job.closed = true;
+                    return;
+                }
+                Err(e) => return self.end_session(number, &format!("{role}: {e}")),
+            };
+            if !states::allowed(J::TABLE, job.state, message.kind()) {
+                let text = format!("{role}: {} in state {:?}", message.name(), job.state);
+                return self.end_session(number, &text);
+            }
+            let state = match J::says(self, number, message) {
+                Heard::Greeting(build) if same_build(&build) => JobState::Working,
+                Heard::Greeting(_) => return self.end_session(number, &format!("{role}: another build")),
+                Heard::More => continue,
+                Heard::Last => JobState::Finished,
+            };
+            if let Some(job) = self.table.get(number).and_then(J::of_mut) {
+                job.state = state;
+            }
+        }
+    }
+}

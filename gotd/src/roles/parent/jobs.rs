@@ -1,0 +1,61 @@
+//! The roles whose processes do one thing and end, and what is done with all of them.
+
+use std::time::Instant;
+
+use super::Parent;
+use super::create::Create;
+use super::job::{AnyJob, Row};
+use super::list::List;
+use super::table::{Ending, Session};
+use super::verify::Verify;
+use crate::os::spawn::{Child, Ender};
+
+/// A row for each such role.
+pub static JOBS: [Row; 3] = [Row::of::<Verify>(), Row::of::<Create>(), Row::of::<List>()];
+
+impl Session {
+    /// The jobs that are under way for it.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = (&'static Row, AnyJob<'_>)> {
+        JOBS.iter().filter_map(|row| Some((row, (row.of)(self)?)))
+    }
+
+    /// The processes that have not been reaped.
+    pub(super) fn processes(&self) -> impl Iterator<Item = Ender> {
+        let session = self.session.running().map(Child::ender);
+        let repo = self.repo.running().map(Child::ender);
+        session.into_iter().chain(repo).chain(self.jobs().map(|(_, job)| job.ender))
+    }
+
+    /// Whether all its processes have been reaped.
+    pub(super) fn is_over(&self) -> bool {
+        self.processes().next().is_none()
+    }
+}
+
+impl Parent {
+    /// What the jobs of a session have said that is unread.
+    pub(super) fn hear_jobs(&mut self, number: u64) {
+        for row in &JOBS {
+            (row.hear)(self, number);
+        }
+    }
+
+    /// The process of a session's job, of this number, has been reaped.
+    pub(super) fn job_ended(&mut self, number: u64, job: u64, ending: Ending) {
+        let Some(session) = self.table.get(number) else { return };
+        let row = session.jobs().find(|(_, any)| any.number == job).map(|(row, _)| row);
+        if let Some(row) = row {
+            (row.ended)(self, number, ending);
+        }
+    }
+
+    /// Ends those that take too long.
+    pub(super) fn expire_jobs(&mut self) {
+        let now = Instant::now();
+        for (_, job) in self.table.iter().flat_map(Session::jobs) {
+            if job.until.is_some_and(|until| until <= now) {
+                job.ender.end();
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Listing the repositories in a directory, for a request of self-service: a `list` process looks into one after the other.
+
+use std::time::Duration;
+
+use libproto::message::parent::{
+    Filter, ListStart, ListToParent, ListToParentKind, ListedRepository, ParentToAuth, ParentToList,
+    SeenRoot, Who,
+};
+use libproto::names::{RepoName, UserName};
+use libproto::states::{JobState, LIST_TO_PARENT, Role, Table};
+
+use super::Parent;
+use super::job::{Heard, JobOf, JobRole};
+use super::table::{Ending, Session};
+use crate::os::log::Level;
+
+/// How long one directory may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Role `list`.
+#[derive(Debug)]
+pub struct List;
+
+impl JobRole for List {
+    type Tells = ParentToList;
+    type Says = ListToParent;
+    const ROLE: Role = Role::List;
+    const TABLE: &'static Table<JobState, ListToParentKind> = LIST_TO_PARENT;
+    const PATIENCE: Option<Duration> = Some(PATIENCE);
+
+    fn of(session: &Session) -> Option<&JobOf<List>> {
+        session.shell.as_ref()?.list.as_ref()
+    }
+
+    fn of_mut(session: &mut Session) -> Option<&mut JobOf<List>> {
+        session.shell.as_mut()?.list.as_mut()
+    }
+
+    fn says(parent: &mut Parent, number: u64, message: ListToParent) -> Heard {
+        match message {
+            ListToParent::Hello(build) => Heard::Greeting(build),
+            ListToParent::Names(batch) => {
+                parent.listed(number, batch);
+                Heard::More
+            }
+            ListToParent::Done(whole) => {
+                if let Some(shell) = parent.table.get(number).and_then(|session| session.shell.as_mut()) {
+                    shell.whole &= whole;
+                }
+                Heard::Last
+            }
+        }
+    }
+
+    /// One that has not said that this was all has ended early.
+    fn ended(parent: &mut Parent, number: u64, _: Ending) {
+        let Some(shell) = parent.table.get(number).and_then(|session| session.shell.as_mut()) else { return };
+        shell.whole &= shell.list.take().is_some_and(|job| job.is_done());
+        parent.shell_goes_on(number);
+    }
+}
+
+impl Parent {
+    /// Starts the process that lists a directory. Where it cannot be started, the answer leaves something out.
+    pub(super) fn start_list(&mut self, number: u64, root: SeenRoot) -> bool {
+        let start = ListStart { path: root.path.clone(), place: root.place.clone() };
+        let started = self.start_job::<List>(number, &[], &ParentToList::Start(start));
+        let Some(shell) = self.table.get(number).and_then(|session| session.shell.as_mut()) else {
+            return false;
+        };
+        match started {
+            Ok((job, _)) => {
+                shell.current = Some(root);
+                shell.list = Some(job);
+                true
+            }
+            Err(e) => {
+                shell.whole = false;
+                self.log.line(Level::Warning, Role::List.name(), &[("session", &number), ("error", &e)]);
+                false
+            }
+        }
+    }
+
+    /// Repositories that were found: `auth` says which of them the user may see.
+    fn listed(&mut self, number: u64, batch: Vec<ListedRepository>) {
+        let Some(session) = self.table.get(number) else { return };
+        let (Some(peer), Some(shell)) = (&session.peer, &mut session.shell) else { return };
+        let Some(root) = &shell.current else { return };
+        // What was recorded for another path is listed by that one.
+        let recorded = &self.settings.recorded;
+        let own = |found: &ListedRepository| {
+            recorded.other_path_below(&root.place, found.below.as_bytes(), &found.directories).is_none()
+        };
+        let prefixed = |name: &RepoName| match &root.prefix {
+            None => Some(name.clone()),
+            Some(prefix) => RepoName::parse(&[prefix.as_bytes(), b"/", name.as_bytes()].concat()).ok(),
+        };
+        let names = batch.into_iter().filter(own);
+        let names = names.filter_map(|found| Some((prefixed(&found.name)?, found.below))).collect();
+        let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
+        let told_user = told.and_then(|name| UserName::parse(&name).ok());
+        let who = Who { peer: peer.clone(), told_user };
+        let filter = Filter { who, place: root.place.clone(), names };
+        shell.pending = shell.pending.saturating_add(1);
+        self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Filter(filter));
+    }
+}

@@ -1,0 +1,89 @@
+//! The third process of a push: starting `verify` with the ends that were kept for it, and its end.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use libproto::message::parent::{
+    ParentToRepo, ParentToVerify, VerifyStart, VerifyToParent, VerifyToParentKind,
+};
+use libproto::states::{JobState, Role, Table, VERIFY_TO_PARENT};
+
+use super::Parent;
+use super::job::{Heard, JobOf, JobRole};
+use super::place::Place;
+use super::queue::Work;
+use super::table::{Ending, Process, Session};
+
+/// Role `verify`. Its limits are its session's: it has no time of its own.
+#[derive(Debug)]
+pub struct Verify;
+
+impl JobRole for Verify {
+    type Tells = ParentToVerify;
+    type Says = VerifyToParent;
+    const ROLE: Role = Role::Verify;
+    const TABLE: &'static Table<JobState, VerifyToParentKind> = VERIFY_TO_PARENT;
+    const PATIENCE: Option<Duration> = None;
+
+    fn of(session: &Session) -> Option<&JobOf<Verify>> {
+        session.verify.as_ref().and_then(Process::running)
+    }
+
+    fn of_mut(session: &mut Session) -> Option<&mut JobOf<Verify>> {
+        session.verify.as_mut().and_then(Process::running_mut)
+    }
+
+    fn says(parent: &mut Parent, number: u64, message: VerifyToParent) -> Heard {
+        match message {
+            VerifyToParent::Hello(build) => return Heard::Greeting(build),
+            VerifyToParent::NeedTurn(memory) => parent.need_turn(number, Work::Push, memory),
+            VerifyToParent::Stalled(memory) => parent.turn_stalled(number, memory),
+            VerifyToParent::Finished(text) => {
+                if let Some(session) = parent.table.get(number) {
+                    session.verify_text = text;
+                }
+                return Heard::Last;
+            }
+        }
+        Heard::More
+    }
+
+    fn ended(parent: &mut Parent, number: u64, ending: Ending) {
+        let Some(session) = parent.table.get(number) else { return };
+        session.verify = Some(Process::Ended(ending));
+        session.turn = None;
+        parent.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
+    }
+}
+
+impl Parent {
+    /// Starts the third process of a push. Its repository process is told either way.
+    pub(super) fn start_verify(&mut self, number: u64) {
+        let repo = self.settings.repo.clone();
+        let (limits, file_size) = (self.settings.session.clone(), self.settings.file_size);
+        let Some(session) = self.table.get(number) else { return };
+        let ends = session.verify_ends.take();
+        let (true, Some(permit), Some(found), Place::Right(at), Some(ends)) =
+            (session.is_pushing(), &session.permit, &session.opened, &session.place, ends)
+        else {
+            return self.end_session(number, "repository: asked for verify where none belongs");
+        };
+        let start = VerifyStart {
+            repository: permit.repository.clone(),
+            lent: session.borrowing.lent().to_vec(),
+            memory: repo.memory,
+            file_size,
+            threads: repo.threads,
+            limits,
+            found: found.clone(),
+            place: at.path.clone(),
+        };
+        let fds = ends.each_ref().map(AsFd::as_fd);
+        let started = self.start_job::<Verify>(number, &fds, &ParentToVerify::Start(start)).ok();
+        let told = started.as_ref().is_some_and(|(_, told)| *told);
+        if let (Some((job, _)), Some(session)) = (started, self.table.get(number)) {
+            session.verify = Some(Process::Running(job));
+        }
+        self.tell_repo(number, &ParentToRepo::Verify(told));
+    }
+}
