@@ -6,9 +6,10 @@
 use gotd::access::table::{Identity, Table};
 use gotd::conf::model::{Secret, UnixUser};
 use gotd::conf::parse;
-use gotd::conf::push_rules::{Change, PushRules};
+use gotd::conf::push_rules;
 use gotd::conf::resolve::{FixedNames, UnixGroup, resolve};
 use gotd::conf::source::Texts;
+use gotd::repo::write::judge::{Change, rule};
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};
 
@@ -142,8 +143,8 @@ fn protected_references() {
         "repository \"r\" {\n\tpath \"/r\"\n\tpermit rw dev\n\tprotect branch topic\n\
          \tprotect tag namespace \"refs/tags/\"\n\tprotect { branch refs/heads/main }\n}\n",
     );
-    let rules = PushRules::of(table.config(), &table.config().repositories[0]);
-    let refused = |name: &str, change| rules.refusal(name.as_bytes(), change, false).is_some();
+    let rules = push_rules::of(table.config(), &table.config().repositories[0]);
+    let refused = |name: &str, change| rule(&rules, name.as_bytes(), change, false).is_some();
     let (forward, rewound) = (Change::Update { fast_forward: true }, Change::Update { fast_forward: false });
     for (name, create, grow, rewind, delete) in [
         ("refs/heads/main", false, false, true, true),

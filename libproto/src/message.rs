@@ -7,6 +7,8 @@
 //! | [`repo`] | `session` ↔ `repo_read` |
 //! | [`push`] | `session`, `repo_write` and `verify` among each other |
 //!
+//! What a push may do, [`rules`], travels in a grant.
+//!
 //! `listen` → `session` is one message, [`parent::ListenToSession`]. `parent` ↔ `sockets` has a format of its
 //! own, one byte and fixed lengths, in the file of that role.
 //!
@@ -16,3 +18,4 @@ pub mod client;
 pub mod parent;
 pub mod push;
 pub mod repo;
+pub mod rules;

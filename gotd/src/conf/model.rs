@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use libproto::message::parent::UidRange;
-use libproto::names::{RefName, RepoName, UserName};
+pub use libproto::message::rules::{ProtectionKind, branch_name, namespace};
+use libproto::names::{RepoName, UserName};
 use serde::{Deserialize, Serialize};
 
 use super::limits::{Limit, Limits};
@@ -379,56 +380,6 @@ pub struct Protection {
     pub at: Position,
 }
 
-/// What is forbidden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum ProtectionKind {
-    /// `branch`: deleting this branch or changing its history.
-    Branch,
-    /// `branch namespace`: the same for every branch below it.
-    BranchNamespace,
-    /// `tag namespace`: changing or deleting references below it.
-    TagNamespace,
-    /// `create namespace`: creating references below it.
-    CreateNamespace,
-    /// `delete namespace`: deleting references below it.
-    DeleteNamespace,
-    /// `linear branch`: merge commits on this branch.
-    LinearBranch,
-    /// `linear branch namespace`: merge commits on every branch below it.
-    LinearBranchNamespace,
-}
-
-impl ProtectionKind {
-    /// All of them.
-    pub const ALL: [ProtectionKind; 7] = [
-        ProtectionKind::Branch,
-        ProtectionKind::BranchNamespace,
-        ProtectionKind::TagNamespace,
-        ProtectionKind::CreateNamespace,
-        ProtectionKind::DeleteNamespace,
-        ProtectionKind::LinearBranch,
-        ProtectionKind::LinearBranchNamespace,
-    ];
-
-    /// The words in gotd.conf.
-    pub fn words(self) -> &'static [&'static str] {
-        match self {
-            ProtectionKind::Branch => &["branch"],
-            ProtectionKind::BranchNamespace => &["branch", "namespace"],
-            ProtectionKind::TagNamespace => &["tag", "namespace"],
-            ProtectionKind::CreateNamespace => &["create", "namespace"],
-            ProtectionKind::DeleteNamespace => &["delete", "namespace"],
-            ProtectionKind::LinearBranch => &["linear", "branch"],
-            ProtectionKind::LinearBranchNamespace => &["linear", "branch", "namespace"],
-        }
-    }
-
-    /// Whether it is about everything below a namespace.
-    pub fn is_namespace(self) -> bool {
-        !matches!(self, ProtectionKind::Branch | ProtectionKind::LinearBranch)
-    }
-}
-
 impl Protection {
     /// Whether this is about the reference with that name.
     pub fn covers(&self, reference: &[u8]) -> bool {
@@ -641,18 +592,4 @@ impl Config {
     pub fn user_name(&self) -> &str {
         self.user.as_ref().map_or(DEFAULT_USER, |u| &u.name)
     }
-}
-
-/// The full name of a branch as `protect branch` and `notify branch` spell it: below `refs/heads/` unless it already
-/// is. `None` if it is no valid reference name.
-pub fn branch_name(name: &str) -> Option<String> {
-    let full = if name.starts_with("refs/heads/") { name.to_owned() } else { format!("refs/heads/{name}") };
-    RefName::parse(full.as_bytes()).is_ok().then_some(full)
-}
-
-/// A namespace below `refs/`, with exactly one slash at its end. `None` if it is no valid reference name.
-pub fn namespace(name: &str) -> Option<String> {
-    let bare = name.trim_end_matches('/');
-    let valid = bare == "refs" || bare.starts_with("refs/") && RefName::parse(bare.as_bytes()).is_ok();
-    valid.then(|| format!("{bare}/"))
 }

@@ -1,5 +1,7 @@
 //! The grammar of `repository` and `repositories` blocks.
 
+pub use libproto::message::rules::FSCK_KINDS;
+use libproto::message::rules::HIDDEN_MAX;
 use libproto::names::RepoName;
 
 use super::keywords::{either, nearest};
@@ -16,57 +18,6 @@ use super::parser::{LimitItem, Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Ski
 pub const ALL_REFERENCES: &str = "refs/";
 /// Most entries of one kind (protections, hidden namespaces, targets) in one repository.
 pub const ENTRIES_MAX: usize = 10_000;
-
-/// Findings that a push may be taken in spite of, as git-fsck(1) spells them. Findings about references are not among
-/// them: a push brings none.
-pub const FSCK_KINDS: &[&str] = &[
-    "badDate",
-    "badDateOverflow",
-    "badEmail",
-    "badFilemode",
-    "badGpgsig",
-    "badHeaderContinuation",
-    "badName",
-    "badTagName",
-    "badTimezone",
-    "duplicateEntries",
-    "emptyName",
-    "extraHeaderEntry",
-    "fullPathname",
-    "gitattributesBlob",
-    "gitattributesLarge",
-    "gitattributesLineLength",
-    "gitattributesMissing",
-    "gitattributesSymlink",
-    "gitignoreSymlink",
-    "gitmodulesBlob",
-    "gitmodulesLarge",
-    "gitmodulesMissing",
-    "gitmodulesName",
-    "gitmodulesParse",
-    "gitmodulesPath",
-    "gitmodulesSymlink",
-    "gitmodulesUpdate",
-    "gitmodulesUrl",
-    "hasDot",
-    "hasDotdot",
-    "hasDotgit",
-    "largePathname",
-    "mailmapSymlink",
-    "missingAuthor",
-    "missingCommitter",
-    "missingEmail",
-    "missingNameBeforeEmail",
-    "missingSpaceBeforeDate",
-    "missingSpaceBeforeEmail",
-    "missingTaggerEntry",
-    "multipleAuthors",
-    "nulInCommit",
-    "nullSha1",
-    "treeNotSorted",
-    "zeroPaddedDate",
-    "zeroPaddedFilemode",
-];
 
 /// Findings that are always refused, because what the object names could not be followed any more.
 const FSCK_FATAL: &[&str] = &[
@@ -159,9 +110,9 @@ impl Parser<'_> {
             }
         }
         // Both travel in one message, together with other things.
-        let rules = super::push_rules::PushRules::of(&self.config, &block).encode();
+        let fit = super::push_rules::of(&self.config, &block).fit();
         let hidden: usize = block.hidden.iter().map(|h| h.namespace.len() + 4).sum();
-        if rules.is_err() || hidden > super::push_rules::HIDDEN_MAX {
+        if !fit || hidden > HIDDEN_MAX {
             self.error_at(
                 at,
                 format!("{what}: expected fewer \"protect\", \"hide\" and \"fsck\" directives"),

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 
 use libgit::ObjectKind;
 use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
+use libproto::message::rules::PushRules;
 use libproto::names::{RefName, escape};
 use librepo::beneath::{Dir, EntryType};
 use librepo::fs_ops::Fs;
@@ -19,9 +20,9 @@ use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises};
 
-use crate::conf::push_rules::{Change, PushRules};
 use crate::repo::hidden::Hidden;
 use crate::repo::role::{self, Found, Parent};
+use crate::repo::write::judge::{Change, rule};
 
 /// At work.
 pub const WORK: Promises = crate::repo::write::COMMIT;
@@ -39,7 +40,7 @@ const CACHE: usize = 4 << 20;
 
 /// Does what the grant says, and reports.
 pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
-    let rules = PushRules::decode(&serve.push_rules).map_err(|e| format!("rules: {e}"))?;
+    let rules = serve.push_rules.as_ref().ok_or("rules: none")?;
     role::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], Limits::UNCHANGED, enforcement)?;
     let repository = match role::open_repository(found, Vec::new()) {
         Ok(repository) => repository,
@@ -52,7 +53,7 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
     let fs = Fs::new(directory, repository.config().shared).within(found.look);
     let done = match &serve.task {
         Task::Git | Task::Info => Err("nothing to do".to_owned()),
-        Task::Head(branch) => head(&fs, &repository, &rules, Hidden(&serve.hidden), branch),
+        Task::Head(branch) => head(&fs, &repository, rules, Hidden(&serve.hidden), branch),
         Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")),
     };
     let report = RepoReport { text: done.err().unwrap_or_default(), ..RepoReport::default() };
@@ -173,7 +174,7 @@ fn head(
     // Whoever may not rewrite the branch that clones begin with may not put another in its place either.
     if let Head::Symbolic(now, Some(_)) = repository.refs().head().map_err(text)?
         && now != name
-        && rules.refusal(&now, Change::Update { fast_forward: false }, false).is_some()
+        && rule(rules, &now, Change::Update { fast_forward: false }, false).is_some()
     {
         // A hidden one has no name here.
         return Err(match hidden.covers(&now) {

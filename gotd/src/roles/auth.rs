@@ -25,7 +25,7 @@ use crate::access::table::{self, Found, Identity, IdentityError, Table};
 use crate::conf::items::Assembler;
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
-use crate::conf::push_rules::PushRules;
+use crate::conf::push_rules;
 use crate::os::system;
 
 /// Nothing but its channel.
@@ -281,9 +281,9 @@ fn permit(table: &Table, identity: &Identity, grant: &table::Grant, service: Ser
             most: block.limit(Limit::RepositoriesPerUser, &config.limits),
         }),
         push_rules: match service {
-            Service::UploadPack => Vec::new(),
+            Service::UploadPack => None,
             // The parser refuses a block whose rules do not fit.
-            Service::ReceivePack => PushRules::of(config, block).encode().ok()?,
+            Service::ReceivePack => Some(Box::new(push_rules::of(config, block))),
         },
     })
 }
@@ -297,9 +297,9 @@ fn place(config: &Config, at: Position) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conf::push_rules::Change;
     use crate::conf::resolve::{FixedNames, resolve};
     use crate::conf::source::Texts;
+    use crate::repo::write::judge::{Change, rule};
 
     #[test]
     fn a_push_is_granted_with_its_rules() {
@@ -314,10 +314,10 @@ mod tests {
         };
         let Verdict::Granted(permit) = ask(1000, Service::ReceivePack) else { panic!("not granted") };
         assert_eq!((permit.rule.as_str(), permit.connections), ("f:3", 4));
-        let rules = PushRules::decode(&permit.push_rules).expect("rules that travel");
-        assert!(rules.refusal(b"refs/heads/main", Change::Delete, false).is_some());
+        let rules = permit.push_rules.expect("rules that travel");
+        assert!(rule(&rules, b"refs/heads/main", Change::Delete, false).is_some());
         let Verdict::Granted(permit) = ask(1000, Service::UploadPack) else { panic!("not granted") };
-        assert!(permit.push_rules.is_empty());
+        assert!(permit.push_rules.is_none());
         assert_eq!(permit.create, None);
         assert!(
             matches!(ask(1001, Service::UploadPack), Verdict::NotFound { identity, no_rule: true } if identity.contains("1001"))

@@ -4,15 +4,15 @@
 
 use gotd::conf::items::{Assembler, Audience, send};
 use gotd::conf::print::print;
-use gotd::conf::push_rules::PushRules;
 use gotd::conf::source::Texts;
 use gotd::conf::{parse, secrets};
 use libfuzzer_sys::fuzz_target;
-use libproto::codec::CodecError;
+use libproto::codec::{self, CodecError};
+use libproto::message::rules::PushRules;
 
 fuzz_target!(|data: &[u8]| {
     let _ = secrets::parse("s", data);
-    let _ = PushRules::decode(data);
+    let _ = codec::decode::<PushRules>(data);
     let _ = Assembler::default().item(data);
     let mut texts = Texts::one("/f", data);
     texts.0.insert(

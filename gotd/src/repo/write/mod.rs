@@ -10,7 +10,7 @@
 
 mod answer;
 mod commit;
-mod judge;
+pub mod judge;
 mod verifier;
 
 use std::collections::HashMap;
@@ -20,12 +20,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libgit::ObjectId;
 use libproto::channel::{Channel, Message, Received};
+use libproto::limits::Limit;
 use libproto::message::parent::{ParentToRepo, RefReport, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
     BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, PushBegin,
     SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession, WriterToVerify,
 };
 use libproto::message::repo::{BATCH_IDS, ListAsk};
+use libproto::message::rules::PushRules;
 use libproto::names::escape;
 use libproto::states::allowed;
 use librepo::fs_ops::Fs;
@@ -36,8 +38,6 @@ use librepo::repository::Repository;
 use librepo::transaction::{self, Options, Peel, RefError, RefResult, Reflog, Update};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
-use crate::conf::limits::Limit;
-use crate::conf::push_rules::PushRules;
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
 use crate::repo::read::refs::Advertised;
@@ -106,7 +106,7 @@ pub fn run(
     found: &Found,
     enforcement: Enforcement,
 ) -> Result<(), String> {
-    let rules = PushRules::decode(&serve.push_rules).map_err(|e| format!("rules: {e}"))?;
+    let rules = *serve.push_rules.clone().ok_or("rules: none")?;
     let alternates = match borrowing::from_parent(parent, found, &serve.who) {
         Ok(alternates) => alternates,
         Err(text) => return role::failed(parent, libproto::message::parent::OpenError::Unusable(text)),

@@ -139,7 +139,7 @@ impl Forged {
             },
             fetch: FetchRules::default(),
             hidden: vec![],
-            push_rules: vec![],
+            push_rules: None,
             write: true,
             create: None,
         };

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Build, CreateRules, FetchRules, Lend, Peer, RepoAddress};
 use crate::command::Service;
+use crate::message::rules::PushRules;
 use crate::names::{RepoName, UserName};
 
 /// Who asks.
@@ -152,8 +153,8 @@ pub struct Permit {
     pub pushes: u32,
     /// Hidden reference namespaces.
     pub hidden: Vec<Vec<u8>>,
-    /// Rules of a push, encoded by the configuration's own module.
-    pub push_rules: Vec<u8>,
+    /// Rules of a push; `None`: reading.
+    pub push_rules: Option<Box<PushRules>>,
     /// The rule that decided permits writing.
     pub write: bool,
     /// The push may make the repository, if these hold.

@@ -4,6 +4,7 @@ use libgit::HashKind;
 use serde::{Deserialize, Serialize};
 
 use super::{Build, FetchRules, SessionStart};
+use crate::message::rules::PushRules;
 use crate::names::{RefName, RepoName};
 
 /// What a repository process does once it is told.
@@ -85,8 +86,8 @@ pub struct Serve {
     pub hidden: Vec<Vec<u8>>,
     /// Times and limits, as for the session.
     pub limits: SessionStart,
-    /// Rules of a push, encoded by the configuration's own module; empty for reading.
-    pub push_rules: Vec<u8>,
+    /// Rules of a push; `None`: reading.
+    pub push_rules: Option<Box<PushRules>>,
     /// Whom this is for, for reference logs.
     pub who: String,
     /// What to do.

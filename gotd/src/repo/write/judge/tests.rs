@@ -6,6 +6,7 @@ use libproto::names::RefName;
 
 use super::*;
 use crate::conf::parse;
+use crate::conf::push_rules;
 use crate::conf::source::Texts;
 
 /// The rules of a block.
@@ -13,7 +14,7 @@ fn rules(body: &str) -> PushRules {
     let text = format!("repository \"r\" {{\n path \"/r\"\n{body}\n}}\n");
     let parsed = parse("f", &mut Texts::one("f", text));
     assert_eq!(parsed.errors, []);
-    PushRules::of(&parsed.config, &parsed.config.repositories[0])
+    push_rules::of(&parsed.config, &parsed.config.repositories[0])
 }
 
 /// The repository: the branch that HEAD names, whether it is checked out, and the references that are there.
@@ -367,4 +368,52 @@ fn of_an_atomic_push_all_or_none_is_done() {
         assert_eq!(told(&protects, NOWHERE, true, &asked), together);
     }
     assert_eq!(told(&protects, NOWHERE, true, &[]), Vec::<String>::new());
+}
+
+const REWRITE: Change = Change::Update { fast_forward: false };
+const FORWARD: Change = Change::Update { fast_forward: true };
+
+#[test]
+fn protected_as_the_manual_says() {
+    let rules = rules(concat!(
+        "protect branch main\nprotect branch namespace refs/heads/rel\nprotect tag namespace refs/tags/\n",
+        "protect create namespace refs/heads/old/\nprotect delete namespace refs/heads/\nprotect linear branch main\n",
+        "hide namespace refs/pull"
+    ));
+    let main = "refs/heads/main: reference is protected";
+    let tags = "refs/tags/: reference namespace is protected";
+    for (name, change, refusal) in [
+        ("refs/heads/main", Change::Create, None),
+        ("refs/heads/main", FORWARD, None),
+        ("refs/heads/main", REWRITE, Some(main)),
+        ("refs/heads/main", Change::Delete, Some(main)),
+        ("refs/heads/main2", REWRITE, None),
+        ("refs/heads/rel/1", Change::Create, None),
+        ("refs/heads/rel/1", FORWARD, None),
+        ("refs/heads/rel/1", REWRITE, Some("refs/heads/rel/1: reference is protected")),
+        ("refs/heads/rel/1", Change::Delete, Some("refs/heads/rel/: reference namespace is protected")),
+        ("refs/heads/release", REWRITE, None),
+        ("refs/tags/v1", Change::Create, None),
+        ("refs/tags/v1", FORWARD, Some(tags)),
+        ("refs/tags/v1", REWRITE, Some(tags)),
+        ("refs/tags/v1", Change::Delete, Some(tags)),
+        ("refs/got/x", Change::Create, Some("refs/got/: reference namespace is protected")),
+        ("refs/remotes/x/y", Change::Create, Some("refs/remotes/: reference namespace is protected")),
+        (
+            "refs/heads/old/x",
+            Change::Create,
+            Some("refs/heads/old/: creating references is not permitted in this namespace"),
+        ),
+        ("refs/heads/old/x", REWRITE, None),
+        (
+            "refs/heads/x",
+            Change::Delete,
+            Some("refs/heads/: deleting references is not permitted in this namespace"),
+        ),
+        ("refs/pull/1/head", Change::Create, Some("refs/pull/: reference namespace is hidden")),
+    ] {
+        assert_eq!(rule(&rules, name.as_bytes(), change, false).as_deref(), refusal, "{name} {change:?}");
+    }
+    let merges = rule(&rules, b"refs/heads/main", FORWARD, true);
+    assert_eq!(merges.as_deref(), Some("refs/heads/main: merge commits are not permitted on this branch"));
 }
