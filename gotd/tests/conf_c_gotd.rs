@@ -144,7 +144,7 @@ fn protected_references() {
          \tprotect tag namespace \"refs/tags/\"\n\tprotect { branch refs/heads/main }\n}\n",
     );
     let rules = push_rules::of(table.config(), &table.config().repositories[0]);
-    let refused = |name: &str, change| rule(&rules, name.as_bytes(), change, false).is_some();
+    let refused = |name: &str, change| rule(&rules, name.as_bytes(), change, false).is_err();
     let (forward, rewound) = (Change::Update { fast_forward: true }, Change::Update { fast_forward: false });
     for (name, create, grow, rewind, delete) in [
         ("refs/heads/main", false, false, true, true),

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod frame;
 pub mod limits;
 pub mod message;
+pub mod refusal;
 pub mod states;
 
 pub mod advertise;

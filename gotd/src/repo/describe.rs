@@ -174,7 +174,7 @@ fn head(
     // Whoever may not rewrite the branch that clones begin with may not put another in its place either.
     if let Head::Symbolic(now, Some(_)) = repository.refs().head().map_err(text)?
         && now != name
-        && rule(rules, &now, Change::Update { fast_forward: false }, false).is_some()
+        && rule(rules, &now, Change::Update { fast_forward: false }, false).is_err()
     {
         // A hidden one has no name here.
         return Err(match hidden.covers(&now) {

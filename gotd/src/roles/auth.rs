@@ -315,7 +315,7 @@ mod tests {
         let Verdict::Granted(permit) = ask(1000, Service::ReceivePack) else { panic!("not granted") };
         assert_eq!((permit.rule.as_str(), permit.connections), ("f:3", 4));
         let rules = permit.push_rules.expect("rules that travel");
-        assert!(rule(&rules, b"refs/heads/main", Change::Delete, false).is_some());
+        assert!(rule(&rules, b"refs/heads/main", Change::Delete, false).is_err());
         let Verdict::Granted(permit) = ask(1000, Service::UploadPack) else { panic!("not granted") };
         assert!(permit.push_rules.is_none());
         assert_eq!(permit.create, None);

@@ -1,46 +1,55 @@
-//! What a push is answered, and what the log is told.
+//! What the log and the client are told of a push: first of each command to the log, then to the session, in the client's
+//! order, and at last of the pack.
 
-use super::*;
+use libproto::message::parent::RefReport;
+use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandResult, WriterToSession};
+use libproto::names::escape;
+use libproto::refusal::Refusal;
 
-impl Push<'_> {
-    /// The pack was refused, and with it every command that needed it.
-    pub(super) fn unpack_failed(&mut self, text: &str) -> Result<(), String> {
-        for change in &mut self.changes {
-            change.refused.get_or_insert_with(|| "unpacker error".into());
+use super::judge::Verdict;
+
+/// Most bytes of a reason that a client is told of one command.
+const REASON_MAX: usize = 500;
+
+/// A piece of the answer.
+pub(super) enum Told {
+    /// For the log.
+    Log(RefReport),
+    /// For the session.
+    Session(WriterToSession),
+}
+
+/// Tells what became of each command. `unpack`: why the pack was refused.
+pub(super) fn answer(
+    commands: &[Command],
+    verdicts: &[Verdict],
+    unpack: Option<&Refusal>,
+    tell: &mut dyn FnMut(Told),
+) {
+    let (mut batch, mut bytes) = (Vec::new(), 0usize);
+    for (command, verdict) in commands.iter().zip(verdicts) {
+        let refused = verdict.as_ref().err().map(Refusal::to_string);
+        tell(Told::Log(RefReport {
+            name: command.name.as_bytes().to_vec(),
+            old: command.old.to_string(),
+            new: command.new.to_string(),
+            refused: refused.clone().unwrap_or_default(),
+        }));
+        let refused = refused.map(|text| {
+            let mut text = escape(text.as_bytes());
+            text.truncate(text.floor_char_boundary(REASON_MAX));
+            text
+        });
+        bytes = bytes.saturating_add(command.name.as_bytes().len());
+        batch.push(CommandResult { name: command.name.clone(), refused });
+        if batch.len() >= BATCH_COMMANDS / 4 || bytes >= BATCH_NAME_BYTES {
+            tell(Told::Session(WriterToSession::Results(std::mem::take(&mut batch))));
+            bytes = 0;
         }
-        self.report.text = text.to_owned();
-        self.answer(text)?;
-        Err(text.to_owned())
     }
-
-    pub(super) fn answer(&mut self, unpack: &str) -> Result<(), String> {
-        let (mut batch, mut bytes) = (Vec::new(), 0usize);
-        for change in &self.changes {
-            let command = &change.command;
-            // The log first: what the client is told has been noted.
-            let report = RefReport {
-                name: command.name.as_bytes().to_vec(),
-                old: command.old.to_string(),
-                new: command.new.to_string(),
-                refused: change.refused.clone().unwrap_or_default(),
-            };
-            role::send(self.parent, &RepoToParent::Ref(report));
-            let refused = change.refused.as_ref().map(|text| {
-                let mut text = escape(text.as_bytes());
-                text.truncate(text.floor_char_boundary(500));
-                text
-            });
-            bytes = bytes.saturating_add(command.name.as_bytes().len());
-            batch.push(CommandResult { name: command.name.clone(), refused });
-            if batch.len() >= BATCH_COMMANDS / 4 || bytes >= BATCH_NAME_BYTES {
-                self.say(&WriterToSession::Results(std::mem::take(&mut batch)));
-                bytes = 0;
-            }
-        }
-        if !batch.is_empty() {
-            self.say(&WriterToSession::Results(batch));
-        }
-        self.say(&WriterToSession::End(unpack.to_owned()));
-        Ok(())
+    if !batch.is_empty() {
+        tell(Told::Session(WriterToSession::Results(batch)));
     }
+    let end = unpack.map_or_else(|| "ok".to_owned(), Refusal::to_string);
+    tell(Told::Session(WriterToSession::End(end)));
 }

@@ -1,35 +1,61 @@
-//! The reference transaction of a push.
+//! The reference transaction of a push: every command that nothing is known against, tried on the disk under locks. The old
+//! values are compared there, as they are at that moment.
 
-use super::*;
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-impl Push<'_> {
-    pub(super) fn commit(&mut self, fs: &Fs, quarantine: &Quarantine, begin: &PushBegin) {
-        let mut updates = Vec::new();
-        let mut places = Vec::new();
-        for (at, change) in self.changes.iter_mut().enumerate().filter(|(_, c)| c.refused.is_none()) {
-            match RefName::new(change.command.name.as_bytes()) {
+use libgit::{HashKind, ObjectId};
+use libproto::message::push::CommandFacts;
+use libproto::refusal::Refusal;
+use librepo::fs_ops::Fs;
+use librepo::ref_name::RefName;
+use librepo::transaction::{self, Options, Peel, Reflog, Staging, Update};
+
+use super::judge::{self, Asked, Verdict};
+
+/// What a transaction works with.
+pub(super) struct Transaction<'a> {
+    pub fs: &'a Fs,
+    pub staging: Staging,
+    pub hash: HashKind,
+    /// Who pushes, for reference logs.
+    pub who: &'a str,
+    pub reflog: bool,
+    /// Some references are hidden from this client.
+    pub hides: bool,
+}
+
+impl Transaction<'_> {
+    /// Changes references, and adds to the verdicts what could not be done.
+    pub(super) fn commit(&self, asked: Asked<'_>, facts: &[Option<CommandFacts>], verdicts: &mut [Verdict]) {
+        let (mut updates, mut places) = (Vec::new(), Vec::new());
+        for (at, (command, verdict)) in asked.commands.iter().zip(verdicts.iter_mut()).enumerate() {
+            if verdict.is_err() {
+                continue;
+            }
+            match RefName::new(command.name.as_bytes()) {
                 Ok(name) => {
-                    updates.push(Update { name, old: change.command.old, new: change.command.new });
+                    updates.push(Update { name, old: command.old, new: command.new });
                     places.push(at);
                 }
-                Err(_) => change.refused = Some("funny refname".into()),
+                Err(_) => *verdict = Err(Refusal::FunnyName),
             }
         }
-        if begin.atomic && places.len() != self.changes.len() {
-            return judge::all_or_none(&mut self.changes);
+        if asked.atomic && places.len() != verdicts.len() {
+            return judge::all_or_none(verdicts);
         }
-        let peels: HashMap<ObjectId, Peel> = self
-            .changes
+        let peels: HashMap<ObjectId, Peel> = asked
+            .commands
             .iter()
-            .filter_map(|c| {
-                let facts = c.facts.as_ref()?;
-                let peel = facts.peeled.map_or(Peel::Nothing, |(id, _)| Peel::To(id));
-                Some((c.command.new, peel))
+            .zip(facts)
+            .filter_map(|(command, facts)| {
+                let peeled = facts.as_ref()?.peeled;
+                Some((command.new, peeled.map_or(Peel::Nothing, |(id, _)| Peel::To(id))))
             })
             .collect();
         let peel = |id: &ObjectId| peels.get(id).copied().unwrap_or(Peel::Unknown);
-        let reflog = self.rules.reflog.then(|| Reflog {
-            identity: format!("{} <{}@gotd>", self.serve.who, self.serve.who),
+        let reflog = self.reflog.then(|| Reflog {
+            identity: format!("{who} <{who}@gotd>", who = self.who),
             seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             message: "push".into(),
         });
@@ -39,22 +65,11 @@ impl Push<'_> {
             reflog,
             peel: &peel,
         };
-        let staging = quarantine.staging();
-        let hash = self.repository.hash();
-        let results: Vec<RefResult> = if begin.atomic {
-            transaction::commit_atomic(fs, &staging, hash, &updates, &options)
-        } else {
-            transaction::commit_each(fs, &staging, hash, &updates, &options)
-        };
+        let commit = if asked.atomic { transaction::commit_atomic } else { transaction::commit_each };
+        let results = commit(self.fs, &self.staging, self.hash, &updates, &options);
         for (at, result) in places.into_iter().zip(results) {
-            if let (Err(e), Some(change)) = (result, self.changes.get_mut(at)) {
-                // A name that stands in the way may be a hidden one.
-                let tells = matches!(e, RefError::Conflict(_) | RefError::Symbolic);
-                let told = match tells && !self.serve.hidden.is_empty() {
-                    true => "failed to update ref".into(),
-                    false => escape(e.to_string().as_bytes()),
-                };
-                change.refused = Some(told);
+            if let (Err(e), Some(verdict)) = (result, verdicts.get_mut(at)) {
+                *verdict = Err(judge::not_changed(&e, self.hides));
             }
         }
     }

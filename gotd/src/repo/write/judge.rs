@@ -1,16 +1,46 @@
-//! The decision about each command of a push.
+//! The decision about each command of a push: a pure function of what was asked, what `verify` found out, the rules of the
+//! configuration, and the repository as it is.
+//!
+//! **Invariant:** no disk, no channel, no clock. The same question has the same answer, so that each rule is a line of a table
+//! in the tests.
 
 use std::collections::BTreeSet;
 
 use libgit::ObjectKind;
 use libproto::limits::Limit;
+use libproto::message::push::{Command, CommandFacts};
 use libproto::message::rules::{ProtectionKind, PushRules};
+use libproto::names::escape;
+use libproto::refusal::{Refusal, Rule};
+use librepo::transaction::RefError;
 
-use super::Item;
 use crate::repo::hidden::is_below;
 
 /// Namespaces that nobody may write to, creation included.
 const ALWAYS_PROTECTED: [&str; 2] = ["refs/got/", "refs/remotes/"];
+
+/// What becomes of a command. `Ok`: no reason is known to refuse it.
+pub type Verdict = Result<(), Refusal>;
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The commands, in the client's order.
+    pub commands: &'a [Command],
+    /// All or none.
+    pub atomic: bool,
+}
+
+/// The repository, as far as the decision depends on it.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// The branch that HEAD names.
+    pub head: Option<Vec<u8>>,
+    /// There are files that were checked out of it.
+    pub checked_out: bool,
+    /// Of the names that [`must_be_absent`] is true for, those that are not there.
+    pub absent: BTreeSet<Vec<u8>>,
+}
 
 /// What a command does to a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,146 +56,180 @@ pub enum Change {
     Delete,
 }
 
-/// What the repository has to say about a push.
-pub(super) struct World<'a> {
-    /// The branch that HEAD names.
-    pub head: Option<&'a [u8]>,
-    /// There are files that were checked out of it.
-    pub checked_out: bool,
-    /// Whether there is such a reference, or nobody can say.
-    pub exists: &'a dyn Fn(&[u8]) -> bool,
-}
-
-/// What can be said about each command without looking at objects.
-pub(super) fn judge_names(changes: &mut [Item], rules: &PushRules, world: &World<'_>) {
-    let mut seen: BTreeSet<Vec<u8>> = BTreeSet::new();
-    for change in changes {
-        let (name, command) = (change.command.name.as_bytes(), &change.command);
-        let is_head = world.head == Some(name);
-        let kind = match (command.old.is_null(), command.new.is_null()) {
-            (_, true) => Change::Delete,
-            (true, false) => Change::Create,
-            // Whether it is one is decided by facts; here only what holds for every update.
-            (false, false) => Change::Update { fast_forward: true },
-        };
-        // As git: what has only one level below refs/ may be removed, but not made.
-        let one_level = name.iter().filter(|b| **b == b'/').count() < 2 && kind != Change::Delete;
-        change.refused = if !change.command.name.is_below_refs() || one_level {
-            Some("funny refname".into())
-        } else if !seen.insert(name.to_vec()) {
-            Some("multiple updates for ref".into())
-        } else if let Some(hidden) = hidden(rules, name) {
-            // Before anything is looked up: a hidden reference that is there is refused like one that is not.
-            Some(hidden)
-        } else if command.old.is_null() && command.new.is_null() {
-            // What is not there is gone already, as for C git.
-            (world.exists)(name).then(|| "failed to update ref: it exists".into())
-        } else if kind == Change::Delete && is_head {
-            // A rule is the better reason: it says what was configured, in the words that C gotd has for it.
-            let rule = rule(rules, name, kind, false);
-            rule.or_else(|| Some("deletion of the current branch prohibited".into()))
-        } else if is_head && world.checked_out {
-            Some("branch is currently checked out".into())
-        } else if command.old == command.new && !command.new.is_null() {
-            // Changes nothing: no rule can be broken by it, but always-protected names stay a refusal.
-            rule(rules, name, Change::Create, false).filter(|_| !is_open(name))
-        } else {
-            rule(rules, name, kind, false)
-        };
+/// Decides about each command. `facts` are what `verify` found out, one for each command that it was asked about and `None` for
+/// the others; empty: nothing is known about objects yet. Whatever was refused without them is refused with them, for the
+/// same reason.
+pub fn judge(
+    asked: Asked<'_>,
+    facts: &[Option<CommandFacts>],
+    rules: &PushRules,
+    world: &World,
+) -> Vec<Verdict> {
+    let mut seen = BTreeSet::new();
+    let commands = asked.commands.iter().enumerate();
+    let mut verdicts: Vec<Verdict> = commands
+        .map(|(at, command)| {
+            judge_name(command, &mut seen, rules, world)?;
+            match facts.get(at) {
+                Some(Some(facts)) => judge_facts(command, facts, rules),
+                _ => Ok(()),
+            }
+        })
+        .collect();
+    if asked.atomic {
+        all_or_none(&mut verdicts);
     }
-}
-
-/// What facts about objects say.
-pub(super) fn judge_facts(changes: &mut [Item], rules: &PushRules) {
-    let blob_limit = rules.limit(Limit::BlobSize);
-    for change in changes {
-        let (Some(facts), None) = (&change.facts, &change.refused) else { continue };
-        let (name, command) = (change.command.name.as_bytes(), &change.command);
-        let kind = if command.old.is_null() {
-            Change::Create
-        } else {
-            Change::Update { fast_forward: facts.fast_forward == Some(true) }
-        };
-        change.refused = if let Some(refused) = &facts.refused {
-            Some(refused.clone())
-        } else if name.starts_with(b"refs/heads/") && facts.kind != Some(ObjectKind::Commit) {
-            // C git's words; only commits are branches.
-            Some("invalid new value provided".into())
-        } else if blob_limit > 0 && facts.largest_blob.is_some_and(|bytes| bytes > blob_limit) {
-            Some(format!(
-                "blob of {} bytes, at most {blob_limit} are permitted (limit blob size)",
-                facts.largest_blob.unwrap_or_default()
-            ))
-        } else if command.old == command.new {
-            None
-        } else {
-            rule(rules, name, kind, facts.merges)
-        };
-    }
+    verdicts
 }
 
 /// An atomic push with one refusal is refused as a whole.
-pub(super) fn all_or_none(changes: &mut [Item]) {
-    if changes.iter().any(|c| c.refused.is_some()) {
-        for change in changes {
-            change.refused.get_or_insert_with(|| "atomic push failure".into());
+pub fn all_or_none(verdicts: &mut [Verdict]) {
+    if verdicts.iter().any(Result::is_err) {
+        for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_ok()) {
+            *verdict = Err(Refusal::Atomic);
         }
     }
 }
 
-/// A reference that is not in a namespace that nobody may write to.
-fn is_open(name: &[u8]) -> bool {
-    !ALWAYS_PROTECTED.iter().any(|n| name.starts_with(n.as_bytes()))
+/// Whether a push with so many commands has too many of them.
+///
+/// # Errors
+/// It has.
+pub fn judge_count(commands: usize, rules: &PushRules) -> Verdict {
+    let most = rules.limit(Limit::Commands);
+    if commands as u64 > most { Err(Refusal::Commands(most)) } else { Ok(()) }
 }
 
-fn hiding<'a>(rules: &'a PushRules, reference: &[u8]) -> Option<&'a str> {
-    let hiding = rules.hidden.iter().find(|namespace| is_below(reference, namespace.as_bytes()));
-    hiding.map(String::as_str)
+/// Whether a command removes what its client says is not there. The decision needs to know whether that is so; of what no client
+/// may name, and what is hidden, nobody looks.
+pub fn must_be_absent(command: &Command, rules: &PushRules) -> bool {
+    let name = &command.name;
+    let removes = command.old.is_null() && command.new.is_null();
+    removes && name.is_below_refs() && hidden(rules, name.as_bytes()).is_ok()
 }
 
-/// Why a command is refused that names a hidden reference, whether that is there or not.
-fn hidden(rules: &PushRules, reference: &[u8]) -> Option<String> {
-    hiding(rules, reference).map(|namespace| format!("{namespace}: reference namespace is hidden"))
+/// What is told of a reference that the transaction refused. `hides`: some references are hidden from this client.
+pub fn not_changed(error: &RefError, hides: bool) -> Refusal {
+    // A name that stands in the way may be a hidden one.
+    let tells = matches!(error, RefError::Conflict(_) | RefError::Symbolic);
+    Refusal::Reference(match tells && hides {
+        true => "failed to update ref".into(),
+        false => escape(error.to_string().as_bytes()),
+    })
 }
 
-/// Why a command is refused, if a rule forbids it, in words for the client (C gotd's where it has the rule).
-/// `merges` says whether the command brings merge commits that the reference did not have.
-pub fn rule(rules: &PushRules, reference: &[u8], change: Change, merges: bool) -> Option<String> {
-    let shown = || libproto::names::escape(reference);
-    let namespace_protected =
-        |namespace: &str| Some(format!("{namespace}: reference namespace is protected"));
-    if let Some(namespace) = ALWAYS_PROTECTED.iter().find(|n| reference.starts_with(n.as_bytes())) {
-        return namespace_protected(namespace);
+/// What can be said about a command without looking at objects. `seen` are the names before it.
+fn judge_name<'a>(
+    command: &'a Command,
+    seen: &mut BTreeSet<&'a [u8]>,
+    rules: &PushRules,
+    world: &World,
+) -> Verdict {
+    let name = command.name.as_bytes();
+    let is_head = world.head.as_deref() == Some(name);
+    let change = match (command.old.is_null(), command.new.is_null()) {
+        (_, true) => Change::Delete,
+        (true, false) => Change::Create,
+        // Whether it is one is decided by facts; here only what holds for every update.
+        (false, false) => Change::Update { fast_forward: true },
+    };
+    // As git: what has only one level below refs/ may be removed, but not made.
+    let one_level = name.iter().filter(|b| **b == b'/').count() < 2 && change != Change::Delete;
+    if !command.name.is_below_refs() || one_level {
+        return Err(Refusal::FunnyName);
     }
-    if let Some(refusal) = hidden(rules, reference) {
-        return Some(refusal);
+    if !seen.insert(name) {
+        return Err(Refusal::Twice);
     }
-    let rewritten = change == Change::Update { fast_forward: false };
+    // Before it matters what is there: a hidden reference that is there is refused like one that is not.
+    hidden(rules, name)?;
+    if command.old.is_null() && command.new.is_null() {
+        // What is not there is gone already, as for C git.
+        return if world.absent.contains(name) { Ok(()) } else { Err(Refusal::Exists) };
+    }
+    if change == Change::Delete && is_head {
+        // A rule is the better reason: it says what was configured, in the words that C gotd has for it.
+        return rule(rules, name, change, false).and(Err(Refusal::CurrentBranch));
+    }
+    if is_head && world.checked_out {
+        return Err(Refusal::CheckedOut);
+    }
+    if command.old == command.new {
+        // Changes nothing: no rule can be broken by it, but always-protected names stay a refusal.
+        return always_protected(name);
+    }
+    rule(rules, name, change, false)
+}
+
+/// What facts about objects say of a command that its name is no reason to refuse.
+fn judge_facts(command: &Command, facts: &CommandFacts, rules: &PushRules) -> Verdict {
+    let name = command.name.as_bytes();
+    if let Some(refused) = &facts.refused {
+        return Err(Refusal::Objects(refused.clone()));
+    }
+    if name.starts_with(b"refs/heads/") && facts.kind != Some(ObjectKind::Commit) {
+        return Err(Refusal::NoCommit);
+    }
+    let most = rules.limit(Limit::BlobSize);
+    if let Some(bytes) = facts.largest_blob.filter(|bytes| most > 0 && *bytes > most) {
+        return Err(Refusal::BlobSize(bytes, most));
+    }
+    if command.old == command.new {
+        return Ok(());
+    }
+    let change = match command.old.is_null() {
+        true => Change::Create,
+        false => Change::Update { fast_forward: facts.fast_forward == Some(true) },
+    };
+    rule(rules, name, change, facts.merges)
+}
+
+/// What `protect` and `hide` say of a change. `merges`: it brings merge commits that the reference did not have.
+///
+/// # Errors
+/// The first rule, in the order of the configuration, that forbids it.
+pub fn rule(rules: &PushRules, reference: &[u8], change: Change, merges: bool) -> Verdict {
+    always_protected(reference)?;
+    hidden(rules, reference)?;
     for (kind, name) in covering(rules, reference) {
+        let forbids = |rule, name: &str| Err(Refusal::Protected(rule, name.to_owned()));
+        let shown = escape(reference);
+        let rewritten = change == Change::Update { fast_forward: false };
         match (kind, change) {
-            (ProtectionKind::Branch, Change::Delete) => {
-                return Some(format!("{name}: reference is protected"));
-            }
+            (ProtectionKind::Branch, Change::Delete) => return forbids(Rule::Reference, name),
             (ProtectionKind::BranchNamespace | ProtectionKind::TagNamespace, Change::Delete)
-            | (ProtectionKind::TagNamespace, Change::Update { .. }) => return namespace_protected(name),
+            | (ProtectionKind::TagNamespace, Change::Update { .. }) => {
+                return forbids(Rule::Namespace, name);
+            }
             (ProtectionKind::Branch | ProtectionKind::BranchNamespace, _) if rewritten => {
-                return Some(format!("{}: reference is protected", shown()));
+                return forbids(Rule::Reference, &shown);
             }
-            (ProtectionKind::CreateNamespace, Change::Create) => {
-                return Some(format!("{name}: creating references is not permitted in this namespace"));
-            }
-            (ProtectionKind::DeleteNamespace, Change::Delete) => {
-                return Some(format!("{name}: deleting references is not permitted in this namespace"));
-            }
+            (ProtectionKind::CreateNamespace, Change::Create) => return forbids(Rule::Creating, name),
+            (ProtectionKind::DeleteNamespace, Change::Delete) => return forbids(Rule::Deleting, name),
             (ProtectionKind::LinearBranch | ProtectionKind::LinearBranchNamespace, _)
                 if merges && change != Change::Delete =>
             {
-                return Some(format!("{}: merge commits are not permitted on this branch", shown()));
+                return forbids(Rule::Merges, &shown);
             }
             _ => {}
         }
     }
-    None
+    Ok(())
+}
+
+fn always_protected(reference: &[u8]) -> Verdict {
+    match ALWAYS_PROTECTED.iter().find(|n| reference.starts_with(n.as_bytes())) {
+        Some(namespace) => Err(Refusal::Protected(Rule::Namespace, (*namespace).to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// A command that names a hidden reference is refused, whether that is there or not.
+fn hidden(rules: &PushRules, reference: &[u8]) -> Verdict {
+    match rules.hidden.iter().find(|namespace| is_below(reference, namespace.as_bytes())) {
+        Some(namespace) => Err(Refusal::Hidden(namespace.clone())),
+        None => Ok(()),
+    }
 }
 
 fn covering<'a>(

@@ -13,36 +13,35 @@ mod commit;
 pub mod judge;
 mod verifier;
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libgit::ObjectId;
-use libproto::channel::{Channel, Message, Received};
+use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::limits::Limit;
-use libproto::message::parent::{ParentToRepo, RefReport, RepoReport, RepoToParent, Serve};
+use libproto::message::parent::{ParentToRepo, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
-    BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandFacts, CommandResult, IndexedPack, PushBegin,
-    SessionToWriter, VerifyTask, VerifyToWriter, WRITE_STATES, WriteState, WriterToSession, WriterToVerify,
+    BATCH_COMMANDS, Command, CommandFacts, IndexedPack, PushBegin, SessionToWriter, WRITE_STATES, WriteState,
+    WriterToSession,
 };
 use libproto::message::repo::{BATCH_IDS, ListAsk};
 use libproto::message::rules::PushRules;
-use libproto::names::escape;
+use libproto::refusal::Refusal;
 use libproto::states::allowed;
 use librepo::fs_ops::Fs;
 use librepo::receive::quarantine::{self, Quarantine};
-use librepo::ref_name::RefName;
 use librepo::refs::Head;
 use librepo::repository::Repository;
-use librepo::transaction::{self, Options, Peel, RefError, RefResult, Reflog, Update};
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
 use crate::repo::read::refs::Advertised;
 use crate::repo::role::{self, Found, Parent};
-use judge::World;
+use answer::Told;
+use commit::Transaction;
+use judge::{Asked, Verdict, World};
+use verifier::Verifier;
 
 /// From the moment its repository is known.
 pub const SET_UP: Promises = Promises::of(&[
@@ -70,29 +69,19 @@ pub const WORK: Promises = Promises::of(&[
 pub const COMMIT: Promises = WORK.without(Promise::Sendfd).without(Promise::Narrow);
 
 type Session = Channel<WriterToSession, SessionToWriter>;
-type Verify = Channel<WriterToVerify, VerifyToWriter>;
-
-/// One command and what became of it.
-struct Item {
-    command: Command,
-    refused: Option<String>,
-    facts: Option<CommandFacts>,
-}
 
 /// Everything about one push.
 struct Push<'a> {
     parent: &'a Parent,
     session: Session,
-    verify: Verify,
-    /// The client's input, until `verify` has it or nobody needs it. Not a byte is read from it here.
-    input: Option<OwnedFd>,
+    verifier: Verifier,
     serve: &'a Serve,
     rules: PushRules,
     repository: Repository,
     found: &'a Found,
     enforcement: Enforcement,
     head: Option<Vec<u8>>,
-    changes: Vec<Item>,
+    commands: Vec<Command>,
     shallows: Vec<ObjectId>,
     report: RepoReport,
 }
@@ -128,22 +117,21 @@ pub fn run(
     let mut push = Push {
         parent,
         session: session.into(),
-        verify: verify.into(),
-        input: Some(input),
+        verifier: Verifier::new(verify, input),
         serve,
         rules,
         repository,
         found,
         enforcement,
         head,
-        changes: Vec::new(),
+        commands: Vec::new(),
         shallows: Vec::new(),
         report: RepoReport { warnings, ..RepoReport::default() },
     };
     let end = push.converse();
     let mut report = push.report;
-    if let Err(text) = end {
-        report.text = text;
+    if let Err(refusal) = end {
+        report.text = refusal.to_string();
     }
     role::send(parent, &RepoToParent::Finished(report));
     Ok(())
@@ -151,18 +139,18 @@ pub fn run(
 
 impl Push<'_> {
     /// From the list of references to the results. An error ends the push, with nothing changed.
-    fn converse(&mut self) -> Result<(), String> {
+    fn converse(&mut self) -> Result<(), Refusal> {
         let mut state = WriteState::Idle;
         loop {
             let message = match self.session.recv() {
                 Ok(Received { message, .. }) => message,
                 Err(e) if e.is_transient() => continue,
                 // A client that only looked.
-                Err(libproto::channel::RecvError::Closed) => return Ok(()),
-                Err(e) => return Err(format!("session: {e}")),
+                Err(RecvError::Closed) => return Ok(()),
+                Err(e) => return Err(Refusal::Internal(format!("session: {e}"))),
             };
             if !allowed(WRITE_STATES, state, message.kind()) {
-                return Err(format!("session: {} in state {state:?}", message.name()));
+                return Err(Refusal::Internal(format!("session: {} in state {state:?}", message.name())));
             }
             match message {
                 SessionToWriter::List(()) => {
@@ -176,7 +164,7 @@ impl Push<'_> {
                 SessionToWriter::Shallows(batch) => {
                     self.shallows.extend(batch.into_iter().take(BATCH_IDS));
                     if self.shallows.len() > BATCH_IDS * 1000 {
-                        return self.refuse("too many shallow lines");
+                        return self.refuse(Refusal::Internal("too many shallow lines".into()));
                     }
                     state = WriteState::Commands;
                     self.say(&WriterToSession::Taken(()));
@@ -192,22 +180,23 @@ impl Push<'_> {
     }
 
     /// Nothing was changed, and this is why.
-    fn refuse(&self, text: &str) -> Result<(), String> {
-        self.say(&WriterToSession::Refused(text.to_owned()));
-        Err(text.to_owned())
+    fn refuse(&self, refusal: Refusal) -> Result<(), Refusal> {
+        self.say(&WriterToSession::Refused(refusal.to_string()));
+        Err(refusal)
     }
 
-    fn list(&self) -> Result<(), String> {
+    fn list(&self) -> Result<(), Refusal> {
         let mut advertised = Advertised::new(&self.repository, &self.serve.hidden);
         let ask = ListAsk { prefixed: false, peel: false };
+        let damaged = |e: librepo::Error| Refusal::Damaged(format!("references: {e}"));
         let looked = match advertised.look(ask) {
             Ok(looked) => looked,
-            Err(e) => return self.refuse(&format!("references: {e}")),
+            Err(e) => return self.refuse(damaged(e)),
         };
         for batch in advertised.batches(looked) {
             let mut batch = match batch {
                 Ok(batch) => batch,
-                Err(e) => return self.refuse(&format!("references: {e}")),
+                Err(e) => return self.refuse(damaged(e)),
             };
             batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
             self.say(&WriterToSession::Refs(batch));
@@ -215,37 +204,32 @@ impl Push<'_> {
         Ok(())
     }
 
-    fn take(&mut self, batch: Vec<Command>) -> Result<(), String> {
-        let limit = self.rules.limit(Limit::Commands);
-        if batch.len() > BATCH_COMMANDS || self.changes.len().saturating_add(batch.len()) as u64 > limit {
-            return self.refuse(&format!("more than {limit} references in one push (limit commands)"));
+    fn take(&mut self, batch: Vec<Command>) -> Result<(), Refusal> {
+        if batch.len() > BATCH_COMMANDS {
+            return Err(Refusal::Internal("session: too many commands in one message".into()));
+        }
+        let commands = self.commands.len().saturating_add(batch.len());
+        if let Err(refusal) = judge::judge_count(commands, &self.rules) {
+            return self.refuse(refusal);
         }
         let hash = self.repository.hash();
-        for command in batch {
-            if command.old.kind() != hash || command.new.kind() != hash {
-                return Err("session: object id of another hash".into());
-            }
-            self.changes.push(Item { command, refused: None, facts: None });
+        if batch.iter().any(|command| command.old.kind() != hash || command.new.kind() != hash) {
+            return Err(Refusal::Internal("session: object id of another hash".into()));
         }
+        self.commands.extend(batch);
         self.say(&WriterToSession::Taken(()));
         Ok(())
     }
 
-    // --- decisions
+    // --- the stages
 
     /// The whole push.
-    fn push(&mut self, begin: &PushBegin) -> Result<(), String> {
-        let exists = |name: &[u8]| !matches!(self.repository.refs().find(name), Ok(None));
-        let world = World {
-            head: self.head.as_deref(),
-            checked_out: self.found.worktree || self.repository.config().bare == Some(false),
-            exists: &exists,
-        };
-        judge::judge_names(&mut self.changes, &self.rules, &world);
-        if begin.atomic {
-            judge::all_or_none(&mut self.changes);
-        }
-        let directory = self.found.directory.try_clone().map_err(|e| e.to_string())?;
+    fn push(&mut self, begin: &PushBegin) -> Result<(), Refusal> {
+        let commands = std::mem::take(&mut self.commands);
+        let asked = Asked { commands: &commands, atomic: begin.atomic };
+        let world = self.world(&commands);
+        let mut verdicts = judge::judge(asked, &[], &self.rules, &world);
+        let directory = self.found.directory.try_clone().map_err(internal)?;
         let fs = Fs::new(directory, self.repository.config().shared).within(self.found.look);
         // What a crash left is removed first; whoever is alive holds a lock on his. Before the sandbox is narrowed:
         // a lock on packed-refs may be among it.
@@ -258,60 +242,171 @@ impl Push<'_> {
         {
             self.report.warnings.push(format!("reflog: {e}"));
         }
-        self.restrict(begin)?;
-        let wanted = self.changes.iter().any(|c| c.refused.is_none() && !c.command.new.is_null());
-        if !wanted {
+        let open = commands.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
+        let deletes = open.clone().any(|(command, _)| command.new.is_null());
+        let nothing = open.count() == 0;
+        self.restrict(begin.atomic || deletes)?;
+        let questions = verifier::questions(&commands, &verdicts);
+        if questions.is_empty() {
             // A client that goes on writing hears that nobody reads as soon as its session is gone.
-            self.input = None;
+            self.verifier.give_up_input();
             self.give_up_sending()?;
         }
-        if !self.changes.iter().any(|c| c.refused.is_none()) {
-            return self.answer("ok");
+        if nothing {
+            self.answer(&commands, &verdicts, None);
+            return Ok(());
         }
-        let mut quarantine =
-            match self.reserve().and_then(|()| Quarantine::create(&fs).map_err(|e| e.to_string())) {
-                Ok(quarantine) => quarantine,
-                Err(text) => return self.unpack_failed(&text),
-            };
-        let result = self.receive_and_commit(&fs, &mut quarantine, begin, wanted);
-        if let Err(e) = quarantine.remove(&fs) {
-            self.report.warnings.push(format!("quarantine: {e}"));
-        }
-        match result {
-            Ok(()) => self.answer("ok"),
-            Err(text) => self.unpack_failed(&text),
+        match self.receive_and_commit(&fs, asked, &questions, (&world, begin), &mut verdicts) {
+            Ok(()) => {
+                self.answer(&commands, &verdicts, None);
+                Ok(())
+            }
+            Err(refusal) => {
+                // The pack was refused, and with it every command that needed it.
+                for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_ok()) {
+                    *verdict = Err(Refusal::Unpacker);
+                }
+                self.answer(&commands, &verdicts, Some(&refusal));
+                Err(refusal)
+            }
         }
     }
 
+    /// What the decision depends on, as it is now.
+    fn world(&self, commands: &[Command]) -> World {
+        let absent = |name: &[u8]| matches!(self.repository.refs().find(name), Ok(None));
+        let asked = commands.iter().filter(|command| judge::must_be_absent(command, &self.rules));
+        World {
+            head: self.head.clone(),
+            checked_out: self.found.worktree || self.repository.config().bare == Some(false),
+            absent: asked
+                .map(|command| command.name.as_bytes())
+                .filter(|name| absent(name))
+                .map(<[u8]>::to_vec)
+                .collect(),
+        }
+    }
+
+    /// From the empty quarantine to the changed references. An error refuses the pack, and nothing is changed.
     fn receive_and_commit(
         &mut self,
         fs: &Fs,
-        quarantine: &mut Quarantine,
-        begin: &PushBegin,
-        wanted: bool,
-    ) -> Result<(), String> {
-        let pack = if wanted { self.verify(fs, quarantine, begin)? } else { None };
-        judge::judge_facts(&mut self.changes, &self.rules);
-        if begin.atomic {
-            judge::all_or_none(&mut self.changes);
+        asked: Asked<'_>,
+        questions: &[usize],
+        (world, begin): (&World, &PushBegin),
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), Refusal> {
+        self.reserve()?;
+        let mut quarantine = Quarantine::create(fs).map_err(internal)?;
+        let result = self.in_quarantine(fs, &mut quarantine, asked, questions, (world, begin), verdicts);
+        if let Err(e) = quarantine.remove(fs) {
+            self.report.warnings.push(format!("quarantine: {e}"));
         }
-        let effective = |c: &Item| c.refused.is_none() && c.command.old != c.command.new;
-        let needs_pack = self.changes.iter().any(|c| effective(c) && !c.command.new.is_null());
+        result
+    }
+
+    fn in_quarantine(
+        &mut self,
+        fs: &Fs,
+        quarantine: &mut Quarantine,
+        asked: Asked<'_>,
+        questions: &[usize],
+        (world, begin): (&World, &PushBegin),
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), Refusal> {
+        let (mut pack, mut facts) = (None, Vec::new());
+        if !questions.is_empty() {
+            (pack, facts) = self.verify(fs, quarantine, asked.commands, questions, begin)?;
+            *verdicts = judge::judge(asked, &facts, &self.rules, world);
+        }
+        let needs_pack = asked.commands.iter().zip(verdicts.iter()).any(|(command, verdict)| {
+            verdict.is_ok() && command.old != command.new && !command.new.is_null()
+        });
         if let (Some(pack), true) = (&pack, needs_pack) {
             self.reserve()?;
             let hash = self.repository.hash();
-            quarantine.install(fs, hash, &pack.checksum).map_err(|e| e.to_string())?;
+            quarantine.install(fs, hash, &pack.checksum).map_err(internal)?;
         }
-        self.commit(fs, quarantine, begin);
+        let transaction = Transaction {
+            fs,
+            staging: quarantine.staging(),
+            hash: self.repository.hash(),
+            who: &self.serve.who,
+            reflog: self.rules.reflog,
+            hides: !self.serve.hidden.is_empty(),
+        };
+        transaction.commit(asked, &facts, verdicts);
         Ok(())
+    }
+
+    /// Has the pack received and checked, and waits until whoever did it is gone. Facts are by command, `None` for those that
+    /// were not asked about.
+    fn verify(
+        &mut self,
+        fs: &Fs,
+        quarantine: &mut Quarantine,
+        commands: &[Command],
+        questions: &[usize],
+        begin: &PushBegin,
+    ) -> Result<(Option<IndexedPack>, Vec<Option<CommandFacts>>), Refusal> {
+        let failed = |text: &str| Err(Refusal::Internal(format!("verify: {text}")));
+        let (pack, idx) = quarantine.create_files(fs).map_err(internal)?;
+        role::send(self.parent, &RepoToParent::NeedVerify(()));
+        match self.parent.recv() {
+            Ok(Received { message: ParentToRepo::Verify(true), .. }) => {}
+            Ok(Received { message: ParentToRepo::Verify(false), .. }) => return failed("not started"),
+            _ => crate::os::system::exit_now(1),
+        }
+        let task = verifier::task(&self.rules, begin.pack, &self.serve.hidden);
+        let asked: Vec<_> = questions
+            .iter()
+            .filter_map(|&at| commands.get(at))
+            .map(|command| (command.old, command.new))
+            .collect();
+        let sent = self.verifier.instruct(task, (&pack, &idx), &asked, &self.shallows);
+        drop((pack, idx));
+        self.give_up_sending()?;
+        sent?;
+        if begin.pack {
+            self.say(&WriterToSession::TakePack(()));
+        }
+        let facts = self.verifier.facts(questions.len());
+        // Only when it is gone nobody can change the files any more.
+        let clean = loop {
+            match self.parent.recv() {
+                Ok(Received { message: ParentToRepo::Reaped(clean), .. }) => break clean,
+                Err(e) if e.is_transient() => {}
+                _ => crate::os::system::exit_now(1),
+            }
+        };
+        let (indexed, facts) = facts?;
+        if !clean {
+            return failed("ended early");
+        }
+        let mut of_each = vec![None; commands.len()];
+        for (&at, facts) in questions.iter().zip(facts) {
+            if let Some(slot) = of_each.get_mut(at) {
+                *slot = Some(facts);
+            }
+        }
+        self.report.objects = indexed.received;
+        self.report.bytes = indexed.bytes;
+        Ok(((indexed.objects > 0).then_some(indexed), of_each))
+    }
+
+    /// The log first: what the client is told has been noted.
+    fn answer(&self, commands: &[Command], verdicts: &[Verdict], unpack: Option<&Refusal>) {
+        answer::answer(commands, verdicts, unpack, &mut |told| match told {
+            Told::Log(report) => role::send(self.parent, &RepoToParent::Ref(report)),
+            Told::Session(message) => self.say(&message),
+        });
     }
 
     // --- the sandbox and the disk
 
-    /// Narrows this process once more: its top directory can change only when packed-refs must.
-    fn restrict(&self, begin: &PushBegin) -> Result<(), String> {
-        let packed =
-            begin.atomic || self.changes.iter().any(|c| c.refused.is_none() && c.command.new.is_null());
+    /// Narrows this process once more: its top directory can change only when packed-refs must
+    /// (`packed`).
+    fn restrict(&self, packed: bool) -> Result<(), Refusal> {
         let top = if packed { Access::READ.and(Access::CREATE) } else { Access::READ };
         let flags = nix::fcntl::OFlag::O_PATH
             | nix::fcntl::OFlag::O_DIRECTORY
@@ -333,7 +428,7 @@ impl Push<'_> {
             limits: Limits::UNCHANGED,
             enforcement: self.enforcement,
         };
-        libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+        libsandbox::enter(&stage).map_err(internal)?;
         #[cfg(feature = "escapes")]
         crate::escapes::attempt("repo_write", WORK);
         Ok(())
@@ -346,24 +441,29 @@ impl Push<'_> {
     }
 
     /// Nothing is handed to anybody any more.
-    fn give_up_sending(&self) -> Result<(), String> {
+    fn give_up_sending(&self) -> Result<(), Refusal> {
         let (limits, enforcement) = (Limits::UNCHANGED, self.enforcement);
         let stage = Stage { promises: COMMIT, paths: None, limits, enforcement };
-        libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+        libsandbox::enter(&stage).map_err(internal)?;
         #[cfg(feature = "escapes")]
         crate::escapes::attempt("repo_write without verify", COMMIT);
         Ok(())
     }
 
     /// Whether the disk has the configured reserve.
-    fn reserve(&self) -> Result<(), String> {
+    fn reserve(&self) -> Result<(), Refusal> {
         let reserve = self.rules.limit(Limit::DiskReserve);
         if reserve == 0 {
             return Ok(());
         }
         let flags =
             nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
-        let objects = self.open("objects", flags).map_err(|e| format!("objects: {e}"))?;
-        check_reserve(&objects, reserve).map_err(|e| e.to_string())
+        let objects = self.open("objects", flags).map_err(|e| internal(format!("objects: {e}")))?;
+        check_reserve(&objects, reserve).map_err(internal)
     }
+}
+
+/// What went wrong here, not by anything that the client did.
+fn internal(error: impl std::fmt::Display) -> Refusal {
+    Refusal::Internal(error.to_string())
 }

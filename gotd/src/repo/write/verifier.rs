@@ -1,128 +1,130 @@
-//! The link to `verify`.
+//! The link to `verify`: what it is told to do, and what it reports.
+//!
+//! **Invariant:** its facts are taken by position, so that there are exactly as many as it was asked for, or none.
 
-use super::*;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 
-impl Push<'_> {
-    /// Has the pack received and checked, and waits until whoever did it is gone.
-    pub(super) fn verify(
-        &mut self,
-        fs: &Fs,
-        quarantine: &mut Quarantine,
-        begin: &PushBegin,
-    ) -> Result<Option<IndexedPack>, String> {
-        let (pack, idx) = quarantine.create_files(fs).map_err(|e| e.to_string())?;
-        role::send(self.parent, &RepoToParent::NeedVerify(()));
-        match self.parent.recv() {
-            Ok(Received { message: ParentToRepo::Verify(true), .. }) => {}
-            Ok(Received { message: ParentToRepo::Verify(false), .. }) => {
-                return Err("verify: not started".into());
-            }
-            _ => crate::os::system::exit_now(1),
-        }
-        let input = self.input.take().ok_or("verify: asked for twice")?;
-        let sent = self.instruct(&pack, &idx, input.as_fd(), begin);
-        drop((pack, idx, input));
-        self.give_up_sending()?;
-        if let Err(e) = sent {
-            return Err(format!("verify: {e}"));
-        }
-        if begin.pack {
-            self.say(&WriterToSession::TakePack(()));
-        }
-        let facts = self.facts();
-        // Only when it is gone nobody can change the files any more.
-        let clean = loop {
-            match self.parent.recv() {
-                Ok(Received { message: ParentToRepo::Reaped(clean), .. }) => break clean,
-                Err(e) if e.is_transient() => {}
-                _ => crate::os::system::exit_now(1),
-            }
-        };
-        let (indexed, facts) = facts?;
-        if !clean {
-            return Err("verify: ended early".into());
-        }
-        let asked = self.changes.iter_mut().filter(|c| c.refused.is_none() && !c.command.new.is_null());
-        let mut facts = facts.into_iter();
-        for change in asked {
-            change.facts = Some(facts.next().ok_or("verify: too few facts")?);
-        }
-        if facts.next().is_some() {
-            return Err("verify: too many facts".into());
-        }
-        self.report.objects = indexed.received;
-        self.report.bytes = indexed.bytes;
-        Ok((indexed.objects > 0).then_some(indexed))
+use libgit::ObjectId;
+use libproto::channel::{Channel, Received};
+use libproto::limits::Limit;
+use libproto::message::push::{
+    BATCH_COMMANDS, Command, CommandFacts, IndexedPack, VerifyTask, VerifyToWriter, WriterToVerify,
+};
+use libproto::message::repo::BATCH_IDS;
+use libproto::message::rules::PushRules;
+use libproto::names::escape;
+use libproto::refusal::Refusal;
+
+use super::judge::Verdict;
+
+/// Most bytes of what it says is wrong with a pack.
+const REASON_MAX: usize = 1000;
+
+/// The commands that `verify` is asked about, by their places: those that would make a reference name something, and that
+/// nothing is known against.
+pub(super) fn questions(commands: &[Command], verdicts: &[Verdict]) -> Vec<usize> {
+    let asked = commands.iter().zip(verdicts).enumerate();
+    asked
+        .filter(|(_, (command, verdict))| verdict.is_ok() && !command.new.is_null())
+        .map(|(at, _)| at)
+        .collect()
+}
+
+/// What it is to do. `pack`: one is coming.
+pub(super) fn task(rules: &PushRules, pack: bool, hidden: &[Vec<u8>]) -> VerifyTask {
+    let limit = |limit: Limit| rules.limit(limit);
+    VerifyTask {
+        pack_bytes: limit(Limit::PackSize),
+        objects: limit(Limit::PackObjects),
+        object_bytes: limit(Limit::ObjectSize),
+        delta_bytes: limit(Limit::DeltaResult),
+        chain: u32::try_from(limit(Limit::DeltaDepth)).unwrap_or(u32::MAX),
+        external_bases: limit(Limit::ThinBases),
+        tree_depth: u32::try_from(limit(Limit::TreeDepth)).unwrap_or(u32::MAX),
+        blob_bytes: limit(Limit::BlobSize),
+        fsck: rules.fsck,
+        tolerated: rules.tolerated.clone(),
+        disk_reserve: limit(Limit::DiskReserve),
+        pack,
+        hidden: hidden.to_vec(),
+    }
+}
+
+/// One end of the link.
+pub(super) struct Verifier {
+    link: Channel<WriterToVerify, VerifyToWriter>,
+    /// The client's input, until `verify` has it or nobody needs it. Not a byte is read from it here.
+    input: Option<OwnedFd>,
+}
+
+impl Verifier {
+    pub(super) fn new(link: OwnedFd, input: OwnedFd) -> Verifier {
+        Verifier { link: link.into(), input: Some(input) }
     }
 
+    /// No pack is taken.
+    pub(super) fn give_up_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Gives it the empty files and the client's input, and tells it all that it has to know.
     pub(super) fn instruct(
-        &self,
-        pack: &std::fs::File,
-        idx: &std::fs::File,
-        input: BorrowedFd<'_>,
-        begin: &PushBegin,
-    ) -> Result<(), libproto::channel::SendError> {
-        let limit = |limit: Limit| self.rules.limit(limit);
-        let task = VerifyTask {
-            pack_bytes: limit(Limit::PackSize),
-            objects: limit(Limit::PackObjects),
-            object_bytes: limit(Limit::ObjectSize),
-            delta_bytes: limit(Limit::DeltaResult),
-            chain: u32::try_from(limit(Limit::DeltaDepth)).unwrap_or(u32::MAX),
-            external_bases: limit(Limit::ThinBases),
-            tree_depth: u32::try_from(limit(Limit::TreeDepth)).unwrap_or(u32::MAX),
-            blob_bytes: limit(Limit::BlobSize),
-            fsck: self.rules.fsck,
-            tolerated: self.rules.tolerated.clone(),
-            disk_reserve: limit(Limit::DiskReserve),
-            pack: begin.pack,
-            hidden: self.serve.hidden.clone(),
+        &mut self,
+        task: VerifyTask,
+        (pack, idx): (&File, &File),
+        asked: &[(ObjectId, ObjectId)],
+        shallows: &[ObjectId],
+    ) -> Result<(), Refusal> {
+        let input = self.input.take().ok_or_else(|| failed("asked for twice"))?;
+        let send = || {
+            let fds = [pack.as_fd(), idx.as_fd(), input.as_fd()];
+            self.link.send_with_fds(0, 0, &WriterToVerify::Files(task), &fds)?;
+            for batch in asked.chunks(BATCH_COMMANDS) {
+                self.link.send(0, 0, &WriterToVerify::Commands(batch.to_vec()))?;
+            }
+            for batch in shallows.chunks(BATCH_IDS) {
+                self.link.send(0, 0, &WriterToVerify::Shallows(batch.to_vec()))?;
+            }
+            self.link.send(0, 0, &WriterToVerify::Go(()))
         };
-        let fds = [pack.as_fd(), idx.as_fd(), input];
-        self.verify.send_with_fds(0, 0, &WriterToVerify::Files(task), &fds)?;
-        let asked: Vec<_> = self
-            .changes
-            .iter()
-            .filter(|c| c.refused.is_none() && !c.command.new.is_null())
-            .map(|c| (c.command.old, c.command.new))
-            .collect();
-        for batch in asked.chunks(BATCH_COMMANDS) {
-            self.verify.send(0, 0, &WriterToVerify::Commands(batch.to_vec()))?;
-        }
-        for batch in self.shallows.chunks(BATCH_IDS) {
-            self.verify.send(0, 0, &WriterToVerify::Shallows(batch.to_vec()))?;
-        }
-        self.verify.send(0, 0, &WriterToVerify::Go(()))
+        send().map_err(|e: libproto::channel::SendError| failed(&e.to_string()))
     }
 
-    /// What verify reports. Its own error texts are for the client.
-    pub(super) fn facts(&self) -> Result<(IndexedPack, Vec<CommandFacts>), String> {
+    /// What it reports: about the pack, and about each of so many commands that it was asked about. Its own error texts are
+    /// for the client.
+    pub(super) fn facts(&self, asked: usize) -> Result<(IndexedPack, Vec<CommandFacts>), Refusal> {
         let (mut indexed, mut facts) = (None, Vec::new());
         loop {
-            match self.verify.recv() {
+            match self.link.recv() {
                 Ok(Received { message: VerifyToWriter::Indexed(pack), .. }) if indexed.is_none() => {
                     indexed = Some(pack);
                 }
                 Ok(Received { message: VerifyToWriter::Facts(batch), .. }) => {
-                    if facts.len() > self.changes.len() {
-                        return Err("verify: too many facts".into());
-                    }
                     facts.extend(batch);
+                    if facts.len() > asked {
+                        return Err(failed("too many facts"));
+                    }
+                }
+                Ok(Received { message: VerifyToWriter::Done(()), .. }) if facts.len() < asked => {
+                    return Err(failed("too few facts"));
                 }
                 Ok(Received { message: VerifyToWriter::Done(()), .. }) => {
-                    return Ok((indexed.ok_or("verify: no pack")?, facts));
+                    return Ok((indexed.ok_or_else(|| failed("no pack"))?, facts));
                 }
                 Ok(Received { message: VerifyToWriter::Failed(text), .. }) => {
                     let mut text = escape(text.as_bytes());
-                    text.truncate(text.floor_char_boundary(1000));
-                    return Err(text);
+                    text.truncate(text.floor_char_boundary(REASON_MAX));
+                    return Err(Refusal::Pack(text));
                 }
-                Ok(Received { message: VerifyToWriter::Indexed(_), .. }) => {
-                    return Err("verify: two packs".into());
-                }
+                Ok(Received { message: VerifyToWriter::Indexed(_), .. }) => return Err(failed("two packs")),
                 Err(e) if e.is_transient() => {}
-                Err(_) => return Err("the pack could not be checked".into()),
+                Err(_) => return Err(Refusal::Internal("the pack could not be checked".into())),
             }
         }
     }
+}
+
+fn failed(text: &str) -> Refusal {
+    Refusal::Internal(format!("verify: {text}"))
 }

@@ -28,13 +28,13 @@ struct There<'a> {
 const NOWHERE: There<'_> = There { head: None, checked_out: false, refs: &[] };
 
 /// A command: values before and after (0: none), and the name.
-type Asked<'a> = (u8, u8, &'a str);
+type Line<'a> = (u8, u8, &'a str);
 
 fn id(n: u8) -> ObjectId {
     ObjectId::from_bytes(HashKind::Sha1, &[n; 20]).expect("an id")
 }
 
-fn command((old, new, name): Asked<'_>) -> Command {
+fn command((old, new, name): Line<'_>) -> Command {
     Command { old: id(old), new: id(new), name: RefName::parse(name.as_bytes()).expect("a name") }
 }
 
@@ -55,38 +55,42 @@ fn told(
     rules: &PushRules,
     there: There<'_>,
     atomic: bool,
-    asked: &[(Asked<'_>, Option<CommandFacts>)],
+    asked: &[(Line<'_>, Option<CommandFacts>)],
 ) -> Vec<String> {
-    let mut items: Vec<Item> = asked
+    let commands: Vec<Command> = asked.iter().map(|(asked, _)| command(*asked)).collect();
+    let absent = commands.iter().filter(|command| must_be_absent(command, rules));
+    let absent = absent.map(|command| command.name.as_bytes());
+    let world = World {
+        head: there.head.map(|head| head.as_bytes().to_vec()),
+        checked_out: there.checked_out,
+        absent: absent
+            .filter(|name| !there.refs.iter().any(|there| there.as_bytes() == *name))
+            .map(<[u8]>::to_vec)
+            .collect(),
+    };
+    let asked_of = super::Asked { commands: &commands, atomic };
+    let before = judge(asked_of, &[], rules, &world);
+    // Nobody asks about the objects of what is refused by its name.
+    let facts: Vec<Option<CommandFacts>> = asked
         .iter()
-        .map(|(asked, _)| Item { command: command(*asked), refused: None, facts: None })
+        .zip(&before)
+        .map(|((_, facts), verdict)| facts.clone().filter(|_| verdict.is_ok()))
         .collect();
-    let exists = |name: &[u8]| there.refs.iter().any(|there| there.as_bytes() == name);
-    let world =
-        World { head: there.head.map(str::as_bytes), checked_out: there.checked_out, exists: &exists };
-    judge_names(&mut items, rules, &world);
-    if atomic {
-        all_or_none(&mut items);
+    let verdicts = judge(asked_of, &facts, rules, &world);
+    // What is refused stays refused for the same reason.
+    for (before, after) in before.iter().zip(&verdicts).filter(|(before, _)| before.is_err()) {
+        assert_eq!(before, after);
     }
-    for (item, (_, facts)) in items.iter_mut().zip(asked) {
-        if item.refused.is_none() && !item.command.new.is_null() {
-            item.facts.clone_from(facts);
-        }
-    }
-    judge_facts(&mut items, rules);
-    if atomic {
-        all_or_none(&mut items);
-    }
-    items.into_iter().map(|item| item.refused.unwrap_or_default()).collect()
+    verdicts.into_iter().map(|verdict| verdict.err().map(|r| r.to_string()).unwrap_or_default()).collect()
 }
 
 /// What one command is told by its names alone.
-fn by_name(rules: &PushRules, there: There<'_>, asked: Asked<'_>) -> String {
+fn by_name(rules: &PushRules, there: There<'_>, asked: Line<'_>) -> String {
     told(rules, there, false, &[(asked, None)]).concat()
 }
 
 /// What one command is told that has these facts.
-fn by_facts(rules: &PushRules, asked: Asked<'_>, facts: CommandFacts) -> String {
+fn by_facts(rules: &PushRules, asked: Line<'_>, facts: CommandFacts) -> String {
     told(rules, NOWHERE, false, &[(asked, Some(facts))]).concat()
 }
 
@@ -412,8 +416,69 @@ fn protected_as_the_manual_says() {
         ),
         ("refs/pull/1/head", Change::Create, Some("refs/pull/: reference namespace is hidden")),
     ] {
-        assert_eq!(rule(&rules, name.as_bytes(), change, false).as_deref(), refusal, "{name} {change:?}");
+        assert_eq!(
+            rule(&rules, name.as_bytes(), change, false).err().map(|r| r.to_string()).as_deref(),
+            refusal,
+            "{name} {change:?}"
+        );
     }
     let merges = rule(&rules, b"refs/heads/main", FORWARD, true);
-    assert_eq!(merges.as_deref(), Some("refs/heads/main: merge commits are not permitted on this branch"));
+    assert_eq!(
+        merges.err().map(|r| r.to_string()).as_deref(),
+        Some("refs/heads/main: merge commits are not permitted on this branch")
+    );
+}
+
+#[test]
+fn a_push_may_have_so_many_commands() {
+    let rules = rules("");
+    let most = usize::try_from(rules.limit(Limit::Commands)).unwrap();
+    assert_eq!(judge_count(most, &rules), Ok(()));
+    let refusal = judge_count(most + 1, &rules).unwrap_err();
+    assert_eq!(refusal.to_string(), "more than 50000 references in one push (limit commands)");
+}
+
+/// The old value is compared under the reference's lock; what is found there is told, but not of what may be hidden.
+#[test]
+fn what_the_transaction_found() {
+    let id = ObjectId::from_hex(&[b'a'; 40]).unwrap();
+    for (error, told, told_where_some_are_hidden) in [
+        (RefError::Locked, "failed to update ref: it is locked", None),
+        (RefError::Changed(None), "failed to update ref: it does not exist", None),
+        (
+            RefError::Changed(Some(id)),
+            "failed to update ref: it is at aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            None,
+        ),
+        (
+            RefError::Conflict(b"refs/heads/a".to_vec()),
+            "failed to update ref: refs/heads/a exists",
+            Some("failed to update ref"),
+        ),
+        (RefError::Symbolic, "is a symbolic reference", Some("failed to update ref")),
+        (RefError::Broken, "failed to update ref: it is broken", None),
+        (RefError::Twice, "multiple updates for ref", None),
+        (RefError::Other, "atomic push failure", None),
+    ] {
+        assert_eq!(not_changed(&error, false).to_string(), told);
+        let hiding = told_where_some_are_hidden.unwrap_or(told);
+        assert_eq!(not_changed(&error, true).to_string(), hiding);
+    }
+}
+
+#[test]
+fn nobody_looks_for_what_no_client_may_name() {
+    let hides = rules("hide namespace refs/pull");
+    for (line, looked_for) in [
+        ((0, 0, "refs/heads/x"), true),
+        ((0, 0, "refs/got/x"), true),
+        ((0, 0, "refs/x"), true),
+        ((1, 0, "refs/heads/x"), false),
+        ((0, 1, "refs/heads/x"), false),
+        ((0, 0, "HEAD"), false),
+        ((0, 0, "refs/pull/1"), false),
+        ((0, 0, "refs/pull"), false),
+    ] {
+        assert_eq!(must_be_absent(&command(line), &hides), looked_for, "{line:?}");
+    }
 }
