@@ -205,3 +205,38 @@ fn window_is_slow(now: u32, limits: &SessionStart) -> bool {
     let least = u64::from(limits.minimum_rate).saturating_mul(u64::from(now)).max(1);
     BYTES.swap(0, Ordering::Relaxed) < least
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_when_something_lasts_too_long() {
+        let limits = SessionStart {
+            first_request: 30,
+            idle: 300,
+            work: 3600,
+            minimum_rate: 512,
+            rate_window: 60,
+            wants: 0,
+            haves: 0,
+            prefixes: 0,
+            shallows: 0,
+            commands: 0,
+            command_bytes: 0,
+        };
+        let words = Words::new(&limits, |said| said.to_string().into_bytes(), b"done".to_vec());
+        for (said, text) in [
+            (&words.first_request, "no request within 30 seconds (connection first request timeout)"),
+            (&words.idle, "idle for 300 seconds (connection idle timeout)"),
+            (&words.work, "no progress for 3600 seconds (connection request timeout)"),
+            (&words.transfer, "transfer is too slow (connection minimum rate)"),
+            (&words.memory, "out of memory (limit process memory)"),
+            (&words.done, "done"),
+            (&words.cpu, ""),
+        ] {
+            assert_eq!(String::from_utf8_lossy(said), text);
+        }
+        assert_eq!(too_slow().to_string(), "transfer is too slow (connection minimum rate)");
+    }
+}

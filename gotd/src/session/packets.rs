@@ -210,3 +210,71 @@ impl<'a> Wire<'a> {
         self.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libgit::ObjectId;
+    use libproto::message::repo::Lender;
+    use libproto::names::RefName;
+
+    use super::*;
+
+    /// What a client and the log are told, byte by byte, and whether it is still to be told.
+    #[test]
+    fn the_texts_of_failures() {
+        let id = ObjectId::from_hex(&[b'a'; 40]).unwrap();
+        let name = RefName::parse(b"refs/heads/x").unwrap();
+        let a = "a".repeat(40);
+        let wire = |what, most| TalkError::Wire(WireError::Limit(what, most));
+        for (error, text, told) in [
+            (wire("wants", 7), "too many wants: at most 7 (limit wants)".to_owned(), false),
+            (wire("haves", 7), "too many haves: at most 7 (limit haves)".into(), false),
+            (wire("shallow lines", 7), "too many shallow lines: at most 7 (limit shallows)".into(), false),
+            (wire("commands", 7), "too many commands: at most 7 (limit commands)".into(), false),
+            (
+                wire("bytes of reference names and push options", 7),
+                "too many bytes of reference names and push options: at most 7 (limit command bytes)".into(),
+                false,
+            ),
+            (wire("push options", 7), "too many push options: at most 7".into(), false),
+            (wire("capabilities", 7), "too many capabilities: at most 7".into(), false),
+            (TalkError::Wire(WireError::UnexpectedEof), "unexpected end of file".into(), false),
+            (
+                TalkError::Wire(WireError::Unknown("capability", "(limit packs total)".into())),
+                "unknown capability '(limit packs total)'".into(),
+                false,
+            ),
+            (TalkError::Refused(Refusal::NotFound(id)), format!("object {a} not found"), false),
+            (TalkError::Refused(Refusal::Missing(id)), format!("object {a}: missing"), false),
+            (
+                TalkError::Refused(Refusal::Withheld(id, Lender::Denied)),
+                format!("object {a}: missing: the repository borrows from a repository you may not read"),
+                false,
+            ),
+            (
+                TalkError::Refused(Refusal::Withheld(id, Lender::Absent)),
+                format!("object {a}: missing: the repository borrows from a repository that is not there"),
+                false,
+            ),
+            (
+                TalkError::Refused(Refusal::NoSuchRef(name)),
+                "deepen-not is not a ref: refs/heads/x".into(),
+                false,
+            ),
+            (TalkError::Refused(Refusal::ClientGone), "connection closed by client".into(), false),
+            (
+                TalkError::Client(io::Error::from(io::ErrorKind::BrokenPipe)),
+                "client's connection: broken pipe".into(),
+                true,
+            ),
+            (
+                TalkError::Link("repository: unexpected Done".into()),
+                "repository: unexpected Done".into(),
+                true,
+            ),
+        ] {
+            let failure = error.failure();
+            assert_eq!((failure.text, failure.told), (text, told));
+        }
+    }
+}
