@@ -74,11 +74,12 @@ impl Daemon {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits for a line of the log that holds all of `words`, at most five seconds, and returns it.
+    /// Waits for a line of the log that holds all of `words`, and returns it.
     #[track_caller]
     pub fn logged(&self, words: &[&str]) -> String {
         let mut found = None;
-        wait_until(5.0, || {
+        // Some lines tell what takes seconds by itself, and the machine may have more to do.
+        wait_until(20.0, || {
             let log = self.log();
             found = log.lines().find(|line| words.iter().all(|w| line.contains(w))).map(str::to_owned);
             found.is_some()
@@ -106,6 +107,17 @@ impl Daemon {
         let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
         let value = lines.find(|(name, _)| *name == sample).map_or("0", |(_, value)| value);
         value.parse().expect("a number")
+    }
+
+    /// Waits until a sample of `gotctl metrics` has this value.
+    #[track_caller]
+    pub fn assert_metric(&self, sample: &str, value: u64) {
+        let mut last = 0;
+        let there = wait_until(10.0, || {
+            last = self.metric(sample);
+            last == value
+        });
+        assert!(there, "{sample} is {last}, not {value}:\n{}", self.log());
     }
 
     /// How many clients ran into the limit that this directive sets.

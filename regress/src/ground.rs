@@ -128,10 +128,36 @@ impl Ground {
     }
 }
 
+/// A directory that is mounted at another place, too, for as long as this lives.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// What has been mounted there.
+    pub fn there(at: PathBuf) -> Mounted {
+        Mounted(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).stderr(Stdio::null()).status();
+    }
+}
+
+impl Ground {
+    /// Mounts a directory at another place, as root does. `None`: that cannot be done here.
+    pub fn bind(&self, from: &str, to: &str) -> Option<Mounted> {
+        let to = self.path(to);
+        let mut mount = Command::new("mount");
+        let done = mount.arg("--bind").arg(self.path(from)).arg(&to).status();
+        done.is_ok_and(|status| status.success()).then(|| Mounted::there(to))
+    }
+}
+
 /// Somebody's file system in user space whose server never answers: whoever asks it something hangs beyond SIGKILL.
 pub struct Hang {
     server: Child,
-    at: PathBuf,
+    _mounted: Mounted,
 }
 
 impl Ground {
@@ -148,7 +174,7 @@ impl Ground {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(line).stdout(Stdio::piped()).stderr(Stdio::null());
         let server = shell.spawn().expect("starts");
-        let mut hang = Hang { server, at };
+        let mut hang = Hang { server, _mounted: Mounted::there(at) };
         let mut said = [0; 8];
         let count = hang.server.stdout.as_mut().and_then(|out| out.read(&mut said).ok());
         count.is_some_and(|count| count > 0).then_some(hang)
@@ -160,7 +186,5 @@ impl Drop for Hang {
         // Its end is what lets go of whoever waits for it.
         let _ = self.server.kill();
         let _ = self.server.wait();
-        let mut umount = Command::new("umount");
-        let _ = umount.arg("-l").arg(&self.at).stderr(Stdio::null()).status();
     }
 }

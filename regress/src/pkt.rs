@@ -51,6 +51,22 @@ pub fn split(mut bytes: &[u8]) -> Vec<Option<Vec<u8>>> {
     out
 }
 
+/// The data of the side band's first channel, which is the pack, in the answer to a fetch.
+#[track_caller]
+pub fn pack_of(mut answer: &[u8]) -> Vec<u8> {
+    let mut pack = Vec::new();
+    while let Some((head, rest)) = answer.split_at_checked(4) {
+        let length =
+            usize::from_str_radix(std::str::from_utf8(head).expect("a length"), 16).expect("a length");
+        let (packet, rest) = rest.split_at_checked(length.saturating_sub(4)).expect("a whole packet");
+        if let Some(data) = packet.strip_prefix(b"\x01") {
+            pack.extend_from_slice(data);
+        }
+        answer = rest;
+    }
+    pack
+}
+
 /// The text of the `ERR` packet among some bytes.
 pub fn error(bytes: &[u8]) -> Option<String> {
     split(bytes).into_iter().flatten().find_map(|payload| {

@@ -1,6 +1,7 @@
 //! A fresh directory with repositories, a configuration and everything that clients need.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,12 +10,14 @@ use tempfile::TempDir;
 
 use crate::neighbours::{self, Presence};
 use crate::run::{Done, run};
-use crate::{Daemon, binaries, is_root};
+use crate::{Daemon, binaries, is_root, tcp};
 
 /// The account that gotd runs as when it is started as root.
 pub const UNPRIVILEGED: &str = "nobody";
 /// Longest that one git command may take, in seconds.
 pub const GIT_SECONDS: u64 = 60;
+/// The same for a push, which may have to wait for others.
+const PUSH_SECONDS: u64 = 120;
 
 /// The directory of one test. It is removed at the end, and kept when the test fails.
 #[derive(Debug)]
@@ -113,6 +116,31 @@ impl Site {
         run(self.command("git").arg("-C").arg(dir).args(arguments), b"", GIT_SECONDS).good().text()
     }
 
+    /// A work tree of a repository, for commits that are to be pushed.
+    pub fn work_tree(&self, repository: &Path) -> PathBuf {
+        let work = self.clone_path("work");
+        self.git(["clone", "-q", &repository.to_string_lossy(), &work.to_string_lossy()]).good();
+        work
+    }
+
+    /// Commits a file with this content, and whatever else has changed in a work tree; the commit's id.
+    pub fn commit(&self, work: &Path, file: &str, content: impl AsRef<[u8]>) -> String {
+        fs::write(work.join(file), content).expect("writes");
+        self.commit_all(work, file)
+    }
+
+    /// Commits whatever has changed in a work tree; the commit's id.
+    pub fn commit_all(&self, work: &Path, message: &str) -> String {
+        self.git_in(work, ["add", "-A"]);
+        self.git_in(work, ["commit", "-q", "-m", message]);
+        self.git_in(work, ["rev-parse", "HEAD"]).trim().to_owned()
+    }
+
+    /// `git push` in a work tree.
+    pub fn push(&self, work: &Path, arguments: &[&str]) -> Done {
+        run(self.command("git").arg("-C").arg(work).arg("push").args(arguments), b"", PUSH_SECONDS)
+    }
+
     /// `gotsh -c LINE`, as a login shell gets it.
     pub fn gotsh(&self, line: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.command(binaries().join("gotsh"));
@@ -125,15 +153,37 @@ impl Site {
         format!("user \"{}\"\nlisten on \"{}\"\n", account(), self.socket().display())
     }
 
+    /// The same, with so many connections for the present user that no test meets a limit of them by chance.
+    pub fn roomy_head(&self) -> String {
+        format!(
+            "{}connection {{\n\tlimit user \"{}\" 64\n\trate total 2000\n{}}}\n",
+            self.head(),
+            present_user(),
+            // Root has no such rate.
+            if is_root() { "" } else { "\trate per user 2000\n" },
+        )
+    }
+
     /// A configuration that serves everything in `repositories` to the present user.
     pub fn serve_all(&self) -> String {
         format!(
-            "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n{rate}}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n}}\n",
-            self.head(),
+            "{}repositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{}\"\n}}\n",
+            self.roomy_head(),
             self.path("repositories").display(),
-            me = present_user(),
-            // Root has no such rate.
-            rate = if is_root() { "" } else { "\trate per user 2000\n" },
+            present_user(),
+        )
+    }
+
+    /// A configuration that serves everything in `repositories` to the present user, and over git:// to everybody.
+    /// `connection`: lines of the block about connections; `more`: further directives.
+    pub fn serve_strangers(&self, address: SocketAddr, connection: &str, more: &str) -> String {
+        format!(
+            "{}{}{more}\nconnection {{\n{connection}\n}}\n\
+             repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit rw \"{}\"\n}}\n",
+            self.head(),
+            tcp::listen_line(address),
+            self.path("repositories").display(),
+            present_user(),
         )
     }
 

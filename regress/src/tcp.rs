@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -156,4 +157,18 @@ impl Client {
             }
         }
     }
+}
+
+/// Both ends of a connection, of which the first one hangs for so many seconds whoever closes it last: it lingers for bytes
+/// that the other end never takes.
+pub fn lingering(seconds: i32) -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
+    let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+    let (far, _) = listener.accept().expect("accepts");
+    near.set_nonblocking(true).expect("sets a flag");
+    while near.write(&[b'x'; 65_536]).is_ok() {}
+    near.set_nonblocking(false).expect("sets a flag");
+    let linger = libc::linger { l_onoff: 1, l_linger: seconds };
+    nix::sys::socket::setsockopt(&near, nix::sys::socket::sockopt::Linger, &linger).expect("sets an option");
+    (near.into(), far)
 }

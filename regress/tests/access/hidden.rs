@@ -49,13 +49,6 @@ fn noise(changed: usize, text: &str) -> Vec<u8> {
     out
 }
 
-fn commit(site: &Site, work: &Path, file: &str, content: &[u8]) -> String {
-    std::fs::write(work.join(file), content).expect("writes");
-    site.git_in(work, ["add", "-A"]);
-    site.git_in(work, ["commit", "-q", "-m", file]);
-    site.git_in(work, ["rev-parse", "HEAD"]).trim().to_owned()
-}
-
 fn start(packed: bool) -> Setting {
     let site = Site::new();
     let repository = site.repository("r.git");
@@ -63,16 +56,16 @@ fn start(packed: bool) -> Setting {
     let work = site.path("origin");
     site.git(["clone", "-q", &repository.display().to_string(), &work.display().to_string()]).good();
     site.git_in(&work, ["checkout", "-q", "-b", "main"]);
-    let first = commit(&site, &work, "data", &noise(0, "first\n"));
-    commit(&site, &work, "data", &noise(1, "second\n"));
+    let first = site.commit(&work, "data", noise(0, "first\n"));
+    site.commit(&work, "data", noise(1, "second\n"));
     site.git_in(&work, ["checkout", "-q", "-b", "secret"]);
-    let hidden = commit(&site, &work, "data", &noise(200, "the secret\n"));
+    let hidden = site.commit(&work, "data", noise(200, "the secret\n"));
     std::fs::write(work.join("modules"), "[submodule \"x\"]\n\turl = -bad\n\tpath = y\n").expect("writes");
     site.git_in(&work, ["add", "modules"]);
     site.git_in(&work, ["commit", "-q", "--amend", "-m", "secret"]);
     site.git_in(&work, ["tag", "-a", "-m", "hidden", "inner", "secret"]);
     site.git_in(&work, ["checkout", "-q", "main"]);
-    let main = commit(&site, &work, "data", &noise(300, "published\n"));
+    let main = site.commit(&work, "data", noise(300, "published\n"));
     site.git_in(&work, ["tag", "-a", "-m", "hidden too", "outer", "main"]);
     let _ = hidden;
     let names = ["secret", "secret^{tree}", "secret:data", "inner", "outer"];
@@ -484,11 +477,11 @@ fn honest_clients_of_a_repository_that_hides_something_notice_nothing() {
         let clone = site.clone_path("c");
         site.git(["clone", "-q", "gotd:r", &clone.display().to_string()]).good();
         // A new version, one that was there long ago, a file that moved, and a branch at an old commit.
-        commit(site, &clone, "data", &noise(17, "more\n"));
-        commit(site, &clone, "data", &noise(0, "first\n"));
+        site.commit(&clone, "data", noise(17, "more\n"));
+        site.commit(&clone, "data", noise(0, "first\n"));
         std::fs::create_dir(clone.join("d")).expect("makes a directory");
         site.git_in(&clone, ["mv", "data", "d/moved"]);
-        let tip = commit(site, &clone, "other", b"other\n");
+        let tip = site.commit(&clone, "other", b"other\n");
         site.git_in(&clone, ["push", "-q", "origin", "main", "main~4:refs/heads/old"]);
         let url = format!("git://127.0.0.1:{}/r", setting.address.port());
         let second = site.clone_path("d");

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use regress::binaries;
-use regress::ground::{ALICE, BOB, Ground, Hang};
+use regress::ground::{ALICE, BOB, Ground, Hang, Mounted};
 use regress::run::run;
 use regress::site::UNPRIVILEGED;
 
@@ -199,24 +199,18 @@ fn what_was_absent_at_the_start_is_served_once_it_is_there() {
     let later = ground.repository("srv/later/r.git", 1);
     let tree = ground.repository("srv/tree/t.git", 2);
     let disk = ground.repository("other/d.git", 3);
-    let mounted =
-        Command::new("mount").arg("--bind").args([ground.path("other"), ground.path("disk")]).status();
-    let mounted = mounted.is_ok_and(|status| status.success());
-    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        for _ in 0..12 {
-            assert_eq!(ground.reads(ALICE, "later").as_ref(), Ok(&later));
-            assert_eq!(ground.reads(ALICE, "tree/t").as_ref(), Ok(&tree));
-            if mounted {
-                assert_eq!(ground.reads(ALICE, "disk/d").as_ref(), Ok(&disk));
-            }
+    let mounted = ground.bind("other", "disk");
+    for _ in 0..12 {
+        assert_eq!(ground.reads(ALICE, "later").as_ref(), Ok(&later));
+        assert_eq!(ground.reads(ALICE, "tree/t").as_ref(), Ok(&tree));
+        if mounted.is_some() {
+            assert_eq!(ground.reads(ALICE, "disk/d").as_ref(), Ok(&disk));
         }
-    }));
-    if mounted {
-        run(Command::new("umount").arg("-l").arg(ground.path("disk")), b"", 30).good();
-    } else {
+    }
+    if mounted.is_none() {
         regress::skipped("nothing can be mounted here: a disk was not tried");
     }
-    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    drop(mounted);
     daemon.assert_serves();
 }
 
@@ -273,35 +267,22 @@ fn a_mount_point_in_a_foreign_directory_is_not_crossed() {
     fs::create_dir(ground.path("pub/bound")).expect("makes");
     let blocks = format!("{BLOCKS}repositories \"pub\" {{\n\tpath \"GROUND/pub\"\n\tpermit rw 12001\n}}\n");
     let mut daemon = ground.start(&blocks);
-    let bind = |from: &str, to: &str| {
-        let done = Command::new("mount").arg("--bind").args([ground.path(from), ground.path(to)]).status();
-        done.is_ok_and(|status| status.success())
-    };
     let mounts = [
         ("srv/unnamed.git", "home/alice/public_git/bound.git"),
         ("srv/team", "home/alice/public_git/dir"),
         // Where only root can change anything a mount is root's own, but the rules of what is mounted stay.
         ("srv/team", "pub/bound"),
     ];
-    let all = mounts.iter().all(|(from, to)| bind(from, to));
-    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        if !all {
-            return regress::skipped("nothing can be mounted here");
-        }
-        for name in ["~alice/bound", "~alice/dir/t", "pub/bound/t"] {
-            ground.assert_hidden(ALICE, name);
-        }
-        daemon.logged(&["bound.git: mount point, which is not crossed"]);
-        daemon.logged(&["has a block of its own", "srv/team"]);
-    }));
-    for (_, to) in mounts {
-        let _ = Command::new("umount")
-            .arg("-l")
-            .arg(ground.path(to))
-            .stderr(std::process::Stdio::null())
-            .status();
+    let all: Option<Vec<Mounted>> = mounts.iter().map(|(from, to)| ground.bind(from, to)).collect();
+    if all.is_none() {
+        return regress::skipped("nothing can be mounted here");
     }
-    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    for name in ["~alice/bound", "~alice/dir/t", "pub/bound/t"] {
+        ground.assert_hidden(ALICE, name);
+    }
+    daemon.logged(&["bound.git: mount point, which is not crossed"]);
+    daemon.logged(&["has a block of its own", "srv/team"]);
+    drop(all);
     daemon.assert_serves();
 }
 
@@ -315,19 +296,16 @@ fn a_file_system_that_never_answers_hangs_nobody() {
     let mut daemon = ground.start(BLOCKS);
     let names = ["home/alice/public_git/hang.git", "home/alice/public_git/hang"];
     let hangs: Option<Vec<Hang>> = names.iter().map(|name| ground.hang(name)).collect();
-    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        if hangs.is_none() {
-            return regress::skipped("no file system in user space can be mounted here");
+    if hangs.is_none() {
+        return regress::skipped("no file system in user space can be mounted here");
+    }
+    for _ in 0..20 {
+        for name in ["~alice/hang", "~alice/hang.git", "~alice/hang/deeper"] {
+            ground.assert_hidden(ALICE, name);
         }
-        for _ in 0..20 {
-            for name in ["~alice/hang", "~alice/hang.git", "~alice/hang/deeper"] {
-                ground.assert_hidden(ALICE, name);
-            }
-        }
-        assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
-    }));
+    }
+    assert_eq!(ground.reads(ALICE, "~alice/x").as_ref(), Ok(&x));
     drop(hangs);
-    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     daemon.assert_serves();
 }
 
@@ -339,28 +317,25 @@ fn a_users_file_system_over_his_home_is_not_entered() {
     let (x, _, secret, team) = neighbours(&ground);
     let mut daemon = ground.start(BLOCKS);
     let hang = ground.hang("home/alice");
-    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        if hang.is_none() {
-            return regress::skipped("no file system in user space can be mounted here");
-        }
-        // More often than there are processes that wait.
-        for _ in 0..12 {
-            ground.assert_hidden(ALICE, "~alice/x");
-            ground.assert_hidden(ALICE, "mine");
-            assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
-            assert_eq!(ground.reads(BOB, "team/t").as_ref(), Ok(&team));
-        }
-        daemon.logged(&["home/alice: file system in user space that root has not mounted"]);
-        // Neither a check nor a reload nor a start waits for it or fails.
-        let mut check = Command::new(binaries().join("gotd"));
-        let said = run(check.arg("-n").arg("-f").arg(ground.site.path("gotd.conf")), b"", 30).good();
-        assert!(said.err.contains("file system in user space that root has not mounted"), "{}", said.err);
-        daemon.gotctl(&["reload"]).good();
-        assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
+    if hang.is_none() {
+        return regress::skipped("no file system in user space can be mounted here");
+    }
+    // More often than there are processes that wait.
+    for _ in 0..12 {
+        ground.assert_hidden(ALICE, "~alice/x");
         ground.assert_hidden(ALICE, "mine");
-    }));
+        assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
+        assert_eq!(ground.reads(BOB, "team/t").as_ref(), Ok(&team));
+    }
+    daemon.logged(&["home/alice: file system in user space that root has not mounted"]);
+    // Neither a check nor a reload nor a start waits for it or fails.
+    let mut check = Command::new(binaries().join("gotd"));
+    let said = run(check.arg("-n").arg("-f").arg(ground.site.path("gotd.conf")), b"", 30).good();
+    assert!(said.err.contains("file system in user space that root has not mounted"), "{}", said.err);
+    daemon.gotctl(&["reload"]).good();
+    assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
+    ground.assert_hidden(ALICE, "mine");
     drop(hang);
-    checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     // Processes that were started meanwhile have not been granted what is around it, and refuse one session each.
     let served = || ground.reads(ALICE, "~alice/x").as_ref() == Ok(&x);
     assert!((0..20).any(|_| served()), "{}", daemon.log());

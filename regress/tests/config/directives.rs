@@ -276,14 +276,8 @@ fn export_ok_opens_to_the_anonymous_only_what_is_marked() {
     marked(&site, "public.git", "public");
     marked(&site, "private.git", "private");
     fs::write(site.repository("public.git/git-daemon-export-ok"), b"").expect("writes");
-    struct Account(&'static str);
-    impl Drop for Account {
-        fn drop(&mut self) {
-            regress::sshd::remove_account(self.0);
-        }
-    }
+    let _account = regress::sshd::Account(name.to_owned());
     regress::sshd::make_account(name, "/bin/sh".as_ref(), site.path("home").as_path());
-    let _account = Account("anonymous");
     let user = nix::unistd::User::from_name(name).ok().flatten().expect("it was made");
     let _daemon = site.start_with(&format!(
         "{}repositories \"/\" {{\n\tpath \"{}\"\n\texport-ok\n}}\n",

@@ -171,6 +171,8 @@ fn log_of_start(site: &Site, gotd: &Path) -> String {
     regress::run::wait_until(10.0, || text().contains("started "));
     let _ = daemon.kill();
     let _ = daemon.wait();
+    // Its processes go by themselves, and until then the next one is told that the socket is in use.
+    regress::run::wait_until(20.0, || regress::raw::Connection::try_open(&site.socket()).is_err());
     text()
 }
 

@@ -250,7 +250,7 @@ fn prepare(site: &Site, directive: &str) {
     if huge {
         std::fs::write(source.join("huge"), hollow(b"0")).expect("writes");
     }
-    commit(site, &source);
+    site.commit_all(&source, "next");
     let clone = |name: &str| {
         let (from, to) = (source.to_string_lossy(), site.repository(name));
         site.git(["clone", "-q", "--bare", &from, &to.to_string_lossy()]).good();
@@ -264,11 +264,6 @@ fn prepare(site: &Site, directive: &str) {
         let wordy = site.git_in(&huge, ["commit-tree", "main^{tree}", "-F", &words.to_string_lossy()]);
         site.git_in(&huge, ["update-ref", "refs/heads/wordy", wordy.trim()]);
     }
-}
-
-fn commit(site: &Site, work: &Path) {
-    site.git_in(work, ["add", "."]);
-    site.git_in(work, ["commit", "-q", "-m", "next"]);
 }
 
 /// Twenty kilobytes that differ a little in each version.
@@ -397,7 +392,7 @@ impl Place {
         let work: PathBuf = self.site.clone_path("source");
         change(&work);
         if !self.site.git_in(&work, ["status", "--porcelain"]).is_empty() {
-            commit(&self.site, &work);
+            self.site.commit_all(&work, "next");
         }
         let work = work.to_string_lossy();
         let arguments = ["-C", &work, "push", "--thin", "-q", "gotd:r.git"].into_iter();
@@ -410,14 +405,8 @@ impl Place {
 fn more_connections_than_the_rate_are_served_one_second_after_the_other() {
     let (site, address) = (Site::new(), tcp::free_v4());
     history::repository(&site, "r.git", 3, "sha1");
-    let daemon = site.start_with(&format!(
-        "{}{}connection {{\n\trate total 4\n\tlimit per user 64\n}}\n\
-         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
-        site.head(),
-        tcp::listen_line(address),
-        site.path("repositories").display(),
-        present_user()
-    ));
+    let limits = "\trate total 4\n\tlimit per user 64";
+    let daemon = site.start_with(&site.serve_strangers(address, limits, ""));
     for url in ["gotd:r.git".to_owned(), format!("git://{address}/r.git")] {
         let start = Instant::now();
         std::thread::scope(|scope| {

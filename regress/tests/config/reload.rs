@@ -17,8 +17,7 @@ fn block(site: &Site, name: &str, rules: &str) -> String {
 }
 
 fn write(site: &Site, text: &str) {
-    let limits = format!("connection {{\n\tlimit user \"{}\" 64\n\trate total 2000\n}}\n", present_user());
-    fs::write(site.path("gotd.conf"), format!("{}{limits}{text}", site.head())).expect("writes");
+    fs::write(site.path("gotd.conf"), format!("{}{text}", site.roomy_head())).expect("writes");
 }
 
 /// A daemon that serves `one` and not `two`.

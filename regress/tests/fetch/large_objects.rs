@@ -19,9 +19,9 @@ const MOST: u64 = 96 << 20;
 
 /// A repository whose older version of a large file is a delta; the id of the older commit.
 fn repository(site: &Site) -> (PathBuf, String) {
-    let (path, work) = (site.repository("huge.git"), site.clone_path("work"));
+    let path = site.repository("huge.git");
     history::init(site, &path, "--object-format=sha1");
-    site.git(["clone", "-q", &path.to_string_lossy(), &work.to_string_lossy()]).good();
+    let work = site.work_tree(&path);
     let mut content = vec![0; HUGE];
     for version in 0..2u8 {
         // Most of it is the same, and what differs lies in front, in the middle and at the end.
@@ -31,9 +31,7 @@ fn repository(site: &Site) -> (PathBuf, String) {
         if version == 1 {
             content.truncate(HUGE - 1000);
         }
-        std::fs::write(work.join("huge"), &content).expect("writes");
-        site.git_in(&work, ["add", "."]);
-        site.git_in(&work, ["commit", "-q", "-m", "version"]);
+        site.commit(&work, "huge", &content);
         // The one that the other is a delta of, for git, is the larger.
         content.resize(HUGE + 1000, 1);
     }
@@ -95,25 +93,9 @@ fn an_object_whose_delta_cannot_be_sent_is_not_held_in_memory() {
     });
     // The pack holds the wanted version, under its name.
     let file = site.path("taken.pack");
-    std::fs::write(&file, pack_of(&answer)).expect("writes");
+    std::fs::write(&file, pkt::pack_of(&answer)).expect("writes");
     run(site.command("git").args(["index-pack"]).arg(&file), b"", 120).good();
     let listed = run(site.command("git").args(["verify-pack", "-v"]).arg(&file), b"", 120).good().text();
     assert!(listed.contains(wanted.as_str()), "{listed}");
     assert!(most > 0 && most < MOST, "{} MB in memory", most >> 20);
-}
-
-/// The data of the side band's first channel, up to the flush.
-fn pack_of(mut answer: &[u8]) -> Vec<u8> {
-    let (mut pack, mut begun) = (Vec::new(), false);
-    while let Some((head, rest)) = answer.split_at_checked(4) {
-        let length =
-            usize::from_str_radix(std::str::from_utf8(head).expect("a length"), 16).expect("a length");
-        let (packet, rest) = rest.split_at_checked(length.saturating_sub(4)).expect("a whole packet");
-        begun |= packet.starts_with(b"packfile");
-        if begun && packet.first() == Some(&1) {
-            pack.extend_from_slice(&packet[1..]);
-        }
-        answer = rest;
-    }
-    pack
 }

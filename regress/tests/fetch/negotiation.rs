@@ -9,7 +9,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use regress::run::wait_until;
-use regress::site::present_user;
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, pkt};
 
@@ -26,14 +25,8 @@ fn start(limits: &str) -> Place {
     let repository = history::repository(&site, "r.git", 12, "sha1");
     history::grow(&site, &repository, 2000, 100);
     let tip = history::tip(&site, &repository);
-    let me = present_user();
-    let daemon = site.start_with(&format!(
-        "{}{}{limits}\nconnection {{\n\tlimit user \"{me}\" 64\n\tlimit per address 64\n\trate per address 200\n}}\n\
-         repositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n\tpermit ro anonymous\n}}\n",
-        site.head(),
-        tcp::listen_line(address),
-        site.path("repositories").display(),
-    ));
+    let room = "\tlimit per user 64\n\tlimit per address 64\n\trate per address 200";
+    let daemon = site.start_with(&site.serve_strangers(address, room, limits));
     Place { site, daemon, address, repository, tip }
 }
 
@@ -144,12 +137,8 @@ fn pushes_go_on_for_a_user_who_has_negotiated_too_much() {
         place.burn_as_user();
     }
     place.site.git(["ls-remote", "gotd:r.git"]).bad("(limit negotiation cpu per client)");
-    std::fs::write(work.join("new"), "new\n").expect("writes");
-    place.site.git_in(&work, ["add", "new"]);
-    place.site.git_in(&work, ["commit", "-q", "-m", "new"]);
-    let mut push = place.site.command("git");
-    push.arg("-C").arg(&work).args(["push", "-q", "origin", "HEAD:refs/heads/new"]);
-    regress::run(&mut push, b"", 60).good();
+    place.site.commit(&work, "new", "new\n");
+    place.site.push(&work, &["-q", "origin", "HEAD:refs/heads/new"]).good();
     assert!(!place.site.git_in(&place.repository, ["rev-parse", "refs/heads/new"]).is_empty());
     // A stranger is somebody else.
     place.site.git(["clone", "-q", &place.url(), "clones/c"]).good();

@@ -15,7 +15,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use regress::raw::Session;
 use regress::run::wait_until;
-use regress::site::present_user;
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, pkt, run};
 
@@ -32,14 +31,8 @@ fn start(limits: &str) -> Place {
     let repository = history::bulky(&site, "bulk.git", 12);
     site.git_in(&repository, ["repack", "-a", "-d", "-q"]);
     let tip = history::tip(&site, &repository);
-    let daemon = site.start_with(&format!(
-        "{}{}{limits}\nconnection {{\n\tlimit per user 64\n\tlimit per address 64\n\trate per address 200\n}}\n\
-         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
-        site.head(),
-        tcp::listen_line(address),
-        site.path("repositories").display(),
-        present_user(),
-    ));
+    let room = "\tlimit per user 64\n\tlimit per address 64\n\trate per address 200";
+    let daemon = site.start_with(&site.serve_strangers(address, room, limits));
     Place { site, daemon, address, repository, tip }
 }
 
@@ -61,44 +54,12 @@ impl Place {
         client
     }
 
-    fn metric(&self, name: &str) -> u64 {
-        self.daemon.metric(name)
-    }
-
-    #[track_caller]
-    fn assert_metric(&self, name: &str, value: u64) {
-        let mut last = 0;
-        let there = wait_until(10.0, || {
-            last = self.metric(name);
-            last == value
-        });
-        assert!(there, "{name} is {last}, not {value}:\n{}", self.daemon.log());
-    }
-
     fn clone_anonymously(&self, name: &str) -> Duration {
         let path = self.site.clone_path(name).to_string_lossy().into_owned();
         let begun = Instant::now();
         self.site.git(["clone", "-q", "--mirror", &format!("git://{}/bulk.git", self.address), &path]).good();
         regress::compare::assert_mirror(&self.site, &self.repository, Path::new(&path));
         begun.elapsed()
-    }
-}
-
-/// The data of the side band's first channel, up to the flush; what is before the section of the pack is left out.
-fn pack_of(mut answer: &[u8]) -> Vec<u8> {
-    let mut pack = Vec::new();
-    loop {
-        let (head, rest) = answer.split_at_checked(4).expect("a packet");
-        let length =
-            usize::from_str_radix(std::str::from_utf8(head).expect("a length"), 16).expect("a length");
-        if length == 0 {
-            return pack;
-        }
-        let (packet, rest) = rest.split_at_checked(length.saturating_sub(4)).expect("a whole packet");
-        if packet.first() == Some(&1) {
-            pack.extend_from_slice(&packet[1..]);
-        }
-        answer = rest;
     }
 }
 
@@ -138,7 +99,7 @@ fn slow_strangers_keep_nobody_waiting() {
             }
             // They are all still there: nobody was ended for being slow.
             // `listen` tells the parent once a second.
-            let served = || place.metric("gotd_git_connections{state=\"served\"}");
+            let served = || place.daemon.metric("gotd_git_connections{state=\"served\"}");
             let all = regress::run::wait_until(5.0, || served() >= 8);
             assert!(all, "{} are served:\n{}", served(), place.daemon.log());
         }));
@@ -186,10 +147,10 @@ fn a_client_that_stops_and_goes_on_gets_the_rest() {
         }
         assert!(rounds > 10, "{rounds}");
         for (_, taken, _) in &clients {
-            assert_pack(&place.site, &pack_of(taken), objects);
+            assert_pack(&place.site, &pkt::pack_of(taken), objects);
         }
     }
-    assert_eq!(place.metric("gotd_packs_active") + place.metric("gotd_packs_waiting"), 0);
+    assert_eq!(place.daemon.metric("gotd_packs_active") + place.daemon.metric("gotd_packs_waiting"), 0);
 }
 
 /// A pack that lies there as it is wanted is copied, and whoever makes packs keeps nobody from that.
@@ -208,7 +169,7 @@ fn a_whole_pack_takes_no_place() {
     loop {
         assert!(client.fill(&mut [0; 70_000], deadline), "ended early: {}", place.daemon.log());
         kill(maker, Signal::SIGSTOP).expect("stops");
-        if place.metric("gotd_packs_active") == 1 {
+        if place.daemon.metric("gotd_packs_active") == 1 {
             break;
         }
         kill(maker, Signal::SIGCONT).expect("goes on");
@@ -216,7 +177,7 @@ fn a_whole_pack_takes_no_place() {
     place.clone_anonymously("copied");
     let path = place.site.clone_path("by-ssh").to_string_lossy().into_owned();
     place.site.git(["clone", "-q", "--mirror", "gotd:bulk.git", &path]).good();
-    assert_eq!(place.metric("gotd_packs_active"), 1);
+    assert_eq!(place.daemon.metric("gotd_packs_active"), 1);
     kill(maker, Signal::SIGCONT).expect("goes on");
 }
 
@@ -234,11 +195,11 @@ fn a_client_that_reads_nothing_at_all_is_in_nobodys_way() {
             client
         })
         .collect();
-    place.assert_metric("gotd_packs_stalled", 3);
-    assert_eq!(place.metric("gotd_packs_active") + place.metric("gotd_packs_waiting"), 0);
+    place.daemon.assert_metric("gotd_packs_stalled", 3);
+    assert_eq!(place.daemon.metric("gotd_packs_active") + place.daemon.metric("gotd_packs_waiting"), 0);
     place.clone_anonymously("beside");
     drop(deaf);
-    place.assert_metric("gotd_packs_stalled", 0);
+    place.daemon.assert_metric("gotd_packs_stalled", 0);
 }
 
 /// When the memory for packs is used up by those who do not take them, the stranger who holds most for longest is ended, with
@@ -251,18 +212,18 @@ fn who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it() {
     let mut user = Session::fetch(&place.site.socket(), "bulk.git", 2);
     user.read_to_flush();
     assert!(user.write(&place.request(&[])));
-    place.assert_metric("gotd_packs_stalled", 1);
-    let one = place.metric("gotd_memory_reserved_bytes");
+    place.daemon.assert_metric("gotd_packs_stalled", 1);
+    let one = place.daemon.metric("gotd_memory_reserved_bytes");
     assert!(one > 8 << 20 && one < 80 << 20, "{one}");
     let first = pids(&place);
     let _oldest = place.stranger("127.0.0.2", &[]);
-    place.assert_metric("gotd_packs_stalled", 2);
+    place.daemon.assert_metric("gotd_packs_stalled", 2);
     // Another one waits for memory: the first stranger has to go, and the user stays.
     let waiting: Vec<Client> = (3..8).map(|n| place.stranger(&format!("127.0.0.{n}"), &[])).collect();
     let line = place.daemon.logged(&["session ", "result=failed", "who=anonymous", "(limit memory total)"]);
     assert!(line.contains("127.0.0.2"), "{line}\n{}", place.daemon.log());
     assert!(pids(&place).is_superset(&first), "the user is gone:\n{}", place.daemon.log());
-    assert!(place.metric("gotd_memory_reserved_bytes") <= 160 << 20);
+    assert!(place.daemon.metric("gotd_memory_reserved_bytes") <= 160 << 20);
     place.daemon.logged(&["pack waits", "limit=\"limit memory total\""]);
     assert!(place.daemon.reached("limit memory total") > 0);
     drop(waiting);
@@ -276,7 +237,7 @@ fn who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it() {
 fn a_process_that_keeps_what_was_refused_is_ended() {
     let place = start("limit memory total 110M");
     let _slow = place.stranger("127.0.0.2", &[]);
-    place.assert_metric("gotd_packs_stalled", 1);
+    place.daemon.assert_metric("gotd_packs_stalled", 1);
     let deaf = Pid::from_raw(*place.daemon.role("repo_read").first().expect("one"));
     kill(deaf, Signal::SIGSTOP).expect("stops");
     let _waiting = place.stranger("127.0.0.3", &[]);
@@ -285,7 +246,7 @@ fn a_process_that_keeps_what_was_refused_is_ended() {
     assert!(gone, "{}", place.daemon.log());
     place.daemon.logged(&["session ", "did not give back a turn that was refused"]);
     // The other one has it.
-    place.assert_metric("gotd_packs_stalled", 1);
+    place.daemon.assert_metric("gotd_packs_stalled", 1);
 }
 
 /// A reload changes how much memory there is for those who wait.
@@ -300,13 +261,13 @@ fn a_reload_that_gives_more_memory_ends_the_wait() {
             client
         })
         .collect();
-    assert!(wait_until(10.0, || place.metric("gotd_packs_waiting") > 0), "{}", place.daemon.log());
+    assert!(wait_until(10.0, || place.daemon.metric("gotd_packs_waiting") > 0), "{}", place.daemon.log());
     let file = place.site.path("gotd.conf");
     let text = std::fs::read_to_string(&file).expect("reads");
     std::fs::write(&file, text.replace("limit memory total 64M", "limit memory total 1G")).expect("writes");
     place.daemon.gotctl(&["reload"]).good();
-    place.assert_metric("gotd_packs_waiting", 0);
-    assert_eq!(place.metric("gotd_memory_limit_bytes"), 1 << 30);
+    place.daemon.assert_metric("gotd_packs_waiting", 0);
+    assert_eq!(place.daemon.metric("gotd_memory_limit_bytes"), 1 << 30);
     for client in &mut clients {
         assert!(client.read_to_flush().len() > 12 << 20);
     }

@@ -224,13 +224,6 @@ fn many_references() {
     assert_served(&site, "many.git", &original);
 }
 
-/// The pack among the packets of an answer.
-fn pack_of(answer: &[u8]) -> Vec<u8> {
-    let data =
-        pkt::split(answer).into_iter().flatten().filter_map(|p| p.strip_prefix(b"\x01").map(<[u8]>::to_vec));
-    data.flatten().collect()
-}
-
 #[test]
 fn a_whole_pack_comes_as_it_lies_over_a_pipe_of_any_size_and_over_tcp() {
     let (site, address) = (Site::new(), tcp::free_v4());
@@ -261,7 +254,7 @@ fn a_whole_pack_comes_as_it_lies_over_a_pipe_of_any_size_and_over_tcp() {
         assert!(session.write(&want));
         session.close();
         let answer = session.read_to_end(20);
-        assert!(pack_of(&answer) == pack, "{before}: {} bytes", answer.len());
+        assert!(pkt::pack_of(&answer) == pack, "{before}: {} bytes", answer.len());
         assert_eq!(fcntl(&session.from, FcntlArg::F_GETPIPE_SZ), Ok(after));
     }
     let mut client = Client::open(address);
@@ -269,5 +262,5 @@ fn a_whole_pack_comes_as_it_lies_over_a_pipe_of_any_size_and_over_tcp() {
     client.read_to_flush();
     assert!(client.write(&want) && client.write(pkt::FLUSH));
     let tcp::End::Closed(answer) = client.end(20.0) else { panic!("not closed") };
-    assert!(pack_of(&answer) == pack, "{} bytes", answer.len());
+    assert!(pkt::pack_of(&answer) == pack, "{} bytes", answer.len());
 }

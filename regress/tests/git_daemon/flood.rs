@@ -16,15 +16,9 @@ fn start() -> (Site, Daemon, SocketAddr) {
     // Times are compared.
     let (site, address) = (Site::alone(), tcp::free_v4());
     history::bulky(&site, "bulk.git", 48);
-    let configuration = format!(
-        "{}{}connection {{\n\tlimit git total 40\n\tlimit per address {PER_ADDRESS}\n\tfirst request timeout 3\n}}\n\
-         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
-        site.head(),
-        tcp::listen_line(address),
-        site.path("repositories").display(),
-        regress::site::present_user(),
-    );
-    let daemon = site.start_with(&configuration);
+    let limits =
+        format!("\tlimit git total 40\n\tlimit per address {PER_ADDRESS}\n\tfirst request timeout 3");
+    let daemon = site.start_with(&site.serve_strangers(address, &limits, ""));
     (site, daemon, address)
 }
 

@@ -12,15 +12,8 @@ use regress::{Daemon, Site, history, pkt};
 fn start(more: &str) -> (Site, Daemon, SocketAddr) {
     let (site, address) = (Site::new(), tcp::free_v4());
     history::bulky(&site, "bulk.git", 3);
-    let configuration = format!(
-        "{}{}{more}connection {{\n\tlimit per address 200\n\trate per address 2000\n\tlimit git total 200\n}}\n\
-         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro anonymous\n\tpermit ro \"{}\"\n}}\n",
-        site.head(),
-        tcp::listen_line(address),
-        site.path("repositories").display(),
-        regress::site::present_user(),
-    );
-    let daemon = site.start_with(&configuration);
+    let room = "\tlimit per address 200\n\trate per address 2000\n\tlimit git total 200";
+    let daemon = site.start_with(&site.serve_strangers(address, room, more));
     (site, daemon, address)
 }
 

@@ -5,9 +5,8 @@
 //! nine such connections stopped `listen`, which closed those that it refused, and so everybody; the sessions of the others
 //! could not be ended.
 
-use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use regress::others::{self, Other, STRANGER};
 use regress::raw::Connection;
 use regress::run::wait_until;
-use regress::{Daemon, Site, history};
+use regress::{Daemon, Site, history, tcp};
 
 /// A daemon with six places.
 fn configuration(site: &Site) -> String {
@@ -36,19 +35,6 @@ fn can_refuse(site: &Site) -> bool {
     let new = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 16);
     assert!(refused || !new, "Linux {release} refuses no descriptor");
     refused
-}
-
-/// A TCP socket whose last close takes ten minutes: nobody reads what it has sent.
-fn lingering() -> (OwnedFd, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-    let mut stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
-    let (peer, _) = listener.accept().expect("accepts");
-    stream.set_nonblocking(true).expect("sets");
-    while stream.write(&[0; 65_536]).is_ok() {}
-    stream.set_nonblocking(false).expect("sets");
-    let linger = libc::linger { l_onoff: 1, l_linger: 600 };
-    setsockopt(&stream, sockopt::Linger, &linger).expect("sets");
-    (stream.into(), peer)
 }
 
 /// A program that holds every place and has so many connections beyond that which have sent one each, where they can, and the peers of those sockets. Which copy of a
@@ -107,7 +93,7 @@ fn no_client_can_send_one() {
     let connection = Connection::open(&site.socket());
     let file = std::fs::File::open("/").expect("opens");
     let pipe = std::io::pipe().expect("a pipe");
-    let (tcp, _peer) = lingering();
+    let (tcp, _peer) = tcp::lingering(600);
     let own = Connection::open(&site.socket());
     for fd in [file.as_fd(), pipe.0.as_fd(), own.fd.as_fd()] {
         assert_eq!(connection.send(b"x", &[fd]), Err(Errno::EPERM));

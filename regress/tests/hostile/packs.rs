@@ -38,8 +38,8 @@ impl Target {
         let repository = history::repository(&site, "r.git", 10, "sha1");
         let me = regress::site::present_user();
         let configuration = format!(
-            "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n{rules}}}\n",
-            site.head(),
+            "{}repositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{me}\"\n{rules}}}\n",
+            site.roomy_head(),
             site.path("repositories").display(),
         );
         let daemon = site.start_with(&configuration);

@@ -1,8 +1,6 @@
 //! Clients that try what sessions rest on: the hand-over of connections, the two pipes, the limits.
 
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -12,7 +10,7 @@ use regress::compare::assert_whole;
 use regress::raw::{Connection, End, Session, fetch_request};
 use regress::run::wait_until;
 use regress::site::present_user;
-use regress::{Site, history, is_root, pkt, run};
+use regress::{Site, history, is_root, pkt, run, tcp};
 
 fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) {
     let flags = if on { OFlag::O_NONBLOCK } else { OFlag::empty() };
@@ -263,19 +261,6 @@ fn a_quota_of_pipes_that_clients_use_up() {
     daemon.assert_serves();
 }
 
-/// A TCP socket whose close(2) waits a minute: it lingers for bytes that its other end never takes.
-fn lingering() -> (OwnedFd, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-    let far = TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
-    let (mut near, _) = listener.accept().expect("accepts");
-    near.set_nonblocking(true).expect("sets a flag");
-    while near.write(&[b'x'; 65_536]).is_ok() {}
-    near.set_nonblocking(false).expect("sets a flag");
-    let linger = libc::linger { l_onoff: 1, l_linger: 60 };
-    nix::sys::socket::setsockopt(&near, nix::sys::socket::sockopt::Linger, &linger).expect("sets an option");
-    (near.into(), far)
-}
-
 /// Descriptors that hang whoever closes them, sent along with a request: nobody but their sender waits, and what its session
 /// has of them goes with the process.
 #[test]
@@ -287,7 +272,7 @@ fn descriptors_whose_close_hangs() {
     let mut sockets = Vec::new();
     let start = Instant::now();
     for n in 0..6 {
-        let (hanging, far) = lingering();
+        let (hanging, far) = tcp::lingering(60);
         sockets.push(far);
         // The session sleeps until it has the last one: closing it here would hang this test. The one that took the place of the
         // last one is the next, and has to be there by now.

@@ -33,9 +33,7 @@ fn no_role_gets_out_where_it_handles_a_client() {
     let daemon = site.start_with(&site.serve_all().replace("\tpermit", "\tcreate\n\tpermit"));
     let work = site.clone_path("work");
     site.git(["clone", "-q", "gotd:r.git", &work.to_string_lossy()]).good();
-    std::fs::write(work.join("new"), "new").expect("writes");
-    site.git_in(&work, ["add", "new"]);
-    site.git_in(&work, ["commit", "-q", "-m", "new"]);
+    site.commit(&work, "new", "new");
     let mut push = site.command("git");
     run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:r.git", "HEAD:refs/heads/pushed"]), b"", 60)
         .good();

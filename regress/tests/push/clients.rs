@@ -2,8 +2,8 @@
 //! makes of them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use regress::clients::python;
 use regress::compare::{assert_whole, leftovers, references};
 use regress::run::Done;
 use regress::{Setup, Site, Sshd, history, run};
@@ -31,13 +31,10 @@ const STEPS: &[&[&str]] = &[
 fn site() -> (Site, PathBuf, PathBuf, PathBuf) {
     let site = Site::new();
     let bare = history::repository(&site, "history.git", 20, "sha1");
-    let work = site.clone_path("work");
-    site.git(["clone", "-q", &bare.to_string_lossy(), &work.to_string_lossy()]).good();
+    let work = site.work_tree(&bare);
     site.git_in(&work, ["branch", "back", "main~4"]);
     site.git_in(&work, ["checkout", "-q", "-b", "side", "main~2"]);
-    std::fs::write(work.join("aside"), "aside\n").expect("writes");
-    site.git_in(&work, ["add", "aside"]);
-    site.git_in(&work, ["commit", "-q", "-m", "aside"]);
+    site.commit(&work, "aside", "aside\n");
     site.git_in(&work, ["tag", "-f", "-a", "-m", "one", "v1", "main"]);
     let (ours, theirs) = (site.repository("ours.git"), site.path("theirs.git"));
     for path in [&ours, &theirs] {
@@ -47,9 +44,7 @@ fn site() -> (Site, PathBuf, PathBuf, PathBuf) {
 }
 
 fn git_push(site: &Site, from: &Path, url: &str, arguments: &[&str]) -> Done {
-    let mut command = site.command("git");
-    command.arg("-C").arg(from).args(["push", "-q", url]).args(arguments);
-    run(&mut command, b"", 60)
+    site.push(from, &[&["-q", url], arguments].concat())
 }
 
 /// Makes each push by `client` to gotd and by git to git's own server, and compares.
@@ -64,19 +59,6 @@ fn compare((site, work, ours, theirs): &(Site, PathBuf, PathBuf, PathBuf), clien
 }
 
 /// A Python that has this module; says so if there is none.
-fn python(module: &str) -> Option<&'static str> {
-    let has = |python: &&&str| {
-        let mut command = Command::new(python);
-        command.args(["-c", &format!("import {module}")]).stderr(std::process::Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let found = ["/usr/bin/python3", "python3"].iter().find(has).copied();
-    if found.is_none() {
-        regress::skipped(&format!("needs python3-{module}"));
-    }
-    found
-}
-
 #[test]
 fn git_pushes() {
     let all = site();

@@ -13,9 +13,7 @@ use regress::{Daemon, Site, history, run};
 fn work_tree(site: &Site) -> PathBuf {
     let origin = site.path("origin.git");
     fs::rename(history::repository(site, "origin.git", 5, "sha1"), &origin).expect("renames");
-    let work = site.clone_path("work");
-    site.git(["clone", "-q", &origin.to_string_lossy(), &work.to_string_lossy()]).good();
-    work
+    site.work_tree(&origin)
 }
 
 fn block(site: &Site, prefix: &str, below: &str, directives: &str) -> String {
@@ -27,16 +25,14 @@ fn block(site: &Site, prefix: &str, below: &str, directives: &str) -> String {
 fn start(site: &Site, more: &str) -> Daemon {
     let me = present_user();
     site.start_with(&format!(
-        "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n}}\n{}{more}",
-        site.head(),
+        "{}{}{more}",
+        site.roomy_head(),
         block(site, "", "", &format!("\tpermit rw \"{me}\"\n\tcreate\n")),
     ))
 }
 
 fn push(site: &Site, work: &Path, name: &str, what: &str) -> Done {
-    let mut command = site.command("git");
-    command.arg("-C").arg(work).args(["push", "-q", &format!("gotd:{name}"), what]);
-    run(&mut command, b"", 120)
+    site.push(work, &["-q", &format!("gotd:{name}"), what])
 }
 
 /// Everything below the directory of repositories, without what is in a repository.

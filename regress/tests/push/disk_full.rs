@@ -328,8 +328,7 @@ impl Seen {
 /// A work tree with history and a commit `next` on top, and the repository that has all but that.
 fn sources(site: &Site) -> (PathBuf, PathBuf) {
     let template = history::repository(site, "template.git", 12, "sha1");
-    let work = site.clone_path("work");
-    site.git(["clone", "-q", &template.to_string_lossy(), &work.to_string_lossy()]).good();
+    let work = site.work_tree(&template);
     for n in 0..150 {
         site.git_in(&template, ["update-ref", &format!("refs/heads/many/branch-{n:03}"), "main"]);
     }
@@ -351,9 +350,7 @@ fn sources(site: &Site) -> (PathBuf, PathBuf) {
         state ^= state << 17;
         noise.extend_from_slice(&state.to_le_bytes());
     }
-    fs::write(work.join("noise"), noise).expect("writes");
-    site.git_in(&work, ["add", "-A"]);
-    site.git_in(&work, ["commit", "-q", "-m", "next"]);
+    site.commit(&work, "noise", noise);
     site.git_in(&work, ["branch", "next"]);
     (work, template)
 }
@@ -364,10 +361,7 @@ fn the_disk_fills_at_every_stage_of_a_push() {
     let site = Site::new();
     let (work, template) = sources(&site);
     let me = regress::site::present_user();
-    let mut configuration = format!(
-        "{}connection {{\n\tlimit user \"{me}\" 64\n\trate total 2000\n}}\nlimit disk reserve none\n",
-        site.head()
-    );
+    let mut configuration = format!("{}limit disk reserve none\n", site.roomy_head());
     for name in ["bytes", "inodes", "ext4"] {
         let path = place.join(name);
         configuration += &format!(
@@ -496,8 +490,7 @@ fn the_reserve_holds_while_a_pack_comes_in() {
     assert!(disk.free_bytes() >= 7 << 20, "it took what was reserved");
     assert!(wait_until(5.0, || leftovers(&repository).is_empty()), "{:?}", leftovers(&repository));
     // Before a pack, too.
-    let work = site.clone_path("work");
-    site.git(["clone", "-q", &bulky.to_string_lossy(), &work.to_string_lossy()]).good();
+    let work = site.work_tree(&bulky);
     let push = || {
         run(
             site.command("git").arg("-C").arg(&work).args(["push", "-q", "gotd:bytes/r.git", "main"]),

@@ -10,28 +10,13 @@ use regress::{Site, history, run};
 /// A work tree with two branches, a tag of each kind and some history.
 fn work_tree(site: &Site, format: &str) -> PathBuf {
     let bare = history::repository(site, "history.git", 20, format);
-    let work = site.clone_path("work");
-    site.git(["clone", "-q", &bare.to_string_lossy(), &work.to_string_lossy()]).good();
-    work
-}
-
-fn commit(site: &Site, work: &Path, text: &str) -> String {
-    std::fs::write(work.join("pushed"), text).expect("writes");
-    site.git_in(work, ["add", "pushed"]);
-    site.git_in(work, ["commit", "-q", "-m", text]);
-    site.git_in(work, ["rev-parse", "HEAD"]).trim().to_owned()
+    site.work_tree(&bare)
 }
 
 fn empty(site: &Site, name: &str) -> PathBuf {
     let path = site.repository(name);
     history::init(site, &path, "--object-format=sha1");
     path
-}
-
-fn push(site: &Site, work: &Path, arguments: &[&str]) -> Done {
-    let mut command = site.command("git");
-    command.arg("-C").arg(work).arg("push").args(arguments);
-    run(&mut command, b"", 120)
 }
 
 /// Names of packs and indexes; whatever else lies in the object store is an error.
@@ -76,7 +61,7 @@ fn every_kind_of_push_ends_as_with_c_git() {
         let ask = |url: &str| {
             let mut arguments = vec!["--porcelain", url];
             arguments.extend(*step);
-            push(&site, &work, &arguments)
+            site.push(&work, &arguments)
         };
         let (a, b) = (ask("gotd:ours.git"), ask(&theirs_url));
         assert_eq!(a.status, b.status, "{step:?}\n{}{}\n{}{}", a.text(), a.err, b.text(), b.err);
@@ -84,7 +69,7 @@ fn every_kind_of_push_ends_as_with_c_git() {
     }
     packs(&ours);
     assert_whole(&site, &ours);
-    push(&site, &work, &["-q", "--mirror", "gotd:mirror.git"]).bad("no git repository found");
+    site.push(&work, &["-q", "--mirror", "gotd:mirror.git"]).bad("no git repository found");
     daemon.assert_serves();
 }
 
@@ -94,20 +79,20 @@ fn one_pack_for_each_push_and_none_for_nothing() {
     let work = work_tree(&site, "sha1");
     let repository = empty(&site, "r.git");
     let daemon = site.start();
-    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    site.push(&work, &["-q", "gotd:r.git", "main"]).good();
     assert_eq!(packs(&repository), 1);
     let before = listing(&repository);
-    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
-    push(&site, &work, &["-q", "gotd:r.git", "main:refs/heads/again"]).good();
+    site.push(&work, &["-q", "gotd:r.git", "main"]).good();
+    site.push(&work, &["-q", "gotd:r.git", "main:refs/heads/again"]).good();
     assert_eq!(packs(&repository), 1, "an existing commit under a new name needs no pack");
-    push(&site, &work, &["-q", "gotd:r.git", ":refs/heads/again"]).good();
+    site.push(&work, &["-q", "gotd:r.git", ":refs/heads/again"]).good();
     for (name, entry) in &before {
         if name.starts_with("objects/pack/") {
             assert_eq!(listing(&repository).get(name), Some(entry), "{name}: touched");
         }
     }
-    commit(&site, &work, "one more");
-    push(&site, &work, &["-q", "-o", "ci.skip", "gotd:r.git", "main"]).good();
+    site.commit(&work, "pushed", "one more");
+    site.push(&work, &["-q", "-o", "ci.skip", "gotd:r.git", "main"]).good();
     assert_eq!(packs(&repository), 2);
     assert_whole(&site, &repository);
     daemon.logged(&["reference ", "name=refs/heads/main", "who="]);
@@ -123,18 +108,18 @@ fn long_ids_shallow_clones_and_work_trees() {
     site.git(["init", "-q", "-b", "main", &tree.to_string_lossy()]).good();
     let short = history::repository(&site, "short.git", 10, "sha1");
     let _daemon = site.start();
-    push(&site, &work, &["-q", "gotd:long.git", "main", "--tags"]).good();
+    site.push(&work, &["-q", "gotd:long.git", "main", "--tags"]).good();
     assert_whole(&site, &long);
 
     let shallow = site.clone_path("shallow");
     site.git(["clone", "-q", "--depth=2", "gotd:short.git", &shallow.to_string_lossy()]).good();
-    let tip = commit(&site, &shallow, "from a shallow clone");
-    push(&site, &shallow, &["-q", "gotd:short.git", "main"]).good();
+    let tip = site.commit(&shallow, "pushed", "from a shallow clone");
+    site.push(&shallow, &["-q", "gotd:short.git", "main"]).good();
     assert_eq!(history::tip(&site, &short), tip);
     assert_whole(&site, &short);
 
-    push(&site, &shallow, &["gotd:tree", "main"]).bad("checked out");
-    push(&site, &shallow, &["gotd:tree", "HEAD:refs/heads/side"]).bad("shallow");
+    site.push(&shallow, &["gotd:tree", "main"]).bad("checked out");
+    site.push(&shallow, &["gotd:tree", "HEAD:refs/heads/side"]).bad("shallow");
 }
 
 #[test]
@@ -153,7 +138,7 @@ fn what_is_refused_changes_nothing_and_says_why() {
         path.display()
     );
     let _daemon = site.start_with(&configuration);
-    push(&site, &work, &["-q", "gotd:r", "main:refs/heads/straight", "main~1:refs/tags/v99"]).good();
+    site.push(&work, &["-q", "gotd:r", "main:refs/heads/straight", "main~1:refs/tags/v99"]).good();
     // A quarantine came and went: the time of the directory that held it is no change.
     let contents = || {
         let mut all = listing(&repository);
@@ -179,18 +164,18 @@ fn what_is_refused_changes_nothing_and_says_why() {
         (vec!["gotd:r", "--atomic", "main:refs/heads/fine", "main:refs/got/x"], "atomic"),
         (vec!["gotd:ro", "main:refs/heads/x"], "Permission denied"),
     ] {
-        push(&site, &work, &arguments).bad(words);
+        site.push(&work, &arguments).bad(words);
         assert!(before == contents(), "{arguments:?}: changed something");
     }
     std::fs::write(work.join("large"), vec![7; 20_000]).expect("writes");
     site.git_in(&work, ["add", "large"]);
     site.git_in(&work, ["commit", "-q", "-m", "large"]);
-    push(&site, &work, &["gotd:r", "HEAD:refs/heads/large"]).bad("limit blob size");
+    site.push(&work, &["gotd:r", "HEAD:refs/heads/large"]).bad("limit blob size");
     site.git_in(&work, ["reset", "-q", "--hard", "HEAD~1"]);
     site.git_in(&work, ["checkout", "-q", "-b", "aside", "HEAD~2"]);
-    commit(&site, &work, "aside");
+    site.commit(&work, "pushed", "aside");
     site.git_in(&work, ["merge", "-q", "-m", "merged", "main"]);
-    push(&site, &work, &["gotd:r", "HEAD:refs/heads/straight"]).bad("merge commits are not permitted");
+    site.push(&work, &["gotd:r", "HEAD:refs/heads/straight"]).bad("merge commits are not permitted");
     assert!(before == contents());
 }
 
@@ -201,7 +186,7 @@ fn a_disk_reserve_refuses_a_push_and_leaves_nothing() {
     let repository = empty(&site, "r.git");
     let configuration = format!("limit disk reserve 60T\n{}", site.serve_all());
     let mut daemon = site.start_with(&configuration);
-    push(&site, &work, &["gotd:r.git", "main"]).bad("limit disk reserve");
+    site.push(&work, &["gotd:r.git", "main"]).bad("limit disk reserve");
     assert_eq!(packs(&repository), 0);
     daemon.assert_serves();
 }
@@ -212,12 +197,12 @@ fn of_two_pushes_to_one_reference_one_wins_and_many_to_different_ones_all_do() {
     let work = work_tree(&site, "sha1");
     let repository = empty(&site, "r.git");
     let mut daemon = site.start();
-    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    site.push(&work, &["-q", "gotd:r.git", "main"]).good();
     let base = site.git_in(&work, ["rev-parse", "HEAD"]).trim().to_owned();
     let tips: Vec<String> = (0..2)
         .map(|n| {
             site.git_in(&work, ["checkout", "-q", "--detach", &base]);
-            commit(&site, &work, &format!("rival {n}"))
+            site.commit(&work, "pushed", format!("rival {n}"))
         })
         .collect();
     let start = |arguments: Vec<String>| {
@@ -253,7 +238,7 @@ fn pushes_fetches_and_repacking_at_once() {
     let work = work_tree(&site, "sha1");
     let repository = empty(&site, "r.git");
     let mut daemon = site.start();
-    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    site.push(&work, &["-q", "gotd:r.git", "main"]).good();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (flag, dir) = (stop.clone(), repository.clone());
     let mut commands: Vec<Command> = Vec::new();
@@ -274,8 +259,8 @@ fn pushes_fetches_and_repacking_at_once() {
         }
     });
     for n in 0..12 {
-        commit(&site, &work, &format!("while repacking {n}"));
-        push(&site, &work, &["-q", "gotd:r.git", "main", &format!("main:refs/heads/b{n}")]).good();
+        site.commit(&work, "pushed", format!("while repacking {n}"));
+        site.push(&work, &["-q", "gotd:r.git", "main", &format!("main:refs/heads/b{n}")]).good();
         if n % 4 == 0 {
             let clone = site.clone_path(&format!("clone{n}"));
             site.git(["clone", "-q", "gotd:r.git", &clone.to_string_lossy()]).good();
@@ -354,7 +339,7 @@ assert not any((result.ref_status or {}).values()), result.ref_status
     command.args(["-c", script]).arg(&work).arg(ssh);
     run(&mut command, b"", 60).good();
     assert!(references(&site, &repository).contains("refs/heads/dulwich"));
-    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    site.push(&work, &["-q", "gotd:r.git", "main"]).good();
     assert_whole(&site, &repository);
 }
 
@@ -397,17 +382,17 @@ fn a_large_blob_refuses_only_the_reference_that_brings_it() {
     let repository = empty(&site, "r.git");
     let configuration = site.serve_all().replace("permit rw", "limit blob size 50K\n\tpermit rw");
     let _daemon = site.start_with(&configuration);
-    push(&site, &work, &["-q", "gotd:r.git", "main"]).good();
+    site.push(&work, &["-q", "gotd:r.git", "main"]).good();
     site.git_in(&work, ["checkout", "-q", "-b", "large"]);
     std::fs::write(work.join("large"), vec![7; 60_000]).expect("writes");
     site.git_in(&work, ["add", "large"]);
     site.git_in(&work, ["commit", "-q", "-m", "large"]);
     site.git_in(&work, ["checkout", "-q", "-b", "small", "main"]);
-    commit(&site, &work, "small");
-    push(&site, &work, &["gotd:r.git", "large", "small"]).bad("blob of 60000 bytes, at most 51200");
+    site.commit(&work, "pushed", "small");
+    site.push(&work, &["gotd:r.git", "large", "small"]).bad("blob of 60000 bytes, at most 51200");
     let there = references(&site, &repository);
     assert!(there.contains("refs/heads/small") && !there.contains("refs/heads/large"), "{there}");
-    push(&site, &work, &["--atomic", "gotd:r.git", "large", "small:refs/heads/other"]).bad("atomic");
+    site.push(&work, &["--atomic", "gotd:r.git", "large", "small:refs/heads/other"]).bad("atomic");
     assert_eq!(references(&site, &repository), there);
     assert_whole(&site, &repository);
 }
@@ -424,11 +409,11 @@ fn reflogs_are_written_where_they_are_asked_for_and_hidden_references_are_nowher
     };
     let plain = block("plain", "\thide namespace \"refs/secret/\"\n");
     let _daemon = site.start_with(&format!("{}{plain}{}", site.head(), block("logged", "\treflog\n")));
-    push(&site, &work, &["-q", "gotd:plain/r.git", "main~2:refs/heads/main"]).good();
+    site.push(&work, &["-q", "gotd:plain/r.git", "main~2:refs/heads/main"]).good();
     assert!(!repository.join("logs").exists(), "nobody asked for a reflog");
-    push(&site, &work, &["-q", "gotd:logged/r.git", "main~1:main", "main~1:refs/heads/x/y"]).good();
-    push(&site, &work, &["-q", "gotd:logged/r.git", "main", "main:refs/secret/x"]).good();
-    push(&site, &work, &["gotd:logged/r.git", "main~3:main"]).bad("rejected");
+    site.push(&work, &["-q", "gotd:logged/r.git", "main~1:main", "main~1:refs/heads/x/y"]).good();
+    site.push(&work, &["-q", "gotd:logged/r.git", "main", "main:refs/secret/x"]).good();
+    site.push(&work, &["gotd:logged/r.git", "main~3:main"]).bad("rejected");
     let tips = ["main", "main~1", "main~2"].map(|name| site.git_in(&work, ["rev-parse", name]));
     for log in ["refs/heads/main", "HEAD"] {
         let shown = site.git_in(&repository, ["reflog", "show", "--format=%H", log]);
@@ -436,7 +421,7 @@ fn reflogs_are_written_where_they_are_asked_for_and_hidden_references_are_nowher
     }
     let text = std::fs::read_to_string(repository.join("logs/refs/heads/main")).expect("a log");
     assert!(text.starts_with(tips[2].trim()) && text.contains(&format!("{me} <{me}@gotd>")), "{text}");
-    push(&site, &work, &["-q", "gotd:logged/r.git", ":refs/heads/x/y", "main:refs/heads/x"]).good();
+    site.push(&work, &["-q", "gotd:logged/r.git", ":refs/heads/x/y", "main:refs/heads/x"]).good();
     let shown = site.git_in(&repository, ["reflog", "show", "--format=%H", "refs/heads/x"]);
     assert_eq!(shown, tips[0]);
     // The same repository under a name by which it hides a namespace.
@@ -448,7 +433,7 @@ fn reflogs_are_written_where_they_are_asked_for_and_hidden_references_are_nowher
             assert_eq!(said.contains("refs/secret/x"), shows, "{name}: {said}");
         }
     }
-    push(&site, &work, &["gotd:plain/r.git", ":refs/secret/x"]).bad("");
+    site.push(&work, &["gotd:plain/r.git", ":refs/secret/x"]).bad("");
     assert!(references(&site, &repository).contains("refs/secret/x"));
     assert_whole(&site, &repository);
 }

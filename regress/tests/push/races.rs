@@ -14,9 +14,7 @@ use regress::{Daemon, Site, history, pkt, run};
 
 fn work_tree(site: &Site) -> (PathBuf, PathBuf) {
     let repository = history::repository(site, "r.git", 12, "sha1");
-    let work = site.clone_path("work");
-    site.git(["clone", "-q", &repository.to_string_lossy(), &work.to_string_lossy()]).good();
-    (work, repository)
+    (site.work_tree(&repository), repository)
 }
 
 /// A commit on top of main that no branch names.

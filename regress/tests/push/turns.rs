@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use regress::run::{Done, wait_until};
+use regress::run::Done;
 use regress::{Daemon, Site, history, run};
 
 struct Place {
@@ -21,8 +21,7 @@ fn start(limits: &str) -> Place {
         history::init(&site, &site.repository(name), "--object-format=sha1");
     }
     let bulk = history::bulky(&site, "bulk.git", 12);
-    let work = site.clone_path("work");
-    site.git(["clone", "-q", &bulk.to_string_lossy(), &work.to_string_lossy()]).good();
+    let work = site.work_tree(&bulk);
     let daemon = site.start_with(&format!("{}{limits}\n", site.serve_all()));
     Place { site, daemon, work }
 }
@@ -58,16 +57,6 @@ impl Place {
         }
         unreachable!("the loop has no end")
     }
-
-    #[track_caller]
-    fn assert_metric(&self, name: &str, value: u64) {
-        let mut last = 0;
-        let there = wait_until(20.0, || {
-            last = self.daemon.metric(name);
-            last == value
-        });
-        assert!(there, "{name} is {last}, not {value}:\n{}", self.daemon.log());
-    }
 }
 
 #[track_caller]
@@ -88,12 +77,12 @@ fn pushes_beyond_the_limit_wait_and_finish() {
         let (mut held, verify) = place.held("a.git");
         let second = std::thread::scope(|scope| {
             let second = scope.spawn(|| run(&mut place.push("a.git", "second"), b"", 120));
-            place.assert_metric("gotd_pushes_waiting", 1);
+            place.daemon.assert_metric("gotd_pushes_waiting", 1);
             if directive == "limit pushes per repository" {
                 run(&mut place.push("b.git", "beside"), b"", 60).good();
                 assert_pushed(&place, "b.git", "beside");
             }
-            place.assert_metric("gotd_pushes_waiting", 1);
+            place.daemon.assert_metric("gotd_pushes_waiting", 1);
             kill(verify, Signal::SIGCONT).expect("goes on");
             second.join().expect("a push")
         });
@@ -104,7 +93,7 @@ fn pushes_beyond_the_limit_wait_and_finish() {
         assert_pushed(&place, "a.git", "second");
         place.daemon.logged(&["push waits", &format!("limit=\"{directive}\"")]);
         assert!(place.daemon.reached(directive) > 0);
-        place.assert_metric("gotd_pushes_active", 0);
+        place.daemon.assert_metric("gotd_pushes_active", 0);
     }
 }
 
@@ -130,7 +119,7 @@ fn a_slow_pusher_does_not_hold_a_place() {
         .stderr(Stdio::null())
         .spawn();
     let mut slow = slow.expect("starts");
-    place.assert_metric("gotd_pushes_stalled", 1);
+    place.daemon.assert_metric("gotd_pushes_stalled", 1);
     for (to, branch) in [("a.git", "fast"), ("b.git", "fast")] {
         let done: Done = run(&mut place.push(to, branch), b"", 60);
         done.good();
@@ -141,7 +130,7 @@ fn a_slow_pusher_does_not_hold_a_place() {
     assert!(slow.wait().expect("is waited for").success(), "{}", place.daemon.log());
     assert_pushed(&place, "a.git", "slow");
     assert_whole(&place.site, &place.site.repository("a.git"));
-    place.assert_metric("gotd_memory_reserved_bytes", 0);
+    place.daemon.assert_metric("gotd_memory_reserved_bytes", 0);
 }
 
 fn assert_whole(site: &Site, repository: &Path) {
