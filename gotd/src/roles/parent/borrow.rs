@@ -11,7 +11,6 @@ use libproto::message::parent::{
     BORROW_BYTES, BORROW_PLACES, BORROW_QUESTIONS, BorrowAsk, DIRECTORY_BYTES, FoundAt, Lend, Lent,
     ParentToAuth, ParentToRepo, Who,
 };
-use libproto::names::UserName;
 use libproto::states::RepoState;
 
 use super::Parent;
@@ -74,17 +73,16 @@ impl Parent {
     /// A repository process asks what it may borrow from.
     pub(super) fn borrow(&mut self, number: u64, places: Vec<FoundAt>) {
         let Some(session) = self.table.get(number) else { return };
-        let (Some(peer), Some(ask)) = (&session.peer, &session.ask) else {
-            return self.end_session(number, "repository: borrows for nobody");
-        };
-        let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
-        let Ok(told_user) = told.map(|name| UserName::parse(&name)).transpose() else {
+        let Ok(told_user) = session.told_user() else {
             return self.end_session(number, "--user: not a user name");
         };
-        let who = Who { peer: peer.clone(), told_user };
+        let (Some(peer), Some(grant)) = (session.peer().cloned(), session.grant_mut()) else {
+            return self.end_session(number, "repository: borrows for nobody");
+        };
+        let who = Who { peer, told_user };
         let paths = places.iter().map(|place| place.path.clone()).collect();
-        let question = BorrowAsk { who, repository: ask.repository.clone(), places: paths };
-        if !session.borrowing.ask(places) {
+        let question = BorrowAsk { who, repository: grant.ask.repository.clone(), places: paths };
+        if !grant.borrowing.ask(places) {
             return self.end_session(number, "repository: borrows from too many places");
         }
         session.repo_state = RepoState::Borrowing;
@@ -93,10 +91,12 @@ impl Parent {
 
     /// The answer of `auth`.
     pub(super) fn lent(&mut self, number: u64, answers: Vec<Lend>) {
-        let waits = |session: &&mut super::table::Session| session.repo_state == RepoState::Borrowing;
+        let waits = |session: &&mut super::session::Session| session.repo_state == RepoState::Borrowing;
         // Its process may be gone.
         let Some(session) = self.table.get(number).filter(waits) else { return };
-        let Some(answers) = session.borrowing.answer(answers, &self.settings.recorded) else {
+        let Some(answers) =
+            session.grant_mut().and_then(|grant| grant.borrowing.answer(answers, &self.settings.recorded))
+        else {
             return self.end_session(number, "auth: not an answer for each place");
         };
         session.repo_state = RepoState::Opening;

@@ -10,8 +10,9 @@ use libproto::states::SessionState;
 use super::listen_place::Place;
 use super::queue::Work;
 use super::report::peer_name;
+use super::session::Session;
+use super::session::table::Table;
 use super::set_limits::SetLimit;
-use super::table::{Session, Table};
 use super::turns::Counts;
 use super::{End, Parent};
 
@@ -88,7 +89,7 @@ impl Parent {
     /// While draining: whether nothing is left to wait for.
     pub(super) fn drained(&mut self) -> Option<End> {
         let drain = self.draining.as_mut()?;
-        let busy = |s: &&Session| s.peer.is_some() && s.session.running().is_some();
+        let busy = |s: &&Session| s.peer().is_some() && s.session.running().is_some();
         let others = self.table.iter().filter(busy).filter(|s| !drain.asking.contains(&s.number)).count();
         let late = Instant::now() >= drain.until;
         if drain.asking.is_empty() {
@@ -134,7 +135,7 @@ pub(super) fn packed(lines: Vec<String>) -> Vec<ParentToSession> {
 
 /// The sessions that `gotctl info` shows, oldest first.
 fn busy(table: &Table, asking: u64) -> Vec<&Session> {
-    let shown = |s: &&Session| s.peer.is_some() && s.session.running().is_some() && s.number != asking;
+    let shown = |s: &&Session| s.peer().is_some() && s.session.running().is_some() && s.number != asking;
     let mut busy: Vec<&Session> = table.iter().filter(shown).collect();
     busy.sort_by_key(|s| s.number);
     busy
@@ -237,7 +238,7 @@ impl Parent {
 }
 
 fn describe(session: &Session) -> String {
-    let who = match (&session.permit, &session.peer) {
+    let who = match (session.permit(), session.peer()) {
         (Some(permit), Some(peer @ Peer::Tcp { .. })) => {
             format!("{} from {}", permit.identity, peer_name(peer))
         }
@@ -246,7 +247,7 @@ fn describe(session: &Session) -> String {
         (None, Some(peer)) => peer_name(peer),
         (None, None) => "unknown".into(),
     };
-    let what = match (&session.ask, session.state) {
+    let what = match (session.ask(), session.state()) {
         (Some(ask), state) => format!(
             "{} {}{}",
             ask.service.name(),
@@ -255,7 +256,7 @@ fn describe(session: &Session) -> String {
         ),
         (None, _) => "no request yet".into(),
     };
-    let seconds = session.accepted.map_or(0, |at| at.elapsed().as_secs());
+    let seconds = session.accepted().map_or(0, |at| at.elapsed().as_secs());
     let pids: Vec<String> = session.processes().map(|process| process.pid().to_string()).collect();
     format!("session {}: {who}: {what}, {seconds} seconds, pids {}", session.number, pids.join(" "))
 }
@@ -277,18 +278,18 @@ fn limit_json(set: &SetLimit) -> String {
 }
 
 fn session_json(session: &Session) -> String {
-    let who = match (&session.permit, &session.peer) {
+    let who = match (session.permit(), session.peer()) {
         (Some(permit), _) => text(&permit.identity),
         _ => "null".into(),
     };
-    let from = match &session.peer {
+    let from = match session.peer() {
         Some(Peer::Unix { uid, pid, .. }) => format!("\"uid\":{uid},\"pid\":{pid}"),
         Some(Peer::Tcp { address, .. }) => {
             format!("\"address\":{}", text(&std::net::Ipv6Addr::from(*address).to_canonical().to_string()))
         }
         None => "\"uid\":null".into(),
     };
-    let (service, repository) = match &session.ask {
+    let (service, repository) = match session.ask() {
         Some(ask) => (text(ask.service.name()), text(&ask.repository.to_string())),
         None => ("null".into(), "null".into()),
     };
@@ -296,8 +297,8 @@ fn session_json(session: &Session) -> String {
     format!(
         "{{\"number\":{},\"who\":{who},{from},\"service\":{service},\"repository\":{repository},\"granted\":{},\"seconds\":{},\"processes\":[{}]}}",
         session.number,
-        session.state == SessionState::Granted,
-        session.accepted.map_or(0, |at| at.elapsed().as_secs()),
+        session.state() == SessionState::Granted,
+        session.accepted().map_or(0, |at| at.elapsed().as_secs()),
         pids.join(",")
     )
 }

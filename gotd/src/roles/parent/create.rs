@@ -12,7 +12,8 @@ use libproto::names::escape;
 use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, Table};
 
 use super::job::{Heard, JobOf, JobRole};
-use super::table::{Creation, Ending, Session};
+use super::session::phase::Creation;
+use super::session::{Ending, Session};
 use super::{NO_SUCH, Parent};
 use crate::os::log::Level;
 
@@ -34,14 +35,14 @@ impl JobRole for Create {
     const PATIENCE: Option<Duration> = Some(PATIENCE);
 
     fn of(session: &Session) -> Option<&JobOf<Create>> {
-        match &session.creation {
+        match creation(session) {
             Some(Creation::Running(job)) => Some(job),
             _ => None,
         }
     }
 
     fn of_mut(session: &mut Session) -> Option<&mut JobOf<Create>> {
-        match &mut session.creation {
+        match session.grant_mut()?.creation.as_mut() {
             Some(Creation::Running(job)) => Some(job),
             _ => None,
         }
@@ -59,8 +60,8 @@ impl JobRole for Create {
 
     /// One that has not said what it did has failed.
     fn ended(parent: &mut Parent, number: u64, ending: Ending) {
+        parent.set_creation(number, Creation::Over);
         let Some(session) = parent.table.get(number) else { return };
-        session.creation = Some(Creation::Over);
         if session.repo_state == RepoState::Absent {
             session.refused.get_or_insert_with(|| format!("create {ending}"));
             parent.refuse(number, NOT_CREATED);
@@ -69,14 +70,19 @@ impl JobRole for Create {
     }
 }
 
+fn creation(session: &Session) -> Option<&Creation> {
+    session.grant()?.creation.as_ref()
+}
+
 impl Parent {
     /// The repository of a session is not there: is it to be made?
     pub(super) fn absent(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        match (&session.creation, session.permit.as_ref().and_then(|permit| permit.create)) {
+        let Some(grant) = session.grant_mut() else { return };
+        match (&grant.creation, grant.permit.create) {
             (None, Some(_)) => {
+                grant.creation = Some(Creation::Waiting(Instant::now()));
                 session.repo_state = RepoState::Absent;
-                session.creation = Some(Creation::Waiting(Instant::now()));
                 self.give_creations();
             }
             (None, None) => self.not_there(number, NO_SUCH),
@@ -93,10 +99,10 @@ impl Parent {
     pub(super) fn give_creations(&mut self) {
         loop {
             let now = Instant::now();
-            let place = |s: &Session| s.permit.as_ref().map(|permit| permit.repository.place.clone());
+            let place = |s: &Session| s.permit().map(|permit| permit.repository.place.clone());
             let mut stuck = BTreeSet::new();
             for session in self.table.iter() {
-                match &session.creation {
+                match creation(session) {
                     Some(Creation::Running(job)) if !job.is_late(now) => return,
                     // It was ended, and hangs in a file system that does not answer.
                     Some(Creation::Running(_)) => stuck.extend(place(session)),
@@ -104,17 +110,15 @@ impl Parent {
                 }
             }
             let is_free = |session: &Session| place(session).is_none_or(|place| !stuck.contains(&place));
-            let waiting = self.table.iter().filter_map(|s| match s.creation {
+            let waiting = self.table.iter().filter_map(|s| match creation(s) {
                 Some(Creation::Waiting(since)) if s.session.running().is_some() && is_free(s) => {
-                    Some((since, s.number))
+                    Some((*since, s.number))
                 }
                 _ => None,
             });
             let Some((_, number)) = waiting.min() else { return };
             if !self.start_create(number) {
-                if let Some(session) = self.table.get(number) {
-                    session.creation = Some(Creation::Over);
-                }
+                self.set_creation(number, Creation::Over);
                 self.refuse(number, NOT_CREATED);
             }
         }
@@ -122,26 +126,31 @@ impl Parent {
 
     fn start_create(&mut self, number: u64) -> bool {
         let Some(session) = self.table.get(number) else { return false };
-        let Some(permit) = &session.permit else { return false };
+        let Some(permit) = session.permit() else { return false };
         let (Some(name), Some(rules)) = (permit.repository.below.clone(), permit.create) else {
             return false;
         };
         let who = permit.counted.clone();
         let (path, place) = (permit.repository.path.clone(), permit.repository.place.clone());
         let start = CreateStart { path, place, name, who, rules };
-        let made = match self.start_job::<Create>(number, &[], &ParentToCreate::Start(start)) {
-            Ok((job, _)) => Ok(Creation::Running(job)),
-            Err(e) => Err(format!("create: {e}")),
-        };
-        let Some(session) = self.table.get(number) else { return false };
-        match made {
-            Ok(running) => session.creation = Some(running),
-            Err(why) => {
-                session.refused = Some(why);
-                return false;
+        match self.start_job::<Create>(number, &[], &ParentToCreate::Start(start)) {
+            Ok((job, _)) => {
+                self.set_creation(number, Creation::Running(job));
+                true
+            }
+            Err(e) => {
+                if let Some(session) = self.table.get(number) {
+                    session.refused = Some(format!("create: {e}"));
+                }
+                false
             }
         }
-        true
+    }
+
+    fn set_creation(&mut self, number: u64, creation: Creation) {
+        if let Some(grant) = self.table.get(number).and_then(Session::grant_mut) {
+            grant.creation = Some(creation);
+        }
     }
 
     /// What became of it: the repository process looks again, or the client is told.
@@ -170,10 +179,10 @@ impl Parent {
     fn log_created(&mut self, number: u64) {
         self.metrics.created();
         let Some(session) = self.table.get(number) else { return };
-        let Some(permit) = &session.permit else { return };
+        let Some(permit) = session.permit() else { return };
         let name = permit.repository.below.as_ref().map(|name| name.with_suffix()).unwrap_or_default();
         let path = [&permit.repository.place, b"/".as_slice(), &name].concat();
-        let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+        let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
         let fields: [(&str, &dyn std::fmt::Display); 5] = [
             ("number", &number),
             ("who", &permit.identity),

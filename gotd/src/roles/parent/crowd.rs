@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use libproto::message::parent::{Newcomer, Peer, Pool};
 use libproto::states::SessionState;
 
+use super::session::Session;
+use super::session::table::Table;
 use super::settings::Settings;
-use super::table::{Session, Table};
 use super::{LINGER, Parent, too_many};
 use crate::os::log::Level;
 
@@ -36,7 +37,7 @@ impl Parent {
     /// one of the account and the greeting who: those that never ask for anything must not take the places of the others.
     pub(super) fn consider_user(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        let (Some(Peer::Unix { uid, .. }), Some(hello)) = (&session.peer, &session.hello) else { return };
+        let (Some(Peer::Unix { uid, .. }), Some(hello)) = (session.peer(), &session.hello) else { return };
         let Some(name) = hello.user.clone().filter(|_| self.settings.is_account(*uid)) else { return };
         let who = Who(*uid, Some(name));
         let Who(_, Some(name)) = &who else { return };
@@ -54,7 +55,7 @@ impl Parent {
     pub(super) fn ends_with(&mut self, number: u64, uid: u32) {
         self.log.line(Level::Debug, "closed for listen", &[("number", &number), ("uid", &uid)]);
         let Some(session) = self.table.get(number) else { return };
-        session.recalled = true;
+        session.recall();
         if let Some(child) = session.repo.running() {
             child.end();
         }
@@ -73,13 +74,13 @@ impl Table {
     /// The places of unix connections.
     fn places(&self, settings: &Settings) -> Vec<Place> {
         let place = |session: &Session| {
-            let Some(Peer::Unix { uid, .. }) = session.peer else { return None };
+            let Some(&Peer::Unix { uid, .. }) = session.peer() else { return None };
             let name = session.hello.as_ref().and_then(|hello| hello.user.clone());
-            let mute = matches!(session.state, SessionState::Waiting | SessionState::Greeted);
+            let mute = matches!(session.state(), SessionState::Waiting | SessionState::Greeted);
             Some(Place {
                 number: session.number,
                 who: Who(settings.owners.of(uid), name.filter(|_| settings.is_account(uid))),
-                silent: session.accepted.filter(|_| mute && session.killed.is_none()),
+                silent: session.accepted().filter(|_| mute && session.killed.is_none()),
             })
         };
         self.iter().filter(|session| session.pool == Pool::Unix).filter_map(place).collect()

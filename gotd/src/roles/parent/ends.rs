@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::reload::Reload;
-use super::table::{Ending, Process, Session};
+use super::session::{Ending, Killed, Process, Session};
 use super::{End, LINGER, Parent, REAP, REPO_ENDED, signals};
 use crate::os::log::Level;
 use crate::os::spawn::{Child, Ender};
@@ -94,7 +94,7 @@ impl Parent {
             && let Some(session) = self.table.remove(number)
         {
             // Not sooner: a process that cannot end counts for whom it served.
-            if session.offered || session.peer.is_some() {
+            if session.connection.is_known() {
                 self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
             }
             self.log_session(&session);
@@ -105,21 +105,21 @@ impl Parent {
     fn session_ended(&mut self, number: u64, ending: Ending) {
         let Some(session) = self.table.get(number) else { return };
         session.session = Process::Ended(ending);
-        session.state = SessionState::Finished;
+        session.phase.end(None);
         // The repository process sees the end of its link, and has this long to take note; a push that is
         // under way is decided without its client, within its own limits.
         session.deadline = (!session.is_pushing()).then_some(Instant::now() + LINGER);
         if !session.is_pushing() {
             session.verify_ends = None;
         }
-        if session.offered || session.peer.is_some() {
+        if session.connection.is_known() {
             self.listen_out.send(&self.listen.channel, number, &ParentToListen::Gone(()));
         }
         // One that was never told to go on waits for the parent's word alone.
         let before = [RepoState::Waiting, RepoState::Opening, RepoState::Borrowing, RepoState::Absent];
         let told = !before.contains(&session.repo_state);
         // A pack that nobody waits for any more frees its place.
-        let fruitless = session.turn.is_some() && ending != Ending::Exit(0);
+        let fruitless = session.turn().is_some() && ending != Ending::Exit(0);
         if !told || fruitless {
             session.repo.running().inspect(|child| child.end());
         }
@@ -129,11 +129,11 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         session.repo = Process::Ended(ending);
         session.repo_state = RepoState::Finished;
-        session.turn = None;
-        let changing = session.state == SessionState::Shell && session.ask.is_some();
-        if session.state == SessionState::Asked || changing && session.repo_report.is_none() {
+        session.end_turn();
+        let changing = session.state() == SessionState::Shell && session.ask().is_some();
+        if session.state() == SessionState::Asked || changing && session.repo_report.is_none() {
             self.refuse(number, REPO_ENDED);
-        } else if session.peer.is_none() {
+        } else if session.peer().is_none() {
             self.end_session(number, "its repository process ended");
         }
     }
@@ -152,10 +152,7 @@ impl Parent {
     pub(super) fn end_session(&mut self, number: u64, why: &str) {
         self.spend_at_end(number);
         let Some(session) = self.table.get(number) else { return };
-        if session.killed.is_none() {
-            session.killed = Some(why.to_owned());
-            session.killed_at = Some(Instant::now());
-        }
+        session.killed.get_or_insert_with(|| Killed { why: why.to_owned(), at: Instant::now() });
         session.deadline = Some(Instant::now() + LINGER);
         session.processes().for_each(Ender::end);
     }

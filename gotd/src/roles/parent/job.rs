@@ -11,7 +11,7 @@ use libproto::channel::{Channel, Message, RecvError, SendError};
 use libproto::message::parent::Build;
 use libproto::states::{self, JobState, Role};
 
-use super::table::{Ending, Session};
+use super::session::{Ending, Session};
 use super::{Parent, same_build};
 use crate::os::spawn::{Child, Ender};
 

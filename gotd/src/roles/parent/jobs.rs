@@ -6,7 +6,7 @@ use super::Parent;
 use super::create::Create;
 use super::job::{AnyJob, Row};
 use super::list::List;
-use super::table::{Ending, Session};
+use super::session::{Ending, Session};
 use super::verify::Verify;
 use crate::os::spawn::{Child, Ender};
 

@@ -6,12 +6,12 @@ use libproto::message::parent::{
     Filter, ListStart, ListToParent, ListToParentKind, ListedRepository, ParentToAuth, ParentToList,
     SeenRoot, Who,
 };
-use libproto::names::{RepoName, UserName};
+use libproto::names::RepoName;
 use libproto::states::{JobState, LIST_TO_PARENT, Role, Table};
 
 use super::Parent;
 use super::job::{Heard, JobOf, JobRole};
-use super::table::{Ending, Session};
+use super::session::{Ending, Session};
 use crate::os::log::Level;
 
 /// How long one directory may take.
@@ -29,11 +29,11 @@ impl JobRole for List {
     const PATIENCE: Option<Duration> = Some(PATIENCE);
 
     fn of(session: &Session) -> Option<&JobOf<List>> {
-        session.shell.as_ref()?.list.as_ref()
+        session.overview()?.list.as_ref()
     }
 
     fn of_mut(session: &mut Session) -> Option<&mut JobOf<List>> {
-        session.shell.as_mut()?.list.as_mut()
+        session.overview_mut()?.list.as_mut()
     }
 
     fn says(parent: &mut Parent, number: u64, message: ListToParent) -> Heard {
@@ -44,8 +44,8 @@ impl JobRole for List {
                 Heard::More
             }
             ListToParent::Done(whole) => {
-                if let Some(shell) = parent.table.get(number).and_then(|session| session.shell.as_mut()) {
-                    shell.whole &= whole;
+                if let Some(overview) = parent.table.get(number).and_then(Session::overview_mut) {
+                    overview.incomplete |= !whole;
                 }
                 Heard::Last
             }
@@ -54,8 +54,8 @@ impl JobRole for List {
 
     /// One that has not said that this was all has ended early.
     fn ended(parent: &mut Parent, number: u64, _: Ending) {
-        let Some(shell) = parent.table.get(number).and_then(|session| session.shell.as_mut()) else { return };
-        shell.whole &= shell.list.take().is_some_and(|job| job.is_done());
+        let Some(overview) = parent.table.get(number).and_then(Session::overview_mut) else { return };
+        overview.incomplete |= !overview.list.take().is_some_and(|job| job.is_done());
         parent.shell_goes_on(number);
     }
 }
@@ -65,17 +65,15 @@ impl Parent {
     pub(super) fn start_list(&mut self, number: u64, root: SeenRoot) -> bool {
         let start = ListStart { path: root.path.clone(), place: root.place.clone() };
         let started = self.start_job::<List>(number, &[], &ParentToList::Start(start));
-        let Some(shell) = self.table.get(number).and_then(|session| session.shell.as_mut()) else {
-            return false;
-        };
+        let Some(overview) = self.table.get(number).and_then(Session::overview_mut) else { return false };
         match started {
             Ok((job, _)) => {
-                shell.current = Some(root);
-                shell.list = Some(job);
+                overview.current = Some(root);
+                overview.list = Some(job);
                 true
             }
             Err(e) => {
-                shell.whole = false;
+                overview.incomplete = true;
                 self.log.line(Level::Warning, Role::List.name(), &[("session", &number), ("error", &e)]);
                 false
             }
@@ -85,8 +83,9 @@ impl Parent {
     /// Repositories that were found: `auth` says which of them the user may see.
     fn listed(&mut self, number: u64, batch: Vec<ListedRepository>) {
         let Some(session) = self.table.get(number) else { return };
-        let (Some(peer), Some(shell)) = (&session.peer, &mut session.shell) else { return };
-        let Some(root) = &shell.current else { return };
+        let (peer, told_user) = (session.peer().cloned(), session.told_user().ok().flatten());
+        let (Some(peer), Some(overview)) = (peer, session.overview_mut()) else { return };
+        let Some(root) = &overview.current else { return };
         // What was recorded for another path is listed by that one.
         let recorded = &self.settings.recorded;
         let own = |found: &ListedRepository| {
@@ -98,11 +97,8 @@ impl Parent {
         };
         let names = batch.into_iter().filter(own);
         let names = names.filter_map(|found| Some((prefixed(&found.name)?, found.below))).collect();
-        let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
-        let told_user = told.and_then(|name| UserName::parse(&name).ok());
-        let who = Who { peer: peer.clone(), told_user };
-        let filter = Filter { who, place: root.place.clone(), names };
-        shell.pending = shell.pending.saturating_add(1);
+        let filter = Filter { who: Who { peer, told_user }, place: root.place.clone(), names };
+        overview.pending = overview.pending.saturating_add(1);
         self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Filter(filter));
     }
 }

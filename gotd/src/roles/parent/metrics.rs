@@ -11,8 +11,8 @@ use libproto::names::escape;
 
 use super::negotiation::Spent;
 use super::queue::Work;
+use super::session::table::Table;
 use super::settings::Settings;
-use super::table::Table;
 use crate::conf::limits::Limit;
 
 /// Counters since the start of the daemon.
@@ -131,7 +131,7 @@ impl Metrics {
         out.sample("gotd_build_info", &[("version", crate::VERSION)], 1);
         out.family("gotd_uptime_seconds", "gauge", "Seconds since the start.");
         out.sample("gotd_uptime_seconds", &[], started.elapsed().as_secs());
-        let busy = table.iter().filter(|s| s.peer.is_some() && s.session.running().is_some()).count();
+        let busy = table.iter().filter(|s| s.peer().is_some() && s.session.running().is_some()).count();
         let waiting = table.iter().filter(|s| s.is_free()).count();
         let processes: usize = table.iter().map(|s| s.processes().count()).sum();
         out.family("gotd_sessions_active", "gauge", "Sessions under way.");

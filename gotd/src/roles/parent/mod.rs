@@ -25,8 +25,8 @@ use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::outbox::Outbox;
 use self::reload::Reload;
+use self::session::table::Table;
 use self::stderr::Complaints;
-use self::table::Table;
 use crate::conf::limits::Limit;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::{Child, Starter};
@@ -54,12 +54,12 @@ pub mod reload;
 pub mod report;
 pub mod sd_notify;
 pub mod selfservice;
+pub mod session;
 pub mod set_limits;
 pub mod settings;
 pub mod signals;
 pub mod startup;
 pub mod stderr;
-pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod turns;
@@ -262,7 +262,7 @@ impl Parent {
         for session in self.table.iter() {
             let number = session.number;
             let link = session.session.running().map(|child| child.channel.as_fd());
-            watch(Source::Session(number), session.state == SessionState::Finished, link);
+            watch(Source::Session(number), session.state() == SessionState::Finished, link);
             let link = session.repo.running().map(|child| child.channel.as_fd());
             // One that waits says nothing, and if it ends there is a signal.
             let silent = session.repo_state == RepoState::Waiting && !all;

@@ -13,7 +13,7 @@ use libproto::states::RepoState;
 
 use super::Parent;
 use super::queue::Work;
-use super::table::Session;
+use super::session::Session;
 use crate::conf::limits::Limit;
 use crate::fairness::{Network, networks};
 use crate::repo::read::budget::over;
@@ -126,7 +126,7 @@ impl Spent {
 
 impl Session {
     fn spenders(&self) -> Vec<(Client, u64)> {
-        clients(self.peer.as_ref(), self.permit.as_ref().map(|permit| permit.counted.as_str()))
+        clients(self.peer(), self.permit().map(|permit| permit.counted.as_str()))
     }
 }
 
@@ -134,10 +134,10 @@ impl Parent {
     /// What a session's negotiation may use, by who it is for; the error is what the client is told. Only a fetch negotiates.
     pub(super) fn negotiation(&mut self, number: u64, identity: &str) -> Result<Negotiation, String> {
         let Some(session) = self.table.get(number) else { return Ok(Negotiation::default()) };
-        if session.is_push() || session.shell.is_some() {
+        if session.is_push() || session.shell().is_some() {
             return Ok(Negotiation::default());
         }
-        let clients = clients(session.peer.as_ref(), Some(identity));
+        let clients = clients(session.peer(), Some(identity));
         self.left_for(&clients)
     }
 
@@ -155,8 +155,9 @@ impl Parent {
     /// A session's negotiation has used so many milliseconds in all.
     pub(super) fn spend(&mut self, number: u64, total: u32) {
         let Some(session) = self.table.get(number) else { return };
-        let more = total.saturating_sub(session.negotiated);
-        session.negotiated = session.negotiated.max(total);
+        let Some(grant) = session.grant_mut() else { return };
+        let more = total.saturating_sub(grant.negotiated);
+        grant.negotiated = grant.negotiated.max(total);
         let spenders = session.spenders();
         self.spent.add(spenders, more, Instant::now());
     }
@@ -167,7 +168,7 @@ impl Parent {
         let most = self.settings.limits.get(Limit::NegotiationCpu).saturating_mul(1000);
         let Some(session) = self.table.get(number) else { return };
         let negotiates =
-            session.repo_state == RepoState::Serving && !session.is_push() && session.turn.is_none();
+            session.repo_state == RepoState::Serving && !session.is_push() && session.turn().is_none();
         let child = session.repo.running().filter(|_| negotiates);
         if let Some(time) = child.and_then(|child| crate::os::system::cpu_time_of(child.pid)) {
             let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(most);

@@ -10,55 +10,45 @@ use std::time::Instant;
 
 use libproto::command::Service;
 use libproto::message::parent::{
-    Checks, FoundAt, Grant, OpenError, Opened, ParentToAuth, ParentToRepo, ParentToSession, PlaceQuestion,
-    Placed, Question,
+    Checks, FoundAt, OpenError, Opened, ParentToAuth, ParentToRepo, ParentToSession, PlaceQuestion, Placed,
+    Question,
 };
-use libproto::names::{UserName, escape};
-use libproto::states::{RepoState, SessionState};
+use libproto::names::escape;
+use libproto::states::RepoState;
 
-use super::table::Session;
+use super::session::Session;
+use super::session::phase::{Grant, Place};
 use super::{NO_SUCH, NOT_EXPORTED, Parent};
-
-/// How far it is known where a repository is.
-#[derive(Debug, Default)]
-pub enum Place {
-    /// The repository process has not found it.
-    #[default]
-    Unknown,
-    /// `auth` was asked about this path.
-    Asked(FoundAt, Option<Result<Opened, OpenError>>),
-    /// It is the right one.
-    Right(FoundAt),
-    /// It is not, and its client was told that there is none.
-    Wrong,
-}
 
 impl Parent {
     /// The repository process has found a repository.
     pub(super) fn found(&mut self, number: u64, at: FoundAt) {
         let Some(session) = self.table.get(number) else { return };
-        let (Some(question), Place::Unknown) = (question(session), &session.place) else {
+        let question = question(session);
+        let (Some(question), Some(Grant { place: place @ Place::Unknown, .. })) =
+            (question, session.grant_mut())
+        else {
             return self.end_session(number, "repository: found what nobody asked for");
         };
         let ask = PlaceQuestion { question, path: at.path.clone() };
-        session.place = Place::Asked(at, None);
+        *place = Place::Asked(at, None);
         self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Place(ask));
     }
 
     /// The repository process has opened what it found, or not, or has found nothing.
     pub(super) fn looked(&mut self, number: u64, result: Result<Opened, OpenError>) {
         let Some(session) = self.table.get(number) else { return };
-        match (&mut session.place, result) {
-            (Place::Unknown, Err(OpenError::NotFound)) => self.absent(number),
-            (Place::Unknown, Err(OpenError::Unreachable(text))) => {
+        match (session.grant_mut().map(|grant| &mut grant.place), result) {
+            (Some(Place::Unknown), Err(OpenError::NotFound)) => self.absent(number),
+            (Some(Place::Unknown), Err(OpenError::Unreachable(text))) => {
                 session.refused = Some(text);
                 self.not_there(number, NO_SUCH);
             }
-            (Place::Unknown, Err(OpenError::Unusable(text))) => self.refuse(number, &text),
+            (Some(Place::Unknown), Err(OpenError::Unusable(text))) => self.refuse(number, &text),
             // It hears of it when `auth` has answered.
-            (Place::Asked(_, told @ None), result) => *told = Some(result),
-            (Place::Right(_), result) => self.opened(number, result),
-            (Place::Wrong, _) => {}
+            (Some(Place::Asked(_, told @ None)), result) => *told = Some(result),
+            (Some(Place::Right(_)), result) => self.opened(number, result),
+            (Some(Place::Wrong), _) => {}
             _ => self.end_session(number, "repository: opened what it has not found"),
         }
     }
@@ -66,7 +56,8 @@ impl Parent {
     /// What `auth` says about the place.
     pub(super) fn placed(&mut self, number: u64, placed: Placed) {
         let Some(session) = self.table.get(number) else { return };
-        let Place::Asked(at, told) = std::mem::take(&mut session.place) else {
+        let place = session.grant_mut().map(|grant| std::mem::replace(&mut grant.place, Place::Unknown));
+        let Some(Place::Asked(at, told)) = place else {
             return self.end_session(number, "a word about a place that nobody asked for");
         };
         let path = Path::new(OsStr::from_bytes(&at.path));
@@ -78,13 +69,21 @@ impl Parent {
             }),
         };
         if let Some(why) = objection {
-            session.place = Place::Wrong;
-            session.refused = Some(why);
+            self.set_place(number, Place::Wrong);
+            if let Some(session) = self.table.get(number) {
+                session.refused = Some(why);
+            }
             return self.not_there(number, NO_SUCH);
         }
-        session.place = Place::Right(at);
+        self.set_place(number, Place::Right(at));
         if let Some(result) = told {
             self.opened(number, result);
+        }
+    }
+
+    fn set_place(&mut self, number: u64, place: Place) {
+        if let Some(grant) = self.table.get(number).and_then(Session::grant_mut) {
+            grant.place = place;
         }
     }
 
@@ -102,22 +101,22 @@ impl Parent {
             }
             Err(OpenError::NotFound) => return self.not_there(number, NO_SUCH),
         };
-        session.opened = Some(opened.clone());
-        let Some(permit) = &session.permit else { return };
-        let grant = Grant { hash: opened.hash, fetch: permit.fetch };
-        let checked = match session.ask.as_ref().map(|ask| ask.service) {
-            Some(Service::UploadPack) => self.checked.of(&opened, Instant::now()),
-            _ => Checks::new(),
+        let Some(Grant { place, permit, ask, .. }) = session.grant_mut() else { return };
+        *place = match std::mem::replace(place, Place::Unknown) {
+            Place::Right(at) => Place::Open(at, opened.clone()),
+            other => other,
+        };
+        let grant = libproto::message::parent::Grant { hash: opened.hash, fetch: permit.fetch };
+        let checked = match ask.service {
+            Service::UploadPack => self.checked.of(&opened, Instant::now()),
+            Service::ReceivePack => Checks::new(),
         };
         session.repo_state = RepoState::Serving;
-        if session.state == SessionState::Asked {
-            session.state = SessionState::Granted;
-        }
         let told = session
             .repo
             .running()
             .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(checked)).is_ok())
-            && (session.shell.is_some()
+            && (session.shell().is_some()
                 || session.session.running().is_some_and(|c| {
                     c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok()
                 }));
@@ -129,9 +128,8 @@ impl Parent {
 
 /// What a session asked of `auth`.
 fn question(session: &Session) -> Option<Question> {
-    let ask = session.ask.as_ref()?;
-    let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
-    let told_user = told.map(|name| UserName::parse(&name)).transpose().ok()?;
-    let (peer, repository) = (session.peer.clone()?, ask.repository.clone());
+    let ask = session.ask()?;
+    let told_user = session.told_user().ok()?;
+    let (peer, repository) = (session.peer().cloned()?, ask.repository.clone());
     Some(Question { peer, told_user, service: ask.service, repository })
 }

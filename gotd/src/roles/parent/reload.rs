@@ -16,9 +16,10 @@ use libproto::names::escape;
 use libproto::states::Role;
 
 use super::listeners::Change;
+use super::session::Session;
+use super::session::phase::Connection;
 use super::settings::Settings;
 use super::startup::MOST_NOTES;
-use super::table::Session;
 use super::{Parent, same_build};
 use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::model::Config;
@@ -179,8 +180,8 @@ impl Parent {
             self.table.iter().filter(|s| s.is_free() && which(s)).map(|s| s.number).collect();
         for number in stale {
             let Some(session) = self.table.get(number) else { continue };
-            if session.offered {
-                session.recalled = true;
+            if session.connection.is_known() {
+                session.recall();
                 self.listen_out.send(&self.listen.channel, number, &ParentToListen::Recall(()));
             } else {
                 self.end_session(number, "");
@@ -190,7 +191,7 @@ impl Parent {
 
     /// `listen` does not have it any more: it was never given a client.
     pub(super) fn recalled(&mut self, number: u64) {
-        if self.table.get(number).is_some_and(|s| s.recalled && s.peer.is_none()) {
+        if self.table.get(number).is_some_and(|s| matches!(s.connection, Connection::Recalled)) {
             self.end_session(number, "");
         }
     }

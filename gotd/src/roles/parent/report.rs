@@ -7,7 +7,8 @@ use libproto::message::parent::{Peer, RefReport, Refusals};
 use libproto::names::escape;
 
 use super::metrics::Ended;
-use super::table::{Ending, Process, Session};
+use super::session::phase::Connection;
+use super::session::{Ending, Process, Session};
 use super::{Parent, REPO_ENDED};
 use crate::os::log::Level;
 
@@ -36,19 +37,22 @@ impl Parent {
         }
         // Where a session is refused, its repository process was ended by us.
         let dismissed = session.refused.as_ref().is_some_and(|text| text != REPO_ENDED);
-        if let (Process::Ended(ending), true) = (&session.repo, session.permit.is_some() && !dismissed) {
+        if let (Process::Ended(ending), true) = (&session.repo, session.permit().is_some() && !dismissed) {
             troubles.push(ended("repository", ending));
         }
-        if let Some(Process::Ended(ending)) = &session.verify {
-            troubles.push(ended("verify", ending));
+        if let Some(grant) = session.grant() {
+            if let Some(Process::Ended(ending)) = &grant.verify {
+                troubles.push(ended("verify", ending));
+            }
+            troubles.push(grant.verify_text.clone());
         }
-        troubles.push(session.verify_text.clone());
-        troubles.extend(session.killed.clone().map(|why| format!("ended: {why}")));
+        troubles.extend(session.killed.as_ref().map(|killed| format!("ended: {}", killed.why)));
         troubles.retain(|t| !t.is_empty());
         let troubles = troubles.join(", ");
-        if session.peer.is_none() {
+        if session.peer().is_none() {
             // One that was only taken back is no loss, whichever of its processes ended first.
-            let taken_back = session.recalled || session.killed.as_ref().is_some_and(String::is_empty);
+            let taken_back = matches!(session.connection, Connection::Recalled)
+                || session.killed.as_ref().is_some_and(|killed| killed.why.is_empty());
             if !troubles.is_empty() && !taken_back && self.draining.is_none() {
                 self.pauses.of(session.pool).lost(Instant::now());
                 self.log.line(
@@ -61,30 +65,29 @@ impl Parent {
         }
         let repo = session.repo_report.clone().unwrap_or_default();
         for warning in repo.warnings.iter().take(16) {
-            let repository =
-                session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+            let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
             let fields: [(&str, &dyn std::fmt::Display); 3] =
                 [("session", &number), ("repository", &repository), ("warning", warning)];
             self.log.line(Level::Warning, "repository", &fields);
         }
-        let (pid, uid, address) = match &session.peer {
+        let (pid, uid, address) = match session.peer() {
             Some(Peer::Unix { pid, uid, .. }) => (pid.to_string(), uid.to_string(), String::new()),
             Some(Peer::Tcp { address, port }) => (String::new(), String::new(), socket_name(*address, *port)),
             None => Default::default(),
         };
         let who = session.identity().or(session.turned_away.as_deref()).unwrap_or_default();
-        let rule = session.permit.as_ref().map(|p| p.rule.clone()).unwrap_or_default();
-        let shell = session.shell.as_ref().map(|shell| &shell.ask);
-        let told = session.ask.as_ref().map(|a| &a.told_address).or(shell.map(|s| &s.told_address));
+        let rule = session.permit().map(|p| p.rule.clone()).unwrap_or_default();
+        let shell = session.shell().map(|shell| &shell.ask);
+        let told = session.ask().map(|a| &a.told_address).or(shell.map(|s| &s.told_address));
         let told = told.cloned().unwrap_or_default();
-        let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+        let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
         let service = shell.map(|s| s.command.name());
-        let service = service.or(session.ask.as_ref().map(|a| a.service.name())).unwrap_or_default();
-        let protocol = session.ask.as_ref().map(|a| a.protocol.to_string()).unwrap_or_default();
-        let report = session.report.as_ref();
+        let service = service.or(session.ask().map(|a| a.service.name())).unwrap_or_default();
+        let protocol = session.ask().map(|a| a.protocol.to_string()).unwrap_or_default();
+        let report = session.phase.report();
         let agent = report.map(|r| r.agent.clone()).unwrap_or_default();
         let (received, sent) = report.map_or((0, 0), |r| (r.received, r.sent));
-        let ms = session.accepted.map_or(0, |at| at.elapsed().as_millis());
+        let ms = session.accepted().map_or(0, |at| at.elapsed().as_millis());
         let text = session.refused.clone().or_else(|| report.map(|r| r.text.clone())).unwrap_or_default();
         let refused = session.refused.is_some() || session.is_push() && !repo.text.is_empty();
         let result = match (report.map(|r| r.status), refused) {
@@ -105,7 +108,7 @@ impl Parent {
         let sent = if session.is_push() { sent } else { sent.saturating_add(repo.bytes) };
         if !control {
             let objects = repo.objects;
-            let git = matches!(session.peer, Some(Peer::Tcp { .. }));
+            let git = matches!(session.peer(), Some(Peer::Tcp { .. }));
             self.metrics.session(Ended { service, result, error: &error, received, sent, objects, git });
         }
         self.log.line(
@@ -135,8 +138,8 @@ impl Parent {
 
     pub(super) fn log_ref(&mut self, number: u64, report: &RefReport) {
         let Some(session) = self.table.get(number) else { return };
-        let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
-        let repository = session.ask.as_ref().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+        let who = session.permit().map(|p| p.identity.clone()).unwrap_or_default();
+        let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
         let name = escape(&report.name);
         self.metrics.reference(!report.refused.is_empty());
         self.metrics.limit(&report.refused, 1);

@@ -3,139 +3,55 @@
 //! `auth` names the configured ones and the directories; a `list` process looks into one directory after the other; and
 //! of what it finds, `auth` says what this user may see.
 
-use std::collections::VecDeque;
-
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    GitAsk, MOST_LISTED, Overview, ParentToAuth, ParentToSession, Question, RepoInfo, Seen, SeenRoot,
-    ShellAsk, ShellCommand, Task, Who,
+    self as message, GitAsk, ParentToAuth, ParentToSession, Question, RepoInfo, Seen, SeenRoot, Task, Who,
 };
-use libproto::names::{UserName, escape};
+use libproto::names::escape;
 
 use super::control::packed;
-use super::job::JobOf;
-use super::list::List;
-use super::outbox::Outbox;
-use super::table::Session;
+use super::session::Session;
+use super::session::shell::{Shell, ShellWork};
 use super::{Parent, too_many};
 
 /// Bytes of a description that are shown.
 const DESCRIPTION_SHOWN: usize = 2000;
 
-/// A request of self-service under way.
-#[derive(Debug)]
-pub struct Shell {
-    /// What was asked.
-    pub ask: ShellAsk,
-    /// Whom limits and logs count, once `auth` has said it.
-    pub identity: String,
-    /// `auth` was asked.
-    asked: bool,
-    /// `auth` has told all that the configuration has.
-    told: bool,
-    seen: Vec<(String, bool)>,
-    roots: VecDeque<SeenRoot>,
-    /// The directory that is being listed.
-    pub current: Option<SeenRoot>,
-    /// The process that does it.
-    pub list: Option<JobOf<List>>,
-    /// Batches that `auth` has not answered.
-    pub pending: usize,
-    /// Nothing was left out.
-    pub whole: bool,
-    /// What the repository process told.
-    info: Vec<String>,
-    /// The answer, as far as the session has not taken it.
-    pub out: Outbox,
-}
-
 /// What the repository process of a session is to do.
 pub(super) fn task(session: &Session) -> Task {
-    let task = session.shell.as_ref().and_then(|shell| shell.ask.command.task());
+    let task = session.shell().and_then(|shell| shell.ask.command.task());
     task.map_or(Task::Git, |(_, task)| task)
 }
 
-impl Shell {
-    fn new(ask: ShellAsk) -> Shell {
-        Shell {
-            ask,
-            identity: String::new(),
-            asked: false,
-            told: false,
-            seen: Vec::new(),
-            roots: VecDeque::new(),
-            current: None,
-            list: None,
-            pending: 0,
-            whole: true,
-            info: Vec::new(),
-            out: Outbox::default(),
-        }
-    }
-
-    fn see(&mut self, name: String, write: bool) {
-        if self.seen.len() < MOST_LISTED {
-            self.seen.push((name, write));
-        } else {
-            self.whole = false;
-        }
-    }
-
-    /// The lines of the answer.
-    fn lines(&mut self) -> Vec<String> {
-        self.seen.sort();
-        self.seen.dedup();
-        let mut lines = Vec::new();
-        if self.ask.command == ShellCommand::Greet {
-            lines.push(format!("hello {}, this is gotd", self.identity));
-            lines.push(match self.seen.len() {
-                0 => "there is no repository for you".to_owned(),
-                1 => "there is one repository for you:".to_owned(),
-                n => format!("there are {n} repositories for you:"),
-            });
-        }
-        let words = |write: &bool| if *write { "rw" } else { "ro" };
-        lines.extend(self.seen.iter().map(|(name, write)| format!("{}\t{name}", words(write))));
-        if !self.whole {
-            lines.push("and more, which are not listed".to_owned());
-        }
-        lines
-    }
-}
-
 impl Parent {
-    /// A session forwards a request.
-    pub(super) fn shell(&mut self, number: u64, ask: ShellAsk) {
-        let Some(session) = self.table.get(number) else { return };
-        session.shell = Some(Box::new(Shell::new(ask)));
-        self.consider_shell(number);
-    }
-
     /// Asks `auth` once both are known: who it is, and what it wants.
     pub(super) fn consider_shell(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        let (Some(peer), Some(shell)) = (&session.peer, &mut session.shell) else { return };
-        if std::mem::replace(&mut shell.asked, true) {
+        let (Some(peer), told_user) = (session.peer().cloned(), session.told_user()) else { return };
+        let kind = session.hello.as_ref().map(|hello| hello.kind);
+        let Some(shell) = session.phase.shell_mut().filter(|shell| matches!(shell.work, ShellWork::New))
+        else {
             return;
-        }
-        let hello = session.hello.as_ref();
-        if hello.is_some_and(|hello| hello.kind != ClientKind::Shell) {
+        };
+        if kind.is_some_and(|kind| kind != ClientKind::Shell) {
             return self.end_session(number, "self-service of another kind of client");
         }
-        let told = hello.and_then(|hello| hello.user.clone());
-        let Ok(told_user) = told.map(|name| UserName::parse(&name)).transpose() else {
+        let Ok(told_user) = told_user else {
             return self.refuse(number, "--user: not a user name");
         };
         let message = match shell.ask.command.task() {
-            None => ParentToAuth::Overview(Who { peer: peer.clone(), told_user }),
+            None => {
+                shell.work = ShellWork::Overview(Box::default());
+                ParentToAuth::Overview(Who { peer, told_user })
+            }
             // Without a name it is an account's own, or somebody's who has a shell.
             Some(_) if told_user.is_none() => return self.refuse(number, "--user: no name"),
             Some((repository, _)) => {
                 let (service, repository) = (shell.ask.command.service(), repository.clone());
                 let told_address = shell.ask.told_address.clone();
                 let ask = GitAsk { service, repository: repository.clone(), protocol: 0, told_address };
-                session.ask = Some(ask);
-                ParentToAuth::Ask(Question { peer: peer.clone(), told_user, service, repository })
+                shell.work = ShellWork::Asked(ask);
+                ParentToAuth::Ask(Question { peer, told_user, service, repository })
             }
         };
         self.auth_out.send(&self.auth.channel, number, &message);
@@ -143,9 +59,10 @@ impl Parent {
 
     /// The repository process has changed what was asked for, or says why not.
     pub(super) fn shell_changed(&mut self, number: u64, text: &str) {
-        let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) else { return };
+        let shell = self.table.get(number).and_then(|session| session.phase.shell_mut());
+        let Some(Shell { work: ShellWork::Granted { info, .. }, .. }) = shell else { return };
         if text.is_empty() {
-            let lines = std::mem::take(&mut shell.info);
+            let lines = std::mem::take(info);
             self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
         } else {
             self.refuse(number, text);
@@ -154,16 +71,14 @@ impl Parent {
 
     /// The repository process tells about its repository.
     pub(super) fn shell_info(&mut self, number: u64, info: &RepoInfo) {
-        let Some(session) = self.table.get(number) else { return };
-        let (Some(permit), Some(ask), Some(shell)) = (&session.permit, &session.ask, &mut session.shell)
-        else {
-            return;
-        };
+        let shell = self.table.get(number).and_then(|session| session.phase.shell_mut());
+        let Some(Shell { work: ShellWork::Granted { grant, info: lines }, .. }) = shell else { return };
+        let (permit, ask) = (&grant.permit, &grant.ask);
         let branch = info.head.strip_prefix(b"refs/heads/").unwrap_or(&info.head);
         let unborn = if info.born { "" } else { " (not there yet)" };
         let mut text = escape(info.description.trim_ascii());
         text.truncate(text.floor_char_boundary(DESCRIPTION_SHOWN));
-        shell.info = vec![
+        *lines = vec![
             format!("repository\t{}", escape(ask.repository.as_bytes())),
             format!("rights\t{}", if permit.write { "rw" } else { "ro" }),
             format!("head\t{}{unborn}", escape(branch)),
@@ -178,54 +93,53 @@ impl Parent {
 
     /// `auth` names a directory of repositories.
     pub(super) fn shell_root(&mut self, number: u64, root: SeenRoot) {
-        if let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) {
-            shell.roots.push_back(root);
+        if let Some(overview) = self.table.get(number).and_then(Session::overview_mut) {
+            overview.roots.push_back(root);
         }
     }
 
     /// `auth` names repositories that the user may see.
     pub(super) fn shell_seen(&mut self, number: u64, batch: Vec<Seen>) {
-        let Some(shell) = self.table.get(number).and_then(|s| s.shell.as_mut()) else { return };
+        let Some(overview) = self.table.get(number).and_then(Session::overview_mut) else { return };
         for seen in batch {
-            shell.see(escape(seen.name.as_bytes()), seen.write);
+            overview.see(escape(seen.name.as_bytes()), seen.write);
         }
-        if shell.told {
-            shell.pending = shell.pending.saturating_sub(1);
+        if overview.identity.is_some() {
+            overview.pending = overview.pending.saturating_sub(1);
             self.shell_goes_on(number);
         }
     }
 
     /// That was all of the configuration.
-    pub(super) fn shell_told(&mut self, number: u64, overview: Overview) {
+    pub(super) fn shell_told(&mut self, number: u64, overview: message::Overview) {
         let (identity, connections, own) = match overview {
-            Overview::Known { identity, connections, own_connections } => {
+            message::Overview::Known { identity, connections, own_connections } => {
                 (identity, connections, own_connections)
             }
-            Overview::NoIdentity(text) => return self.refuse(number, &text),
+            message::Overview::NoIdentity(text) => return self.refuse(number, &text),
         };
         let limit = usize::try_from(connections).unwrap_or(usize::MAX);
         let full = self.table.of_identity(&identity) >= limit;
         let Some(session) = self.table.get(number) else { return };
-        let Some(shell) = &mut session.shell else { return };
+        let Some(overview) = session.overview_mut() else { return };
         if full {
             let told = too_many(own);
             session.refused = Some(format!("{identity}: {told}"));
             return self.refuse(number, &told);
         }
-        shell.identity = identity;
-        shell.told = true;
+        overview.identity = Some(identity);
         self.shell_goes_on(number);
     }
 
     fn next_root(&mut self, number: u64) -> Option<SeenRoot> {
-        self.table.get(number)?.shell.as_mut()?.roots.pop_front()
+        self.table.get(number)?.overview_mut()?.roots.pop_front()
     }
 
     /// The next directory, or the answer.
     pub(super) fn shell_goes_on(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        let Some(shell) = &mut session.shell else { return };
-        if shell.list.is_some() || session.session.running().is_none() {
+        let Some(overview) = session.overview() else { return };
+        if overview.list.is_some() || session.session.running().is_none() {
             return;
         }
         while let Some(root) = self.next_root(number) {
@@ -234,21 +148,27 @@ impl Parent {
             }
         }
         let Some(session) = self.table.get(number) else { return };
-        let Some(shell) = &mut session.shell else { return };
-        if shell.pending > 0 {
+        let (Some(child), Some(shell)) = (session.session.running(), session.phase.shell_mut()) else {
+            return;
+        };
+        let Shell { ask, work: ShellWork::Overview(overview) } = shell else { return };
+        if overview.pending > 0 {
             return;
         }
-        let messages = packed(shell.lines()).into_iter().chain([ParentToSession::Done(())]);
-        if let Some(child) = session.session.running() {
-            messages.for_each(|message| shell.out.send(&child.channel, number, &message));
+        let lines = overview.lines(&ask.command);
+        for message in packed(lines).into_iter().chain([ParentToSession::Done(())]) {
+            overview.out.send(&child.channel, number, &message);
         }
     }
 
     /// Sends more of the answer, when the session takes it.
     pub(super) fn flush_shell(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        if let (Some(shell), Some(child)) = (&mut session.shell, session.session.running()) {
-            shell.out.flush(&child.channel);
+        let (Some(child), Some(shell)) = (session.session.running(), session.phase.shell_mut()) else {
+            return;
+        };
+        if let Some(overview) = shell.overview_mut() {
+            overview.out.flush(&child.channel);
         }
     }
 }

@@ -9,16 +9,17 @@ use libproto::channel::Channel;
 use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    ClientHello, FetchRules, GitAsk, Opened, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question,
-    RefReport, RepoAddress, RepoToParent, SessionToParent, Verdict,
+    ClientHello, FetchRules, FoundAt, GitAsk, Opened, ParentToRepo, ParentToSession, Peer, Permit, Pool,
+    Question, RefReport, RepoAddress, RepoToParent, SessionToParent, Verdict,
 };
 use libproto::names::RepoName;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 
 use super::queue::{Turn, Work};
+use super::session::phase::{Connection, Place};
+use super::session::{Ending, Process, Session};
 use super::settings::Settings;
-use super::table::{Ending, Process, Session};
 use super::*;
 use crate::conf::model::Config;
 use crate::os::spawn;
@@ -158,11 +159,27 @@ impl Forged {
     /// Both processes of the session were killed, for this reason.
     fn assert_ended(&self, parent: &mut Parent, why: &str) {
         let session = parent.table.get(self.number).expect("not reaped yet");
-        assert_eq!(session.killed.as_deref(), Some(why));
+        assert_eq!(killed(session), Some(why));
         for pid in self.pids {
             assert_eq!(waitpid(pid, None).map(Ending::of), Ok(Some(Ending::Signal(9))));
         }
     }
+}
+
+/// Why the parent ended a session.
+fn killed(session: &Session) -> Option<&str> {
+    session.killed.as_ref().map(|killed| killed.why.as_str())
+}
+
+/// How many references the repository process of a session may still report on.
+fn references(parent: &mut Parent, number: u64) -> Option<u32> {
+    parent.table.get(number)?.grant()?.references
+}
+
+/// A repository that was found and opened.
+fn open() -> Place {
+    let at = FoundAt { path: b"/srv/git/demo.git".to_vec(), directories: vec![] };
+    Place::Open(at, Opened { device: 1, inode: 2, hash: HashKind::Sha1 })
 }
 
 /// The processes of a test end with it.
@@ -194,7 +211,7 @@ fn a_second_word_about_a_number_ends_its_session() {
     forged.assert_ended(&mut parent, "a second word about its connection");
     assert_eq!(forged.question(), None, "the second word was believed");
     let session = parent.table.get(forged.number).expect("is there");
-    assert!(matches!(session.peer, Some(Peer::Unix { uid: 1000, .. })));
+    assert!(matches!(session.peer(), Some(Peer::Unix { uid: 1000, .. })));
 }
 
 #[test]
@@ -203,8 +220,8 @@ fn a_word_about_a_number_that_was_never_offered_is_not_believed() {
     for number in [0, forged.number + 1, u64::MAX] {
         forged.accepted(&mut parent, number, 0);
     }
-    assert!(parent.table.get(forged.number).expect("is there").peer.is_none());
-    parent.table.get(forged.number).expect("is there").offered = false;
+    assert!(parent.table.get(forged.number).expect("is there").peer().is_none());
+    parent.table.get(forged.number).expect("is there").connection = Connection::Kept(vec![]);
     forged.accepted(&mut parent, forged.number, 0);
     forged.assert_ended(&mut parent, "a second word about its connection");
 }
@@ -292,7 +309,7 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     parent.on_session(number);
     parent.on_repo(number, AT_ONCE);
     let kept = parent.table.get(number).expect("is there");
-    assert_eq!((kept.offered, kept.killed.as_deref()), (true, None));
+    assert_eq!((matches!(kept.connection, Connection::Offered), killed(kept)), (true, None));
     parent.pauses.of(Pool::Unix).lost(now);
     assert_eq!(parent.pauses.left(now), Some(Duration::from_millis(20 << 5)), "the pause was forgotten");
     // Once `listen` takes messages again it is offered.
@@ -324,7 +341,9 @@ impl Forged {
         parent.on_session(self.number);
         self.grants(parent);
         let session = parent.table.get(self.number).expect("is there");
-        (session.state, session.repo_state) = (SessionState::Granted, RepoState::Serving);
+        session.grant_mut().expect("granted").place = open();
+        session.repo_state = RepoState::Serving;
+        assert_eq!(session.state(), SessionState::Granted);
     }
 
     fn reports(&self, parent: &mut Parent, references: u32) {
@@ -348,7 +367,7 @@ fn a_repository_process_reports_on_as_many_references_as_there_were_commands() {
     // Unread until the first report comes.
     forged.session.send(0, forged.number, &SessionToParent::Begins(3)).expect("sends");
     forged.reports(&mut parent, 3);
-    assert_eq!(parent.table.get(forged.number).expect("is there").killed, None);
+    assert_eq!(killed(parent.table.get(forged.number).expect("is there")), None);
     forged.reports(&mut parent, 1);
     forged.assert_ended(&mut parent, "repository: reports on more references than there were commands");
 }
@@ -371,7 +390,7 @@ fn a_push_begins_once_and_with_no_more_commands_than_the_limit() {
     parent.on_session(forged.number);
     let limit = parent.settings.session.commands;
     assert!(limit < u32::MAX);
-    assert_eq!(parent.table.get(forged.number).expect("is there").references, Some(limit));
+    assert_eq!(references(&mut parent, forged.number), Some(limit));
     forged.assert_ended(&mut parent, "session: a push that begins twice, or is none");
 }
 
@@ -392,7 +411,7 @@ fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
     }
     let mut left = |most: usize| {
         parent.on_repo(forged.number, most);
-        parent.table.get(forged.number).and_then(|session| session.references)
+        references(&mut parent, forged.number)
     };
     assert_eq!(left(AT_ONCE), Some(100 - u32::try_from(AT_ONCE).expect("fits")));
     assert_eq!(left(usize::MAX), Some(0));
@@ -407,17 +426,18 @@ fn a_session_that_was_killed_and_does_not_end_counts_for_its_user_and_keeps_no_t
     forged.asks(&mut parent);
     forged.grants(&mut parent);
     let session = parent.table.get(forged.number).expect("is there");
-    session.opened = Some(Opened { device: 1, inode: 2, hash: HashKind::Sha1 });
+    let grant = session.grant_mut().expect("granted");
+    grant.place = open();
     let mut turn = Turn::asked(Work::Pack, 5);
     turn.begin();
-    session.turn = Some(turn);
+    grant.turn = Some(turn);
     session.session = Process::Ended(Ending::Signal(9));
     let holds = |parent: &Parent| (parent.jobs().len(), parent.table.reserved());
     assert_eq!((parent.table.of_identity("user:root"), holds(&parent)), (1, (1, 5)));
     parent.end_session(forged.number, "for the test");
     assert_eq!(holds(&parent), (1, 5), "it may still compute");
-    parent.table.get(forged.number).expect("is there").killed_at =
-        Instant::now().checked_sub(Duration::from_secs(10));
+    let killed = parent.table.get(forged.number).and_then(|session| session.killed.as_mut());
+    killed.expect("killed").at = Instant::now().checked_sub(Duration::from_secs(10)).expect("long ago");
     // Killed once more, by a deadline, it is not waited for anew.
     parent.end_session(forged.number, "did not end by itself");
     assert_eq!((parent.table.of_identity("user:root"), holds(&parent)), (1, (0, 0)));

@@ -7,7 +7,8 @@ use libproto::message::parent::{PackWait, ParentToRepo, ParentToVerify, Peer, Po
 
 use super::Parent;
 use super::queue::{self, Job, Rules, Stage, Turn, Wait, Whose, Work};
-use super::table::{Session, Table};
+use super::session::Session;
+use super::session::table::Table;
 use super::verify::Verify;
 use crate::conf::limits::Limit;
 use crate::os::log::Level;
@@ -28,12 +29,12 @@ pub struct Counts {
 
 /// Packs for git:// clients.
 pub fn counts(table: &Table) -> Counts {
-    count(table.iter().filter(|s| matches!(s.peer, Some(Peer::Tcp { .. }))), Work::Pack)
+    count(table.iter().filter(|s| matches!(s.peer(), Some(Peer::Tcp { .. }))), Work::Pack)
 }
 
 fn count<'s>(sessions: impl Iterator<Item = &'s Session>, work: Work) -> Counts {
     let mut counts = Counts::default();
-    for turn in sessions.filter_map(|session| session.turn).filter(|turn| turn.work == work) {
+    for turn in sessions.filter_map(Session::turn).filter(|turn| turn.work == work) {
         match turn.stage {
             Stage::Running => counts.running += 1,
             Stage::Waiting(_) => counts.waiting += 1,
@@ -51,10 +52,11 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         let fits = session.is_push() == (work == Work::Push);
         let need = memory.min(most);
-        match &mut session.turn {
-            None if fits => session.turn = Some(Turn::asked(work, need)),
-            Some(turn) if turn.stage == Stage::Refused => return,
-            Some(turn) if fits && matches!(turn.stage, Stage::Running | Stage::Stalled) => {
+        let grant = session.grant_mut();
+        match grant.map(|grant| &mut grant.turn) {
+            Some(turn @ None) if fits => *turn = Some(Turn::asked(work, need)),
+            Some(Some(turn)) if turn.stage == Stage::Refused => return,
+            Some(Some(turn)) if fits && matches!(turn.stage, Stage::Running | Stage::Stalled) => {
                 turn.stage = Stage::Waiting(Wait { since: Instant::now(), told: None });
                 turn.need = need.max(turn.held);
             }
@@ -69,7 +71,7 @@ impl Parent {
         }
         let fresh = |turn: Turn| turn.work == Work::Pack && turn.wait().is_some() && turn.begun.is_none();
         let waits = |session: &mut Session| {
-            session.turn.is_some_and(fresh) && matches!(session.peer, Some(Peer::Tcp { .. }))
+            session.turn().is_some_and(fresh) && matches!(session.peer(), Some(Peer::Tcp { .. }))
         };
         if self.table.get(number).is_some_and(waits) {
             self.metrics.git.queued = self.metrics.git.queued.saturating_add(1);
@@ -80,7 +82,7 @@ impl Parent {
     /// The client of a turn does not take more, or gives no more: others may have its place. It keeps so many bytes of memory.
     pub(super) fn turn_stalled(&mut self, number: u64, memory: u64) {
         let Some(session) = self.table.get(number) else { return };
-        match &mut session.turn {
+        match session.turn_mut() {
             Some(turn) if turn.stage == Stage::Running => {
                 turn.stage = Stage::Stalled;
                 turn.held = turn.held.min(memory);
@@ -95,21 +97,21 @@ impl Parent {
     /// The work is done, or its client is gone.
     pub(super) fn turn_over(&mut self, number: u64) {
         if let Some(session) = self.table.get(number) {
-            session.turn = None;
+            session.end_turn();
         }
         self.give_turns();
     }
 
     /// Lets turns begin, as many as may.
     pub(super) fn give_turns(&mut self) {
-        if self.table.iter().all(|session| session.turn.is_none_or(|turn| turn.wait().is_none())) {
+        if self.table.iter().all(|session| session.turn().is_none_or(|turn| turn.wait().is_none())) {
             return;
         }
         loop {
             let jobs = self.jobs();
             let Some(job) = queue::next(&jobs, self.rules(), &self.turns) else { return };
             let (number, whose, work) = (job.number, job.whose.clone(), job.turn.work);
-            let Some(turn) = self.table.get(number).and_then(|session| session.turn.as_mut()) else { return };
+            let Some(turn) = self.table.get(number).and_then(Session::turn_mut) else { return };
             turn.begin();
             queue::remember(&mut self.turns, whose);
             match work {
@@ -123,13 +125,13 @@ impl Parent {
     /// how many they are.
     pub(super) fn expire_turns(&mut self) {
         let overdue = |session: &&Session| {
-            session.killed.is_none() && session.turn.is_some_and(|turn| turn.is_overdue())
+            session.killed.is_none() && session.turn().is_some_and(|turn| turn.is_overdue())
         };
         let overdue: Vec<u64> = self.table.iter().filter(overdue).map(|session| session.number).collect();
         for number in overdue {
             self.end_session(number, "did not give back a turn that was refused");
         }
-        if self.table.iter().all(|session| session.turn.is_none_or(|turn| turn.wait().is_none())) {
+        if self.table.iter().all(|session| session.turn().is_none_or(|turn| turn.wait().is_none())) {
             return;
         }
         // The configuration may be another one by now.
@@ -170,7 +172,7 @@ impl Parent {
     }
 
     fn refuse_turn(&mut self, number: u64, text: &str, limit: Limit) {
-        let Some(turn) = self.table.get(number).and_then(|session| session.turn.as_mut()) else { return };
+        let Some(turn) = self.table.get(number).and_then(Session::turn_mut) else { return };
         turn.refuse();
         let text = format!("{text} ({})", limit.directive());
         match turn.work {
@@ -205,14 +207,15 @@ impl Parent {
             });
             let Some(session) = self.table.get(job.number).filter(|_| news) else { continue };
             // Once for each session: a process that asks again and again fills no log.
-            let first = !std::mem::replace(&mut session.wait_logged, true);
-            if let Some(turn) = &mut session.turn {
+            let Some(grant) = session.grant_mut() else { continue };
+            let first = !std::mem::replace(&mut grant.wait_logged, true);
+            if let Some(turn) = &mut grant.turn {
                 let told = Some((made, others, Instant::now()));
                 turn.stage = Stage::Waiting(Wait { told, ..wait });
             }
             let limit = limit.directive();
             if first {
-                let who = session.permit.as_ref().map(|p| p.identity.clone()).unwrap_or_default();
+                let who = grant.permit.identity.clone();
                 let fields: [(&str, &dyn std::fmt::Display); 5] = [
                     ("number", &job.number),
                     ("who", &who),
@@ -243,16 +246,16 @@ impl Table {
     pub(super) fn reserved(&self) -> u64 {
         let now = Instant::now();
         let counted = self.iter().filter(|session| !session.is_given_up(now));
-        counted.filter_map(|session| session.turn).fold(0, |sum, turn| sum.saturating_add(turn.held))
+        counted.filter_map(Session::turn).fold(0, |sum, turn| sum.saturating_add(turn.held))
     }
 }
 
 fn job(session: &Session) -> Option<Job> {
-    let turn = session.turn?;
+    let grant = session.grant()?;
+    let turn = grant.turn?;
     session.repo.running().filter(|_| !session.is_given_up(Instant::now()))?;
-    let opened = session.opened.as_ref()?;
-    let permit = session.permit.as_ref()?;
-    let whose = match session.peer.as_ref()? {
+    let (opened, permit) = (grant.opened()?, &grant.permit);
+    let whose = match session.peer()? {
         Peer::Tcp { address, .. } => Whose::Address(*address),
         Peer::Unix { .. } => Whose::User(permit.counted.clone()),
     };

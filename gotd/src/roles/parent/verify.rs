@@ -10,9 +10,9 @@ use libproto::states::{JobState, Role, Table, VERIFY_TO_PARENT};
 
 use super::Parent;
 use super::job::{Heard, JobOf, JobRole};
-use super::place::Place;
 use super::queue::Work;
-use super::table::{Ending, Process, Session};
+use super::session::phase::{Grant, Place};
+use super::session::{Ending, Process, Session};
 
 /// Role `verify`. Its limits are its session's: it has no time of its own.
 #[derive(Debug)]
@@ -26,11 +26,11 @@ impl JobRole for Verify {
     const PATIENCE: Option<Duration> = None;
 
     fn of(session: &Session) -> Option<&JobOf<Verify>> {
-        session.verify.as_ref().and_then(Process::running)
+        session.grant()?.verify.as_ref().and_then(Process::running)
     }
 
     fn of_mut(session: &mut Session) -> Option<&mut JobOf<Verify>> {
-        session.verify.as_mut().and_then(Process::running_mut)
+        session.grant_mut()?.verify.as_mut().and_then(Process::running_mut)
     }
 
     fn says(parent: &mut Parent, number: u64, message: VerifyToParent) -> Heard {
@@ -39,8 +39,8 @@ impl JobRole for Verify {
             VerifyToParent::NeedTurn(memory) => parent.need_turn(number, Work::Push, memory),
             VerifyToParent::Stalled(memory) => parent.turn_stalled(number, memory),
             VerifyToParent::Finished(text) => {
-                if let Some(session) = parent.table.get(number) {
-                    session.verify_text = text;
+                if let Some(grant) = parent.table.get(number).and_then(Session::grant_mut) {
+                    grant.verify_text = text;
                 }
                 return Heard::Last;
             }
@@ -49,9 +49,10 @@ impl JobRole for Verify {
     }
 
     fn ended(parent: &mut Parent, number: u64, ending: Ending) {
-        let Some(session) = parent.table.get(number) else { return };
-        session.verify = Some(Process::Ended(ending));
-        session.turn = None;
+        if let Some(grant) = parent.table.get(number).and_then(Session::grant_mut) {
+            grant.verify = Some(Process::Ended(ending));
+            grant.turn = None;
+        }
         parent.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
     }
 }
@@ -63,14 +64,15 @@ impl Parent {
         let (limits, file_size) = (self.settings.session.clone(), self.settings.file_size);
         let Some(session) = self.table.get(number) else { return };
         let ends = session.verify_ends.take();
-        let (true, Some(permit), Some(found), Place::Right(at), Some(ends)) =
-            (session.is_pushing(), &session.permit, &session.opened, &session.place, ends)
+        let pushing = session.grant().filter(|_| session.is_pushing());
+        let (Some(Grant { permit, borrowing, place: Place::Open(at, found), .. }), Some(ends)) =
+            (pushing, ends)
         else {
             return self.end_session(number, "repository: asked for verify where none belongs");
         };
         let start = VerifyStart {
             repository: permit.repository.clone(),
-            lent: session.borrowing.lent().to_vec(),
+            lent: borrowing.lent().to_vec(),
             memory: repo.memory,
             file_size,
             threads: repo.threads,
@@ -81,8 +83,9 @@ impl Parent {
         let fds = ends.each_ref().map(AsFd::as_fd);
         let started = self.start_job::<Verify>(number, &fds, &ParentToVerify::Start(start)).ok();
         let told = started.as_ref().is_some_and(|(_, told)| *told);
-        if let (Some((job, _)), Some(session)) = (started, self.table.get(number)) {
-            session.verify = Some(Process::Running(job));
+        let grant = self.table.get(number).and_then(Session::grant_mut);
+        if let (Some((job, _)), Some(grant)) = (started, grant) {
+            grant.verify = Some(Process::Running(job));
         }
         self.tell_repo(number, &ParentToRepo::Verify(told));
     }

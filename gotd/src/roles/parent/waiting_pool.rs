@@ -7,7 +7,8 @@ use libproto::message::parent::{ParentToListen, ParentToRepo, ParentToSession, P
 use libproto::states::{RepoState, Role, SessionState};
 
 use super::Parent;
-use super::table::{RepoChild, Session, SessionChild, VerifyEnds};
+use super::session::phase::Connection;
+use super::session::{RepoChild, Session, SessionChild, VerifyEnds};
 use crate::os::log::Level;
 use crate::os::spawn::{self, ClientPipes};
 use crate::roles;
@@ -197,15 +198,15 @@ impl Parent {
     /// Offers a session to `listen` once both of its processes have greeted.
     pub(super) fn offer(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        if session.state != SessionState::Waiting
+        if session.state() != SessionState::Waiting
             || session.repo_state != RepoState::Waiting
-            || session.offered
             || session.killed.is_some()
         {
             return;
         }
-        let Some(end) = session.listen_end.take() else { return };
-        session.offered = true;
+        let Connection::Kept(end) = &mut session.connection else { return };
+        let end = std::mem::take(end);
+        session.connection = Connection::Offered;
         let message = match session.pool {
             Pool::Tcp => ParentToListen::WaitingGit(()),
             pool => ParentToListen::Waiting(pool),

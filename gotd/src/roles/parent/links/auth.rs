@@ -6,6 +6,7 @@ use libproto::states::{RepoState, Role};
 use nix::poll::PollFlags;
 
 use super::super::ends::lost;
+use super::super::session::phase::Grant;
 use super::super::{End, NO_SUCH, NOT_PERMITTED, Parent, REPO_ENDED, selfservice, too_many};
 use crate::os::log::Level;
 
@@ -74,7 +75,13 @@ impl Parent {
             [("number", &number), ("who", &permit.identity), ("rule", &permit.rule)];
         self.log.line(Level::Debug, "granted", &fields);
         let Some(session) = self.table.get(number) else { return };
-        let (Some(ask), Some(_), None) = (&session.ask, &session.peer, &session.permit) else {
+        let task = selfservice::task(session);
+        if session.shell().is_some() {
+            // Only a push makes a repository.
+            permit.create = None;
+        }
+        let asked = session.peer().is_some() && session.phase.grant(permit);
+        let Some(Grant { ask, permit, .. }) = session.grant().filter(|_| asked) else {
             return self.end_session(number, "a verdict that nobody asked for");
         };
         let serve = Serve {
@@ -88,14 +95,9 @@ impl Parent {
             limits,
             push_rules: permit.push_rules.clone(),
             who: permit.identity.clone(),
-            task: selfservice::task(session),
+            task,
             negotiation,
         };
-        if session.shell.is_some() {
-            // Only a push makes a repository.
-            permit.create = None;
-        }
-        session.permit = Some(permit);
         session.repo_state = RepoState::Opening;
         let sent = session
             .repo

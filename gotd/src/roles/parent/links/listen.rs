@@ -7,6 +7,7 @@ use libproto::states::Role;
 use nix::poll::PollFlags;
 
 use super::super::ends::lost;
+use super::super::session::phase::Connection;
 use super::super::{End, Parent, report};
 use crate::os::log::Level;
 
@@ -40,7 +41,7 @@ impl Parent {
     pub(in crate::roles::parent) fn handover_failed(&mut self, number: u64, why: &str) {
         self.log.line(Level::Warning, "handover", &[("session", &number), ("error", &why)]);
         if let Some(session) = self.table.get(number) {
-            session.recalled = true;
+            session.recall();
         }
         self.end_session(number, why);
     }
@@ -48,11 +49,10 @@ impl Parent {
     /// `listen`'s word about a session: only now anything is decided for it.
     pub(in crate::roles::parent) fn accepted(&mut self, number: u64, peer: Peer) {
         let Some(session) = self.table.get(number) else { return };
-        if session.peer.is_some() || !session.offered {
+        if !matches!(session.connection, Connection::Offered | Connection::Recalled) {
             return self.end_session(number, "a second word about its connection");
         }
-        session.accepted = Some(Instant::now());
-        session.peer = Some(peer.clone());
+        session.connection = Connection::Taken(peer.clone(), Instant::now());
         let pool = session.pool;
         self.pauses.of(pool).served();
         self.log.line(Level::Debug, "accepted", &[("number", &number), ("peer", &report::peer_name(&peer))]);

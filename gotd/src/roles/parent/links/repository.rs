@@ -7,6 +7,8 @@ use libproto::message::parent::{ParentToRepo, RefReport, RepoToParent};
 use libproto::states::{self, REPO_TO_PARENT, RepoState};
 
 use super::super::queue::Work;
+use super::super::session::Session;
+use super::super::session::phase::Grant;
 use super::super::{Parent, same_build};
 
 impl Parent {
@@ -49,7 +51,7 @@ impl Parent {
                 session.repo_state = RepoState::Finished;
                 let text = report.text.clone();
                 let negotiated = report.negotiated;
-                if let Some(opened) = &session.opened {
+                if let Some(opened) = session.grant().and_then(Grant::opened) {
                     self.checked.add(opened, &report.checked, Instant::now());
                 }
                 session.repo_report = Some(report);
@@ -78,16 +80,20 @@ impl Parent {
     /// One reference of a push, for the log: as many as the session has handed on commands. Whoever has taken over a
     /// repository process could fill the disk with lines otherwise.
     pub(in crate::roles::parent) fn reference(&mut self, number: u64, report: &RefReport) {
-        if self.table.get(number).is_some_and(|session| session.references.is_none()) {
+        let begun = |session: &mut Session| session.grant().is_some_and(|grant| grant.references.is_some());
+        if !self.table.get(number).is_some_and(begun) {
             // What the session said before it told the repository process to begin may be unread.
             self.on_session(number);
         }
-        let Some(session) = self.table.get(number) else { return };
-        let Some(left) = session.references.and_then(|left| left.checked_sub(1)) else {
+        let grant = self.table.get(number).and_then(Session::grant_mut);
+        let one_less = grant.and_then(|grant| {
+            grant.references = Some(grant.references?.checked_sub(1)?);
+            grant.references
+        });
+        if one_less.is_none() {
             return self
                 .end_session(number, "repository: reports on more references than there were commands");
-        };
-        session.references = Some(left);
+        }
         self.log_ref(number, report);
     }
 }

@@ -5,10 +5,11 @@ use std::time::Instant;
 use libproto::channel::{Message, Received, RecvError};
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, Question, SessionToParent};
-use libproto::names::UserName;
 use libproto::request::daemon;
-use libproto::states::{self, SESSION_TO_PARENT, SessionState};
+use libproto::states::{self, SESSION_TO_PARENT};
 
+use super::super::session::phase::Phase;
+use super::super::session::shell::Shell;
 use super::super::{CONTROL_ALONE, LINGER, NOT_FOUND, Parent, same_build};
 
 impl Parent {
@@ -21,7 +22,7 @@ impl Parent {
                 Err(e) if e.is_transient() => return,
                 // Its process is about to be reaped; that is where its end is noted.
                 Err(RecvError::Closed) => {
-                    session.state = SessionState::Finished;
+                    session.phase.end(None);
                     if !session.is_pushing() {
                         session.deadline.get_or_insert(Instant::now() + LINGER);
                     }
@@ -39,8 +40,8 @@ impl Parent {
     ) {
         let Some(session) = self.table.get(number) else { return };
         let message = received.message;
-        if !states::allowed(SESSION_TO_PARENT, session.state, message.kind()) {
-            let text = format!("session: {} in state {:?}", message.name(), session.state);
+        if !states::allowed(SESSION_TO_PARENT, session.state(), message.kind()) {
+            let text = format!("session: {} in state {:?}", message.name(), session.state());
             return self.end_session(number, &text);
         }
         match message {
@@ -48,55 +49,56 @@ impl Parent {
                 if !same_build(&build) {
                     return self.end_session(number, "session: another build");
                 }
-                session.state = SessionState::Waiting;
+                session.phase = Phase::Waiting;
                 self.offer(number);
             }
             SessionToParent::Client(_) if session.pool == Pool::Tcp => {
                 self.end_session(number, "session: a greeting over git://");
             }
             SessionToParent::Client(hello) => {
-                session.state = SessionState::Greeted;
+                session.phase = Phase::Greeted;
                 session.hello = Some(hello);
                 self.consider_user(number);
             }
-            SessionToParent::Remote(()) if session.pool == Pool::Tcp => session.state = SessionState::Greeted,
+            SessionToParent::Remote(()) if session.pool == Pool::Tcp => session.phase = Phase::Greeted,
             SessionToParent::Remote(()) => self.end_session(number, "session: not a git:// connection"),
             SessionToParent::Git(ask) => {
-                session.state = SessionState::Asked;
-                session.ask = Some(ask);
+                session.phase = Phase::Asked(ask);
                 if !session.is_push() {
                     session.verify_ends = None;
                 }
                 self.consider(number);
             }
             SessionToParent::Control(request) => {
-                session.state = SessionState::Control;
+                session.phase = Phase::Control(Some(request));
                 session.verify_ends = None;
-                session.asked_control = Some(request);
                 self.consider_control(number);
             }
             SessionToParent::Shell(_) if session.pool == Pool::Tcp => {
                 self.end_session(number, "session: self-service over git://");
             }
-            SessionToParent::Shell(_) if session.refused.is_some() => session.state = SessionState::Shell,
+            SessionToParent::Shell(_) if session.refused.is_some() => session.phase = Phase::Ignored,
             SessionToParent::Shell(_) if session.pool == Pool::Control => {
-                session.state = SessionState::Shell;
+                session.phase = Phase::Ignored;
                 self.refuse(number, CONTROL_ALONE);
             }
             SessionToParent::Shell(ask) => {
-                session.state = SessionState::Shell;
+                session.phase = Phase::Shell(Box::new(Shell::new(ask)));
                 session.verify_ends = None;
-                self.shell(number, ask);
+                self.consider_shell(number);
             }
             SessionToParent::Begins(commands) => {
-                if !session.is_push() || session.references.is_some() {
-                    return self.end_session(number, "session: a push that begins twice, or is none");
+                let most = self.settings.session.commands;
+                let push = session.is_push();
+                match session.grant_mut() {
+                    Some(grant) if push && grant.references.is_none() => {
+                        grant.references = Some(commands.min(most));
+                    }
+                    _ => self.end_session(number, "session: a push that begins twice, or is none"),
                 }
-                session.references = Some(commands.min(self.settings.session.commands));
             }
             SessionToParent::Finished(report) => {
-                session.state = SessionState::Finished;
-                session.report = Some(report);
+                session.phase.end(Some(report));
                 session.deadline = (!session.is_pushing()).then(|| Instant::now() + LINGER);
                 self.served = self.served.saturating_add(1);
             }
@@ -106,10 +108,7 @@ impl Parent {
     /// Asks `auth` once both are known: who it is, and what it wants.
     pub(in crate::roles::parent) fn consider(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        let (Some(peer), Some(ask), SessionState::Asked) = (&session.peer, &session.ask, session.state)
-        else {
-            return;
-        };
+        let (Some(peer), Phase::Asked(ask)) = (session.peer(), &session.phase) else { return };
         if session.refused.is_some() {
             // Told already.
             return;
@@ -117,10 +116,8 @@ impl Parent {
         if session.pool == Pool::Control {
             return self.refuse(number, CONTROL_ALONE);
         }
-        let told = session.hello.as_ref().and_then(|hello| hello.user.clone());
-        let told_user = match told.map(|name| UserName::parse(&name)).transpose() {
-            Ok(told_user) => told_user,
-            Err(_) => return self.refuse(number, "--user: not a user name"),
+        let Ok(told_user) = session.told_user() else {
+            return self.refuse(number, "--user: not a user name");
         };
         if session.hello.as_ref().is_some_and(|hello| hello.kind != ClientKind::Git) {
             return self.end_session(number, "a Git request of a control client");
@@ -149,7 +146,7 @@ impl Parent {
     pub(in crate::roles::parent) fn not_there(&mut self, number: u64, why: &str) {
         let told = self.settings.informative_errors;
         let session = self.table.get(number).filter(|session| told && session.pool == Pool::Tcp);
-        let text = match session.and_then(|session| session.ask.as_ref()) {
+        let text = match session.and_then(|session| session.ask()) {
             Some(ask) => format!("{why}: {}", daemon::path(&ask.repository)),
             None => NOT_FOUND.into(),
         };
@@ -159,10 +156,10 @@ impl Parent {
     /// Answers a control request once `listen` has said whose it is.
     pub(in crate::roles::parent) fn consider_control(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        if session.peer.is_none() {
+        if session.peer().is_none() {
             return;
         }
-        if let Some(request) = session.asked_control.take() {
+        if let Some(request) = session.phase.take_control() {
             self.control(number, &request);
         }
     }

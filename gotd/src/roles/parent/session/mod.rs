@@ -1,0 +1,284 @@
+//! What the parent knows about a session: two processes, three for a push, and what they said.
+
+pub mod phase;
+pub mod shell;
+pub mod table;
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use libproto::command::Service;
+use libproto::message::parent::{
+    ClientHello, GitAsk, ParentToRepo, ParentToSession, Peer, Permit, Pool, RepoReport, RepoToParent,
+    SessionToParent,
+};
+use libproto::names::{NameError, UserName};
+use libproto::states::{RepoState, SessionState};
+use nix::sys::wait::WaitStatus;
+
+use self::phase::{Connection, Grant, Phase};
+use self::shell::{Overview, Shell};
+use super::queue::Turn;
+use crate::os::spawn::Child;
+
+/// Processes that have not ended so long after they were killed hang in the kernel.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
+/// The ends that are kept for `verify`: its links to session and repository process.
+pub type VerifyEnds = [OwnedFd; 2];
+
+/// A `session` process.
+pub type SessionChild = Child<ParentToSession, SessionToParent>;
+/// A repository process.
+pub type RepoChild = Child<ParentToRepo, RepoToParent>;
+
+/// A process of a session: there, or how it ended.
+#[derive(Debug)]
+pub enum Process<C> {
+    /// Not reaped yet.
+    Running(C),
+    /// Reaped.
+    Ended(Ending),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With this status.
+    Exit(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Ending {
+    /// From wait(2); `None`: still running.
+    pub fn of(status: WaitStatus) -> Option<Ending> {
+        match status {
+            WaitStatus::Exited(_, status) => Some(Ending::Exit(status)),
+            WaitStatus::Signaled(_, signal, _) => Some(Ending::Signal(signal as i32)),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Exit(status) => write!(f, "exit {status}"),
+            Ending::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+impl<C> Process<C> {
+    /// The process, while it runs.
+    pub fn running(&self) -> Option<&C> {
+        match self {
+            Process::Running(child) => Some(child),
+            Process::Ended(_) => None,
+        }
+    }
+
+    /// The same.
+    pub fn running_mut(&mut self) -> Option<&mut C> {
+        match self {
+            Process::Running(child) => Some(child),
+            Process::Ended(_) => None,
+        }
+    }
+}
+
+/// Why the parent ended a session, and when it first did.
+#[derive(Debug)]
+pub struct Killed {
+    /// For the log.
+    pub why: String,
+    /// Its processes have not ended by themselves since.
+    pub at: Instant,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    /// Never repeats while the daemon runs.
+    pub number: u64,
+    /// Which connections it may take.
+    pub pool: Pool,
+    /// The `session` process.
+    pub session: Process<SessionChild>,
+    /// The repository process.
+    pub repo: Process<RepoChild>,
+    /// How far that is.
+    pub repo_state: RepoState,
+    /// What it said at its end.
+    pub repo_report: Option<RepoReport>,
+    /// The ends of `verify`'s links to session and repository process, until it is started or cannot be any more. None for git://.
+    pub verify_ends: Option<VerifyEnds>,
+    /// How far it is with `listen`.
+    pub connection: Connection,
+    /// The client's greeting; over git:// there is none.
+    pub hello: Option<ClientHello>,
+    /// How far it is with its client.
+    pub phase: Phase,
+    /// Why it was refused.
+    pub refused: Option<String>,
+    /// Whom a rule, or the lack of one, kept out; only for the log, no limit counts them.
+    pub turned_away: Option<String>,
+    /// When this session has to be over, once it is ending.
+    pub deadline: Option<Instant>,
+    /// The parent has ended it.
+    pub killed: Option<Killed>,
+}
+
+impl Session {
+    /// A session whose two processes have just been started. `listen_end` is offered to `listen` once they have
+    /// greeted.
+    pub fn waiting(
+        number: u64,
+        pool: Pool,
+        (session, repo): (SessionChild, RepoChild),
+        verify_ends: Option<VerifyEnds>,
+        listen_end: Vec<OwnedFd>,
+    ) -> Session {
+        Session {
+            number,
+            pool,
+            session: Process::Running(session),
+            repo: Process::Running(repo),
+            repo_state: RepoState::Starting,
+            repo_report: None,
+            verify_ends,
+            connection: Connection::Kept(listen_end),
+            hello: None,
+            phase: Phase::Starting,
+            refused: None,
+            turned_away: None,
+            deadline: None,
+            killed: None,
+        }
+    }
+
+    /// Which messages the session may send.
+    pub fn state(&self) -> SessionState {
+        self.phase.state()
+    }
+
+    /// `listen`'s word about its client, once it was said.
+    pub fn peer(&self) -> Option<&Peer> {
+        match &self.connection {
+            Connection::Taken(peer, _) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// When that was said.
+    pub fn accepted(&self) -> Option<Instant> {
+        match self.connection {
+            Connection::Taken(_, at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// `listen` is not to give it a client, or failed to. One that has a client keeps it.
+    pub fn recall(&mut self) {
+        if self.peer().is_none() {
+            self.connection = Connection::Recalled;
+        }
+    }
+
+    /// The name that the client said is theirs.
+    pub fn told_user(&self) -> Result<Option<UserName>, NameError> {
+        let told = self.hello.as_ref().and_then(|hello| hello.user.as_ref());
+        told.map(|name| UserName::parse(name)).transpose()
+    }
+
+    /// The request for a repository.
+    pub fn ask(&self) -> Option<&GitAsk> {
+        self.phase.ask()
+    }
+
+    /// What was granted, and what is done with it.
+    pub fn grant(&self) -> Option<&Grant> {
+        self.phase.granted()
+    }
+
+    /// The same.
+    pub fn grant_mut(&mut self) -> Option<&mut Grant> {
+        self.phase.granted_mut()
+    }
+
+    /// What was granted.
+    pub fn permit(&self) -> Option<&Permit> {
+        self.grant().map(|grant| &grant.permit)
+    }
+
+    /// A request of self-service.
+    pub fn shell(&self) -> Option<&Shell> {
+        self.phase.shell()
+    }
+
+    /// One for the list of repositories.
+    pub fn overview(&self) -> Option<&Overview> {
+        self.phase.shell().and_then(Shell::overview)
+    }
+
+    /// The same.
+    pub fn overview_mut(&mut self) -> Option<&mut Overview> {
+        self.phase.shell_mut().and_then(Shell::overview_mut)
+    }
+
+    /// Its turn for costly work, under way or waited for.
+    pub fn turn(&self) -> Option<Turn> {
+        self.grant().and_then(|grant| grant.turn)
+    }
+
+    /// The same.
+    pub fn turn_mut(&mut self) -> Option<&mut Turn> {
+        self.grant_mut().and_then(|grant| grant.turn.as_mut())
+    }
+
+    /// Its turn is over, if it had one.
+    pub fn end_turn(&mut self) {
+        if let Some(grant) = self.grant_mut() {
+            grant.turn = None;
+        }
+    }
+
+    /// Whom logs name, once it is known.
+    pub fn identity(&self) -> Option<&str> {
+        self.permit().map(|permit| permit.identity.as_str()).or(self.overview_identity())
+    }
+
+    /// Whom limits count, once it is known.
+    pub fn counted(&self) -> Option<&str> {
+        self.permit().map(|permit| permit.counted.as_str()).or(self.overview_identity())
+    }
+
+    fn overview_identity(&self) -> Option<&str> {
+        self.overview()?.identity.as_deref().filter(|who| !who.is_empty())
+    }
+
+    /// Whether the client asked to push.
+    pub fn is_push(&self) -> bool {
+        self.ask().is_some_and(|ask| ask.service == Service::ReceivePack)
+    }
+
+    /// Whether a push is under way that goes on without its client.
+    pub fn is_pushing(&self) -> bool {
+        self.repo_state == RepoState::Serving && self.is_push()
+    }
+
+    /// Whether it was killed so long ago that what is left of it waits in the kernel, for a file system or a client that does
+    /// not let go: it has no memory any more and computes nothing, and must not keep others from their turns for ever.
+    pub fn is_given_up(&self, now: Instant) -> bool {
+        self.killed.as_ref().is_some_and(|killed| now.saturating_duration_since(killed.at) >= GIVEN_UP)
+    }
+
+    /// Whether it could still be handed a connection.
+    pub fn is_free(&self) -> bool {
+        matches!(self.connection, Connection::Kept(_) | Connection::Offered)
+            && self.session.running().is_some()
+            && self.killed.is_none()
+            && self.deadline.is_none()
+    }
+}
