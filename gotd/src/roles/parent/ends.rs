@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use libproto::message::parent::ParentToListen;
 use libproto::states::{RepoState, Role, SessionState};
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -39,7 +40,7 @@ impl Session {
 }
 
 impl Parent {
-    pub(super) fn on_signals(&mut self) -> Option<End> {
+    pub(super) fn on_signals(&mut self, _: PollFlags) -> Option<End> {
         let mut end = None;
         for signal in signals::drain_signals(&mut self.signals) {
             match signal {

@@ -20,7 +20,6 @@ use nix::unistd::Pid;
 
 use self::checked::Checked;
 use self::ends::lost;
-use self::job::Row;
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::outbox::Outbox;
@@ -143,20 +142,19 @@ enum End {
     Lost(String),
 }
 
-/// One thing that poll can report.
+/// What is done when a descriptor is ready: each is listed once, with this.
 #[derive(Clone, Copy)]
-enum Source {
-    Signals,
-    Listen,
-    Auth,
-    Sockets,
-    Config,
-    Session(u64),
-    Repo(u64),
-    Job(u64, &'static Row),
+enum Then {
+    /// Something that concerns the daemon.
+    Daemon(fn(&mut Parent, PollFlags) -> Option<End>),
+    /// Something that concerns the session of this number.
+    Session(u64, fn(&mut Parent, u64)),
+    /// The standard error of this process is read.
     Stderr(Pid),
-    Log,
 }
+
+/// Descriptors to wait for.
+type Sources<'p> = Vec<(Then, PollFd<'p>)>;
 
 impl Parent {
     /// Serves until the daemon is told to stop or cannot go on.
@@ -181,42 +179,19 @@ impl Parent {
     /// One turn of the loop.
     fn turn(&mut self) -> Option<End> {
         let all = self.listened.elapsed() >= SELDOM;
-        let (sources, ready) = self.wait(all);
+        let ready = self.wait(all);
         if all {
             self.listened = Instant::now();
         }
-        for (source, events) in sources.into_iter().zip(ready) {
-            if events.is_empty() {
-                continue;
-            }
-            let end = match source {
-                Source::Signals => self.on_signals(),
-                Source::Listen => self.on_listen(events),
-                Source::Auth => self.on_auth(events),
-                Source::Sockets => Some(lost(self.sockets.pid, Role::Sockets, "ended")),
-                Source::Config => {
-                    self.on_config();
+        for (then, events) in ready {
+            let end = match then {
+                Then::Daemon(act) => act(self, events),
+                Then::Session(number, act) => {
+                    act(self, number);
                     None
                 }
-                Source::Session(number) => {
-                    self.flush_shell(number);
-                    self.on_session(number);
-                    None
-                }
-                Source::Repo(number) => {
-                    self.on_repo(number, AT_ONCE);
-                    None
-                }
-                Source::Job(number, row) => {
-                    (row.hear)(self, number);
-                    None
-                }
-                Source::Stderr(pid) => {
+                Then::Stderr(pid) => {
                     self.complaints.read(pid, &mut self.log);
-                    None
-                }
-                Source::Log => {
-                    self.log.flush();
                     None
                 }
             };
@@ -235,60 +210,71 @@ impl Parent {
 
     /// Waits for something to happen; at most a second, for the timers. Unless it listens to `all`, at most until that
     /// is due again.
-    fn wait<'a>(&'a self, all: bool) -> (Vec<Source>, Vec<PollFlags>) {
-        let mut sources = vec![Source::Signals, Source::Listen, Source::Auth, Source::Sockets];
+    fn wait(&self, all: bool) -> Vec<(Then, PollFlags)> {
+        let mut sources = self.lasting();
+        self.add_sessions(&mut sources, all);
+        for (pid, fd) in self.complaints.iter().filter(|_| all) {
+            sources.push((Then::Stderr(pid), PollFd::new(fd, PollFlags::POLLIN)));
+        }
+        if let Some(fd) = self.log.waits_for() {
+            sources.push((Then::Daemon(Parent::flush_log), PollFd::new(fd, PollFlags::POLLOUT)));
+        }
+        let (thens, mut fds): (Vec<Then>, Vec<PollFd<'_>>) = sources.into_iter().unzip();
+        if poll(&mut fds, self.longest_wait(all)).is_err() {
+            return Vec::new();
+        }
+        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        thens.into_iter().zip(events).filter(|(_, events)| !events.is_empty()).collect()
+    }
+
+    /// The links and signals that are there for as long as the daemon, and that to `config` during a reload.
+    fn lasting(&self) -> Sources<'_> {
         let out = |outbox: &Outbox| {
             if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
         };
-        let mut fds = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.listen.channel.as_fd(), out(&self.listen_out)),
-            PollFd::new(self.auth.channel.as_fd(), out(&self.auth_out)),
+        let (listen, auth) = (self.listen.channel.as_fd(), self.auth.channel.as_fd());
+        let sockets = self.sockets.channel.as_fd();
+        let mut sources = vec![
+            (Then::Daemon(Parent::on_signals), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)),
+            (Then::Daemon(Parent::on_listen), PollFd::new(listen, out(&self.listen_out))),
+            (Then::Daemon(Parent::on_auth), PollFd::new(auth, out(&self.auth_out))),
             // It never speaks unasked: only its end is of interest.
-            PollFd::new(self.sockets.channel.as_fd(), PollFlags::empty()),
+            (Then::Daemon(Parent::on_sockets), PollFd::new(sockets, PollFlags::empty())),
         ];
         if let Some(child) = self.reload.as_ref().and_then(Reload::config) {
-            sources.push(Source::Config);
-            fds.push(PollFd::new(child.channel.as_fd(), PollFlags::POLLIN));
+            let config = PollFd::new(child.channel.as_fd(), PollFlags::POLLIN);
+            sources.push((Then::Daemon(Parent::on_config), config));
         }
-        // A link that has said its last word would report its end at once and for ever: that of the process is awaited
-        // by its signal.
-        let mut watch = |source: Source, finished: bool, link: Option<BorrowedFd<'a>>| {
-            if let (Some(link), false) = (link, finished) {
-                sources.push(source);
-                fds.push(PollFd::new(link, PollFlags::POLLIN));
-            }
+        sources
+    }
+
+    /// The links to processes of sessions. One that has said its last word would report its end at once and for ever: that
+    /// of the process is awaited by its signal.
+    fn add_sessions<'p>(&'p self, sources: &mut Sources<'p>, all: bool) {
+        let mut add = |number, act, link: Option<BorrowedFd<'p>>, events| {
+            sources.extend(link.map(|fd| (Then::Session(number, act), PollFd::new(fd, events))));
         };
         for session in self.table.iter() {
             let number = session.number;
-            let link = session.session.running().map(|child| child.channel.as_fd());
-            watch(Source::Session(number), session.state() == SessionState::Finished, link);
-            let link = session.repo.running().map(|child| child.channel.as_fd());
+            let child = session.session.running().filter(|_| session.state() != SessionState::Finished);
+            // It may have more of an answer to take.
+            let answer = session.overview().is_some_and(|overview| !overview.out.is_empty());
+            let events = if answer { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+            add(number, Parent::hear_session, child.map(|child| child.channel.as_fd()), events);
             // One that waits says nothing, and if it ends there is a signal.
             let silent = session.repo_state == RepoState::Waiting && !all;
-            watch(Source::Repo(number), session.repo_state == RepoState::Finished || silent, link);
+            let finished = session.repo_state == RepoState::Finished;
+            let child = session.repo.running().filter(|_| !silent && !finished);
+            add(number, Parent::hear_repo, child.map(|child| child.channel.as_fd()), PollFlags::POLLIN);
         }
         for session in self.table.iter() {
             for (row, job) in session.jobs() {
-                watch(Source::Job(session.number, row), job.link.is_none(), job.link);
+                add(session.number, row.hear, job.link, PollFlags::POLLIN);
             }
         }
-        for (pid, fd) in self.complaints.iter().filter(|_| all) {
-            sources.push(Source::Stderr(pid));
-            fds.push(PollFd::new(fd, PollFlags::POLLIN));
-        }
-        if let Some(fd) = self.log.waits_for() {
-            sources.push(Source::Log);
-            fds.push(PollFd::new(fd, PollFlags::POLLOUT));
-        }
-        for (source, fd) in sources.iter().zip(&mut fds) {
-            // Those that have more of an answer to take.
-            if let Source::Session(number) = source
-                && self.table.has_answer(*number)
-            {
-                fd.set_events(PollFlags::POLLIN | PollFlags::POLLOUT);
-            }
-        }
+    }
+
+    fn longest_wait(&self, all: bool) -> PollTimeout {
         // A refill that was put off is due when the one it was put off for has been answered.
         let longest: u16 = if self.table.is_anybody_waiting() {
             5
@@ -298,12 +284,25 @@ impl Parent {
             SELDOM.saturating_sub(self.listened.elapsed()).as_millis() as u16 + 1
         };
         let pause = self.pauses.left(Instant::now()).and_then(|left| u16::try_from(left.as_millis()).ok());
-        let timeout = PollTimeout::from(pause.map_or(longest, |pause| longest.min(pause.saturating_add(1))));
-        let ready = match poll(&mut fds, timeout) {
-            Ok(_) => fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect(),
-            Err(_) => vec![PollFlags::empty(); fds.len()],
-        };
-        (sources, ready)
+        PollTimeout::from(pause.map_or(longest, |pause| longest.min(pause.saturating_add(1))))
+    }
+
+    fn on_sockets(&mut self, _: PollFlags) -> Option<End> {
+        Some(lost(self.sockets.pid, Role::Sockets, "ended"))
+    }
+
+    fn flush_log(&mut self, _: PollFlags) -> Option<End> {
+        self.log.flush();
+        None
+    }
+
+    fn hear_session(&mut self, number: u64) {
+        self.flush_shell(number);
+        self.on_session(number);
+    }
+
+    fn hear_repo(&mut self, number: u64) {
+        self.on_repo(number, AT_ONCE);
     }
 }
 

@@ -14,13 +14,14 @@ use libproto::message::parent::{
 };
 use libproto::names::escape;
 use libproto::states::Role;
+use nix::poll::PollFlags;
 
 use super::listeners::Change;
 use super::session::Session;
 use super::session::phase::Connection;
 use super::settings::Settings;
 use super::startup::MOST_NOTES;
-use super::{Parent, same_build};
+use super::{End, Parent, same_build};
 use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::model::Config;
 use crate::os::log::Level;
@@ -90,7 +91,12 @@ impl Parent {
     }
 
     /// What `config` says.
-    pub(super) fn on_config(&mut self) {
+    pub(super) fn on_config(&mut self, _: PollFlags) -> Option<End> {
+        self.hear_config();
+        None
+    }
+
+    fn hear_config(&mut self) {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(reload) = &mut self.reload else { return };
             let message = match reload.child.channel.try_recv() {

@@ -41,12 +41,6 @@ impl Table {
         self.sessions.get_mut(&number)
     }
 
-    /// Whether a session has not taken all of the answer to its request of self-service.
-    pub fn has_answer(&self, number: u64) -> bool {
-        let overview = self.sessions.get(&number).and_then(Session::overview);
-        overview.is_some_and(|overview| !overview.out.is_empty())
-    }
-
     /// Takes a session out.
     pub fn remove(&mut self, number: u64) -> Option<Session> {
         self.sessions.remove(&number)
