@@ -117,45 +117,7 @@ impl Metrics {
         *count = count.saturating_add(1);
     }
 
-    /// All of it as lines, the last of which is `# EOF`.
-    pub fn lines(
-        &self,
-        table: &Table,
-        settings: &Settings,
-        spent: &Spent,
-        started: Instant,
-        dropped: u64,
-    ) -> Vec<String> {
-        let mut out = Text::default();
-        out.family("gotd_build", "info", "The running version.");
-        out.sample("gotd_build_info", &[("version", crate::VERSION)], 1);
-        out.family("gotd_uptime_seconds", "gauge", "Seconds since the start.");
-        out.sample("gotd_uptime_seconds", &[], started.elapsed().as_secs());
-        let busy = table.iter().filter(|s| s.peer().is_some() && s.session.running().is_some()).count();
-        let waiting = table.iter().filter(|s| s.is_free()).count();
-        let processes: usize = table.iter().map(|s| s.processes().count()).sum();
-        out.family("gotd_sessions_active", "gauge", "Sessions under way.");
-        out.sample("gotd_sessions_active", &[], count(busy));
-        out.family("gotd_sessions_waiting", "gauge", "Sessions that wait for a client.");
-        out.sample("gotd_sessions_waiting", &[], count(waiting));
-        out.family("gotd_session_processes", "gauge", "Processes of sessions.");
-        out.sample("gotd_session_processes", &[], count(processes));
-        let (packs, pushes) = (table.turns(Work::Pack), table.turns(Work::Push));
-        for (name, help, value) in [
-            ("gotd_packs_active", "Packs that are being made for fetches.", packs.running),
-            ("gotd_packs_waiting", "Packs that wait to be made.", packs.waiting),
-            ("gotd_packs_stalled", "Packs that wait for their client, without a place.", packs.stalled),
-            ("gotd_pushes_active", "Pushes that are being indexed and checked.", pushes.running),
-            ("gotd_pushes_waiting", "Pushes that wait for it.", pushes.waiting),
-            ("gotd_pushes_stalled", "Pushes that wait for their client, without a place.", pushes.stalled),
-        ] {
-            out.family(name, "gauge", help);
-            out.sample(name, &[], count(value));
-        }
-        out.family("gotd_memory_reserved_bytes", "gauge", "Memory that packs and pushes have reserved.");
-        out.sample("gotd_memory_reserved_bytes", &[], table.reserved());
-        out.family("gotd_memory_limit_bytes", "gauge", "Memory that they may reserve.");
-        out.sample("gotd_memory_limit_bytes", &[], settings.turns.memory);
+    fn write_counters(&self, out: &mut Text) {
         out.family("gotd_sessions", "counter", "Sessions that are over.");
         for ((service, result), value) in &self.sessions {
             out.sample("gotd_sessions_total", &[("service", service), ("result", result)], *value);
@@ -180,6 +142,33 @@ impl Metrics {
         for (result, value) in ["ok", "failed"].iter().zip(self.reloads) {
             out.sample("gotd_reloads_total", &[("result", result)], value);
         }
+    }
+
+    /// All of it as lines, the last of which is `# EOF`.
+    pub fn lines(
+        &self,
+        table: &Table,
+        settings: &Settings,
+        spent: &Spent,
+        started: Instant,
+        dropped: u64,
+    ) -> Vec<String> {
+        let mut out = Text::default();
+        out.family("gotd_build", "info", "The running version.");
+        out.sample("gotd_build_info", &[("version", crate::VERSION)], 1);
+        out.family("gotd_uptime_seconds", "gauge", "Seconds since the start.");
+        out.sample("gotd_uptime_seconds", &[], started.elapsed().as_secs());
+        let busy = table.iter().filter(|s| s.peer().is_some() && s.session.running().is_some()).count();
+        let waiting = table.iter().filter(|s| s.is_free()).count();
+        let processes: usize = table.iter().map(|s| s.processes().count()).sum();
+        out.family("gotd_sessions_active", "gauge", "Sessions under way.");
+        out.sample("gotd_sessions_active", &[], count(busy));
+        out.family("gotd_sessions_waiting", "gauge", "Sessions that wait for a client.");
+        out.sample("gotd_sessions_waiting", &[], count(waiting));
+        out.family("gotd_session_processes", "gauge", "Processes of sessions.");
+        out.sample("gotd_session_processes", &[], count(processes));
+        write_turns(&mut out, table, settings);
+        self.write_counters(&mut out);
         out.family("gotd_negotiation_milliseconds", "counter", "Processor time of negotiation.");
         out.sample("gotd_negotiation_milliseconds_total", &[], spent.total);
         self.git.write(&mut out, table);
@@ -205,6 +194,26 @@ impl Metrics {
         out.0.push("# EOF".into());
         out.0
     }
+}
+
+/// Turns for costly work, and their memory.
+fn write_turns(out: &mut Text, table: &Table, settings: &Settings) {
+    let (packs, pushes) = (table.turns(Work::Pack), table.turns(Work::Push));
+    for (name, help, value) in [
+        ("gotd_packs_active", "Packs that are being made for fetches.", packs.running),
+        ("gotd_packs_waiting", "Packs that wait to be made.", packs.waiting),
+        ("gotd_packs_stalled", "Packs that wait for their client, without a place.", packs.stalled),
+        ("gotd_pushes_active", "Pushes that are being indexed and checked.", pushes.running),
+        ("gotd_pushes_waiting", "Pushes that wait for it.", pushes.waiting),
+        ("gotd_pushes_stalled", "Pushes that wait for their client, without a place.", pushes.stalled),
+    ] {
+        out.family(name, "gauge", help);
+        out.sample(name, &[], count(value));
+    }
+    out.family("gotd_memory_reserved_bytes", "gauge", "Memory that packs and pushes have reserved.");
+    out.sample("gotd_memory_reserved_bytes", &[], table.reserved());
+    out.family("gotd_memory_limit_bytes", "gauge", "Memory that they may reserve.");
+    out.sample("gotd_memory_limit_bytes", &[], settings.turns.memory);
 }
 
 impl Git {

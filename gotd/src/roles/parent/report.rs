@@ -28,53 +28,13 @@ impl Parent {
 
     pub(super) fn log_session(&mut self, session: &Session) {
         let number = session.number;
-        let ended = |process: &str, ending: &Ending| {
-            if *ending == Ending::Exit(0) { String::new() } else { format!("{process} {ending}") }
-        };
-        let mut troubles: Vec<String> = Vec::new();
-        if let Process::Ended(ending) = &session.session {
-            troubles.push(ended("session", ending));
-        }
-        // Where a session is refused, its repository process was ended by us.
-        let dismissed = session.refused.as_ref().is_some_and(|text| text != REPO_ENDED);
-        if let (Process::Ended(ending), true) = (&session.repo, session.permit().is_some() && !dismissed) {
-            troubles.push(ended("repository", ending));
-        }
-        if let Some(grant) = session.grant() {
-            if let Some(Process::Ended(ending)) = &grant.verify {
-                troubles.push(ended("verify", ending));
-            }
-            troubles.push(grant.verify_text.clone());
-        }
-        troubles.extend(session.killed.as_ref().map(|killed| format!("ended: {}", killed.why)));
-        troubles.retain(|t| !t.is_empty());
-        let troubles = troubles.join(", ");
+        let troubles = troubles(session);
         if session.peer().is_none() {
-            // One that was only taken back is no loss, whichever of its processes ended first.
-            let taken_back = matches!(session.connection, Connection::Recalled)
-                || session.killed.as_ref().is_some_and(|killed| killed.why.is_empty());
-            if !troubles.is_empty() && !taken_back && self.draining.is_none() {
-                self.pauses.of(session.pool).lost(Instant::now());
-                self.log.line(
-                    Level::Warning,
-                    "waiting session lost",
-                    &[("session", &number), ("why", &troubles)],
-                );
-            }
-            return;
+            return self.log_lost(session, &troubles);
         }
         let repo = session.repo_report.clone().unwrap_or_default();
-        for warning in repo.warnings.iter().take(16) {
-            let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
-                [("session", &number), ("repository", &repository), ("warning", warning)];
-            self.log.line(Level::Warning, "repository", &fields);
-        }
-        let (pid, uid, address) = match session.peer() {
-            Some(Peer::Unix { pid, uid, .. }) => (pid.to_string(), uid.to_string(), String::new()),
-            Some(Peer::Tcp { address, port }) => (String::new(), String::new(), socket_name(*address, *port)),
-            None => Default::default(),
-        };
+        self.log_warnings(session, &repo.warnings);
+        let (pid, uid, address) = origin(session);
         let who = session.identity().or(session.turned_away.as_deref()).unwrap_or_default();
         let rule = session.permit().map(|p| p.rule.clone()).unwrap_or_default();
         let shell = session.shell().map(|shell| &shell.ask);
@@ -90,18 +50,10 @@ impl Parent {
         let ms = session.accepted().map_or(0, |at| at.elapsed().as_millis());
         let text = session.refused.clone().or_else(|| report.map(|r| r.text.clone())).unwrap_or_default();
         let refused = session.refused.is_some() || session.is_push() && !repo.text.is_empty();
-        let result = match (report.map(|r| r.status), refused) {
-            (_, true) => "refused",
-            (Some(0), _) => "ok",
-            (Some(_), _) => "failed",
-            (None, _) => "lost",
-        };
+        let result = result(report.map(|r| r.status), refused);
         let level = if result == "ok" { Level::Info } else { Level::Warning };
         // Two processes often report the same thing.
-        let mut errors = vec![text, repo.text, troubles];
-        errors.retain(|text| !text.is_empty());
-        errors.dedup();
-        let error = errors.join("; ");
+        let error = joined([text, repo.text, troubles]);
         let control = session.hello.as_ref().is_some_and(|h| h.kind == ClientKind::Control);
         let event = if control { "control" } else { "session" };
         // The pack of a fetch goes to the client past the session; that of a push the session has counted.
@@ -136,6 +88,31 @@ impl Parent {
         );
     }
 
+    /// A session that ends before it had a client.
+    fn log_lost(&mut self, session: &Session, troubles: &str) {
+        // One that was only taken back is no loss, whichever of its processes ended first.
+        let taken_back = matches!(session.connection, Connection::Recalled)
+            || session.killed.as_ref().is_some_and(|killed| killed.why.is_empty());
+        if !troubles.is_empty() && !taken_back && self.draining.is_none() {
+            self.pauses.of(session.pool).lost(Instant::now());
+            self.log.line(
+                Level::Warning,
+                "waiting session lost",
+                &[("session", &session.number), ("why", &troubles)],
+            );
+        }
+    }
+
+    fn log_warnings(&mut self, session: &Session, warnings: &[String]) {
+        let number = session.number;
+        for warning in warnings.iter().take(16) {
+            let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("session", &number), ("repository", &repository), ("warning", warning)];
+            self.log.line(Level::Warning, "repository", &fields);
+        }
+    }
+
     pub(super) fn log_ref(&mut self, number: u64, report: &RefReport) {
         let Some(session) = self.table.get(number) else { return };
         let who = session.permit().map(|p| p.identity.clone()).unwrap_or_default();
@@ -162,6 +139,58 @@ impl Parent {
             ],
         );
     }
+}
+
+/// The word for how a session ended.
+fn result(status: Option<u8>, refused: bool) -> &'static str {
+    match (status, refused) {
+        (_, true) => "refused",
+        (Some(0), _) => "ok",
+        (Some(_), _) => "failed",
+        (None, _) => "lost",
+    }
+}
+
+/// Those of these texts that say something that the one before has not said.
+fn joined(texts: [String; 3]) -> String {
+    let mut texts = Vec::from(texts);
+    texts.retain(|text| !text.is_empty());
+    texts.dedup();
+    texts.join("; ")
+}
+
+/// Where a client came from: its process and user, or its address.
+fn origin(session: &Session) -> (String, String, String) {
+    match session.peer() {
+        Some(Peer::Unix { pid, uid, .. }) => (pid.to_string(), uid.to_string(), String::new()),
+        Some(Peer::Tcp { address, port }) => (String::new(), String::new(), socket_name(*address, *port)),
+        None => Default::default(),
+    }
+}
+
+/// What went wrong with the processes of a session.
+fn troubles(session: &Session) -> String {
+    let ended = |process: &str, ending: &Ending| {
+        if *ending == Ending::Exit(0) { String::new() } else { format!("{process} {ending}") }
+    };
+    let mut troubles: Vec<String> = Vec::new();
+    if let Process::Ended(ending) = &session.session {
+        troubles.push(ended("session", ending));
+    }
+    // Where a session is refused, its repository process was ended by us.
+    let dismissed = session.refused.as_ref().is_some_and(|text| text != REPO_ENDED);
+    if let (Process::Ended(ending), true) = (&session.repo, session.permit().is_some() && !dismissed) {
+        troubles.push(ended("repository", ending));
+    }
+    if let Some(grant) = session.grant() {
+        if let Some(Process::Ended(ending)) = &grant.verify {
+            troubles.push(ended("verify", ending));
+        }
+        troubles.push(grant.verify_text.clone());
+    }
+    troubles.extend(session.killed.as_ref().map(|killed| format!("ended: {}", killed.why)));
+    troubles.retain(|t| !t.is_empty());
+    troubles.join(", ")
 }
 
 /// Who is at the other end, in the system's words.

@@ -15,7 +15,7 @@ use libsandbox::Enforcement;
 use super::listen_place::Place;
 use super::set_limits::SetLimits;
 use crate::access::places::Recorded;
-use crate::conf::limits::Limit;
+use crate::conf::limits::{Limit, Limits};
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::fairness::owners::Owners;
 use crate::roles::sockets::ask;
@@ -64,7 +64,7 @@ pub struct Settings {
     /// `sandbox best-effort`.
     pub enforcement: Enforcement,
     /// Numbers.
-    pub limits: crate::conf::limits::Limits,
+    pub limits: Limits,
     /// Those that were set, for gotctl.
     pub set: SetLimits,
     /// `log verbose`.
@@ -113,20 +113,6 @@ impl Settings {
     /// From a configuration; `seen` is what role `config` found of its directories.
     pub(super) fn new(config: &Config, seen: &[OwnDirectory]) -> Settings {
         let limits = &config.limits;
-        let number = |limit: Limit| u32::try_from(limits.get(limit)).unwrap_or(u32::MAX);
-        let session = SessionStart {
-            first_request: number(Limit::FirstRequest),
-            idle: number(Limit::IdleTimeout),
-            work: number(Limit::RequestTimeout),
-            minimum_rate: number(Limit::MinimumRate),
-            rate_window: number(Limit::RateWindow),
-            wants: number(Limit::Wants),
-            haves: number(Limit::Haves),
-            prefixes: number(Limit::Prefixes),
-            shallows: number(Limit::Shallows),
-            commands: number(Limit::Commands),
-            command_bytes: limits.get(Limit::CommandBytes),
-        };
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let granted = granted(config, seen);
         let bytes = |paths: Vec<PathBuf>| -> Vec<Vec<u8>> {
@@ -137,23 +123,6 @@ impl Settings {
             memory: limits.get(Limit::ProcessMemory),
             threads: u8::try_from(threads.min(4)).unwrap_or(1),
             strangers: false,
-        };
-        let total = number(Limit::ConnectionsTotal);
-        let listen = ListenLimits {
-            controllers: vec![0, nix::unistd::geteuid().as_raw()],
-            connections: number(Limit::ConnectionsTotal),
-            rate: number(Limit::RateTotal),
-            per_user: number(Limit::ConnectionsPerUser).saturating_mul(UNNAMED_FACTOR),
-            rate_per_user: number(Limit::RatePerUser),
-            queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
-            queue: number(Limit::QueueLength),
-            // A quarter of all places is never git://'s.
-            git: number(Limit::ConnectionsGit).min(total.saturating_sub(total / 4)).max(1),
-            per_address: number(Limit::ConnectionsPerAddress),
-            rate_per_address: number(Limit::RatePerAddress),
-            silent_ms: number(Limit::FirstRequest).saturating_mul(1000),
-            minimum_rate: number(Limit::MinimumRate),
-            bandwidth: limits.get(Limit::Bandwidth),
         };
         let uids = config.user_limits.iter().filter_map(|limit| match limit.who {
             model::Who::Uid(uid) => Some((uid, usize::try_from(limit.connections).unwrap_or(usize::MAX))),
@@ -166,13 +135,6 @@ impl Settings {
             )),
             _ => None,
         });
-        let names = config.repositories.iter().take(256).map(|r| {
-            let name = r.name.as_ref().map(ToString::to_string).unwrap_or_default();
-            match r.kind {
-                RepositoryKind::One => format!("repository \"{name}\" path {}", r.path),
-                RepositoryKind::Below { .. } => format!("repositories \"{name}\" path {}", r.path),
-            }
-        });
         // Each block may have a limit of its own; verify enforces that one, this is the kernel's bound.
         let own_sizes = config.repositories.iter().map(|r| r.limit(Limit::PackSize, limits));
         let file_size = own_sizes.max().unwrap_or_else(|| limits.get(Limit::PackSize)).saturating_mul(2);
@@ -184,18 +146,10 @@ impl Settings {
                 (Pool::Tcp, limits.size(Limit::WaitingGit)),
                 (Pool::Control, CONTROLS_WAITING),
             ],
-            session,
+            session: session_limits(limits),
             repo,
-            listen,
-            turns: super::queue::Rules {
-                packs: limits.size(Limit::PacksTotal),
-                pushes: limits.size(Limit::PushesTotal),
-                memory: memory_total(limits),
-                queue: limits.size(Limit::PacksQueue),
-                longest: Duration::from_secs(limits.get(Limit::PacksQueueTimeout)),
-                // Known once it is known which listeners there are.
-                both: false,
-            },
+            listen: listen_limits(limits),
+            turns: rules(limits),
             informative_errors: config.informative_errors,
             recorded: Recorded::new(&config.repositories, seen),
             accounts: config.accounts.iter().filter_map(|account| account.uid).collect(),
@@ -204,7 +158,7 @@ impl Settings {
             per_user: limits.size(Limit::ConnectionsPerUser),
             users: uids.collect(),
             named: named.collect(),
-            repository_names: names.collect(),
+            repository_names: repository_names(config),
             enforcement: match config.sandbox {
                 Sandbox::Required => Enforcement::Required,
                 Sandbox::BestEffort => Enforcement::BestEffort,
@@ -219,12 +173,78 @@ impl Settings {
     }
 }
 
+fn number(limits: &Limits, limit: Limit) -> u32 {
+    u32::try_from(limits.get(limit)).unwrap_or(u32::MAX)
+}
+
+fn session_limits(limits: &Limits) -> SessionStart {
+    let number = |limit| number(limits, limit);
+    SessionStart {
+        first_request: number(Limit::FirstRequest),
+        idle: number(Limit::IdleTimeout),
+        work: number(Limit::RequestTimeout),
+        minimum_rate: number(Limit::MinimumRate),
+        rate_window: number(Limit::RateWindow),
+        wants: number(Limit::Wants),
+        haves: number(Limit::Haves),
+        prefixes: number(Limit::Prefixes),
+        shallows: number(Limit::Shallows),
+        commands: number(Limit::Commands),
+        command_bytes: limits.get(Limit::CommandBytes),
+    }
+}
+
+fn listen_limits(limits: &Limits) -> ListenLimits {
+    let number = |limit| number(limits, limit);
+    let total = number(Limit::ConnectionsTotal);
+    ListenLimits {
+        controllers: vec![0, nix::unistd::geteuid().as_raw()],
+        connections: number(Limit::ConnectionsTotal),
+        rate: number(Limit::RateTotal),
+        per_user: number(Limit::ConnectionsPerUser).saturating_mul(UNNAMED_FACTOR),
+        rate_per_user: number(Limit::RatePerUser),
+        queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
+        queue: number(Limit::QueueLength),
+        // A quarter of all places is never git://'s.
+        git: number(Limit::ConnectionsGit).min(total.saturating_sub(total / 4)).max(1),
+        per_address: number(Limit::ConnectionsPerAddress),
+        rate_per_address: number(Limit::RatePerAddress),
+        silent_ms: number(Limit::FirstRequest).saturating_mul(1000),
+        minimum_rate: number(Limit::MinimumRate),
+        bandwidth: limits.get(Limit::Bandwidth),
+    }
+}
+
+fn rules(limits: &Limits) -> super::queue::Rules {
+    super::queue::Rules {
+        packs: limits.size(Limit::PacksTotal),
+        pushes: limits.size(Limit::PushesTotal),
+        memory: memory_total(limits),
+        queue: limits.size(Limit::PacksQueue),
+        longest: Duration::from_secs(limits.get(Limit::PacksQueueTimeout)),
+        // Known once it is known which listeners there are.
+        both: false,
+    }
+}
+
+/// The blocks of the configuration, for gotctl.
+fn repository_names(config: &Config) -> Vec<String> {
+    let names = config.repositories.iter().take(256).map(|r| {
+        let name = r.name.as_ref().map(ToString::to_string).unwrap_or_default();
+        match r.kind {
+            RepositoryKind::One => format!("repository \"{name}\" path {}", r.path),
+            RepositoryKind::Below { .. } => format!("repositories \"{name}\" path {}", r.path),
+        }
+    });
+    names.collect()
+}
+
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Bytes of memory for all packs and pushes.
-fn memory_total(limits: &crate::conf::limits::Limits) -> u64 {
+fn memory_total(limits: &Limits) -> u64 {
     match limits.get(Limit::MemoryTotal) {
         0 => crate::os::memory::at_start() / 2,
         most => most,

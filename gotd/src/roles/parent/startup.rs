@@ -18,7 +18,7 @@ use libsandbox::{Access, Limits, Promise, Promises, Stage, Visible};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::bind::{bind, passed_count, passed_sockets};
+use super::bind::{Passed, bind, passed_count, passed_sockets};
 use super::checked::Checked;
 use super::detach::{detach, ready};
 use super::metrics::Metrics;
@@ -78,8 +78,8 @@ impl From<String> for Failure {
 /// `EX_CONFIG` of sysexits(3).
 const UNUSABLE: u8 = 78;
 
-/// Starts the daemon and serves until it ends.
-pub fn run(options: &Options) -> Result<(), Failure> {
+/// What the service manager passed; everything else that was open is closed.
+fn inherited(options: &Options) -> Result<Vec<Passed>, Failure> {
     let passed = if options.detached { 0 } else { passed_count() };
     // Whatever else the starter of this process had open is none of ours, nor of our children. A daemon that has left
     // its terminal was given one descriptor.
@@ -87,7 +87,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     if passed > 0 && !options.foreground && !options.check {
         return Err("sockets were passed by the service manager: start with -d".to_owned().into());
     }
-    let passed = passed_sockets(passed)?;
+    Ok(passed_sockets(passed)?)
+}
+
+/// Starts the daemon and serves until it ends.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let passed = inherited(options)?;
     let mut starter = Starter::new().map_err(|e| format!("start: {e}"))?;
     if !options.foreground && !options.detached && !options.check {
         return Ok(detach(&starter, options)?);
@@ -111,25 +116,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let mut settings = Settings::new(&config, &seen);
     let report = libsandbox::check_platform(settings.enforcement).map_err(|e| e.to_string())?;
     let verbose = options.verbose > 0 || config.log_verbose;
-    let mut log = match config.log_to {
-        LogTo::Stderr => Log::stderr(verbose),
-        LogTo::Syslog => Log::syslog(verbose),
-        LogTo::Auto if options.foreground => Log::stderr(verbose),
-        LogTo::Auto => Log::syslog(verbose),
-    };
-    for warning in &report.warnings {
-        log.line(Level::Warning, "sandbox", &[("warning", warning)]);
-    }
-    for warning in warnings.iter().take(MOST_WARNINGS) {
-        log.line(Level::Warning, "configuration", &[("warning", warning)]);
-    }
-    // Whoever starts a daemon that leaves the terminal is still there.
-    if options.detached {
-        warnings.iter().for_each(|text| eprintln!("{text}"));
-    }
-    for note in notes.iter().take(MOST_NOTES) {
-        log.line(Level::Info, "place", &[("note", &escape(note.as_bytes()))]);
-    }
+    let mut log = open_log(&config, options, verbose);
+    log_findings(&mut log, &report.warnings, &warnings, &notes, options);
     let quick = starter.quicken().unwrap_or_else(|why| {
         log.line(Level::Warning, "not used", &[("why", &why)]);
         false
@@ -138,19 +126,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     limit_memory();
     let signals = catch_signals().map_err(|e| format!("signals: {e}"))?;
     let bound = bind(&starter, &settings, passed)?;
-    let open = |(_, pool, fd): &(u64, Pool, OwnedFd)| {
-        *pool == Pool::Unix && crate::os::system::takes_descriptors(fd.as_fd())
-    };
-    let takes_descriptors = bound.2.iter().any(open);
-    if takes_descriptors {
-        log.line(Level::Warning, "descriptors", &[("warning", &super::TAKES_DESCRIPTORS)]);
-    }
+    let takes_descriptors = warn_of_descriptors(&mut log, &bound.2);
     let manager = Manager::of_environment();
     settings.pools.retain(|(pool, _)| bound.1.has(*pool));
     drop_privilege(&config)?;
     restrict(&starter, &settings, options)?;
-    let parent = connect_roles(starter, log, settings, signals, bound, &config, files);
-    let mut parent = parent?;
+    let mut parent = connect_roles(starter, log, settings, signals, bound, &config, files)?;
     parent.verbose = options.verbose > 0;
     parent.takes_descriptors = takes_descriptors;
     parent.log.line(
@@ -170,6 +151,50 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     }
     manager.ready();
     parent.serve().map_err(Failure::from)
+}
+
+fn open_log(config: &Config, options: &Options, verbose: bool) -> Log {
+    match config.log_to {
+        LogTo::Stderr => Log::stderr(verbose),
+        LogTo::Syslog => Log::syslog(verbose),
+        LogTo::Auto if options.foreground => Log::stderr(verbose),
+        LogTo::Auto => Log::syslog(verbose),
+    }
+}
+
+/// What the platform and the configuration gave rise to, before anything is served.
+fn log_findings(
+    log: &mut Log,
+    sandbox: &[String],
+    configuration: &[String],
+    places: &[String],
+    options: &Options,
+) {
+    for warning in sandbox {
+        log.line(Level::Warning, "sandbox", &[("warning", warning)]);
+    }
+    for warning in configuration.iter().take(MOST_WARNINGS) {
+        log.line(Level::Warning, "configuration", &[("warning", warning)]);
+    }
+    // Whoever starts a daemon that leaves the terminal is still there.
+    if options.detached {
+        configuration.iter().for_each(|text| eprintln!("{text}"));
+    }
+    for note in places.iter().take(MOST_NOTES) {
+        log.line(Level::Info, "place", &[("note", &escape(note.as_bytes()))]);
+    }
+}
+
+/// Whether clients can send descriptors to one of these.
+fn warn_of_descriptors(log: &mut Log, listening: &[(u64, Pool, OwnedFd)]) -> bool {
+    let open = |(_, pool, fd): &(u64, Pool, OwnedFd)| {
+        *pool == Pool::Unix && crate::os::system::takes_descriptors(fd.as_fd())
+    };
+    let takes_descriptors = listening.iter().any(open);
+    if takes_descriptors {
+        log.line(Level::Warning, "descriptors", &[("warning", &super::TAKES_DESCRIPTORS)]);
+    }
+    takes_descriptors
 }
 
 /// The files that the command line names, as absolute paths.
@@ -328,33 +353,8 @@ fn connect_roles(
         starter.start(Role::Auth, &flags, &[]).map_err(|e| format!("auth: {e}"))?;
     let listen: Child<ParentToListen, ListenToParent> =
         starter.start(Role::Listen, &flags, &[]).map_err(|e| format!("listen: {e}"))?;
-    match greeting(&auth)? {
-        AuthToParent::Hello(build) if same_build(&build) => {}
-        _ => return Err("auth: another build".into()),
-    }
-    let mut tell = |batch| -> Result<(), Untold> {
-        auth.channel.send(0, 0, &ParentToAuth::Config(batch)).map_err(|e| Untold(format!("auth: {e}")))
-    };
-    send(config, Audience::Parent, &mut tell)
-        .map_err(|Untold(e)| format!("{e}{}", last_words(&auth.stderr)))?;
-    match greeting(&auth)? {
-        AuthToParent::Configured(()) => {}
-        _ => return Err("auth: not configured".into()),
-    }
-    match greeting(&listen)? {
-        ListenToParent::Hello(build) if same_build(&build) => {}
-        _ => return Err("listen: another build".into()),
-    }
-    let text = |e: libproto::channel::SendError| format!("listen: {e}");
-    for message in settings.for_listen() {
-        listen.channel.send(0, 0, &message).map_err(text)?;
-    }
-    for (number, pool, listener) in &listening {
-        listen
-            .channel
-            .send_with_fds(0, *number, &ParentToListen::Listener(*pool), &[listener.as_fd()])
-            .map_err(text)?;
-    }
+    tell_auth(&auth, config)?;
+    tell_listen(&listen, &settings, &listening)?;
     let mut complaints = Complaints::default();
     complaints.watch(sockets.pid, Role::Sockets, &sockets.stderr);
     complaints.watch(auth.pid, Role::Auth, &auth.stderr);
@@ -387,6 +387,45 @@ fn connect_roles(
         unsound: None,
         takes_descriptors: false,
     })
+}
+
+fn tell_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Result<(), String> {
+    match greeting(auth)? {
+        AuthToParent::Hello(build) if same_build(&build) => {}
+        _ => return Err("auth: another build".into()),
+    }
+    let mut tell = |batch| -> Result<(), Untold> {
+        auth.channel.send(0, 0, &ParentToAuth::Config(batch)).map_err(|e| Untold(format!("auth: {e}")))
+    };
+    send(config, Audience::Parent, &mut tell)
+        .map_err(|Untold(e)| format!("{e}{}", last_words(&auth.stderr)))?;
+    match greeting(auth)? {
+        AuthToParent::Configured(()) => {}
+        _ => return Err("auth: not configured".into()),
+    }
+    Ok(())
+}
+
+fn tell_listen(
+    listen: &Child<ParentToListen, ListenToParent>,
+    settings: &Settings,
+    listening: &[(u64, Pool, OwnedFd)],
+) -> Result<(), String> {
+    match greeting(listen)? {
+        ListenToParent::Hello(build) if same_build(&build) => {}
+        _ => return Err("listen: another build".into()),
+    }
+    let text = |e: libproto::channel::SendError| format!("listen: {e}");
+    for message in settings.for_listen() {
+        listen.channel.send(0, 0, &message).map_err(text)?;
+    }
+    for (number, pool, listener) in listening {
+        listen
+            .channel
+            .send_with_fds(0, *number, &ParentToListen::Listener(*pool), &[listener.as_fd()])
+            .map_err(text)?;
+    }
+    Ok(())
 }
 
 /// Why `auth` could not be told the configuration.

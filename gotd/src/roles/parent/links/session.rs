@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use libproto::channel::{Message, Received, RecvError};
 use libproto::message::client::ClientKind;
-use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, Question, SessionToParent};
+use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, Question, SessionToParent, ShellAsk};
 use libproto::request::daemon;
 use libproto::states::{self, SESSION_TO_PARENT};
 
@@ -74,34 +74,44 @@ impl Parent {
                 session.verify_ends = None;
                 self.consider_control(number);
             }
-            SessionToParent::Shell(_) if session.pool == Pool::Tcp => {
-                self.end_session(number, "session: self-service over git://");
-            }
-            SessionToParent::Shell(_) if session.refused.is_some() => session.phase = Phase::Ignored,
-            SessionToParent::Shell(_) if session.pool == Pool::Control => {
-                session.phase = Phase::Ignored;
-                self.refuse(number, CONTROL_ALONE);
-            }
-            SessionToParent::Shell(ask) => {
-                session.phase = Phase::Shell(Box::new(Shell::new(ask)));
-                session.verify_ends = None;
-                self.consider_shell(number);
-            }
-            SessionToParent::Begins(commands) => {
-                let most = self.settings.session.commands;
-                let push = session.is_push();
-                match session.grant_mut() {
-                    Some(grant) if push && grant.references.is_none() => {
-                        grant.references = Some(commands.min(most));
-                    }
-                    _ => self.end_session(number, "session: a push that begins twice, or is none"),
-                }
-            }
+            SessionToParent::Shell(ask) => self.shell_says(number, ask),
+            SessionToParent::Begins(commands) => self.begins(number, commands),
             SessionToParent::Finished(report) => {
                 session.phase.end(Some(report));
                 session.deadline = (!session.is_pushing()).then(|| Instant::now() + LINGER);
                 self.served = self.served.saturating_add(1);
             }
+        }
+    }
+
+    /// A request of self-service.
+    fn shell_says(&mut self, number: u64, ask: ShellAsk) {
+        let Some(session) = self.table.get(number) else { return };
+        if session.pool == Pool::Tcp {
+            return self.end_session(number, "session: self-service over git://");
+        }
+        if session.refused.is_some() {
+            session.phase = Phase::Ignored;
+        } else if session.pool == Pool::Control {
+            session.phase = Phase::Ignored;
+            self.refuse(number, CONTROL_ALONE);
+        } else {
+            session.phase = Phase::Shell(Box::new(Shell::new(ask)));
+            session.verify_ends = None;
+            self.consider_shell(number);
+        }
+    }
+
+    /// The session hands on so many commands of a push.
+    fn begins(&mut self, number: u64, commands: u32) {
+        let most = self.settings.session.commands;
+        let Some(session) = self.table.get(number) else { return };
+        let push = session.is_push();
+        match session.grant_mut() {
+            Some(grant) if push && grant.references.is_none() => {
+                grant.references = Some(commands.min(most));
+            }
+            _ => self.end_session(number, "session: a push that begins twice, or is none"),
         }
     }
 

@@ -1,0 +1,332 @@
+//! Which costly work begins now, which waits, and which is refused, as pure functions: making a pack is the most expensive
+//! thing that a client can ask for, and indexing a pushed one comes next.
+//!
+//! Two things are bounded. A *place* is held only while something is computed: a pack whose client does not take it gives its
+//! place up and waits for another turn once the client takes more. *Memory* is held from the first turn to the end.
+//!
+//! Users who come by ssh and strangers of git:// are the two *kinds* of clients. Turns go to the kinds first and then within a
+//! kind to the users or addresses, so that neither a crowd of strangers keeps a user waiting nor the other way round. As a turn
+//! that was given lasts as long as the work does, no kind has the last quarter of the places or of the memory, and no address
+//! more than half of the places that strangers may have. Of a kind's memory each of its users and addresses has one share, and
+//! there is one share more than there are such clients: a newcomer finds something whatever the others keep.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::conf::limits::Limit;
+use crate::fairness::Strangers;
+
+/// Users and addresses whose last turn is remembered.
+const MOST_TURNS: usize = 256;
+/// How long somebody waits for memory before a slow stranger is ended for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a process may take to give a turn back that was refused. An honest one does it at once.
+const GIVES_BACK: Duration = Duration::from_secs(10);
+
+/// What is done in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A pack is made for a fetch.
+    Pack,
+    /// A pushed pack is indexed and checked.
+    Push,
+}
+
+/// The turn of a session: asked for, under way, or given up for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// What for.
+    pub work: Work,
+    /// How far it is.
+    pub stage: Stage,
+    /// Bytes of memory that it holds; 0 before its first turn.
+    pub held: u64,
+    /// Bytes of memory that it holds in its next turn.
+    pub need: u64,
+    /// When its first turn began.
+    pub begun: Option<Instant>,
+    /// When it was refused.
+    pub refused: Option<Instant>,
+}
+
+/// How far a turn is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waits for it.
+    Waiting(Wait),
+    /// Computes, and holds a place.
+    Running,
+    /// Waits for its client, without a place.
+    Stalled,
+    /// Was refused; what it holds is free when it has ended.
+    Refused,
+}
+
+/// A turn that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// Asked for at this time.
+    pub since: Instant,
+    /// How many had a turn and how many waited when its client was last told, and when that was.
+    pub told: Option<(u32, u32, Instant)>,
+}
+
+impl Turn {
+    /// A turn that is asked for now.
+    pub fn asked(work: Work, need: u64) -> Turn {
+        let wait = Wait { since: Instant::now(), told: None };
+        Turn { work, stage: Stage::Waiting(wait), held: 0, need, begun: None, refused: None }
+    }
+
+    /// The wait, while it waits.
+    pub fn wait(&self) -> Option<Wait> {
+        match self.stage {
+            Stage::Waiting(wait) => Some(wait),
+            _ => None,
+        }
+    }
+
+    /// It is refused, and is given back by the process that had asked for it.
+    pub fn refuse(&mut self) {
+        self.stage = Stage::Refused;
+        self.refused.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether it was refused so long ago that this process does not listen: what it holds is kept from others.
+    pub fn is_overdue(&self) -> bool {
+        self.refused.is_some_and(|at| at.elapsed() >= GIVES_BACK)
+    }
+
+    /// Its turn begins.
+    pub fn begin(&mut self) {
+        self.stage = Stage::Running;
+        self.held = self.need;
+        self.begun.get_or_insert_with(Instant::now);
+    }
+}
+
+/// What gotd.conf says about turns.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Packs that are made at a time.
+    pub packs: usize,
+    /// Pushes that are indexed at a time.
+    pub pushes: usize,
+    /// Bytes of memory for both.
+    pub memory: u64,
+    /// Packs of one kind of clients that may wait.
+    pub queue: usize,
+    /// How long one may wait.
+    pub longest: Duration,
+    /// Both kinds of clients are served.
+    pub both: bool,
+}
+
+impl Rules {
+    /// How much of a number one kind of clients may have.
+    fn of_a_kind(&self, all: u64) -> u64 {
+        if self.both && all > 1 { all - (all / 4).max(1) } else { all }
+    }
+}
+
+/// Who has a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// A user who came by ssh.
+    User(String),
+    /// An address of git://.
+    Address([u8; 16]),
+}
+
+impl Whose {
+    fn is(&self, other: &Whose) -> bool {
+        match (self, other) {
+            (Whose::User(a), Whose::User(b)) => a == b,
+            (Whose::Address(a), Whose::Address(b)) => Strangers::are_one(*a, *b),
+            _ => false,
+        }
+    }
+
+    fn is_of_kind(&self, other: &Whose) -> bool {
+        self.is_stranger() == other.is_stranger()
+    }
+
+    /// Comes over git://.
+    pub fn is_stranger(&self) -> bool {
+        matches!(self, Whose::Address(_))
+    }
+}
+
+/// A session's turn, with what the choice needs to know about the session.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The session.
+    pub number: u64,
+    /// Whose it is.
+    pub whose: Whose,
+    /// Device and inode of the repository.
+    pub repository: (u64, u64),
+    /// How many turns of this kind of work the repository may have at a time.
+    pub most: usize,
+    /// The turn.
+    pub turn: Turn,
+}
+
+impl Job {
+    /// Counts against the places of this kind of work.
+    fn runs(&self, work: Work) -> bool {
+        self.turn.stage == Stage::Running && self.turn.work == work
+    }
+
+    /// Bytes that it would hold beyond those that it holds.
+    fn more(&self) -> u64 {
+        self.turn.need.saturating_sub(self.turn.held)
+    }
+
+    /// The limits of places that hold for it, with their numbers.
+    fn places(&self, rules: Rules) -> [(Limit, usize); 2] {
+        match self.turn.work {
+            Work::Pack => [(Limit::PacksTotal, rules.packs), (Limit::PacksPerRepository, self.most)],
+            Work::Push => [(Limit::PushesTotal, rules.pushes), (Limit::PushesPerRepository, self.most)],
+        }
+    }
+}
+
+/// Remembers whose turn it was, the last ones only.
+pub fn remember(turns: &mut VecDeque<Whose>, whose: Whose) {
+    turns.retain(|other| !other.is(&whose));
+    turns.push_back(whose);
+    if turns.len() > MOST_TURNS {
+        turns.pop_front();
+    }
+}
+
+/// The limit that keeps a turn from beginning now.
+pub fn blocked(jobs: &[Job], job: &Job, rules: Rules) -> Option<Limit> {
+    for (limit, places) in job.places(rules) {
+        let all = matches!(limit, Limit::PacksTotal | Limit::PushesTotal);
+        let ours = |other: &&Job| other.runs(job.turn.work) && (all || other.repository == job.repository);
+        let running = || jobs.iter().filter(ours);
+        let most = usize::try_from(rules.of_a_kind(places as u64)).unwrap_or(usize::MAX);
+        let own = running().filter(|other| other.whose.is(&job.whose)).count();
+        let crowds = job.whose.is_stranger() && own >= most.div_ceil(2);
+        let of_kind = running().filter(|other| other.whose.is_of_kind(&job.whose)).count();
+        if running().count() >= places || of_kind >= most || crowds {
+            return Some(limit);
+        }
+    }
+    lacks_memory(jobs, job, rules).then_some(Limit::MemoryTotal)
+}
+
+/// Bytes that these hold together.
+pub fn held<'j>(jobs: impl Iterator<Item = &'j Job>) -> u64 {
+    jobs.fold(0, |sum, job| sum.saturating_add(job.turn.held))
+}
+
+/// Whether the memory is not there that a turn needs. Who is alone may have all of it, however much he asks for: otherwise he
+/// would wait for ever.
+fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules) -> bool {
+    let others = || jobs.iter().filter(|other| other.number != job.number);
+    let exceeds = |held_by_others: u64, most: u64| {
+        held_by_others > 0 && held_by_others.saturating_add(job.turn.need) > most
+    };
+    let kind = rules.of_a_kind(rules.memory);
+    let of_kind = held(others().filter(|other| other.whose.is_of_kind(&job.whose)));
+    let own = held(others().filter(|other| other.whose.is(&job.whose)));
+    // What has begun goes on beyond its share: two of one client would wait for each other.
+    let has_its_share =
+        || job.turn.held == 0 && own > 0 && exceeds_share(jobs, job, own.saturating_add(job.turn.need), kind);
+    job.more() > 0
+        && (exceeds(held(others()), rules.memory)
+            || exceeds(of_kind, kind)
+            || job.whose.is_stranger() && exceeds(own, kind / 2)
+            || has_its_share())
+}
+
+/// Whether so much memory is more than one client's share of what its kind may have, as many as they are now: the clients that
+/// hold some or wait for it.
+fn exceeds_share(jobs: &[Job], job: &Job, wanted: u64, kind: u64) -> bool {
+    let counts = |other: &&Job| {
+        let memory = other.turn.held > 0 || other.turn.wait().is_some() && other.turn.need > 0;
+        memory && other.whose.is_of_kind(&job.whose)
+    };
+    let mut clients = vec![&job.whose];
+    let mut shares = 2;
+    for other in jobs.iter().filter(counts) {
+        if wanted > kind / shares {
+            return true;
+        }
+        if !clients.iter().any(|client| client.is(&other.whose)) {
+            clients.push(&other.whose);
+            shares = shares.saturating_add(1);
+        }
+    }
+    wanted > kind / shares
+}
+
+/// Whose turn it is. Of the turns that no limit holds up, these come first, in this order: those of the kind of clients with
+/// the fewest under way; of the kind whose last turn is longest ago; of whom has the fewest under way; of whose last turn is
+/// longest ago; and of one's own the one that has waited longest.
+pub fn next<'j>(jobs: &'j [Job], rules: Rules, turns: &VecDeque<Whose>) -> Option<&'j Job> {
+    jobs.iter()
+        .filter_map(|job| Some((job, job.turn.wait()?.since)))
+        .filter(|(job, _)| blocked(jobs, job, rules).is_none())
+        .min_by_key(|(job, since)| {
+            let running = || jobs.iter().filter(|other| other.runs(job.turn.work));
+            let kind = |other: &Whose| other.is_of_kind(&job.whose);
+            let own = |other: &Whose| other.is(&job.whose);
+            let last_turn = |at: Option<usize>| at.map_or(0, |at| at.saturating_add(1));
+            (
+                running().filter(|other| kind(&other.whose)).count(),
+                last_turn(turns.iter().rposition(kind)),
+                running().filter(|other| own(&other.whose)).count(),
+                last_turn(turns.iter().rposition(own)),
+                *since,
+                job.number,
+            )
+        })
+        .map(|(job, _)| job)
+}
+
+/// Picks the waiting pack to refuse when more than `most` of one kind of clients wait: the newest one of the client with the
+/// most waiting; on a tie, of the newcomer's client. One that has begun is never refused for it.
+pub fn gives_way(jobs: &[Job], newcomer: u64, most: usize) -> Option<u64> {
+    let fresh =
+        |job: &&Job| job.turn.work == Work::Pack && job.turn.begun.is_none() && job.turn.wait().is_some();
+    let new = jobs.iter().filter(fresh).find(|job| job.number == newcomer)?;
+    let waiting = || jobs.iter().filter(fresh).filter(|job| job.whose.is_of_kind(&new.whose));
+    if waiting().count() <= most {
+        return None;
+    }
+    let late = waiting().max_by_key(|job| {
+        let of_same = waiting().filter(|other| other.whose.is(&job.whose)).count();
+        (of_same, job.whose.is(&new.whose), job.turn.wait().map(|wait| wait.since), job.number)
+    });
+    late.map(|job| job.number)
+}
+
+/// Whom to end for the memory that he holds while others wait for it: of the strangers who do not take what they asked for,
+/// the one who holds most for longest. One at a time, and only if that helps who waits.
+pub fn evicted(jobs: &[Job], rules: Rules) -> Option<&Job> {
+    let ending = jobs.iter().any(|job| job.turn.stage == Stage::Refused && job.turn.held > 0);
+    let late = |job: &&Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= PATIENCE);
+    // Whoever waits because of what he himself has is not helped.
+    let helps = |job: &Job| {
+        let strangers = || held(jobs.iter().filter(|other| other.whose.is_stranger()));
+        let exceeds = |held: u64, most: u64| held.saturating_add(job.more()) > most;
+        blocked(jobs, job, rules) == Some(Limit::MemoryTotal)
+            && (exceeds(held(jobs.iter()), rules.memory)
+                || job.whose.is_stranger() && exceeds(strangers(), rules.of_a_kind(rules.memory)))
+    };
+    if ending || !jobs.iter().filter(late).any(helps) {
+        return None;
+    }
+    let slow = |job: &&Job| job.whose.is_stranger() && job.turn.stage == Stage::Stalled && job.turn.held > 0;
+    jobs.iter().filter(slow).max_by_key(|job| {
+        let seconds = job.turn.begun.map_or(0, |begun| begun.elapsed().as_millis());
+        (u128::from(job.turn.held).saturating_mul(seconds), job.number)
+    })
+}
+
+#[cfg(test)]
+mod tests;
