@@ -1,5 +1,6 @@
 //! What the parent knows about a session: two processes, three for a push, and what they said.
 
+pub mod borrowing;
 pub mod phase;
 pub mod shell;
 pub mod table;

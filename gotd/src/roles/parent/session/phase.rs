@@ -10,10 +10,10 @@ use libproto::message::parent::{
 };
 use libproto::states::SessionState;
 
-use super::super::borrow::Borrowing;
 use super::super::job::Job;
 use super::super::queue::Turn;
 use super::Process;
+use super::borrowing::Borrowing;
 use super::shell::{Shell, ShellWork};
 
 /// How far a session is with `listen`.
