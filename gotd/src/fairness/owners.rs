@@ -25,11 +25,6 @@ impl Owners {
         self.0.extend(ranges.into_iter().take(room));
     }
 
-    /// Forgets all of them.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// Whom a uid counts as: itself, or the owner of the range that it lies in.
     pub fn of(&self, uid: u32) -> u32 {
         let at = self.0.partition_point(|range| range.last < uid);
@@ -89,7 +84,7 @@ mod tests {
         {
             assert_eq!(owners.of(uid), owner, "{uid}");
         }
-        owners.clear();
+        owners = Owners::default();
         assert_eq!(owners.of(100), 100);
     }
 

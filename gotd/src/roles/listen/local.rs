@@ -53,38 +53,46 @@ pub struct Locals {
     /// New ones per second, over all.
     rate: Bucket,
     last: u64,
-    /// Connections of uids for which the configuration has numbers of their own.
+    /// What the configuration says about users.
+    known: Known,
+    /// The same of a configuration whose messages are still coming. Until the last one is here, the one before is in
+    /// force: a user who may have more than others must not be refused in between.
+    coming: Known,
+    forgot: Option<Instant>,
+}
+
+/// What the configuration says about users.
+#[derive(Debug, Default)]
+struct Known {
+    /// Connections of uids for which it has numbers of their own.
     own: HashMap<u32, u32>,
     accounts: HashSet<u32>,
     /// Whom subordinate uids count as.
     owners: Owners,
-    forgot: Option<Instant>,
 }
 
 impl Locals {
-    /// Limits of users come anew.
-    pub fn forget_limits(&mut self) {
-        self.own.clear();
-        self.accounts.clear();
-        self.owners.clear();
-    }
-
-    /// Some limits of users.
+    /// Some limits of users, of a configuration that is coming.
     pub fn learn(&mut self, limits: UserLimits) {
-        self.own.extend(limits.connections);
-        self.accounts.extend(limits.accounts);
+        self.coming.own.extend(limits.connections);
+        self.coming.accounts.extend(limits.accounts);
     }
 
-    /// Some uids that count as others.
+    /// Some uids that count as others, of a configuration that is coming.
     pub fn learn_ranges(&mut self, ranges: Vec<UidRange>) {
-        self.owners.extend(ranges);
+        self.coming.owners.extend(ranges);
+    }
+
+    /// That was all: from here on it is in force.
+    pub fn learnt(&mut self) {
+        self.known = std::mem::take(&mut self.coming);
     }
 
     fn may(&self, uid: u32, limits: &ListenLimits) -> PerUser {
-        if self.accounts.contains(&uid) {
+        if self.known.accounts.contains(&uid) {
             return PerUser { connections: None, rate: None };
         }
-        let connections = self.own.get(&uid).copied().unwrap_or(limits.per_user);
+        let connections = self.known.own.get(&uid).copied().unwrap_or(limits.per_user);
         PerUser { connections: Some(connections), rate: (uid != ROOT).then_some(limits.rate_per_user) }
     }
 
@@ -104,11 +112,11 @@ impl Locals {
         // Asked once, and before a session is spent on it.
         let (peer, uid) = match system::peer(connection.as_fd()) {
             Ok(peer) => peer,
-            Err(uid) => return Err((connection, NoSession::Groups, self.owners.of(uid))),
+            Err(uid) => return Err((connection, NoSession::Groups, self.known.owners.of(uid))),
         };
         // From here on this is who is counted; what they may do is decided by what the kernel said.
-        let uid = self.owners.of(uid);
-        let own = self.own.contains_key(&uid);
+        let uid = self.known.owners.of(uid);
+        let own = self.known.own.contains_key(&uid);
         if !self.users.come(uid, self.may(uid, limits), now) {
             return Err((connection, if own { NoSession::OwnPerUser } else { NoSession::PerUser }, uid));
         }

@@ -108,15 +108,19 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     parent
         .send(0, 0, &ListenToParent::Hello(Build { id: crate::BUILD.into() }))
         .map_err(|e| e.to_string())?;
+    let mut locals = Locals::default();
     let limits = loop {
         match parent.recv() {
             Ok(Received { message: ParentToListen::Limits(limits), .. }) => break limits,
+            Ok(Received { message: ParentToListen::Users(users), .. }) => locals.learn(users),
+            Ok(Received { message: ParentToListen::Ranges(ranges), .. }) => locals.learn_ranges(ranges),
             Err(e) if e.is_transient() => {}
             Err(RecvError::Closed) => system::exit_now(0),
             Ok(_) => return Err("limits come first".into()),
             Err(e) => return Err(e.to_string()),
         }
     };
+    locals.learnt();
     let now = Instant::now();
     let mut role = Listen {
         parent,
@@ -124,7 +128,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         listeners: Vec::new(),
         git: false,
         waiting: VecDeque::new(),
-        locals: Locals::default(),
+        locals,
         remotes: Remotes::default(),
         controls: Controls::default(),
         reaper: Reaper::default(),
@@ -245,7 +249,7 @@ impl Listen {
         match (received.message, received.fds.pop()) {
             (ParentToListen::Limits(limits), None) => {
                 self.limits = limits;
-                self.locals.forget_limits();
+                self.locals.learnt();
             }
             (ParentToListen::Users(users), None) => self.locals.learn(users),
             (ParentToListen::Ranges(ranges), None) => self.locals.learn_ranges(ranges),

@@ -94,7 +94,8 @@ impl Settings {
             .map(|some| UserLimits { accounts: some.to_vec(), connections: vec![] });
         let users = own.chain(accounts).map(ParentToListen::Users);
         let ranges = self.subordinates.chunks(BATCH_RANGES).map(|some| ParentToListen::Ranges(some.to_vec()));
-        std::iter::once(ParentToListen::Limits(self.listen.clone())).chain(users).chain(ranges).collect()
+        let last = std::iter::once(ParentToListen::Limits(self.listen.clone()));
+        users.chain(ranges).chain(last).collect()
     }
 
     /// Whether a uid is that of a shared account.

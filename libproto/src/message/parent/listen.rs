@@ -180,7 +180,7 @@ pub struct Refusals {
 crate::messages! {
     /// What `parent` tells `listen`.
     pub enum ParentToListen, ParentToListenKind: "parent to listen" {
-        /// Limits, before the first listener.
+        /// Limits, before the first listener. With them the users and ranges that came before are in force.
         1 => Limits(ListenLimits),
         /// A listening socket; the header's peer is its number, which never repeats.
         2 => Listener(Pool) with 1,
@@ -194,14 +194,14 @@ crate::messages! {
         6 => Recall(()),
         /// The listening socket of that number is to be closed, once all who have come to it are accepted.
         7 => Close(()),
-        /// What some users may have, behind the limits.
+        /// What some users may have, ahead of the limits.
         8 => Users(UserLimits),
         /// A waiting session for git:// (the header's peer): as above, and the same for its repository process, which
         /// is given the connection too.
         9 => WaitingGit(()) with 2,
         /// The process that had the connection is gone, and its client may know; the session still counts.
         10 => Gone(()),
-        /// Uids that count as another one, behind the limits: in order, and none in two of them.
+        /// Uids that count as another one, ahead of the limits: in order, and none in two of them.
         11 => Ranges(Vec<UidRange>),
     }
 }
