@@ -131,6 +131,7 @@ pub const REPO_TO_PARENT: &Table<RepoState, Repo> = &[
             Repo::NeedVerify,
             Repo::NeedPack,
             Repo::PackStalled,
+            Repo::PackCopied,
             Repo::PackDone,
             Repo::NeedTurn,
             Repo::Info,

@@ -2,6 +2,7 @@
 
 mod gotsh_relay;
 mod large_objects;
+mod memory;
 mod negotiation;
 mod other_clients;
 mod pack_queue;

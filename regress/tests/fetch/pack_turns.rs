@@ -232,6 +232,57 @@ fn who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it() {
     assert!(answer.len() > 12 << 20, "{}", answer.len());
 }
 
+/// A pack that is copied as it lies kept four megabytes, and the client who took it all the while was ended for them when others
+/// waited for more, who were not even helped by that.
+#[test]
+fn who_takes_a_copied_pack_steadily_is_not_ended_for_its_memory() {
+    let place = start("limit memory total 1G");
+    // Without a bitmap history is walked in a turn, and then the file is sent.
+    for entry in std::fs::read_dir(place.repository.join("objects/pack")).expect("lists") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "bitmap") {
+            std::fs::remove_file(path).expect("removes");
+        }
+    }
+    let ask = || {
+        let mut client = Session::fetch(&place.site.socket(), "bulk.git", 2);
+        client.read_to_flush();
+        assert!(client.write(&place.request(&[])));
+        client
+    };
+    let _stalled = ask();
+    place.daemon.assert_metric("gotd_packs_stalled", 1);
+    let one = place.daemon.metric("gotd_memory_reserved_bytes");
+    let mut steady = Client::open_from(place.address, "127.0.0.2".parse().expect("an address"));
+    nix::sys::socket::setsockopt(&steady.stream, nix::sys::socket::sockopt::RcvBuf, &65536).expect("sets");
+    assert!(steady.write(&tcp::request("/bulk.git", 2)));
+    steady.read_to_flush();
+    assert!(steady.write(&place.request(&["ofs-delta"])));
+    place.daemon.assert_metric("gotd_packs_stalled", 2);
+    assert_eq!(place.daemon.metric("gotd_memory_reserved_bytes"), one + (4 << 20));
+    // The second of the user's does not fit, and the four megabytes would be as much as is lacking of the total.
+    let file = place.site.path("gotd.conf");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    let total = format!("limit memory total {}", 2 * one + (2 << 20));
+    std::fs::write(&file, text.replace("limit memory total 1G", &total)).expect("writes");
+    place.daemon.gotctl(&["reload"]).good();
+    let _waiting = ask();
+    // It takes two megabytes a second.
+    let (mut taken, begun) = (Vec::new(), Instant::now());
+    let is_whole = |taken: &[u8]| taken.len() > 12 << 20 && taken.ends_with(b"0000");
+    while !is_whole(&taken) && begun.elapsed() < Duration::from_secs(60) {
+        let mut buffer = [0; 60_000];
+        match steady.stream.read(&mut buffer) {
+            Ok(n) if n > 0 => taken.extend_from_slice(&buffer[..n]),
+            end => panic!("{end:?} after {} bytes:\n{}", taken.len(), place.daemon.log()),
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    assert!(is_whole(&taken), "{}", taken.len());
+    assert!(begun.elapsed() > Duration::from_secs(3), "too quick to show anything");
+    place.daemon.logged(&["pack waits", "limit=\"limit memory total\""]);
+}
+
 /// Who is told to give back what he holds and does not is ended: his memory would be kept from the others for ever.
 #[test]
 fn a_process_that_keeps_what_was_refused_is_ended() {

@@ -44,7 +44,11 @@ enum Turn {
     /// The client took nothing for a while, and others have the place. What was made still goes out; before more is made,
     /// another turn is waited for.
     Stalled,
-    /// Nothing costly follows: no place is needed.
+    /// Nothing costly follows: no place is needed, and the parent knows what memory is kept.
+    Copies,
+    /// The same, and the parent knows that the client takes nothing.
+    CopyStalled,
+    /// Nothing costly follows that the parent knows of.
     Over,
 }
 
@@ -180,6 +184,14 @@ impl<'a> PackOut<'a> {
                 if !client && self.turn == Turn::Held && waited >= PATIENCE {
                     queue.stalled(self.memory);
                     self.turn = Turn::Stalled;
+                }
+                // Who takes nothing may be ended when others wait for the memory; who takes what is copied may not.
+                if !client && self.turn == Turn::Copies && begun.elapsed() >= TICK {
+                    queue.stalled(self.memory);
+                    self.turn = Turn::CopyStalled;
+                } else if client && self.turn == Turn::CopyStalled {
+                    queue.copies(self.memory);
+                    self.turn = Turn::Copies;
                 }
                 if word && let Word::Refused(error) = queue.hear() {
                     return Err(error);
@@ -379,14 +391,19 @@ impl Sink for PackOut<'_> {
     }
 
     fn copies(&mut self) -> io::Result<()> {
-        if let (Some(queue), Turn::Held) = (&self.queue, self.turn) {
-            queue.stalled(COPIED);
+        match (&self.queue, self.turn) {
+            (Some(queue), Turn::Held) => {
+                self.memory = COPIED;
+                queue.copies(COPIED);
+                self.turn = Turn::Copies;
+            }
+            (_, Turn::Unasked) => {
+                // The parent need not know of it at all.
+                self.queue = None;
+                self.turn = Turn::Over;
+            }
+            _ => self.turn = Turn::Over,
         }
-        if self.turn == Turn::Unasked {
-            // The parent need not know of it at all.
-            self.queue = None;
-        }
-        self.turn = Turn::Over;
         Ok(())
     }
 
@@ -687,7 +704,7 @@ mod tests {
         while let Ok(received) = theirs.recv() {
             match received.message {
                 // Nothing more is said until all of it was taken.
-                RepoToParent::PackStalled(COPIED) => {
+                RepoToParent::PackCopied(COPIED) if copy.is_none() => {
                     let mut r = r.try_clone().unwrap();
                     copy = Some(std::thread::spawn(move || {
                         let mut all = Vec::new();
@@ -799,7 +816,37 @@ mod tests {
             },
         );
         assert!(data_of(&all) == noise(3_000_000));
-        assert_eq!(said, ["NeedPack(52428800)", "PackStalled(4194304)", "PackDone(())"]);
+        assert_eq!(said, ["NeedPack(52428800)", "PackCopied(4194304)", "PackDone(())"]);
+    }
+
+    /// Who takes a copied pack steadily is not said to stall, who takes nothing is, and who goes on no more.
+    #[test]
+    fn a_copy_that_is_not_taken_stalls_and_goes_on() {
+        let (theirs, ours) = crate::os::spawn::pair().unwrap();
+        let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
+        let (r, w) = nix::unistd::pipe().unwrap();
+        let mut r = std::fs::File::from(r);
+        let writer = std::thread::spawn(move || {
+            let mut output = Output::new(w);
+            let queue = PackQueue { parent: &ours };
+            let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue));
+            out.turn(50 << 20).unwrap();
+            out.copies().unwrap();
+            out.splice(file_of(&noise(3_000_000)).as_fd(), 0, 3_000_000).unwrap();
+            out.finish().unwrap();
+        });
+        let next = || theirs.recv().unwrap().message;
+        assert!(matches!(next(), RepoToParent::NeedPack(_)));
+        theirs.send(0, 0, &ParentToRepo::Pack(())).unwrap();
+        assert!(matches!(next(), RepoToParent::PackCopied(COPIED)));
+        assert!(matches!(next(), RepoToParent::PackStalled(COPIED)));
+        let mut all = vec![0; 300_000];
+        r.read_exact(&mut all).unwrap();
+        assert!(matches!(next(), RepoToParent::PackCopied(COPIED)));
+        r.read_to_end(&mut all).unwrap();
+        assert!(matches!(next(), RepoToParent::PackDone(())));
+        writer.join().unwrap();
+        assert!(data_of(&all) == noise(3_000_000));
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl<'a> PackQueue<'a> {
         send(self.parent, &RepoToParent::PackStalled(memory));
     }
 
+    /// The pack is only copied from here on, or its client takes it again. So many bytes of memory stay in use.
+    pub(super) fn copies(&self, memory: u64) {
+        send(self.parent, &RepoToParent::PackCopied(memory));
+    }
+
     /// The pack is made, or will not be.
     pub(super) fn end(&self) {
         send(self.parent, &RepoToParent::PackDone(()));

@@ -38,7 +38,7 @@ fn count<'s>(sessions: impl Iterator<Item = &'s Session>, work: Work) -> Counts 
         match turn.stage {
             Stage::Running => counts.running += 1,
             Stage::Waiting(_) => counts.waiting += 1,
-            Stage::Stalled | Stage::Refused => counts.stalled += 1,
+            Stage::Copying | Stage::Stalled | Stage::Refused => counts.stalled += 1,
         }
     }
     counts
@@ -57,8 +57,7 @@ impl Parent {
             Some(turn @ None) if fits => *turn = Some(Turn::asked(work, need)),
             Some(Some(turn)) if turn.stage == Stage::Refused => return,
             Some(Some(turn)) if fits && matches!(turn.stage, Stage::Running | Stage::Stalled) => {
-                turn.stage = Stage::Waiting(Wait { since: Instant::now(), told: None });
-                turn.need = need.max(turn.held);
+                turn.ask_again(need);
             }
             _ => return self.end_session(number, "repository: asked for a turn where it may not"),
         }
@@ -83,13 +82,20 @@ impl Parent {
     pub(super) fn turn_stalled(&mut self, number: u64, memory: u64) {
         let Some(session) = self.table.get(number) else { return };
         match session.turn_mut() {
-            Some(turn) if turn.stage == Stage::Running => {
-                turn.stage = Stage::Stalled;
-                turn.held = turn.held.min(memory);
-                turn.need = turn.held;
-            }
+            Some(turn) if matches!(turn.stage, Stage::Running | Stage::Copying) => turn.stall(memory),
             Some(turn) if turn.stage == Stage::Refused => return,
             _ => return self.end_session(number, "repository: gave up a turn that it did not have"),
+        }
+        self.give_turns();
+    }
+
+    /// The pack is only copied from here on, or its client takes more of it again: that needs no place.
+    pub(super) fn turn_copies(&mut self, number: u64, memory: u64) {
+        let Some(session) = self.table.get(number) else { return };
+        match session.turn_mut() {
+            Some(turn) if matches!(turn.stage, Stage::Running | Stage::Stalled) => turn.copies(memory),
+            Some(turn) if turn.stage == Stage::Refused => return,
+            _ => return self.end_session(number, "repository: copies in a turn that it did not have"),
         }
         self.give_turns();
     }
@@ -156,7 +162,11 @@ impl Parent {
         }
         if let Some(slow) = queue::evicted(&jobs, rules) {
             let held = slow.turn.held >> 20;
-            let text = format!("others wait for the {held} megabytes of a pack that is not taken");
+            let what = match slow.turn.work {
+                Work::Pack => "a pack that is not taken",
+                Work::Push => "a push that does not go on",
+            };
+            let text = format!("others wait for the {held} megabytes of {what}");
             self.refuse_turn(slow.number, &text, Limit::MemoryTotal);
         }
         self.tell_waiting();

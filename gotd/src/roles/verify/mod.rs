@@ -194,7 +194,7 @@ impl Teller<'_> {
         }
         self.told = now;
         if progress.stage == Step::Receiving {
-            self.turn.objects(progress.total)?;
+            self.turn.objects(progress.done, progress.total)?;
         }
         // A session that does not listen is no reason to give up: the push is decided without it.
         let _ = self.session.try_send(

@@ -46,12 +46,9 @@ impl<'a> PushTurn<'a> {
         if self.held.get() { Ok(()) } else { watchdog::during(Phase::Work, || self.ask()) }
     }
 
-    /// The pack has so many objects: memory for them is waited for once it is more than what was asked for.
-    pub(super) fn objects(&self, count: u64) -> io::Result<()> {
-        let needed = BASE.saturating_add(count.saturating_mul(PER_OBJECT));
-        if needed <= self.memory.get().saturating_mul(2) {
-            return Ok(());
-        }
+    /// So many objects have come of as many as the pack is said to have: memory for more is waited for where it is due.
+    pub(super) fn objects(&self, come: u64, claimed: u64) -> io::Result<()> {
+        let Some(needed) = more_memory(self.memory.get(), come, claimed) else { return Ok(()) };
         self.memory.set(needed);
         if self.held.get() { watchdog::during(Phase::Work, || self.ask()) } else { Ok(()) }
     }
@@ -123,6 +120,15 @@ impl<'a> PushTurn<'a> {
     }
 }
 
+/// What to reserve once so many objects have come: memory for twice as many. `None`: what is reserved suffices. The number in a
+/// pack's header is a claim of twelve bytes and reserves nothing: it only keeps this from being more than the pack is said to need.
+fn more_memory(reserved: u64, come: u64, claimed: u64) -> Option<u64> {
+    let memory = |objects: u64| BASE.saturating_add(objects.saturating_mul(PER_OBJECT));
+    // An eighth more is not worth a wait.
+    let suffices = memory(come) <= reserved.saturating_add(reserved / 8);
+    (!suffices).then(|| memory(come.saturating_mul(2).min(claimed.max(come))))
+}
+
 /// The client's input, which is read only in a turn.
 pub(super) struct InTurn<'a> {
     pub(super) input: Input,
@@ -134,5 +140,39 @@ impl Read for InTurn<'_> {
         self.turn.await_input(&self.input)?;
         self.turn.take()?;
         self.input.read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_reserved_for_objects_that_have_come_and_not_for_a_claim() {
+        const MANY: u64 = 20_000_000;
+        let all = |objects: u64| Some(BASE + objects * PER_OBJECT);
+        // Reserved, come, claimed, and what is reserved then.
+        let table = [
+            (BASE, 0, MANY, None),
+            (BASE, 50_000, MANY, None),
+            (BASE, 50_000, 50_000, None),
+            (BASE, 200_000, MANY, all(400_000)),
+            (BASE, 200_000, 200_000, all(200_000)),
+            (BASE, 200_000, 300_000, all(300_000)),
+            (BASE + 400_000 * PER_OBJECT, 400_000, MANY, None),
+            (BASE + 400_000 * PER_OBJECT, 600_000, MANY, all(1_200_000)),
+            // A claim that is too small does not make less of what is there.
+            (BASE, 200_000, 1, all(200_000)),
+        ];
+        for (reserved, come, claimed, expected) in table {
+            assert_eq!(more_memory(reserved, come, claimed), expected, "{reserved} {come} {claimed}");
+        }
+        // All of the pack, one object after the other: never much less than what is there takes.
+        let mut reserved = BASE;
+        for come in (0..MANY).step_by(1000) {
+            reserved = more_memory(reserved, come, MANY).unwrap_or(reserved);
+            assert!(reserved + reserved / 8 >= BASE + come * PER_OBJECT, "{come}");
+            assert!(reserved <= BASE + come * 2 * PER_OBJECT, "{come}");
+        }
     }
 }

@@ -296,5 +296,7 @@ crate::messages! {
         12 => PackStalled(u64),
         /// Negotiation has used so many milliseconds of processor time in all: wait for a turn, given and ended as for a pack.
         13 => NeedTurn(u32),
+        /// What follows is only copied, or its client takes it again: no place is needed, and so many bytes of memory are.
+        14 => PackCopied(u64),
     }
 }

@@ -63,6 +63,7 @@ impl Parent {
             RepoToParent::NeedVerify(()) => self.start_verify(number),
             RepoToParent::NeedPack(memory) => self.need_turn(number, Work::Pack, memory),
             RepoToParent::PackStalled(memory) => self.turn_stalled(number, memory),
+            RepoToParent::PackCopied(memory) => self.turn_copies(number, memory),
             RepoToParent::PackDone(()) => self.turn_over(number),
             RepoToParent::NeedTurn(ms) => self.negotiation_turn(number, ms),
         }

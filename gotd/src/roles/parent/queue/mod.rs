@@ -8,7 +8,9 @@
 //! kind to the users or addresses, so that neither a crowd of strangers keeps a user waiting nor the other way round. As a turn
 //! that was given lasts as long as the work does, no kind has the last quarter of the places or of the memory, and no address
 //! more than half of the places that strangers may have. Of a kind's memory each of its users and addresses has one share, and
-//! there is one share more than there are such clients: a newcomer finds something whatever the others keep.
+//! there is one share more than there are such clients. Where another one waits, or a newcomer would find nothing, nobody begins
+//! more than his share. Who neither takes nor gives anything is ended for it where that lets somebody go on who waits: a stranger
+//! always, and a user who holds more than his share.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,8 +20,17 @@ use crate::fairness::Strangers;
 
 /// Users and addresses whose last turn is remembered.
 const MOST_TURNS: usize = 256;
-/// How long somebody waits for memory before a slow stranger is ended for it.
+/// How long somebody waits for memory before anybody is ended for it.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client neither takes nor gives anything before it may be ended for its memory. A connection says that it takes more
+/// only when a good part of its buffer is free again, so a client of a usual pace may look idle for less than this.
+const IDLE: Duration = Duration::from_secs(3);
+/// Turns at most that are ended, one after the other, for one that waits.
+const MOST_ENDED: usize = 32;
+/// How long a client waits beyond its share before it is as good as alone, if nobody else waits.
+const ALONE: Duration = Duration::from_secs(5);
+/// Bytes of memory that are always left for a newcomer by a client that holds some: the least that a pack takes.
+const LEAST: u64 = 8 << 20;
 /// How long a process may take to give a turn back that was refused. An honest one does it at once.
 const GIVES_BACK: Duration = Duration::from_secs(10);
 
@@ -45,6 +56,8 @@ pub struct Turn {
     pub need: u64,
     /// When its first turn began.
     pub begun: Option<Instant>,
+    /// Since when its client has taken or given nothing.
+    pub idle: Option<Instant>,
     /// When it was refused.
     pub refused: Option<Instant>,
 }
@@ -56,6 +69,8 @@ pub enum Stage {
     Waiting(Wait),
     /// Computes, and holds a place.
     Running,
+    /// Copies what lies there to its client, without a place. Its client takes it.
+    Copying,
     /// Waits for its client, without a place.
     Stalled,
     /// Was refused; what it holds is free when it has ended.
@@ -75,7 +90,7 @@ impl Turn {
     /// A turn that is asked for now.
     pub fn asked(work: Work, need: u64) -> Turn {
         let wait = Wait { since: Instant::now(), told: None };
-        Turn { work, stage: Stage::Waiting(wait), held: 0, need, begun: None, refused: None }
+        Turn { work, stage: Stage::Waiting(wait), held: 0, need, begun: None, idle: None, refused: None }
     }
 
     /// The wait, while it waits.
@@ -84,6 +99,28 @@ impl Turn {
             Stage::Waiting(wait) => Some(wait),
             _ => None,
         }
+    }
+
+    /// Its client takes or gives nothing from now on. It keeps at most so many bytes of memory.
+    pub fn stall(&mut self, memory: u64) {
+        self.stage = Stage::Stalled;
+        self.idle = Some(Instant::now());
+        self.held = self.held.min(memory);
+        self.need = self.held;
+    }
+
+    /// Nothing is computed any more, and its client takes what is copied.
+    pub fn copies(&mut self, memory: u64) {
+        self.stall(memory);
+        self.stage = Stage::Copying;
+        self.idle = None;
+    }
+
+    /// Its client goes on, and the next turn is waited for.
+    pub fn ask_again(&mut self, need: u64) {
+        self.stage = Stage::Waiting(Wait { since: Instant::now(), told: None });
+        self.idle = None;
+        self.need = need.max(self.held);
     }
 
     /// It is refused, and is given back by the process that had asked for it.
@@ -215,7 +252,8 @@ pub fn blocked(jobs: &[Job], job: &Job, rules: Rules) -> Option<Limit> {
             return Some(limit);
         }
     }
-    lacks_memory(jobs, job, rules).then_some(Limit::MemoryTotal)
+    let lacks = lacks_memory(jobs, job, rules, true) || is_behind_own(jobs, job, rules);
+    lacks.then_some(Limit::MemoryTotal)
 }
 
 /// Bytes that these hold together.
@@ -224,23 +262,57 @@ pub fn held<'j>(jobs: impl Iterator<Item = &'j Job>) -> u64 {
 }
 
 /// Whether the memory is not there that a turn needs. Who is alone may have all of it, however much he asks for: otherwise he
-/// would wait for ever.
-fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules) -> bool {
-    let others = || jobs.iter().filter(|other| other.number != job.number);
+/// would wait for ever. `with_own`: what else its client holds counts.
+fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules, with_own: bool) -> bool {
+    let is_own = |other: &Job| other.whose.is(&job.whose);
+    let is_of_kind = |other: &Job| other.whose.is_of_kind(&job.whose);
+    let others = || jobs.iter().filter(|other| other.number != job.number && (with_own || !is_own(other)));
     let exceeds = |held_by_others: u64, most: u64| {
         held_by_others > 0 && held_by_others.saturating_add(job.turn.need) > most
     };
     let kind = rules.of_a_kind(rules.memory);
-    let of_kind = held(others().filter(|other| other.whose.is_of_kind(&job.whose)));
-    let own = held(others().filter(|other| other.whose.is(&job.whose)));
+    let of_kind = held(others().filter(|other| is_of_kind(other)));
+    let own = held(others().filter(|other| is_own(other)));
+    let free = rules.memory.saturating_sub(held(others())).min(kind.saturating_sub(of_kind));
+    let somebody_waits = || {
+        let waits = |other: &Job| other.more() > 0 && other.turn.wait().is_some();
+        jobs.iter().any(|other| waits(other) && is_of_kind(other) && !is_own(other))
+    };
+    // Somebody may come who needs as much; after a while he is not expected any more.
+    let newcomer = match job.turn.wait() {
+        Some(wait) if wait.since.elapsed() >= ALONE => LEAST.min(job.turn.need),
+        _ => job.turn.need,
+    };
+    let leaves_enough = || free.saturating_sub(job.turn.need) >= newcomer;
     // What has begun goes on beyond its share: two of one client would wait for each other.
-    let has_its_share =
-        || job.turn.held == 0 && own > 0 && exceeds_share(jobs, job, own.saturating_add(job.turn.need), kind);
+    let has_its_share = || {
+        job.turn.held == 0
+            && own > 0
+            && (!leaves_enough() || somebody_waits())
+            && exceeds_share(jobs, job, own.saturating_add(job.turn.need), kind)
+    };
     job.more() > 0
         && (exceeds(held(others()), rules.memory)
             || exceeds(of_kind, kind)
             || job.whose.is_stranger() && exceeds(own, kind / 2)
             || has_its_share())
+}
+
+/// Whether the oldest wait of the same client is held up by what that client holds. Nothing younger of it begins then: a stream of
+/// small packs would keep a large one of the same client waiting for ever.
+fn is_behind_own(jobs: &[Job], job: &Job, rules: Rules) -> bool {
+    let is_fresh = |job: &Job| job.turn.held == 0 && job.turn.need > 0;
+    if !is_fresh(job) {
+        return false;
+    }
+    let oldest = jobs
+        .iter()
+        .filter(|other| is_fresh(other) && other.whose.is(&job.whose))
+        .filter_map(|other| Some(((other.turn.wait()?.since, other.number), other)))
+        .min_by_key(|(age, _)| *age);
+    let held_up =
+        |oldest: &Job| lacks_memory(jobs, oldest, rules, true) && !lacks_memory(jobs, oldest, rules, false);
+    oldest.is_some_and(|(_, oldest)| oldest.number != job.number && held_up(oldest))
 }
 
 /// Whether so much memory is more than one client's share of what its kind may have, as many as they are now: the clients that
@@ -305,27 +377,63 @@ pub fn gives_way(jobs: &[Job], newcomer: u64, most: usize) -> Option<u64> {
     late.map(|job| job.number)
 }
 
-/// Whom to end for the memory that he holds while others wait for it: of the strangers who do not take what they asked for,
-/// the one who holds most for longest. One at a time, and only if that helps who waits.
+/// Whose turn to end for the memory that it holds while somebody else waits for it. One at a time, and only if who waits can go on
+/// once it and those who follow it are ended.
 pub fn evicted(jobs: &[Job], rules: Rules) -> Option<&Job> {
-    let ending = jobs.iter().any(|job| job.turn.stage == Stage::Refused && job.turn.held > 0);
-    let late = |job: &&Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= PATIENCE);
-    // Whoever waits because of what he himself has is not helped.
-    let helps = |job: &Job| {
-        let strangers = || held(jobs.iter().filter(|other| other.whose.is_stranger()));
-        let exceeds = |held: u64, most: u64| held.saturating_add(job.more()) > most;
-        blocked(jobs, job, rules) == Some(Limit::MemoryTotal)
-            && (exceeds(held(jobs.iter()), rules.memory)
-                || job.whose.is_stranger() && exceeds(strangers(), rules.of_a_kind(rules.memory)))
-    };
-    if ending || !jobs.iter().filter(late).any(helps) {
+    if jobs.iter().any(|job| job.turn.stage == Stage::Refused && job.turn.held > 0) {
         return None;
     }
-    let slow = |job: &&Job| job.whose.is_stranger() && job.turn.stage == Stage::Stalled && job.turn.held > 0;
-    jobs.iter().filter(slow).max_by_key(|job| {
-        let seconds = job.turn.begun.map_or(0, |begun| begun.elapsed().as_millis());
-        (u128::from(job.turn.held).saturating_mul(seconds), job.number)
-    })
+    let slow = slow(jobs, rules);
+    let is_late = |job: &Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= PATIENCE);
+    jobs.iter()
+        .filter(|job| !slow.is_empty() && is_late(job))
+        .filter(|job| blocked(jobs, job, rules) == Some(Limit::MemoryTotal))
+        .find_map(|job| ended_for(jobs, job, &slow, rules))
+}
+
+/// The turns that may be ended: of clients that take or give nothing, strangers or beyond their share. First those of the client
+/// with the most bytes times seconds, and of these the one with most.
+fn slow(jobs: &[Job], rules: Rules) -> Vec<&Job> {
+    let idle = |job: &Job| job.turn.idle.map_or(Duration::ZERO, |since| since.elapsed());
+    let weight = |job: &Job| u128::from(job.turn.held).saturating_mul(idle(job).as_millis());
+    let is_beyond_share = |job: &Job| {
+        let own = held(jobs.iter().filter(|other| other.whose.is(&job.whose)));
+        exceeds_share(jobs, job, own, rules.of_a_kind(rules.memory))
+    };
+    let may_end = |job: &&Job| {
+        let stalled = job.turn.stage == Stage::Stalled && job.turn.held > 0 && idle(job) >= IDLE;
+        stalled && (job.whose.is_stranger() || is_beyond_share(job))
+    };
+    let all: Vec<&Job> = jobs.iter().filter(may_end).collect();
+    let of_client = |job: &Job| {
+        let own = all.iter().filter(|other| other.whose.is(&job.whose));
+        own.fold(0, |sum: u128, other| sum.saturating_add(weight(other)))
+    };
+    let mut slow = all.clone();
+    slow.sort_by_cached_key(|job| std::cmp::Reverse((of_client(job), weight(job), job.number)));
+    slow
+}
+
+/// Which turn to end first so that this one goes on: as few as suffice, and none of its own client, who would help himself.
+fn ended_for<'j>(jobs: &[Job], waiting: &Job, slow: &[&'j Job], rules: Rules) -> Option<&'j Job> {
+    let goes_on = |ended: &[&Job]| {
+        let stays = |job: &&Job| ended.iter().all(|gone| gone.number != job.number);
+        let rest: Vec<Job> = jobs.iter().filter(stays).cloned().collect();
+        blocked(&rest, waiting, rules).is_none()
+    };
+    let others = slow.iter().copied().filter(|job| !job.whose.is(&waiting.whose));
+    let mut ended: Vec<&Job> = others.take(MOST_ENDED).collect();
+    if ended.is_empty() || !goes_on(&ended) {
+        return None;
+    }
+    // From the lightest on: who is not needed for it stays.
+    for at in (0..ended.len()).rev() {
+        let gone = ended.remove(at);
+        if !goes_on(&ended) {
+            ended.insert(at, gone);
+        }
+    }
+    ended.first().copied()
 }
 
 #[cfg(test)]

@@ -136,8 +136,13 @@ fn holder(number: u64, whose: Whose, memory: u64, stage: Option<Stage>) -> Job {
     if let Some(stage) = stage {
         turn.begin();
         turn.stage = stage;
+        turn.idle = (stage == Stage::Stalled).then(|| before(9));
     }
     Job { number, whose, repository: (1, 1), most: 100, turn }
+}
+
+fn before(seconds: u64) -> Instant {
+    Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the clock runs")
 }
 
 /// Makes what waits have waited long.
@@ -201,19 +206,21 @@ fn each_client_has_a_share_of_the_memory_and_one_is_left_for_a_newcomer() {
     // What clients hold, who asks for how much, and whether he gets it.
     type Asks = (u64, u64);
     let table: &[(&[Asks], Asks, bool)] = &[
-        // Alone: half of it, or one piece however large.
+        // Alone: one piece however large, half of it, or more as long as as much is left.
         (&[], (1, 119), true),
         (&[(1, 40)], (1, 20), true),
-        (&[(1, 40)], (1, 21), false),
-        (&[(1, 90)], (1, 1), false),
+        (&[(1, 40)], (1, 40), true),
+        (&[(1, 40)], (1, 41), false),
+        (&[(1, 90)], (1, 15), true),
+        (&[(1, 90)], (1, 16), false),
         // A newcomer has what is left.
         (&[(1, 40), (1, 20)], (2, 60), true),
         (&[(1, 60)], (2, 60), true),
         // Of two a third each, of three a quarter.
         (&[(1, 60), (2, 20)], (2, 20), true),
         (&[(1, 60), (2, 20)], (2, 21), false),
-        (&[(1, 10), (2, 10), (3, 10)], (1, 20), true),
-        (&[(1, 10), (2, 10), (3, 10)], (1, 21), false),
+        (&[(1, 30), (2, 30), (3, 30)], (1, 15), true),
+        (&[(1, 30), (2, 30), (3, 30)], (1, 16), false),
         // Who has nothing has no share to exceed.
         (&[(1, 10), (2, 10), (3, 10)], (4, 90), true),
         (&[(1, 10), (2, 10), (3, 10)], (4, 91), false),
@@ -234,6 +241,7 @@ fn each_client_has_a_share_of_the_memory_and_one_is_left_for_a_newcomer() {
         holder(3, address(3), 0, None),
     ];
     assert_eq!(blocked(&jobs, &jobs[1], memory), None);
+    // The share holds as soon as somebody waits.
     jobs.push(holder(4, user(2), 5, None));
     assert_eq!(blocked(&jobs, &jobs[1], memory), Some(Limit::MemoryTotal));
     // What has begun goes on: it would wait for its own.
@@ -258,17 +266,13 @@ fn who_holds_most_for_longest_is_ended_when_the_memory_is_used_up() {
     let memory = Rules { memory: 100, ..rules(8) };
     let stalled = Some(Stage::Stalled);
     let jobs = |waiting: Job| {
-        let mut jobs = vec![
-            holder(1, user("slow"), 35, stalled),
+        vec![
+            holder(1, user("slow"), 25, stalled),
             holder(2, address(2), 10, stalled),
-            holder(3, address(3), 30, stalled),
+            holder(3, address(3), 40, stalled),
             holder(4, address(4), 20, Some(Stage::Running)),
             waiting,
-        ];
-        for job in &mut jobs[..4] {
-            job.turn.begun = Instant::now().checked_sub(Duration::from_secs(9));
-        }
-        jobs
+        ]
     };
     let ended = |jobs: &[Job]| evicted(jobs, memory).map(|job| job.number);
     // Nobody as long as there is enough, nor at once.
@@ -276,20 +280,124 @@ fn who_holds_most_for_longest_is_ended_when_the_memory_is_used_up() {
     assert_eq!(ended(&jobs(holder(5, user("a"), 10, None))), None);
     let mut all = aged(jobs(holder(5, user("a"), 10, None)));
     assert_eq!(ended(&all), Some(3));
-    // One after the other, and a small pack that has been there for long before a large new one.
+    // A small pack that is not taken for long before a large one that was taken a while ago; who has just taken some stays.
+    all[2].turn.idle = Some(before(4));
+    all[1].turn.idle = Some(before(60));
+    assert_eq!(ended(&all), Some(2));
+    all[1].turn.idle = Some(Instant::now());
+    assert_eq!(ended(&all), Some(3));
+    all[2].turn.idle = Some(Instant::now());
+    assert_eq!(ended(&all), None);
+    // One after the other.
+    all[1].turn.idle = Some(before(60));
     all[2].turn.stage = Stage::Refused;
     assert_eq!(ended(&all), None);
-    all[2].turn = all[1].turn;
-    all[2].turn.held = 30;
-    all[2].turn.begun = Some(Instant::now());
-    assert_eq!(ended(&all), Some(2));
-    // A user who waits because of users is not helped by the end of a stranger.
-    let users = vec![
-        holder(1, user("b"), 70, stalled),
-        holder(2, address(2), 10, stalled),
-        holder(3, user("a"), 10, None),
+}
+
+/// A user was never ended: one who stalled beyond his share kept all of the memory for hours.
+#[test]
+fn a_user_beyond_his_share_who_stalls_is_ended_for_who_waits() {
+    let memory = Rules { memory: 100, both: false, ..rules(8) };
+    let ended = |holding: u64, idle: Instant, stage: Stage, waiting: Job| {
+        let mut jobs = aged(vec![holder(1, user("b"), holding, Some(stage)), waiting]);
+        jobs[0].turn.idle = Some(idle);
+        evicted(&jobs, memory).map(|job| job.number)
+    };
+    let other = || holder(2, user("a"), 80, None);
+    // Of two who are there a third is the share.
+    assert_eq!(ended(34, before(9), Stage::Stalled, other()), Some(1));
+    assert_eq!(ended(33, before(9), Stage::Stalled, other()), None);
+    // Who makes progress is not ended, nor anybody for himself, nor where it does not help.
+    assert_eq!(ended(90, before(1), Stage::Stalled, other()), None);
+    assert_eq!(ended(90, before(9), Stage::Running, other()), None);
+    assert_eq!(ended(90, before(9), Stage::Stalled, holder(2, user("b"), 80, None)), None);
+    let jobs = aged(vec![
+        holder(1, user("b"), 40, Some(Stage::Stalled)),
+        holder(3, user("c"), 50, Some(Stage::Running)),
+        other(),
+    ]);
+    assert!(evicted(&jobs, memory).is_none());
+}
+
+/// What counted was the total: the stalled pack of another address was ended although the waiter's own kept it waiting.
+#[test]
+fn nobody_is_ended_unless_that_lets_the_waiter_go_on() {
+    let memory = Rules { memory: 100, ..rules(8) };
+    let stalled = Some(Stage::Stalled);
+    let ended = |jobs: Vec<Job>| evicted(&aged(jobs), memory).map(|job| job.number);
+    // Half of 75 for each address: 20 and 20 more are too many, whatever the other one holds.
+    let own = vec![
+        holder(1, address(1), 50, stalled),
+        holder(2, address(2), 20, Some(Stage::Running)),
+        holder(3, address(2), 20, None),
     ];
-    assert_eq!(ended(&aged(users)), None);
+    assert_eq!(ended(own), None);
+    // Who takes what is copied is not ended, only who has ceased to.
+    let mut copies = vec![holder(1, address(1), 40, stalled), holder(2, address(2), 40, None)];
+    copies[0].turn.copies(40);
+    assert_eq!(ended(copies.clone()), None);
+    copies[0].turn.stall(40);
+    copies[0].turn.idle = Some(before(9));
+    assert_eq!(ended(copies), Some(1));
+    // Two have to go, and who is not needed for it stays.
+    let two = || {
+        vec![
+            holder(1, address(1), 30, stalled),
+            holder(2, address(2), 5, stalled),
+            holder(3, address(3), 25, stalled),
+            holder(4, address(4), 60, None),
+        ]
+    };
+    assert_eq!(ended(two()), Some(1));
+    assert_eq!(ended(two()[1..].to_vec()), Some(3));
+    let mut one = two();
+    one[3].turn.need = 40;
+    one[1].turn.idle = Some(before(500));
+    assert_eq!(ended(one), Some(1));
+    // Without the one that computes they would not suffice.
+    let mut computes = two();
+    computes[2].turn.stage = Stage::Running;
+    assert_eq!(ended(computes), None);
+    // The packs of one address count together.
+    let mut many: Vec<Job> = (1..=4).map(|n| holder(n, address(1), 10, stalled)).collect();
+    many.extend([holder(5, address(2), 20, stalled), holder(6, address(3), 20, None)]);
+    assert_eq!(ended(many), Some(4));
+}
+
+/// A share holds nobody up who is alone, and small packs of one client do not keep its large one waiting for ever.
+#[test]
+fn who_is_alone_is_served_beyond_his_share_and_his_oldest_wait_first() {
+    let memory = Rules { memory: 140 << 20, both: false, ..rules(8) };
+    let first = |jobs: &[Job]| next(jobs, memory, &VecDeque::new()).map(|job| job.number);
+    let mib = |number, whose, n: u64, stage| holder(number, whose, n << 20, stage);
+    let mut jobs = vec![
+        mib(1, user("alice"), 53, Some(Stage::Stalled)),
+        mib(2, user("alice"), 72, None),
+        mib(3, user("alice"), 8, None),
+    ];
+    // A newcomer might need as much: the second waits, and nothing younger of hers begins before it.
+    assert_eq!(first(&jobs), None);
+    assert_eq!(blocked(&jobs, &jobs[2], memory), Some(Limit::MemoryTotal));
+    jobs[1].turn.stage = Stage::Waiting(Wait { since: before(6), told: None });
+    assert_eq!(first(&jobs), Some(2));
+    // Not while somebody else waits for memory.
+    jobs.push(mib(4, user("bob"), 120, None));
+    assert_eq!(first(&jobs), None);
+    jobs.pop();
+    // The least that a newcomer needs is left in any case.
+    jobs[1].turn.need = 80 << 20;
+    assert_eq!(first(&jobs), None);
+    // Once there is nothing of hers it begins, however large.
+    jobs[1].turn.need = 140 << 20;
+    assert_eq!(first(&jobs), None);
+    assert_eq!(first(&jobs[1..]), Some(2));
+    // What others hold up holds up nothing younger.
+    let others = vec![
+        mib(1, user("bob"), 100, Some(Stage::Running)),
+        mib(2, user("alice"), 72, None),
+        mib(3, user("alice"), 8, None),
+    ];
+    assert_eq!(first(&others), Some(3));
 }
 
 #[test]
