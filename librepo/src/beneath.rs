@@ -202,9 +202,10 @@ impl Dir {
                 Some(nix::dir::Type::Symlink) => EntryType::Symlink,
                 Some(_) => EntryType::Other,
                 // Some file systems do not say.
-                None => match self.stat(name)? {
-                    Some((kind, _)) => kind,
-                    None => continue,
+                None => match self.look.kind(self.fd.as_fd(), name) {
+                    Ok(kind) => kind,
+                    Err(errno) if absent(errno) => continue,
+                    Err(errno) => return Err(Error::Open(self.name_of(name), io(errno))),
                 },
             };
             names.push((name.to_vec(), kind));

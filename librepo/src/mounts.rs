@@ -130,11 +130,36 @@ impl Look {
         Ok(target?.as_bytes().to_vec())
     }
 
+    /// What one component of a directory is. Nobody is asked but the kernel.
+    ///
+    /// # Errors
+    /// `EXDEV`: something is mounted there.
+    pub(crate) fn kind(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<EntryType, Errno> {
+        Ok(EntryType::of_mode(self.entry(directory, name, ENTRY)?.1.mode))
+    }
+
     /// What this path is in a directory, which is the one that this is about. Links are not followed.
     ///
     /// # Errors
     /// `ENOENT`: nothing. `EXDEV`: it lies behind a mount point.
     pub fn at(self, directory: &OwnedFd, path: &str) -> Result<EntryType, Errno> {
+        Ok(EntryType::of_mode(self.facts_of(directory, path)?.mode))
+    }
+
+    /// Who may do what in the directory that has this path in another one. As for [`at`](Self::at), nobody is asked but the
+    /// kernel, and what is told is of what was looked at, whatever has its name by then.
+    ///
+    /// # Errors
+    /// As for `at`. `ENOTDIR`: it is no directory.
+    pub fn directory(self, directory: &OwnedFd, path: &str) -> Result<Permissions, Errno> {
+        let facts = self.facts_of(directory, path)?;
+        match EntryType::of_mode(facts.mode) {
+            EntryType::Dir => Ok(facts.permissions()),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    fn facts_of(self, directory: &OwnedFd, path: &str) -> Result<Facts, Errno> {
         let mut above: Option<OwnedFd> = None;
         let mut names = path.split('/').peekable();
         while let Some(name) = names.next() {
@@ -142,7 +167,7 @@ impl Look {
             let at = above.as_ref().unwrap_or(directory).as_fd();
             let (found, facts) = self.entry(at, name.as_bytes(), flags)?;
             if names.peek().is_none() {
-                return Ok(EntryType::of_mode(facts.mode));
+                return Ok(facts);
             }
             above = Some(found);
         }
@@ -177,11 +202,24 @@ impl Mount {
     }
 }
 
+/// Who may do what in a directory, as far as its mode says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permissions, without its type.
+    pub mode: u32,
+}
+
 /// What the kernel knows of a directory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     /// Its owner.
     pub uid: u32,
+    /// Its group.
+    pub gid: u32,
     /// Its type and permissions.
     pub mode: u32,
     /// Its device number.
@@ -197,6 +235,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Who may do what there.
+    pub(crate) fn permissions(&self) -> Permissions {
+        Permissions { uid: self.uid, gid: self.gid, mode: self.mode & 0o7777 }
+    }
+
     /// Which mount it was reached through.
     pub(crate) fn mounted(&self) -> Mount {
         Mount { id: self.mount, device: self.device }
@@ -225,6 +268,7 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
     let has = |bit: libc::c_uint| found.stx_mask & bit != 0;
     Ok(Facts {
         uid: found.stx_uid,
+        gid: found.stx_gid,
         mode: u32::from(found.stx_mode),
         device: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
         inode: found.stx_ino,
@@ -360,6 +404,7 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
     let found = fstat(directory)?;
     Ok(Facts {
         uid: found.st_uid,
+        gid: found.st_gid,
         mode: found.st_mode as u32,
         device: found.st_dev as u64,
         inode: found.st_ino as u64,

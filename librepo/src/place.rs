@@ -28,6 +28,8 @@ use nix::sys::stat::Mode;
 use crate::beneath::EntryType;
 use crate::mounts::{DIRECTORY, ENTRY, Facts, Look, Mount, MountedBy, facts, mounted_by};
 
+pub use crate::mounts::Permissions;
+
 /// Symbolic links on the way to one place, as in the kernel's own walk.
 pub const MOST_LINKS: usize = 40;
 /// Directories on the way to one place, each of which is held open for a `..` in a link.
@@ -96,8 +98,16 @@ pub struct Walked {
     mount: Mount,
     mount_point: bool,
     trust: Trust,
+    permissions: Permissions,
     /// The directories that the walk came through, the last one first.
-    above: Vec<Inode>,
+    above: Vec<Passed>,
+}
+
+/// A directory that a walk came through.
+#[derive(Clone, Copy, Debug)]
+struct Passed {
+    inode: Inode,
+    permissions: Permissions,
 }
 
 /// A place that the walk did not get to.
@@ -183,6 +193,10 @@ impl Step {
         Inode { device, inode, born }
     }
 
+    fn passed(&self) -> Passed {
+        Passed { inode: self.inode(), permissions: self.facts.permissions() }
+    }
+
     fn mount(&self) -> Mount {
         self.facts.mounted()
     }
@@ -248,14 +262,15 @@ pub fn walk(path: &Path, trust: Trust) -> Result<Walked, Stopped> {
     }
     let path = path_of(&steps);
     match steps.pop() {
-        Some(step) => Ok(Walked::of(step, path, trust, steps.iter().rev().map(Step::inode).collect())),
+        Some(step) => Ok(Walked::of(step, path, trust, steps.iter().rev().map(Step::passed).collect())),
         None => Err(stop(&steps, None, pending, Why::Absent)),
     }
 }
 
 impl Walked {
-    fn of(step: Step, path: PathBuf, trust: Trust, above: Vec<Inode>) -> Walked {
-        let (mount, inode, mount_point) = (step.mount(), step.inode(), step.mount_point);
+    fn of(step: Step, path: PathBuf, trust: Trust, above: Vec<Passed>) -> Walked {
+        let (mount, mount_point) = (step.mount(), step.mount_point);
+        let Passed { inode, permissions } = step.passed();
         Walked {
             directory: step.directory,
             path,
@@ -264,6 +279,7 @@ impl Walked {
             mount,
             mount_point,
             trust,
+            permissions,
             above,
         }
     }
@@ -291,7 +307,7 @@ impl Walked {
         match enter_above(&above, name, self.trust, &|| self.path.clone())? {
             Next::Step(step) => {
                 let path = self.path.join(OsStr::from_bytes(name));
-                Ok(Walked::of(step, path, self.trust, self.directories()))
+                Ok(Walked::of(step, path, self.trust, self.passed().collect()))
             }
             Next::Link(_) => Err(Why::Link),
         }
@@ -310,6 +326,13 @@ impl Walked {
         Look::only(self.foreign.is_some().then_some(self.mount))
     }
 
+    /// How what lies on the same mount is looked at, and nothing else: what is behind a mount point is not there, whoever has
+    /// made it.
+    #[must_use]
+    pub fn look_here(&self) -> Look {
+        Look::only(Some(self.mount))
+    }
+
     /// Whether there is something of this name in this directory, whatever it is.
     #[must_use]
     pub fn is_taken(&self, name: &[u8]) -> bool {
@@ -319,9 +342,19 @@ impl Walked {
     /// This directory, the one that the walk came from and so on to the one at the top.
     #[must_use]
     pub fn directories(&self) -> Vec<Inode> {
-        let mut all = vec![self.inode];
-        all.extend(&self.above);
-        all
+        self.passed().map(|passed| passed.inode).collect()
+    }
+
+    /// Who may do what in the same ones, as it was when the walk came through them. Asked by path later, another directory may
+    /// answer, or the server of a file system that was mounted meanwhile, which may as well never do it.
+    #[must_use]
+    pub fn permissions(&self) -> Vec<Permissions> {
+        self.passed().map(|passed| passed.permissions).collect()
+    }
+
+    fn passed(&self) -> impl Iterator<Item = Passed> + '_ {
+        let own = Passed { inode: self.inode, permissions: self.permissions };
+        [own].into_iter().chain(self.above.iter().copied())
     }
 
     /// The same once more.

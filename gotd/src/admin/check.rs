@@ -3,15 +3,15 @@
 //!
 //! Owner and mode are compared, not an access control list: so what is found is a warning. Nothing is opened that a request
 //! would not open, and at most [`MOST_REPOSITORIES`] repositories are looked at.
+//!
+//! **Invariant:** root runs this over directories of users, so behind a walk nothing is named by its path again. What is told of
+//! a directory is what the kernel knows of the descriptor that the walk came to: a file system that its owner mounts meanwhile,
+//! whose server never answers, is asked nothing. Behind a mount point inside of a repository nothing is looked at.
 
 use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use librepo::beneath::EntryType;
-use librepo::place;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use librepo::place::{self, Permissions};
 
 use crate::access::places::Places;
 use crate::access::table::Table;
@@ -91,7 +91,7 @@ fn daemon(config: &Config) -> Result<Daemon, ConfigError> {
 
 impl Daemon {
     /// Whether all of these bits of a mode are set for it.
-    fn may(&self, (uid, gid, mode): (u32, u32, u32), bits: u32) -> bool {
+    fn may(&self, Permissions { uid, gid, mode }: Permissions, bits: u32) -> bool {
         let shift = match () {
             () if uid == self.uid => 6,
             () if self.groups.contains(&gid) => 3,
@@ -118,22 +118,24 @@ impl Looks<'_> {
         let name = block.display_name();
         match block.kind {
             RepositoryKind::One => {
-                troubles.extend(self.way(&walked.path));
+                troubles.extend(self.way(&walked.path, &walked.permissions()));
                 if let Some(found) = repository_at(walked) {
+                    let found = found.on_its_mount();
                     self.repository(index, block, &name, &found, &mut troubles, warnings);
                 }
             }
             RepositoryKind::Below { create } => {
-                let kept = fstat(&walked.directory).ok();
                 let bits = if create { READ | WRITE } else { READ };
-                troubles.extend(self.way(&walked.path));
-                troubles.extend(kept.and_then(|stat| self.directory(&walked.path, &stat, bits)));
+                let permissions = walked.permissions();
+                troubles.extend(self.way(&walked.path, &permissions));
+                troubles.extend(permissions.first().and_then(|own| self.directory(&walked.path, *own, bits)));
                 walk_repositories::each_repository(&walked, &mut |below| {
                     let name = match &block.name {
                         Some(prefix) => format!("{prefix}/{}", below.name),
                         None => below.name.to_string(),
                     };
-                    self.repository(index, block, &name, &below.found, &mut troubles, warnings);
+                    let found = below.found.on_its_mount();
+                    self.repository(index, block, &name, &found, &mut troubles, warnings);
                     self.seen.len() < MOST_REPOSITORIES
                 });
             }
@@ -173,43 +175,41 @@ impl Looks<'_> {
             () if permits(&|action| action != Action::Deny) => READ,
             () => return None,
         };
-        if let Some(trouble) = self.way(&found.path) {
+        if let Some(trouble) = self.way(&found.path, &found.permissions) {
             return Some(trouble);
         }
         DIRECTORIES.iter().find_map(|name| {
-            let stat = match *name {
-                "" => fstat(&found.directory).ok(),
-                name if found.look.at(&found.directory, name).ok() != Some(EntryType::Dir) => None,
-                name => fstatat(&found.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok(),
+            let permissions = match *name {
+                "" => found.permissions.first().copied(),
+                name => found.look.directory(&found.directory, name).ok(),
             };
-            self.directory(&found.path.join(name), &stat?, bits)
+            self.directory(&found.path.join(name), permissions?, bits)
         })
     }
 
     /// A directory on the way to a place that the daemon may not pass.
-    fn way(&self, place: &Path) -> Option<String> {
+    fn way(&self, place: &Path, permissions: &[Permissions]) -> Option<String> {
         let daemon = self.daemon.as_ref()?;
-        let mut above: Vec<&Path> = place.ancestors().skip(1).collect();
+        let mut above: Vec<_> = place.ancestors().zip(permissions.iter().copied()).skip(1).collect();
         above.reverse();
-        above.into_iter().find_map(|path| {
-            let meta = std::fs::symlink_metadata(path).ok()?;
-            let facts = (meta.uid(), meta.gid(), meta.mode());
-            (!daemon.may(facts, 0o1)).then(|| self.text(path, facts, daemon, "pass through"))
+        above.into_iter().find_map(|(path, permissions)| {
+            let passes = daemon.may(permissions, 0o1);
+            (!passes).then(|| self.text(path, permissions, daemon, "pass through"))
         })
     }
 
-    fn directory(&self, path: &Path, stat: &FileStat, bits: u32) -> Option<String> {
+    fn directory(&self, path: &Path, permissions: Permissions, bits: u32) -> Option<String> {
         let daemon = self.daemon.as_ref()?;
-        let facts = (stat.st_uid, stat.st_gid, stat.st_mode);
         let verb = match () {
-            () if !daemon.may(facts, bits & READ) => "read",
-            () if !daemon.may(facts, bits) => "write in",
+            () if !daemon.may(permissions, bits & READ) => "read",
+            () if !daemon.may(permissions, bits) => "write in",
             () => return None,
         };
-        Some(self.text(path, facts, daemon, verb))
+        Some(self.text(path, permissions, daemon, verb))
     }
 
-    fn text(&self, path: &Path, (uid, _, mode): (u32, u32, u32), daemon: &Daemon, verb: &str) -> String {
+    fn text(&self, path: &Path, permissions: Permissions, daemon: &Daemon, verb: &str) -> String {
+        let Permissions { uid, mode, .. } = permissions;
         let path: &Path = &path.components().collect::<std::path::PathBuf>();
         format!(
             "{}: the user {}, as whom gotd runs, cannot {verb} this directory (owner {}, mode {:04o}), though a line of the \
@@ -217,7 +217,7 @@ impl Looks<'_> {
             path.display(),
             self.config.name_of(daemon.uid),
             self.config.name_of(uid),
-            mode & 0o7777
+            mode,
         )
     }
 }
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn one_class_of_a_mode_counts_as_for_the_kernel() {
         let daemon = Daemon { uid: 7, groups: vec![8, 9] };
-        for (facts, bits, may) in [
+        for ((uid, gid, mode), bits, may) in [
             ((7, 1, 0o700), 0o7, true),
             ((7, 8, 0o077), 0o1, false),
             ((1, 9, 0o050), READ, true),
@@ -238,7 +238,8 @@ mod tests {
             ((1, 1, 0o005), WRITE, false),
             ((1, 1, 0o770), 0o1, false),
         ] {
-            assert_eq!(daemon.may(facts, bits), may, "{facts:?} {bits:o}");
+            let permissions = Permissions { uid, gid, mode };
+            assert_eq!(daemon.may(permissions, bits), may, "{permissions:?} {bits:o}");
         }
     }
 }

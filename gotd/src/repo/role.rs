@@ -23,7 +23,7 @@ use librepo::alternates::Alternate;
 use librepo::beneath::EntryType;
 use librepo::checked::{Checked, Seal};
 use librepo::mounts::Look;
-use librepo::place::{self, Inode, Stopped, Trust, Walked, Why};
+use librepo::place::{self, Inode, Permissions, Stopped, Trust, Walked, Why};
 use librepo::repository::{Opening, Options, Repository};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
@@ -93,6 +93,18 @@ pub struct Found {
     pub look: Look,
     /// It, the directory above it and so on, to the one at the top.
     pub directories: Vec<DirectoryId>,
+    /// Who may do what in each of them.
+    pub permissions: Vec<Permissions>,
+    here: Look,
+}
+
+impl Found {
+    /// The same, as far as it lies on the mount of its directory.
+    #[must_use]
+    pub fn on_its_mount(mut self) -> Found {
+        self.look = self.here;
+        self
+    }
 }
 
 /// Runs the role.
@@ -390,7 +402,15 @@ pub fn repository_at(directory: Walked) -> Option<Found> {
     let worktree = inner.is_some();
     let found = inner.or_else(|| is_repository(&directory).then_some(directory))?;
     let directories = found.directories().into_iter().map(directory_id).collect();
-    Some(Found { look: found.look(), directory: found.directory, path: found.path, worktree, directories })
+    Some(Found {
+        look: found.look(),
+        here: found.look_here(),
+        permissions: found.permissions(),
+        directory: found.directory,
+        path: found.path,
+        worktree,
+        directories,
+    })
 }
 
 /// The `.git` directory of a worktree.

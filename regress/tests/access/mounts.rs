@@ -5,11 +5,15 @@
 //! each process of a session that asked it something hung beyond SIGKILL, with its place. On the directory in which new
 //! repositories are made it was worse: one is made at a time, for everybody.
 //!
+//! Root's own check of a configuration (`gotd -n`) looked at each directory on the way once more by its path, after the walk. Who
+//! mounted something there between the two had root's process hang.
+//!
 //! As root alice is a user of her own here.
 
 use std::fs;
 use std::process::Command;
 
+use regress::binaries;
 use regress::ground::{ALICE, BOB, Ground, Mounted};
 use regress::run::{run, wait_until};
 
@@ -188,3 +192,83 @@ fn another_spelling_of_a_name_has_the_same_rules() {
     assert!(ground.reads(BOB, "secret").is_ok());
     daemon.assert_serves();
 }
+
+/// Root checks a configuration, and alice waits for it to come to her directory: then she mounts her file system there.
+#[test]
+fn a_file_system_that_is_mounted_during_a_check_hangs_nobody() {
+    let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
+    if !regress::others::has_python() {
+        return regress::skipped("needs python3");
+    }
+    let conf = ground.path("check.conf");
+    let place = ground.path("home/alice/git");
+    for n in 0..300 {
+        let made = place.join(format!("r{n:03}.git"));
+        for name in ["objects/pack", "objects/info", "refs/heads"] {
+            fs::create_dir_all(made.join(name)).expect("makes");
+        }
+        fs::write(made.join("HEAD"), "ref: refs/heads/main\n").expect("writes");
+    }
+    ground.give("home/alice", ALICE);
+    let _mounted = Mounted::there(place.clone());
+    let text = format!(
+        "user nobody\nrepositories \"~alice\" {{\n\tpath \"{}\"\n\tpermit rw {ALICE}\n}}\n",
+        place.display()
+    );
+    fs::write(&conf, text).expect("writes");
+    let check = |arguments: &[&str]| -> Vec<String> {
+        let program = binaries().join(arguments[0]).to_string_lossy().into_owned();
+        let rest = arguments[1..].iter().map(|&word| word.to_owned());
+        [program].into_iter().chain(rest).chain([conf.to_string_lossy().into_owned()]).collect()
+    };
+    // Quiet directories first: what is found without anybody who mounts.
+    let checks = [check(&["gotd", "-n", "-f"]), check(&["gotctl", "reload", "-n", "-c"])];
+    for check in &checks {
+        let said = run(Command::new(&check[0]).args(&check[1..]), b"", 60).good().err;
+        assert!(said.contains("cannot write in this directory"), "{said}");
+    }
+    for check in &checks {
+        // The place is opened to see whether it is empty, and then to list it; each is told when it is opened and read.
+        for event in [1, 2, 3, 4, 5, 6] {
+            let mut race = Command::new("python3");
+            race.arg("-c").arg(RACE).arg(&place).arg(event.to_string()).arg(ALICE.to_string()).args(check);
+            let said = run(&mut race, b"", 90).good().text();
+            if said.starts_with("no mount") {
+                return regress::skipped("no file system in user space can be mounted here");
+            }
+            assert!(said.starts_with("ended 0"), "mounted at event {event} of {}: {said}", check[0]);
+            eprintln!("{} event {event}: {}", check[0], said.trim());
+        }
+    }
+}
+
+/// Starts a check, waits until it has opened or read a directory so many times, and mounts a file system there that never answers.
+const RACE: &str = r#"
+import ctypes, os, select, subprocess, sys
+place, event, uid, check = sys.argv[1].encode(), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+libc = ctypes.CDLL(None, use_errno=True)
+try:
+    fuse = os.open('/dev/fuse', os.O_RDWR)
+except OSError:
+    sys.exit(print('no mount'))
+watch = libc.inotify_init1(0)
+libc.inotify_add_watch(watch, place, 0x21)
+process = subprocess.Popen(check, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+seen = 0
+while seen < event and select.select([watch], [], [], 5)[0]:
+    seen += len(os.read(watch, 16)) // 16
+options = f'fd={fuse},rootmode=40755,user_id={uid},group_id={uid},allow_other'
+if libc.mount(b'none', place, b'fuse', 6, options.encode()):
+    process.wait()
+    sys.exit(print('no mount'))
+running = process.poll() is None
+try:
+    print('ended', process.wait(20), 'was running' if running else '')
+except subprocess.TimeoutExpired:
+    print('hangs')
+# Its end is what lets go of whoever waits for it.
+os.close(fuse)
+libc.umount2(place, 2)
+process.kill()
+process.wait()
+"#;
