@@ -39,7 +39,7 @@ pub fn are_in_order(ranges: &[UidRange]) -> bool {
 }
 
 /// Puts ranges in order. Where two meet the one that begins lower has what both have: their owners can be each other anyhow.
-/// A uid in `own`, which the configuration names, stays somebody of its own. At most [`RANGES_MAX`] are left.
+/// A uid in `own`, which the system or the configuration knows, stays somebody of its own. At most [`RANGES_MAX`] are left.
 pub fn settle(mut ranges: Vec<UidRange>, own: &std::collections::BTreeSet<u32>) -> Vec<UidRange> {
     ranges.sort_by_key(|range| range.first);
     let mut settled: Vec<UidRange> = Vec::new();

@@ -220,7 +220,7 @@ fn a_range_of_subordinate_uids_is_one_user() {
     let site = Site::new();
     history::repository(&site, "demo.git", 3, "sha1");
     let subuid = site.path("subuid");
-    let text = format!("{STRANGER}:300000:65536\nno such line\n");
+    let text = format!("{STRANGER}:300000:65536\nno such line\nroot:400000:131072\n");
     std::fs::write(&subuid, &text).expect("writes");
     // A mount namespace of the daemon's own, whose /etc/subuid this is.
     let program = ["unshare", "-m", "--propagation", "private", "sh", "-c"].map(str::to_owned);
@@ -230,15 +230,15 @@ fn a_range_of_subordinate_uids_is_one_user() {
         return regress::skipped("nothing can be mounted over /etc/subuid here");
     }
     let configuration = format!(
-        "{}connection {{\n\tlimit total 40\n\tqueue length 40\n\tlimit per user 2\n\tfirst request timeout 1h\n\trate per user 1000\n\trate total 1000\n}}\n\
-         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro \"{HONEST}\"\n}}\n",
+        "{}connection {{\n\tlimit total 60\n\tqueue length 60\n\tlimit per user 2\n\tfirst request timeout 1h\n\trate per user 1000\n\trate total 1000\n}}\n\
+         repositories \"\" {{\n\tpath \"{}\"\n\tpermit ro \"{HONEST}\"\n\tpermit ro 300218\n}}\n",
         site.head(),
         site.path("repositories").display(),
     );
     site.hand_over();
     let program: Vec<String> = program.into_iter().chain([mount, "sh".to_owned()]).collect();
     let mut daemon = Daemon::start_through(&site, &configuration, &program).expect("starts");
-    // Each under another uid; the last ones of the range too, and one just above it.
+    // Each under another uid; the last ones of the range too, and one just above it. Then those of two containers of root's.
     let connect = "\
 held = []
 def come(uid):
@@ -251,6 +251,9 @@ for n in range(300):
     come(300000 + (n * 218 if n < 299 else 65535))
     time.sleep(0.002)
 come(365536)
+for n in range(24):
+    come((400000 if n < 12 else 470000) + n)
+    time.sleep(0.002)
 print('done', flush=True)
 time.sleep(600)
 ";
@@ -258,10 +261,13 @@ time.sleep(600)
     assert_eq!(stranger.line(), "done");
     let info = daemon.gotctl(&["info"]).good().text();
     let sessions = info.matches(": uid 3").count();
-    assert_eq!(sessions, 9, "8 of the range, and the one above it:\n{info}");
+    assert_eq!(sessions, 10, "8 of the range, whom a rule names in it, and the one above it:\n{info}");
+    assert_eq!(info.matches(": uid 300218").count(), 1, "{info}");
+    assert_eq!(info.matches(": uid 4").count(), 16, "8 of each container:\n{info}");
     assert_fifteen_are_served(&site, &daemon);
     daemon.logged(&["refused", &format!("uid={STRANGER}"), "limit=\"connection limit per user\""]);
     daemon.logged(&["/etc/subuid:2:1: warning: expected NAME:FIRST:COUNT"]);
+    daemon.logged(&["/etc/subuid:1:1: warning: the range of", "covers the uid of 300218"]);
     drop(stranger);
     // A reload reads it again.
     std::fs::write(&subuid, "").expect("writes");
