@@ -143,6 +143,9 @@ fn judge_name<'a>(
     }
     // Before it matters what is there: a hidden reference that is there is refused like one that is not.
     hidden(rules, name)?;
+    if change != Change::Delete {
+        above_hidden(rules, name)?;
+    }
     if command.old.is_null() && command.new.is_null() {
         // What is not there is gone already, as for C git.
         return if world.absent.contains(name) { Ok(()) } else { Err(Refusal::Exists) };
@@ -220,6 +223,15 @@ pub fn rule(rules: &PushRules, reference: &[u8], change: Change, merges: bool) -
 fn always_protected(reference: &[u8]) -> Verdict {
     match ALWAYS_PROTECTED.iter().find(|n| reference.starts_with(n.as_bytes())) {
         Some(namespace) => Err(Refusal::Protected(Rule::Namespace, (*namespace).to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// A reference whose name is a part of the way to a hidden namespace cannot be there beside what is hidden: that it is made, or is not,
+/// would tell. It is refused, whether anything is there or not. One from before the namespace was hidden can be removed.
+fn above_hidden(rules: &PushRules, reference: &[u8]) -> Verdict {
+    match rules.hidden.iter().find(|namespace| is_below(namespace.as_bytes(), reference)) {
+        Some(namespace) => Err(Refusal::Hidden(namespace.clone())),
         None => Ok(()),
     }
 }

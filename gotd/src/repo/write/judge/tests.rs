@@ -139,10 +139,13 @@ fn of_two_commands_about_one_name_the_second_is_refused_whatever_the_first_was_t
 #[test]
 fn what_is_hidden_is_refused_alike_whether_it_is_there_or_not() {
     let hides = rules(
-        "hide namespace refs/pull\nhide namespace refs/heads/secret\nprotect branch namespace refs/heads",
+        "hide namespace refs/pull\nhide namespace refs/heads/secret\nhide namespace refs/heads/a/b/c\n\
+         protect branch namespace refs/heads",
     );
     let hidden = "refs/pull/: reference namespace is hidden";
-    for refs in [[].as_slice(), &["refs/pull/1/head", "refs/heads/secret/x", "refs/pull"]] {
+    for refs in
+        [[].as_slice(), &["refs/pull/1/head", "refs/heads/secret/x", "refs/pull", "refs/heads/a/b/c/d"]]
+    {
         for (asked, refusal) in [
             ((0, 1, "refs/pull/1/head"), hidden),
             ((1, 2, "refs/pull/1/head"), hidden),
@@ -152,6 +155,11 @@ fn what_is_hidden_is_refused_alike_whether_it_is_there_or_not() {
             ((1, 0, "refs/pull"), hidden),
             ((0, 1, "refs/pull"), "funny refname"),
             ((0, 1, "refs/pulls/1"), ""),
+            // What is on the way there cannot be beside it.
+            ((0, 1, "refs/heads/a"), "refs/heads/a/b/c/: reference namespace is hidden"),
+            ((1, 2, "refs/heads/a/b"), "refs/heads/a/b/c/: reference namespace is hidden"),
+            ((0, 1, "refs/heads/a/b/d"), ""),
+            ((0, 1, "refs/heads/a/bc"), ""),
             ((1, 0, "refs/heads/secret/x"), "refs/heads/secret/: reference namespace is hidden"),
             ((1, 0, "refs/heads/secret"), "refs/heads/secret/: reference namespace is hidden"),
         ] {
