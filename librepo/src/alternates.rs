@@ -72,6 +72,12 @@ pub trait Lender {
     /// # Errors
     /// No answer.
     fn ask(&mut self, places: &[Place<'_>]) -> std::result::Result<Vec<Lending>, String>;
+
+    /// Whether this is walked to, by its path as its line has it. The line is anybody's, and the walk may lead to what does not answer:
+    /// a network's file system whose server is gone. A process that serves somebody waits there for that one alone.
+    fn is_walked_to(&mut self, _path: &Path) -> bool {
+        true
+    }
 }
 
 /// A place that is asked about.
@@ -138,14 +144,14 @@ pub fn resolve(
     let own = Source { objects: Dir::within(own, "objects", look), path: path.to_owned() };
     let mut search =
         Search { trust, found: Alternates::default(), seen: vec![path.to_owned()], lines: 0, bytes: 0 };
-    let mut wishes = search.wishes(&own, 0)?;
+    let mut wishes = search.wishes(&own, 0, lender)?;
     for depth in 1..=MAX_DEPTH {
         if wishes.is_empty() {
             break;
         }
         let next = search.granted(std::mem::take(&mut wishes), lender)?;
         for source in &next {
-            match search.wishes(source, depth) {
+            match search.wishes(source, depth, lender) {
                 Ok(more) => wishes.extend(more),
                 Err(why) => search.found.refuse(source.path.clone(), &why.to_string()),
             }
@@ -164,7 +170,7 @@ struct Search {
 
 impl Search {
     /// What the lines of one file name, as far as it was not named before.
-    fn wishes(&mut self, source: &Source, depth: usize) -> Result<Vec<Wish>> {
+    fn wishes(&mut self, source: &Source, depth: usize, lender: &mut dyn Lender) -> Result<Vec<Wish>> {
         let Some(text) = source.objects.read(b"info/alternates", MAX_FILE)? else { return Ok(Vec::new()) };
         let mut wishes = Vec::new();
         for line in parse(&text) {
@@ -190,6 +196,10 @@ impl Search {
             };
             if depth >= MAX_DEPTH {
                 self.found.refuse(path, "alternates nested too deep");
+                continue;
+            }
+            if !lender.is_walked_to(&path) {
+                self.found.refuse(path, "not in a place of gotd.conf");
                 continue;
             }
             let wish = match place::walk(&path, self.trust) {
@@ -366,6 +376,8 @@ mod tests {
     struct Below {
         root: PathBuf,
         asked: Vec<Vec<PathBuf>>,
+        /// What it does not want to be walked to.
+        not: Option<PathBuf>,
     }
 
     impl Lender for Below {
@@ -379,11 +391,15 @@ mod tests {
             };
             Ok(places.iter().map(|place| of(place.path)).collect())
         }
+
+        fn is_walked_to(&mut self, path: &Path) -> bool {
+            !self.not.as_ref().is_some_and(|not| path.starts_with(not))
+        }
     }
 
     fn found(root: &Path) -> (Alternates, Vec<Vec<PathBuf>>) {
         let objects = root.join("a/objects");
-        let mut lender = Below { root: root.to_owned(), asked: Vec::new() };
+        let mut lender = Below { root: root.to_owned(), asked: Vec::new(), not: None };
         let opened: OwnedFd = fs::File::open(&objects).unwrap().into();
         let found =
             resolve(opened.as_fd(), Look::ANYWHERE, &objects, Trust::of_process(), &mut lender).unwrap();
@@ -449,6 +465,22 @@ mod tests {
         let (dirs, refused) = names(&root);
         assert_eq!((dirs.len(), refused), (5, 1));
         assert_eq!(found(&root).1.len(), 5, "nobody is asked about the sixth");
+    }
+
+    /// At any depth.
+    #[test]
+    fn what_is_not_to_be_walked_to_is_not_asked_about_either() {
+        let (_temp, root) = tree();
+        write(&root, "a", "../../b/objects\n../../b/../c/objects\n");
+        write(&root, "b", "../../c/objects\n../../d/objects\n");
+        let mut lender = Below { root: root.clone(), asked: Vec::new(), not: Some(root.join("c")) };
+        let objects = root.join("a/objects");
+        let opened: OwnedFd = fs::File::open(&objects).unwrap().into();
+        let trust = Trust::of_process();
+        let found = resolve(opened.as_fd(), Look::ANYWHERE, &objects, trust, &mut lender).unwrap();
+        assert_eq!(lender.asked, [[root.join("b/objects")], [root.join("d/objects")]]);
+        assert_eq!(found.withheld(), Some(Withheld::Refused));
+        assert_eq!(found.refused.len(), 2);
     }
 
     #[test]

@@ -14,17 +14,19 @@ use std::path::Path;
 use librepo::place::{self, Permissions};
 
 use crate::access::places::Places;
-use crate::access::table::Table;
-use crate::admin::check_alternates;
+use crate::admin::check_alternates::{self, Known};
 use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
 use crate::conf::resolve::complaint;
 use crate::repo::role::{Found, repository_at};
-use crate::repo::walk_repositories;
+use crate::repo::walk_repositories::{Most, each_repository_of};
 
 /// Repositories that are looked at, of all blocks.
 const MOST_REPOSITORIES: usize = 1000;
+/// Directories that are looked at to find them, and names in these: whoever owns one of a `repositories` block may have made any
+/// number.
+const MOST: Most = Most { directories: 20_000, names: 1_000_000 };
 /// Directories of a repository: a push writes in each of them.
 const DIRECTORIES: [&str; 5] = ["", "objects", "objects/pack", "refs", "refs/heads"];
 const READ: u32 = 0o5;
@@ -44,17 +46,25 @@ pub fn check(loaded: &mut Loaded) {
         config,
         daemon,
         places: Places::new(&config.repositories),
-        table: None,
+        known: None,
         seen: HashSet::new(),
+        most: MOST,
     };
     let mut warnings = Vec::new();
     for (index, block) in config.repositories.iter().enumerate().filter(|(_, b)| !b.path.is_empty()) {
         looks.block(index, block, &mut warnings);
     }
+    let main = config.files.first().map_or("", String::as_str);
+    let note = |text: String| ConfigError::whole(main, text);
     if looks.seen.len() >= MOST_REPOSITORIES {
-        let main = config.files.first().map_or("", String::as_str);
-        let text = format!("only {MOST_REPOSITORIES} repositories were looked at");
-        loaded.notes.push(ConfigError::whole(main, text));
+        loaded.notes.push(note(format!("only {MOST_REPOSITORIES} repositories were looked at")));
+    }
+    if looks.most.is_used_up() {
+        let Most { directories, names } = MOST;
+        let text = format!(
+            "only {directories} directories and {names} names in them were looked at: there may be more repositories"
+        );
+        loaded.notes.push(note(text));
     }
     loaded.warnings.extend(warnings);
 }
@@ -106,9 +116,11 @@ struct Looks<'c> {
     daemon: Option<Daemon>,
     places: Places,
     /// Made when the first repository that borrows is found.
-    table: Option<Table>,
+    known: Option<Known>,
     /// Repositories that were looked at: several blocks may have the same place.
     seen: HashSet<(usize, std::path::PathBuf)>,
+    /// What may still be looked at.
+    most: Most,
 }
 
 impl Looks<'_> {
@@ -125,11 +137,12 @@ impl Looks<'_> {
                 }
             }
             RepositoryKind::Below { create } => {
+                let mut most = self.most;
                 let bits = if create { READ | WRITE } else { READ };
                 let permissions = walked.permissions();
                 troubles.extend(self.way(&walked.path, &permissions));
                 troubles.extend(permissions.first().and_then(|own| self.directory(&walked.path, *own, bits)));
-                walk_repositories::each_repository(&walked, &mut |below| {
+                each_repository_of(&walked, &mut most, &mut |below| {
                     let name = match &block.name {
                         Some(prefix) => format!("{prefix}/{}", below.name),
                         None => below.name.to_string(),
@@ -138,6 +151,7 @@ impl Looks<'_> {
                     self.repository(index, block, &name, &found, &mut troubles, warnings);
                     self.seen.len() < MOST_REPOSITORIES
                 });
+                self.most = most;
             }
         }
         let Some(first) = troubles.first() else { return };
@@ -163,7 +177,7 @@ impl Looks<'_> {
             return;
         }
         troubles.extend(self.in_repository(block, found));
-        let more = check_alternates::warnings(self.config, &mut self.table, block, name, found);
+        let more = check_alternates::warnings(self.config, &mut self.known, block, name, found);
         warnings.extend(more.into_iter().map(|text| complaint(self.config, block.at, text)));
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Only rules are compared that name the same user or group. Who is refused in the end is said by [`lending`](crate::access::lending) for each client.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use libproto::names::escape;
 use librepo::alternates::{self, Lender, Lending, Place};
@@ -14,10 +16,25 @@ use crate::conf::model::{Action, Config, Repository};
 use crate::repo::borrowing;
 use crate::repo::role::Found;
 
-/// Warnings about one repository of a block, which clients know as `name`. `table` is made once it is needed.
+/// What alternates are compared with.
+pub struct Known {
+    table: Table,
+    /// Where blocks are, as written and as walked.
+    places: HashSet<PathBuf>,
+}
+
+impl Known {
+    fn new(config: &Config) -> Known {
+        let paths = config.repositories.iter().flat_map(|block| [&block.path, &block.place]);
+        let places = paths.filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+        Known { table: Table::new(config.clone()), places }
+    }
+}
+
+/// Warnings about one repository of a block, which clients know as `name`. `known` is made once it is needed.
 pub fn warnings(
     config: &Config,
-    table: &mut Option<Table>,
+    known: &mut Option<Known>,
     block: &Repository,
     name: &str,
     found: &Found,
@@ -25,8 +42,8 @@ pub fn warnings(
     if !alternates::has_any(&found.directory, found.look).unwrap_or(false) {
         return Vec::new();
     }
-    let table = table.get_or_insert_with(|| Table::new(config.clone()));
-    let mut readers = Readers { table, block, said: Vec::new() };
+    let Known { table, places } = known.get_or_insert_with(|| Known::new(config));
+    let mut readers = Readers { table, places, block, said: Vec::new() };
     let why = borrowing::of(found, trust(config), &mut readers).err();
     readers.said.into_iter().chain(why).map(|text| format!("repository \"{name}\": {text}")).collect()
 }
@@ -34,11 +51,25 @@ pub fn warnings(
 /// Lends what belongs to any repository, and says what not all readers of the block may read.
 struct Readers<'a> {
     table: &'a Table,
+    places: &'a HashSet<PathBuf>,
     block: &'a Repository,
     said: Vec<String>,
 }
 
 impl Lender for Readers<'_> {
+    /// This is root, and the line some user's: nothing is walked to that no block can contain. A link on the way there could only
+    /// be the administrator's.
+    fn is_walked_to(&mut self, path: &Path) -> bool {
+        let is_walked_to = path.ancestors().any(|above| self.places.contains(above));
+        if !is_walked_to {
+            self.said.push(format!(
+                "borrows from {}, which as it is written is not in a place of gotd.conf: it was not looked at",
+                escape(path.as_os_str().as_bytes())
+            ));
+        }
+        is_walked_to
+    }
+
     fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
         let mut answers = Vec::new();
         for Place { path: objects, .. } in places {

@@ -567,6 +567,12 @@ fn gotd_n_looks_below_roots_and_advises_what_helps() {
     let hides = "\thide namespace refs/secret\n";
     let said = check(hides, "").good().err;
     assert!(said.contains(name) && said.contains("lends nothing"), "{said}");
+    // Root walks to no place that no block can contain, however a user's line leads there.
+    for line in ["/net/host/x.git/objects", "../../../../../net/host/objects"] {
+        fs::write(fork.join("objects/info/alternates"), format!("{line}\n")).expect("writes");
+        let said = check("", "").good().err;
+        assert!(said.contains(name) && said.contains("it was not looked at"), "{said}");
+    }
     assert!(!said.contains("expected borrow"), "{said}");
     check(hides, "\tborrow \"pool\"\n").bad("contradict each other");
 }
