@@ -68,7 +68,8 @@ fn main() {
     let end = upload_pack::serve(&mut talk, &repo);
     let agent = std::mem::take(&mut talk.agent);
     let failed = end.is_err();
-    if let Err(Failure { text, told }) = end {
+    if let Err(Failure { refusal, told }) = end {
+        let text = refusal.to_string();
         if !told {
             let mut packet = Vec::new();
             libproto::pktline::write_err(&mut packet, &text);

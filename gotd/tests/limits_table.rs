@@ -88,7 +88,7 @@ fn whoever_gets_no_session_is_told_a_limit_of_the_table() {
         (GaveWay, Limit::ConnectionsGit),
         (FirstRequest, Limit::FirstRequest),
     ] {
-        assert_eq!(why.directive(), Some(limit.directive().as_str()), "{why:?}");
+        assert_eq!(why.limit(), Some(limit), "{why:?}");
         assert!(why.text().contains(&limit.directive()), "{why:?}: {}", why.text());
     }
 }

@@ -208,13 +208,9 @@ impl Limit {
         }
     }
 
-    /// The limit that a text names last: by its directive alone, or in parentheses.
-    pub fn named_in(text: &str) -> Option<Limit> {
-        let named = TABLE.iter().filter_map(|row| {
-            let at = if text == row.limit.directive() { Some(0) } else { text.rfind(&row.limit.hint()) };
-            at.map(|at| (at, row.limit))
-        });
-        named.max().map(|(_, limit)| limit)
+    /// The limit with these words, behind `connection` or `limit`: `pack objects`.
+    pub fn from_words(words: &str) -> Option<Limit> {
+        TABLE.iter().find(|row| row.words.join(" ") == words).map(|row| row.limit)
     }
 }
 
@@ -310,17 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn a_text_names_its_limit() {
+    fn limits_have_words_of_their_own() {
         for row in TABLE {
-            let limit = row.limit;
-            assert_eq!(Limit::named_in(&limit.directive()), Some(limit));
-            assert_eq!(
-                Limit::named_in(&format!("too many (limit wants) x: 9 {}", limit.hint())),
-                Some(limit)
-            );
+            assert_eq!(Limit::from_words(&row.words.join(" ")), Some(row.limit));
         }
-        assert_eq!(Limit::named_in("limit wants"), Some(Limit::Wants));
-        assert_eq!(Limit::named_in("unexpected line: 'limit wants'"), None);
+        assert_eq!(Limit::from_words("(limit wants)"), None);
+        assert_eq!(Limit::from_words(""), None);
     }
 
     #[test]

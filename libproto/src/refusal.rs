@@ -1,13 +1,18 @@
 //! Why something was refused: a value to decide by, whose text is for the client and the log.
 //!
 //! Texts are those of C git and C gotd where these have the same refusal, byte by byte: clients and sites look for
-//! them. **Invariant:** nobody finds out by a text what a refusal is about.
+//! them.
+//!
+//! **Invariant:** nobody finds out by a text what a refusal is about: the text may quote a client.
 
 use std::fmt;
 
+use libgit::ObjectId;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Limit;
+use crate::names::{RefName, escape};
+use crate::wire_error::WireError;
 
 /// What `protect` forbids about a reference. Namespaces that nobody may write to are [`Rule::Namespace`] too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +27,15 @@ pub enum Rule {
     Deleting,
     /// Merge commits on this branch.
     Merges,
+}
+
+/// Why a repository does not have what it would borrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lender {
+    /// The client may not read what it borrows from.
+    Denied,
+    /// It may, and nothing is there.
+    Absent,
 }
 
 /// Why something was refused.
@@ -51,6 +65,30 @@ pub enum Refusal {
     BlobSize(u64, u64),
     /// The push has more commands than this limit.
     Commands(u64),
+    /// Nobody said what became of a command.
+    NoAnswer,
+    /// A wanted object that is not there or that the client may not have, which must look the same.
+    NotFound(ObjectId),
+    /// An object that another one needs, or that a reference names, is not there.
+    Missing(ObjectId),
+    /// The same where the repository borrows from one that the client may not read.
+    Withheld(ObjectId, Lender),
+    /// No reference has this name, or more than one.
+    NoSuchRef(RefName),
+    /// More of something than may be: what, how many may be, and the limit of gotd.conf, where one says so.
+    TooMany(String, u64, Option<Limit>),
+    /// A limit of gotd.conf is reached: which, and how.
+    Limit(Limit, String),
+    /// The client takes or gives less than the minimum rate.
+    TooSlow,
+    /// The client broke the protocol: how. Holds the client's own words.
+    Malformed(String),
+    /// The client's connection failed while a pack was written.
+    ClientGone,
+    /// The client's connection failed.
+    Connection(String),
+    /// The repository process is no more.
+    RepositoryEnded,
     /// What the reference transaction says.
     Reference(String),
     /// What is wrong with the objects that the command needs.
@@ -61,6 +99,8 @@ pub enum Refusal {
     Damaged(String),
     /// A process, or what it needs of the system, failed: which, and how.
     Internal(String),
+    /// Something that nobody decides by: who may not do what, what is not there.
+    Said(String),
 }
 
 impl Refusal {
@@ -69,6 +109,9 @@ impl Refusal {
         match self {
             Refusal::BlobSize(..) => Some(Limit::BlobSize),
             Refusal::Commands(_) => Some(Limit::Commands),
+            Refusal::TooMany(_, _, limit) => *limit,
+            Refusal::Limit(limit, _) => Some(*limit),
+            Refusal::TooSlow => Some(Limit::MinimumRate),
             _ => None,
         }
     }
@@ -84,11 +127,91 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// The same, about a reference that the text does not name yet.
+    #[must_use]
+    pub fn about(self, reference: &str) -> Refusal {
+        if self.names_reference() {
+            return self;
+        }
+        let said = format!("{reference}: {}", Said(&self));
+        match self.limit() {
+            Some(limit) => Refusal::Limit(limit, said),
+            None => Refusal::Reference(said),
+        }
+    }
+
+    /// The same with no more than so many bytes of text, escaped once more on its way to a client.
+    #[must_use]
+    pub fn bounded(self, most: usize) -> Refusal {
+        self.map_text(|text| {
+            let mut text = escape(text.as_bytes());
+            text.truncate(text.floor_char_boundary(most));
+            text
+        })
+    }
+
+    /// The same with its free text made fit for where it goes; another process may have put anything into it.
+    #[must_use]
+    pub fn map_text(mut self, change: impl FnOnce(&str) -> String) -> Refusal {
+        if let Refusal::Limit(_, text)
+        | Refusal::TooMany(text, ..)
+        | Refusal::Malformed(text)
+        | Refusal::Connection(text)
+        | Refusal::Reference(text)
+        | Refusal::Objects(text)
+        | Refusal::Pack(text)
+        | Refusal::Damaged(text)
+        | Refusal::Internal(text)
+        | Refusal::Said(text)
+        | Refusal::Protected(_, text)
+        | Refusal::Hidden(text) = &mut self
+        {
+            *text = change(text);
+        }
+        self
+    }
+
+    /// The refusal that an error of input or output is, where one came on that way: code that knows no other errors calls
+    /// those who have other reasons.
+    pub fn carried_by(error: &std::io::Error) -> Option<&Refusal> {
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Refusal> for std::io::Error {
+    fn from(refusal: Refusal) -> std::io::Error {
+        std::io::Error::other(refusal)
+    }
+}
+
+impl From<&WireError> for Refusal {
+    fn from(error: &WireError) -> Refusal {
+        match error {
+            WireError::Limit(what, most) => {
+                Refusal::TooMany((*what).to_owned(), *most, Limit::of_counted(what))
+            }
+            error => Refusal::Malformed(error.to_string()),
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Where a limit is named: the line of gotd.conf that sets it.
-        let hint = self.limit().map(|limit| format!(" {}", limit.hint())).unwrap_or_default();
-        match self {
+        Said(self).fmt(f)?;
+        // The line of gotd.conf that says so.
+        self.limit().map_or(Ok(()), |limit| write!(f, " {}", limit.hint()))
+    }
+}
+
+/// A refusal without the limit that it names.
+struct Said<'a>(&'a Refusal);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
             Refusal::FunnyName => f.write_str("funny refname"),
             Refusal::Twice => f.write_str("multiple updates for ref"),
             Refusal::Atomic => f.write_str("atomic push failure"),
@@ -109,14 +232,134 @@ impl fmt::Display for Refusal {
             Refusal::Exists => f.write_str("failed to update ref: it exists"),
             Refusal::NoCommit => f.write_str("invalid new value provided"),
             Refusal::BlobSize(bytes, most) => {
-                write!(f, "blob of {bytes} bytes, at most {most} are permitted{hint}")
+                write!(f, "blob of {bytes} bytes, at most {most} are permitted")
             }
-            Refusal::Commands(most) => write!(f, "more than {most} references in one push{hint}"),
-            Refusal::Reference(text)
+            Refusal::Commands(most) => write!(f, "more than {most} references in one push"),
+            Refusal::NoAnswer => f.write_str(
+                "no answer from the repository process: look at the reference before you push again",
+            ),
+            Refusal::NotFound(id) => WireError::NotFound(*id).fmt(f),
+            Refusal::Missing(id) => write!(f, "object {id}: missing"),
+            Refusal::Withheld(id, lender) => {
+                let lender = match lender {
+                    Lender::Denied => "you may not read",
+                    Lender::Absent => "that is not there",
+                };
+                write!(f, "object {id}: missing: the repository borrows from a repository {lender}")
+            }
+            Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
+            Refusal::TooMany(what, most, _) => write!(f, "too many {what}: at most {most}"),
+            Refusal::TooSlow => f.write_str("transfer is too slow"),
+            Refusal::ClientGone => f.write_str("connection closed by client"),
+            Refusal::Connection(text) => write!(f, "client's connection: {text}"),
+            Refusal::RepositoryEnded => f.write_str("the repository process ended"),
+            Refusal::Limit(_, text)
+            | Refusal::Malformed(text)
+            | Refusal::Reference(text)
             | Refusal::Objects(text)
             | Refusal::Pack(text)
             | Refusal::Damaged(text)
-            | Refusal::Internal(text) => f.write_str(text),
+            | Refusal::Internal(text)
+            | Refusal::Said(text) => f.write_str(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clients see, byte by byte, and the limit that counts.
+    #[test]
+    fn the_texts() {
+        let id = ObjectId::from_hex(&[b'a'; 40]).expect("an id");
+        let name = RefName::parse(b"refs/heads/x").expect("a name");
+        let a = "a".repeat(40);
+        let text = |text: &str| text.to_owned();
+        for (refusal, told, limit) in [
+            (Refusal::FunnyName, text("funny refname"), None),
+            (Refusal::Twice, text("multiple updates for ref"), None),
+            (Refusal::Atomic, text("atomic push failure"), None),
+            (Refusal::Unpacker, text("unpacker error"), None),
+            (
+                Refusal::NoAnswer,
+                text("no answer from the repository process: look at the reference before you push again"),
+                None,
+            ),
+            (Refusal::NotFound(id), format!("object {a} not found"), None),
+            (Refusal::Missing(id), format!("object {a}: missing"), None),
+            (
+                Refusal::Withheld(id, Lender::Denied),
+                format!("object {a}: missing: the repository borrows from a repository you may not read"),
+                None,
+            ),
+            (
+                Refusal::Withheld(id, Lender::Absent),
+                format!("object {a}: missing: the repository borrows from a repository that is not there"),
+                None,
+            ),
+            (Refusal::NoSuchRef(name), text("deepen-not is not a ref: refs/heads/x"), None),
+            (
+                Refusal::from(&WireError::Limit("push options", 7)),
+                text("too many push options: at most 7"),
+                None,
+            ),
+            (
+                Refusal::from(&WireError::Limit("wants", 7)),
+                text("too many wants: at most 7 (limit wants)"),
+                Some(Limit::Wants),
+            ),
+            (
+                Refusal::Limit(Limit::DiskReserve, text("disk: 1 bytes free, 2 are reserved")),
+                text("disk: 1 bytes free, 2 are reserved (limit disk reserve)"),
+                Some(Limit::DiskReserve),
+            ),
+            (
+                Refusal::TooSlow,
+                text("transfer is too slow (connection minimum rate)"),
+                Some(Limit::MinimumRate),
+            ),
+            (Refusal::ClientGone, text("connection closed by client"), None),
+            (Refusal::Connection(text("broken pipe")), text("client's connection: broken pipe"), None),
+            (Refusal::RepositoryEnded, text("the repository process ended"), None),
+            (
+                Refusal::BlobSize(9, 7),
+                text("blob of 9 bytes, at most 7 are permitted (limit blob size)"),
+                Some(Limit::BlobSize),
+            ),
+            (
+                Refusal::BlobSize(9, 7).about("refs/heads/x"),
+                text("refs/heads/x: blob of 9 bytes, at most 7 are permitted (limit blob size)"),
+                Some(Limit::BlobSize),
+            ),
+            (
+                Refusal::CheckedOut.about("refs/heads/x"),
+                text("refs/heads/x: branch is currently checked out"),
+                None,
+            ),
+            (
+                Refusal::Protected(Rule::Namespace, text("refs/tags/")).about("refs/tags/v1"),
+                text("refs/tags/: reference namespace is protected"),
+                None,
+            ),
+        ] {
+            assert_eq!((refusal.to_string(), refusal.limit()), (told, limit));
+            let carried = std::io::Error::from(refusal.clone());
+            assert_eq!(
+                (Refusal::carried_by(&carried), carried.to_string()),
+                (Some(&refusal), refusal.to_string())
+            );
+        }
+        assert_eq!(Refusal::carried_by(&std::io::Error::other("x")), None);
+    }
+
+    /// A client's own words name a limit: that is no refusal by a limit.
+    #[test]
+    fn no_text_makes_a_limit() {
+        let forged = WireError::Unknown("capability", "(limit packs total)".into());
+        let refusal = Refusal::from(&forged);
+        assert_eq!(refusal.to_string(), "unknown capability '(limit packs total)'");
+        assert_eq!(refusal.limit(), None);
+        assert_eq!(refusal.about("(limit wants)").limit(), None);
     }
 }

@@ -40,8 +40,10 @@ pub enum Error {
     ObjectTooLarge(ObjectId, u64, u64),
     /// A pack entry is larger than the limit: file name of the pack, offset, size and limit in bytes.
     EntryTooLarge(String, u64, u64, u64),
-    /// Any other limit was reached; the text names it.
+    /// Any other limit was reached, one that cannot be set; the text names it.
     Limit(String),
+    /// A limit was reached that whoever serves the repository has set: what was said of it, and its words in gotd.conf.
+    SetLimit(String, &'static str),
     /// The other end (a sink or a source of the caller's) failed.
     Io(io::Error),
     /// A rule of Git's protocol or formats was broken by what the other end sent.
@@ -73,6 +75,7 @@ impl fmt::Display for Error {
                 write!(f, "{pack} at {offset}: {size} bytes, larger than the limit of {limit}")
             }
             Error::Limit(what) => f.write_str(what),
+            Error::SetLimit(what, words) => write!(f, "{what} (limit {words})"),
             Error::Io(e) => write!(f, "{}{e}", full(e)),
             Error::Invalid(what) => f.write_str(what),
         }

@@ -8,9 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use libproto::limits::Limit;
 use libproto::message::parent::SessionStart;
+use libproto::refusal::Refusal;
 
-use crate::conf::limits::Limit;
 use crate::os::system;
 
 /// Exit status of a process that its watchdog ended.
@@ -57,19 +58,16 @@ pub struct Words {
 
 impl Words {
     /// What everybody says; `record` makes it what the listener understands, and `done` is said after a complete answer.
-    pub fn new(limits: &SessionStart, record: impl Fn(&str) -> Vec<u8>, done: Vec<u8>) -> Words {
-        let hint = Limit::hint;
+    pub fn new(limits: &SessionStart, record: impl Fn(Refusal) -> Vec<u8>, done: Vec<u8>) -> Words {
         let SessionStart { first_request, idle, work, .. } = limits;
+        let reached = |limit, text| record(Refusal::Limit(limit, text));
         Words {
-            first_request: record(&format!(
-                "no request within {first_request} seconds {}",
-                hint(Limit::FirstRequest)
-            )),
-            idle: record(&format!("idle for {idle} seconds {}", hint(Limit::IdleTimeout))),
-            work: record(&format!("no progress for {work} seconds {}", hint(Limit::RequestTimeout))),
-            transfer: record(&too_slow()),
+            first_request: reached(Limit::FirstRequest, format!("no request within {first_request} seconds")),
+            idle: reached(Limit::IdleTimeout, format!("idle for {idle} seconds")),
+            work: reached(Limit::RequestTimeout, format!("no progress for {work} seconds")),
+            transfer: record(Refusal::TooSlow),
             done,
-            memory: record(&format!("out of memory {}", hint(Limit::ProcessMemory))),
+            memory: reached(Limit::ProcessMemory, "out of memory".into()),
             cpu: Vec::new(),
         }
     }
@@ -78,11 +76,6 @@ impl Words {
     pub fn with_cpu(self, cpu: Vec<u8>) -> Words {
         Words { cpu, ..self }
     }
-}
-
-/// What a client is told that takes or gives too little.
-pub fn too_slow() -> String {
-    format!("transfer is too slow {}", Limit::MinimumRate.hint())
 }
 
 struct Dog {
@@ -237,6 +230,5 @@ mod tests {
         ] {
             assert_eq!(String::from_utf8_lossy(said), text);
         }
-        assert_eq!(too_slow().to_string(), "transfer is too slow (connection minimum rate)");
     }
 }

@@ -12,6 +12,7 @@ use libgit::ObjectKind;
 use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
 use libproto::message::rules::PushRules;
 use libproto::names::{RefName, escape};
+use libproto::refusal::Refusal;
 use librepo::beneath::{Dir, EntryType};
 use librepo::fs_ops::Fs;
 use librepo::object::Commit;
@@ -56,7 +57,7 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
         Task::Head(branch) => head(&fs, &repository, rules, Hidden(&serve.hidden), branch),
         Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")),
     };
-    let report = RepoReport { text: done.err().unwrap_or_default(), ..RepoReport::default() };
+    let report = RepoReport { refusal: done.err().map(Refusal::Said), ..RepoReport::default() };
     role::send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
@@ -76,14 +77,14 @@ pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcem
         Err(e) => return role::failed(parent, OpenError::Unusable(e.to_string())),
     };
     role::announce(parent, found.directory.as_fd(), repository.hash())?;
-    let text = match info(&repository, &serve.hidden) {
+    let refusal = match info(&repository, &serve.hidden) {
         Ok(info) => {
             role::send(parent, &RepoToParent::Info(info));
-            String::new()
+            None
         }
-        Err(e) => e.to_string(),
+        Err(e) => Some(Refusal::Damaged(e.to_string())),
     };
-    role::send(parent, &RepoToParent::Finished(RepoReport { text, ..RepoReport::default() }));
+    role::send(parent, &RepoToParent::Finished(RepoReport { refusal, ..RepoReport::default() }));
     Ok(())
 }
 

@@ -258,22 +258,21 @@ fn read(
 fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), String> {
     let limits = &serve.limits;
     let (allowed, cpu) = read::budget::first_reached(&serve.negotiation);
-    let for_log = |text: &str| {
-        let report = RepoReport { text: text.into(), ..RepoReport::default() };
+    let for_log = |refusal: Refusal| {
+        let report = RepoReport { refusal: Some(refusal), ..RepoReport::default() };
         channel::encode(0, 0, &RepoToParent::Finished(report)).unwrap_or_default()
     };
-    let for_client = |text: &str| {
-        channel::encode(0, 0, &RepoToSession::Refused(Refusal::Limited(text.into()))).unwrap_or_default()
-    };
+    let for_client =
+        |refusal: Refusal| channel::encode(0, 0, &RepoToSession::Refused(refusal)).unwrap_or_default();
     let spent = RepoReport {
-        text: cpu.clone(),
+        refusal: Some(cpu.clone()),
         negotiated: u32::try_from(allowed.as_millis()).unwrap_or(u32::MAX),
         ..RepoReport::default()
     };
     let spent = channel::encode(0, 0, &RepoToParent::Finished(spent)).unwrap_or_default();
     let told = vec![
         (parent.as_fd(), Words::new(limits, for_log, Vec::new()).with_cpu(spent)),
-        (session.as_fd(), Words::new(limits, for_client, Vec::new()).with_cpu(for_client(&cpu))),
+        (session.as_fd(), Words::new(limits, for_client, Vec::new()).with_cpu(for_client(cpu))),
     ];
     watchdog::start(limits.clone(), told).map_err(|e| format!("watchdog: {e}"))
 }

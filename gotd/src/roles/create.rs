@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use libproto::channel::{Channel, Received};
 use libproto::message::parent::{Build, CreateRules, CreateStart, CreateToParent, Created, ParentToCreate};
 use libproto::names::RepoName;
+use libproto::refusal::Refusal;
 use librepo::beneath::Dir;
 use librepo::config::Shared;
 use librepo::create;
@@ -82,16 +83,17 @@ fn say(parent: &Parent, message: &CreateToParent) {
 }
 
 /// Makes the repository below `root`. An error is for the client, and names nothing outside of `root`.
-fn make(root: &Walked, start: &CreateStart) -> Result<Created, String> {
+fn make(root: &Walked, start: &CreateStart) -> Result<Created, Refusal> {
     let CreateStart { name, who, rules: CreateRules { reserve, most }, .. } = start;
     if let Some(answer) = look(root, name) {
         return Ok(answer);
     }
-    let text = |e: &dyn std::fmt::Display| format!("{name}: cannot be created: {e}");
-    check_reserve(&root.directory, *reserve).map_err(|e| e.to_string())?;
+    let text = |e: &dyn std::fmt::Display| Refusal::Internal(format!("{name}: cannot be created: {e}"));
+    check_reserve(&root.directory, *reserve)
+        .map_err(|e| Refusal::carried_by(&e).cloned().unwrap_or_else(|| Refusal::Internal(e.to_string())))?;
     if *most > 0 && made_by::has_made(root, who, *most) {
-        let hint = Limit::RepositoriesPerUser.hint();
-        return Err(format!("{name}: cannot be created: you have made {most} repositories here {hint}"));
+        let text = format!("{name}: cannot be created: you have made {most} repositories here");
+        return Err(Refusal::Limit(Limit::RepositoriesPerUser, text));
     }
     let directory = root.directory.try_clone().map_err(|e| text(&e))?;
     let fs = Fs::new(directory, Shared::Umask).within(root.look());
@@ -182,7 +184,7 @@ fn own_directory(root: &Fs, look: Look, name: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// Whether the name is one that a repository may get here, and free. `None`: it is.
 fn look(root: &Walked, name: &RepoName) -> Option<Created> {
-    let refused = |why: &str| Some(Created::Refused(why.to_owned()));
+    let refused = |why: &str| Some(Created::Refused(Refusal::Said(why.to_owned())));
     let whole = name.with_suffix();
     let components: Vec<&[u8]> = whole.split(|b| *b == b'/').collect();
     let (_, parents) = components.split_last()?;
@@ -413,7 +415,7 @@ mod tests {
         let name = RepoName::parse(b"x").expect("a name");
         let start = CreateStart { path: Vec::new(), place: Vec::new(), name, who: "alice".into(), rules };
         let full = make(&place.walk(), &start);
-        assert!(full.is_err_and(|text| text.contains("limit disk reserve")));
+        assert!(full.is_err_and(|refusal| refusal.to_string().contains("limit disk reserve")));
         assert_eq!(place.names(), Vec::<String>::new());
     }
 

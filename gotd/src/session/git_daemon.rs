@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use libproto::command::Service;
 use libproto::message::parent::{GitAsk, SessionReport, SessionStart, SessionToParent};
 use libproto::pktline::{Decoder, Packet};
+use libproto::refusal::Refusal;
 use libproto::request::daemon::{self, REQUEST_MAX, Request};
 use libproto::wire_error::WireError;
 use libsandbox::{Enforcement, Limits, Stage};
@@ -50,11 +51,11 @@ pub fn serve(
     let duplicate = || connection.try_clone().map_err(|e| format!("connection: {e}"));
     let (mut input, mut output) = (Input::new(duplicate()?), Output::new(duplicate()?));
     let report = match request(&mut input) {
-        Ok(None) => report(0, "connected and said nothing".into()),
+        Ok(None) => report(0, Some(Refusal::Said("connected and said nothing".into()))),
         Ok(Some((ask, protocol))) => {
             talk(parent, connection.as_fd(), (repo, None), limits, Pipes { input, output }, (ask, protocol))
         }
-        Err(text) => SessionReport { received: input.received, ..refused(&mut output, text) },
+        Err(refusal) => SessionReport { received: input.received, ..refused(&mut output, refusal) },
     };
     let failed = report.status != 0;
     send(parent, &SessionToParent::Finished(report));
@@ -68,33 +69,33 @@ pub fn serve(
 }
 
 /// Reads the first packet and turns it into types. `None`: the client has closed its end without a word.
-fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, String> {
+fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, Refusal> {
     let mut decoder = Decoder::new();
     let mut buffer = [0; REQUEST_MAX];
     loop {
         let need = decoder.need();
         if need > buffer.len() {
-            return Err(WireError::TooLong.to_string());
+            return Err(Refusal::from(&WireError::TooLong));
         }
         let n = match input.read(&mut buffer[..need]) {
             Ok(0) if decoder.at_boundary() => return Ok(None),
-            Ok(0) => return Err(WireError::UnexpectedEof.to_string()),
+            Ok(0) => return Err(Refusal::from(&WireError::UnexpectedEof)),
             Ok(n) => n,
-            Err(e) => return Err(format!("client's connection: {e}")),
+            Err(e) => return Err(Refusal::Connection(e.to_string())),
         };
-        match decoder.push(&buffer[..n]).map_err(|e| e.to_string())? {
+        match decoder.push(&buffer[..n]).map_err(|e| Refusal::from(&e))? {
             (_, None) => {}
             (_, Some(Packet::Data(payload))) => return decode(payload).map(Some),
-            (_, Some(packet)) => return Err(packet.unexpected().to_string()),
+            (_, Some(packet)) => return Err(Refusal::from(&packet.unexpected())),
         }
     }
 }
 
 /// Decodes the request of a fetch.
-fn decode(payload: &[u8]) -> Result<(GitAsk, u8), String> {
-    let request = Request::parse(payload).map_err(|e| e.to_string())?;
+fn decode(payload: &[u8]) -> Result<(GitAsk, u8), Refusal> {
+    let request = Request::parse(payload).map_err(|e| Refusal::Malformed(e.to_string()))?;
     if request.service != Service::UploadPack {
-        return Err(daemon::not_enabled(&request.repo));
+        return Err(Refusal::Said(daemon::not_enabled(&request.repo)));
     }
     let protocol = request.parameters.version_for(request.service) as u8;
     let (service, repository) = (request.service, request.repo);
@@ -126,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Option<(GitAsk, u8)>, String> {
+    fn read(bytes: &[u8]) -> Result<Option<(GitAsk, u8)>, Refusal> {
         let (r, w) = nix::unistd::pipe().expect("a pipe");
         let mut w = std::fs::File::from(w);
         w.write_all(bytes).expect("fits into a pipe");
@@ -159,6 +160,6 @@ mod tests {
             assert!(read(bad).is_err(), "{bad:?}");
         }
         let told = "service not enabled: /x: git:// is for fetching only";
-        assert_eq!(read(b"0018git-receive-pack /x\0").expect_err("a push"), told);
+        assert_eq!(read(b"0018git-receive-pack /x\0").expect_err("a push").to_string(), told);
     }
 }

@@ -3,12 +3,11 @@
 
 use std::io::{self, Read, Write};
 
-use libproto::message::repo::Refusal;
 use libproto::pktline::{Decoder, Packet};
+use libproto::refusal::Refusal;
 use libproto::wire_error::WireError;
 use nix::poll::PollFlags;
 
-use crate::conf::limits::Limit;
 use crate::os::watchdog::{self, Phase};
 use crate::session::pipes::{self, Input, Output};
 use crate::session::role::Failure;
@@ -47,24 +46,12 @@ impl TalkError {
     /// What the session reports, and whether an `ERR` packet is still to be sent.
     pub fn failure(self) -> Failure {
         match self {
-            TalkError::Wire(error @ WireError::Limit(what, _)) => Failure::new(named(&error, what)),
-            TalkError::Wire(error) => Failure::new(error.to_string()),
-            TalkError::Refused(ref refusal @ Refusal::Limit(ref what, _)) => {
-                Failure::new(named(refusal, what))
-            }
-            TalkError::Refused(refusal) => Failure::new(refusal.to_string()),
-            TalkError::Pack(refusal) => Failure::told(refusal.to_string()),
-            TalkError::Client(error) => Failure::told(format!("client's connection: {error}")),
-            TalkError::Link(text) => Failure::told(text),
+            TalkError::Wire(error) => Failure::new(Refusal::from(&error)),
+            TalkError::Refused(refusal) => Failure::new(refusal),
+            TalkError::Pack(refusal) => Failure::told(refusal),
+            TalkError::Client(error) => Failure::told(Refusal::Connection(error.to_string())),
+            TalkError::Link(text) => Failure::told(Refusal::Internal(text)),
         }
-    }
-}
-
-/// An error about too many of something, with the line of gotd.conf that says how many may be.
-fn named(error: &dyn std::fmt::Display, what: &str) -> String {
-    match Limit::of_counted(what) {
-        Some(limit) => format!("{error} {}", limit.hint()),
-        None => error.to_string(),
     }
 }
 
@@ -274,7 +261,7 @@ mod tests {
             ),
         ] {
             let failure = error.failure();
-            assert_eq!((failure.text, failure.told), (text, told));
+            assert_eq!((failure.refusal.to_string(), failure.told), (text, told));
         }
     }
 }

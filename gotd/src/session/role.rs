@@ -23,6 +23,7 @@ use libproto::message::parent::{
 use libproto::message::repo::{RepoToSession, SessionToRepo};
 use libproto::names::{RefName, RepoName, escape};
 use libproto::pktline;
+use libproto::refusal::Refusal;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -53,20 +54,20 @@ const DESCRIPTION_MAX: usize = 500;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// For the client, on its standard error.
-    pub text: String,
+    pub refusal: Refusal,
     /// The client has been told in Git's protocol already, or nothing can be told any more.
     pub told: bool,
 }
 
 impl Failure {
     /// A failure that the client still has to be told as an `ERR` packet.
-    pub fn new(text: impl Into<String>) -> Failure {
-        Failure { text: text.into(), told: false }
+    pub fn new(refusal: Refusal) -> Failure {
+        Failure { refusal, told: false }
     }
 
     /// A failure that has been told, or that nobody can be told.
-    pub fn told(text: impl Into<String>) -> Failure {
-        Failure { text: text.into(), told: true }
+    pub fn told(refusal: Refusal) -> Failure {
+        Failure { refusal, told: true }
     }
 }
 
@@ -154,7 +155,7 @@ pub fn run(
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("session", WORK);
     watchdog::phase(Phase::FirstRequest);
-    let for_client = Words::new(&start, |text| last_word(text, 1), last_word("", 0));
+    let for_client = Words::new(&start, |refusal| last_word(&refusal.to_string(), 1), last_word("", 0));
     // The log's line first, as at every end.
     let told = vec![(parent.as_fd(), words_for_log(&start)), (client.as_fd(), for_client)];
     watchdog::start(start.clone(), told).map_err(|e| format!("watchdog: {e}"))?;
@@ -168,7 +169,7 @@ pub fn run(
             pass_on(&parent, &client)
         }
         Ok(Received { message: ClientToSession::Shell(request), .. }) => shell(&parent, &client, &request),
-        Err(e) => report(1, format!("request: {e}")),
+        Err(e) => failed(Refusal::Malformed(format!("request: {e}"))),
     };
     finish(&parent, &client, report)
 }
@@ -218,11 +219,11 @@ fn wait_for_end(listen: &Listen) {
 fn give_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, OwnedFd)) {
     let sent = channel::send_record_with_fds(client.as_fd(), &pipes_record(), &[to.as_fd(), from.as_fd()]);
     if let Err(e) = sent {
-        let text = match e.kind() {
-            std::io::ErrorKind::BrokenPipe => "client went away before its request".into(),
-            _ => format!("pipes: {e}"),
+        let refusal = match e.kind() {
+            std::io::ErrorKind::BrokenPipe => Refusal::Said("client went away before its request".into()),
+            _ => Refusal::Internal(format!("pipes: {e}")),
         };
-        let _ = finish(parent, client, report(1, text));
+        let _ = finish(parent, client, failed(refusal));
         system::exit_now(1);
     }
 }
@@ -233,7 +234,7 @@ fn receive(parent: &Parent, client: &ClientSocket) -> Vec<u8> {
     let mut buffer = [0; HELLO_LEN + 1];
     let n = receive_record(parent, client, &mut buffer);
     let Some(hello) = Hello::decode(&buffer[..n]) else {
-        send(parent, &SessionToParent::Finished(report(1, "not a greeting".into())));
+        send(parent, &SessionToParent::Finished(failed(Refusal::Malformed("not a greeting".into()))));
         system::exit_now(1);
     };
     let user = hello.user().map(<[u8]>::to_vec);
@@ -243,7 +244,7 @@ fn receive(parent: &Parent, client: &ClientSocket) -> Vec<u8> {
             "client speaks version {} of gotd's protocol, the daemon version {VERSION}: install the same version of both",
             hello.version
         );
-        let _ = finish(parent, client, report(1, text));
+        let _ = finish(parent, client, failed(Refusal::Said(text)));
         system::exit_now(1);
     }
     let mut buffer = vec![0; MAX_FRAME + 1];
@@ -260,11 +261,11 @@ fn receive_record(parent: &Parent, client: &ClientSocket, buffer: &mut [u8]) -> 
                 let _ = pipes::wait_for(client.as_fd(), PollFlags::POLLIN);
             }
             Err(e) => {
-                let text = match e {
-                    RecvError::Closed => "client went away before its request".into(),
-                    e => format!("request: {e}"),
+                let refusal = match e {
+                    RecvError::Closed => Refusal::Said("client went away before its request".into()),
+                    e => Refusal::Malformed(format!("request: {e}")),
                 };
-                send(parent, &SessionToParent::Finished(report(1, text)));
+                send(parent, &SessionToParent::Finished(failed(refusal)));
                 system::exit_now(1);
             }
         }
@@ -311,16 +312,16 @@ pub(crate) fn talk(
         service == Service::UploadPack && protocol < 2 && crate::session::upload_pack::ask_ahead(&repo);
     let grant = match answer(parent, client) {
         Ok(grant) => grant,
-        Err(text) => return refused(&mut output, text),
+        Err(refusal) => return refused(&mut output, refusal),
     };
     let agent = String::new();
     let mut talk = Conversation { input, output, grant, service, protocol, listing, limits, agent };
     let end = converse(&mut talk, repo, verify, parent);
     watchdog::phase(Phase::Off);
     let mut done = match end {
-        Ok(()) => report(0, String::new()),
-        Err(Failure { text, told: true }) => report(1, text),
-        Err(Failure { text, told: false }) => refused(&mut talk.output, text),
+        Ok(()) => report(0, None),
+        Err(Failure { refusal, told: true }) => failed(refusal),
+        Err(Failure { refusal, told: false }) => refused(&mut talk.output, refusal),
     };
     done.agent = talk.agent;
     done.received = talk.input.received;
@@ -329,10 +330,12 @@ pub(crate) fn talk(
 }
 
 /// Turns the client's strings into types.
-fn decode(request: GitRequest) -> Result<(GitAsk, u8), String> {
-    let service = Service::from_name(request.service.as_bytes())
-        .ok_or_else(|| format!("{}: not a service of this server", escape(request.service.as_bytes())))?;
-    let repository = RepoName::parse(&request.repository).map_err(|e| CommandError::Name(e).to_string())?;
+fn decode(request: GitRequest) -> Result<(GitAsk, u8), Refusal> {
+    let service = Service::from_name(request.service.as_bytes()).ok_or_else(|| {
+        Refusal::Malformed(format!("{}: not a service of this server", escape(request.service.as_bytes())))
+    })?;
+    let repository = RepoName::parse(&request.repository)
+        .map_err(|e| Refusal::Malformed(CommandError::Name(e).to_string()))?;
     let protocol = Parameters::parse(&request.git_protocol).version_for(service) as u8;
     let told_address = told_address(&request.ssh_connection);
     Ok((GitAsk { service, repository, protocol, told_address }, protocol))
@@ -346,7 +349,7 @@ fn told_address(said: &[u8]) -> String {
 }
 
 /// Waits for the parent's verdict, and notices a client that has gone meanwhile.
-fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, String> {
+fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, Refusal> {
     loop {
         let mut fds =
             [PollFd::new(parent.as_fd(), PollFlags::POLLIN), PollFd::new(client, PollFlags::empty())];
@@ -354,11 +357,11 @@ fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, String> {
             continue;
         }
         if fds.get(1).and_then(PollFd::revents).is_some_and(|r| r.contains(PollFlags::POLLHUP)) {
-            return Err("client went away".into());
+            return Err(Refusal::Said("client went away".into()));
         }
         match parent.recv() {
             Ok(Received { message: ParentToSession::Granted(grant), .. }) => return Ok(grant),
-            Ok(Received { message: ParentToSession::Refused(text), .. }) => return Err(text),
+            Ok(Received { message: ParentToSession::Refused(refusal), .. }) => return Err(refusal),
             Ok(_) | Err(RecvError::Closed) => system::exit_now(1),
             Err(e) if e.is_transient() => {}
             Err(_) => system::exit_now(1),
@@ -379,13 +382,17 @@ fn converse(
             let begins = |commands| send(parent, &SessionToParent::Begins(commands));
             crate::session::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into(), &begins)
         }
-        (Service::ReceivePack, None) => Err(Failure::new("git:// is for fetching only")),
+        (Service::ReceivePack, None) => {
+            Err(Failure::new(Refusal::Said("git:// is for fetching only".into())))
+        }
     }
 }
 
 /// One request of self-service.
 fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> SessionReport {
-    let Some(command) = command(request.line.trim_ascii()) else { return report(1, SHELL_USAGE.into()) };
+    let Some(command) = command(request.line.trim_ascii()) else {
+        return failed(Refusal::Said(SHELL_USAGE.into()));
+    };
     let ask = ShellAsk { command, told_address: told_address(&request.ssh_connection) };
     send(parent, &SessionToParent::Shell(ask));
     pass_on(parent, client)
@@ -424,27 +431,32 @@ fn pass_on(parent: &Parent, client: &ClientSocket) -> SessionReport {
         match parent.recv() {
             Ok(Received { message: ParentToSession::Line(line), .. }) => {
                 if client.send(0, 0, &SessionToClient::Line(line)).is_err() {
-                    return report(1, "client went away".into());
+                    return failed(Refusal::Said("client went away".into()));
                 }
             }
-            Ok(Received { message: ParentToSession::Done(()), .. }) => return report(0, String::new()),
-            Ok(Received { message: ParentToSession::Refused(text), .. }) => return report(1, text),
+            Ok(Received { message: ParentToSession::Done(()), .. }) => return report(0, None),
+            Ok(Received { message: ParentToSession::Refused(refusal), .. }) => return failed(refusal),
             Err(e) if e.is_transient() => {}
             _ => system::exit_now(1),
         }
     }
 }
 
-pub(crate) fn report(status: u8, text: String) -> SessionReport {
-    SessionReport { status, text, agent: String::new(), received: 0, sent: 0 }
+pub(crate) fn report(status: u8, refusal: Option<Refusal>) -> SessionReport {
+    SessionReport { status, refusal, agent: String::new(), received: 0, sent: 0 }
+}
+
+/// It did not end well.
+fn failed(refusal: Refusal) -> SessionReport {
+    report(1, Some(refusal))
 }
 
 /// Tells the client in Git's own way; gotsh will repeat it on standard error.
-pub(crate) fn refused(output: &mut Output, text: String) -> SessionReport {
+pub(crate) fn refused(output: &mut Output, refusal: Refusal) -> SessionReport {
     let mut packet = Vec::new();
-    pktline::write_err(&mut packet, &text);
+    pktline::write_err(&mut packet, &refusal.to_string());
     let _ = watchdog::during(Phase::Transfer, || output.write_all(&packet));
-    SessionReport { sent: output.sent, ..report(1, text) }
+    SessionReport { sent: output.sent, ..failed(refusal) }
 }
 
 fn say_exit(client: &ClientSocket, status: u8, text: &str) {
@@ -453,10 +465,8 @@ fn say_exit(client: &ClientSocket, status: u8, text: &str) {
 
 /// What the watchdog tells the parent.
 pub(crate) fn words_for_log(limits: &SessionStart) -> Words {
-    let said = |text: &str, status| {
-        channel::encode(0, 0, &SessionToParent::Finished(report(status, text.into()))).unwrap_or_default()
-    };
-    Words::new(limits, |text| said(text, 1), said("", 0))
+    let said = |report| channel::encode(0, 0, &SessionToParent::Finished(report)).unwrap_or_default();
+    Words::new(limits, |refusal| said(failed(refusal)), said(report(0, None)))
 }
 
 /// The record that a watchdog sends to the client.
@@ -467,7 +477,7 @@ fn last_word(text: &str, status: u8) -> Vec<u8> {
 /// The end: the parent's log line first, so that it is there when the client has gone on.
 fn finish(parent: &Parent, client: &ClientSocket, report: SessionReport) -> Result<(), String> {
     send(parent, &SessionToParent::Finished(report.clone()));
-    say_exit(client, report.status, &report.text);
+    say_exit(client, report.status, &report.refusal.map(|r| r.to_string()).unwrap_or_default());
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::repo::RefBatch;
 use crate::names::RefName;
+use crate::refusal::Refusal;
 use crate::states::Table;
 
 /// Most commands in one message.
@@ -66,8 +67,8 @@ crate::messages! {
 pub struct CommandResult {
     /// The reference.
     pub name: RefName,
-    /// Why it was refused, one line; `None`: done.
-    pub refused: Option<String>,
+    /// Why it was refused; `None`: done.
+    pub refused: Option<Refusal>,
 }
 
 crate::messages! {
@@ -81,10 +82,10 @@ crate::messages! {
         3 => TakePack(()),
         /// Some results, in the order of the commands.
         4 => Results(Vec<CommandResult>),
-        /// The push is over: `ok`, or why the pack was refused.
-        5 => End(String),
+        /// The push is over: why the pack was refused; `None`: it was not.
+        5 => End(Option<Refusal>),
         /// The push cannot be taken at all: for the client, and nothing was changed.
-        6 => Refused(String),
+        6 => Refused(Refusal),
     }
 }
 
@@ -168,7 +169,7 @@ pub struct IndexedPack {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandFacts {
     /// The reason to refuse it whatever the rules say.
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
     /// The kind of the new tip; `None` for a deletion.
     pub kind: Option<ObjectKind>,
     /// What an annotated tag finally names, and its kind.
@@ -191,7 +192,7 @@ crate::messages! {
         /// All facts were said.
         3 => Done(()),
         /// The pack is refused: why, for the client.
-        4 => Failed(String),
+        4 => Failed(Refusal),
     }
 }
 
@@ -243,7 +244,7 @@ mod tests {
         let mut out = Vec::new();
         SessionToWriter::Commands(batch).encode_body(&mut out).expect("fits");
         let facts = CommandFacts {
-            refused: Some("missing necessary objects".into()),
+            refused: Some(Refusal::Objects("missing necessary objects".into())),
             kind: Some(ObjectKind::Tag),
             peeled: Some((id, ObjectKind::Commit)),
             fast_forward: Some(true),

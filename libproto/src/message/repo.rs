@@ -8,11 +8,11 @@ use libgit::ObjectId;
 use serde::{Deserialize, Serialize};
 
 use crate::names::RefName;
+pub use crate::refusal::{Lender, Refusal};
 use crate::request::Deepen;
 use crate::request::filter::Filter;
 use crate::request::v0::SideBand;
 use crate::states::Table;
-use crate::wire_error::WireError;
 
 /// Most object ids in one message.
 pub const BATCH_IDS: usize = 400;
@@ -130,56 +130,6 @@ pub struct PackReport {
     pub objects: u64,
     /// Bytes of the pack, without framing.
     pub bytes: u64,
-}
-
-/// Why the repository process did not do what it was asked. The client is told the text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refusal {
-    /// A wanted object that is not there or that the client may not have, which must look the same.
-    NotFound(ObjectId),
-    /// An object that another one needs, or that a reference names, is not there.
-    Missing(ObjectId),
-    /// The same where the repository borrows from one that the client may not read.
-    Withheld(ObjectId, Lender),
-    /// No reference has this name, or more than one.
-    NoSuchRef(RefName),
-    /// More of something than a limit allows: what, and the limit.
-    Limit(String, u64),
-    /// Something in the repository is broken: one line, free of control bytes.
-    Broken(String),
-    /// A limit of the server was reached: one line that names it.
-    Limited(String),
-    /// The client's connection failed while the pack was written.
-    ClientGone,
-}
-
-/// Why a repository does not have what it would borrow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Lender {
-    /// The client may not read what it borrows from.
-    Denied,
-    /// It may, and nothing is there.
-    Absent,
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Refusal::NotFound(id) => WireError::NotFound(*id).fmt(f),
-            Refusal::Missing(id) => write!(f, "object {id}: missing"),
-            Refusal::Withheld(id, lender) => {
-                let lender = match lender {
-                    Lender::Denied => "you may not read",
-                    Lender::Absent => "that is not there",
-                };
-                write!(f, "object {id}: missing: the repository borrows from a repository {lender}")
-            }
-            Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
-            Refusal::Limit(what, limit) => write!(f, "too many {what}: at most {limit}"),
-            Refusal::Broken(text) | Refusal::Limited(text) => f.write_str(text),
-            Refusal::ClientGone => f.write_str("connection closed by client"),
-        }
-    }
 }
 
 crate::messages! {

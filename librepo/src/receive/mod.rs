@@ -189,9 +189,9 @@ fn bad(why: impl Into<String>) -> Error {
 
 /// A limit was reached: `pack: 12 objects exceed the limit of 10 (limit pack objects)`. `name` is how gotd.conf calls it;
 /// empty: it cannot be set.
-fn limit(what: &str, value: u64, unit: &str, limit: u64, name: &str) -> Error {
-    let name = if name.is_empty() { String::new() } else { format!(" (limit {name})") };
-    Error::Limit(format!("{what}: {value} {unit} exceed the limit of {limit}{name}"))
+fn limit(what: &str, value: u64, unit: &str, limit: u64, name: &'static str) -> Error {
+    let text = format!("{what}: {value} {unit} exceed the limit of {limit}");
+    if name.is_empty() { Error::Limit(text) } else { Error::SetLimit(text, name) }
 }
 
 /// The pack file cannot be written or read.

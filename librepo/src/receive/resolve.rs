@@ -281,7 +281,10 @@ where
                 Ok(Ok(result)) => results.push(result),
                 // The thread that failed first made the others stop: its reason counts.
                 Ok(Err(e)) => match (&error, &e) {
-                    (None, _) | (Some(Error::Io(_)), Error::Invalid(_) | Error::Limit(_)) => error = Some(e),
+                    (None, _)
+                    | (Some(Error::Io(_)), Error::Invalid(_) | Error::Limit(_) | Error::SetLimit(..)) => {
+                        error = Some(e)
+                    }
                     _ => {}
                 },
                 Err(_) => error = Some(Error::Limit("a thread that resolved deltas failed".into())),

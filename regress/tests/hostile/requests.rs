@@ -339,3 +339,28 @@ fn many_requests_on_one_connection() {
     });
     assert_serves(&site, &mut daemon);
 }
+
+/// A refusal quotes what it refuses. As long as the parent found out by searching its text which limit had been reached, a client
+/// that wrote `(limit packs total)` where a capability belongs counted as one that had been refused for it, so that any client could
+/// fill the administrator's graph of any limit. A limit is counted now by what the refusal is, not by what it says.
+#[test]
+fn a_client_that_writes_the_name_of_a_limit_has_reached_none() {
+    let (site, mut daemon, tip) = start();
+    let limit = "(limit packs total)";
+    for (protocol, request, told) in [
+        (2, lines(["command=ls-refs\n", limit]), format!("unknown capability '{limit}'")),
+        (2, lines([format!("command={limit}\n")]), format!("unknown command '{limit}'")),
+        (2, v2("ls-refs", [limit]), format!("unexpected line: '{limit}'")),
+        (0, lines([limit]), format!("unexpected line: '{limit}'")),
+        (0, lines([format!("want {tip} {limit}\n")]), "unexpected want-line received".to_owned()),
+    ] {
+        assert_eq!(refusal(&site, protocol, &request), told);
+    }
+    let samples = daemon.metrics();
+    let reached: Vec<_> = samples
+        .iter()
+        .filter(|(name, count)| name.starts_with("gotd_limits_reached") && **count > 0)
+        .collect();
+    assert_eq!(reached, [], "after refusals that only quote one");
+    assert_serves(&site, &mut daemon);
+}

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use libproto::limits::Limit;
 use libproto::message::parent::Negotiation;
+use libproto::refusal::Refusal;
 
-use crate::conf::limits::Limit;
 use crate::os::system;
 use crate::os::watchdog;
 
@@ -12,9 +13,9 @@ use crate::os::watchdog;
 const TURN: Duration = Duration::from_millis(250);
 
 /// What a client is told that has used so many milliseconds.
-pub fn over(limit: Limit, ms: u64) -> String {
+pub fn over(limit: Limit, ms: u64) -> Refusal {
     let within = if limit == Limit::NegotiationCpuPerClient { " in 10 minutes" } else { "" };
-    format!("negotiation: more than {} seconds of processor time{within} {}", ms / 1000, limit.hint())
+    Refusal::Limit(limit, format!("negotiation: more than {} seconds of processor time{within}", ms / 1000))
 }
 
 /// Time used, and how much may be. All that the process uses counts, taking questions and sending answers too, but not making
@@ -23,7 +24,7 @@ pub fn over(limit: Limit, ms: u64) -> String {
 pub(super) struct Budget {
     allowed: Duration,
     /// What is said beyond it.
-    text: String,
+    refusal: Refusal,
     /// The process's time that does not count: before the first question, and for packs.
     free: Duration,
     /// What was used before the last turn.
@@ -31,20 +32,20 @@ pub(super) struct Budget {
 }
 
 /// The limit that a negotiation reaches first, and what is said then.
-pub(crate) fn first_reached(negotiation: &Negotiation) -> (Duration, String) {
+pub(crate) fn first_reached(negotiation: &Negotiation) -> (Duration, Refusal) {
     let Negotiation { connection, left, per_client } = *negotiation;
-    let (ms, text) = if left < connection {
+    let (ms, refusal) = if left < connection {
         (left, over(Limit::NegotiationCpuPerClient, per_client.into()))
     } else {
         (connection, over(Limit::NegotiationCpu, connection.into()))
     };
-    (Duration::from_millis(ms.into()), text)
+    (Duration::from_millis(ms.into()), refusal)
 }
 
 impl Budget {
     pub(super) fn new(negotiation: &Negotiation) -> Budget {
-        let (allowed, text) = first_reached(negotiation);
-        Budget { allowed, text, free: system::cpu_time(), turned: Duration::ZERO }
+        let (allowed, refusal) = first_reached(negotiation);
+        Budget { allowed, refusal, free: system::cpu_time(), turned: Duration::ZERO }
     }
 
     /// What negotiating has used.
@@ -53,8 +54,8 @@ impl Budget {
     }
 
     /// Why nothing more is negotiated by who has used so much, if so.
-    pub(super) fn spent(&self, used: Duration) -> Option<&str> {
-        (used >= self.allowed).then_some(&self.text)
+    pub(super) fn spent(&self, used: Duration) -> Option<&Refusal> {
+        (used >= self.allowed).then_some(&self.refusal)
     }
 
     /// Whether it is time to wait for a turn.
@@ -98,7 +99,10 @@ mod tests {
 
     #[test]
     fn the_limit_that_is_reached_first_is_the_one_that_is_told() {
-        let text = |connection, left| first_reached(&rules(connection, left));
+        let text = |connection, left| {
+            let (time, refusal) = first_reached(&rules(connection, left));
+            (time, refusal.to_string())
+        };
         assert_eq!(
             text(10_000, 60_000),
             (
@@ -124,7 +128,9 @@ mod tests {
         budget.turn(ms(251));
         assert!(!budget.needs_turn(ms(500)) && budget.needs_turn(ms(501)));
         assert!(budget.spent(ms(999)).is_none());
-        assert!(budget.spent(ms(1_000)).is_some_and(|text| text.contains("(limit negotiation cpu)")));
+        assert!(
+            budget.spent(ms(1_000)).is_some_and(|refusal| refusal.limit() == Some(Limit::NegotiationCpu))
+        );
     }
 
     #[test]

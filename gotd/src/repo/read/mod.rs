@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use libgit::ObjectId;
 use libproto::channel::{Channel, Message, Received, RecvError};
+use libproto::limits::Limit;
 use libproto::message::parent::{FetchRules, Negotiation as NegotiationTime, RepoReport, SessionStart};
 use libproto::message::repo::{
     BATCH_IDS, BoundaryBatch, HaveStatus, Haves, Lender, PackAsk, PackReport, READ_STATES, ReadState,
@@ -101,7 +102,7 @@ pub fn serve(
     let mut report = server.report;
     report.negotiated = budget::milliseconds(server.budget.used());
     if let Broken::Rule(text) = end {
-        report.text = text;
+        report.refusal = Some(Refusal::Internal(text));
     }
     report
 }
@@ -110,9 +111,9 @@ pub fn serve(
 pub fn refuse(link: &Session, text: &str) -> RepoReport {
     let text: String = escape(text.as_bytes()).chars().take(500).collect();
     if link.recv().is_ok() {
-        let _ = link.send(0, 0, &RepoToSession::Refused(Refusal::Broken(text.clone())));
+        let _ = link.send(0, 0, &RepoToSession::Refused(Refusal::Damaged(text.clone())));
     }
-    RepoReport { text, ..RepoReport::default() }
+    RepoReport { refusal: Some(Refusal::Damaged(text)), ..RepoReport::default() }
 }
 
 /// How often on one connection it may be looked at whether enough is common. Each look may cost a walk over much of the
@@ -178,7 +179,7 @@ impl<'a> Server<'a> {
             Ok(answer) => self.send(&answer),
             Err(refusal) => {
                 let refusal = told(self.grant, refusal);
-                self.report.text = escape(refusal.to_string().as_bytes());
+                self.report.refusal = Some(refusal.clone());
                 self.send(&RepoToSession::Refused(refusal))
             }
         }
@@ -191,8 +192,8 @@ impl<'a> Server<'a> {
         question: SessionToRepo,
         used: Duration,
     ) -> Result<Result<RepoToSession, Refusal>, Broken> {
-        if let Some(text) = self.budget.spent(used) {
-            return Ok(Err(Refusal::Limited(text.to_owned())));
+        if let Some(refusal) = self.budget.spent(used) {
+            return Ok(Err(refusal.clone()));
         }
         let queue = self.grant.queue.as_ref().filter(|_| self.budget.needs_turn(used));
         if let Some(queue) = queue {
@@ -265,7 +266,7 @@ impl<'a> Server<'a> {
                 self.send(&before)?;
             }
         }
-        Ok(last.ok_or_else(|| Refusal::Broken("references: none".into())))
+        Ok(last.ok_or_else(|| Refusal::Damaged("references: none".into())))
     }
 
     /// Reads the references. Where one names an object that is not there, it came after the repository was opened: a push is
@@ -319,7 +320,7 @@ impl<'a> Server<'a> {
     }
 
     fn negotiation(&mut self) -> Result<&mut Negotiation<'a>, Refusal> {
-        self.negotiation.as_mut().ok_or_else(|| Refusal::Broken("no negotiation under way".into()))
+        self.negotiation.as_mut().ok_or_else(|| Refusal::Internal("no negotiation under way".into()))
     }
 
     fn wants(&mut self, ids: &[ObjectId]) -> Result<(), Refusal> {
@@ -327,7 +328,9 @@ impl<'a> Server<'a> {
         for id in ids {
             negotiation.fetch.want(*id).map_err(|error| match error {
                 WantError::NotFound | WantError::NotAllowed => Refusal::NotFound(*id),
-                WantError::TooMany(limit) => Refusal::Limit("wants".into(), limit as u64),
+                WantError::TooMany(limit) => {
+                    Refusal::TooMany("wants".into(), limit as u64, Some(Limit::Wants))
+                }
                 WantError::Repository(error) => broken(error),
             })?;
         }
@@ -354,7 +357,7 @@ impl<'a> Server<'a> {
             request::Deepen::Not(_) => {
                 let most = request::Limits::default().deepen_nots;
                 if negotiation.nots.len() as u64 >= most {
-                    return Err(Refusal::Limit("deepen-not lines".into(), most));
+                    return Err(Refusal::TooMany("deepen-not lines".into(), most, None));
                 }
                 negotiation.nots.extend(not);
             }
@@ -392,7 +395,7 @@ impl<'a> Server<'a> {
             (negotiation.depth, negotiation.since, std::mem::take(&mut negotiation.nots));
         match (depth, since.is_some() || !not.is_empty()) {
             (Some(_), true) => {
-                return Err(Refusal::Broken("deepen and deepen-since cannot be used together".into()));
+                return Err(Refusal::Malformed("deepen and deepen-since cannot be used together".into()));
             }
             (Some(n), false) => negotiation.fetch.deepen(Deepen::Depth { n, relative }),
             (None, true) => negotiation.fetch.deepen(Deepen::Since { since, not }),
@@ -402,7 +405,7 @@ impl<'a> Server<'a> {
     }
 
     fn haves(&mut self, haves: &Haves) -> Result<Vec<HaveStatus>, Refusal> {
-        let limit = || Refusal::Limit("haves".into(), self.grant.limits.haves.into());
+        let limit = || Refusal::TooMany("haves".into(), self.grant.limits.haves.into(), Some(Limit::Haves));
         self.haves_left = self.haves_left.checked_sub(haves.ids.len() as u64).ok_or_else(limit)?;
         let negotiation = self.negotiation()?;
         let mut statuses = Vec::with_capacity(haves.ids.len());
@@ -425,7 +428,7 @@ impl<'a> Server<'a> {
 
     fn pack(&mut self, ask: &PackAsk) -> Result<PackReport, Refusal> {
         if ask.filter.is_some() && !self.grant.rules.filter {
-            return Err(Refusal::Broken("filter: not offered".into()));
+            return Err(Refusal::Malformed("filter: not offered".into()));
         }
         // The engine reads the specification again, written anew from what was understood of it.
         let filter = match &ask.filter {
@@ -433,13 +436,13 @@ impl<'a> Server<'a> {
                 let spec = filter.to_string();
                 Some(
                     Filter::parse(spec.as_bytes())
-                        .ok_or_else(|| Refusal::Broken("filter: not supported".into()))?,
+                        .ok_or_else(|| Refusal::Malformed("filter: not supported".into()))?,
                 )
             }
             None => None,
         };
         let Some(mut negotiation) = self.negotiation.take() else {
-            return Err(Refusal::Broken("no negotiation under way".into()));
+            return Err(Refusal::Internal("no negotiation under way".into()));
         };
         self.state = ReadState::Idle;
         self.looks_left = negotiation.looks_left;
@@ -492,9 +495,8 @@ impl Negotiation<'_> {
 fn broken(error: Error) -> Refusal {
     match error {
         Error::Missing(id) => Refusal::Missing(id),
-        Error::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => Refusal::Limited(watchdog::too_slow()),
-        Error::Io(e) => queue::refusal(&e).unwrap_or(Refusal::ClientGone),
-        error => Refusal::Broken(escape(error.to_string().as_bytes()).chars().take(500).collect()),
+        Error::Io(e) => Refusal::carried_by(&e).cloned().unwrap_or(Refusal::ClientGone),
+        error => Refusal::Damaged(escape(error.to_string().as_bytes()).chars().take(500).collect()),
     }
 }
 

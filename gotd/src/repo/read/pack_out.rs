@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use libproto::names::escape;
 use libproto::pktline::{self, Band, FLUSH, KEEPALIVE};
+use libproto::refusal::Refusal;
 use libproto::request::v0::SideBand;
 use librepo::fetch::Sink;
 use nix::errno::Errno;
@@ -143,7 +144,7 @@ impl<'a> PackOut<'a> {
             match queue.hear() {
                 Word::Begin => break,
                 Word::Wait(text) => self.progress(&text)?,
-                Word::Refused(error) => return Err(error),
+                Word::Refused(refusal) => return Err(refusal.into()),
                 Word::Nothing => {}
             }
         }
@@ -193,8 +194,8 @@ impl<'a> PackOut<'a> {
                     queue.copies(self.memory);
                     self.turn = Turn::Copies;
                 }
-                if word && let Word::Refused(error) = queue.hear() {
-                    return Err(error);
+                if word && let Word::Refused(refusal) = queue.hear() {
+                    return Err(refusal.into());
                 }
             }
             if client {
@@ -473,12 +474,14 @@ impl Pace {
         let least = self.waited.as_secs().saturating_mul(self.rate);
         let slow = self.bytes < least;
         (self.bytes, self.waited) = (0, Duration::ZERO);
-        if slow { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(()) }
+        if slow { Err(Refusal::TooSlow.into()) } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use libproto::limits::Limit;
+
     use super::*;
     use libproto::channel::Channel;
     use libproto::message::parent::{ParentToRepo, RepoToParent};
@@ -795,7 +798,7 @@ mod tests {
         assert!(matches!(theirs.recv().unwrap().message, RepoToParent::PackStalled(_)));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         // Without a place it ends like one that is refused.
-        theirs.send(0, 0, &ParentToRepo::NoPack("over".into())).unwrap();
+        theirs.send(0, 0, &ParentToRepo::NoPack(Refusal::Said("over".into()))).unwrap();
         writer.join().unwrap();
     }
 
@@ -856,12 +859,14 @@ mod tests {
                 out.turn(1).unwrap();
                 out.pack(&noise(100)).unwrap();
                 let refused = out.turn(1 << 30).unwrap_err();
-                let refusal = super::super::queue::refusal(&refused).unwrap();
+                let refusal = Refusal::carried_by(&refused).unwrap();
                 out.fail(&refusal.to_string());
             },
             |message| match message {
                 RepoToParent::NeedPack(1) => Some(ParentToRepo::Pack(())),
-                RepoToParent::NeedPack(_) => Some(ParentToRepo::NoPack("no (limit memory total)".into())),
+                RepoToParent::NeedPack(_) => {
+                    Some(ParentToRepo::NoPack(Refusal::Limit(Limit::MemoryTotal, "no".into())))
+                }
                 _ => None,
             },
         );

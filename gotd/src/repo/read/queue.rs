@@ -1,12 +1,10 @@
 //! Turns to make a pack: the parent says whose it is.
 
-use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use libproto::channel::Received;
 use libproto::message::parent::{PackWait, ParentToRepo, RepoToParent};
-use libproto::message::repo::Refusal;
+use libproto::refusal::Refusal;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -31,7 +29,7 @@ pub(super) enum Word {
     /// It is not yet, for this reason.
     Wait(String),
     /// The pack is not to be made, or not to its end.
-    Refused(io::Error),
+    Refused(Refusal),
     /// Nothing yet.
     Nothing,
 }
@@ -79,7 +77,7 @@ impl<'a> PackQueue<'a> {
             watchdog::worked();
             match self.hear() {
                 Word::Begin => return Ok(()),
-                Word::Refused(error) => break refusal(&error).unwrap_or(Refusal::ClientGone),
+                Word::Refused(refusal) => break refusal,
                 Word::Wait(_) | Word::Nothing => {}
             }
         };
@@ -96,7 +94,7 @@ impl<'a> PackQueue<'a> {
     pub(super) fn hear(&self) -> Word {
         match self.parent.try_recv() {
             Ok(Received { message: ParentToRepo::Pack(()), .. }) => Word::Begin,
-            Ok(Received { message: ParentToRepo::NoPack(text), .. }) => Word::Refused(refused(text)),
+            Ok(Received { message: ParentToRepo::NoPack(refusal), .. }) => Word::Refused(refusal),
             Ok(Received { message: ParentToRepo::Waits(wait), .. }) => Word::Wait(words(&wait)),
             Err(e) if e.is_transient() => Word::Nothing,
             _ => system::exit_now(1),
@@ -108,26 +106,4 @@ impl<'a> PackQueue<'a> {
 fn words(wait: &PackWait) -> String {
     let PackWait { made, others, limit } = wait;
     format!("waiting for other packs: {made} being made, {others} more in the queue ({limit})\n")
-}
-
-/// The parent's reason, on its way through code that knows no other errors than those of output.
-#[derive(Debug)]
-struct Refused(String);
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refused {}
-
-fn refused(text: String) -> io::Error {
-    io::Error::other(Refused(text))
-}
-
-/// The parent's reason, if that is what an error of output is.
-pub(super) fn refusal(error: &io::Error) -> Option<Refusal> {
-    let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<Refused>())?;
-    Some(Refusal::Limited(refused.0.clone()))
 }

@@ -55,7 +55,7 @@ impl<'a> Advertised<'a> {
         self.prefix_bytes = self.prefix_bytes.saturating_add(bytes);
         self.prefixes.extend(more);
         if self.prefixes.len() as u64 > limits.prefixes || self.prefix_bytes > limits.prefix_bytes {
-            return Err(Refusal::Limit("reference prefixes".into(), limits.prefixes));
+            return Err(Refusal::TooMany("reference prefixes".into(), limits.prefixes, None));
         }
         Ok(())
     }

@@ -3,7 +3,6 @@
 
 use libproto::message::parent::RefReport;
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandResult, WriterToSession};
-use libproto::names::escape;
 use libproto::refusal::Refusal;
 
 use super::judge::Verdict;
@@ -28,18 +27,14 @@ pub(super) fn answer(
 ) {
     let (mut batch, mut bytes) = (Vec::new(), 0usize);
     for (command, verdict) in commands.iter().zip(verdicts) {
-        let refused = verdict.as_ref().err().map(Refusal::to_string);
+        let refused = verdict.as_ref().err();
         tell(Told::Log(RefReport {
             name: command.name.as_bytes().to_vec(),
             old: command.old.to_string(),
             new: command.new.to_string(),
-            refused: refused.clone().unwrap_or_default(),
+            refused: refused.cloned(),
         }));
-        let refused = refused.map(|text| {
-            let mut text = escape(text.as_bytes());
-            text.truncate(text.floor_char_boundary(REASON_MAX));
-            text
-        });
+        let refused = refused.cloned().map(|refusal| refusal.bounded(REASON_MAX));
         bytes = bytes.saturating_add(command.name.as_bytes().len());
         batch.push(CommandResult { name: command.name.clone(), refused });
         if batch.len() >= BATCH_COMMANDS / 4 || bytes >= BATCH_NAME_BYTES {
@@ -50,6 +45,5 @@ pub(super) fn answer(
     if !batch.is_empty() {
         tell(Told::Session(WriterToSession::Results(batch)));
     }
-    let end = unpack.map_or_else(|| "ok".to_owned(), Refusal::to_string);
-    tell(Told::Session(WriterToSession::End(end)));
+    tell(Told::Session(WriterToSession::End(unpack.cloned())));
 }

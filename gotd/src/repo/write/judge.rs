@@ -168,7 +168,7 @@ fn judge_name<'a>(
 fn judge_facts(command: &Command, facts: &CommandFacts, rules: &PushRules) -> Verdict {
     let name = command.name.as_bytes();
     if let Some(refused) = &facts.refused {
-        return Err(Refusal::Objects(refused.clone()));
+        return Err(refused.clone());
     }
     if name.starts_with(b"refs/heads/") && facts.kind != Some(ObjectKind::Commit) {
         return Err(Refusal::NoCommit);

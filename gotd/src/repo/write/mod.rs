@@ -130,9 +130,7 @@ pub fn run(
     };
     let end = push.converse();
     let mut report = push.report;
-    if let Err(refusal) = end {
-        report.text = refusal.to_string();
-    }
+    report.refusal = end.err();
     role::send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
@@ -181,7 +179,7 @@ impl Push<'_> {
 
     /// Nothing was changed, and this is why.
     fn refuse(&self, refusal: Refusal) -> Result<(), Refusal> {
-        self.say(&WriterToSession::Refused(refusal.to_string()));
+        self.say(&WriterToSession::Refused(refusal.clone()));
         Err(refusal)
     }
 
@@ -459,7 +457,8 @@ impl Push<'_> {
         let flags =
             nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
         let objects = self.open("objects", flags).map_err(|e| internal(format!("objects: {e}")))?;
-        check_reserve(&objects, reserve).map_err(internal)
+        check_reserve(&objects, reserve)
+            .map_err(|e| Refusal::carried_by(&e).cloned().unwrap_or_else(|| internal(e)))
     }
 }
 

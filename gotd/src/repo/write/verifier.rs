@@ -13,7 +13,6 @@ use libproto::message::push::{
 };
 use libproto::message::repo::BATCH_IDS;
 use libproto::message::rules::PushRules;
-use libproto::names::escape;
 use libproto::refusal::Refusal;
 
 use super::judge::Verdict;
@@ -112,10 +111,8 @@ impl Verifier {
                 Ok(Received { message: VerifyToWriter::Done(()), .. }) => {
                     return Ok((indexed.ok_or_else(|| failed("no pack"))?, facts));
                 }
-                Ok(Received { message: VerifyToWriter::Failed(text), .. }) => {
-                    let mut text = escape(text.as_bytes());
-                    text.truncate(text.floor_char_boundary(REASON_MAX));
-                    return Err(Refusal::Pack(text));
+                Ok(Received { message: VerifyToWriter::Failed(refusal), .. }) => {
+                    return Err(refusal.bounded(REASON_MAX));
                 }
                 Ok(Received { message: VerifyToWriter::Indexed(_), .. }) => return Err(failed("two packs")),
                 Err(e) if e.is_transient() => {}

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use libproto::message::client::ControlRequest;
 use libproto::message::parent::{GitCounts, LoadConfig, ParentToListen, ParentToSession, Peer, Pool};
 use libproto::names::escape;
+use libproto::refusal::Refusal;
 use libproto::states::SessionState;
 
 use super::listen_place::Place;
@@ -50,7 +51,7 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         if session.pool != Pool::Control {
             let text = self.where_control_is();
-            return self.refuse(number, &text);
+            return self.refuse(number, Refusal::Said(text));
         }
         let lines = match request {
             ControlRequest::Info { json: false } => self.info(number),

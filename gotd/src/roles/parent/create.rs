@@ -9,12 +9,13 @@ use libproto::message::parent::{
     CreateStart, CreateToParent, CreateToParentKind, Created, ParentToCreate, ParentToRepo,
 };
 use libproto::names::escape;
+use libproto::refusal::Refusal;
 use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, Table};
 
 use super::job::{Heard, JobOf, JobRole};
 use super::session::phase::Creation;
 use super::session::{Ending, Session};
-use super::{NO_SUCH, Parent};
+use super::{NO_SUCH, Parent, said};
 use crate::os::log::Level;
 
 /// How long making a repository may take. Its client is told after 30 seconds by its own session, unless configured
@@ -63,8 +64,8 @@ impl JobRole for Create {
         parent.set_creation(number, Creation::Over);
         let Some(session) = parent.table.get(number) else { return };
         if session.repo_state == RepoState::Absent {
-            session.refused.get_or_insert_with(|| format!("create {ending}"));
-            parent.refuse(number, NOT_CREATED);
+            session.refused.get_or_insert_with(|| Refusal::Internal(format!("create {ending}")));
+            parent.refuse(number, said(NOT_CREATED));
         }
         parent.give_creations();
     }
@@ -89,7 +90,7 @@ impl Parent {
             (Some(_), _) => {
                 // It was there a moment ago, by name.
                 session.refused =
-                    Some("something that is no repository has the name of one to be created".into());
+                    Some(said("something that is no repository has the name of one to be created"));
                 self.not_there(number, NO_SUCH);
             }
         }
@@ -119,7 +120,7 @@ impl Parent {
             let Some((_, number)) = waiting.min() else { return };
             if !self.start_create(number) {
                 self.set_creation(number, Creation::Over);
-                self.refuse(number, NOT_CREATED);
+                self.refuse(number, said(NOT_CREATED));
             }
         }
     }
@@ -140,7 +141,7 @@ impl Parent {
             }
             Err(e) => {
                 if let Some(session) = self.table.get(number) {
-                    session.refused = Some(format!("create: {e}"));
+                    session.refused = Some(Refusal::Internal(format!("create: {e}")));
                 }
                 false
             }
@@ -172,7 +173,7 @@ impl Parent {
                 session.refused = Some(why);
                 self.not_there(number, NO_SUCH);
             }
-            Created::Failed(text) => self.refuse(number, &text),
+            Created::Failed(refusal) => self.refuse(number, refusal),
         }
     }
 

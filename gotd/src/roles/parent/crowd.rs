@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use libproto::limits::Limit;
 use libproto::message::parent::{Newcomer, Peer, Pool};
 use libproto::states::SessionState;
 
@@ -44,7 +45,7 @@ impl Parent {
         let (limit, own) = self.settings.limit_of_name(&String::from_utf8_lossy(name));
         let places = self.table.places(&self.settings);
         if places.iter().filter(|place| place.who == who).count() > limit {
-            self.refuse(number, &too_many(own));
+            self.refuse(number, too_many(own));
             if let Some(session) = self.table.get(number) {
                 session.deadline = Some(Instant::now() + LINGER);
             }
@@ -65,6 +66,9 @@ impl Parent {
     pub(super) fn make_room(&mut self, newcomer: Newcomer) {
         let places = self.table.places(&self.settings);
         if let Some(number) = gives_way(&places, newcomer, Instant::now()) {
+            if let Some(session) = self.table.get(number) {
+                session.gave_way = Some(Limit::ConnectionsTotal);
+            }
             self.end_session(number, GAVE_WAY);
         }
     }

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use libproto::message::parent::ParentToListen;
+use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role, SessionState};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -13,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::reload::Reload;
 use super::session::{Ending, Killed, Process, Session};
-use super::{End, LINGER, Parent, REAP, REPO_ENDED, signals};
+use super::{End, LINGER, Parent, REAP, signals};
 use crate::os::log::Level;
 use crate::os::spawn::{Child, Ender};
 
@@ -133,7 +134,7 @@ impl Parent {
         session.end_turn();
         let changing = session.state() == SessionState::Shell && session.ask().is_some();
         if session.state() == SessionState::Asked || changing && session.repo_report.is_none() {
-            self.refuse(number, REPO_ENDED);
+            self.refuse(number, Refusal::RepositoryEnded);
         } else if session.peer().is_none() {
             self.end_session(number, "its repository process ended");
         }

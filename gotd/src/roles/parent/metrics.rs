@@ -47,13 +47,13 @@ pub struct Git {
 
 /// What is counted about a session at its end.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended<'a> {
+pub struct Ended {
     /// The service, empty when it was not told.
     pub service: &'static str,
     /// `ok`, `refused`, `failed` or `lost`.
     pub result: &'static str,
-    /// What went wrong.
-    pub error: &'a str,
+    /// The limit of gotd.conf for which it ended.
+    pub limit: Option<Limit>,
     /// Bytes from the client.
     pub received: u64,
     /// Bytes to the client.
@@ -66,7 +66,7 @@ pub struct Ended<'a> {
 
 impl Metrics {
     /// A session is over.
-    pub fn session(&mut self, ended: Ended<'_>) {
+    pub fn session(&mut self, ended: Ended) {
         let service = if ended.service.is_empty() { "none" } else { ended.service };
         let count = self.sessions.entry((service, ended.result)).or_default();
         *count = count.saturating_add(1);
@@ -77,24 +77,22 @@ impl Metrics {
             self.git.received = self.git.received.saturating_add(ended.received);
             self.git.sent = self.git.sent.saturating_add(ended.sent);
         }
-        self.limit(ended.error, 1);
+        self.limit(ended.limit, 1);
     }
 
     /// Connections got no session.
     pub fn refused(&mut self, refusals: &Refusals) {
         let times = u64::from(refusals.connections);
-        if let Some(directive) = refusals.why.directive() {
-            self.limit(directive, times);
-        }
+        self.limit(refusals.why.limit(), times);
         if refusals.pool == Pool::Tcp {
             let count = self.git.refused.entry(refusals.why).or_default();
             *count = count.saturating_add(times);
         }
     }
 
-    /// Counts the limit that a text names, if it names one.
-    pub fn limit(&mut self, text: &str, times: u64) {
-        if let Some(limit) = Limit::named_in(text) {
+    /// Counts a limit that was reached, if one was.
+    pub fn limit(&mut self, limit: Option<Limit>, times: u64) {
+        if let Some(limit) = limit {
             let count = self.limits.entry(limit).or_default();
             *count = count.saturating_add(times);
         }
@@ -227,7 +225,7 @@ impl Git {
         out.sample("gotd_git_accepted_total", &[], accepted);
         out.family("gotd_git_refused", "counter", "Of these, those that got no session.");
         for (why, value) in self.refused.iter().filter(|(why, _)| **why != NoSession::GaveWay) {
-            out.sample("gotd_git_refused_total", &[("reason", why.text())], *value);
+            out.sample("gotd_git_refused_total", &[("reason", &why.text())], *value);
         }
         out.family("gotd_git_evicted", "counter", "Of these, those that gave way to another address.");
         let evicted = self.refused.get(&NoSession::GaveWay).copied().unwrap_or(0);

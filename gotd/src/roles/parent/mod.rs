@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use libproto::message::parent::{
     AuthToParent, Build, ListenToParent, LoadConfig, ParentToAuth, ParentToListen,
 };
+use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role, SessionState};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
@@ -83,17 +84,20 @@ const NOT_FOUND: &str = "no git repository found";
 const NO_SUCH: &str = "no such repository";
 const NOT_EXPORTED: &str = "repository not exported";
 const NOT_PERMITTED: &str = "access denied or repository not exported";
-/// What a client is told whose repository process is no more.
-const REPO_ENDED: &str = "the repository process ended";
 /// For the log and gotctl.
 const TAKES_DESCRIPTORS: &str = "clients can send descriptors: only Linux 6.16 and newer refuse them";
 /// What a client of Git is told at a control socket.
 const CONTROL_ALONE: &str = "a control socket serves gotctl alone";
 
 /// What a client beyond its number of connections is told; `own` is whether its user has a number of their own.
-fn too_many(own: bool) -> String {
+fn too_many(own: bool) -> Refusal {
     let limit = if own { Limit::ConnectionsOfUser } else { Limit::ConnectionsPerUser };
-    format!("connection limit exceeded {}", limit.hint())
+    Refusal::Limit(limit, "connection limit exceeded".into())
+}
+
+/// A refusal that nobody decides by.
+fn said(text: &str) -> Refusal {
+    Refusal::Said(text.to_owned())
 }
 
 /// Everything the parent knows.

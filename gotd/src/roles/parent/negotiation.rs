@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use libproto::message::parent::{Negotiation, ParentToRepo, Peer};
+use libproto::refusal::Refusal;
 use libproto::states::RepoState;
 
 use super::Parent;
@@ -132,7 +133,7 @@ impl Session {
 
 impl Parent {
     /// What a session's negotiation may use, by who it is for; the error is what the client is told. Only a fetch negotiates.
-    pub(super) fn negotiation(&mut self, number: u64, identity: &str) -> Result<Negotiation, String> {
+    pub(super) fn negotiation(&mut self, number: u64, identity: &str) -> Result<Negotiation, Refusal> {
         let Some(session) = self.table.get(number) else { return Ok(Negotiation::default()) };
         if session.is_push() || session.shell().is_some() {
             return Ok(Negotiation::default());
@@ -141,7 +142,7 @@ impl Parent {
         self.left_for(&clients)
     }
 
-    fn left_for(&mut self, clients: &[(Client, u64)]) -> Result<Negotiation, String> {
+    fn left_for(&mut self, clients: &[(Client, u64)]) -> Result<Negotiation, Refusal> {
         let limit = |limit| self.settings.limits.get(limit).saturating_mul(1000);
         let (connection, per_client) = (limit(Limit::NegotiationCpu), limit(Limit::NegotiationCpuPerClient));
         let left = self.spent.left(clients, per_client, Instant::now());
@@ -182,7 +183,7 @@ impl Parent {
         let spenders = self.table.get(number).map(|session| session.spenders()).unwrap_or_default();
         match self.left_for(&spenders) {
             Ok(_) => self.need_turn(number, Work::Pack, 0),
-            Err(text) => self.tell_repo(number, &ParentToRepo::NoPack(text)),
+            Err(refusal) => self.tell_repo(number, &ParentToRepo::NoPack(refusal)),
         }
     }
 }

@@ -14,11 +14,12 @@ use libproto::message::parent::{
     Question,
 };
 use libproto::names::escape;
+use libproto::refusal::Refusal;
 use libproto::states::RepoState;
 
 use super::session::Session;
 use super::session::phase::{Grant, Place};
-use super::{NO_SUCH, NOT_EXPORTED, Parent};
+use super::{NO_SUCH, NOT_EXPORTED, Parent, said};
 
 impl Parent {
     /// The repository process has found a repository.
@@ -41,10 +42,12 @@ impl Parent {
         match (session.grant_mut().map(|grant| &mut grant.place), result) {
             (Some(Place::Unknown), Err(OpenError::NotFound)) => self.absent(number),
             (Some(Place::Unknown), Err(OpenError::Unreachable(text))) => {
-                session.refused = Some(text);
+                session.refused = Some(Refusal::Said(text));
                 self.not_there(number, NO_SUCH);
             }
-            (Some(Place::Unknown), Err(OpenError::Unusable(text))) => self.refuse(number, &text),
+            (Some(Place::Unknown), Err(OpenError::Unusable(text))) => {
+                self.refuse(number, Refusal::Damaged(text))
+            }
             // It hears of it when `auth` has answered.
             (Some(Place::Asked(_, told @ None)), result) => *told = Some(result),
             (Some(Place::Right(_)), result) => self.opened(number, result),
@@ -71,7 +74,7 @@ impl Parent {
         if let Some(why) = objection {
             self.set_place(number, Place::Wrong);
             if let Some(session) = self.table.get(number) {
-                session.refused = Some(why);
+                session.refused = Some(Refusal::Said(why));
             }
             return self.not_there(number, NO_SUCH);
         }
@@ -93,11 +96,11 @@ impl Parent {
         let opened = match result {
             Ok(opened) => opened,
             Err(OpenError::NotExported) => {
-                session.refused = Some("no git-daemon-export-ok".into());
+                session.refused = Some(said("no git-daemon-export-ok"));
                 return self.not_there(number, NOT_EXPORTED);
             }
             Err(OpenError::Unusable(text) | OpenError::Unreachable(text)) => {
-                return self.refuse(number, &text);
+                return self.refuse(number, Refusal::Damaged(text));
             }
             Err(OpenError::NotFound) => return self.not_there(number, NO_SUCH),
         };

@@ -21,7 +21,7 @@ use super::session::Session;
 use super::session::phase::Connection;
 use super::settings::Settings;
 use super::startup::MOST_NOTES;
-use super::{End, Parent, same_build};
+use super::{End, Parent, said, same_build};
 use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::model::Config;
 use crate::os::log::Level;
@@ -230,7 +230,7 @@ impl Parent {
     fn answer(&mut self, asked_by: Option<u64>, lines: Vec<String>, error: Option<&str>) {
         let Some(number) = asked_by else { return };
         let last = match error {
-            Some(why) => ParentToSession::Refused(why.to_owned()),
+            Some(why) => ParentToSession::Refused(said(why)),
             None => ParentToSession::Done(()),
         };
         self.tell_control(number, super::control::packed(lines).into_iter().chain([last]));

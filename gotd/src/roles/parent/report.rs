@@ -5,11 +5,12 @@ use std::time::Instant;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{Peer, RefReport, Refusals};
 use libproto::names::escape;
+use libproto::refusal::Refusal;
 
+use super::Parent;
 use super::metrics::Ended;
 use super::session::phase::Connection;
 use super::session::{Ending, Process, Session};
-use super::{Parent, REPO_ENDED};
 use crate::os::log::Level;
 
 impl Parent {
@@ -48,12 +49,17 @@ impl Parent {
         let agent = report.map(|r| r.agent.clone()).unwrap_or_default();
         let (received, sent) = report.map_or((0, 0), |r| (r.received, r.sent));
         let ms = session.accepted().map_or(0, |at| at.elapsed().as_millis());
-        let text = session.refused.clone().or_else(|| report.map(|r| r.text.clone())).unwrap_or_default();
-        let refused = session.refused.is_some() || session.is_push() && !repo.text.is_empty();
+        let refusal = session.refused.as_ref().or_else(|| report.and_then(|r| r.refusal.as_ref()));
+        let refused = session.refused.is_some() || session.is_push() && repo.refusal.is_some();
+        // The one that is told last in the line.
+        let causes =
+            [session.grant().and_then(|grant| grant.verify_refusal.as_ref()), repo.refusal.as_ref(), refusal];
+        let limit = session.gave_way.or_else(|| causes.into_iter().flatten().find_map(Refusal::limit));
+        let text = |refusal: Option<&Refusal>| refusal.map(Refusal::to_string).unwrap_or_default();
         let result = result(report.map(|r| r.status), refused);
         let level = if result == "ok" { Level::Info } else { Level::Warning };
         // Two processes often report the same thing.
-        let error = joined([text, repo.text, troubles]);
+        let error = joined([text(refusal), text(repo.refusal.as_ref()), troubles]);
         let control = session.hello.as_ref().is_some_and(|h| h.kind == ClientKind::Control);
         let event = if control { "control" } else { "session" };
         // The pack of a fetch goes to the client past the session; that of a push the session has counted.
@@ -61,7 +67,7 @@ impl Parent {
         if !control {
             let objects = repo.objects;
             let git = matches!(session.peer(), Some(Peer::Tcp { .. }));
-            self.metrics.session(Ended { service, result, error: &error, received, sent, objects, git });
+            self.metrics.session(Ended { service, result, limit, received, sent, objects, git });
         }
         self.log.line(
             level,
@@ -118,9 +124,10 @@ impl Parent {
         let who = session.permit().map(|p| p.identity.clone()).unwrap_or_default();
         let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
         let name = escape(&report.name);
-        self.metrics.reference(!report.refused.is_empty());
-        self.metrics.limit(&report.refused, 1);
-        let (level, event) = if report.refused.is_empty() {
+        let refused = report.refused.as_ref().map(Refusal::to_string).unwrap_or_default();
+        self.metrics.reference(report.refused.is_some());
+        self.metrics.limit(report.refused.as_ref().and_then(Refusal::limit), 1);
+        let (level, event) = if report.refused.is_none() {
             (Level::Info, "reference")
         } else {
             (Level::Warning, "reference refused")
@@ -135,7 +142,7 @@ impl Parent {
                 ("name", &name),
                 ("old", &report.old),
                 ("new", &report.new),
-                ("error", &report.refused),
+                ("error", &refused),
             ],
         );
     }
@@ -178,7 +185,7 @@ fn troubles(session: &Session) -> String {
         troubles.push(ended("session", ending));
     }
     // Where a session is refused, its repository process was ended by us.
-    let dismissed = session.refused.as_ref().is_some_and(|text| text != REPO_ENDED);
+    let dismissed = session.refused.as_ref().is_some_and(|refusal| *refusal != Refusal::RepositoryEnded);
     if let (Process::Ended(ending), true) = (&session.repo, session.permit().is_some() && !dismissed) {
         troubles.push(ended("repository", ending));
     }
@@ -186,7 +193,7 @@ fn troubles(session: &Session) -> String {
         if let Some(Process::Ended(ending)) = &grant.verify {
             troubles.push(ended("verify", ending));
         }
-        troubles.push(grant.verify_text.clone());
+        troubles.extend(grant.verify_refusal.as_ref().map(Refusal::to_string));
     }
     troubles.extend(session.killed.as_ref().map(|killed| format!("ended: {}", killed.why)));
     troubles.retain(|t| !t.is_empty());

@@ -8,11 +8,12 @@ use libproto::message::parent::{
     self as message, GitAsk, ParentToAuth, ParentToSession, Question, RepoInfo, Seen, SeenRoot, Task, Who,
 };
 use libproto::names::escape;
+use libproto::refusal::Refusal;
 
 use super::control::packed;
 use super::session::Session;
 use super::session::shell::{Shell, ShellWork};
-use super::{Parent, too_many};
+use super::{Parent, said, too_many};
 
 /// Bytes of a description that are shown.
 const DESCRIPTION_SHOWN: usize = 2000;
@@ -37,7 +38,7 @@ impl Parent {
             return self.end_session(number, "self-service of another kind of client");
         }
         let Ok(told_user) = told_user else {
-            return self.refuse(number, "--user: not a user name");
+            return self.refuse(number, said("--user: not a user name"));
         };
         let message = match shell.ask.command.task() {
             None => {
@@ -45,7 +46,7 @@ impl Parent {
                 ParentToAuth::Overview(Who { peer, told_user })
             }
             // Without a name it is an account's own, or somebody's who has a shell.
-            Some(_) if told_user.is_none() => return self.refuse(number, "--user: no name"),
+            Some(_) if told_user.is_none() => return self.refuse(number, said("--user: no name")),
             Some((repository, _)) => {
                 let (service, repository) = (shell.ask.command.service(), repository.clone());
                 let told_address = shell.ask.told_address.clone();
@@ -58,15 +59,14 @@ impl Parent {
     }
 
     /// The repository process has changed what was asked for, or says why not.
-    pub(super) fn shell_changed(&mut self, number: u64, text: &str) {
+    pub(super) fn shell_changed(&mut self, number: u64, refusal: Option<Refusal>) {
         let shell = self.table.get(number).and_then(|session| session.phase.shell_mut());
         let Some(Shell { work: ShellWork::Granted { info, .. }, .. }) = shell else { return };
-        if text.is_empty() {
-            let lines = std::mem::take(info);
-            self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
-        } else {
-            self.refuse(number, text);
+        if let Some(refusal) = refusal {
+            return self.refuse(number, refusal);
         }
+        let lines = std::mem::take(info);
+        self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
     }
 
     /// The repository process tells about its repository.
@@ -116,7 +116,7 @@ impl Parent {
             message::Overview::Known { identity, connections, own_connections } => {
                 (identity, connections, own_connections)
             }
-            message::Overview::NoIdentity(text) => return self.refuse(number, &text),
+            message::Overview::NoIdentity(text) => return self.refuse(number, Refusal::Said(text)),
         };
         let limit = usize::try_from(connections).unwrap_or(usize::MAX);
         let full = self.table.of_identity(&identity) >= limit;
@@ -124,8 +124,8 @@ impl Parent {
         let Some(overview) = session.overview_mut() else { return };
         if full {
             let told = too_many(own);
-            session.refused = Some(format!("{identity}: {told}"));
-            return self.refuse(number, &told);
+            session.refused = Some(told.clone().about(&identity));
+            return self.refuse(number, told);
         }
         overview.identity = Some(identity);
         self.shell_goes_on(number);

@@ -352,7 +352,7 @@ impl Forged {
                 name: b"refs/heads/main".to_vec(),
                 old: "0".repeat(40),
                 new: "1".repeat(40),
-                refused: String::new(),
+                refused: None,
             };
             self.repo.send(0, self.number, &RepoToParent::Ref(report)).expect("sends");
             parent.on_repo(self.number, AT_ONCE);
@@ -400,12 +400,8 @@ fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
     forged.pushes(&mut parent);
     forged.session.send(0, forged.number, &SessionToParent::Begins(100)).expect("sends");
     parent.on_session(forged.number);
-    let report = |name: &str| RefReport {
-        name: name.into(),
-        old: "0".repeat(40),
-        new: "1".repeat(40),
-        refused: String::new(),
-    };
+    let report =
+        |name: &str| RefReport { name: name.into(), old: "0".repeat(40), new: "1".repeat(40), refused: None };
     for _ in 0..100 {
         forged.repo.send(0, forged.number, &RepoToParent::Ref(report("refs/heads/x"))).expect("sends");
     }

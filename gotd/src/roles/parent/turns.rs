@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use libproto::message::parent::{PackWait, ParentToRepo, ParentToVerify, Peer, Pool};
+use libproto::refusal::Refusal;
 
 use super::Parent;
 use super::queue::{self, Job, Rules, Stage, Turn, Wait, Whose, Work};
@@ -184,10 +185,10 @@ impl Parent {
     fn refuse_turn(&mut self, number: u64, text: &str, limit: Limit) {
         let Some(turn) = self.table.get(number).and_then(Session::turn_mut) else { return };
         turn.refuse();
-        let text = format!("{text} ({})", limit.directive());
+        let refusal = Refusal::Limit(limit, text.to_owned());
         match turn.work {
-            Work::Pack => self.tell_repo(number, &ParentToRepo::NoPack(text)),
-            Work::Push => self.tell_job::<Verify>(number, &ParentToVerify::NoTurn(text)),
+            Work::Pack => self.tell_repo(number, &ParentToRepo::NoPack(refusal)),
+            Work::Push => self.tell_job::<Verify>(number, &ParentToVerify::NoTurn(refusal)),
         }
     }
 
@@ -223,7 +224,7 @@ impl Parent {
                 let told = Some((made, others, Instant::now()));
                 turn.stage = Stage::Waiting(Wait { told, ..wait });
             }
-            let limit = limit.directive();
+            let directive = limit.directive();
             if first {
                 let who = grant.permit.identity.clone();
                 let fields: [(&str, &dyn std::fmt::Display); 5] = [
@@ -231,13 +232,13 @@ impl Parent {
                     ("who", &who),
                     ("made", &made),
                     ("waiting", &others),
-                    ("limit", &limit),
+                    ("limit", &directive),
                 ];
                 let event = if job.turn.work == Work::Pack { "pack waits" } else { "push waits" };
                 self.log.line(Level::Info, event, &fields);
-                self.metrics.limit(&limit, 1);
+                self.metrics.limit(Some(limit), 1);
             }
-            let wait = PackWait { made, others, limit };
+            let wait = PackWait { made, others, limit: directive };
             match job.turn.work {
                 Work::Pack => self.tell_repo(job.number, &ParentToRepo::Waits(wait)),
                 Work::Push => self.tell_job::<Verify>(job.number, &ParentToVerify::Waits(wait)),

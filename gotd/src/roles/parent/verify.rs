@@ -38,9 +38,9 @@ impl JobRole for Verify {
             VerifyToParent::Hello(build) => return Heard::Greeting(build),
             VerifyToParent::NeedTurn(memory) => parent.need_turn(number, Work::Push, memory),
             VerifyToParent::Stalled(memory) => parent.turn_stalled(number, memory),
-            VerifyToParent::Finished(text) => {
+            VerifyToParent::Finished(refusal) => {
                 if let Some(grant) = parent.table.get(number).and_then(Session::grant_mut) {
-                    grant.verify_text = text;
+                    grant.verify_refusal = Some(refusal);
                 }
                 return Heard::Last;
             }

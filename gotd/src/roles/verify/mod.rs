@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 
 use libgit::{ObjectId, ObjectKind};
 use libproto::channel::{self, Channel, Received};
+use libproto::limits::Limit as SetLimit;
 use libproto::message::parent::{Build, OpenError, ParentToVerify, VerifyStart, VerifyToParent};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, SessionToVerify, VerifyTask, VerifyToSession, VerifyToWriter,
     WriterToVerify,
 };
-use libproto::names;
+use libproto::refusal::Refusal;
 use librepo::alternates::Withheld;
 use librepo::error::Error;
 use librepo::fetch::Visible;
@@ -57,6 +58,9 @@ const CACHE_BYTES: usize = 16 << 20;
 const SHALLOW_FILE: u64 = 16 << 20;
 /// How often the client is told how far the work is.
 const TELL: Duration = Duration::from_millis(200);
+
+/// Most bytes of what is said to be wrong with a pack.
+const REASON_MAX: usize = 1000;
 
 type Parent = Channel<VerifyToParent, ParentToVerify>;
 type Session = Channel<VerifyToSession, SessionToVerify>;
@@ -106,7 +110,7 @@ pub fn run(
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("verify", WORK);
     let expired =
-        |text: &str| channel::encode(0, 0, &VerifyToWriter::Failed(text.into())).unwrap_or_default();
+        |refusal: Refusal| channel::encode(0, 0, &VerifyToWriter::Failed(refusal)).unwrap_or_default();
     let words = Words::new(&start.limits, expired, Vec::new());
     watchdog::start(start.limits.clone(), vec![(writer.as_fd(), words)])
         .map_err(|e| format!("watchdog: {e}"))?;
@@ -115,13 +119,13 @@ pub fn run(
         Ok(()) => Ok(()),
         Err(e) => {
             let told = match withheld {
-                Some(why) if e.is_missing() => format!("{e}: {}", why.text()),
-                _ => e.to_string(),
+                Some(why) if e.is_missing() => Refusal::Pack(format!("{e}: {}", why.text())),
+                _ => refusal(&e),
             };
             watchdog::phase(Phase::Off);
             // The writer first: it waits. The parent's log has the long form.
-            let _ = writer.send(0, 0, &VerifyToWriter::Failed(bounded(&told)));
-            say(&parent, &VerifyToParent::Finished(bounded(&e.to_string())));
+            let _ = writer.send(0, 0, &VerifyToWriter::Failed(told.bounded(REASON_MAX)));
+            say(&parent, &VerifyToParent::Finished(refusal(&e).bounded(REASON_MAX)));
             Ok(())
         }
     }
@@ -298,12 +302,14 @@ fn tell(
 }
 
 fn command_facts(facts: &Facts, withheld: Option<Withheld>) -> CommandFacts {
-    let refused = facts.refusal.map(|refusal| match refusal {
-        receive::Refusal::Missing(_) => {
-            let why = withheld.map(|why| format!(": {}", why.text()));
-            format!("{refusal}{}", why.unwrap_or_default())
-        }
-        _ => refusal.to_string(),
+    let refused = facts.refusal.map(|refusal| {
+        Refusal::Objects(match refusal {
+            receive::Refusal::Missing(_) => {
+                let why = withheld.map(|why| format!(": {}", why.text()));
+                format!("{refusal}{}", why.unwrap_or_default())
+            }
+            _ => refusal.to_string(),
+        })
     });
     CommandFacts {
         refused,
@@ -358,10 +364,16 @@ fn tips(repository: &Repository, hidden: Hidden<'_>) -> Result<Vec<ObjectId>, Er
     Ok(tips)
 }
 
-fn bounded(text: &str) -> String {
-    let mut text = names::escape(text.as_bytes());
-    text.truncate(text.floor_char_boundary(1000));
-    text
+/// Why a pack is refused.
+fn refusal(error: &Error) -> Refusal {
+    let carried = match error {
+        Error::Io(e) => Refusal::carried_by(e).cloned(),
+        Error::SetLimit(text, words) => {
+            SetLimit::from_words(words).map(|limit| Refusal::Limit(limit, text.clone()))
+        }
+        _ => None,
+    };
+    carried.unwrap_or_else(|| Refusal::Pack(error.to_string()))
 }
 
 fn say(parent: &Parent, message: &VerifyToParent) {

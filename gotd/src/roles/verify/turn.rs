@@ -65,8 +65,8 @@ impl<'a> PushTurn<'a> {
             match self.parent.try_recv() {
                 Ok(Received { message: ParentToVerify::Turn(()), .. }) => break,
                 Ok(Received { message: ParentToVerify::Waits(wait), .. }) => self.tell(&wait),
-                Ok(Received { message: ParentToVerify::NoTurn(text), .. }) => {
-                    return Err(io::Error::other(text));
+                Ok(Received { message: ParentToVerify::NoTurn(refusal), .. }) => {
+                    return Err(refusal.into());
                 }
                 Err(e) if e.is_transient() => {}
                 _ => system::exit_now(1),
@@ -105,8 +105,8 @@ impl<'a> PushTurn<'a> {
             }
             if word {
                 match self.parent.try_recv() {
-                    Ok(Received { message: ParentToVerify::NoTurn(text), .. }) => {
-                        return Err(io::Error::other(text));
+                    Ok(Received { message: ParentToVerify::NoTurn(refusal), .. }) => {
+                        return Err(refusal.into());
                     }
                     Err(e) if e.is_transient() => {}
                     _ => system::exit_now(1),

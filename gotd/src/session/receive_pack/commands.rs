@@ -6,6 +6,7 @@ use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command as Batch
 use libproto::message::repo::BATCH_IDS;
 use libproto::names::{RefName, escape};
 use libproto::pktline::Packet;
+use libproto::refusal::Refusal;
 use libproto::request::push::{self, Capabilities, Command, Line, Target};
 use libproto::request::{Counter, Limits};
 use libproto::wire_error::WireError;
@@ -18,8 +19,6 @@ use crate::session::packets::Wire;
 const OPTION_LOG_MAX: usize = 1024;
 /// Most bytes of all of them.
 const OPTIONS_LOG_MAX: usize = 8 * 1024;
-/// Why a name that no reference can have is refused, in C git's words.
-pub(super) const FUNNY: &str = "funny refname";
 
 /// A command, as far as the report needs it.
 #[derive(Debug)]
@@ -44,9 +43,9 @@ pub(super) struct Request {
     /// The push options, for the log.
     pub options: Vec<String>,
     /// Why `repo_write` takes nothing of it.
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
     /// The link to `repo_write` failed.
-    pub broken: Option<String>,
+    pub broken: Option<Refusal>,
 }
 
 impl Request {
@@ -198,8 +197,8 @@ impl<'w, 'a> Reader<'w, 'a> {
         }
         match self.writer.give(batch) {
             Ok(Taken::Yes) => {}
-            Ok(Taken::Refused(text)) => self.request.refused = Some(text),
-            Err(error) => self.request.broken = Some(error.failure().text),
+            Ok(Taken::Refused(refusal)) => self.request.refused = Some(refusal),
+            Err(error) => self.request.broken = Some(error.failure().refusal),
         }
     }
 

@@ -8,13 +8,14 @@ use libproto::message::push::{
     CommandResult, PushBegin, SessionToVerify, SessionToWriter, VerifyToSession, WriterToSession,
 };
 use libproto::pktline::{self, BAND_MAX, Band, KEEPALIVE};
+use libproto::refusal::Refusal;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::VerifyLink;
 use super::commands::Request;
 use super::farewell::{ROOM, timeout};
-use super::report::{ATOMIC, one_line};
+use super::report::one_line;
 use super::writer::{self, Writer};
 use crate::os::watchdog::{self, Phase};
 use crate::session::packets::TalkError;
@@ -31,13 +32,13 @@ const PROGRESS_MAX: usize = 200;
 const FUNNY_TOLD: usize = 16;
 
 /// What became of one command that `repo_write` was asked.
-pub(super) type Done = Result<(), String>;
+pub(super) type Done = Result<(), Refusal>;
 
 /// What became of a push.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// Why the pack was refused; `None`: it was not.
-    pub unpack: Option<String>,
+    pub unpack: Option<Refusal>,
     /// For each command what became of it, if that is known.
     pub results: Vec<Option<Done>>,
     /// `repo_write` had all it needs to do it.
@@ -60,13 +61,13 @@ pub(super) fn run(
     outcome.results.resize_with(request.commands.len(), || None);
     let mut screen = Screen::new(&mut talk.output, request);
     screen.funny(request);
-    if let Some(text) = &request.broken {
-        outcome.fail(text);
-    } else if let Some(text) = &request.refused {
-        outcome.unpack = Some(one_line(text));
+    if let Some(refusal) = &request.broken {
+        outcome.fail(refusal.clone());
+    } else if let Some(refusal) = &request.refused {
+        outcome.unpack = Some(refusal.clone().map_text(one_line));
     } else if request.funny > 0 && request.caps.atomic {
         // `repo_write` never hears of the name, so all or none is decided here.
-        outcome.results.fill_with(|| Some(Err(ATOMIC.to_owned())));
+        outcome.results.fill_with(|| Some(Err(Refusal::Atomic)));
     } else if request.funny < request.commands.len() {
         watchdog::phase(Phase::Work);
         begins(u32::try_from(request.commands.len() - request.funny).unwrap_or(u32::MAX));
@@ -77,7 +78,7 @@ pub(super) fn run(
         work.screen.close();
         outcome = work.outcome;
         if let Err(error) = done {
-            outcome.fail(&error.failure().text);
+            outcome.fail(error.failure().refusal);
         }
     }
     outcome
@@ -85,9 +86,9 @@ pub(super) fn run(
 
 impl Outcome {
     /// A process failed us.
-    fn fail(&mut self, text: &str) {
+    fn fail(&mut self, refusal: Refusal) {
         self.broken = true;
-        self.unpack = Some(one_line(text));
+        self.unpack = Some(refusal.map_text(one_line));
     }
 }
 
@@ -154,13 +155,13 @@ impl Work<'_> {
         match message {
             WriterToSession::TakePack(()) if self.request.pack && !self.given => self.give_input()?,
             WriterToSession::Results(results) => self.results(results)?,
-            WriterToSession::End(text) => {
-                self.outcome.input_ended |= self.given && text == "ok";
-                self.outcome.unpack = (text != "ok").then(|| one_line(&text));
+            WriterToSession::End(refused) => {
+                self.outcome.input_ended |= self.given && refused.is_none();
+                self.outcome.unpack = refused.map(|refusal| refusal.map_text(one_line));
                 return Ok(true);
             }
-            WriterToSession::Refused(text) => {
-                self.outcome.unpack = Some(one_line(&text));
+            WriterToSession::Refused(refusal) => {
+                self.outcome.unpack = Some(refusal.map_text(one_line));
                 return Ok(true);
             }
             WriterToSession::Taken(()) => {}
@@ -188,7 +189,7 @@ impl Work<'_> {
                 return Err(TalkError::Link("repository: result of a command that is not its turn".into()));
             }
             if let Some(slot) = self.outcome.results.get_mut(self.next) {
-                *slot = Some(result.refused.map_or(Ok(()), |reason| Err(one_line(&reason))));
+                *slot = Some(result.refused.map_or(Ok(()), |refusal| Err(refusal.map_text(one_line))));
             }
             self.next += 1;
         }

@@ -22,6 +22,7 @@ use libproto::advertise::{self, PushOffer};
 use libproto::channel::Channel;
 use libproto::message::push::{SessionToVerify, SessionToWriter, VerifyToSession, WriterToSession};
 use libproto::pktline::{self, Band, FLUSH};
+use libproto::refusal::Refusal;
 use libproto::request::Limits;
 
 use crate::os::watchdog::{self, Phase};
@@ -74,8 +75,8 @@ pub fn serve(
     drop(wire);
     match read {
         Ok(()) => {}
-        Err(TalkError::Client(error)) => return Err(Failure::told(format!("client's connection: {error}"))),
-        Err(error) => return Err(refuse(talk, side_band, error.failure().text)),
+        Err(error @ TalkError::Client(_)) => return Err(error.failure()),
+        Err(error) => return Err(refuse(talk, side_band, error.failure().refusal)),
     }
     if let Some(agent) = &request.caps.agent {
         talk.agent.clone_from(agent);
@@ -115,7 +116,8 @@ fn advertise(wire: &mut Wire<'_>, writer: &Writer<'_>, hash: HashKind, v1: bool)
 }
 
 /// Tells a client why its request cannot be understood, and takes what it is still sending.
-fn refuse(talk: &mut Conversation, side_band: bool, text: String) -> Failure {
+fn refuse(talk: &mut Conversation, side_band: bool, refusal: Refusal) -> Failure {
+    let text = refusal.to_string();
     let mut packet = Vec::new();
     if side_band {
         // A client that demultiplexes takes an `ERR` packet for a band of that number.
@@ -137,7 +139,7 @@ fn refuse(talk: &mut Conversation, side_band: bool, text: String) -> Failure {
         },
         true,
     );
-    Failure::told(text)
+    Failure::told(refusal)
 }
 
 /// Reports what became of the push.
@@ -148,8 +150,8 @@ fn answer(talk: &mut Conversation, request: Request, outcome: Outcome) -> Result
     let mut lines = report.lines();
     let told = farewell::write(&mut talk.input, &mut talk.output, &mut |out| lines.more(out), drain);
     match (aside, told) {
-        (Some(text), _) => Err(Failure::told(text)),
-        (None, Err(error)) => Err(Failure::told(format!("client's connection: {error}"))),
+        (Some(refusal), _) => Err(Failure::told(refusal)),
+        (None, Err(error)) => Err(TalkError::Client(error).failure()),
         (None, Ok(())) => Ok(()),
     }
 }

@@ -1,22 +1,15 @@
 //! The report of a push (`gitprotocol-pack`, "Report Status"), written piece by piece.
 
 use libproto::pktline::{self, BAND_MAX, Band, FLUSH};
+use libproto::refusal::Refusal;
 
-use super::commands::{Asked, FUNNY, Request};
+use super::commands::{Asked, Request};
 use super::indexing::Outcome;
 
 /// Longest reason in bytes.
 const REASON_MAX: usize = 1000;
 /// A piece of the report is handed on when it has so many bytes.
 const PIECE: usize = 32 * 1024;
-/// What C git says of every command when the pack is not good.
-const UNPACKER_ERROR: &str = "unpacker error";
-/// What C git says of the other commands when one of an atomic push is refused.
-pub(super) const ATOMIC: &str = "atomic push failure";
-/// A command without an answer.
-const NO_ANSWER: &str = "no answer from the repository process: look at the reference before you push again";
-/// Both of C gotd's refusals by `protect` end so.
-const PROTECTED: &str = "is protected";
 /// Game of Trees' client: it takes `ng` for a success, and fails on nothing but an `ERR` packet.
 const GOT: &str = "got/";
 
@@ -36,11 +29,6 @@ pub(super) fn one_line(text: &str) -> String {
     line
 }
 
-/// A refusal that says which reference it is about.
-fn named(name: &str, reason: &str) -> String {
-    if reason.starts_with("refs/") { reason.to_owned() } else { one_line(&format!("{name}: {reason}")) }
-}
-
 /// What became of a push, command by command.
 pub(super) struct Report {
     request: Request,
@@ -53,24 +41,24 @@ impl Report {
     }
 
     /// Why this command was refused; `None`: done.
-    fn refusal(&self, at: usize, asked: &Asked) -> Option<&str> {
+    fn refusal(&self, at: usize, asked: &Asked) -> Option<Refusal> {
         if asked.funny {
-            return Some(FUNNY);
+            return Some(Refusal::FunnyName);
         }
         match (self.outcome.results.get(at), &self.outcome.unpack) {
-            (Some(Some(Err(reason))), _) => Some(reason),
+            (Some(Some(Err(refusal))), _) => Some(refusal.clone()),
             (Some(Some(Ok(()))), None) => None,
             // What was said to be done is done, whatever happened afterwards.
             (Some(Some(Ok(()))), Some(_)) if self.outcome.broken => None,
-            (_, Some(_)) if self.outcome.broken && self.outcome.begun => Some(NO_ANSWER),
-            (_, Some(_)) => Some(UNPACKER_ERROR),
-            (_, None) => Some(NO_ANSWER),
+            (_, Some(_)) if self.outcome.broken && self.outcome.begun => Some(Refusal::NoAnswer),
+            (_, Some(_)) => Some(Refusal::Unpacker),
+            (_, None) => Some(Refusal::NoAnswer),
         }
     }
 
     /// What the client's standard error has to say: what no report can, and the words of C gotd that sites look for
     /// there.
-    pub(super) fn aside(&self) -> Option<String> {
+    pub(super) fn aside(&self) -> Option<Refusal> {
         let caps = &self.request.caps;
         let reports = caps.report_status || caps.report_status_v2;
         if let Some(unpack) = &self.outcome.unpack
@@ -82,21 +70,22 @@ impl Report {
             self.request.commands.iter().enumerate().filter_map(|(at, asked)| {
                 Some((String::from_utf8_lossy(&asked.name), self.refusal(at, asked)?))
             });
-        let (name, reason) = refusals.find(|(_, reason)| !reports || reason.ends_with(PROTECTED))?;
-        Some(named(&name, reason))
+        let (name, refusal) = refusals.find(|(_, refusal)| !reports || refusal.is_protected())?;
+        Some(refusal.about(&one_line(&name)))
     }
 
     /// Whether this refusal is told by an `ERR` packet, as C gotd does.
-    fn told_by_error(&self, reason: &str) -> bool {
-        reason.ends_with(PROTECTED) && self.request.caps.agent.as_deref().is_some_and(|a| a.starts_with(GOT))
+    fn told_by_error(&self, refusal: &Refusal) -> bool {
+        refusal.is_protected() && self.request.caps.agent.as_deref().is_some_and(|a| a.starts_with(GOT))
     }
 
     /// The packet that ends the report for Game of Trees' client where a protected reference was refused. It comes
     /// last, for the client reads no further.
     fn error(&self) -> Option<String> {
         self.request.commands.iter().enumerate().find_map(|(at, asked)| {
-            let reason = self.refusal(at, asked).filter(|reason| self.told_by_error(reason))?;
-            Some(format!("ERR {}", named(&String::from_utf8_lossy(&asked.name), reason)))
+            let refusal = self.refusal(at, asked).filter(|refusal| self.told_by_error(refusal))?;
+            let about = refusal.about(&String::from_utf8_lossy(&asked.name));
+            Some(format!("ERR {}", one_line(&about.to_string())))
         })
     }
 
@@ -154,7 +143,9 @@ impl Lines {
         let report = &self.report;
         let at = match self.state {
             State::Unpack => {
-                packet(piece, &[b"unpack ", report.outcome.unpack.as_deref().unwrap_or("ok").as_bytes()]);
+                let unpack = report.outcome.unpack.as_ref();
+                let unpack = unpack.map_or_else(|| "ok".to_owned(), |refusal| one_line(&refusal.to_string()));
+                packet(piece, &[b"unpack ", unpack.as_bytes()]);
                 self.state = State::Command(0);
                 return true;
             }
@@ -172,8 +163,10 @@ impl Lines {
         };
         match report.refusal(at, asked) {
             None => packet(piece, &[b"ok ", &asked.name]),
-            Some(reason) if report.told_by_error(reason) => {}
-            Some(reason) => packet(piece, &[b"ng ", &asked.name, b" ", reason.as_bytes()]),
+            Some(refusal) if report.told_by_error(&refusal) => {}
+            Some(refusal) => {
+                packet(piece, &[b"ng ", &asked.name, b" ", one_line(&refusal.to_string()).as_bytes()]);
+            }
         }
         self.state = State::Command(at + 1);
         true

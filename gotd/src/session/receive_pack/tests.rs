@@ -22,6 +22,7 @@ use libproto::message::push::{
 use libproto::message::repo::{RefBatch, RefLine};
 use libproto::names::RefName;
 use libproto::pktline::{Decoder, Packet};
+use libproto::refusal::{Refusal, Rule};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::session::pipes::{Input, Output};
@@ -102,7 +103,8 @@ fn session(input: OwnedFd, output: OwnedFd, protocol: u8) -> (WriterEnd, VerifyE
             agent: String::new(),
         };
         let result = super::serve(&mut talk, &writer.into(), &verify.into(), &|_| ());
-        if let Err(Failure { text, told: false }) = &result {
+        if let Err(Failure { refusal, told: false }) = &result {
+            let text = &refusal.to_string();
             let mut packet = Vec::new();
             libproto::pktline::write_err(&mut packet, text);
             let _ = talk.output.write_all(&packet);
@@ -174,6 +176,19 @@ fn say(writer: &WriterEnd, message: WriterToSession) {
     let _ = writer.send(0, 0, &message);
 }
 
+/// A refusal with this text.
+fn refusal_of(text: &str) -> Refusal {
+    let protected = |rule, end| text.strip_suffix(end).map(|name| Refusal::Protected(rule, name.to_owned()));
+    protected(Rule::Reference, ": reference is protected")
+        .or_else(|| protected(Rule::Namespace, ": reference namespace is protected"))
+        .unwrap_or_else(|| Refusal::Said(text.to_owned()))
+}
+
+/// What a failure tells, and whether that was told already.
+fn shown(failure: &Failure) -> (String, bool) {
+    (failure.refusal.to_string(), failure.told)
+}
+
 /// All commands done, but those whose names are refused here.
 fn decide(writer: &WriterEnd, heard: &Heard, refused: &[(&str, &str)]) {
     for batch in heard.commands.chunks(7) {
@@ -182,11 +197,11 @@ fn decide(writer: &WriterEnd, heard: &Heard, refused: &[(&str, &str)]) {
             refused: refused
                 .iter()
                 .find(|(name, _)| name.as_bytes() == command.name.as_bytes())
-                .map(|(_, reason)| (*reason).to_owned()),
+                .map(|(_, reason)| refusal_of(reason)),
         };
         say(writer, WriterToSession::Results(batch.iter().map(result).collect()));
     }
-    say(writer, WriterToSession::End("ok".into()));
+    say(writer, WriterToSession::End(None));
 }
 
 /// A played `verify`: takes the client's input.

@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use libproto::channel::{Message, RecvError};
 use libproto::message::push::{SessionToWriter, WriterToSession};
-use libproto::message::repo::{RefBatch, Refusal};
+use libproto::message::repo::RefBatch;
+use libproto::refusal::Refusal;
 
 use super::WriterLink;
 use crate::os::watchdog::{self, Phase};
@@ -15,7 +16,7 @@ pub(super) enum Taken {
     /// Go on.
     Yes,
     /// The push cannot be taken at all.
-    Refused(String),
+    Refused(Refusal),
 }
 
 /// One end of the link.
@@ -76,7 +77,9 @@ impl<'a> Writer<'a> {
                         return Ok(());
                     }
                 }
-                WriterToSession::Refused(text) => return Err(refused(text)),
+                WriterToSession::Refused(refusal) => {
+                    return Err(TalkError::Refused(refusal.map_text(super::report::one_line)));
+                }
                 answer => return Err(unexpected(&answer)),
             }
         }
@@ -88,7 +91,7 @@ impl<'a> Writer<'a> {
         self.send(batch)?;
         match self.receive()? {
             WriterToSession::Taken(()) => Ok(Taken::Yes),
-            WriterToSession::Refused(text) => Ok(Taken::Refused(text)),
+            WriterToSession::Refused(refusal) => Ok(Taken::Refused(refusal)),
             answer => Err(unexpected(&answer)),
         }
     }
@@ -99,11 +102,6 @@ fn broken(error: &RecvError) -> TalkError {
         RecvError::Closed => "repository process ended before it answered".into(),
         error => format!("repository: {error}"),
     })
-}
-
-/// A refusal before anything was asked, which becomes an `ERR` packet.
-fn refused(text: String) -> TalkError {
-    TalkError::Refused(Refusal::Broken(super::report::one_line(&text)))
 }
 
 /// An answer that does not belong there.

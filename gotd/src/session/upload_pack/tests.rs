@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use libgit::{HashKind, ObjectId};
 use libproto::command::Service;
+use libproto::limits::Limit;
 use libproto::message::parent::{FetchRules, Grant, SessionStart};
 use libproto::message::repo::{Begin, Haves, PackAsk, Refusal, RepoToSession, SessionToRepo};
 use libproto::pktline::{Decoder, Packet};
@@ -154,7 +155,8 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
             agent: String::new(),
         };
         let end = super::serve(&mut talk, &repo);
-        if let Err(Failure { text, told: false }) = &end {
+        if let Err(Failure { refusal, told: false }) = &end {
+            let text = &refusal.to_string();
             let mut packet = Vec::new();
             libproto::pktline::write_err(&mut packet, text);
             talk.output.write_all(&packet).unwrap();
@@ -442,7 +444,10 @@ fn an_object_that_is_reachable_may_be_wanted_in_v2_only() {
     same(&fixture, 2, &["command=fetch", "0001", &format!("want {inner}"), "done", "0000"]);
     let want = request(&[&format!("want {inner} side-band-64k"), "0000", "done"]);
     let (_, end) = answer(fixture.path(), 0, &want, FetchRules::default());
-    assert_eq!(end, Err(Failure::new(format!("object {inner} not found"))));
+    assert_eq!(
+        end.map_err(|f| (f.refusal.to_string(), f.told)),
+        Err((format!("object {inner} not found"), false))
+    );
     let (_, end) = answer(fixture.path(), 0, &want, FetchRules { reachable: true, ..FetchRules::default() });
     assert_eq!(end, Ok(()));
     // An object that nothing leads to is not given out, whatever the client says.
@@ -454,7 +459,10 @@ fn an_object_that_is_reachable_may_be_wanted_in_v2_only() {
             _ => request(&["command=fetch", "0001", &format!("want {dangling}"), "done", "0000"]),
         };
         let (output, end) = answer(fixture.path(), version, &lines, FetchRules::default());
-        assert_eq!(end, Err(Failure::new(format!("object {dangling} not found"))));
+        assert_eq!(
+            end.map_err(|f| (f.refusal.to_string(), f.told)),
+            Err((format!("object {dangling} not found"), false))
+        );
         assert!(output.ends_with(format!("0041ERR object {dangling} not found").as_bytes()));
     }
 }
@@ -474,7 +482,7 @@ fn bad_requests_are_answered_in_the_words_that_sites_know() {
         (nonsense, "unexpected want-line received".into()),
     ] {
         let (output, end) = answer(fixture.path(), 0, sent.as_bytes(), FetchRules::default());
-        assert_eq!(end, Err(Failure::new(text.clone())), "{sent:?}");
+        assert_eq!(end.map_err(|f| (f.refusal.to_string(), f.told)), Err((text.clone(), false)), "{sent:?}");
         let error = format!("0000{:04x}ERR {text}", text.len() + 8);
         assert!(output.ends_with(error.as_bytes()), "{sent:?}");
     }
@@ -488,7 +496,7 @@ fn what_else_is_refused() {
     let have = format!("have {main}");
     let refused = |version: u8, lines: &[&str]| {
         let (_, end) = answer(fixture.path(), version, &request(lines), FetchRules::default());
-        end.unwrap_err().text
+        end.unwrap_err().refusal.to_string()
     };
     assert_eq!(refused(0, &["done"]), "unexpected line: 'done'");
     assert_eq!(refused(0, &[&want, "0001"]), "packet too short");
@@ -609,9 +617,10 @@ fn any_conversation_ends() {
         let rules = FetchRules { reachable: pick(2) == 0, any: pick(4) == 0, filter: pick(2) == 0 };
         let (_, end) = answer(fixture.path(), version, &request(&lines), rules);
         if let Err(failure) = end {
-            assert!(!failure.text.contains(char::is_control), "{lines:?}");
+            assert!(!failure.refusal.to_string().contains(char::is_control), "{lines:?}");
             assert!(
-                !failure.text.is_empty() && !failure.text.contains("process ended"),
+                !failure.refusal.to_string().is_empty()
+                    && !failure.refusal.to_string().contains("process ended"),
                 "{lines:?}: {failure:?}"
             );
         }
@@ -636,7 +645,10 @@ fn hostile(fixture: &Fixture) -> (Repo, std::thread::JoinHandle<String>) {
             negotiation: libproto::message::parent::Negotiation::default(),
         };
         let (_client, output) = nix::unistd::pipe().unwrap();
-        read::serve(&theirs.into(), &repository, &grant, Output::new(output)).text
+        read::serve(&theirs.into(), &repository, &grant, Output::new(output))
+            .refusal
+            .map(|r| r.to_string())
+            .unwrap_or_default()
     });
     (ours.into(), server)
 }
@@ -679,7 +691,10 @@ fn the_repository_process_judges_wants_and_counts_haves_itself() {
         assert!(matches!(ask(SessionToRepo::Haves(haves)), RepoToSession::Haved(_)));
     }
     let one = Haves { ids: vec![inner], judge: true };
-    assert_eq!(ask(SessionToRepo::Haves(one)), RepoToSession::Refused(Refusal::Limit("haves".into(), 2000)));
+    assert_eq!(
+        ask(SessionToRepo::Haves(one)),
+        RepoToSession::Refused(Refusal::TooMany("haves".into(), 2000, Some(Limit::Haves)))
+    );
     let sha256 = ObjectId::null(HashKind::Sha256);
     assert_eq!(ask(SessionToRepo::Wants(vec![sha256])), RepoToSession::Refused(Refusal::NotFound(sha256)));
     drop(repo);

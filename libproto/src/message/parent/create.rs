@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Build;
 use crate::names::RepoName;
+use crate::refusal::Refusal;
 
 /// What a `create` process is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +38,9 @@ pub enum Created {
     /// Something has this name, or has got it meanwhile.
     Exists,
     /// No repository may get this name: the reason, for the log.
-    Refused(String),
+    Refused(Refusal),
     /// It could not be made: the reason, for client and log.
-    Failed(String),
+    Failed(Refusal),
 }
 
 crate::messages! {

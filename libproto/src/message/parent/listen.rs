@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Build, Peer};
+use crate::limits::Limit;
 
 /// Which waiting sessions a connection may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -119,33 +120,36 @@ pub enum NoSession {
 }
 
 impl NoSession {
-    /// The directive of gotd.conf that says so, if one does.
-    pub fn directive(self) -> Option<&'static str> {
+    /// The limit of gotd.conf that says so, if one does.
+    pub fn limit(self) -> Option<Limit> {
         match self {
-            NoSession::Total => Some("connection limit total"),
-            NoSession::Rate => Some("connection rate total"),
-            NoSession::Queue => Some("connection queue timeout"),
-            NoSession::QueueLength => Some("connection queue length"),
-            NoSession::PerUser => Some("connection limit per user"),
-            NoSession::OwnPerUser => Some("connection limit user"),
-            NoSession::RatePerUser => Some("connection rate per user"),
-            NoSession::PerAddress => Some("connection limit per address"),
-            NoSession::RatePerAddress => Some("connection rate per address"),
-            NoSession::GitTotal | NoSession::GaveWay => Some("connection limit git total"),
-            NoSession::FirstRequest => Some("connection first request timeout"),
+            NoSession::Total => Some(Limit::ConnectionsTotal),
+            NoSession::Rate => Some(Limit::RateTotal),
+            NoSession::Queue => Some(Limit::QueueTimeout),
+            NoSession::QueueLength => Some(Limit::QueueLength),
+            NoSession::PerUser => Some(Limit::ConnectionsPerUser),
+            NoSession::OwnPerUser => Some(Limit::ConnectionsOfUser),
+            NoSession::RatePerUser => Some(Limit::RatePerUser),
+            NoSession::PerAddress => Some(Limit::ConnectionsPerAddress),
+            NoSession::RatePerAddress => Some(Limit::RatePerAddress),
+            NoSession::GitTotal | NoSession::GaveWay => Some(Limit::ConnectionsGit),
+            NoSession::FirstRequest => Some(Limit::FirstRequest),
             NoSession::NotController | NoSession::Controls | NoSession::Groups | NoSession::Silent => None,
         }
     }
 
     /// The same in words, for client and log.
-    pub fn text(self) -> &'static str {
-        match self {
+    pub fn text(self) -> String {
+        let text = match self {
             NoSession::GaveWay => "gave way to another address (connection limit git total)",
             NoSession::NotController => "only root and who started the daemon may control it",
             NoSession::Controls => "too many control requests at a time",
             NoSession::Groups => "in more than 1024 groups, or in none that the system tells",
-            other => other.directive().unwrap_or("left without a word"),
-        }
+            other => {
+                return other.limit().map_or_else(|| "left without a word".to_owned(), Limit::directive);
+            }
+        };
+        text.to_owned()
     }
 }
 

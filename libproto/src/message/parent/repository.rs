@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Build, FetchRules, SessionStart};
 use crate::message::rules::PushRules;
 use crate::names::{RefName, RepoName};
+use crate::refusal::Refusal;
 
 /// What a repository process does once it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,8 +186,8 @@ pub struct RepoReport {
     pub objects: u64,
     /// Bytes of packs sent or received.
     pub bytes: u64,
-    /// What went wrong, for the log; empty: nothing.
-    pub text: String,
+    /// What went wrong, for the log.
+    pub refusal: Option<Refusal>,
     /// Auxiliary files that were ignored, for the log.
     pub warnings: Vec<String>,
     /// What it checked and found right, for the next process.
@@ -236,8 +237,8 @@ pub struct RefReport {
     pub old: String,
     /// New object id in hexadecimal digits; zeros: deleted.
     pub new: String,
-    /// Why it was refused; empty: done.
-    pub refused: String,
+    /// Why it was refused; `None`: done.
+    pub refused: Option<Refusal>,
 }
 
 crate::messages! {
@@ -258,7 +259,7 @@ crate::messages! {
         /// The pack has to wait; may be said again when the numbers have changed.
         7 => Waits(PackWait),
         /// The pack is not made, or not to its end, with this word for the client.
-        8 => NoPack(String),
+        8 => NoPack(Refusal),
         /// What was not found has been made since: look again.
         9 => Again(()),
         /// What may be borrowed from, of what was asked about, in its order.

@@ -7,6 +7,7 @@ use super::{Build, Task};
 use crate::command::Service;
 use crate::message::client::{ClientKind, ControlRequest};
 use crate::names::{RefName, RepoName};
+use crate::refusal::Refusal;
 
 /// Limits and times of one session, from gotd.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,8 +120,8 @@ pub struct ShellAsk {
 pub struct SessionReport {
     /// Status given to the client.
     pub status: u8,
-    /// The error text given to the client; empty: none.
-    pub text: String,
+    /// What the client was told of an error; `None`: nothing.
+    pub refusal: Option<Refusal>,
     /// The client's agent, already free of control bytes, at most 128 bytes.
     pub agent: String,
     /// Bytes read from the client.
@@ -157,7 +158,7 @@ crate::messages! {
         /// Go on: the repository process is told.
         2 => Granted(Grant),
         /// Say this to the client and end.
-        3 => Refused(String),
+        3 => Refused(Refusal),
         /// One line of the answer to a control request.
         4 => Line(String),
         /// The answer to a control request is complete.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Build, Lent, Opened, PackWait, RepoAddress, SessionStart};
+use crate::refusal::Refusal;
 
 /// What a `verify` process is told at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +36,7 @@ crate::messages! {
         /// The push has to wait; may be said again when the numbers have changed.
         3 => Waits(PackWait),
         /// The push is refused, with this word for the client.
-        4 => NoTurn(String),
+        4 => NoTurn(Refusal),
     }
 }
 
@@ -45,7 +46,7 @@ crate::messages! {
         /// The greeting.
         1 => Hello(Build),
         /// What went wrong, for the log.
-        2 => Finished(String),
+        2 => Finished(Refusal),
         /// Work is due, or goes on, which takes so many bytes of memory: wait for the word to do it.
         3 => NeedTurn(u64),
         /// The client sends nothing: the place is free, so many bytes of memory are not.

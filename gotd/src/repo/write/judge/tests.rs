@@ -288,7 +288,8 @@ fn namespaces_that_nobody_writes_to() {
 #[test]
 fn what_facts_say_about_objects() {
     let none = rules("");
-    let missing = || CommandFacts { refused: Some("missing necessary objects".into()), ..good() };
+    let missing =
+        || CommandFacts { refused: Some(Refusal::Objects("missing necessary objects".into())), ..good() };
     let of = |kind| CommandFacts { kind: Some(kind), fast_forward: None, ..good() };
     let invalid = "invalid new value provided";
     for (asked, facts, refusal) in [
@@ -334,7 +335,10 @@ fn blobs_larger_than_their_limit() {
         ),
         (
             &limited,
-            CommandFacts { refused: Some("missing necessary objects".into()), ..blob(1 << 30) },
+            CommandFacts {
+                refused: Some(Refusal::Objects("missing necessary objects".into())),
+                ..blob(1 << 30)
+            },
             "missing necessary objects",
         ),
     ] {
@@ -345,7 +349,8 @@ fn blobs_larger_than_their_limit() {
 #[test]
 fn a_rule_that_names_decide_comes_before_facts() {
     let protects = rules("protect create namespace refs/heads");
-    let facts = CommandFacts { refused: Some("missing necessary objects".into()), ..good() };
+    let facts =
+        CommandFacts { refused: Some(Refusal::Objects("missing necessary objects".into())), ..good() };
     let told = by_facts(&protects, (0, 1, "refs/heads/x"), facts);
     assert_eq!(told, "refs/heads/: creating references is not permitted in this namespace");
 }

@@ -2,12 +2,13 @@
 
 use libproto::command::Service;
 use libproto::message::parent::{Access, AuthToParent, ParentToRepo, Permit, Serve, Verdict};
+use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role};
 use nix::poll::PollFlags;
 
 use super::super::ends::lost;
 use super::super::session::phase::Grant;
-use super::super::{End, NO_SUCH, NOT_PERMITTED, Parent, REPO_ENDED, selfservice, too_many};
+use super::super::{End, NO_SUCH, NOT_PERMITTED, Parent, selfservice, too_many};
 use crate::os::log::Level;
 
 impl Parent {
@@ -49,11 +50,11 @@ impl Parent {
             Verdict::Denied { identity, text, rule } => {
                 if let Some(session) = self.table.get(number) {
                     session.turned_away = Some(identity);
-                    session.refused = Some(format!("{text} ({rule})"));
+                    session.refused = Some(Refusal::Said(format!("{text} ({rule})")));
                 }
-                self.refuse(number, &text);
+                self.refuse(number, Refusal::Said(text));
             }
-            Verdict::NoIdentity(text) => self.refuse(number, &text),
+            Verdict::NoIdentity(text) => self.refuse(number, Refusal::Said(text)),
         }
     }
 
@@ -62,13 +63,13 @@ impl Parent {
         if self.table.of_identity(&permit.counted) >= limit {
             let told = too_many(permit.own_connections);
             if let Some(session) = self.table.get(number) {
-                session.refused = Some(format!("{}: {told}", permit.identity));
+                session.refused = Some(told.clone().about(&permit.identity));
             }
-            return self.refuse(number, &told);
+            return self.refuse(number, told);
         }
         let negotiation = match self.negotiation(number, &permit.counted) {
             Ok(negotiation) => negotiation,
-            Err(text) => return self.refuse(number, &text),
+            Err(refusal) => return self.refuse(number, refusal),
         };
         let limits = self.settings.session.clone();
         let fields: [(&str, &dyn std::fmt::Display); 3] =
@@ -104,7 +105,7 @@ impl Parent {
             .running()
             .is_some_and(|child| child.channel.try_send(0, number, &ParentToRepo::Serve(serve)).is_ok());
         if !sent {
-            self.refuse(number, REPO_ENDED);
+            self.refuse(number, Refusal::RepositoryEnded);
         }
     }
 }

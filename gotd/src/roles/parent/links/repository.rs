@@ -49,14 +49,14 @@ impl Parent {
             RepoToParent::Borrow(places) => self.borrow(number, places),
             RepoToParent::Finished(report) => {
                 session.repo_state = RepoState::Finished;
-                let text = report.text.clone();
+                let refusal = report.refusal.clone();
                 let negotiated = report.negotiated;
                 if let Some(opened) = session.grant().and_then(Grant::opened) {
                     self.checked.add(opened, &report.checked, Instant::now());
                 }
                 session.repo_report = Some(report);
                 self.spend(number, negotiated);
-                self.shell_changed(number, &text);
+                self.shell_changed(number, refusal);
             }
             RepoToParent::Ref(report) => self.reference(number, &report),
             RepoToParent::Info(info) => self.shell_info(number, &info),

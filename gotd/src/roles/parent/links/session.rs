@@ -5,12 +5,13 @@ use std::time::Instant;
 use libproto::channel::{Message, Received, RecvError};
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, Question, SessionToParent, ShellAsk};
+use libproto::refusal::Refusal;
 use libproto::request::daemon;
 use libproto::states::{self, SESSION_TO_PARENT};
 
 use super::super::session::phase::Phase;
 use super::super::session::shell::Shell;
-use super::super::{CONTROL_ALONE, LINGER, NOT_FOUND, Parent, same_build};
+use super::super::{CONTROL_ALONE, LINGER, NOT_FOUND, Parent, said, same_build};
 
 impl Parent {
     pub(in crate::roles::parent) fn on_session(&mut self, number: u64) {
@@ -94,7 +95,7 @@ impl Parent {
             session.phase = Phase::Ignored;
         } else if session.pool == Pool::Control {
             session.phase = Phase::Ignored;
-            self.refuse(number, CONTROL_ALONE);
+            self.refuse(number, said(CONTROL_ALONE));
         } else {
             session.phase = Phase::Shell(Box::new(Shell::new(ask)));
             session.verify_ends = None;
@@ -124,10 +125,10 @@ impl Parent {
             return;
         }
         if session.pool == Pool::Control {
-            return self.refuse(number, CONTROL_ALONE);
+            return self.refuse(number, said(CONTROL_ALONE));
         }
         let Ok(told_user) = session.told_user() else {
-            return self.refuse(number, "--user: not a user name");
+            return self.refuse(number, said("--user: not a user name"));
         };
         if session.hello.as_ref().is_some_and(|hello| hello.kind != ClientKind::Git) {
             return self.end_session(number, "a Git request of a control client");
@@ -141,12 +142,12 @@ impl Parent {
         self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Ask(question));
     }
 
-    pub(in crate::roles::parent) fn refuse(&mut self, number: u64, text: &str) {
+    pub(in crate::roles::parent) fn refuse(&mut self, number: u64, refusal: Refusal) {
         let Some(session) = self.table.get(number) else { return };
-        session.refused.get_or_insert_with(|| text.to_owned());
-        let sent = session.session.running().is_none_or(|child| {
-            child.channel.try_send(0, number, &ParentToSession::Refused(text.into())).is_ok()
-        });
+        session.refused.get_or_insert_with(|| refusal.clone());
+        let message = ParentToSession::Refused(refusal);
+        let running = session.session.running();
+        let sent = running.is_none_or(|child| child.channel.try_send(0, number, &message).is_ok());
         if !sent {
             self.end_session(number, "does not listen");
         }
@@ -160,7 +161,7 @@ impl Parent {
             Some(ask) => format!("{why}: {}", daemon::path(&ask.repository)),
             None => NOT_FOUND.into(),
         };
-        self.refuse(number, &text);
+        self.refuse(number, Refusal::Said(text));
     }
 
     /// Answers a control request once `listen` has said whose it is.

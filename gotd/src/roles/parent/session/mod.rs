@@ -9,11 +9,13 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use libproto::command::Service;
+use libproto::limits::Limit;
 use libproto::message::parent::{
     ClientHello, GitAsk, ParentToRepo, ParentToSession, Peer, Permit, Pool, RepoReport, RepoToParent,
     SessionToParent,
 };
 use libproto::names::{NameError, UserName};
+use libproto::refusal::Refusal;
 use libproto::states::{RepoState, SessionState};
 use nix::sys::wait::WaitStatus;
 
@@ -121,8 +123,10 @@ pub struct Session {
     pub hello: Option<ClientHello>,
     /// How far it is with its client.
     pub phase: Phase,
+    /// The limit for which it was ended to make room.
+    pub gave_way: Option<Limit>,
     /// Why it was refused.
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
     /// Whom a rule, or the lack of one, kept out; only for the log, no limit counts them.
     pub turned_away: Option<String>,
     /// When this session has to be over, once it is ending.
@@ -152,6 +156,7 @@ impl Session {
             connection: Connection::Kept(listen_end),
             hello: None,
             phase: Phase::Starting,
+            gave_way: None,
             refused: None,
             turned_away: None,
             deadline: None,

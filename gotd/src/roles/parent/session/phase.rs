@@ -8,6 +8,7 @@ use libproto::message::parent::{
     CreateToParent, FoundAt, GitAsk, OpenError, Opened, ParentToCreate, ParentToVerify, Peer, Permit,
     SessionReport, VerifyToParent,
 };
+use libproto::refusal::Refusal;
 use libproto::states::SessionState;
 
 use super::super::job::Job;
@@ -85,7 +86,7 @@ pub struct Grant {
     /// The `verify` process of a push, once it was needed.
     pub verify: Option<Process<Job<ParentToVerify, VerifyToParent>>>,
     /// What that said at its end, for the log.
-    pub verify_text: String,
+    pub verify_refusal: Option<Refusal>,
 }
 
 /// How far it is known where a repository is.
@@ -135,7 +136,7 @@ impl Grant {
             negotiated: 0,
             references: None,
             verify: None,
-            verify_text: String::new(),
+            verify_refusal: None,
         }
     }
 

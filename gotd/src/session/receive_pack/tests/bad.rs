@@ -33,7 +33,7 @@ fn a_request_that_breaks_the_protocol_is_told_so_where_its_client_listens() {
         (vec![&*format!("{command}\0push-options"), "0000", "a"], "unexpected end of file"),
     ] {
         let (answer, failure) = refusal(&request(&lines));
-        assert_eq!(failure, Failure::told(text));
+        assert_eq!(shown(&failure), (text.to_owned(), true));
         assert_eq!(answer, [format!("ERR {text}")]);
         let banded: Vec<String> = lines
             .iter()
@@ -56,7 +56,7 @@ fn a_request_that_breaks_the_protocol_is_told_so_where_its_client_listens() {
         (b"000", "unexpected end of file"),
         (b"00ff0000", "unexpected end of file"),
     ] {
-        assert_eq!(refusal(bytes).1, Failure::told(text));
+        assert_eq!(shown(&refusal(bytes).1), (text.to_owned(), true));
     }
 }
 
@@ -108,7 +108,7 @@ fn a_push_that_is_refused_before_its_pack_is_read_is_reported_to_a_client_that_o
         let others = std::thread::spawn(move || {
             let heard = hear(&writer, &[]);
             assert_eq!(heard.commands.len(), 2000);
-            say(&writer, WriterToSession::End("no space left on the disk".into()));
+            say(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
             drop((writer, verify));
         });
         // It closes only when it has read everything, as libgit2 does.
@@ -148,7 +148,7 @@ fn a_push_that_repo_write_does_not_take_is_reported_by_command() {
         let SessionToWriter::List(()) = writer.recv().unwrap().message else { panic!("not a list") };
         list(writer, &[]);
         writer.recv().unwrap();
-        say(writer, WriterToSession::Refused("disk is full".into()));
+        say(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
         assert!(writer.recv().is_err(), "nothing more is asked");
     });
     let expected = ["unpack disk is full\n", "ng refs/heads/a unpacker error\n", "0000", "band end"];
@@ -156,23 +156,23 @@ fn a_push_that_repo_write_does_not_take_is_reported_by_command() {
     assert_eq!(end.result, Ok(()));
     let (answer, end) = converse(0, &bytes, |writer, _| {
         hear(writer, &[]);
-        say(writer, WriterToSession::Refused("disk is full".into()));
+        say(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
     });
     assert_eq!(after_advertisement(&answer), expected);
     assert_eq!(end.result, Ok(()));
     // Not even a list: the client has said nothing yet, and an `ERR` packet is what it understands.
     let (answer, end) = converse(0, &bytes, |writer, _| {
         writer.recv().unwrap();
-        say(writer, WriterToSession::Refused("repository is busy".into()));
+        say(writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
     });
     assert_eq!(packets(&answer), ["ERR repository is busy"]);
-    assert_eq!(end.result, Err(Failure::new("repository is busy")));
+    assert_eq!(end.result.as_ref().map_err(shown), Err(("repository is busy".to_owned(), false)));
 }
 
 #[test]
 fn protected_references_are_told_on_standard_error_too() {
     for (reason, told) in [
-        ("reference is protected", "refs/heads/main: reference is protected"),
+        ("refs/heads/main: reference is protected", "refs/heads/main: reference is protected"),
         ("refs/heads/: reference namespace is protected", "refs/heads/: reference namespace is protected"),
     ] {
         let bytes = request(&[&format!("{ONE} {NULL} refs/heads/main\0report-status"), "0000"]);
@@ -181,7 +181,7 @@ fn protected_references_are_told_on_standard_error_too() {
             decide(writer, &heard, &[("refs/heads/main", reason)]);
         });
         assert_eq!(after_advertisement(&answer)[1], format!("ng refs/heads/main {reason}\n"));
-        assert_eq!(end.result, Err(Failure::told(told)));
+        assert_eq!(end.result.as_ref().map_err(shown), Err((told.to_owned(), true)));
     }
 }
 
@@ -199,13 +199,19 @@ fn a_got_client_is_told_of_protected_references_by_an_error() {
         decide(
             writer,
             &heard,
-            &[("refs/heads/main", "reference is protected"), ("refs/heads/b", "no such reference")],
+            &[
+                ("refs/heads/main", "refs/heads/main: reference is protected"),
+                ("refs/heads/b", "no such reference"),
+            ],
         );
     });
     let lines = ["unpack ok\n", "ok refs/heads/a\n", "ng refs/heads/b no such reference\n"];
     let error = "ERR refs/heads/main: reference is protected";
     assert_eq!(after_advertisement(&answer), [&lines[..], &[error, "0000"]].concat());
-    assert_eq!(end.result, Err(Failure::told("refs/heads/main: reference is protected")));
+    assert_eq!(
+        end.result.as_ref().map_err(shown),
+        Err(("refs/heads/main: reference is protected".to_owned(), true))
+    );
 }
 
 #[test]
@@ -258,14 +264,14 @@ fn a_failing_process_is_reported_and_what_was_decided_is_not_lost() {
     let answer = after_advertisement(&answer);
     assert_eq!(answer[0], format!("unpack {ended}\n"));
     assert!(answer[1] == "ok refs/heads/a\n" && answer[2].starts_with("ng refs/heads/b no answer"));
-    assert_eq!(end.result, Err(Failure::told(ended)));
+    assert_eq!(end.result.as_ref().map_err(shown), Err((ended.to_owned(), true)));
     // `verify` failed, and `repo_write` says so; the client's pack is still under way.
     let long = [request(&lines), vec![1; 3 << 20]].concat();
     let (answer, end) = converse(0, &long, |writer, verify| {
         hear(writer, &[]);
         say(writer, WriterToSession::TakePack(()));
         drop(take_input(verify));
-        say(writer, WriterToSession::End("pack is damaged: bad checksum".into()));
+        say(writer, WriterToSession::End(Some(Refusal::Said("pack is damaged: bad checksum".into()))));
     });
     let answer = after_advertisement(&answer);
     assert_eq!(answer[..2], ["unpack pack is damaged: bad checksum\n", "ng refs/heads/a unpacker error\n"]);
@@ -278,9 +284,9 @@ fn a_repository_process_that_answers_out_of_turn_is_not_believed() {
     let result = |n: &str| WriterToSession::Results(vec![CommandResult { name: name(n), refused: None }]);
     let none = "ng refs/heads/a no answer";
     for (messages, told) in [
-        (vec![result("refs/heads/b"), WriterToSession::End("ok".into())], none),
+        (vec![result("refs/heads/b"), WriterToSession::End(None)], none),
         (vec![result("refs/heads/a"), result("refs/heads/a")], "ok refs/heads/a"),
-        (vec![WriterToSession::TakePack(()), WriterToSession::End("ok".into())], none),
+        (vec![WriterToSession::TakePack(()), WriterToSession::End(None)], none),
         (vec![WriterToSession::Taken(())], none),
     ] {
         let (answer, end) = converse(0, &bytes, move |writer, _| {
@@ -293,7 +299,7 @@ fn a_repository_process_that_answers_out_of_turn_is_not_believed() {
     }
     let (answer, _) = converse(0, &bytes, |writer, _| {
         hear(writer, &[]);
-        say(writer, WriterToSession::End("ok".into()));
+        say(writer, WriterToSession::End(None));
     });
     assert!(after_advertisement(&answer)[1].starts_with(none));
 }

@@ -110,7 +110,7 @@ fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
             .output()
             .unwrap();
         if !output.status.success() {
-            return say(writer, WriterToSession::End("index-pack abnormal exit".into()));
+            return say(writer, WriterToSession::End(Some(Refusal::Said("index-pack abnormal exit".into()))));
         }
         verify.send(0, 0, &VerifyToSession::InputEnd(0)).unwrap();
     }
@@ -190,9 +190,9 @@ fn what_a_refused_client_shows() {
             let (writer, _verify, session) = session(input.into(), output.into(), 0);
             if case == 2 {
                 writer.recv().unwrap();
-                say(&writer, WriterToSession::Refused("repository is busy".into()));
+                say(&writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
             } else if hear(&writer, &[]).begin.is_some() {
-                say(&writer, WriterToSession::End("no space left on the disk".into()));
+                say(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
             }
             session.join().unwrap()
         });
