@@ -8,8 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod checked_bytes;
+mod escape;
 mod id;
 mod kind;
+mod ref_name;
 
+pub use escape::escape;
 pub use id::{HEX_MAX, HashKind, ObjectId};
 pub use kind::ObjectKind;
+pub use ref_name::{REF_COMPONENT_MAX, REF_NAME_MAX, RefName, RefNameError};

@@ -2,11 +2,10 @@
 //! `gitprotocol-v2`, "Capability Advertisement"), and the lines of `ls-refs`.
 //!
 //! Every line is far below the limit of a packet: a reference name has at most
-//! [`REF_NAME_MAX`](crate::names::REF_NAME_MAX) bytes, and at most four names stand in one line.
+//! [`REF_NAME_MAX`](libgit::REF_NAME_MAX) bytes, and at most four names stand in one line.
 
-use libgit::{HEX_MAX, HashKind, ObjectId};
+use libgit::{HEX_MAX, HashKind, ObjectId, RefName};
 
-use crate::names::RefName;
 use crate::pktline::{FLUSH, write, write_parts};
 use crate::wire_error::WireError;
 

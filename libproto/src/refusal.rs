@@ -7,11 +7,11 @@
 
 use std::fmt;
 
-use libgit::ObjectId;
+use libgit::{ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Limit;
-use crate::names::{RefName, escape};
+use crate::names::escape;
 use crate::wire_error::WireError;
 
 /// What `protect` forbids about a reference. Namespaces that nobody may write to are [`Rule::Namespace`] too.

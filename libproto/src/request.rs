@@ -9,10 +9,9 @@ pub mod push;
 pub mod v0;
 pub mod v2;
 
-use libgit::{HashKind, ObjectId};
+use libgit::{HashKind, ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
-use crate::names::RefName;
 use crate::wire_error::{WireError, quote};
 
 /// Most a client may say in one request.

@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use libgit::ObjectId;
+use libgit::{ObjectId, RefName};
 
-use crate::names::{NameError, RefName, escape};
+use crate::names::{NameError, escape};
 
 /// A violation of Git's protocol, or of one of our limits on it, by a client.
 #[derive(Debug, Clone, PartialEq, Eq)]

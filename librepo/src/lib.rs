@@ -37,7 +37,6 @@ pub mod place;
 pub mod prefixes;
 pub mod reader;
 pub mod receive;
-pub mod ref_name;
 pub mod refs;
 pub mod repository;
 pub mod rev;

@@ -16,12 +16,11 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use libgit::{HashKind, ObjectId};
+use libgit::{HashKind, ObjectId, RefName, RefNameError};
 use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::fs_ops::{self, Fs};
-use crate::ref_name::{RefName, is_directory_of};
 
 mod logs;
 mod packed;
@@ -104,6 +103,8 @@ pub enum RefError {
     Twice,
     /// Another update of the same atomic push failed.
     Other,
+    /// No reference of this name may be written.
+    Name(RefNameError),
     /// The file system refused.
     Failed(Error),
 }
@@ -121,6 +122,7 @@ impl fmt::Display for RefError {
             RefError::Broken => f.write_str("failed to update ref: it is broken"),
             RefError::Twice => f.write_str("multiple updates for ref"),
             RefError::Other => f.write_str("atomic push failure"),
+            RefError::Name(e) => e.fmt(f),
             RefError::Failed(e) => write!(f, "failed to update ref: {e}"),
         }
     }
@@ -158,7 +160,9 @@ pub fn commit_each(
     }
     let mut names = HashSet::with_capacity(updates.len());
     for (at, update) in updates.iter().enumerate() {
-        if !names.insert(&update.name) {
+        if let Err(e) = update.name.check_update() {
+            results[at] = Err(RefError::Name(e));
+        } else if !names.insert(&update.name) {
             results[at] = Err(RefError::Twice);
         }
     }
@@ -193,7 +197,11 @@ pub fn commit_atomic(
         return commit_each(fs, staging, hash, updates, options);
     }
     let mut work = Work::new(fs, staging, hash, options);
-    let failed = work.atomic(updates, &changing);
+    let names = updates
+        .iter()
+        .enumerate()
+        .try_for_each(|(at, update)| update.name.check_update().map_err(|e| (at, RefError::Name(e))));
+    let failed = names.and_then(|()| work.atomic(updates, &changing));
     work.unlock_all();
     match failed {
         Ok(()) => updates.iter().map(|_| Ok(())).collect(),
@@ -213,6 +221,11 @@ enum Loose {
     Value(ObjectId),
     Symbolic,
     Broken,
+}
+
+/// Whether `dir` names a directory on the way to `name`.
+fn is_directory_of(dir: &[u8], name: &[u8]) -> bool {
+    name.len() > dir.len() && name.starts_with(dir) && name.get(dir.len()) == Some(&b'/')
 }
 
 struct Work<'a> {

@@ -8,10 +8,10 @@
 
 use std::os::fd::AsFd;
 
-use libgit::ObjectKind;
+use libgit::{ObjectKind, RefName};
 use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
 use libproto::message::rules::PushRules;
-use libproto::names::{RefName, escape};
+use libproto::names::escape;
 use libproto::refusal::Refusal;
 use librepo::beneath::{Dir, EntryType};
 use librepo::fs_ops::Fs;

@@ -201,8 +201,8 @@ impl<'a> Wire<'a> {
 #[cfg(test)]
 mod tests {
     use libgit::ObjectId;
+    use libgit::RefName;
     use libproto::message::repo::Lender;
-    use libproto::names::RefName;
 
     use super::*;
 

@@ -10,6 +10,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
+use libgit::RefName;
 use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{CommandError, Parameters, Service};
 use libproto::frame::MAX_FRAME;
@@ -21,7 +22,7 @@ use libproto::message::parent::{
     SessionToParent, ShellAsk, ShellCommand,
 };
 use libproto::message::repo::{RepoToSession, SessionToRepo};
-use libproto::names::{RefName, RepoName, escape};
+use libproto::names::{RepoName, escape};
 use libproto::pktline;
 use libproto::refusal::Refusal;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};

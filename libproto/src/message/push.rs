@@ -13,11 +13,10 @@
 //! repo_write → session   Results*, End
 //! ```
 
-use libgit::{ObjectId, ObjectKind};
+use libgit::{ObjectId, ObjectKind, RefName};
 use serde::{Deserialize, Serialize};
 
 use super::repo::RefBatch;
-use crate::names::RefName;
 use crate::refusal::Refusal;
 use crate::states::Table;
 
@@ -221,9 +220,9 @@ pub const WRITE_STATES: &Table<WriteState, SessionToWriterKind> = {
 mod tests {
     use super::*;
     use crate::channel::Message;
-    use crate::names::REF_NAME_MAX;
     use crate::states::allowed;
     use libgit::HashKind;
+    use libgit::REF_NAME_MAX;
 
     #[test]
     fn the_largest_batches_fit_into_a_frame() {

@@ -4,10 +4,9 @@
 //! boundaries come in batches of which the last one says so. The repository process treats the session as hostile:
 //! [`READ_STATES`] is what it may say when, and every batch is bounded by the size of a frame and by [`BATCH_IDS`].
 
-use libgit::ObjectId;
+use libgit::{ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
-use crate::names::RefName;
 pub use crate::refusal::{Lender, Refusal};
 use crate::request::Deepen;
 use crate::request::filter::Filter;
@@ -214,7 +213,7 @@ mod tests {
     #[test]
     fn the_largest_batches_fit_into_a_frame() {
         let ids = vec![ObjectId::from_bytes(HashKind::Sha256, &[7; 32]).unwrap(); BATCH_IDS];
-        let name = RefName::parse(&[b'x'; crate::names::REF_NAME_MAX]).unwrap();
+        let name = RefName::parse(&[b'x'; libgit::REF_NAME_MAX]).unwrap();
         let line = RefLine { name: name.clone(), id: Some(ids[0]), peeled: Some(ids[0]), target: Some(name) };
         let short = RefLine {
             name: RefName::parse(b"x").unwrap(),

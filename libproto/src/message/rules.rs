@@ -3,11 +3,11 @@
 //! **Invariant:** rules that were decoded are such as gotd.conf could have said them: canonical names, limits in range,
 //! findings that there are.
 
+use libgit::RefName;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::limits::{Limit, Scope, TABLE};
-use crate::names::RefName;
 
 /// Most bytes of encoded rules: they travel in one message with other things.
 pub const PUSH_RULES_MAX: usize = 8_500;

@@ -1,17 +1,18 @@
 //! Lines of a push (`gitprotocol-pack`, "Reference Update Request").
 
-use libgit::{HashKind, ObjectId};
+use libgit::{HashKind, ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
 use super::{bad, object_format, object_id};
 use crate::command::sanitize_agent;
-use crate::names::{RefName, escape};
+use crate::names::escape;
 use crate::wire_error::{WireError, quote};
 
 /// Longest push option in bytes.
 pub const OPTION_MAX: usize = 4096;
-/// Most bytes of a name that no reference can have which its refusal repeats.
-const BAD_NAME_MAX: usize = 256;
+/// Most bytes of a name that no reference can have which its refusal repeats: a client knows by the name
+/// which of its references was refused.
+const BAD_NAME_MAX: usize = 4096;
 
 /// The capabilities that a client chose beside its first command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl Capabilities {
 pub enum Target {
     /// A name below `refs/`.
     Ref(RefName),
-    /// Anything else, escaped and cut to 256 bytes before that, for the report.
+    /// Anything else, escaped and cut to 4096 bytes before that, for the report.
     Bad(String),
 }
 

@@ -9,7 +9,6 @@ use std::fmt;
 use libgit::{HashKind, ObjectId};
 
 use super::dotgit;
-use crate::ref_name;
 
 macro_rules! messages {
     ($($(#[$doc:meta])* $variant:ident $name:literal $fatal:literal;)*) => {
@@ -244,7 +243,7 @@ pub fn tag(policy: &Policy, data: &[u8], hash: HashKind) -> Result<(), Problem> 
     let Some((name, mut rest)) = line(rest) else {
         return policy.report(MissingTag, "invalid format - unexpected end after 'type' line");
     };
-    if ref_name::check_format(&[b"refs/tags/", name].concat()).is_err() {
+    if libgit::RefName::parse_for_update(&[b"refs/tags/", name].concat()).is_err() {
         policy.report(BadTagName, "invalid 'tag' name")?;
     }
     match rest.strip_prefix(b"tagger ") {

@@ -107,7 +107,7 @@ pub(crate) fn release_stale(fs: &Fs, dir: &[u8]) -> Result<()> {
     };
     for (number, name) in list.split(|&byte| byte == b'\n').enumerate() {
         // Only what a transaction could have listed: somebody else may have written this file.
-        if crate::ref_name::RefName::new(name).is_err() {
+        if libgit::RefName::parse_for_update(name).is_err() {
             continue;
         }
         let lock = [name, b".lock"].concat();

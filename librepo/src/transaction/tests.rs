@@ -62,7 +62,7 @@ fn fs_of(dir: &Path) -> Fs {
 fn update(name: &str, old: Option<ObjectId>, new: Option<ObjectId>) -> Update {
     let null = ObjectId::null(HashKind::Sha1);
     Update {
-        name: RefName::new(name.as_bytes()).unwrap(),
+        name: RefName::parse(name.as_bytes()).unwrap(),
         old: old.unwrap_or(null),
         new: new.unwrap_or(null),
     }

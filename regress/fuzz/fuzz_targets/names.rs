@@ -1,8 +1,8 @@
 //! Names: what parses has none of the bytes that it must not have, and parses again.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use libgit::ObjectId;
-use libproto::names::{RefName, RepoName, UserName, escape};
+use libgit::{ObjectId, RefName};
+use libproto::names::{RepoName, UserName, escape};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(name) = RepoName::parse(data) {

@@ -437,3 +437,41 @@ fn reflogs_are_written_where_they_are_asked_for_and_hidden_references_are_nowher
     assert!(references(&site, &repository).contains("refs/secret/x"));
     assert_whole(&site, &repository);
 }
+
+/// A name may have 2048 bytes. One of 2100 was refused only when its pack had been received, checked and
+/// installed: a client could fill the object store with packs that no reference needs.
+#[test]
+fn a_name_that_is_too_long_is_refused_before_its_pack_is_read() {
+    let site = Site::new();
+    let work = work_tree(&site, "sha1");
+    let ours = empty(&site, "ours.git");
+    let mut daemon = site.start();
+    let name = |length: usize| {
+        let mut name = "refs/heads".to_owned();
+        while name.len() < length {
+            let component = "a".repeat((length - name.len() - 1).min(200));
+            name = format!("{name}/{component}");
+        }
+        name
+    };
+    let asked = format!("main:{}", name(2100));
+    for atomic in [&["--atomic"][..], &[]] {
+        let mut arguments = atomic.to_vec();
+        arguments.extend(["--porcelain", "gotd:ours.git", &asked]);
+        let done = site.push(&work, &arguments);
+        assert_ne!(done.status, 0);
+        let told = done.text();
+        assert!(told.contains("[remote rejected] (funny refname)"), "{told}");
+        assert_eq!((packs(&ours), references(&site, &ours)), (0, String::new()));
+    }
+    // Beside a good one only the bad one fails.
+    let done = site.push(&work, &["--porcelain", "gotd:ours.git", "main", &asked]);
+    let told = done.text();
+    assert!(done.status != 0 && told.contains("(funny refname)"), "{told}");
+    assert_eq!((packs(&ours), references(&site, &ours).lines().count()), (1, 1));
+    let longest = format!("main~1:{}", name(2048));
+    site.push(&work, &["gotd:ours.git", &longest]).good();
+    assert_eq!(references(&site, &ours).lines().count(), 2);
+    assert!(daemon.answers());
+    daemon.stop();
+}

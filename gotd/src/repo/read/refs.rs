@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use libgit::ObjectId;
+use libgit::{ObjectId, RefName};
 use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine, Refusal};
-use libproto::names::RefName;
 use libproto::request::Limits;
 use librepo::error::Error;
 use librepo::fetch::{Tips, Visible};

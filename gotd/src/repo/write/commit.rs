@@ -6,9 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libgit::{HashKind, ObjectId};
 use libproto::message::push::CommandFacts;
-use libproto::refusal::Refusal;
 use librepo::fs_ops::Fs;
-use librepo::ref_name::RefName;
 use librepo::transaction::{self, Options, Peel, Reflog, Staging, Update};
 
 use super::judge::{self, Asked, Verdict};
@@ -28,21 +26,16 @@ pub(super) struct Transaction<'a> {
 impl Transaction<'_> {
     /// Changes references, and adds to the verdicts what could not be done.
     pub(super) fn commit(&self, asked: Asked<'_>, facts: &[Option<CommandFacts>], verdicts: &mut [Verdict]) {
+        if asked.atomic && verdicts.iter().any(Result::is_err) {
+            return judge::all_or_none(verdicts);
+        }
         let (mut updates, mut places) = (Vec::new(), Vec::new());
-        for (at, (command, verdict)) in asked.commands.iter().zip(verdicts.iter_mut()).enumerate() {
+        for (at, (command, verdict)) in asked.commands.iter().zip(verdicts.iter()).enumerate() {
             if verdict.is_err() {
                 continue;
             }
-            match RefName::new(command.name.as_bytes()) {
-                Ok(name) => {
-                    updates.push(Update { name, old: command.old, new: command.new });
-                    places.push(at);
-                }
-                Err(_) => *verdict = Err(Refusal::FunnyName),
-            }
-        }
-        if asked.atomic && places.len() != verdicts.len() {
-            return judge::all_or_none(verdicts);
+            updates.push(Update { name: command.name.clone(), old: command.old, new: command.new });
+            places.push(at);
         }
         let peels: HashMap<ObjectId, Peel> = asked
             .commands

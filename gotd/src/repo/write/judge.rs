@@ -135,7 +135,7 @@ fn judge_name<'a>(
     };
     // As git: what has only one level below refs/ may be removed, but not made.
     let one_level = name.iter().filter(|b| **b == b'/').count() < 2 && change != Change::Delete;
-    if !command.name.is_below_refs() || one_level {
+    if command.name.check_update().is_err() || one_level {
         return Err(Refusal::FunnyName);
     }
     if !seen.insert(name) {

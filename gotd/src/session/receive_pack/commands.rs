@@ -1,10 +1,10 @@
 //! What a client wants to change: its lines up to the pack (`gitprotocol-pack`, "Reference Update Request"), handed on
 //! to `repo_write` in batches as they come.
 
-use libgit::{HashKind, ObjectId};
+use libgit::{HashKind, ObjectId, RefName};
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command as Batched, SessionToWriter};
 use libproto::message::repo::BATCH_IDS;
-use libproto::names::{RefName, escape};
+use libproto::names::escape;
 use libproto::pktline::Packet;
 use libproto::refusal::Refusal;
 use libproto::request::push::{self, Capabilities, Command, Line, Target};

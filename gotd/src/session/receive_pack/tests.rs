@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
-use libgit::{HashKind, ObjectId};
+use libgit::{HashKind, ObjectId, RefName};
 use libproto::channel::Channel;
 use libproto::command::Service;
 use libproto::message::parent::{Grant, SessionStart};
@@ -20,7 +20,6 @@ use libproto::message::push::{
     WriterToSession,
 };
 use libproto::message::repo::{RefBatch, RefLine};
-use libproto::names::RefName;
 use libproto::pktline::{Decoder, Packet};
 use libproto::refusal::{Refusal, Rule};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};

@@ -1,11 +1,10 @@
 //! A fetch in v2 (`gitprotocol-v2`): any number of requests on one connection, each a command with its arguments.
 
-use libgit::ObjectId;
+use libgit::{ObjectId, REF_NAME_MAX};
 use libproto::advertise;
 use libproto::message::repo::{
     BATCH_BYTES, BATCH_IDS, Begin, HaveStatus, ListAsk, PackAsk, Prefixes, SessionToRepo,
 };
-use libproto::names::REF_NAME_MAX;
 use libproto::pktline::{self, DELIM, FLUSH, Packet};
 use libproto::request::Counter;
 use libproto::request::filter::Filter;

@@ -1,11 +1,11 @@
 //! What `parent` and a repository process say to each other.
 
-use libgit::HashKind;
+use libgit::{HashKind, RefName};
 use serde::{Deserialize, Serialize};
 
 use super::{Build, FetchRules, SessionStart};
 use crate::message::rules::PushRules;
-use crate::names::{RefName, RepoName};
+use crate::names::RepoName;
 use crate::refusal::Refusal;
 
 /// What a repository process does once it is told.

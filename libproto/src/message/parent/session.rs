@@ -1,12 +1,12 @@
 //! What `parent` and a `session` say to each other.
 
-use libgit::HashKind;
+use libgit::{HashKind, RefName};
 use serde::{Deserialize, Serialize};
 
 use super::{Build, Task};
 use crate::command::Service;
 use crate::message::client::{ClientKind, ControlRequest};
-use crate::names::{RefName, RepoName};
+use crate::names::RepoName;
 use crate::refusal::Refusal;
 
 /// Limits and times of one session, from gotd.conf.

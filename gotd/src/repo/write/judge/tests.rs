@@ -1,13 +1,23 @@
 //! Every rule, every place in their order and what the client is told, byte by byte.
 
-use libgit::{HashKind, ObjectId};
+use libgit::{HashKind, ObjectId, RefName};
 use libproto::message::push::{Command, CommandFacts};
-use libproto::names::RefName;
 
 use super::*;
 use crate::conf::parse;
 use crate::conf::push_rules;
 use crate::conf::source::Texts;
+
+/// A component of 251 bytes: `.lock` finds no room behind it.
+const LONG_COMPONENT: &str = concat!(
+    "refs/heads/",
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    "x"
+);
 
 /// The rules of a block.
 fn rules(body: &str) -> PushRules {
@@ -103,6 +113,8 @@ fn names_that_a_push_must_not_name() {
         ((0, 0, "HEAD"), "funny refname"),
         ((0, 1, "heads/main"), "funny refname"),
         ((0, 1, "refs/main"), "funny refname"),
+        ((0, 1, LONG_COMPONENT), "funny refname"),
+        ((1, 0, LONG_COMPONENT), "funny refname"),
         ((1, 2, "refs/main"), "funny refname"),
         ((1, 0, "refs/main"), ""),
         ((0, 0, "refs/main"), ""),
