@@ -1,4 +1,5 @@
-//! Tells builds apart: parent and child compare the number at their greeting, so that an upgrade never mixes two.
+//! Tells builds apart: parent and child compare the number at their greeting, so that an upgrade
+//! never mixes two.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
-//! Serves one fetch of one repository on standard input and output, with session and repository process as two
-//! threads and no sandbox: `git clone --upload-pack='serve-one [--any]' DIRECTORY`. For tests that compare the
-//! conversation with C git's, byte by byte, and for profiling; the daemon never runs this.
+//! Serves one fetch of one repository on standard input and output, with session and repository
+//! process as two threads and no sandbox: `git clone --upload-pack='serve-one [--any]' DIRECTORY`.
+//! For tests that compare the conversation with C git's, byte by byte, and for profiling; the
+//! daemon never runs this.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,8 +1,10 @@
-//! Tries to get out of each role's sandbox, in the real process, where the first message about a client is handled.
+//! Tries to get out of each role's sandbox, in the real process, where the first message about a
+//! client is handled.
 //!
-//! Only with the feature `escapes`, with which no binary may be installed: there the filter lets a forbidden call
-//! fail instead of ending the process, so that one process can try everything. The lines go to standard error,
-//! which the parent logs; `regress/tests/process/escapes.rs` reads them.
+//! Only with the feature `escapes`, with which no binary may be installed: there the filter lets a
+//! forbidden call fail instead of ending the process, so that one process can try everything. The
+//! lines go to standard error, which the parent logs; `regress/tests/process/escapes.rs` reads
+//! them.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

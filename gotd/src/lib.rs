@@ -12,8 +12,8 @@
 //! | [`admin`] | what gotctl answers without the daemon |
 //! | [`os`] | what the system is asked for; the only `unsafe` code of the crate |
 //!
-//! A role is a file with its duty, its sandbox and its loop. What roles say to each other is in `libproto::message`, and
-//! which message is allowed when in `libproto::states`.
+//! A role is a file with its duty, its sandbox and its loop. What roles say to each other is in
+//! `libproto::message`, and which message is allowed when in `libproto::states`.
 
 pub mod access;
 pub mod admin;
@@ -28,5 +28,6 @@ pub mod session;
 
 /// The version, for people.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What parent and child compare at their greeting: they must be the same build. A number of all sources, see build.rs.
+/// What parent and child compare at their greeting: they must be the same build. A number of all
+/// sources, see build.rs.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "-", env!("GOTD_BUILD"));

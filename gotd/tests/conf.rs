@@ -1,4 +1,5 @@
-//! gotd.conf from outside: files written for C gotd, files with every kind of mistake, and what they decide.
+//! gotd.conf from outside: files written for C gotd, files with every kind of mistake, and what
+//! they decide.
 
 #![allow(clippy::unwrap_used)]
 

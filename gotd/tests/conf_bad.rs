@@ -1,5 +1,6 @@
-//! Configurations with every kind of mistake, and exactly what is said about each: `tests/conf/bad/NAME.conf` and
-//! `NAME.err`. With `GOTD_TEST_UPDATE` set, the answers are written anew, for a look at the difference.
+//! Configurations with every kind of mistake, and exactly what is said about each:
+//! `tests/conf/bad/NAME.conf` and `NAME.err`. With `GOTD_TEST_UPDATE` set, the answers are written
+//! anew, for a look at the difference.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,6 @@
-//! Files as they are written for C gotd decide as its manual says: identity × repository × verdict. The first file has
-//! the directives of the example in its gotd.conf(5), the others those of its regression suite, in our own words.
+//! Files as they are written for C gotd decide as its manual says: identity × repository × verdict.
+//! The first file has the directives of the example in its gotd.conf(5), the others those of its
+//! regression suite, in our own words.
 
 #![allow(clippy::unwrap_used)]
 

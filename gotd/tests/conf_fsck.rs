@@ -1,4 +1,5 @@
-//! The findings that gotd.conf may ignore are those that the check of pushed objects can let through.
+//! The findings that gotd.conf may ignore are those that the check of pushed objects can let
+//! through.
 
 use gotd::conf::repository_blocks::FSCK_KINDS;
 use librepo::receive::check::Message;

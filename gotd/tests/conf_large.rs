@@ -1,4 +1,5 @@
-//! Ten thousand repositories and a hundred thousand rules: read within a second, decided within a millisecond.
+//! Ten thousand repositories and a hundred thousand rules: read within a second, decided within a
+//! millisecond.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! Every example in gotd.conf(5) and below `examples` loads, and the manual names every limit with its default.
+//! Every example in gotd.conf(5) and below `examples` loads, and the manual names every limit with
+//! its default.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! Any configuration, printed and parsed again, is the same; and so is one that travelled between processes.
+//! Any configuration, printed and parsed again, is the same; and so is one that travelled between
+//! processes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -164,8 +165,9 @@ prop_compose! {
         let (options, choices) = ((options.0 && !hides, options.1, options.2, options.3), if hides { 2 } else { 3 });
         let wants = [Wants::Advertised, Wants::Reachable, Wants::Any][usize::from(options.3 % choices)];
         block.options = RepositoryOptions { partial_clone: options.0, wants, reflog: options.1, fsck_off: options.2 };
-        // What is borrowed from must be in the configuration: the block itself always is, if it hides nothing. One repository
-        // does not borrow from itself, those of a directory do from each other.
+        // What is borrowed from must be in the configuration: the block itself always is, if it
+        // hides nothing. One repository does not borrow from itself, those of a directory do from
+        // each other.
         let lends = options.3 > 127 && block.hidden.is_empty() && block.kind != RepositoryKind::One;
         block.borrows = block.name.iter().filter(|_| lends).map(|n| Borrow { name: n.clone(), at }).collect();
         block.limits = limits;

@@ -1,4 +1,5 @@
-//! The pages about security name tests. A test that was renamed or removed leaves a promise that nobody checks.
+//! The pages about security name tests. A test that was renamed or removed leaves a promise that
+//! nobody checks.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Every limit of the table has a case among the integration tests, and an entry with its default in gotd.conf(5).
+//! Every limit of the table has a case among the integration tests, and an entry with its default
+//! in gotd.conf(5).
 
 #![allow(clippy::unwrap_used)]
 

@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The first argument behind each level in the daemon's source, where it is a word and not a variable.
+/// The first argument behind each level in the daemon's source, where it is a word and not a
+/// variable.
 fn events(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for level in ["Error", "Warning", "Info", "Debug"] {

@@ -1,5 +1,6 @@
-//! `sockets` promises to allocate nothing once it serves: every request is made here while its allocations are counted.
-//! It is alone in this program, because an allocator is the whole program's.
+//! `sockets` promises to allocate nothing once it serves: every request is made here while its
+//! allocations are counted. It is alone in this program, because an allocator is the whole
+//! program's.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

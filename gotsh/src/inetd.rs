@@ -1,7 +1,8 @@
-//! `gotsh --inetd`: a git:// connection that inetd(8) or a service manager accepted and put on standard input and output.
+//! `gotsh --inetd`: a git:// connection that inetd(8) or a service manager accepted and put on
+//! standard input and output.
 //!
-//! The first packet is read here, strictly and within a time, and only a fetch goes on. Who the client is, is the Unix
-//! user that the service manager runs this as.
+//! The first packet is read here, strictly and within a time, and only a fetch goes on. Who the
+//! client is, is the Unix user that the service manager runs this as.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,9 +1,10 @@
 //! gotsh(1): what sshd runs in place of `git-upload-pack` and `git-receive-pack`.
 //!
-//! Duty: find out what the client asks for, connect to gotd, take two pipes from it, relay between them and standard input and
-//! output, and exit with the status that comes back.
+//! Duty: find out what the client asks for, connect to gotd, take two pipes from it, relay between
+//! them and standard input and output, and exit with the status that comes back.
 //!
-//! **Invariant:** decides nothing: who this is, the kernel tells gotd; what is allowed, gotd tells us. It hands nothing over.
+//! **Invariant:** decides nothing: who this is, the kernel tells gotd; what is allowed, gotd tells
+//! us. It hands nothing over.
 
 #![forbid(unsafe_code)]
 
@@ -84,7 +85,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The user of a shared account that a forced command names: what is none of Git's commands is for gotd to answer.
+/// The user of a shared account that a forced command names: what is none of Git's commands is for
+/// gotd to answer.
 fn self_service_user() -> Option<String> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).take(3).collect();
     match arguments.as_slice() {
@@ -202,7 +204,8 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Resul
     let hello = Hello::new(ClientKind::Git, user).ok_or("--user: not a user name")?;
     let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
     let session = dial(path.as_ref())?;
-    // While the daemon finds a session for us. Nothing that the client chose has left this process yet.
+    // While the daemon finds a session for us. Nothing that the client chose has left this process
+    // yet.
     sandbox(SET_UP, Some(&[]));
     let wish = wish()?;
     let request = ClientToSession::Git(GitRequest {
@@ -221,7 +224,8 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Resul
     relay::run(&session, to, from)
 }
 
-/// Says who we are and what is asked for. Whoever is refused before may be told why by what comes first.
+/// Says who we are and what is asked for. Whoever is refused before may be told why by what comes
+/// first.
 fn ask_for(session: &Session, hello: &Hello, request: &ClientToSession) -> Result<(), String> {
     let request = libproto::channel::encode(0, 0, request).map_err(|e| format!("gotd: {e}"))?;
     [hello.encode().as_slice(), request.as_slice()]
@@ -294,15 +298,16 @@ fn heard(message: SessionToClient) -> Option<u8> {
     None
 }
 
-/// Lines of an answer, which gotd has made harmless to a terminal; should it not have, they are now.
+/// Lines of an answer, which gotd has made harmless to a terminal; should it not have, they are
+/// now.
 fn print(text: &str) {
     let harmless: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect();
     let mut stdout = std::io::stdout();
     let _ = writeln!(stdout, "{harmless}").and_then(|()| stdout.flush());
 }
 
-/// One line on standard error, harmless to a terminal, and no panic when nobody reads it. In one write: a client writes
-/// there, too, and would come in between.
+/// One line on standard error, harmless to a terminal, and no panic when nobody reads it. In one
+/// write: a client writes there, too, and would come in between.
 fn complain(text: &str) {
     if SILENT.load(Ordering::Relaxed) {
         return;

@@ -1,8 +1,9 @@
 //! Between our standard input and output and the two pipes that the daemon gave us.
 //!
-//! One loop copies in both directions. Where one side can, the kernel moves the bytes by splice(2) without showing them to us; the
-//! rest is read and written: terminals, files that are appended to, and sockets on the output, because a splice into a socket
-//! can block. No descriptor of ours leaves this process.
+//! One loop copies in both directions. Where one side can, the kernel moves the bytes by splice(2)
+//! without showing them to us; the rest is read and written: terminals, files that are appended to,
+//! and sockets on the output, because a splice into a socket can block. No descriptor of ours
+//! leaves this process.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -20,11 +21,13 @@ use crate::Session;
 const MUCH: usize = 1 << 20;
 /// Bytes that are read at once where they are copied.
 const BUFFER: usize = 64 * 1024;
-/// Bytes that may be written to something that blocks once it has said that it has room (`PIPE_BUF`).
+/// Bytes that may be written to something that blocks once it has said that it has room
+/// (`PIPE_BUF`).
 const SURE: usize = 4096;
 /// Rounds of one direction before the other one has its turn.
 const ROUNDS: usize = 16;
-/// How large the pipe to sshd is made that has much to carry, in bytes: as large as the daemon makes its own.
+/// How large the pipe to sshd is made that has much to carry, in bytes: as large as the daemon
+/// makes its own.
 #[cfg(target_os = "linux")]
 const WIDE: i32 = 256 << 10;
 /// So many bytes are much.
@@ -71,7 +74,8 @@ struct Direction {
     to: OwnedFd,
     sink: Sink,
     splice: bool,
-    /// A splice from it can block although it was asked not to: TCP looks at the mode of the socket, which others share.
+    /// A splice from it can block although it was asked not to: TCP looks at the mode of the
+    /// socket, which others share.
     blocks: bool,
     /// What was read and not yet written, where the bytes are copied.
     bytes: Vec<u8>,
@@ -249,9 +253,9 @@ struct Found {
     gone: bool,
 }
 
-/// Copies in both directions until the session has told its status and its output has been passed on, or was not taken for
-/// too long. The end of standard input closes the pipe to the daemon and nothing else; when nobody reads standard output any
-/// more, both are closed.
+/// Copies in both directions until the session has told its status and its output has been passed
+/// on, or was not taken for too long. The end of standard input closes the pipe to the daemon and
+/// nothing else; when nobody reads standard output any more, both are closed.
 pub fn run(session: &Session, to: OwnedFd, from: OwnedFd) -> Result<u8, String> {
     // The descriptions of our ends are ours alone: this changes nobody else's.
     for fd in [&to, &from] {

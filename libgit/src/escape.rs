@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-/// Makes text from outside safe for a log line, a terminal and a message to a client: letters and digits of every
-/// script and printable ASCII stay, everything else (control bytes, terminal escapes, bidirectional marks, quotes,
-/// backslashes, bytes that are not UTF-8) becomes `\xNN`. The result is at most four times as long as the input.
+/// Makes text from outside safe for a log line, a terminal and a message to a client: letters and
+/// digits of every script and printable ASCII stay, everything else (control bytes, terminal
+/// escapes, bidirectional marks, quotes, backslashes, bytes that are not UTF-8) becomes `\xNN`. The
+/// result is at most four times as long as the input.
 pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

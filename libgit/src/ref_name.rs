@@ -1,7 +1,7 @@
 //! Names of references.
 //!
-//! A name from a client becomes a path below the repository and a line in somebody's terminal. So there
-//! is one rule, git's, and one limit of length, for every process and both directions.
+//! A name from a client becomes a path below the repository and a line in somebody's terminal. So
+//! there is one rule, git's, and one limit of length, for every process and both directions.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use smallvec::SmallVec;
 
 use crate::{as_checked_bytes, escape};
 
-/// Longest reference name, in bytes: the reference's lock and its reflog have longer paths, which must
-/// stay below the system's limit of 4096.
+/// Longest reference name, in bytes: the reference's lock and its reflog have longer paths, which
+/// must stay below the system's limit of 4096.
 pub const REF_NAME_MAX: usize = 2048;
-/// Longest component of a reference that is to be written, in bytes: a file name with room for `.lock`.
-/// A longer one can only lie in packed-refs.
+/// Longest component of a reference that is to be written, in bytes: a file name with room for
+/// `.lock`. A longer one can only lie in packed-refs.
 pub const REF_COMPONENT_MAX: usize = 250;
 /// A reference name of up to so many bytes is kept without an allocation.
 const REF_NAME_USUAL: usize = 40;
 
-/// The name of a reference: `HEAD`, or `refs/…` by the rules of git-check-ref-format(1). Any bytes that
-/// those rules allow, not only UTF-8.
+/// The name of a reference: `HEAD`, or `refs/…` by the rules of git-check-ref-format(1). Any bytes
+/// that those rules allow, not only UTF-8.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RefName(SmallVec<[u8; REF_NAME_USUAL]>);
 
@@ -64,8 +64,8 @@ impl RefName {
         Ok(name)
     }
 
-    /// Whether this reference may be written: it lies below `refs/`, and every component is short enough
-    /// for a lock file beside it.
+    /// Whether this reference may be written: it lies below `refs/`, and every component is short
+    /// enough for a lock file beside it.
     ///
     /// # Errors
     /// [`RefNameError::Outside`] and [`RefNameError::ComponentTooLong`].

@@ -1,5 +1,5 @@
-//! What a server says first: references and capabilities (`gitprotocol-pack`, "Reference Discovery";
-//! `gitprotocol-v2`, "Capability Advertisement"), and the lines of `ls-refs`.
+//! What a server says first: references and capabilities (`gitprotocol-pack`, "Reference
+//! Discovery"; `gitprotocol-v2`, "Capability Advertisement"), and the lines of `ls-refs`.
 //!
 //! Every line is far below the limit of a packet: a reference name has at most
 //! [`REF_NAME_MAX`](libgit::REF_NAME_MAX) bytes, and at most four names stand in one line.
@@ -77,7 +77,8 @@ fn push_common(list: &mut Vec<u8>, hash: HashKind) {
     list.extend_from_slice(format!(" object-format={} agent={AGENT}", hash.name()).as_bytes());
 }
 
-/// Appends one line of a v0 advertisement. The first line takes the capabilities out of `capabilities`.
+/// Appends one line of a v0 advertisement. The first line takes the capabilities out of
+/// `capabilities`.
 pub fn v0_ref(
     out: &mut Vec<u8>,
     id: &ObjectId,
@@ -95,8 +96,8 @@ pub fn v0_peeled(out: &mut Vec<u8>, peeled: &ObjectId, name: &[u8]) -> Result<()
     v0_ref(out, peeled, &[name, b"^{}"].concat(), &mut None)
 }
 
-/// Appends what comes between the references of a v0 advertisement and its shallow lines: the capabilities on a line of
-/// their own if there was no reference.
+/// Appends what comes between the references of a v0 advertisement and its shallow lines: the
+/// capabilities on a line of their own if there was no reference.
 pub fn v0_before_shallow(
     out: &mut Vec<u8>,
     hash: HashKind,
@@ -108,7 +109,8 @@ pub fn v0_before_shallow(
     Ok(())
 }
 
-/// Appends the commits at which the repository itself is shallow. A flush packet ends the advertisement.
+/// Appends the commits at which the repository itself is shallow. A flush packet ends the
+/// advertisement.
 pub fn v0_shallow(out: &mut Vec<u8>, shallow: &[ObjectId]) -> Result<(), WireError> {
     for id in shallow {
         write(out, format!("shallow {id}").as_bytes())?;
@@ -133,8 +135,8 @@ pub fn v2_capabilities(out: &mut Vec<u8>, hash: HashKind, filter: bool) -> Resul
     Ok(())
 }
 
-/// Appends one line of the answer to `ls-refs`. `id` is `None` for an unborn `HEAD`; `target` and `peeled` are given
-/// only where they were asked for and exist.
+/// Appends one line of the answer to `ls-refs`. `id` is `None` for an unborn `HEAD`; `target` and
+/// `peeled` are given only where they were asked for and exist.
 pub fn v2_ref(
     out: &mut Vec<u8>,
     id: Option<&ObjectId>,

@@ -1,7 +1,7 @@
 //! A typed end of a `SOCK_SEQPACKET` socket: sends one enum, receives another.
 //!
-//! A record boundary ties each descriptor to its message; on a byte stream two messages can arrive as one
-//! read. The type parameters make the wrong direction a compile error.
+//! A record boundary ties each descriptor to its message; on a byte stream two messages can arrive
+//! as one read. The type parameters make the wrong direction a compile error.
 //!
 //! No function here starts I/O on its own: each call is one system call that the caller asked for.
 
@@ -104,8 +104,8 @@ pub enum SendError {
     Codec(CodecError),
     /// The descriptors are not as many as the message's type carries: our own mistake.
     Descriptors(&'static str),
-    /// The system call failed. `EAGAIN` on a link that does not wait, `EPIPE`, and for descriptors also
-    /// `ETOOMANYREFS` and `EMFILE`: ends that client, never the sender.
+    /// The system call failed. `EAGAIN` on a link that does not wait, `EPIPE`, and for descriptors
+    /// also `ETOOMANYREFS` and `EMFILE`: ends that client, never the sender.
     Io(io::Error),
 }
 
@@ -158,8 +158,9 @@ pub fn send_record(fd: BorrowedFd<'_>, record: &[u8], wait: bool) -> io::Result<
     }
 }
 
-/// As [`send_record`], for the first words of a client. Whoever refuses a connection says why and closes it, perhaps before
-/// anything has arrived there; that it is closed is no error here, because what was said can still be received.
+/// As [`send_record`], for the first words of a client. Whoever refuses a connection says why and
+/// closes it, perhaps before anything has arrived there; that it is closed is no error here,
+/// because what was said can still be received.
 pub fn send_first_words(fd: BorrowedFd<'_>, record: &[u8]) -> io::Result<()> {
     match send_record(fd, record, true) {
         Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
@@ -184,8 +185,8 @@ pub fn send_record_with_fds(fd: BorrowedFd<'_>, record: &[u8], fds: &[BorrowedFd
     }
 }
 
-/// Receives one record of at most `buffer.len() - 1` bytes into `buffer`, without descriptors: what is
-/// attached is discarded by the kernel. Returns its length; a longer one is an error.
+/// Receives one record of at most `buffer.len() - 1` bytes into `buffer`, without descriptors: what
+/// is attached is discarded by the kernel. Returns its length; a longer one is an error.
 pub fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, RecvError> {
     recv_record_as(fd, buffer, RecvFlags::empty())
 }
@@ -201,8 +202,8 @@ fn recv_record_as(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Re
     }
 }
 
-/// Receives, and once more where the other end was closed with something unread: the system says so before it hands out what
-/// was sent until then, which may be why the other end was closed.
+/// Receives, and once more where the other end was closed with something unread: the system says so
+/// before it hands out what was sent until then, which may be why the other end was closed.
 fn unless_reset<T>(mut receive: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     match receive() {
         Err(Errno::CONNRESET) => receive(),
@@ -282,8 +283,8 @@ impl<S: Message, R: Message> Channel<S, R> {
         send_record(self.as_fd(), &encode(id, peer, message)?, wait).map_err(SendError::Io)
     }
 
-    /// Sends one message with descriptors, as many as its type carries; does not wait for room, because a
-    /// receiver that does not take its descriptors must not stop the sender.
+    /// Sends one message with descriptors, as many as its type carries; does not wait for room,
+    /// because a receiver that does not take its descriptors must not stop the sender.
     pub fn send_with_fds(
         &self,
         id: u64,
@@ -297,8 +298,8 @@ impl<S: Message, R: Message> Channel<S, R> {
         send_record_with_fds(self.as_fd(), &encode(id, peer, message)?, fds).map_err(SendError::Io)
     }
 
-    /// Receives one message of a type that carries no descriptors. Needs no right to receive descriptors:
-    /// the kernel drops whatever is attached.
+    /// Receives one message of a type that carries no descriptors. Needs no right to receive
+    /// descriptors: the kernel drops whatever is attached.
     pub fn recv(&self) -> Result<Received<R>, RecvError> {
         let mut buffer = [0; MAX_FRAME + 1];
         let n = recv_record(self.as_fd(), &mut buffer)?;
@@ -320,7 +321,8 @@ impl<S: Message, R: Message> Channel<S, R> {
     }
 }
 
-/// Defines the enum of one direction of one link, with its [`Message`] implementation, and the enum of its types:
+/// Defines the enum of one direction of one link, with its [`Message`] implementation, and the enum
+/// of its types:
 ///
 /// ```
 /// libproto::messages! {
@@ -454,7 +456,8 @@ mod tests {
     fn more_descriptors_than_fit_are_an_error_and_are_closed() {
         let (a, b) = pair();
         let (x, _y) = raw_pair();
-        // The space for two is rounded up, so four may still fit (the header refuses those); eight do not.
+        // The space for two is rounded up, so four may still fit (the header refuses those); eight
+        // do not.
         let fds = [x.as_fd(); 8];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = SendAncillaryBuffer::new(&mut space);

@@ -31,7 +31,8 @@ impl std::fmt::Display for CodecError {
 impl std::error::Error for CodecError {}
 
 /// Fixed-width integers in little-endian order would be simpler to read in a dump, but the variable
-/// encoding keeps batches of small numbers small. The limit bounds what a decoder may claim to need.
+/// encoding keeps batches of small numbers small. The limit bounds what a decoder may claim to
+/// need.
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,

@@ -1,14 +1,15 @@
 //! The command that a client asks sshd for, and the parameters that come beside it.
 //!
-//! Git sends `git-upload-pack '/name'`, quoted for a shell (`'` as `'\''`, `!` as `'\!'`); other clients leave the
-//! quotes out. This is no shell: one service, one space, one word, and nothing after it. What cannot be understood is
-//! refused, never guessed.
+//! Git sends `git-upload-pack '/name'`, quoted for a shell (`'` as `'\''`, `!` as `'\!'`); other
+//! clients leave the quotes out. This is no shell: one service, one space, one word, and nothing
+//! after it. What cannot be understood is refused, never guessed.
 
 use serde::{Deserialize, Serialize};
 
 use crate::names::{NameError, RepoName};
 
-/// Longest command line in bytes: a name at its limit with every byte quoted fits. sshd passes megabytes.
+/// Longest command line in bytes: a name at its limit with every byte quoted fits. sshd passes
+/// megabytes.
 pub const COMMAND_MAX: usize = 2048;
 /// Longest value of `GIT_PROTOCOL` in bytes that is looked at.
 pub const PARAMETERS_MAX: usize = 1024;
@@ -65,7 +66,8 @@ impl std::fmt::Display for CommandError {
             }
             CommandError::Quoting => f.write_str("repository name: bad quoting"),
             CommandError::Name(NameError::TooLong) => NameError::TooLong.fmt(f),
-            // What is no name at all cannot be the name of a repository either, and is answered the same.
+            // What is no name at all cannot be the name of a repository either, and is answered the
+            // same.
             CommandError::Name(_) => f.write_str("no git repository found"),
         }
     }
@@ -73,8 +75,9 @@ impl std::fmt::Display for CommandError {
 
 impl std::error::Error for CommandError {}
 
-/// Parses a command line as a forced command, a login shell's `-c` or Git gives it: `git-upload-pack '/name'`.
-/// `git upload-pack`, with a space, is understood too, because git's own shell does.
+/// Parses a command line as a forced command, a login shell's `-c` or Git gives it:
+/// `git-upload-pack '/name'`. `git upload-pack`, with a space, is understood too, because git's own
+/// shell does.
 pub fn parse(command: &[u8]) -> Result<Command, CommandError> {
     if command.len() > COMMAND_MAX {
         return Err(CommandError::Name(NameError::TooLong));
@@ -93,8 +96,8 @@ pub fn parse(command: &[u8]) -> Result<Command, CommandError> {
     Err(CommandError::Usage)
 }
 
-/// Parses the one argument of a program that is itself called `git-upload-pack` or `git-receive-pack`. It has been
-/// through a shell already and is not unquoted again.
+/// Parses the one argument of a program that is itself called `git-upload-pack` or
+/// `git-receive-pack`. It has been through a shell already and is not unquoted again.
 pub fn parse_argument(service: Service, argument: &[u8]) -> Result<Command, CommandError> {
     Ok(Command { service, repo: parse_name(argument)? })
 }
@@ -103,8 +106,8 @@ fn parse_name(name: &[u8]) -> Result<RepoName, CommandError> {
     RepoName::parse(name).map_err(CommandError::Name)
 }
 
-/// Undoes git's shell quoting of one word, or takes an unquoted rest of the line as it is (so a name with a space may
-/// stand there without quotes, but not one that starts with a quote).
+/// Undoes git's shell quoting of one word, or takes an unquoted rest of the line as it is (so a
+/// name with a space may stand there without quotes, but not one that starts with a quote).
 fn unquote(argument: &[u8]) -> Result<Vec<u8>, CommandError> {
     match argument.first() {
         None => Err(CommandError::Usage),
@@ -162,8 +165,9 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Reads keys and values separated by colons, as in the environment variable. Whatever is unknown is ignored, as
-    /// `gitprotocol-v2` asks, and so is a value of more than [`PARAMETERS_MAX`] bytes.
+    /// Reads keys and values separated by colons, as in the environment variable. Whatever is
+    /// unknown is ignored, as `gitprotocol-v2` asks, and so is a value of more than
+    /// [`PARAMETERS_MAX`] bytes.
     pub fn parse(value: &[u8]) -> Parameters {
         if value.len() > PARAMETERS_MAX {
             return Parameters::default();
@@ -181,7 +185,8 @@ impl Parameters {
         Parameters { version: keys.filter_map(version).max().unwrap_or_default() }
     }
 
-    /// The version in which a service is really spoken: there is no push in v2, git answers such a request in v0.
+    /// The version in which a service is really spoken: there is no push in v2, git answers such a
+    /// request in v0.
     pub fn version_for(self, service: Service) -> Version {
         match (service, self.version) {
             (Service::ReceivePack, Version::V2) => Version::V0,
@@ -190,8 +195,8 @@ impl Parameters {
     }
 }
 
-/// An agent as a client names itself, made fit for a log line: at most 128 bytes of printable ASCII, everything else
-/// as dots.
+/// An agent as a client names itself, made fit for a log line: at most 128 bytes of printable
+/// ASCII, everything else as dots.
 pub fn sanitize_agent(agent: &[u8]) -> String {
     agent.iter().take(128).map(|&b| if b.is_ascii_graphic() { char::from(b) } else { '.' }).collect()
 }

@@ -1,8 +1,8 @@
-//! The two protocols of gotd, with no I/O of their own: messages between its processes (frames, typed
-//! messages, channels), and Git's wire protocol (pkt-lines and requests).
+//! The two protocols of gotd, with no I/O of their own: messages between its processes (frames,
+//! typed messages, channels), and Git's wire protocol (pkt-lines and requests).
 //!
-//! **Invariant:** nothing here opens a file, looks at a clock or starts I/O that the caller did not ask for,
-//! and there is no `unsafe`.
+//! **Invariant:** nothing here opens a file, looks at a clock or starts I/O that the caller did not
+//! ask for, and there is no `unsafe`.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
-//! Every number that bounds something, in one table: its words in gotd.conf, its unit, its default and its range.
+//! Every number that bounds something, in one table: its words in gotd.conf, its unit, its default
+//! and its range.
 //!
-//! The parser, the printer, the messages that refuse something and the checks on arrival all read this table. It lies below
-//! the daemon, so that what travels can name a limit.
+//! The parser, the printer, the messages that refuse something and the checks on arrival all read
+//! this table. It lies below the daemon, so that what travels can name a limit.
 
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +85,8 @@ limits! {
     FirstRequest: Connection ["first" "request" "timeout"] Seconds 30, 1, DAY;
     /// Seconds that a client may be silent while the server waits for it.
     IdleTimeout: Connection ["idle" "timeout"] Seconds 300, 1, 30 * DAY;
-    /// Bytes per second that a client must take or give, on average over a window, while bytes are under way.
+    /// Bytes per second that a client must take or give, on average over a window, while bytes are
+    /// under way.
     MinimumRate: Connection ["minimum" "rate"] Bytes 512, 0, G, none;
     /// Length of that window in seconds.
     RateWindow: Connection ["rate" "window"] Seconds 60, 5, 3600;
@@ -165,7 +167,8 @@ limits! {
     DiskReserve: Global ["disk" "reserve"] Bytes 512 * M, 0, 64 * T, none;
     /// Memory of one process, in bytes.
     ProcessMemory: Global ["process" "memory"] Bytes 2 * G, 64 * M, 64 * T;
-    /// Memory of all packs and pushes together, in bytes; none: half of what the machine, or its control group, has.
+    /// Memory of all packs and pushes together, in bytes; none: half of what the machine, or its
+    /// control group, has.
     MemoryTotal: Global ["memory" "total"] Bytes 0, 16 * M, 64 * T, none;
 }
 
@@ -185,7 +188,8 @@ impl Limit {
         &TABLE[self as usize]
     }
 
-    /// The directive that sets it, as it would stand on a line of its own: `connection limit per user`.
+    /// The directive that sets it, as it would stand on a line of its own: `connection limit per
+    /// user`.
     pub fn directive(self) -> String {
         let row = self.row();
         format!("{} {}", row.scope.word(), row.words.join(" "))

@@ -9,8 +9,8 @@
 //!
 //! What a push may do, [`rules`], travels in a grant.
 //!
-//! `listen` → `session` is one message, [`parent::ListenToSession`]. `parent` ↔ `sockets` has a format of its
-//! own, one byte and fixed lengths, in the file of that role.
+//! `listen` → `session` is one message, [`parent::ListenToSession`]. `parent` ↔ `sockets` has a
+//! format of its own, one byte and fixed lengths, in the file of that role.
 //!
 //! What each process may receive in which state is in [`crate::states`].
 

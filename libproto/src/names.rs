@@ -1,16 +1,17 @@
 //! Names that arrive from outside, as types.
 //!
-//! A byte string from a client, a configuration file or another process becomes one of these at the place where it
-//! arrives, and from then on cannot be anything else: no type here can hold a NUL, a control byte, a `..` component
-//! or a leading `-`. Deserialising checks again, because the other end of a message may have been taken over.
+//! A byte string from a client, a configuration file or another process becomes one of these at the
+//! place where it arrives, and from then on cannot be anything else: no type here can hold a NUL, a
+//! control byte, a `..` component or a leading `-`. Deserialising checks again, because the other
+//! end of a message may have been taken over.
 
 use std::fmt;
 
 use libgit::as_checked_bytes;
 pub use libgit::escape;
 
-/// Longest repository name in a request, in bytes. C gotd's buffer is 255 bytes with its NUL, and a site's scripts
-/// know the answer to a longer one.
+/// Longest repository name in a request, in bytes. C gotd's buffer is 255 bytes with its NUL, and a
+/// site's scripts know the answer to a longer one.
 pub const REPO_NAME_MAX: usize = 254;
 /// Longest user name, in bytes.
 pub const USER_NAME_MAX: usize = 64;
@@ -44,9 +45,10 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// The name of a repository as a request gives it: one leading and one trailing slash are dropped, and so is a last
-/// component `.git` (git's own clients name a worktree's directory like that); a trailing `.git` of the last component
-/// stays. Components are not empty and do not start with a dot, the whole does not start with a dash.
+/// The name of a repository as a request gives it: one leading and one trailing slash are dropped,
+/// and so is a last component `.git` (git's own clients name a worktree's directory like that); a
+/// trailing `.git` of the last component stays. Components are not empty and do not start with a
+/// dot, the whole does not start with a dash.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RepoName(Vec<u8>);
 
@@ -54,7 +56,8 @@ impl RepoName {
     /// Checks the name in a request.
     ///
     /// # Errors
-    /// [`NameError::TooLong`] (whose text is C gotd's `buffer too small`) from 255 bytes on, whatever they are.
+    /// [`NameError::TooLong`] (whose text is C gotd's `buffer too small`) from 255 bytes on,
+    /// whatever they are.
     pub fn parse(request: &[u8]) -> Result<RepoName, NameError> {
         let name = request.strip_prefix(b"/").unwrap_or(request);
         let name = name.strip_suffix(b"/").unwrap_or(name);
@@ -75,7 +78,8 @@ impl RepoName {
         if let Some(&b) = name.iter().find(|b| b.is_ascii_control()) {
             return Err(NameError::Byte(b));
         }
-        // A component that starts with a dot could be `.git`, `.`, `..` or the server's own hidden directories.
+        // A component that starts with a dot could be `.git`, `.`, `..` or the server's own hidden
+        // directories.
         if name.split(|&b| b == b'/').any(|c| c.is_empty() || c[0] == b'.') {
             return Err(NameError::Component);
         }
@@ -103,9 +107,9 @@ impl RepoName {
     }
 }
 
-/// The name of a user of a shared account, or of a Unix account: 1 to 64 bytes of `A-Za-z0-9._-`, of `@` and `+` as in
-/// the names that directory services give (`alice@example.org`), and a Unix account's trailing `$`; not starting with
-/// `-` or a dot.
+/// The name of a user of a shared account, or of a Unix account: 1 to 64 bytes of `A-Za-z0-9._-`,
+/// of `@` and `+` as in the names that directory services give (`alice@example.org`), and a Unix
+/// account's trailing `$`; not starting with `-` or a dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserName(String);
 

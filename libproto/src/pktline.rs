@@ -1,5 +1,5 @@
-//! Packets of Git's wire protocol (`gitprotocol-common`, pkt-line): four hexadecimal digits of length, then the
-//! payload; `0000` flush, `0001` delimiter, `0002` response-end.
+//! Packets of Git's wire protocol (`gitprotocol-common`, pkt-line): four hexadecimal digits of
+//! length, then the payload; `0000` flush, `0001` delimiter, `0002` response-end.
 
 use crate::wire_error::WireError;
 
@@ -51,7 +51,8 @@ impl Header {
     /// Reads the length digits.
     ///
     /// # Errors
-    /// [`WireError::LengthFormat`] for anything but hexadecimal digits, [`WireError::TooShort`] for the length 3.
+    /// [`WireError::LengthFormat`] for anything but hexadecimal digits, [`WireError::TooShort`] for
+    /// the length 3.
     pub fn parse(digits: [u8; HEADER_LEN]) -> Result<Header, WireError> {
         let mut length = 0;
         for digit in digits {
@@ -83,7 +84,8 @@ pub enum Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// The payload as a line, without the line feed that may end it; `None` for a packet that is none.
+    /// The payload as a line, without the line feed that may end it; `None` for a packet that is
+    /// none.
     ///
     /// # Errors
     /// [`WireError::TooShort`] if the packet is empty: no line of the protocol is.
@@ -113,9 +115,9 @@ pub fn chomp(line: &[u8]) -> &[u8] {
 
 /// Puts packets together from bytes as they come.
 ///
-/// Tells how many bytes the packet under way still [needs](Decoder::need): a caller that reads no more than that at a
-/// time reads exactly (four bytes, then the length) and leaves what follows the packet, say a pack, in the pipe. Holds
-/// one packet at most.
+/// Tells how many bytes the packet under way still [needs](Decoder::need): a caller that reads no
+/// more than that at a time reads exactly (four bytes, then the length) and leaves what follows the
+/// packet, say a pack, in the pipe. Holds one packet at most.
 #[derive(Debug)]
 pub struct Decoder {
     header: [u8; HEADER_LEN],
@@ -131,7 +133,8 @@ enum State {
     Payload {
         length: usize,
     },
-    /// Too long: its bytes are read and dropped, so that a client that promises more than it sends is told so.
+    /// Too long: its bytes are read and dropped, so that a client that promises more than it sends
+    /// is told so.
     Skip {
         left: usize,
     },
@@ -176,11 +179,12 @@ impl Decoder {
         }
     }
 
-    /// Takes bytes from the front of `input`, at most to the end of one packet. Returns how many it took, and the
-    /// packet if it is whole. The packet stays readable until the next call.
+    /// Takes bytes from the front of `input`, at most to the end of one packet. Returns how many it
+    /// took, and the packet if it is whole. The packet stays readable until the next call.
     ///
     /// # Errors
-    /// A bad length, or a packet above the limit once all its bytes came. The decoder is of no use afterwards.
+    /// A bad length, or a packet above the limit once all its bytes came. The decoder is of no use
+    /// afterwards.
     pub fn push(&mut self, input: &[u8]) -> Result<(usize, Option<Packet<'_>>), WireError> {
         if let State::Complete(_) = self.state {
             self.payload.clear();
@@ -282,8 +286,8 @@ pub fn band_header(band: Band, data: usize) -> Result<[u8; 5], WireError> {
     Ok([a, b, c, d, band as u8])
 }
 
-/// Appends `data` on a side band, in pieces of at most `max` bytes ([`BAND_MAX`] or [`SMALL_BAND_MAX`]). Nothing is
-/// appended for no data.
+/// Appends `data` on a side band, in pieces of at most `max` bytes ([`BAND_MAX`] or
+/// [`SMALL_BAND_MAX`]). Nothing is appended for no data.
 pub fn write_band(out: &mut Vec<u8>, band: Band, data: &[u8], max: usize) {
     for piece in data.chunks(max.clamp(1, BAND_MAX)) {
         let length = band_header(band, piece.len()).expect("pieces are cut to what fits into a packet");

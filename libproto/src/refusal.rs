@@ -1,7 +1,7 @@
 //! Why something was refused: a value to decide by, whose text is for the client and the log.
 //!
-//! Texts are those of C git and C gotd where these have the same refusal, byte by byte: clients and sites look for
-//! them.
+//! Texts are those of C git and C gotd where these have the same refusal, byte by byte: clients and
+//! sites look for them.
 //!
 //! **Invariant:** nobody finds out by a text what a refusal is about: the text may quote a client.
 
@@ -14,7 +14,8 @@ use crate::limits::Limit;
 use crate::names::escape;
 use crate::wire_error::WireError;
 
-/// What `protect` forbids about a reference. Namespaces that nobody may write to are [`Rule::Namespace`] too.
+/// What `protect` forbids about a reference. Namespaces that nobody may write to are
+/// [`Rule::Namespace`] too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rule {
     /// Deleting it, or changing its history.
@@ -75,7 +76,8 @@ pub enum Refusal {
     Withheld(ObjectId, Lender),
     /// No reference has this name, or more than one.
     NoSuchRef(RefName),
-    /// More of something than may be: what, how many may be, and the limit of gotd.conf, where one says so.
+    /// More of something than may be: what, how many may be, and the limit of gotd.conf, where one
+    /// says so.
     TooMany(String, u64, Option<Limit>),
     /// A limit of gotd.conf is reached: which, and how.
     Limit(Limit, String),
@@ -116,7 +118,8 @@ impl Refusal {
         }
     }
 
-    /// Whether C gotd refuses this too, by the same rule of `protect`: Game of Trees' client expects it as an `ERR` packet.
+    /// Whether C gotd refuses this too, by the same rule of `protect`: Game of Trees' client
+    /// expects it as an `ERR` packet.
     pub fn is_protected(&self) -> bool {
         matches!(self, Refusal::Protected(Rule::Reference | Rule::Namespace, _))
     }
@@ -151,7 +154,8 @@ impl Refusal {
         })
     }
 
-    /// The same with its free text made fit for where it goes; another process may have put anything into it.
+    /// The same with its free text made fit for where it goes; another process may have put
+    /// anything into it.
     #[must_use]
     pub fn map_text(mut self, change: impl FnOnce(&str) -> String) -> Refusal {
         if let Refusal::Limit(_, text)
@@ -172,8 +176,8 @@ impl Refusal {
         self
     }
 
-    /// The refusal that an error of input or output is, where one came on that way: code that knows no other errors calls
-    /// those who have other reasons.
+    /// The refusal that an error of input or output is, where one came on that way: code that knows
+    /// no other errors calls those who have other reasons.
     pub fn carried_by(error: &std::io::Error) -> Option<&Refusal> {
         error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>())
     }

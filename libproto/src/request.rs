@@ -1,7 +1,8 @@
 //! What clients ask in Git's wire protocol, line by line and typed.
 //!
-//! Nothing here collects: each parser turns one line into one value, so that a session can hand wants and haves on
-//! in batches and hold none of them. What has to be counted is counted by a [`Counter`], whose limit is in its error.
+//! Nothing here collects: each parser turns one line into one value, so that a session can hand
+//! wants and haves on in batches and hold none of them. What has to be counted is counted by a
+//! [`Counter`], whose limit is in its error.
 
 pub mod daemon;
 pub mod filter;
@@ -25,7 +26,8 @@ pub struct Limits {
     pub shallows: u64,
     /// `deepen-not` lines.
     pub deepen_nots: u64,
-    /// `ref-prefix` lines that are remembered; from so many on all references are listed, as git does.
+    /// `ref-prefix` lines that are remembered; from so many on all references are listed, as git
+    /// does.
     pub prefixes: u64,
     /// Bytes of all remembered `ref-prefix` lines.
     pub prefix_bytes: u64,

@@ -1,5 +1,6 @@
-//! What can be wrong with bytes of Git's wire protocol. The text of a [`WireError`] goes to the client as it is
-//! (`ERR` packet, side band 3 or gotsh's stderr), so several of them are C gotd's words, which sites know.
+//! What can be wrong with bytes of Git's wire protocol. The text of a [`WireError`] goes to the
+//! client as it is (`ERR` packet, side band 3 or gotsh's stderr), so several of them are C gotd's
+//! words, which sites know.
 
 use std::fmt;
 

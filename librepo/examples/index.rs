@@ -1,7 +1,9 @@
-//! Indexes a pack from standard input as a push would, without any process around it, for measuring.
+//! Indexes a pack from standard input as a push would, without any process around it, for
+//! measuring.
 //!
-//! `index REPOSITORY DIRECTORY [THREADS [strict|lenient [TIP...]]] < pack` writes `DIRECTORY/new.pack` and `new.idx`. With `-` for the
-//! repository the pack must be complete in itself. With tips, what lies behind them is checked as for references to be created.
+//! `index REPOSITORY DIRECTORY [THREADS [strict|lenient [TIP...]]] < pack` writes
+//! `DIRECTORY/new.pack` and `new.idx`. With `-` for the repository the pack must be complete in
+//! itself. With tips, what lies behind them is checked as for references to be created.
 
 use std::fs::{File, OpenOptions};
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! Writes the pack for wants and haves to standard output, for benchmarks without processes:
-//! `pack REPOSITORY [thin] [ofs] [tags] [threads=N] [filter=F] [cache=BYTES] [depth=N] < "want\n^have\n"`; figures go to standard error.
+//! Writes the pack for wants and haves to standard output, for benchmarks without processes: `pack
+//! REPOSITORY [thin] [ofs] [tags] [threads=N] [filter=F] [cache=BYTES] [depth=N] <
+//! "want\n^have\n"`; figures go to standard error.
 
 use std::io::{self, BufRead, Write};
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! Measures reading: `read REPOSITORY all|walk|lookup|order|refs [CACHE-MIB | PREFIX]`. Prints what it did and the CPU time in seconds.
+//! Measures reading: `read REPOSITORY all|walk|lookup|order|refs [CACHE-MIB | PREFIX]`. Prints what
+//! it did and the CPU time in seconds.
 
 use std::collections::BinaryHeap;
 use std::time::Instant;

@@ -1,12 +1,15 @@
-//! Object directories that a repository borrows from (`objects/info/alternates`, `gitrepository-layout`).
+//! Object directories that a repository borrows from (`objects/info/alternates`,
+//! `gitrepository-layout`).
 //!
-//! An alternates file is part of a repository. Whoever may write there can name any place in it, and the server would
-//! read that place for him: one line and one commit id were enough to read a repository that denies the reader
-//! (CVE-2022-39253 is of this kind). So a line is only a wish. Each place is walked to (see [`place`](crate::place)), and
-//! [`Lender`] says whether it may be borrowed from, before anything in it is opened, at each level.
+//! An alternates file is part of a repository. Whoever may write there can name any place in it,
+//! and the server would read that place for him: one line and one commit id were enough to read a
+//! repository that denies the reader (CVE-2022-39253 is of this kind). So a line is only a wish.
+//! Each place is walked to (see [`place`](crate::place)), and [`Lender`] says whether it may be
+//! borrowed from, before anything in it is opened, at each level.
 //!
-//! All of this happens before a process narrows its sandbox: [`resolve`] gives directories, the sandbox gets a rule for
-//! each, and [`Options::alternates`](crate::repository::Options) takes them.
+//! All of this happens before a process narrows its sandbox: [`resolve`] gives directories, the
+//! sandbox gets a rule for each, and [`Options::alternates`](crate::repository::Options) takes
+//! them.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -23,7 +26,8 @@ use crate::place::{self, Inode, Trust, Walked};
 pub const MAX_DEPTH: usize = 5;
 /// How many object directories one repository may borrow from.
 pub const MAX_ALTERNATES: usize = 64;
-/// Bytes of all their paths and of what is told of the directories on the way: they travel in one message.
+/// Bytes of all their paths and of what is told of the directories on the way: they travel in one
+/// message.
 pub const MAX_PATHS: usize = 12_000;
 /// Bytes that one directory takes there.
 pub const DIRECTORY_BYTES: usize = 28;
@@ -73,8 +77,9 @@ pub trait Lender {
     /// No answer.
     fn ask(&mut self, places: &[Place<'_>]) -> std::result::Result<Vec<Lending>, String>;
 
-    /// Whether this is walked to, by its path as its line has it. The line is anybody's, and the walk may lead to what does not answer:
-    /// a network's file system whose server is gone. A process that serves somebody waits there for that one alone.
+    /// Whether this is walked to, by its path as its line has it. The line is anybody's, and the
+    /// walk may lead to what does not answer: a network's file system whose server is gone. A
+    /// process that serves somebody waits there for that one alone.
     fn is_walked_to(&mut self, _path: &Path) -> bool {
         true
     }
@@ -103,7 +108,8 @@ pub struct Alternate {
 /// What a repository borrows from.
 #[derive(Debug, Default)]
 pub struct Alternates {
-    /// The directories, in the order in which objects are looked for: those of the repository's own file first.
+    /// The directories, in the order in which objects are looked for: those of the repository's own
+    /// file first.
     pub dirs: Vec<Alternate>,
     /// Those that were left out, with the reason, for the log.
     pub refused: Vec<(PathBuf, String)>,
@@ -125,11 +131,12 @@ struct Wish {
     directories: Vec<Inode>,
 }
 
-/// Resolves the alternates of an objects directory, those of its alternates included. `path` is the place of `objects` as
-/// walked, for the sake of relative lines, `look` how what is in it is opened.
+/// Resolves the alternates of an objects directory, those of its alternates included. `path` is the
+/// place of `objects` as walked, for the sake of relative lines, `look` how what is in it is
+/// opened.
 ///
-/// A line that may not be used, or that leads nowhere, in a circle or too deep, is left out and told in
-/// [`Alternates::refused`].
+/// A line that may not be used, or that leads nowhere, in a circle or too deep, is left out and
+/// told in [`Alternates::refused`].
 ///
 /// # Errors
 /// The repository's own file cannot be read, or the lender does not answer.
@@ -229,8 +236,8 @@ impl Search {
         Ok(wishes)
     }
 
-    /// Those of one level that may be used. About absent ones it is asked all the same: who may not read a place is not to
-    /// learn from the time whether it is there.
+    /// Those of one level that may be used. About absent ones it is asked all the same: who may not
+    /// read a place is not to learn from the time whether it is there.
     fn granted(&mut self, wishes: Vec<Wish>, lender: &mut dyn Lender) -> Result<Vec<Source>> {
         let places: Vec<Place<'_>> =
             wishes.iter().map(|Wish { path, directories, .. }| Place { path, directories }).collect();
@@ -279,8 +286,9 @@ fn is_exported(objects: &Walked) -> bool {
     objects.entry("../git-daemon-export-ok") == Some(EntryType::File)
 }
 
-/// A path without `..`, read as C git reads such a line: as text, before anything is looked at. Were each `..` walked back from
-/// where the name before it leads, what is told of a line would tell whether that name is there.
+/// A path without `..`, read as C git reads such a line: as text, before anything is looked at.
+/// Were each `..` walked back from where the name before it leads, what is told of a line would
+/// tell whether that name is there.
 fn plain(path: &Path) -> Option<PathBuf> {
     let mut plain = PathBuf::from("/");
     for component in path.components() {
@@ -307,8 +315,8 @@ pub fn has_any(directory: &OwnedFd, look: Look) -> Result<bool> {
 }
 
 impl Alternates {
-    /// Whether anything was left out, so that objects may be missing. That something is absent is told only to whoever may
-    /// read it: of the rest it cannot be told from what may not be read.
+    /// Whether anything was left out, so that objects may be missing. That something is absent is
+    /// told only to whoever may read it: of the rest it cannot be told from what may not be read.
     pub fn withheld(&self) -> Option<Withheld> {
         let why = if self.denied { Withheld::Refused } else { Withheld::Absent };
         (!self.refused.is_empty()).then_some(why)
@@ -326,7 +334,8 @@ impl Alternates {
     }
 }
 
-/// The lines of an alternates file: comments left out, quotes taken off; `None` for one with bad quotes.
+/// The lines of an alternates file: comments left out, quotes taken off; `None` for one with bad
+/// quotes.
 pub fn parse(text: &[u8]) -> impl Iterator<Item = Option<Vec<u8>>> + '_ {
     let lines = text.split(|&byte| byte == b'\n');
     lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).map(|line| {

@@ -1,8 +1,9 @@
 //! Opening files beneath a directory descriptor, following no symbolic link.
 //!
 //! Everything this crate reads is opened here, each component with `openat(O_NOFOLLOW)`, so that
-//! neither a link in a repository nor a directory swapped for one leads out of it; nor, where others may have made it, a mount
-//! point (see [`Look`]). The only memory maps are made here as well.
+//! neither a link in a repository nor a directory swapped for one leads out of it; nor, where
+//! others may have made it, a mount point (see [`Look`]). The only memory maps are made here as
+//! well.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -62,7 +63,8 @@ fn plain(path: &[u8]) -> bool {
 }
 
 impl Dir {
-    /// A directory from its descriptor (`O_PATH` will do); `name` is for error texts and may be empty.
+    /// A directory from its descriptor (`O_PATH` will do); `name` is for error texts and may be
+    /// empty.
     pub fn new(fd: OwnedFd, name: impl Into<PathBuf>) -> Dir {
         Dir::within(fd, name, Look::ANYWHERE)
     }
@@ -107,7 +109,8 @@ impl Dir {
     pub fn open_dir(&self, path: &[u8]) -> Result<Option<Dir>> {
         match self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => Ok(Some(Dir::within(fd, self.name_of(path), self.look))),
-            // A link to a directory is told from nothing at all: what lies behind it would silently be missed.
+            // A link to a directory is told from nothing at all: what lies behind it would silently
+            // be missed.
             Err(Errno::ENOTDIR) if matches!(self.stat(path)?, Some((EntryType::Symlink, _))) => {
                 Err(Error::Corrupt(self.name_of(path), "symbolic link, which is not followed"))
             }
@@ -240,11 +243,12 @@ impl EntryType {
     }
 }
 
-/// A file in memory, read-only and private: nothing that this process does could ever reach the file.
+/// A file in memory, read-only and private: nothing that this process does could ever reach the
+/// file.
 ///
-/// Git never changes a pack, index or packed-refs file in place: it renames a new one over it, which
-/// leaves this one as it was. Whoever truncates one all the same ends the process that reads it
-/// (SIGBUS), and no other.
+/// Git never changes a pack, index or packed-refs file in place: it renames a new one over it,
+/// which leaves this one as it was. Whoever truncates one all the same ends the process that reads
+/// it (SIGBUS), and no other.
 #[derive(Debug)]
 pub struct Map {
     bytes: memmap2::Mmap,

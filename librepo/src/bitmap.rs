@@ -1,11 +1,12 @@
 //! Reachability bitmaps: for chosen commits, the set of all objects that can be reached from them
 //! (`gitformat-bitmap`, version 1, of a pack or of a multi-pack index).
 //!
-//! A bitmap speeds a fetch up and says nothing that a walk would not: whatever is wrong with one, it is not
-//! used. What is checked: the structure, that it belongs to this pack or multi-pack index, the file's own
-//! checksum as long as the file is small enough for that to cost little and nobody has done it before (damage in the middle
-//! would otherwise make packs that lack objects), and of each commit's set that the commit itself is in it.
-//! Pseudo-merges are skipped: they only add more sets.
+//! A bitmap speeds a fetch up and says nothing that a walk would not: whatever is wrong with one,
+//! it is not used. What is checked: the structure, that it belongs to this pack or multi-pack
+//! index, the file's own checksum as long as the file is small enough for that to cost little and
+//! nobody has done it before (damage in the middle would otherwise make packs that lack objects),
+//! and of each commit's set that the commit itself is in it. Pseudo-merges are skipped: they only
+//! add more sets.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -18,8 +19,8 @@ use crate::id::FastState;
 
 /// Up to this size (bytes) the file's checksum is verified when it is opened.
 const CHECKED_SIZE: usize = 16 << 20;
-/// On the way of a chain of differences, each so many sets are kept for other chains that pass there: a difference is applied
-/// faster than a set is copied into fresh memory.
+/// On the way of a chain of differences, each so many sets are kept for other chains that pass
+/// there: a difference is applied faster than a set is copied into fresh memory.
 const KEPT: usize = 16;
 /// How many bytes of expanded bitmaps one fetch keeps.
 const EXPANDED_BYTES: usize = 32 << 20;
@@ -51,8 +52,8 @@ struct Entry {
 
 /// An opened bitmap file over its bytes (a map, or a slice).
 ///
-/// Bits count objects in pack order (by offset; for a multi-pack index in its pseudo-pack order), entries
-/// and name hashes in index order (by id).
+/// Bits count objects in pack order (by offset; for a multi-pack index in its pseudo-pack order),
+/// entries and name hashes in index order (by id).
 #[derive(Debug)]
 pub struct Bitmap<D> {
     data: D,
@@ -93,8 +94,8 @@ fn checksum_matches(hash: HashKind, data: &[u8]) -> bool {
 
 impl<D: Deref<Target = [u8]>> Bitmap<D> {
     /// Opens the file's bytes. `objects` is how many objects the pack or multi-pack index holds and
-    /// `checksum` its trailing checksum, by which the bitmap says to what it belongs. The file's own checksum need not
-    /// be computed if it was `checked` before.
+    /// `checksum` its trailing checksum, by which the bitmap says to what it belongs. The file's
+    /// own checksum need not be computed if it was `checked` before.
     ///
     /// # Errors
     /// `Unusable` for anything that keeps the file from being used.
@@ -209,7 +210,8 @@ impl<D: Deref<Target = [u8]>> Bitmap<D> {
         self.by_commit.get(&index_position).copied()
     }
 
-    /// The hash of a path at which the object with this index position (by id) is found; 0 is unknown.
+    /// The hash of a path at which the object with this index position (by id) is found; 0 is
+    /// unknown.
     #[must_use]
     pub fn name_hash(&self, index_position: u32) -> u32 {
         match self.hashes {
@@ -241,8 +243,8 @@ impl<D: Deref<Target = [u8]>> Bitmap<D> {
         Some(out)
     }
 
-    /// The set of an entry, commit and all; `None` when the entry is damaged. `own_bit` is the position of the
-    /// commit in bit order, which must be in the set.
+    /// The set of an entry, commit and all; `None` when the entry is damaged. `own_bit` is the
+    /// position of the commit in bit order, which must be in the set.
     #[must_use]
     pub fn expand(&self, entry: u32, own_bit: u32, cache: &mut Expanded) -> Option<Rc<[u64]>> {
         let set = self.expand_chain(entry, cache)?;

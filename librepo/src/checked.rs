@@ -1,9 +1,10 @@
 //! Checks of whole files that need not be made twice.
 //!
-//! A `.rev` file or a bitmap is read to its end before it is believed, and for a small fetch that is a large part of the
-//! work. Whoever starts one process after the other for the same repository can hand on to the next what the last found
-//! right. A file is told by device, inode, size and times, as Git tells those of its index; the seal of one that changed so lately
-//! that it could change again within the same tick of the clock is not given.
+//! A `.rev` file or a bitmap is read to its end before it is believed, and for a small fetch that
+//! is a large part of the work. Whoever starts one process after the other for the same repository
+//! can hand on to the next what the last found right. A file is told by device, inode, size and
+//! times, as Git tells those of its index; the seal of one that changed so lately that it could
+//! change again within the same tick of the clock is not given.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -52,7 +53,8 @@ impl FileId {
 pub struct Seal([u8; 32]);
 
 impl Seal {
-    /// For a check, and the files that it reads; `None` for those that are no files, or changed too lately.
+    /// For a check, and the files that it reads; `None` for those that are no files, or changed too
+    /// lately.
     pub(crate) fn of(check: &str, files: &[&Map]) -> Option<Seal> {
         Seal::at(SystemTime::now(), check, files.iter().map(|map| map.file_id()))
     }

@@ -1,5 +1,5 @@
-//! What multi-pack indexes and commit graphs have in common: a table of chunks (`gitformat-chunk`), and ids
-//! in order behind a fan-out table, as pack indexes have them too.
+//! What multi-pack indexes and commit graphs have in common: a table of chunks (`gitformat-chunk`),
+//! and ids in order behind a fan-out table, as pack indexes have them too.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -14,7 +14,8 @@ pub const FANOUT_LEN: usize = 256 * 4;
 pub struct Chunks(Vec<([u8; 4], Range<usize>)>);
 
 impl Chunks {
-    /// Parses the table of `count` chunks and the end; everything must lie before the last `trailer` bytes.
+    /// Parses the table of `count` chunks and the end; everything must lie before the last
+    /// `trailer` bytes.
     pub fn parse(data: &[u8], at: usize, count: u8, trailer: usize) -> Result<Chunks, &'static str> {
         let end = data.len().checked_sub(trailer).ok_or("file cut short")?;
         let mut chunks: Vec<([u8; 4], Range<usize>)> = Vec::with_capacity(usize::from(count));
@@ -66,8 +67,9 @@ pub struct IdTable {
 }
 
 impl IdTable {
-    /// Reads the fan-out table at `fanout`. The first id begins at `ids`, the next `stride` bytes further on, and
-    /// each has `width` bytes. That all of them lie within the file is for the caller to check, by [`IdTable::count`].
+    /// Reads the fan-out table at `fanout`. The first id begins at `ids`, the next `stride` bytes
+    /// further on, and each has `width` bytes. That all of them lie within the file is for the
+    /// caller to check, by [`IdTable::count`].
     pub fn parse(
         data: &[u8],
         at: usize,
@@ -110,8 +112,9 @@ impl IdTable {
 
     /// The index of an id.
     ///
-    /// Ids are evenly spread, so that the value of one says where in its part of the table it is to be found: two
-    /// guesses, each by what the one before saw, come within a few ids of it, and most often within a line of cache.
+    /// Ids are evenly spread, so that the value of one says where in its part of the table it is to
+    /// be found: two guesses, each by what the one before saw, come within a few ids of it, and
+    /// most often within a line of cache.
     pub fn lookup(&self, data: &[u8], id: &[u8]) -> Option<u32> {
         let key = be64(id, 0)?;
         let first = usize::from(id[0]);
@@ -136,8 +139,8 @@ impl IdTable {
                 return None;
             }
         }
-        // From there in growing steps, until the id lies between two of them. Ids can share eight bytes, so that an
-        // equal key only ends the search for bounds.
+        // From there in growing steps, until the id lies between two of them. Ids can share eight
+        // bytes, so that an equal key only ends the search for bounds.
         let mut step = 1;
         while high - low > step {
             let next = if guess < low { low + step } else { high - step };
@@ -198,7 +201,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Ids that crowd together, share long beginnings or lie far apart are all found, and no others.
+        /// Ids that crowd together, share long beginnings or lie far apart are all found, and no
+        /// others.
         #[test]
         fn lookup_finds_exactly_what_is_there(
             seeds in proptest::collection::vec((0u8..4, 0u8..4, 0u8..3, 0u8..=255), 0..200),

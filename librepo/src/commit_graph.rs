@@ -1,7 +1,8 @@
 //! Commit graphs, single or as chains (`gitformat-commit-graph`).
 //!
-//! A graph saves inflating commits in walks. It holds what the commits hold, so replacing and grafting, which this
-//! crate never does, does not matter; in a shallow repository, where parents are cut, it is left alone.
+//! A graph saves inflating commits in walks. It holds what the commits hold, so replacing and
+//! grafting, which this crate never does, does not matter; in a shallow repository, where parents
+//! are cut, it is left alone.
 
 use libgit::{HashKind, ObjectId};
 
@@ -47,7 +48,8 @@ pub struct GraphCommit {
     pub tree: ObjectId,
     /// When it was committed, in seconds since 1970 (34 bits of it).
     pub date: u64,
-    /// The topological level: 1 for roots, more than that of every parent. 0 if it was not computed.
+    /// The topological level: 1 for roots, more than that of every parent. 0 if it was not
+    /// computed.
     pub level: u32,
     /// What [`CommitGraph::generation`] says.
     pub generation: u64,
@@ -66,7 +68,8 @@ impl GraphCommit {
 }
 
 impl Layer {
-    /// Parses a file that follows `bases` (their checksums, and how many commits they have together).
+    /// Parses a file that follows `bases` (their checksums, and how many commits they have
+    /// together).
     fn parse(
         map: Map,
         hash: HashKind,
@@ -119,8 +122,8 @@ impl Layer {
 
 impl CommitGraph {
     /// Opens the commit graph of an objects directory: `info/commit-graph`, or else the chain in
-    /// `info/commit-graphs`. `None` if there is none; the reason if it is to be ignored. Layers of a chain
-    /// that are not here are looked for in `others` (the alternates).
+    /// `info/commit-graphs`. `None` if there is none; the reason if it is to be ignored. Layers of
+    /// a chain that are not here are looked for in `others` (the alternates).
     pub fn open(
         objects: &Dir,
         others: &[&Dir],
@@ -145,7 +148,8 @@ impl CommitGraph {
     }
 
     fn of_layers(layers: Vec<Layer>, hash: HashKind) -> CommitGraph {
-        // Dates and levels cannot be compared with each other: C git too takes dates only if all layers have them.
+        // Dates and levels cannot be compared with each other: C git too takes dates only if all
+        // layers have them.
         let corrected = layers.iter().all(|layer| layer.dates.is_some());
         CommitGraph { layers, hash, corrected }
     }
@@ -213,8 +217,8 @@ impl CommitGraph {
         id.unwrap_or(ObjectId::null(self.hash))
     }
 
-    /// What the graph knows about a commit. `None` if it is damaged there: its parents must be in the graph,
-    /// and on lower levels. Then the commit itself is to be read.
+    /// What the graph knows about a commit. `None` if it is damaged there: its parents must be in
+    /// the graph, and on lower levels. Then the commit itself is to be read.
     pub fn commit(&self, number: u32) -> Option<GraphCommit> {
         let (layer, index) = self.layer(number)?;
         let data: &[u8] = &layer.map;
@@ -267,8 +271,8 @@ impl CommitGraph {
         Some(commit)
     }
 
-    /// A number that is greater than every parent's: the corrected commit date where all layers have it, else the
-    /// level (0 if that was not computed, and nothing follows from it then).
+    /// A number that is greater than every parent's: the corrected commit date where all layers
+    /// have it, else the level (0 if that was not computed, and nothing follows from it then).
     pub fn generation(&self, number: u32) -> Option<u64> {
         let (layer, index) = self.layer(number)?;
         if !self.corrected {

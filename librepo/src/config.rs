@@ -1,8 +1,9 @@
 //! The few keys of a repository's own `config` that are read (`git-config`, "CONFIGURATION FILE";
 //! `gitrepository-layout`, "repository version").
 //!
-//! The whole file must be well formed, but nothing else in it has an effect, and `include` is not followed: whoever can
-//! write a repository's configuration must not be able to make the server do anything.
+//! The whole file must be well formed, but nothing else in it has an effect, and `include` is not
+//! followed: whoever can write a repository's configuration must not be able to make the server do
+//! anything.
 
 use libgit::HashKind;
 
@@ -31,11 +32,13 @@ pub struct Config {
     pub bare: Option<bool>,
     /// `core.sharedRepository`.
     pub shared: Shared,
-    /// Whether objects may be missing, because a promisor remote has them (`extensions.partialClone`).
+    /// Whether objects may be missing, because a promisor remote has them
+    /// (`extensions.partialClone`).
     pub partial_clone: bool,
     /// `extensions.preciousObjects`: nothing may ever be deleted.
     pub precious_objects: bool,
-    /// `extensions.worktreeConfig`: `config.worktree` is read too, and `core.bare` is most often there.
+    /// `extensions.worktreeConfig`: `config.worktree` is read too, and `core.bare` is most often
+    /// there.
     pub worktree_config: bool,
 }
 
@@ -53,8 +56,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Parses a repository's `config`, and refuses what is not known: a format version above 1, an extension (where
-    /// the version makes extensions count), a reference storage other than files.
+    /// Parses a repository's `config`, and refuses what is not known: a format version above 1, an
+    /// extension (where the version makes extensions count), a reference storage other than files.
     pub fn parse(text: &[u8]) -> Result<Config> {
         let mut config = Config::default();
         let mut version = 0;
@@ -205,7 +208,8 @@ impl Variable {
     }
 }
 
-/// The assignments of a file in the syntax of `git-config`. After an error, which is a line's number, it ends.
+/// The assignments of a file in the syntax of `git-config`. After an error, which is a line's
+/// number, it ends.
 #[derive(Debug)]
 pub struct Variables<'a> {
     text: &'a [u8],

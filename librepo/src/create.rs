@@ -11,12 +11,13 @@ const FILES: [(&str, &str); 3] = [
     ("config", "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"),
     ("description", "Unnamed repository; edit this file 'description' to name the repository.\n"),
 ];
-/// How deep a tree is that [`remove_tree`] removes, and how many names a directory in it may have: far more than [`empty`] makes.
+/// How deep a tree is that [`remove_tree`] removes, and how many names a directory in it may have:
+/// far more than [`empty`] makes.
 const DEPTH: usize = 8;
 const ENTRIES: usize = 1000;
 
-/// Makes an empty repository in `at`, which must not exist, for objects with SHA-1 ids. When this returns all of it is on the
-/// disk but the name `at` itself.
+/// Makes an empty repository in `at`, which must not exist, for objects with SHA-1 ids. When this
+/// returns all of it is on the disk but the name `at` itself.
 pub fn empty(fs: &Fs, at: &[u8]) -> Result<()> {
     if !fs.make_dir(at)? {
         return Err(Error::Limit(format!("{}: is there already", String::from_utf8_lossy(at))));
@@ -37,8 +38,9 @@ pub fn empty(fs: &Fs, at: &[u8]) -> Result<()> {
     fs.sync_dir(at)
 }
 
-/// Removes a directory and everything in it, without following a symbolic link. Nothing is left undone silently: what cannot be
-/// removed is an error, and a tree of another shape than [`empty`] makes is one too.
+/// Removes a directory and everything in it, without following a symbolic link. Nothing is left
+/// undone silently: what cannot be removed is an error, and a tree of another shape than [`empty`]
+/// makes is one too.
 pub fn remove_tree(fs: &Fs, at: &[u8]) -> Result<()> {
     remove(fs, at, DEPTH)
 }

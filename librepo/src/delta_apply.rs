@@ -86,11 +86,12 @@ pub(crate) fn instruction(delta: &[u8], at: usize) -> Result<(Instruction, usize
 /// The reason where a result exceeds the caller's limit.
 pub(crate) const TOO_LARGE: &str = "delta result larger than the limit";
 
-/// Applies a whole delta. `limit` is the largest result in bytes that the caller takes; `room` is memory for it if it fits:
-/// its content is lost, and what is more than twice as large as needed is given back. The error is the reason.
+/// Applies a whole delta. `limit` is the largest result in bytes that the caller takes; `room` is
+/// memory for it if it fits: its content is lost, and what is more than twice as large as needed is
+/// given back. The error is the reason.
 ///
-/// Every instruction is checked against the base and against the declared size of the result, before
-/// a byte is copied.
+/// Every instruction is checked against the base and against the declared size of the result,
+/// before a byte is copied.
 pub fn apply(base: &[u8], delta: &[u8], limit: u64, room: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     const CUT: &str = "delta cut short";
     const BEYOND: &str = "delta copies from beyond its base";

@@ -38,11 +38,13 @@ pub enum Error {
     MissingBases(u64, ObjectId),
     /// An object is larger than the limit: id, its size and the limit in bytes.
     ObjectTooLarge(ObjectId, u64, u64),
-    /// A pack entry is larger than the limit: file name of the pack, offset, size and limit in bytes.
+    /// A pack entry is larger than the limit: file name of the pack, offset, size and limit in
+    /// bytes.
     EntryTooLarge(String, u64, u64, u64),
     /// Any other limit was reached, one that cannot be set; the text names it.
     Limit(String),
-    /// A limit was reached that whoever serves the repository has set: what was said of it, and its words in gotd.conf.
+    /// A limit was reached that whoever serves the repository has set: what was said of it, and its
+    /// words in gotd.conf.
     SetLimit(String, &'static str),
     /// The other end (a sink or a source of the caller's) failed.
     Io(io::Error),
@@ -82,8 +84,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// What a full disk, or a mount point in the way, is called in an error, so that a client can tell its administrator: the
-/// system's own words are about a device.
+/// What a full disk, or a mount point in the way, is called in an error, so that a client can tell
+/// its administrator: the system's own words are about a device.
 fn full(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::StorageFull => "the disk is full: ",

@@ -1,8 +1,9 @@
 //! Compressed bitmaps as `.bitmap` files hold them (EWAH; `gitformat-bitmap`, appendix A).
 //!
-//! A bitmap is a sequence of 64-bit big-endian words. Each group starts with a marker word: bit 0 is the
-//! value of a run, the next 32 bits its length in words, the upper 31 bits how many literal words follow.
-//! Nothing here allocates: a bitmap is combined straight from the file's bytes into the caller's dense one.
+//! A bitmap is a sequence of 64-bit big-endian words. Each group starts with a marker word: bit 0
+//! is the value of a run, the next 32 bits its length in words, the upper 31 bits how many literal
+//! words follow. Nothing here allocates: a bitmap is combined straight from the file's bytes into
+//! the caller's dense one.
 
 /// One compressed bitmap, borrowed from the file's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +29,11 @@ fn be32(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Ewah<'a> {
-    /// Takes the bitmap at the start of `bytes` and returns it with the number of bytes it occupies.
+    /// Takes the bitmap at the start of `bytes` and returns it with the number of bytes it
+    /// occupies.
     ///
-    /// The serialised form is the number of bits (32 bits), the number of words (32 bits), the words, and the
-    /// index of the last marker word (32 bits), which only a writer needs.
+    /// The serialised form is the number of bits (32 bits), the number of words (32 bits), the
+    /// words, and the index of the last marker word (32 bits), which only a writer needs.
     ///
     /// # Errors
     /// `Malformed` when the bytes end early.
@@ -54,8 +56,8 @@ impl<'a> Ewah<'a> {
     /// Exclusive or into `out` (64 bits a word, least significant first).
     ///
     /// # Errors
-    /// `Malformed` when a bit lies beyond `out` or the words end inside a group; `out` is then half changed
-    /// and of no use.
+    /// `Malformed` when a bit lies beyond `out` or the words end inside a group; `out` is then half
+    /// changed and of no use.
     pub fn xor_into(&self, out: &mut [u64]) -> Result<(), Malformed> {
         self.apply(out, |word, bits| *word ^= bits)
     }

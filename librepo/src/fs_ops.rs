@@ -1,7 +1,9 @@
-//! Every change to a repository, as one operation each: create, write, synchronise, rename, link, remove.
+//! Every change to a repository, as one operation each: create, write, synchronise, rename, link,
+//! remove.
 //!
-//! All paths are relative to the repository's directory and are walked component by component without following symbolic links.
-//! An observer sees the operations in their order, which is how the tests replay what a power cut could have left at any moment.
+//! All paths are relative to the repository's directory and are walked component by component
+//! without following symbolic links. An observer sees the operations in their order, which is how
+//! the tests replay what a power cut could have left at any moment.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -61,13 +63,14 @@ pub type Observer = Box<dyn Fn(&Op)>;
 pub type Identity = (u64, u64);
 
 impl Fs {
-    /// Changes what is beneath `root`, a directory's descriptor; new files get modes as `shared` says.
+    /// Changes what is beneath `root`, a directory's descriptor; new files get modes as `shared`
+    /// says.
     pub fn new(root: OwnedFd, shared: Shared) -> Fs {
         Fs { root, look: Look::ANYWHERE, shared, observer: None }
     }
 
-    /// Changes only what `look` lets see. Names are made, renamed and removed in directories that were opened by it; the kernel does
-    /// none of that with a mount point.
+    /// Changes only what `look` lets see. Names are made, renamed and removed in directories that
+    /// were opened by it; the kernel does none of that with a mount point.
     #[must_use]
     pub fn within(self, look: Look) -> Fs {
         Fs { look, ..self }
@@ -189,7 +192,8 @@ impl Fs {
         }
     }
 
-    /// Creates the directories on the way to `path` that are missing, and gives them, outermost first.
+    /// Creates the directories on the way to `path` that are missing, and gives them, outermost
+    /// first.
     pub fn make_parents(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut made = Vec::new();
         for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
@@ -272,7 +276,8 @@ impl Fs {
         }
     }
 
-    /// Reads a regular file of at most `limit` bytes; `None` if there is none, or a directory in its place.
+    /// Reads a regular file of at most `limit` bytes; `None` if there is none, or a directory in
+    /// its place.
     pub fn read(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let open = || {
@@ -314,7 +319,8 @@ impl Fs {
         }
     }
 
-    /// Names in a directory with whether each is a directory itself, `limit` of them at most; none if there is no such directory.
+    /// Names in a directory with whether each is a directory itself, `limit` of them at most; none
+    /// if there is no such directory.
     pub fn list(&self, path: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bool)>> {
         let dir = match self.open_dir_raw(path) {
             Ok(fd) => crate::beneath::Dir::within(fd, name(path), self.look),

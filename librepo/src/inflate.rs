@@ -1,15 +1,18 @@
-//! Inflating what is wholly in memory and of known size (RFC 1950, RFC 1951), as the entries of packs are.
+//! Inflating what is wholly in memory and of known size (RFC 1950, RFC 1951), as the entries of
+//! packs are.
 //!
-//! A fetch inflates hundreds of thousands of small streams, and a general inflater spends half of its time on what these do not
-//! need: stopping and going on anywhere, and a window. This one reads one stream from start to end, eight bytes at
-//! a time, straight into its place. What it accepts is what zlib accepts, which a test and a fuzz target compare: every code is
-//! complete, no copy begins before the data, the length is the declared one, and the checksum is right.
+//! A fetch inflates hundreds of thousands of small streams, and a general inflater spends half of
+//! its time on what these do not need: stopping and going on anywhere, and a window. This one reads
+//! one stream from start to end, eight bytes at a time, straight into its place. What it accepts is
+//! what zlib accepts, which a test and a fuzz target compare: every code is complete, no copy
+//! begins before the data, the length is the declared one, and the checksum is right.
 
 /// How many bits of a code are looked up at once; longer ones take a second step.
 const ROOT: u32 = 10;
 const DISTANCE_ROOT: u32 = 8;
 const PRECODE_ROOT: u32 = 7;
-/// Room for the tables of every complete code with these roots: 1334 and 402 entries, by zlib's `enough`.
+/// Room for the tables of every complete code with these roots: 1334 and 402 entries, by zlib's
+/// `enough`.
 const ENTRIES: usize = 2048;
 const DISTANCE_ENTRIES: usize = 512;
 /// The longest code in bits.
@@ -19,9 +22,10 @@ const WORDS: usize = 3;
 /// Bytes behind the data that a copy may write before they get their own.
 const SLACK: usize = 8 * WORDS;
 
-// An entry of a table: how many bits are taken (0 to 5), by the code and by what follows it; how many of them the code has (8 to
-// 11); what it is (12 to 15); and its value (16 to 31): a byte, the least length or distance, or where the second table begins,
-// which takes as many bits as are there for the code.
+// An entry of a table: how many bits are taken (0 to 5), by the code and by what follows it; how
+// many of them the code has (8 to 11); what it is (12 to 15); and its value (16 to 31): a byte, the
+// least length or distance, or where the second table begins, which takes as many bits as are there
+// for the code.
 const LITERAL: u32 = 1 << 12;
 const END: u32 = 1 << 13;
 const SECOND: u32 = 1 << 14;
@@ -116,8 +120,9 @@ impl<const N: usize> Code<N> {
         Code { table: Box::new([INVALID; N]), root: 1 }
     }
 
-    /// Makes the table for symbols with these lengths. `of` has the entry of a symbol but for its code's length, which is written
-    /// into it. A code must be complete, or (as zlib has it, except for the code of lengths) have at most one symbol, of one bit.
+    /// Makes the table for symbols with these lengths. `of` has the entry of a symbol but for its
+    /// code's length, which is written into it. A code must be complete, or (as zlib has it, except
+    /// for the code of lengths) have at most one symbol, of one bit.
     fn build(&mut self, lengths: &[u8], most: u32, partial: bool, of: impl Fn(usize) -> u32) -> Result<()> {
         let mut counts = [0u16; LONGEST + 1];
         for length in lengths {
@@ -324,8 +329,8 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// Inflates the zlib stream at the start of `input` into `out`, which is emptied first, and returns how many bytes the
-    /// stream takes.
+    /// Inflates the zlib stream at the start of `input` into `out`, which is emptied first, and
+    /// returns how many bytes the stream takes.
     ///
     /// # Errors
     /// The reason, if the stream is damaged or does not yield exactly `size` bytes.
@@ -450,8 +455,8 @@ fn read_codes(bits: &mut Bits<'_>, codes: &mut Codes) -> Result<()> {
 
 /// The data of a block.
 fn coded(bits: &mut Bits<'_>, codes: &Codes, out: &mut [u8], size: usize, length: &mut usize) -> Result<()> {
-    // Kept apart from what `bits` points to, so that they stay in registers. Of `count` the lowest byte counts: what else is in an
-    // entry need not be masked then.
+    // Kept apart from what `bits` points to, so that they stay in registers. Of `count` the lowest
+    // byte counts: what else is in an entry need not be masked then.
     let Bits { input, at: mut next, mut word, mut count } = *bits;
     let (literals, distances) = (&*codes.literals.table, &*codes.distances.table);
     let literal_mask = (1u64 << codes.literals.root) - 1;
@@ -460,8 +465,8 @@ fn coded(bits: &mut Bits<'_>, codes: &Codes, out: &mut [u8], size: usize, length
     loop {
         (word, count, next) = refilled(input, word, count, next);
         let mut entry = literals[(word & literal_mask) as usize & (ENTRIES - 1)];
-        // 56 bits are enough for two bytes of 10 bits at most and what follows: a length takes 20, a distance 28, but the latter is
-        // looked after by itself.
+        // 56 bits are enough for two bytes of 10 bits at most and what follows: a length takes 20,
+        // a distance 28, but the latter is looked after by itself.
         let mut more = 3;
         while entry & LITERAL != 0 {
             *out.get_mut(at).ok_or(SIZE)? = (entry >> 16) as u8;
@@ -566,7 +571,8 @@ fn adler32(data: &[u8]) -> u32 {
     b << 16 | a
 }
 
-/// Copies `count` bytes to a place behind, which they may reach; up to [`SLACK`] bytes after them may be overwritten.
+/// Copies `count` bytes to a place behind, which they may reach; up to [`SLACK`] bytes after them
+/// may be overwritten.
 #[inline(always)]
 fn copy(out: &mut [u8], mut from: usize, mut to: usize, count: usize) {
     let end = to.wrapping_add(count);
@@ -674,7 +680,8 @@ mod tests {
             }
         }
 
-        // The checksum hides most of what goes wrong inside: here it is made right for what came out.
+        // The checksum hides most of what goes wrong inside: here it is made right for what came
+        // out.
         #[test]
         fn any_codes_are_judged_as_by_zlib(body in prop::collection::vec(any::<u8>(), 1..400), kind in 0..3u8) {
             let mut stream = vec![0x78, 0x9c];

@@ -1,8 +1,10 @@
 //! A packed object that is too large to be rebuilt in memory, read from its first byte to its last.
 //!
-//! A delta copies from anywhere in its base, so a base is usually held as a whole. Here only the deltas are. What the lowest
-//! one copies from is inflated anew as it is needed, and only the last megabytes of it are kept: most deltas copy forwards. One
-//! that jumps back and forth would have the base inflated again and again; where that becomes too much, the base is held as a whole after all.
+//! A delta copies from anywhere in its base, so a base is usually held as a whole. Here only the
+//! deltas are. What the lowest one copies from is inflated anew as it is needed, and only the last
+//! megabytes of it are kept: most deltas copy forwards. One that jumps back and forth would have
+//! the base inflated again and again; where that becomes too much, the base is held as a whole
+//! after all.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -81,7 +83,8 @@ impl Layer {
         Ok(Layer { delta, size, marks })
     }
 
-    /// The instruction that yields the byte at this place of the result, where it begins there, and the next one's place.
+    /// The instruction that yields the byte at this place of the result, where it begins there, and
+    /// the next one's place.
     fn find(&self, wanted: u64) -> Result<(Instruction, u64)> {
         let mark = self.marks.partition_point(|(begins, _)| *begins <= wanted);
         let (mut begins, mut at) = *self.marks.get(mark.saturating_sub(1)).ok_or("delta cut short")?;
@@ -97,7 +100,8 @@ impl Layer {
 }
 
 impl<'p> Layers<'p> {
-    /// `input` is the compressed base, of this size; `deltas` come in the order in which they are applied.
+    /// `input` is the compressed base, of this size; `deltas` come in the order in which they are
+    /// applied.
     pub(crate) fn new(input: &'p [u8], size: u64, deltas: Vec<Vec<u8>>) -> Result<Layers<'p>> {
         let (mut layers, mut below) = (Vec::with_capacity(deltas.len()), size);
         for delta in deltas {

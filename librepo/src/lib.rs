@@ -1,10 +1,11 @@
 //! One Git repository: references, objects, packs.
 //!
-//! Knows no process and no socket, and reads no configuration but the few keys of [`config`]. Nothing
-//! here starts a program, follows a symbolic link or trusts a file: whatever a repository holds, the worst it
-//! can do is to be refused.
+//! Knows no process and no socket, and reads no configuration but the few keys of [`config`].
+//! Nothing here starts a program, follows a symbolic link or trusts a file: whatever a repository
+//! holds, the worst it can do is to be refused.
 //!
-//! - [`repository`] opens one beneath a directory descriptor; [`refs`] and [`store`] are its two halves.
+//! - [`repository`] opens one beneath a directory descriptor; [`refs`] and [`store`] are its two
+//!   halves.
 //! - [`reader`] reads objects; every thread has its own.
 //! - [`place`] walks from a path to a directory, following no link that others can have put there.
 //! - [`alternates`] finds the object directories that a repository borrows from.

@@ -1,7 +1,8 @@
 //! A listing of references: the loose ones in memory, the packed ones as they lie in `packed-refs`.
 //!
-//! For a packed reference nothing is kept, however many there are. Whoever goes through a listing twice meets the same
-//! twice: `packed-refs` is never changed, but replaced, and the listing keeps the file that it opened.
+//! For a packed reference nothing is kept, however many there are. Whoever goes through a listing
+//! twice meets the same twice: `packed-refs` is never changed, but replaced, and the listing keeps
+//! the file that it opened.
 
 use std::iter::Peekable;
 
@@ -53,7 +54,8 @@ impl Listed<'_> {
         self.value.target
     }
 
-    /// What the object names in the end, if it is an annotated tag. Looked up only if `packed-refs` does not say.
+    /// What the object names in the end, if it is an annotated tag. Looked up only if `packed-refs`
+    /// does not say.
     #[must_use]
     pub fn peeled(&self, reader: &mut Reader<'_>) -> Option<ObjectId> {
         let PackedValue { target, peeled, peel_known } = self.value;
@@ -102,11 +104,13 @@ impl Listing {
         Ok(Listing { found, packed: rest, prefixes })
     }
 
-    /// Goes through it: `HEAD` first, the others sorted by name. Broken references are passed over. A reference whose
-    /// object is missing is there, as C git lists it: who wants it is to fail, and nobody to take it for deleted.
+    /// Goes through it: `HEAD` first, the others sorted by name. Broken references are passed over.
+    /// A reference whose object is missing is there, as C git lists it: who wants it is to fail,
+    /// and nobody to take it for deleted.
     ///
     /// # Errors
-    /// Each line of `packed-refs` is read when its turn comes; a bad one is an error, and nothing comes after it.
+    /// Each line of `packed-refs` is read when its turn comes; a bad one is an error, and nothing
+    /// comes after it.
     pub fn iter(&self) -> impl Iterator<Item = Result<Listed<'_>>> {
         Iter {
             listing: self,

@@ -18,7 +18,8 @@ pub struct MultiPackIndex {
 }
 
 impl MultiPackIndex {
-    /// Checks sizes, the fan-out table and the names of the packs; the error is the reason to ignore the file.
+    /// Checks sizes, the fan-out table and the names of the packs; the error is the reason to
+    /// ignore the file.
     pub fn parse(map: Map, hash: HashKind) -> Result<MultiPackIndex, &'static str> {
         const CUT: &str = "multi-pack index cut short";
         let data: &[u8] = &map;
@@ -80,8 +81,8 @@ impl MultiPackIndex {
         self.ids.lookup(&self.map, id)
     }
 
-    /// The number of the pack (of [`MultiPackIndex::packs`]) that has the object at `index`, and the offset of its
-    /// entry. Not checked against that pack.
+    /// The number of the pack (of [`MultiPackIndex::packs`]) that has the object at `index`, and
+    /// the offset of its entry. Not checked against that pack.
     #[inline]
     pub fn entry_at(&self, index: u32) -> Option<(u32, u64)> {
         if index >= self.count() {
@@ -100,7 +101,8 @@ impl MultiPackIndex {
         Some((pack, be64(large, (word & 0x7fff_ffff) as usize * 8)?))
     }
 
-    /// The indexes of all objects in the pseudo-pack's order (32 bits each), if the file has that order.
+    /// The indexes of all objects in the pseudo-pack's order (32 bits each), if the file has that
+    /// order.
     pub fn order(&self) -> Option<&[u8]> {
         self.map.get(self.chunks.sized(b"RIDX", (self.count() as usize).checked_mul(4))?)
     }

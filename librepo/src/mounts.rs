@@ -1,15 +1,17 @@
 //! What the kernel knows about mounts, and how something is opened without crossing into one.
 //!
-//! Whoever owns a directory can mount a file system in user space on it, or on a file in it. Its server may never answer, and
-//! then whoever asks it something hangs beyond SIGKILL. So in a place that others may change no mount point is crossed, down to
-//! the last file ([`Look`]).
+//! Whoever owns a directory can mount a file system in user space on it, or on a file in it. Its
+//! server may never answer, and then whoever asks it something hangs beyond SIGKILL. So in a place
+//! that others may change no mount point is crossed, down to the last file ([`Look`]).
 //!
-//! That a name is a mount point is found out without a question to what is mounted there: `O_PATH` opens its root, which the
-//! kernel has, and statx(2) with `AT_STATX_DONT_SYNC` tells the id of its mount. The look-up of a name does ask the file system
-//! that the name is in: that is the repository's own, which the walk to it came to.
+//! That a name is a mount point is found out without a question to what is mounted there: `O_PATH`
+//! opens its root, which the kernel has, and statx(2) with `AT_STATX_DONT_SYNC` tells the id of its
+//! mount. The look-up of a name does ask the file system that the name is in: that is the
+//! repository's own, which the walk to it came to.
 //!
-//! openat2(2) with `RESOLVE_NO_XDEV` would do it in one call. Its flags lie behind a pointer, where a system call filter
-//! cannot see them: a process that may only read could open files for writing with it.
+//! openat2(2) with `RESOLVE_NO_XDEV` would do it in one call. Its flags lie behind a pointer, where
+//! a system call filter cannot see them: a process that may only read could open files for writing
+//! with it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -34,8 +36,8 @@ pub(crate) const ENTRY: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union
 /// A file that must be new.
 const NEW: OFlag = OFlag::O_CREAT.union(OFlag::O_EXCL);
 
-/// How what is in a directory is opened: anywhere, or without asking a file system that others may have mounted there, since it
-/// may never answer.
+/// How what is in a directory is opened: anywhere, or without asking a file system that others may
+/// have mounted there, since it may never answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
     /// Only what lies on this one.
@@ -70,8 +72,9 @@ impl Look {
         self.open_here(directory, name, flags)
     }
 
-    /// The same of something that is there, and only if nothing is mounted on it. It is looked at first and then opened by
-    /// the descriptor that was looked at, so that there is no moment between the two to mount something.
+    /// The same of something that is there, and only if nothing is mounted on it. It is looked at
+    /// first and then opened by the descriptor that was looked at, so that there is no moment
+    /// between the two to mount something.
     #[cfg(target_os = "linux")]
     fn open_here(self, directory: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
         use std::os::fd::AsRawFd as _;
@@ -86,7 +89,8 @@ impl Look {
             EntryType::File | EntryType::Other => {
                 let by_descriptor = format!("/proc/self/fd/{}", found.as_raw_fd());
                 match nix::fcntl::open(&*by_descriptor, flags & !OFlag::O_NOFOLLOW, Mode::empty()) {
-                    // Without /proc there is only the name: who mounts something just now is not noticed.
+                    // Without /proc there is only the name: who mounts something just now is not
+                    // noticed.
                     Err(Errno::ENOENT) => openat(directory, name, flags, Mode::empty()),
                     done => done,
                 }
@@ -100,7 +104,8 @@ impl Look {
         Ok(self.entry(directory, name, flags)?.0)
     }
 
-    /// What one component of a directory is, as fstatat(2) tells it of what is no link to be followed.
+    /// What one component of a directory is, as fstatat(2) tells it of what is no link to be
+    /// followed.
     ///
     /// # Errors
     /// `EXDEV`: something is mounted there.
@@ -138,7 +143,8 @@ impl Look {
         Ok(EntryType::of_mode(self.entry(directory, name, ENTRY)?.1.mode))
     }
 
-    /// What this path is in a directory, which is the one that this is about. Links are not followed.
+    /// What this path is in a directory, which is the one that this is about. Links are not
+    /// followed.
     ///
     /// # Errors
     /// `ENOENT`: nothing. `EXDEV`: it lies behind a mount point.
@@ -146,8 +152,9 @@ impl Look {
         Ok(EntryType::of_mode(self.facts_of(directory, path)?.mode))
     }
 
-    /// Who may do what in the directory that has this path in another one. As for [`at`](Self::at), nobody is asked but the
-    /// kernel, and what is told is of what was looked at, whatever has its name by then.
+    /// Who may do what in the directory that has this path in another one. As for [`at`](Self::at),
+    /// nobody is asked but the kernel, and what is told is of what was looked at, whatever has its
+    /// name by then.
     ///
     /// # Errors
     /// As for `at`. `ENOTDIR`: it is no directory.
@@ -185,8 +192,9 @@ impl Look {
     }
 }
 
-/// What tells one mount from another: its id, and where the kernel does not tell that, the device. A bind mount of the
-/// same file system is not noticed then; that the path is known by where it was walked holds all the same.
+/// What tells one mount from another: its id, and where the kernel does not tell that, the device.
+/// A bind mount of the same file system is not noticed then; that the path is known by where it was
+/// walked holds all the same.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mount {
     id: Option<u64>,
@@ -246,8 +254,8 @@ impl Facts {
     }
 }
 
-/// Looks at a directory by its descriptor. Nobody is asked but the kernel itself: the server of a file system in user
-/// space, or a network's, may never answer.
+/// Looks at a directory by its descriptor. Nobody is asked but the kernel itself: the server of a
+/// file system in user space, or a network's, may never answer.
 #[cfg(target_os = "linux")]
 pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
     use nix::libc;
@@ -256,8 +264,8 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
     let mut buffer = std::mem::MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
     let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
-    // SAFETY: the descriptor is open, the path is an empty string with its end, and the buffer is one `struct statx`,
-    // which the call fills in.
+    // SAFETY: the descriptor is open, the path is an empty string with its end, and the buffer is
+    // one `struct statx`, which the call fills in.
     let done =
         unsafe { libc::statx(directory.as_raw_fd(), c"".as_ptr(), flags, wanted, buffer.as_mut_ptr()) };
     Errno::result(done)?;
@@ -297,8 +305,8 @@ pub(crate) enum MountedBy {
     NotKnown,
 }
 
-/// Who has mounted the file system on which a directory lies. The kernel alone is asked, by statmount(2): statfs(2) would ask
-/// the server of a file system in user space.
+/// Who has mounted the file system on which a directory lies. The kernel alone is asked, by
+/// statmount(2): statfs(2) would ask the server of a file system in user space.
 #[cfg(target_os = "linux")]
 pub(crate) fn mounted_by(facts: &Facts) -> MountedBy {
     // A file system in user space has no device, but for one that only root can have mounted.
@@ -333,7 +341,8 @@ const FS_TYPE: u64 = 0x20;
 #[cfg(target_os = "linux")]
 const MNT_OPTS: u64 = 0x80;
 
-/// An answer of statmount(2): a header of 512 bytes with numbers and the places of texts, which follow it.
+/// An answer of statmount(2): a header of 512 bytes with numbers and the places of texts, which
+/// follow it.
 #[cfg(target_os = "linux")]
 struct Statmount(Box<[u8; Statmount::SIZE]>);
 
@@ -359,7 +368,8 @@ impl Statmount {
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
-    /// Whether a file system of the family of FUSE was mounted by root. That of a virtual machine's host has no user.
+    /// Whether a file system of the family of FUSE was mounted by root. That of a virtual machine's
+    /// host has no user.
     fn is_roots(&self) -> bool {
         let users = |options: &[u8]| -> Vec<Vec<u8>> {
             options
@@ -389,8 +399,9 @@ fn statmount(mount: u64, wanted: u64) -> Result<Statmount, Errno> {
     let request = [size_first, mount.to_ne_bytes().to_vec(), wanted.to_ne_bytes().to_vec()].concat();
     let mut answer = Statmount(Box::new([0; Statmount::SIZE]));
     let (room, no_flags): (libc::size_t, libc::c_uint) = (Statmount::SIZE, 0);
-    // SAFETY: the request has the 24 bytes that it says, and the kernel writes as many bytes into the buffer as it is told that
-    // there is room for. It copies both, so that they need no alignment.
+    // SAFETY: the request has the 24 bytes that it says, and the kernel writes as many bytes into
+    // the buffer as it is told that there is room for. It copies both, so that they need no
+    // alignment.
     let done =
         unsafe { libc::syscall(SYS_STATMOUNT, request.as_ptr(), answer.0.as_mut_ptr(), room, no_flags) };
     Errno::result(done)?;

@@ -56,7 +56,8 @@ pub struct Commit<'a> {
 }
 
 impl<'a> Commit<'a> {
-    /// Parses the content of a commit. Fails only where the tree or parent lines are not as they must be.
+    /// Parses the content of a commit. Fails only where the tree or parent lines are not as they
+    /// must be.
     pub fn parse(data: &'a [u8], hash: HashKind) -> Result<Commit<'a>, Malformed> {
         let (tree, after_tree) =
             id_line(data, b"tree ", hash).ok_or(Malformed("commit without a tree line"))?;
@@ -264,7 +265,8 @@ fn word_at(data: &[u8], at: usize) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// Where a byte is first. Eight bytes at a time: trees are most of what a walk reads, and names most of a tree.
+/// Where a byte is first. Eight bytes at a time: trees are most of what a walk reads, and names
+/// most of a tree.
 #[inline]
 pub(crate) fn find_byte(data: &[u8], byte: u8) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;

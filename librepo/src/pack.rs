@@ -41,7 +41,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Parses the entry at `offset` of `data`, a pack with `trailer` bytes of checksum at its end (or none).
+    /// Parses the entry at `offset` of `data`, a pack with `trailer` bytes of checksum at its end
+    /// (or none).
     pub fn parse(data: &[u8], offset: u64, hash: HashKind) -> Result<Entry, &'static str> {
         const CUT: &str = "entry cut short";
         let start = usize::try_from(offset).map_err(|_| "offset beyond the end")?;
@@ -106,8 +107,8 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Puts a pack together from its maps; the error is the reason to ignore it. `name` is the file's
-    /// name without `.pack`; `rev` is the `.rev` file, not believed until it is checked.
+    /// Puts a pack together from its maps; the error is the reason to ignore it. `name` is the
+    /// file's name without `.pack`; `rev` is the `.rev` file, not believed until it is checked.
     pub fn new(name: String, map: Map, index: PackIndex, rev: Option<Map>) -> Result<Pack, &'static str> {
         let hash = index.hash();
         if map.len() < HEADER_LEN + hash.len() || !map.starts_with(b"PACK") {
@@ -220,13 +221,14 @@ impl Pack {
         Error::CorruptEntry(self.name.clone(), offset, why)
     }
 
-    /// The order of the entries in the pack: read from the `.rev` file if it is right in every place,
-    /// else computed, once.
+    /// The order of the entries in the pack: read from the `.rev` file if it is right in every
+    /// place, else computed, once.
     pub fn order(&self) -> &Order {
         self.order.get_or_init(|| Order::of(&self.index, self.rev.as_ref(), &self.checked))
     }
 
-    /// Why its `.rev` file is passed over, one line for the log, if it is and somebody has asked for the order.
+    /// Why its `.rev` file is passed over, one line for the log, if it is and somebody has asked
+    /// for the order.
     pub(crate) fn order_note(&self) -> Option<String> {
         let computed = self.rev.is_some() && self.order.get().is_some_and(|order| !order.is_from_file());
         computed.then(|| format!("{}.rev: ignored: not the order of its pack", self.name))

@@ -80,8 +80,8 @@ impl PackIndex {
         ObjectId::from_bytes(self.hash, self.id_bytes(index)).unwrap_or(ObjectId::null(self.hash))
     }
 
-    /// The offset of the entry at `index` in the pack; `u64::MAX` (where no pack has an entry) if the
-    /// index is damaged there.
+    /// The offset of the entry at `index` in the pack; `u64::MAX` (where no pack has an entry) if
+    /// the index is damaged there.
     #[inline]
     pub fn offset_at(&self, index: u32) -> u64 {
         if index >= self.count() {

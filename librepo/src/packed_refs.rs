@@ -1,7 +1,7 @@
 //! The `packed-refs` file (`git-pack-refs`).
 //!
-//! It is not auxiliary: what it holds is nowhere else, so that a bad line is an error. A list without the rest
-//! would look like deletions to a client that prunes.
+//! It is not auxiliary: what it holds is nowhere else, so that a bad line is an error. A list
+//! without the rest would look like deletions to a client that prunes.
 
 use libgit::{HashKind, ObjectId};
 
@@ -91,12 +91,14 @@ impl PackedRefs {
         Ok((rest, name, PackedValue { target, peeled, peel_known }))
     }
 
-    /// The lines from the first reference on whose name is not less than `name`. Only if the file is sorted.
+    /// The lines from the first reference on whose name is not less than `name`. Only if the file
+    /// is sorted.
     fn seek(&self, name: &[u8]) -> Result<&[u8]> {
         let text = self.text();
         let (mut low, mut high) = (0, if name.is_empty() { 0 } else { text.len() });
         while low < high {
-            // Both ends are beginnings of references; so is `at`, the last one at or before the middle.
+            // Both ends are beginnings of references; so is `at`, the last one at or before the
+            // middle.
             let middle = low + (high - low) / 2;
             let at = beginning(text, low, middle);
             let (rest, found, _) = self.next(&text[at..])?;
@@ -125,8 +127,9 @@ impl PackedRefs {
         Ok(None)
     }
 
-    /// The references that begin with one of the prefixes: sorted by name, if the file is as sorted as it
-    /// says; else in its order, and a name twice if it stands there twice. After an error nothing comes.
+    /// The references that begin with one of the prefixes: sorted by name, if the file is as sorted
+    /// as it says; else in its order, and a name twice if it stands there twice. After an error
+    /// nothing comes.
     pub(crate) fn below<'p>(&'p self, prefixes: &'p Prefixes) -> impl Iterator<Item = Result<Line<'p>>> {
         let mut sought = prefixes.iter();
         // All of an unsorted file is looked at.
@@ -181,7 +184,8 @@ impl PackedRefs {
         PackedRefs { map: None, hash, start: 0, sorted: true, peeled: false, fully_peeled: false }
     }
 
-    /// The names that begin with one of `prefixes` (all if there are none), sorted; fails where a line is bad.
+    /// The names that begin with one of `prefixes` (all if there are none), sorted; fails where a
+    /// line is bad.
     pub fn list<P: AsRef<[u8]>>(&self, prefixes: &[P]) -> Result<Vec<Vec<u8>>> {
         let prefixes = Prefixes::new(prefixes);
         let names: Result<Vec<Vec<u8>>> = self.below(&prefixes).map(|line| Ok(line?.0.to_vec())).collect();
@@ -203,7 +207,8 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The beginning of the reference that `at` lies in, not before `low`, which is one: a line that does not begin with `^`.
+/// The beginning of the reference that `at` lies in, not before `low`, which is one: a line that
+/// does not begin with `^`.
 fn beginning(text: &[u8], low: usize, at: usize) -> usize {
     let mut end = at;
     loop {

@@ -1,19 +1,22 @@
 //! Where a place is: a path walked from `/`, one component after the other.
 //!
-//! Whoever can write a directory can put a symbolic link where a component was, and so make a path lead to
-//! whatever the daemon's user may read. So the kernel never resolves more than one component here, and links
-//! are read by this code: one is followed only where nobody but root and the daemon's user can have put it.
+//! Whoever can write a directory can put a symbolic link where a component was, and so make a path
+//! lead to whatever the daemon's user may read. So the kernel never resolves more than one
+//! component here, and links are read by this code: one is followed only where nobody but root and
+//! the daemon's user can have put it.
 //!
-//! A directory is *trusted* if root or the daemon's user owns it and neither group nor others may write to it
-//! (an access control list shows in the group's bits). The first other one of a path, and all that is below it,
-//! is *foreign*: there no link is followed and no mount point crossed. What is asked of a directory is what the
-//! kernel knows already, because the server of somebody's file system in user space may never answer.
+//! A directory is *trusted* if root or the daemon's user owns it and neither group nor others may
+//! write to it (an access control list shows in the group's bits). The first other one of a path,
+//! and all that is below it, is *foreign*: there no link is followed and no mount point crossed.
+//! What is asked of a directory is what the kernel knows already, because the server of somebody's
+//! file system in user space may never answer.
 //!
-//! A mount point in a trusted directory may be somebody's all the same: a file system in user space is mounted by its user, on a
-//! directory that he owns, and what it says of its own owner is what its server likes. The kernel knows who mounted it.
+//! A mount point in a trusted directory may be somebody's all the same: a file system in user space
+//! is mounted by its user, on a directory that he owns, and what it says of its own owner is what
+//! its server likes. The kernel knows who mounted it.
 //!
-//! The path as it was walked has no links, and is what a place is known by. Of inodes that cannot be said: file
-//! systems use them again, and some change them.
+//! The path as it was walked has no links, and is what a place is known by. Of inodes that cannot
+//! be said: file systems use them again, and some change them.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -56,7 +59,8 @@ impl Trust {
     }
 }
 
-/// The first directory on the way to a place that others than root and the daemon's user may change.
+/// The first directory on the way to a place that others than root and the daemon's user may
+/// change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
     /// Its path, as walked.
@@ -183,7 +187,8 @@ struct Step {
     facts: Facts,
     foreign: Option<Foreign>,
     mount_point: bool,
-    /// It lies behind a mount of which the kernel does not say whose it is. No link is followed there.
+    /// It lies behind a mount of which the kernel does not say whose it is. No link is followed
+    /// there.
     doubtful: bool,
 }
 
@@ -211,8 +216,8 @@ enum Next {
 /// Walks to a place.
 ///
 /// # Errors
-/// The place is not there, or its path leads through something that is not walked through. What exists of it is told
-/// all the same.
+/// The place is not there, or its path leads through something that is not walked through. What
+/// exists of it is told all the same.
 pub fn walk(path: &Path, trust: Trust) -> Result<Walked, Stopped> {
     let mut pending: VecDeque<Vec<u8>> = components(path.as_os_str().as_bytes()).collect();
     let mut steps: Vec<Step> = Vec::new();
@@ -232,7 +237,8 @@ pub fn walk(path: &Path, trust: Trust) -> Result<Walked, Stopped> {
     }
     while let Some(name) = pending.pop_front() {
         if name == b".." {
-            // Back to the directory that was come from, whatever has become of the one that is left.
+            // Back to the directory that was come from, whatever has become of the one that is
+            // left.
             if steps.len() > 1 {
                 steps.pop();
             }
@@ -313,8 +319,8 @@ impl Walked {
         }
     }
 
-    /// What this name is in this directory, as far as it lies there and not behind a mount point that others may have made:
-    /// whose file system that is may never answer. `None`: nothing.
+    /// What this name is in this directory, as far as it lies there and not behind a mount point
+    /// that others may have made: whose file system that is may never answer. `None`: nothing.
     #[must_use]
     pub fn entry(&self, name: &str) -> Option<EntryType> {
         self.look().at(&self.directory, name).ok()
@@ -326,8 +332,8 @@ impl Walked {
         Look::only(self.foreign.is_some().then_some(self.mount))
     }
 
-    /// How what lies on the same mount is looked at, and nothing else: what is behind a mount point is not there, whoever has
-    /// made it.
+    /// How what lies on the same mount is looked at, and nothing else: what is behind a mount point
+    /// is not there, whoever has made it.
     #[must_use]
     pub fn look_here(&self) -> Look {
         Look::only(Some(self.mount))
@@ -345,8 +351,9 @@ impl Walked {
         self.passed().map(|passed| passed.inode).collect()
     }
 
-    /// Who may do what in the same ones, as it was when the walk came through them. Asked by path later, another directory may
-    /// answer, or the server of a file system that was mounted meanwhile, which may as well never do it.
+    /// Who may do what in the same ones, as it was when the walk came through them. Asked by path
+    /// later, another directory may answer, or the server of a file system that was mounted
+    /// meanwhile, which may as well never do it.
     #[must_use]
     pub fn permissions(&self) -> Vec<Permissions> {
         self.passed().map(|passed| passed.permissions).collect()
@@ -386,7 +393,8 @@ fn enter(here: &Step, name: &[u8], trust: Trust, path: &dyn Fn() -> PathBuf) -> 
     enter_above(&above, name, trust, path)
 }
 
-/// Goes to one component of a directory whose path is `path`, or reads it if it is a link that may be followed.
+/// Goes to one component of a directory whose path is `path`, or reads it if it is a link that may
+/// be followed.
 fn enter_above(
     above: &Above<'_>,
     name: &[u8],
@@ -468,15 +476,16 @@ mod tests {
 
     use super::*;
 
-    /// A directory whose own path nobody else can change, so that links in it may be followed: the tests' user is
-    /// trusted, whoever owns what is above. Walks begin in it.
+    /// A directory whose own path nobody else can change, so that links in it may be followed: the
+    /// tests' user is trusted, whoever owns what is above. Walks begin in it.
     struct Tree {
         dir: tempfile::TempDir,
         root: PathBuf,
     }
 
     impl Tree {
-        /// In the directory of the build, because the usual place is everybody's. `None`: that one is foreign too.
+        /// In the directory of the build, because the usual place is everybody's. `None`: that one
+        /// is foreign too.
         fn new() -> Option<Tree> {
             let above = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
             let dir = tempfile::tempdir_in(above).unwrap();

@@ -1,7 +1,7 @@
 //! A set of prefixes that names are chosen by (`ref-prefix` of `gitprotocol-v2`).
 
-/// Prefixes, sorted, none of them beginning with another, so that each question takes one binary search: a client may
-/// name tens of thousands.
+/// Prefixes, sorted, none of them beginning with another, so that each question takes one binary
+/// search: a client may name tens of thousands.
 #[derive(Clone, Debug)]
 pub struct Prefixes(Vec<Vec<u8>>);
 
@@ -30,7 +30,8 @@ impl Prefixes {
     /// Whether a name begins with one of them.
     #[inline]
     pub fn matches(&self, name: &[u8]) -> bool {
-        // Whatever lies between a prefix of the name and the name itself would begin with that prefix, and is not kept.
+        // Whatever lies between a prefix of the name and the name itself would begin with that
+        // prefix, and is not kept.
         let after = self.0.partition_point(|prefix| &prefix[..] <= name);
         after > 0 && name.starts_with(&self.0[after - 1])
     }

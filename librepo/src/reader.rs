@@ -21,12 +21,12 @@ use crate::store::{Location, Store};
 /// deltas by name ends here too.
 pub const MAX_CHAIN: usize = 10_000;
 
-/// Of objects from this size on (bytes) only every other one on the way of a chain is kept: filling fresh memory with all of
-/// them costs more than making some again.
+/// Of objects from this size on (bytes) only every other one on the way of a chain is kept: filling
+/// fresh memory with all of them costs more than making some again.
 const LARGE: usize = 8 << 10;
 
-/// The largest object (bytes) that even a small cache keeps, as a generation of its own: versions of a large file are read one after the
-/// other, and each would take its whole chain again.
+/// The largest object (bytes) that even a small cache keeps, as a generation of its own: versions
+/// of a large file are read one after the other, and each would take its whole chain again.
 const LARGEST: usize = 3 << 20;
 
 /// zlib cannot do better than 1032 : 1, so that a size beyond that is a lie before any memory is
@@ -163,8 +163,8 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// The object of [`Reader::read_packed`]; `None` if it, or an object that it is built upon, has more
-    /// than `limit` bytes.
+    /// The object of [`Reader::read_packed`]; `None` if it, or an object that it is built upon, has
+    /// more than `limit` bytes.
     pub(crate) fn read_packed_within(
         &mut self,
         pack: u32,
@@ -174,8 +174,8 @@ impl<'s> Reader<'s> {
         within(self.rebuild(pack, offset, limit.min(self.store.limits().object_bytes)))
     }
 
-    /// The object of [`Reader::read_at`]; `None` if it, or an object that it is built upon, has more than
-    /// `limit` bytes.
+    /// The object of [`Reader::read_at`]; `None` if it, or an object that it is built upon, has
+    /// more than `limit` bytes.
     pub(crate) fn read_at_within(
         &mut self,
         at: Location,
@@ -249,8 +249,9 @@ impl<'s> Reader<'s> {
         Ok(object)
     }
 
-    /// Gives the content of a packed object in pieces. Neither it nor what it is built upon is in memory as a whole, unless its
-    /// deltas jump back and forth too much. For what it does take, memory is asked for first.
+    /// Gives the content of a packed object in pieces. Neither it nor what it is built upon is in
+    /// memory as a whole, unless its deltas jump back and forth too much. For what it does take,
+    /// memory is asked for first.
     pub(crate) fn read_packed_in_pieces(
         &mut self,
         pack_number: u32,
@@ -391,7 +392,8 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// Inflates the first bytes of a loose object: its header, how many bytes came out, whether they are all.
+    /// Inflates the first bytes of a loose object: its header, how many bytes came out, whether
+    /// they are all.
     #[allow(clippy::type_complexity, reason = "private, named where it is taken apart")]
     fn start_loose(
         &mut self,
@@ -431,10 +433,12 @@ impl<'s> Reader<'s> {
         Ok(Some(Object { kind, data: Rc::new(data) }))
     }
 
-    /// Gives an object's content in pieces: kind and size in bytes, or `None` if it is not here. One
-    /// that is stored whole never is in memory as a whole; a delta is made in memory, within the limit.
+    /// Gives an object's content in pieces: kind and size in bytes, or `None` if it is not here.
+    /// One that is stored whole never is in memory as a whole; a delta is made in memory, within
+    /// the limit.
     ///
-    /// The size is right by the time this returns; ask [`Reader::header`] before if it is needed first.
+    /// The size is right by the time this returns; ask [`Reader::header`] before if it is needed
+    /// first.
     pub fn read_stream(
         &mut self,
         id: &ObjectId,

@@ -1,7 +1,8 @@
 //! References: loose, packed and symbolic (`gitrepository-layout`, `git-pack-refs`).
 //!
-//! A listing reads no more than its prefixes ask for: directories that cannot hold a match are not entered, and the
-//! sorted `packed-refs` is searched, not read through. References of linked worktrees are never shown.
+//! A listing reads no more than its prefixes ask for: directories that cannot hold a match are not
+//! entered, and the sorted `packed-refs` is searched, not read through. References of linked
+//! worktrees are never shown.
 
 use libgit::{HashKind, ObjectId, ObjectKind};
 
@@ -21,7 +22,8 @@ const MAX_SYMREFS: usize = 5;
 const MAX_DEPTH: usize = 64;
 /// The most entries of one directory of references.
 const MAX_ENTRIES: usize = 10_000_000;
-/// The longest chain of tags that is followed. Each names the next by its hash, so that there are no circles.
+/// The longest chain of tags that is followed. Each names the next by its hash, so that there are
+/// no circles.
 const MAX_TAGS: usize = 1000;
 
 /// A reference that resolves to an object.
@@ -40,7 +42,8 @@ pub struct Ref {
 /// What `HEAD` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// A reference, and the object that has, if it exists: a branch before its first commit does not.
+    /// A reference, and the object that has, if it exists: a branch before its first commit does
+    /// not.
     Symbolic(Vec<u8>, Option<ObjectId>),
     /// An object, without a branch.
     Detached(ObjectId),
@@ -85,7 +88,8 @@ impl Refs {
         }
     }
 
-    /// A reference by its full name; `None` if there is none, or it is broken. Not peeled, unless `packed-refs` says.
+    /// A reference by its full name; `None` if there is none, or it is broken. Not peeled, unless
+    /// `packed-refs` says.
     pub fn find(&self, name: &[u8]) -> Result<Option<Ref>> {
         let (value, symref_target) = self.resolve(name)?;
         Ok(value.map(|value| Ref {
@@ -96,11 +100,11 @@ impl Refs {
         }))
     }
 
-    /// All references whose names begin with one of `prefixes` (all if there are none): `HEAD` first, the others
-    /// sorted by name. Broken ones are passed over.
+    /// All references whose names begin with one of `prefixes` (all if there are none): `HEAD`
+    /// first, the others sorted by name. Broken ones are passed over.
     ///
-    /// With a reader, tags are peeled. A reference whose object is missing is listed, as C git does: who wants it is
-    /// to fail, and nobody to take it for deleted.
+    /// With a reader, tags are peeled. A reference whose object is missing is listed, as C git
+    /// does: who wants it is to fail, and nobody to take it for deleted.
     pub fn list<P: AsRef<[u8]>>(
         &self,
         prefixes: &[P],
@@ -126,15 +130,16 @@ impl Refs {
         if !prefixes.may_match_below(b"refs/") {
             return Listing::new(found, PackedRefs::none(self.hash), prefixes);
         }
-        // All loose ones first: what is packed and removed under us is in the packed-refs that is opened after.
+        // All loose ones first: what is packed and removed under us is in the packed-refs that is
+        // opened after.
         if let Some(dir) = self.dir.open_dir(b"refs")? {
             self.walk(&dir, b"refs/", &prefixes, 0, &mut found)?;
         }
         Listing::new(found, PackedRefs::open(&self.dir, self.hash)?, prefixes)
     }
 
-    /// Follows symbolic references from `name`: the object if they lead to one, and the last reference's name if
-    /// it is another.
+    /// Follows symbolic references from `name`: the object if they lead to one, and the last
+    /// reference's name if it is another.
     fn resolve(&self, name: &[u8]) -> Result<Resolved> {
         let mut last: Option<Vec<u8>> = None;
         for _ in 0..=MAX_SYMREFS {
@@ -166,7 +171,8 @@ impl Refs {
         }
     }
 
-    /// A symbolic reference made as a symbolic link, as git made `HEAD` long ago. Read, never followed.
+    /// A symbolic reference made as a symbolic link, as git made `HEAD` long ago. Read, never
+    /// followed.
     fn link(&self, name: &[u8]) -> Loose {
         let (dir, last) = match name.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => (self.dir.open_dir(&name[..slash]).ok().flatten(), &name[slash + 1..]),

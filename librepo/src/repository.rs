@@ -21,8 +21,8 @@ const MAX_CONFIG: u64 = 1 << 20;
 /// How a repository is opened.
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Object directories to borrow from, as [`alternates::resolve`](crate::alternates::resolve) found them.
-    /// `objects/info/alternates` itself is not read by [`Repository::open`].
+    /// Object directories to borrow from, as [`alternates::resolve`](crate::alternates::resolve)
+    /// found them. `objects/info/alternates` itself is not read by [`Repository::open`].
     pub alternates: Vec<Alternate>,
     /// How what is in the repository is opened.
     pub look: Look,
@@ -53,8 +53,8 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Looks at the directory (`O_PATH` will do): a bare repository, or the `.git` directory of a worktree.
-    /// Everything is opened beneath that descriptor, following no symbolic link.
+    /// Looks at the directory (`O_PATH` will do): a bare repository, or the `.git` directory of a
+    /// worktree. Everything is opened beneath that descriptor, following no symbolic link.
     pub fn new(dir: OwnedFd, look: Look) -> Result<Opening> {
         let dir = Dir::within(dir, "", look);
         // A linked worktree keeps everything elsewhere, and would lead there.

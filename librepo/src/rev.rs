@@ -33,8 +33,8 @@ pub struct Order {
 
 impl Order {
     /// The order of a pack's entries. A `.rev` file is used only if every number in it is where it
-    /// belongs, which one pass shows: `n` indexes whose offsets grow are the order, and no others are. If that was `checked`
-    /// before, a few of them do.
+    /// belongs, which one pass shows: `n` indexes whose offsets grow are the order, and no others
+    /// are. If that was `checked` before, a few of them do.
     pub fn of(index: &PackIndex, rev: Option<&Map>, checked: &Checked) -> Order {
         let seal = rev.and_then(|rev| Seal::of("order", &[index.map(), rev]));
         if checked.knows(seal)
@@ -68,7 +68,8 @@ impl Order {
         }
     }
 
-    /// The few positions among which an entry with this offset must be; both files those that [`Order::of`] got.
+    /// The few positions among which an entry with this offset must be; both files those that
+    /// [`Order::of`] got.
     #[inline]
     pub fn near(&self, index: &PackIndex, rev: Option<&Map>, offset: u64) -> Range<u32> {
         match self.starts.get() {
@@ -95,8 +96,8 @@ impl Order {
     }
 }
 
-/// For every stretch of a pack the first position in it, about one for four entries: a binary search over all of them
-/// would miss the cache at most of its steps.
+/// For every stretch of a pack the first position in it, about one for four entries: a binary
+/// search over all of them would miss the cache at most of its steps.
 #[derive(Debug)]
 pub(crate) struct Starts {
     shift: u32,
@@ -126,8 +127,8 @@ impl Starts {
         starts
     }
 
-    /// Adds an entry; the last comes first, so that the first of a stretch is what stays, without a question that a processor
-    /// would guess wrong for every fourth.
+    /// Adds an entry; the last comes first, so that the first of a stretch is what stays, without a
+    /// question that a processor would guess wrong for every fourth.
     #[inline]
     fn add(&mut self, offset: u64, position: u32) {
         if let Some(first) = self.first.get_mut((offset >> self.shift) as usize) {
@@ -169,8 +170,8 @@ fn numbers_of<'r>(index: &PackIndex, rev: &'r [u8]) -> Option<&'r [u8]> {
     numbers(rev, index.count(), index.hash(), index.pack_checksum())
 }
 
-/// Whether these numbers (32 bits each) are all indexes of entries in the order of their offsets. An offset of
-/// `u64::MAX` is none.
+/// Whether these numbers (32 bits each) are all indexes of entries in the order of their offsets.
+/// An offset of `u64::MAX` is none.
 pub(crate) fn check_order(order: &[u8], offset_at: impl Fn(u32) -> u64) -> Option<Starts> {
     let order = order.as_chunks::<4>().0;
     let largest = order.last().map_or(0, |last| offset_at(u32::from_be_bytes(*last)));
@@ -196,7 +197,8 @@ pub(crate) fn check_order(order: &[u8], offset_at: impl Fn(u32) -> u64) -> Optio
     Some(starts)
 }
 
-/// The numbers in a `.rev` file of `count` entries, if it is well-formed and belongs to the file with this checksum.
+/// The numbers in a `.rev` file of `count` entries, if it is well-formed and belongs to the file
+/// with this checksum.
 pub(crate) fn numbers<'r>(rev: &'r [u8], count: u32, hash: HashKind, checksum: &[u8]) -> Option<&'r [u8]> {
     let header = [0x5249_4458, 1, u32::from(hash.format_number())];
     let end = HEADER_LEN + count as usize * 4;
@@ -223,8 +225,8 @@ const DIGIT: u32 = 11;
 
 /// Sorts by a key, digit after digit, leaving those with the same key in their order.
 fn sort<T: Copy + Default>(mut order: Vec<T>, key: impl Fn(&T) -> u64, largest: u64) -> Vec<T> {
-    // Few are compared faster than counted; and offsets with more digits than those of any real pack
-    // are a damaged index's.
+    // Few are compared faster than counted; and offsets with more digits than those of any real
+    // pack are a damaged index's.
     if order.len() < 2048 || largest >> 55 != 0 {
         order.sort_by_key(key);
         return order;

@@ -98,8 +98,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the packs of an objects directory and of its alternates' (all of them, already resolved:
-    /// see [`alternates`](crate::alternates)).
+    /// Opens the packs of an objects directory and of its alternates' (all of them, already
+    /// resolved: see [`alternates`](crate::alternates)).
     pub fn open(
         objects: Dir,
         alternates: Vec<Dir>,
@@ -136,11 +136,13 @@ impl Store {
         }
     }
 
-    /// Looks for packs that appeared since, and gives their number. Those already open stay, with their numbers.
+    /// Looks for packs that appeared since, and gives their number. Those already open stay, with
+    /// their numbers.
     pub fn refresh(&mut self) -> Result<usize> {
         let before = self.packs.len();
         for dir in 0..self.objects.len() {
-            // While it is repacked, a directory's list may have neither the old pack nor the new one.
+            // While it is repacked, a directory's list may have neither the old pack nor the new
+            // one.
             for _ in 0..SCANS {
                 let stamp = self.stamp(dir)?;
                 let whole = self.scan(dir)?;
@@ -164,7 +166,8 @@ impl Store {
         Ok(stat.map(|(_, stat)| (stat.st_mtime, stat.st_mtime_nsec)))
     }
 
-    /// Opens the packs of a directory that are not open yet; false if one of them went away meanwhile.
+    /// Opens the packs of a directory that are not open yet; false if one of them went away
+    /// meanwhile.
     fn scan(&mut self, number: usize) -> Result<bool> {
         let Some(dir) = self.objects[number].dir.open_dir(b"pack")? else { return Ok(true) };
         let dir_number = u16::try_from(number).unwrap_or(u16::MAX);
@@ -235,7 +238,8 @@ impl Store {
         Ok(Some(if keep { pack.with_file(file) } else { pack }))
     }
 
-    /// Takes the multi-pack index of a directory if all its packs are open; else each pack's own index does.
+    /// Takes the multi-pack index of a directory if all its packs are open; else each pack's own
+    /// index does.
     fn load_midx(&mut self, number: usize, dir: &Dir) {
         let file = match dir.map(b"multi-pack-index") {
             Ok(None) => None,
@@ -268,8 +272,8 @@ impl Store {
         self.objects[number].midx = midx;
     }
 
-    /// The multi-pack index of an objects directory (of [`Store::object_dirs`]), if one is in use, with the numbers that
-    /// its packs have here.
+    /// The multi-pack index of an objects directory (of [`Store::object_dirs`]), if one is in use,
+    /// with the numbers that its packs have here.
     pub fn multi_pack_index(&self, dir: usize) -> Option<(&MultiPackIndex, &[u32])> {
         let midx = self.objects.get(dir)?.midx.as_ref()?;
         Some((&midx.file, &midx.packs))
@@ -350,8 +354,8 @@ impl Store {
         Some(found)
     }
 
-    /// Asks the multi-pack indexes for the pack, and that pack's own index for the rest, so that a damaged
-    /// multi-pack index can cost time but never give a wrong object.
+    /// Asks the multi-pack indexes for the pack, and that pack's own index for the rest, so that a
+    /// damaged multi-pack index can cost time but never give a wrong object.
     fn by_midx(&self, id: &ObjectId) -> Option<Location> {
         self.objects.iter().filter_map(|objects| objects.midx.as_ref()).find_map(|midx| {
             let (pack, _) = midx.file.entry_at(midx.file.lookup(id.as_bytes())?)?;

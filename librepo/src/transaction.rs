@@ -1,15 +1,19 @@
-//! Changing references, with git's own lock files, so that C git and this may work on one repository at the same time.
+//! Changing references, with git's own lock files, so that C git and this may work on one
+//! repository at the same time.
 //!
-//! A reference is locked by creating `<name>.lock`, packed-refs by `packed-refs.lock`. What the lock will become is written and
-//! synchronised first, in a [`Staging`] directory, and then *linked* to the lock's name: so a lock that a crash left behind can be
-//! told from one that C git holds, since it is the same file as one in a staging directory whose owner is gone.
+//! A reference is locked by creating `<name>.lock`, packed-refs by `packed-refs.lock`. What the
+//! lock will become is written and synchronised first, in a [`Staging`] directory, and then
+//! *linked* to the lock's name: so a lock that a crash left behind can be told from one that C git
+//! holds, since it is the same file as one in a staging directory whose owner is gone.
 //!
-//! Each update is a transaction of its own ([`commit_each`]), or all are one ([`commit_atomic`]): then the values that the
-//! references have are first moved into packed-refs (nothing visible changes) and their loose files removed, and one rename of
-//! packed-refs shows all new values at once. A crash leaves all old or all new ones.
+//! Each update is a transaction of its own ([`commit_each`]), or all are one ([`commit_atomic`]):
+//! then the values that the references have are first moved into packed-refs (nothing visible
+//! changes) and their loose files removed, and one rename of packed-refs shows all new values at
+//! once. A crash leaves all old or all new ones.
 //!
-//! **Invariant:** a reference's old value is compared under its lock; every new value is on the disk before it is visible, and
-//! visible names are on the disk before a caller hears of success. An update that changes nothing writes nothing.
+//! **Invariant:** a reference's old value is compared under its lock; every new value is on the
+//! disk before it is visible, and visible names are on the disk before a caller hears of success.
+//! An update that changes nothing writes nothing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -52,7 +56,8 @@ impl Update {
     }
 }
 
-/// What goes into reflogs. Branches and notes that have none get one, as with git's `core.logAllRefUpdates`.
+/// What goes into reflogs. Branches and notes that have none get one, as with git's
+/// `core.logAllRefUpdates`.
 #[derive(Clone, Debug)]
 pub struct Reflog {
     /// `name <mail>` of who pushes; control bytes and angle brackets beyond those two are left out.
@@ -139,7 +144,8 @@ impl From<Error> for RefError {
 /// Result of one update.
 pub type RefResult = Result<(), RefError>;
 
-/// Makes each update by itself: one that fails leaves the others be. The results come in the order of `updates`.
+/// Makes each update by itself: one that fails leaves the others be. The results come in the order
+/// of `updates`.
 ///
 /// When this returns, everything that succeeded is on the disk.
 pub fn commit_each(
@@ -351,7 +357,8 @@ impl<'a> Work<'a> {
                 self.forget_log(name);
             }
         }
-        // The names must be gone for good before anybody hears of it, and before the directories go that held them.
+        // The names must be gone for good before anybody hears of it, and before the directories go
+        // that held them.
         if let Err(e) = self.sync() {
             for &at in &held {
                 results[at] = Err(RefError::Failed(Error::Limit(e.to_string())));
@@ -383,7 +390,8 @@ impl<'a> Work<'a> {
         result
     }
 
-    /// The packed references as they are now. A file that did not change is not read again: a push may have thousands of updates.
+    /// The packed references as they are now. A file that did not change is not read again: a push
+    /// may have thousands of updates.
     fn packed(&mut self) -> Result<Rc<Packed>, Error> {
         let stamp: Stamp = self
             .fs
@@ -446,7 +454,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// With everything locked: move the old values into packed-refs, remove the loose files, and show all new values by one rename.
+    /// With everything locked: move the old values into packed-refs, remove the loose files, and
+    /// show all new values by one rename.
     fn flip(&mut self, updates: &[Update], order: &[usize]) -> RefResult {
         let mut packed = Packed::read(self.fs, self.hash, MAX_PACKED)?;
         let mut loose = Vec::new();
@@ -476,8 +485,9 @@ impl<'a> Work<'a> {
         self.write_packed(&packed)
     }
 
-    /// Writes a new packed-refs under its lock: when this returns it is visible and on the disk. It is written in the staging
-    /// directory, so that the repository's top directory need not be writable but for names.
+    /// Writes a new packed-refs under its lock: when this returns it is visible and on the disk. It
+    /// is written in the staging directory, so that the repository's top directory need not be
+    /// writable but for names.
     fn write_packed(&mut self, packed: &Packed) -> RefResult {
         let new = self.staging.packed_new();
         self.fs.remove(&new)?;
@@ -521,7 +531,8 @@ impl<'a> Work<'a> {
                 Err(e) => return Err(self.not_a_directory(name).unwrap_or(RefError::Failed(e))),
             }
             match self.wait_for(&source, &lock, self.options.ref_timeout) {
-                // A directory went away between making it and using it: somebody deleted the last reference in it.
+                // A directory went away between making it and using it: somebody deleted the last
+                // reference in it.
                 Err(RefError::Failed(e))
                     if fs_ops::errno(&e) == Some(Errno::ENOENT) && Instant::now() < deadline => {}
                 Err(RefError::Failed(e)) if fs_ops::errno(&e) == Some(Errno::ENOTDIR) => {

@@ -44,8 +44,9 @@ fn find(scratch: &Scratch, extension: &str) -> PathBuf {
     paths.into_iter().find(|path| path.extension().is_some_and(|found| found == extension)).unwrap()
 }
 
-/// Reads everything that can be read; gives how many objects were. One that is read must be the right one,
-/// unless `lies` (a pack's own bytes may be damaged so that its checksums alone would show it).
+/// Reads everything that can be read; gives how many objects were. One that is read must be the
+/// right one, unless `lies` (a pack's own bytes may be damaged so that its checksums alone would
+/// show it).
 fn read_all(scratch: &Scratch, ids: &[ObjectId], lies: bool) -> usize {
     let Ok(repository) = scratch.try_open() else { return 0 };
     let mut reader = Reader::new(repository.store(), 1 << 20);

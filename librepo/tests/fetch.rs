@@ -629,7 +629,8 @@ fn filters_leave_out_what_git_leaves_out() {
                 received(&scratch, &client, &answer.pack, false).unwrap_or_else(|e| panic!("{context}: {e}"));
             forget(&client);
             let git_got = received(&scratch, &client, &git.pack, false).unwrap();
-            // With several filters git may miss what it first met where one of them lets it not pass.
+            // With several filters git may miss what it first met where one of them lets it not
+            // pass.
             if filter.starts_with("combine:") {
                 assert!(got.is_superset(&git_got) && got.len() <= git_got.len() + 3, "{context}");
             } else {

@@ -1,9 +1,9 @@
 //! What a fetch sends, against C git, over random histories stored in random ways.
 //!
-//! Each repository answers some fifty questions. A pack is put into a client that holds exactly what its haves imply,
-//! with `git index-pack`; then what it brought is compared, object by object, with what the client lacks. Whatever was
-//! sent beyond that, git must send too. `FETCH_SEED` and `FETCH_CASES` choose where to begin and how many repositories
-//! to make.
+//! Each repository answers some fifty questions. A pack is put into a client that holds exactly
+//! what its haves imply, with `git index-pack`; then what it brought is compared, object by object,
+//! with what the client lacks. Whatever was sent beyond that, git must send too. `FETCH_SEED` and
+//! `FETCH_CASES` choose where to begin and how many repositories to make.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -273,8 +273,9 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
     let named: Vec<ObjectId> = named.filter(|id| history.things[id].kind != ObjectKind::Commit).collect();
     let mut lacking: Ids = all.difference(&client.has).copied().collect();
     if question.filter.is_some() {
-        // As to git, a client that has a commit has all that is below it, at whatever depth; but where dates lie git
-        // does not always see that a commit is below. What is asked for by name comes all the same.
+        // As to git, a client that has a commit has all that is below it, at whatever depth; but
+        // where dates lie git does not always see that a commit is below. What is asked for by name
+        // comes all the same.
         let counted = rev_list(history, question, true);
         let (implied, asked) = (history.reach(&question.haves, &edge), history.reach(&named, &edge));
         lacking.retain(|id| counted.contains(id) && (!implied.contains(id) || asked.contains(id)));
@@ -292,9 +293,10 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
         }
         more.retain(|id| !history.tags.contains(id) || client.has.contains(id));
     }
-    // What is asked for by name: with a filter it comes whatever the haves imply. Otherwise git looks for what is below
-    // it in the trees of some commits, and by what dates say not always in the same ones; and if such a tree is also a
-    // commit's, the depth at which git counts depends on what it meets first.
+    // What is asked for by name: with a filter it comes whatever the haves imply. Otherwise git
+    // looks for what is below it in the trees of some commits, and by what dates say not always in
+    // the same ones; and if such a tree is also a commit's, the depth at which git counts depends
+    // on what it meets first.
     let deep = question.filter.as_ref().is_some_and(|filter| filter.contains("tree:"));
     let whole = question.filter.is_none() || deep;
     let below = if whole { history.reach(&named, &edge) } else { named.iter().copied().collect() };
@@ -309,14 +311,16 @@ fn check(history: &History, client: &Client, question: &Question, beyond: &Atomi
         counted = pack_objects(history, client, question, &answer);
         more.retain(|id| !counted.contains(id));
     }
-    // Of a shallow client git reads all trees and finds what was copied from anywhere; here only what changed is
-    // compared, as with other clients. And below the depth of a filter nothing is read.
+    // Of a shallow client git reads all trees and finds what was copied from anywhere; here only
+    // what changed is compared, as with other clients. And below the depth of a filter nothing is
+    // read.
     if !edge.is_empty() || !answer.unshallow.is_empty() || deep {
         more.retain(|id| {
             matches!(history.things[id].kind, ObjectKind::Commit | ObjectKind::Tag) || !all.contains(id)
         });
     }
-    // Which copies git finds depends on the order in which it meets trees: now and then it has one more.
+    // Which copies git finds depends on the order in which it meets trees: now and then it has one
+    // more.
     let content = |id: &ObjectId| matches!(history.things[id].kind, ObjectKind::Tree | ObjectKind::Blob);
     if !more.is_empty() && more.len() <= FEW && more.iter().all(|id| content(id) && all.contains(id)) {
         UNFOUND.fetch_add(1, Relaxed);

@@ -14,7 +14,8 @@ use libgit::ObjectId;
 use librepo::Repository;
 use librepo::fetch::{Fetch, Limits, PackOptions, PackStats, Policy, Tips};
 
-/// Several packs, one object of each branch in two of them, and the wanted commits: the tips of both branches.
+/// Several packs, one object of each branch in two of them, and the wanted commits: the tips of
+/// both branches.
 fn several_packs(options: &[&str]) -> (Scratch, Vec<ObjectId>) {
     let scratch = Scratch::bare(options);
     scratch.git(&["config", "fastimport.unpackLimit", "0"]);

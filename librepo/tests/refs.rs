@@ -166,8 +166,8 @@ fn broken_references_are_passed_over() {
     ] {
         fs::write(heads.join(name), value).unwrap();
     }
-    // C git tells a client names with an id of zeros too; a reference whose object is missing is told by both, so
-    // that the client fails and nobody takes it for deleted.
+    // C git tells a client names with an id of zeros too; a reference whose object is missing is
+    // told by both, so that the client fails and nobody takes it for deleted.
     let out = scratch.git(&["ls-remote", "--refs", "."]);
     let want: Vec<String> =
         out.lines().filter(|line| !line.starts_with("0000")).map(|line| line.replace('\t', " ")).collect();

@@ -275,7 +275,8 @@ fn alternates_that_are_lent() {
     assert_eq!((none.dirs.len(), none.refused.len()), (0, 1));
 }
 
-/// A repository whose `objects`, fan-out directory or packs are links to elsewhere must not be read through them.
+/// A repository whose `objects`, fan-out directory or packs are links to elsewhere must not be read
+/// through them.
 #[test]
 fn symbolic_links_are_not_followed() {
     let victim = Scratch::bare(&[]);

@@ -1,9 +1,10 @@
-//! Attempts to do what no promise of a role names, to be made from inside its sandbox. For tests only: as part of the
-//! crate it exists under the feature `escapes`, with which no binary may be installed.
+//! Attempts to do what no promise of a role names, to be made from inside its sandbox. For tests
+//! only: as part of the crate it exists under the feature `escapes`, with which no binary may be
+//! installed.
 //!
-//! An attempt is arranged so that it has no effect worth mentioning even where it succeeds, and so that the kernel's
-//! answer tells whether it was kept from happening: arguments are often bad on purpose, because "bad address" or "bad
-//! descriptor" means that the kernel went ahead.
+//! An attempt is arranged so that it has no effect worth mentioning even where it succeeds, and so
+//! that the kernel's answer tells whether it was kept from happening: arguments are often bad on
+//! purpose, because "bad address" or "bad descriptor" means that the kernel went ahead.
 
 use std::ffi::{CString, c_int, c_long, c_void};
 use std::fmt;
@@ -20,8 +21,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::{Promise, Promises};
 
-/// The number of the last call that the filter trapped, or -1. In a build with this feature the handler stores it here and
-/// lets the call fail, so that one process can make all attempts.
+/// The number of the last call that the filter trapped, or -1. In a build with this feature the
+/// handler stores it here and lets the call fail, so that one process can make all attempts.
 pub static TRAPPED: AtomicI32 = AtomicI32::new(-1);
 
 /// What became of an attempt.
@@ -72,7 +73,8 @@ impl fmt::Debug for Attempt {
 }
 
 impl Attempt {
-    /// May it succeed in a process with these promises? (With [`Promise::Exec`] on Linux all others are held too.)
+    /// May it succeed in a process with these promises? (With [`Promise::Exec`] on Linux all others
+    /// are held too.)
     #[must_use]
     pub fn may_succeed(&self, promises: Promises) -> bool {
         self.allowed_by.iter().any(|promise| {
@@ -186,7 +188,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("make a fifo", NOBODY, |t| {
         path1(t, "fifo", |p| call(libc::SYS_mknodat, [CWD, p, c_long::from(libc::S_IFIFO | 0o666), 0, 0, 0]))
     }),
-    // Landlock has no right for modes and times: where a role may change them, ownership is what protects others' files.
+    // Landlock has no right for modes and times: where a role may change them, ownership is what
+    // protects others' files.
     attempt("chmod", by(&[Promise::Fattr]), |t| {
         path1(t, "mode", |p| call(libc::SYS_fchmodat, [CWD, p, 0o666, 0, 0, 0]))
     }),
@@ -343,8 +346,9 @@ const DATAGRAM: c_long = libc::SOCK_DGRAM as c_long;
 const FAST_OPEN: c_long = libc::MSG_FASTOPEN as c_long;
 
 fn call(nr: c_long, a: [c_long; 6]) -> c_long {
-    // SAFETY: pointers among the arguments are either valid for the call or bad on purpose, for the kernel to refuse; no
-    // call made here writes to this process's memory, except where its caller says so.
+    // SAFETY: pointers among the arguments are either valid for the call or bad on purpose, for the
+    // kernel to refuse; no call made here writes to this process's memory, except where its caller
+    // says so.
     unsafe { libc::syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]) }
 }
 
@@ -447,7 +451,8 @@ fn unix_address(name: &[u8]) -> (libc::sockaddr_un, usize) {
     (address, if name.first() == Some(&0) { named } else { size_of::<libc::sockaddr_un>() })
 }
 
-/// A datagram gets out without socket(2) and connect(2): one end of a pair, and an address in the message.
+/// A datagram gets out without socket(2) and connect(2): one end of a pair, and an address in the
+/// message.
 fn datagram_to_address(targets: &Path) -> c_long {
     let mut pair = [-1 as c_int; 2];
     // SAFETY: the kernel writes two descriptors through a valid pointer.

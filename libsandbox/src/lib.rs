@@ -1,23 +1,28 @@
-//! pledge(2) and unveil(2) under one roof: the system's own on OpenBSD; on Linux resource limits, Landlock and one seccomp
-//! filter per stage, in the same words.
+//! pledge(2) and unveil(2) under one roof: the system's own on OpenBSD; on Linux resource limits,
+//! Landlock and one seccomp filter per stage, in the same words.
 //!
-//! A process says what it will do ([`Promises`]) and what it will see of the file system ([`Visible`]) as a [`Stage`] and
-//! calls [`enter`]; later it may enter another stage, and another. Every stage only takes rights away.
+//! A process says what it will do ([`Promises`]) and what it will see of the file system
+//! ([`Visible`]) as a [`Stage`] and calls [`enter`]; later it may enter another stage, and another.
+//! Every stage only takes rights away.
 //!
-//! What each promise allows is in the tables of `linux/calls.rs`, each group with the roles that need it. Beyond them:
+//! What each promise allows is in the tables of `linux/calls.rs`, each group with the roles that
+//! need it. Beyond them:
 //!
 //! - A stage has to be entered **before any thread is started**; otherwise [`Error::Threads`].
-//! - On Linux a process can never do what its starter gave up, since filters and Landlock survive exec. So a process that
-//!   promises [`Promise::Exec`] keeps everything its children need, the dynamic loader included, and what it sees of the
-//!   file system must hold what they see ([`loader_paths`] names the libraries).
-//! - A forbidden system call is not made: it ends the process with [`FORBIDDEN_STATUS`] and a line that names the call.
-//!   Calls that libraries only try are answered with an error instead, and with [`Promise::Getpw`] and [`Promise::Dns`] all
-//!   of them are, because modules of the name services run then. Such modules cannot be loaded any more (memory is never
-//!   executable): look up one name before the stage.
-//! - Landlock has no right for looking at names (stat, chdir) and for modes and times: a role with `rpath` can ask
-//!   whether any file exists, and one with `fattr` can change the mode of any file that belongs to its user.
-//! - Nothing here keeps a process that was taken over from switching off its own timers: who must end a process after some
-//!   time has to be another process.
+//! - On Linux a process can never do what its starter gave up, since filters and Landlock survive
+//!   exec. So a process that promises [`Promise::Exec`] keeps everything its children need, the
+//!   dynamic loader included, and what it sees of the file system must hold what they see
+//!   ([`loader_paths`] names the libraries).
+//! - A forbidden system call is not made: it ends the process with [`FORBIDDEN_STATUS`] and a line
+//!   that names the call. Calls that libraries only try are answered with an error instead, and
+//!   with [`Promise::Getpw`] and [`Promise::Dns`] all of them are, because modules of the name
+//!   services run then. Such modules cannot be loaded any more (memory is never executable): look
+//!   up one name before the stage.
+//! - Landlock has no right for looking at names (stat, chdir) and for modes and times: a role with
+//!   `rpath` can ask whether any file exists, and one with `fattr` can change the mode of any file
+//!   that belongs to its user.
+//! - Nothing here keeps a process that was taken over from switching off its own timers: who must
+//!   end a process after some time has to be another process.
 //! - Descriptors that a process has are its own: a stage takes none away.
 //!
 //! ```no_run
@@ -58,39 +63,42 @@ pub use promise::{Promise, Promises, UnknownPromise};
 pub use stage::{Access, Coverage, Enforcement, Error, Limits, Report, Stage, Visible};
 pub use words::{Call, openbsd_calls, openbsd_words};
 
-/// Exit status of a process that made a system call outside its promises (128 + `SIGSYS`). Its standard error then ends in
-/// one line with the name given to [`harden_process`] and the call's number.
+/// Exit status of a process that made a system call outside its promises (128 + `SIGSYS`). Its
+/// standard error then ends in one line with the name given to [`harden_process`] and the call's
+/// number.
 pub const FORBIDDEN_STATUS: i32 = 159;
 
-/// The first thing each process does: no core dumps; on Linux no new privileges by exec, and not dumpable (so that no
-/// process of the same user can ptrace it or read its memory). `name` is what a forbidden call is reported under.
+/// The first thing each process does: no core dumps; on Linux no new privileges by exec, and not
+/// dumpable (so that no process of the same user can ptrace it or read its memory). `name` is what
+/// a forbidden call is reported under.
 pub fn harden_process(name: &'static str) -> Result<(), Error> {
     limits::no_core()?;
     system::harden_process(name)
 }
 
-/// Enters a stage: from here on the process is held to its promises, its paths and its limits. Call it before any thread
-/// is started. May be called again by a stage that promised [`Promise::Narrow`] or [`Promise::Unveil`].
+/// Enters a stage: from here on the process is held to its promises, its paths and its limits. Call
+/// it before any thread is started. May be called again by a stage that promised
+/// [`Promise::Narrow`] or [`Promise::Unveil`].
 pub fn enter(stage: &Stage<'_>) -> Result<Report, Error> {
     system::enter(stage)
 }
 
-/// Can this kernel enforce a stage? The parent asks at start, so that a daemon on an unfit kernel does not come up at all
-/// rather than end at its first client. An error means no, with the reason.
+/// Can this kernel enforce a stage? The parent asks at start, so that a daemon on an unfit kernel
+/// does not come up at all rather than end at its first client. An error means no, with the reason.
 pub fn check_platform(enforcement: Enforcement) -> Result<Report, Error> {
     system::check_platform(enforcement)
 }
 
-/// The paths that a process holding [`Promise::Exec`] has to keep visible so that its children, which run the same
-/// binary as it does, can be loaded: the directories of the shared libraries that this process itself has loaded. The
-/// binary itself is not among them.
+/// The paths that a process holding [`Promise::Exec`] has to keep visible so that its children,
+/// which run the same binary as it does, can be loaded: the directories of the shared libraries
+/// that this process itself has loaded. The binary itself is not among them.
 #[must_use]
 pub fn loader_paths() -> Vec<(std::path::PathBuf, Access)> {
     system::loader_paths()
 }
 
-/// fstat(2) by descriptor alone. glibc before 2.39 makes fstat(3) a lookup of the empty path, which a process without
-/// `rpath` may not do: whether a path is empty is not visible to a filter.
+/// fstat(2) by descriptor alone. glibc before 2.39 makes fstat(3) a lookup of the empty path, which
+/// a process without `rpath` may not do: whether a path is empty is not visible to a filter.
 pub fn fstat(fd: std::os::fd::BorrowedFd<'_>) -> std::io::Result<libc::stat> {
     system::fstat(fd)
 }

@@ -36,13 +36,14 @@ pub(crate) fn check_platform(_: crate::Enforcement) -> Result<Report, Error> {
     Ok(report())
 }
 
-/// Nothing to do here: no process can trace another one or gain privilege by exec once it is pledged.
+/// Nothing to do here: no process can trace another one or gain privilege by exec once it is
+/// pledged.
 pub(crate) fn harden_process(_: &'static str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Directories that programs need to start: unveil(2) does not hide them from the kernel's own loading of ld.so, and
-/// exec'ed programs start without the unveils of their parent.
+/// Directories that programs need to start: unveil(2) does not hide them from the kernel's own
+/// loading of ld.so, and exec'ed programs start without the unveils of their parent.
 pub(crate) fn loader_paths() -> Vec<(PathBuf, crate::Access)> {
     Vec::new()
 }

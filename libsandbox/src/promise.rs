@@ -3,12 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// One promise. The words are those of OpenBSD's pledge(2) with its meaning as far as Linux allows; three more
-/// (`accept`, `bind`, `narrow`) are finer than pledge's and map to its coarser words there.
+/// One promise. The words are those of OpenBSD's pledge(2) with its meaning as far as Linux allows;
+/// three more (`accept`, `bind`, `narrow`) are finer than pledge's and map to its coarser words
+/// there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Promise {
-    /// Work on descriptors that are already open, memory without execution, threads, clocks, one's own signals.
+    /// Work on descriptors that are already open, memory without execution, threads, clocks, one's
+    /// own signals.
     Stdio = 1 << 0,
     /// Look up names, open files and directories for reading.
     Rpath = 1 << 1,
@@ -32,8 +34,9 @@ pub enum Promise {
     Sendfd = 1 << 10,
     /// Start, signal and await other processes.
     Proc = 1 << 11,
-    /// Execute programs. On Linux what a process gives up its children lack too, so this stands for everything that
-    /// any of them needs, except [`Promise::Bind`] and [`Promise::Id`], which have to be named.
+    /// Execute programs. On Linux what a process gives up its children lack too, so this stands for
+    /// everything that any of them needs, except [`Promise::Bind`] and [`Promise::Id`], which have
+    /// to be named.
     Exec = 1 << 12,
     /// Read the account databases.
     Getpw = 1 << 13,

@@ -68,8 +68,9 @@ impl fmt::Debug for Access {
 pub struct Visible<'a> {
     /// The name of a file, or of a directory for everything below it.
     pub name: &'a Path,
-    /// The same place as an open descriptor (`O_PATH` will do), if it was reached by one. Linux puts its rule there
-    /// and does not look at the name, which another process may have changed meanwhile; unveil(2) knows only names.
+    /// The same place as an open descriptor (`O_PATH` will do), if it was reached by one. Linux
+    /// puts its rule there and does not look at the name, which another process may have changed
+    /// meanwhile; unveil(2) knows only names.
     pub open: Option<BorrowedFd<'a>>,
     /// What may be done there.
     pub access: Access,
@@ -89,8 +90,9 @@ impl<'a> Visible<'a> {
     }
 }
 
-/// Resource limits, soft and hard at once. `None` leaves a limit as it is, and none is ever raised. Core dumps are always
-/// off. There is no limit on address space (it would refuse to map a large pack) nor on processes (counted per user).
+/// Resource limits, soft and hard at once. `None` leaves a limit as it is, and none is ever raised.
+/// Core dumps are always off. There is no limit on address space (it would refuse to map a large
+/// pack) nor on processes (counted per user).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Limits {
     /// Highest descriptor number plus one (`RLIMIT_NOFILE`).

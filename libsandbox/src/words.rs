@@ -1,5 +1,5 @@
-//! A stage in OpenBSD's words, as pure functions: the OpenBSD backend makes exactly these calls, and tests on any system
-//! can check what each role would ask for there.
+//! A stage in OpenBSD's words, as pure functions: the OpenBSD backend makes exactly these calls,
+//! and tests on any system can check what each role would ask for there.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,8 @@ pub enum Call {
     Pledge(String),
 }
 
-/// A stage's promise words and its unveils with their permissions. Nothing visible is `/` without permissions.
+/// A stage's promise words and its unveils with their permissions. Nothing visible is `/` without
+/// permissions.
 #[must_use]
 pub fn openbsd_words(stage: &Stage<'_>) -> (String, Vec<(PathBuf, String)>) {
     let mut unveils: Vec<(PathBuf, String)> = Vec::new();
@@ -29,8 +30,9 @@ pub fn openbsd_words(stage: &Stage<'_>) -> (String, Vec<(PathBuf, String)>) {
     (pledge_words(stage.promises), unveils)
 }
 
-/// Every call a stage makes on OpenBSD, in order. `earlier` holds the names that earlier stages of this process made
-/// visible: those that are not in this stage are withdrawn, since unveil(2) by itself only adds.
+/// Every call a stage makes on OpenBSD, in order. `earlier` holds the names that earlier stages of
+/// this process made visible: those that are not in this stage are withdrawn, since unveil(2) by
+/// itself only adds.
 #[must_use]
 pub fn openbsd_calls(stage: &Stage<'_>, earlier: &[PathBuf]) -> Vec<Call> {
     let (words, unveils) = openbsd_words(stage);

@@ -46,7 +46,8 @@ pub fn assert_mirror(site: &Site, original: &Path, mirror: &Path) {
     assert_eq!(objects(site, original), objects(site, mirror));
 }
 
-/// A clone has the same objects, the same tags, the original's branches below `refs/remotes/origin`, and is whole.
+/// A clone has the same objects, the same tags, the original's branches below
+/// `refs/remotes/origin`, and is whole.
 #[track_caller]
 pub fn assert_clone(site: &Site, original: &Path, clone: &Path) {
     assert_whole(site, clone);
@@ -84,7 +85,8 @@ pub fn leftovers(repository: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What is told about one file: type and mode, owner, links, inode, size, time of change and content.
+/// What is told about one file: type and mode, owner, links, inode, size, time of change and
+/// content.
 type Entry = (u32, u32, u64, u64, u64, i64, i64, u64);
 
 /// Every file below a directory with everything that a change would change.

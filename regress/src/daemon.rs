@@ -13,7 +13,8 @@ use crate::process::{self, Process};
 use crate::run::{Done, run, wait_until};
 use crate::{Site, binaries};
 
-/// A running daemon. It is stopped at the end of its life, and must then leave no process and no socket.
+/// A running daemon. It is stopped at the end of its life, and must then leave no process and no
+/// socket.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,

@@ -1,4 +1,5 @@
-//! Several users, and places that are nobody's but root's: for tests about whose directories they are.
+//! Several users, and places that are nobody's but root's: for tests about whose directories they
+//! are.
 
 use std::fs;
 use std::io::Read;
@@ -16,8 +17,8 @@ pub const ALICE: u32 = 12_001;
 /// That one.
 pub const BOB: u32 = 12_002;
 
-/// A site, and a directory on the way to which only root can change anything: the usual one for temporary files is
-/// everybody's.
+/// A site, and a directory on the way to which only root can change anything: the usual one for
+/// temporary files is everybody's.
 pub struct Ground {
     /// The daemon's.
     pub site: Site,
@@ -25,8 +26,8 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Below this directory, which is the test's own `CARGO_TARGET_TMPDIR`. `None`: the test cannot be made here, and has said
-    /// so.
+    /// Below this directory, which is the test's own `CARGO_TARGET_TMPDIR`. `None`: the test cannot
+    /// be made here, and has said so.
     pub fn new(above: &str) -> Option<Ground> {
         if !is_root() {
             crate::skipped("needs root, to be several users");
@@ -154,7 +155,8 @@ impl Ground {
     }
 }
 
-/// Somebody's file system in user space whose server never answers: whoever asks it something hangs beyond SIGKILL.
+/// Somebody's file system in user space whose server never answers: whoever asks it something hangs
+/// beyond SIGKILL.
 pub struct Hang {
     server: Child,
     _mounted: Mounted,

@@ -13,8 +13,9 @@ pub const FIRST: u64 = 1_700_000_000;
 /// Seconds between two commits.
 pub const STEP: u64 = 86_400;
 
-/// Makes a bare repository `name` with `commits` on main and some on two branches, merges, tags of both kinds,
-/// directories and a file of some size that changes a little each time. `format` is `sha1` or `sha256`.
+/// Makes a bare repository `name` with `commits` on main and some on two branches, merges, tags of
+/// both kinds, directories and a file of some size that changes a little each time. `format` is
+/// `sha1` or `sha256`.
 pub fn repository(site: &Site, name: &str, commits: u64, format: &str) -> PathBuf {
     let path = site.repository(name);
     if let Some(parent) = path.parent() {
@@ -28,8 +29,8 @@ pub fn repository(site: &Site, name: &str, commits: u64, format: &str) -> PathBu
     path
 }
 
-/// Makes a bare repository of one commit with this many MiB that do not compress, so that a clone is still under way
-/// when its client has stopped reading.
+/// Makes a bare repository of one commit with this many MiB that do not compress, so that a clone
+/// is still under way when its client has stopped reading.
 pub fn bulky(site: &Site, name: &str, mib: usize) -> PathBuf {
     let path = site.repository(name);
     init(site, &path, "--object-format=sha1");

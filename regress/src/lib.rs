@@ -1,12 +1,13 @@
 //! Integration tests of gotd: the harness.
 //!
-//! A test makes a [`Site`] (a fresh directory with repositories and a configuration), starts a real [`Daemon`] on
-//! it, and talks to it through git and a stand-in for ssh, through a real [`Sshd`], or byte by byte as a [`raw`]
-//! client. Everything happens in temporary directories and on the loopback interface; every wait has a bound. When
-//! a test fails its directory is kept and its path printed.
+//! A test makes a [`Site`] (a fresh directory with repositories and a configuration), starts a real
+//! [`Daemon`] on it, and talks to it through git and a stand-in for ssh, through a real [`Sshd`],
+//! or byte by byte as a [`raw`] client. Everything happens in temporary directories and on the
+//! loopback interface; every wait has a bound. When a test fails its directory is kept and its path
+//! printed.
 //!
-//! The binaries are those in the directory `GOTD_BIN`, or else those beside the test's own executable:
-//! `cargo build --workspace` comes first.
+//! The binaries are those in the directory `GOTD_BIN`, or else those beside the test's own
+//! executable: `cargo build --workspace` comes first.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
 //! Which tests are at work in this process at the same time.
 //!
-//! Most stand any neighbour. A test that compares times, or takes all of something that the machine has once, must have
-//! none: it makes its site by [`crate::Site::alone`], which waits until the others have dropped theirs and lets no
-//! other begin before its end.
+//! Most stand any neighbour. A test that compares times, or takes all of something that the machine
+//! has once, must have none: it makes its site by [`crate::Site::alone`], which waits until the
+//! others have dropped theirs and lets no other begin before its end.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -97,7 +97,8 @@ mod tests {
                     let _first = if alone { super::alone() } else { super::beside_others() };
                     let before = at_work.fetch_add(1, Ordering::SeqCst);
                     assert!(!alone || before == 0, "{before} neighbours");
-                    // One who waits to be alone does not keep others from what they need to come to their end.
+                    // One who waits to be alone does not keep others from what they need to come to
+                    // their end.
                     let _second = super::beside_others();
                     std::thread::sleep(std::time::Duration::from_millis(10));
                     let left = at_work.fetch_sub(1, Ordering::SeqCst);

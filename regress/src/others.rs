@@ -9,7 +9,8 @@ use libproto::message::client::{ClientKind, Hello};
 /// A uid that no rule of a test names.
 pub const STRANGER: u32 = 54_321;
 
-/// What the programs below begin with: `connect` returns a connection or the error's number, `HELLO` is a greeting.
+/// What the programs below begin with: `connect` returns a connection or the error's number,
+/// `HELLO` is a greeting.
 const PRELUDE: &str = "\
 import errno, os, resource, socket, struct, sys, time
 SOCKET, HELLO = sys.argv[1], bytes.fromhex(sys.argv[2])
@@ -32,7 +33,8 @@ def send(s, data, fds=()):
         return e.errno
 ";
 
-/// Python as this user, with the daemon's socket; what it prints can be read. It is killed when the value is dropped.
+/// Python as this user, with the daemon's socket; what it prints can be read. It is killed when the
+/// value is dropped.
 pub fn python(uid: u32, socket: &Path, program: &str) -> Other {
     let hello = Hello::new(ClientKind::Git, None).expect("no name fits").encode();
     let hello: String = hello.iter().map(|byte| format!("{byte:02x}")).collect();

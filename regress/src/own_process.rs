@@ -1,5 +1,5 @@
-//! A test that changes something of its process has one of its own: the tests of a binary are threads of one process, and
-//! share its limits, its namespaces and its open files.
+//! A test that changes something of its process has one of its own: the tests of a binary are
+//! threads of one process, and share its limits, its namespaces and its open files.
 
 use std::io::Write;
 use std::process::Command;
@@ -14,9 +14,9 @@ pub fn is_this() -> bool {
     std::env::var_os(INNER).is_some()
 }
 
-/// Runs one test of this binary again, in a process of its own, for at most this many seconds; its failure is that of the
-/// caller. `module`: what `module_path!()` says. `through`: a program that is given the test's command line behind its own
-/// arguments, and becomes that.
+/// Runs one test of this binary again, in a process of its own, for at most this many seconds; its
+/// failure is that of the caller. `module`: what `module_path!()` says. `through`: a program that
+/// is given the test's command line behind its own arguments, and becomes that.
 #[track_caller]
 pub fn again(module: &str, test: &str, through: Option<Command>, seconds: u64) {
     // libtest knows a test by its path without the crate.

@@ -15,7 +15,8 @@ pub fn lines<T: AsRef<[u8]>>(payloads: impl IntoIterator<Item = T>) -> Vec<u8> {
     out
 }
 
-/// A request of protocol v2: the command, its capabilities, a delimiter, its arguments, a flush packet.
+/// A request of protocol v2: the command, its capabilities, a delimiter, its arguments, a flush
+/// packet.
 pub fn v2<T: AsRef<[u8]>>(command: &str, arguments: impl IntoIterator<Item = T>) -> Vec<u8> {
     let mut out = line(format!("command={command}\n"));
     out.extend(line("agent=regress/1\n"));

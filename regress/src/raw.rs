@@ -78,7 +78,8 @@ impl Connection {
         self.send(&frame(request), fds)
     }
 
-    /// Takes the first record: where the client writes, and where it reads. `None`: there are none, and this was the end.
+    /// Takes the first record: where the client writes, and where it reads. `None`: there are none,
+    /// and this was the end.
     #[track_caller]
     pub fn pipes(&self, seconds: u64) -> Option<(OwnedFd, OwnedFd)> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -95,7 +96,8 @@ impl Connection {
         }
     }
 
-    /// Waits for the end of the connection, at most this many seconds; pipes and notes before it are left out.
+    /// Waits for the end of the connection, at most this many seconds; pipes and notes before it
+    /// are left out.
     #[track_caller]
     pub fn end(&self, seconds: u64) -> End {
         if let Some(end) = self.refused.take() {
@@ -175,7 +177,8 @@ impl Session {
         }
     }
 
-    /// Asks for everything that `tip` reaches, in version 2, and reads the first `bytes` bytes of the answer.
+    /// Asks for everything that `tip` reaches, in version 2, and reads the first `bytes` bytes of
+    /// the answer.
     #[track_caller]
     pub fn begin_clone(&mut self, tip: &str, bytes: usize) {
         self.read_to_flush();
@@ -187,8 +190,8 @@ impl Session {
         assert!(self.fill(&mut start, Instant::now() + Duration::from_secs(20)), "ended early");
     }
 
-    /// Writes; false when the daemon has closed its end. Never blocks for more than ten seconds: a pipe that stays
-    /// full that long is a false too.
+    /// Writes; false when the daemon has closed its end. Never blocks for more than ten seconds: a
+    /// pipe that stays full that long is a false too.
     pub fn write(&mut self, mut bytes: &[u8]) -> bool {
         let Some(to) = self.to.as_mut() else { return false };
         let deadline = Instant::now() + Duration::from_secs(10);

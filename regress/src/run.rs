@@ -43,8 +43,8 @@ impl Done {
     }
 }
 
-/// Runs `command` with `input`, at most `seconds`: one that takes longer is ended with all of its process group, and
-/// the test fails.
+/// Runs `command` with `input`, at most `seconds`: one that takes longer is ended with all of its
+/// process group, and the test fails.
 #[track_caller]
 pub fn run(command: &mut Command, input: &[u8], seconds: u64) -> Done {
     let mut stdin = tempfile::tempfile().expect("a temporary file");
@@ -82,8 +82,8 @@ fn copy(file: &File) -> Stdio {
     file.try_clone().expect("a descriptor").into()
 }
 
-/// What was written. Without moving the place where the program writes: one that it started may still be there, and would
-/// overwrite what it said.
+/// What was written. Without moving the place where the program writes: one that it started may
+/// still be there, and would overwrite what it said.
 fn read(file: &File) -> Vec<u8> {
     let length = file.metadata().expect("a length").len();
     let mut bytes = vec![0; usize::try_from(length).expect("fits into memory")];

@@ -33,7 +33,8 @@ impl Site {
         Site::made(neighbours::beside_others())
     }
 
-    /// The same for a test that no other test of this process may stand beside: waits until there is none.
+    /// The same for a test that no other test of this process may stand beside: waits until there
+    /// is none.
     pub fn alone() -> Site {
         Site::made(neighbours::alone())
     }
@@ -101,7 +102,8 @@ impl Site {
         command
     }
 
-    /// git with a clean environment, which reaches the daemon as `gotd:NAME` through the stand-in for ssh.
+    /// git with a clean environment, which reaches the daemon as `gotd:NAME` through the stand-in
+    /// for ssh.
     pub fn git<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Done {
         run(self.command("git").args(arguments), b"", GIT_SECONDS)
     }
@@ -123,7 +125,8 @@ impl Site {
         work
     }
 
-    /// Commits a file with this content, and whatever else has changed in a work tree; the commit's id.
+    /// Commits a file with this content, and whatever else has changed in a work tree; the commit's
+    /// id.
     pub fn commit(&self, work: &Path, file: &str, content: impl AsRef<[u8]>) -> String {
         fs::write(work.join(file), content).expect("writes");
         self.commit_all(work, file)
@@ -153,7 +156,8 @@ impl Site {
         format!("user \"{}\"\nlisten on \"{}\"\n", account(), self.socket().display())
     }
 
-    /// The same, with so many connections for the present user that no test meets a limit of them by chance.
+    /// The same, with so many connections for the present user that no test meets a limit of them
+    /// by chance.
     pub fn roomy_head(&self) -> String {
         format!(
             "{}connection {{\n\tlimit user \"{}\" 64\n\trate total 2000\n{}}}\n",
@@ -174,8 +178,9 @@ impl Site {
         )
     }
 
-    /// A configuration that serves everything in `repositories` to the present user, and over git:// to everybody.
-    /// `connection`: lines of the block about connections; `more`: further directives.
+    /// A configuration that serves everything in `repositories` to the present user, and over
+    /// git:// to everybody. `connection`: lines of the block about connections; `more`: further
+    /// directives.
     pub fn serve_strangers(&self, address: SocketAddr, connection: &str, more: &str) -> String {
         format!(
             "{}{}{more}\nconnection {{\n{connection}\n}}\n\

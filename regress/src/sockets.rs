@@ -31,8 +31,8 @@ impl std::fmt::Display for Socket {
 
 /// The sockets that a process has open, in order.
 pub fn of(pid: i32) -> Vec<Socket> {
-    // One that is closed between the two looks is in no table then, so such a look does not count. One that never is would
-    // be of a family that nobody here has any use for.
+    // One that is closed between the two looks is in no table then, so such a look does not count.
+    // One that never is would be of a family that nobody here has any use for.
     for _ in 0..100 {
         let open = inodes(pid);
         let known = of_namespace(pid);

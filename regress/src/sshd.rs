@@ -16,15 +16,17 @@ use crate::{Done, Site, binaries, is_root, tcp};
 pub enum Setup {
     /// `command="gotsh"` in authorized_keys.
     ForcedCommand,
-    /// gotsh as the account's login shell: as root with an account of its own that lives as long as the test;
-    /// otherwise `ForceCommand gotsh -c "$SSH_ORIGINAL_COMMAND"`, which is what sshd does for a shell.
+    /// gotsh as the account's login shell: as root with an account of its own that lives as long as
+    /// the test; otherwise `ForceCommand gotsh -c "$SSH_ORIGINAL_COMMAND"`, which is what sshd does
+    /// for a shell.
     LoginShell,
     /// An ordinary shell which finds gotsh under the names of git's programs.
     Names,
     /// The account's own shell, and git as it is installed: what gotd is compared with.
     Git,
-    /// sshd asks `gotctl authorized-keys` and `authorized-principals`, which stand in this directory of root's beside
-    /// gotsh, and takes certificates of the key `ca`. The account was made by the caller.
+    /// sshd asks `gotctl authorized-keys` and `authorized-principals`, which stand in this
+    /// directory of root's beside gotsh, and takes certificates of the key `ca`. The account was
+    /// made by the caller.
     KeysCommand(&'static str),
 }
 
@@ -64,8 +66,8 @@ impl Sshd {
         there
     }
 
-    /// Who will log in: `permit` must name this account. Makes the account where one is needed, so call it before
-    /// the daemon reads its configuration.
+    /// Who will log in: `permit` must name this account. Makes the account where one is needed, so
+    /// call it before the daemon reads its configuration.
     pub fn account(setup: Setup, tag: &str) -> Option<String> {
         if setup != Setup::LoginShell || !is_root() {
             return None;
@@ -74,8 +76,8 @@ impl Sshd {
         Some(name)
     }
 
-    /// Starts sshd for the daemon at the site's socket. `temporary`: what [`Sshd::account`] said; the account is made
-    /// here, with gotsh as its shell, and removed at the end.
+    /// Starts sshd for the daemon at the site's socket. `temporary`: what [`Sshd::account`] said;
+    /// the account is made here, with gotsh as its shell, and removed at the end.
     #[track_caller]
     pub fn start(site: &Site, setup: Setup, temporary: Option<String>) -> Sshd {
         let sshd = program().expect("there is an sshd");
@@ -113,7 +115,8 @@ impl Sshd {
                     let _ = std::os::unix::fs::symlink(&gotsh, names.join(name));
                 }
                 let path = names.display();
-                // sh -c as sshd would start it, but without what a shell's own files would do to PATH.
+                // sh -c as sshd would start it, but without what a shell's own files would do to
+                // PATH.
                 (String::new(), Some(format!("env PATH={path} /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"")))
             }
         };

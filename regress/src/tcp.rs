@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// The ports that are handed out: below those that the kernel gives to clients and to whoever asks for any port.
+/// The ports that are handed out: below those that the kernel gives to clients and to whoever asks
+/// for any port.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
-/// A loopback address with a port that nobody has at this moment, and that no other test of this process is given.
+/// A loopback address with a port that nobody has at this moment, and that no other test of this
+/// process is given.
 pub fn free(ip: impl Into<IpAddr>) -> Option<SocketAddr> {
     static HANDED_OUT: AtomicU16 = AtomicU16::new(0);
     let ip = ip.into();
@@ -159,8 +161,8 @@ impl Client {
     }
 }
 
-/// Both ends of a connection, of which the first one hangs for so many seconds whoever closes it last: it lingers for bytes
-/// that the other end never takes.
+/// Both ends of a connection, of which the first one hangs for so many seconds whoever closes it
+/// last: it lingers for bytes that the other end never takes.
 pub fn lingering(seconds: i32) -> (OwnedFd, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
     let mut near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");

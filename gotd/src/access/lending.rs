@@ -1,10 +1,11 @@
 //! From which repositories another one may borrow objects (`objects/info/alternates`).
 //!
-//! Whoever can write in a repository can have it borrow from any place, and its readers would then read that place
-//! through the daemon. So a place is lent only to who may read it anyway, or where the administrator says `borrow`.
+//! Whoever can write in a repository can have it borrow from any place, and its readers would then
+//! read that place through the daemon. So a place is lent only to who may read it anyway, or where
+//! the administrator says `borrow`.
 //!
-//! **Invariant:** nothing here looks at the file system. The place is a path as walked, so that no link leads from it to
-//! another one.
+//! **Invariant:** nothing here looks at the file system. The place is a path as walked, so that no
+//! link leads from it to another one.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -41,7 +42,8 @@ impl Lender<'_> {
 
 /// The blocks that an objects directory belongs to: those with the longest place that contains it.
 pub fn lenders<'t>(table: &'t Table, objects: &Path) -> Vec<Lender<'t>> {
-    // Of a repository all that is ever read: not what lies elsewhere in it, a push that is not decided for one.
+    // Of a repository all that is ever read: not what lies elsewhere in it, a push that is not
+    // decided for one.
     let Some(repository) = objects.parent().filter(|_| objects.ends_with("objects")) else {
         return Vec::new();
     };
@@ -49,7 +51,8 @@ pub fn lenders<'t>(table: &'t Table, objects: &Path) -> Vec<Lender<'t>> {
     blocks.filter_map(|block| Some(Lender { block, below: name_below(block, repository)? })).collect()
 }
 
-/// Whether `identity`, who was granted the repository `asked`, may have objects from the objects directory `objects`.
+/// Whether `identity`, who was granted the repository `asked`, may have objects from the objects
+/// directory `objects`.
 pub fn lend(table: &Table, identity: &Identity, asked: &RepoName, objects: &Path) -> Lend {
     let borrower = table.find(asked).and_then(|(index, _)| table.config().repositories.get(index));
     let answers = lenders(table, objects).into_iter().map(|lender| {
@@ -57,7 +60,8 @@ pub fn lend(table: &Table, identity: &Identity, asked: &RepoName, objects: &Path
         if named && lender.block.hidden.is_empty() {
             return Lend::Permitted;
         }
-        // Whoever reads a repository that hides references is not shown all of its objects, and here nothing could tell which.
+        // Whoever reads a repository that hides references is not shown all of its objects, and
+        // here nothing could tell which.
         match table.deciding(lender.block, identity).map(|deciding| deciding.rule.action) {
             Some(Action::Deny) | None => Lend::Denied,
             Some(_) if !lender.block.hidden.is_empty() => Lend::Hides,
@@ -75,8 +79,8 @@ pub fn lend(table: &Table, identity: &Identity, asked: &RepoName, objects: &Path
     answers.min_by_key(rank).unwrap_or(Lend::NoRepository)
 }
 
-/// The name of a repository below its block's place, `None` inside for a block of one repository; `None` if no
-/// repository of the block can lie there. `.git` of a worktree is left out.
+/// The name of a repository below its block's place, `None` inside for a block of one repository;
+/// `None` if no repository of the block can lie there. `.git` of a worktree is left out.
 #[allow(clippy::option_option, reason = "whether it is one, and its name")]
 fn name_below(block: &Repository, repository: &Path) -> Option<Option<RepoName>> {
     let below = repository.strip_prefix(block.place()).ok()?;
@@ -90,8 +94,8 @@ fn name_below(block: &Repository, repository: &Path) -> Option<Option<RepoName>>
     }
 }
 
-/// Whether the name in a `borrow` is that of a block's repository: of itself, or of all in a `repositories` block, or of
-/// the one that has the name `below` in there.
+/// Whether the name in a `borrow` is that of a block's repository: of itself, or of all in a
+/// `repositories` block, or of the one that has the name `below` in there.
 fn names(table: &Table, borrow: &RepoName, block: &Repository, below: Option<&RepoName>) -> bool {
     let Some(below) = below else {
         return block.name.as_ref().is_some_and(|name| name.without_suffix() == borrow.without_suffix());

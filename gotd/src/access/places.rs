@@ -1,7 +1,7 @@
 //! Which block a directory belongs to: the one whose place is the longest that contains it.
 //!
-//! A place is a path as it was walked (`librepo::place`), without links. Whoever can rename a directory changes what is
-//! found under a path, and never whose rules hold there.
+//! A place is a path as it was walked (`librepo::place`), without links. Whoever can rename a
+//! directory changes what is found under a path, and never whose rules hold there.
 //!
 //! Inodes are a second opinion, which can only refuse: see [`Recorded`].
 
@@ -32,7 +32,8 @@ impl Places {
         places
     }
 
-    /// The blocks with the longest place that contains `walked`; none for a path that no walk has as its result.
+    /// The blocks with the longest place that contains `walked`; none for a path that no walk has
+    /// as its result.
     pub fn of(&self, walked: &Path) -> &[usize] {
         let plain = |c: Component<'_>| matches!(c, Component::RootDir | Component::Normal(_));
         if !walked.is_absolute() || !walked.components().all(plain) {
@@ -42,8 +43,9 @@ impl Places {
     }
 }
 
-/// The directories that blocks were about when the configuration was loaded: one that is reached by another path (a bind
-/// mount, a file system that does not tell `a` from `A`) has rules that this path would walk around.
+/// The directories that blocks were about when the configuration was loaded: one that is reached by
+/// another path (a bind mount, a file system that does not tell `a` from `A`) has rules that this
+/// path would walk around.
 ///
 /// One that is gone has left its inode number to others, but not the moment when it was made.
 #[derive(Debug, Clone, Default)]
@@ -66,8 +68,8 @@ impl Recorded {
         Recorded { paths }
     }
 
-    /// The recorded path of a directory on the way to `walked` that was reached by another one. `directories` are that
-    /// of `walked`, the one above it and so on.
+    /// The recorded path of a directory on the way to `walked` that was reached by another one.
+    /// `directories` are that of `walked`, the one above it and so on.
     pub fn other_path(&self, walked: &Path, directories: &[DirectoryId]) -> Option<&Path> {
         walked.ancestors().zip(directories).find_map(|(path, id)| {
             let known = self.paths.get(id)?;
@@ -84,9 +86,10 @@ impl Recorded {
     }
 }
 
-/// Opens directories for a sandbox's rules. Of one that is not there yet the part that is, so that it can be reached when it
-/// has come; but never all of the file system. One that is refused for another reason gets nothing: a user's link or file system
-/// in its place would else open what is around it, the homes of all others.
+/// Opens directories for a sandbox's rules. Of one that is not there yet the part that is, so that
+/// it can be reached when it has come; but never all of the file system. One that is refused for
+/// another reason gets nothing: a user's link or file system in its place would else open what is
+/// around it, the homes of all others.
 pub fn visible(paths: &[PathBuf]) -> BTreeMap<PathBuf, OwnedFd> {
     let trust = Trust::of_process();
     let walk = |path: &PathBuf| match place::walk(path, trust) {

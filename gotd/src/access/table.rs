@@ -1,9 +1,10 @@
 //! May this identity do this to that repository, and which line of the configuration says so.
 //!
-//! The decision is a pure function of the configuration, the kernel's word about the peer and the name in the request.
+//! The decision is a pure function of the configuration, the kernel's word about the peer and the
+//! name in the request.
 //!
-//! **Invariant:** nothing here sees a descriptor or a repository; a name is looked up in tables and never joined to a
-//! path.
+//! **Invariant:** nothing here sees a descriptor or a repository; a name is looked up in tables and
+//! never joined to a path.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -19,7 +20,8 @@ use crate::conf::model::{Access, Action, Config, Position, Repository, Repositor
 use crate::conf::resolve::NO_ID;
 use crate::fairness::owners::Owners;
 
-/// Most groups that a peer may be in; with more it is refused, because a truncated list would evade `deny :group`.
+/// Most groups that a peer may be in; with more it is refused, because a truncated list would evade
+/// `deny :group`.
 pub const GROUPS_MAX: usize = 1024;
 
 /// Who asks. Tagged, never a bare name, so that no name of one kind can stand for one of another.
@@ -34,8 +36,8 @@ pub enum Identity {
         /// Supplementary groups.
         groups: Vec<u32>,
     },
-    /// A user of a shared account: index into [`Config::users`]. Made by [`Table::identify`] only for a peer that has
-    /// the account's uid.
+    /// A user of a shared account: index into [`Config::users`]. Made by [`Table::identify`] only
+    /// for a peer that has the account's uid.
     AccountUser(u32),
     /// A git:// client.
     Anonymous,
@@ -79,7 +81,8 @@ pub struct Grant {
     pub found: Found,
     /// What the deciding rule permits; at least what was asked for.
     pub access: Access,
-    /// Only where the marker file of git-daemon stands (`export-ok`); else the answer is as for [`Verdict::NotFound`].
+    /// Only where the marker file of git-daemon stands (`export-ok`); else the answer is as for
+    /// [`Verdict::NotFound`].
     pub needs_export_marker: bool,
     /// Index of the deciding rule in the block.
     pub rule: usize,
@@ -92,10 +95,11 @@ pub struct Grant {
 pub enum Verdict {
     /// Yes.
     Granted(Grant),
-    /// There is no such repository. Also for anonymous clients who are not to know that there is one.
+    /// There is no such repository. Also for anonymous clients who are not to know that there is
+    /// one.
     NotFound,
-    /// No rule is about them in the block that the name leads to. Clients cannot tell this from the former, unless the
-    /// administrator wants anonymous ones told.
+    /// No rule is about them in the block that the name leads to. Clients cannot tell this from the
+    /// former, unless the administrator wants anonymous ones told.
     NoRule,
     /// A rule matched and does not permit it.
     Denied {
@@ -128,7 +132,8 @@ pub struct Deciding<'c> {
     pub by_membership_at_load: bool,
 }
 
-/// A configuration with its tables of names. A decision takes time in proportion to the rules of one block at most.
+/// A configuration with its tables of names. A decision takes time in proportion to the rules of
+/// one block at most.
 #[derive(Debug)]
 pub struct Table {
     config: Config,
@@ -144,7 +149,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Builds the tables. Of several blocks with one name the first counts; the parser lets none through.
+    /// Builds the tables. Of several blocks with one name the first counts; the parser lets none
+    /// through.
     pub fn new(config: Config) -> Table {
         let (mut repositories, mut prefixes) = (HashMap::new(), HashMap::new());
         for (index, block) in config.repositories.iter().enumerate() {
@@ -173,8 +179,8 @@ impl Table {
         &self.config
     }
 
-    /// The block that a name belongs to, and how: a configured repository first, with or without `.git`, then the
-    /// longest prefix.
+    /// The block that a name belongs to, and how: a configured repository first, with or without
+    /// `.git`, then the longest prefix.
     pub fn find(&self, name: &RepoName) -> Option<(usize, Found)> {
         if let Some(&index) = self.repositories.get(name.without_suffix()) {
             return Some((index, Found::Configured));
@@ -190,8 +196,8 @@ impl Table {
         self.prefixes.get(&b""[..]).map(|&index| (index, Found::Below(name.clone())))
     }
 
-    /// Who a peer on a unix socket is: the user of a shared account that it claims to speak for, if it has that
-    /// account's uid, else the Unix user.
+    /// Who a peer on a unix socket is: the user of a shared account that it claims to speak for, if
+    /// it has that account's uid, else the Unix user.
     ///
     /// # Errors
     /// A claim that the peer has no right to, or too many groups.
@@ -245,8 +251,9 @@ impl Table {
         }
     }
 
-    /// Connections that an identity may have at a time, and the limit that says so: `limit user`, else the default for
-    /// users; for anonymous clients only a `limit user anonymous` counts, and `None` says that there is none.
+    /// Connections that an identity may have at a time, and the limit that says so: `limit user`,
+    /// else the default for users; for anonymous clients only a `limit user anonymous` counts, and
+    /// `None` says that there is none.
     pub fn connection_limit(&self, identity: &Identity) -> Option<(u64, Limit)> {
         let own = |limit: &&crate::conf::model::UserLimit| match (limit.who, identity) {
             (Who::Uid(a), Identity::UnixUser { uid, .. })
@@ -275,7 +282,8 @@ impl Table {
         })
     }
 
-    /// Whether a directory, by its path as walked, belongs to this block: no other one has a longer place that contains it.
+    /// Whether a directory, by its path as walked, belongs to this block: no other one has a longer
+    /// place that contains it.
     pub fn holds(&self, block: usize, walked: &Path) -> bool {
         self.places.of(walked).contains(&block)
     }
@@ -330,8 +338,9 @@ impl Table {
         }
     }
 
-    /// Whether a push that is granted may make its repository. Not where a block of its own is about that place, or one
-    /// within or around it: the new repository would have rules that nobody wrote for it.
+    /// Whether a push that is granted may make its repository. Not where a block of its own is
+    /// about that place, or one within or around it: the new repository would have rules that
+    /// nobody wrote for it.
     pub fn may_create(&self, grant: &Grant) -> bool {
         let (Some(block), Found::Below(name)) = (self.config.repositories.get(grant.block), &grant.found)
         else {

@@ -1,8 +1,9 @@
-//! The lines that sshd(8) asks for: which keys and certificates lead to which user of a shared account.
+//! The lines that sshd(8) asks for: which keys and certificates lead to which user of a shared
+//! account.
 //!
-//! sshd runs `gotctl authorized-keys` for each login, as a user of its own: the configuration is parsed and nothing
-//! else is asked. Each line is built from parsed values: the forced command names the user, and the key is its kind and
-//! its base64, whatever else stood beside it.
+//! sshd runs `gotctl authorized-keys` for each login, as a user of its own: the configuration is
+//! parsed and nothing else is asked. Each line is built from parsed values: the forced command
+//! names the user, and the key is its kind and its base64, whatever else stood beside it.
 
 use libproto::names::UserName;
 
@@ -16,14 +17,16 @@ const RESTRICT: &str = "restrict";
 pub struct ShellPath(String);
 
 impl ShellPath {
-    /// `None` for a path that is not absolute, or has characters that mean something to a shell or to sshd.
+    /// `None` for a path that is not absolute, or has characters that mean something to a shell or
+    /// to sshd.
     pub fn parse(path: &str) -> Option<ShellPath> {
         let harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b'+');
         (path.starts_with('/') && path.bytes().all(harmless)).then(|| ShellPath(path.to_owned()))
     }
 }
 
-/// Lines of authorized_keys for an account: all of them, or those of one key, which is its kind and its base64.
+/// Lines of authorized_keys for an account: all of them, or those of one key, which is its kind and
+/// its base64.
 pub fn keys(config: &Config, account: &str, key: Option<(&str, &str)>, gotsh: &ShellPath) -> String {
     let mut out = String::new();
     for user in users(config, account) {

@@ -1,12 +1,14 @@
-//! What `gotd -n` and `gotctl reload -n` look at besides the text: whether the daemon's user is there and can do in the repositories what
-//! the rules permit, and what they borrow.
+//! What `gotd -n` and `gotctl reload -n` look at besides the text: whether the daemon's user is
+//! there and can do in the repositories what the rules permit, and what they borrow.
 //!
-//! Owner and mode are compared, not an access control list: so what is found is a warning. Nothing is opened that a request
-//! would not open, and at most [`MOST_REPOSITORIES`] repositories are looked at.
+//! Owner and mode are compared, not an access control list: so what is found is a warning. Nothing
+//! is opened that a request would not open, and at most [`MOST_REPOSITORIES`] repositories are
+//! looked at.
 //!
-//! **Invariant:** root runs this over directories of users, so behind a walk nothing is named by its path again. What is told of
-//! a directory is what the kernel knows of the descriptor that the walk came to: a file system that its owner mounts meanwhile,
-//! whose server never answers, is asked nothing. Behind a mount point inside of a repository nothing is looked at.
+//! **Invariant:** root runs this over directories of users, so behind a walk nothing is named by
+//! its path again. What is told of a directory is what the kernel knows of the descriptor that the
+//! walk came to: a file system that its owner mounts meanwhile, whose server never answers, is
+//! asked nothing. Behind a mount point inside of a repository nothing is looked at.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -24,8 +26,8 @@ use crate::repo::walk_repositories::{Most, each_repository_of};
 
 /// Repositories that are looked at, of all blocks.
 const MOST_REPOSITORIES: usize = 1000;
-/// Directories that are looked at to find them, and names in these: whoever owns one of a `repositories` block may have made any
-/// number.
+/// Directories that are looked at to find them, and names in these: whoever owns one of a
+/// `repositories` block may have made any number.
 const MOST: Most = Most { directories: 20_000, names: 1_000_000 };
 /// Directories of a repository: a push writes in each of them.
 const DIRECTORIES: [&str; 5] = ["", "objects", "objects/pack", "refs", "refs/heads"];

@@ -1,6 +1,8 @@
-//! What `gotd -n` says about alternates: where a repository borrows from one that some of its readers may not read.
+//! What `gotd -n` says about alternates: where a repository borrows from one that some of its
+//! readers may not read.
 //!
-//! Only rules are compared that name the same user or group. Who is refused in the end is said by [`lending`](crate::access::lending) for each client.
+//! Only rules are compared that name the same user or group. Who is refused in the end is said by
+//! [`lending`](crate::access::lending) for each client.
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -31,7 +33,8 @@ impl Known {
     }
 }
 
-/// Warnings about one repository of a block, which clients know as `name`. `known` is made once it is needed.
+/// Warnings about one repository of a block, which clients know as `name`. `known` is made once it
+/// is needed.
 pub fn warnings(
     config: &Config,
     known: &mut Option<Known>,
@@ -57,8 +60,8 @@ struct Readers<'a> {
 }
 
 impl Lender for Readers<'_> {
-    /// This is root, and the line some user's: nothing is walked to that no block can contain. A link on the way there could only
-    /// be the administrator's.
+    /// This is root, and the line some user's: nothing is walked to that no block can contain. A
+    /// link on the way there could only be the administrator's.
     fn is_walked_to(&mut self, path: &Path) -> bool {
         let is_walked_to = path.ancestors().any(|above| self.places.contains(above));
         if !is_walked_to {
@@ -99,7 +102,8 @@ impl Lender for Readers<'_> {
     }
 }
 
-/// Whether everybody whom the rules of one block let read is let read by the other, as far as both name the same people.
+/// Whether everybody whom the rules of one block let read is let read by the other, as far as both
+/// name the same people.
 fn reads_as_much(borrower: &Repository, lender: &Repository) -> bool {
     let last = |block: &Repository, subject: &crate::conf::model::Subject| {
         block.rules.iter().rev().find(|rule| rule.subject == *subject).map(|rule| rule.action)

@@ -9,8 +9,9 @@ use crate::access::table::{Found, Identity, Table, Verdict};
 use crate::conf::model::{ANONYMOUS, Access, UnixUser};
 use crate::conf::resolve::NameService;
 
-/// What somebody may do with a repository. Displays as one line: `permit rw /etc/gotd.conf:12`, `deny /etc/gotd.conf:13`
-/// or `deny (no rule matches)`, with what else there is to know in parentheses.
+/// What somebody may do with a repository. Displays as one line: `permit rw /etc/gotd.conf:12`,
+/// `deny /etc/gotd.conf:13` or `deny (no rule matches)`, with what else there is to know in
+/// parentheses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// What is permitted, `None` for nothing.
@@ -34,8 +35,9 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Explains what `user` may do with `repository`, both as an administrator types them. A user is a Unix user's name or
-/// number, the name of a user of an account (`alice` or `git/alice`), or `anonymous` for git:// clients.
+/// Explains what `user` may do with `repository`, both as an administrator types them. A user is a
+/// Unix user's name or number, the name of a user of an account (`alice` or `git/alice`), or
+/// `anonymous` for git:// clients.
 ///
 /// `groups` gives the groups that a login would give a Unix user.
 ///

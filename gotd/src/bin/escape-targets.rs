@@ -1,5 +1,5 @@
-//! Fills the directory that the attempts of the feature `escapes` aim at, and keeps its sockets open until its
-//! standard input ends.
+//! Fills the directory that the attempts of the feature `escapes` aim at, and keeps its sockets
+//! open until its standard input ends.
 
 use std::io::Read;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! gotctl(8): asks the running daemon.
 //!
-//! It connects and greets like gotsh; its session becomes a control session only by the kernel's credentials.
+//! It connects and greets like gotsh; its session becomes a control session only by the kernel's
+//! credentials.
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,8 @@ const GONE: std::time::Duration = std::time::Duration::from_secs(2);
 #[derive(Debug, Parser)]
 #[command(name = "gotctl", version, about)]
 struct Flags {
-    /// The daemon's socket, or its control socket, which is the one of that name with `.ctl` behind it.
+    /// The daemon's socket, or its control socket, which is the one of that name with `.ctl` behind
+    /// it.
     #[arg(short = 'f', value_name = "socket", env = "GOTD_UNIX_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
@@ -51,7 +53,8 @@ enum Command {
         #[arg(value_parser = ["verbose", "brief"])]
         level: String,
     },
-    /// End the daemon when the sessions under way are over, at most half a minute later, and wait for that.
+    /// End the daemon when the sessions under way are over, at most half a minute later, and wait
+    /// for that.
     Stop {
         /// Do not wait for sessions under way.
         #[arg(long)]
@@ -85,7 +88,8 @@ enum Command {
         /// That key in base64 (%k).
         key: Option<String>,
     },
-    /// For sshd's AuthorizedPrincipalsCommand: which certificates lead to which user of a shared account.
+    /// For sshd's AuthorizedPrincipalsCommand: which certificates lead to which user of a shared
+    /// account.
     AuthorizedPrincipals {
         /// Configuration file.
         #[arg(short = 'c', value_name = "file", default_value = gotd::conf::files::DEFAULT_PATH)]
@@ -96,7 +100,8 @@ enum Command {
         /// The Unix account (%u).
         account: String,
     },
-    /// Tell what a user may do with a repository, and which line of a configuration says so; asks no daemon.
+    /// Tell what a user may do with a repository, and which line of a configuration says so; asks
+    /// no daemon.
     Explain {
         /// Configuration file.
         #[arg(short = 'c', value_name = "file", default_value = gotd::conf::files::DEFAULT_PATH)]
@@ -173,8 +178,8 @@ fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
     Ok(0)
 }
 
-/// Prints lines for sshd. A configuration with errors must not lock out those whom it names well: the daemon decides by
-/// the last good one.
+/// Prints lines for sshd. A configuration with errors must not lock out those whom it names well:
+/// the daemon decides by the last good one.
 fn authorized(
     config: &Path,
     gotsh: Option<&Path>,
@@ -221,7 +226,8 @@ fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
 /// Asks the daemon to stop and waits until its sockets are gone; returns the status to exit with.
 fn stop(path: &Path, now: bool) -> Result<u8, String> {
     let status = ask(path, ControlRequest::Stop { now })?;
-    // The answer is the last but one thing that the daemon does. A socket of a service manager's stays.
+    // The answer is the last but one thing that the daemon does. A socket of a service manager's
+    // stays.
     let until = std::time::Instant::now() + GONE;
     let control = gotd::roles::sockets::ask::control_named_by(path);
     while status == 0 && (path.exists() || control.exists()) && std::time::Instant::now() < until {
@@ -230,8 +236,8 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
     Ok(status)
 }
 
-/// Sends one request and prints what comes back; returns the status to exit with. `socket` is that of the daemon's
-/// clients, or the control socket beside it.
+/// Sends one request and prints what comes back; returns the status to exit with. `socket` is that
+/// of the daemon's clients, or the control socket beside it.
 fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
     let path = &gotd::roles::sockets::ask::control_named_by(socket);
     let text = |e: nix::Error| match e {

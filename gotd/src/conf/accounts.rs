@@ -1,4 +1,5 @@
-//! The grammar of `account` and `group`: people who share one Unix account and are known by their keys.
+//! The grammar of `account` and `group`: people who share one Unix account and are known by their
+//! keys.
 
 use libproto::names::UserName;
 
@@ -183,7 +184,8 @@ impl Parser<'_> {
     }
 }
 
-/// Checks a public key as in an authorized_keys file without options: kind, base64, and a comment that is dropped.
+/// Checks a public key as in an authorized_keys file without options: kind, base64, and a comment
+/// that is dropped.
 pub fn parse_key(text: &str, at: Position) -> Result<Key, String> {
     let mut words = text.split_ascii_whitespace();
     let (Some(kind), base64) = (words.next(), words.next()) else {

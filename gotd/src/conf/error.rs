@@ -5,8 +5,8 @@ use std::fmt;
 /// Most characters of a message that are shown.
 const SHOWN_MAX: usize = 600;
 
-/// One error or warning about a configuration file. Displays as `file:line:column: message`, where a line and column
-/// of 0 mean the file as a whole and are left out.
+/// One error or warning about a configuration file. Displays as `file:line:column: message`, where
+/// a line and column of 0 mean the file as a whole and are left out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigError {
     /// The file as it was named; empty when the error belongs to none.
@@ -46,7 +46,8 @@ impl fmt::Display for ConfigError {
             }
             f.write_str(" ")?;
         }
-        // What was found may be a word of many thousand bytes, and a message between processes is bounded.
+        // What was found may be a word of many thousand bytes, and a message between processes is
+        // bounded.
         match self.message.char_indices().nth(SHOWN_MAX) {
             None => f.write_str(&self.message),
             Some((cut, _)) => write!(f, "{}…", &self.message[..cut]),

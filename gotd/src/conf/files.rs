@@ -47,8 +47,8 @@ pub struct Loaded {
     pub directories: Vec<OwnDirectory>,
 }
 
-/// Reads a configuration from the file system, with the system's users and groups. Without a path for the secrets the
-/// default file is read if it exists.
+/// Reads a configuration from the file system, with the system's users and groups. Without a path
+/// for the secrets the default file is read if it exists.
 pub fn load(path: &Path, secrets_path: Option<&Path>) -> Loaded {
     let texts = (path.to_str(), secrets_path.map(Path::to_str));
     match texts {
@@ -61,7 +61,8 @@ pub fn load(path: &Path, secrets_path: Option<&Path>) -> Loaded {
     }
 }
 
-/// Reads and parses files and does nothing else: no names are looked up, and neither secrets nor repositories.
+/// Reads and parses files and does nothing else: no names are looked up, and neither secrets nor
+/// repositories.
 pub fn read_only(path: &str) -> Parsed {
     let mut files = Files { main: path, warnings: Vec::new() };
     parse(path, &mut files)
@@ -118,7 +119,8 @@ fn open_regular(path: &str) -> Result<(File, std::fs::Metadata), String> {
     if meta.is_file() { Ok((file, meta)) } else { Err("not a regular file".to_owned()) }
 }
 
-/// What to do about a file that this process may not read: at a reload it has the user of the daemon.
+/// What to do about a file that this process may not read: at a reload it has the user of the
+/// daemon.
 fn reader() -> String {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let user = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |u| u.name);
@@ -207,8 +209,8 @@ fn read_secrets(path: Option<&str>) -> Result<Vec<Secret>, Vec<ConfigError>> {
     secrets::parse(path, &bytes)
 }
 
-/// Reads which users have which subordinate uids, where the system has that. A file that cannot be read keeps nobody from
-/// being served.
+/// Reads which users have which subordinate uids, where the system has that. A file that cannot be
+/// read keeps nobody from being served.
 fn read_subuid(config: &mut Config, names: &mut dyn NameService, warnings: &mut Vec<ConfigError>) {
     if !std::fs::exists(subuid::PATH).unwrap_or(true) {
         return;
@@ -222,7 +224,8 @@ fn read_subuid(config: &mut Config, names: &mut dyn NameService, warnings: &mut 
     }
 }
 
-/// Walks to the configured places, as each request does it. One that is not there yet is a warning, as for C gotd.
+/// Walks to the configured places, as each request does it. One that is not there yet is a warning,
+/// as for C gotd.
 fn settle_places(loaded: &mut Loaded) {
     let Loaded { config, errors, warnings, notes, directories } = loaded;
     let mut repositories = std::mem::take(&mut config.repositories);
@@ -300,11 +303,11 @@ pub fn trust(config: &Config) -> Trust {
     Trust { uid: daemon.filter(|_| me.is_root()).unwrap_or_else(|| me.as_raw()) }
 }
 
-/// Whether it is nobody's doing but the administrator's that a path leads nowhere. What others can change must not keep
-/// a daemon from its start.
+/// Whether it is nobody's doing but the administrator's that a path leads nowhere. What others can
+/// change must not keep a daemon from its start.
 fn is_admins(stopped: &Stopped) -> bool {
-    // What the path itself is wrong in. Other errors may be those of a file system that is mounted there, whose user could
-    // otherwise keep the daemon from its start.
+    // What the path itself is wrong in. Other errors may be those of a file system that is mounted
+    // there, whose user could otherwise keep the daemon from its start.
     let system = |errno| matches!(errno, Errno::EINVAL | Errno::ENAMETOOLONG);
     stopped.foreign.is_none()
         && match stopped.why {
@@ -323,8 +326,8 @@ fn own_directories(number: u32, block: &Repository, walked: &Walked) -> Vec<OwnD
         worktree,
         stays,
     };
-    // What a request is to find there may be another directory by then: a disk that is mounted, a repository made anew, the
-    // end of a link that was turned.
+    // What a request is to find there may be another directory by then: a disk that is mounted, a
+    // repository made anew, the end of a link that was turned.
     let stays = !one
         && walked.path.components().eq(Path::new(&block.path).components())
         && !walked.is_mount_point()

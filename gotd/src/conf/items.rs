@@ -1,7 +1,8 @@
 //! How a configuration travels: from `config` to `parent`, and from there to `auth`.
 //!
-//! A configuration is a sequence of small [`ConfigItem`]s, packed into batches that each fit into one message. The
-//! receiver does not trust the sender: [`Assembler`] checks order, ranges, references between items and names again.
+//! A configuration is a sequence of small [`ConfigItem`]s, packed into batches that each fit into
+//! one message. The receiver does not trust the sender: [`Assembler`] checks order, ranges,
+//! references between items and names again.
 
 use libproto::codec::{self, CodecError};
 use libproto::message::parent::UidRange;

@@ -1,7 +1,7 @@
 //! Words of the grammar: which must be quoted, and which one was meant.
 
-/// Words that C gotd reserves everywhere: as an argument they must be quoted. Words that only this grammar knows are
-/// not reserved, so that a file written for C gotd may use them as names.
+/// Words that C gotd reserves everywhere: as an argument they must be quoted. Words that only this
+/// grammar knows are not reserved, so that a file written for C gotd may use them as names.
 pub const RESERVED: &[&str] = &[
     "auth",
     "branch",
@@ -34,8 +34,8 @@ pub const RESERVED: &[&str] = &[
     "user",
 ];
 
-/// The known word that is nearest to `word`, if any is near: at most one mistake in three characters. A mistake is a
-/// character too many, too few or wrong, or two neighbours exchanged.
+/// The known word that is nearest to `word`, if any is near: at most one mistake in three
+/// characters. A mistake is a character too many, too few or wrong, or two neighbours exchanged.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(64).map(|c| c.to_ascii_lowercase()).collect();
     let mut best: Option<(usize, &str)> = None;

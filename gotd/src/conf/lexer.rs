@@ -1,8 +1,9 @@
 //! The words of gotd.conf: bare and quoted words, braces, `=` and line ends, with macros expanded.
 //!
-//! The rules are C gotd's, so that a file means the same to both: a word starts and ends where it does there, a
-//! backslash at the end of a line continues it (in a comment too), a quoted string may be broken by a line end, and a
-//! macro's value is read again as text, without macros inside it. More characters than there may start a bare word.
+//! The rules are C gotd's, so that a file means the same to both: a word starts and ends where it
+//! does there, a backslash at the end of a line continues it (in a comment too), a quoted string
+//! may be broken by a line end, and a macro's value is read again as text, without macros inside
+//! it. More characters than there may start a bare word.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -148,7 +149,8 @@ impl Lexer {
         }
     }
 
-    /// Outside quotes a backslash joins lines and otherwise vanishes before the character that follows it.
+    /// Outside quotes a backslash joins lines and otherwise vanishes before the character that
+    /// follows it.
     fn peek(&mut self) -> Option<char> {
         while self.peek_raw() == Some('\\') && self.second_raw() == Some('\n') {
             self.take_raw();

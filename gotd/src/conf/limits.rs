@@ -32,7 +32,8 @@ impl Limits {
         self.values[limit as usize].1
     }
 
-    /// Sets it. Returns false and changes nothing if the value is out of range, or the limit is one of a user's own.
+    /// Sets it. Returns false and changes nothing if the value is out of range, or the limit is one
+    /// of a user's own.
     pub fn set(&mut self, limit: Limit, value: u64, at: Position) -> bool {
         let row = limit.row();
         let allowed = row.allows(value) && row.scope != Scope::User;

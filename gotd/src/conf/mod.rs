@@ -1,10 +1,10 @@
 //! gotd.conf(5): its text, its typed form, and the small items in which the typed form travels.
 //!
-//! Architecture invariant: nothing here asks the system for a name or knows a process, and only [`files`] opens
-//! files. Text comes from a [`source::Loader`], names are resolved by a [`resolve::NameService`]; role `config`
-//! brings both.
-//! The grammar is the one of Game of Trees' gotd.conf and a superset of it: a file written for C gotd means the same
-//! here. gotd.conf(5) in `man/` is the specification.
+//! Architecture invariant: nothing here asks the system for a name or knows a process, and only
+//! [`files`] opens files. Text comes from a [`source::Loader`], names are resolved by a
+//! [`resolve::NameService`]; role `config` brings both. The grammar is the one of Game of Trees'
+//! gotd.conf and a superset of it: a file written for C gotd means the same here. gotd.conf(5) in
+//! `man/` is the specification.
 
 pub mod accounts;
 pub mod error;

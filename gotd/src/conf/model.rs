@@ -1,7 +1,7 @@
 //! The typed form of a configuration.
 //!
-//! Plain data, with the place in the files where each part stands, so that a refusal and `gotctl explain` can name the
-//! line. Names are typed; ids are filled in by [`super::resolve`].
+//! Plain data, with the place in the files where each part stands, so that a refusal and `gotctl
+//! explain` can name the line. Names are typed; ids are filled in by [`super::resolve`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,8 +22,8 @@ pub const DEFAULT_GIT_PORT: u16 = 9418;
 /// The identity of git:// clients, and of a Unix account of that name.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// A place in the configuration: which of [`Config::files`], and line and column counted from 1. A line of 0 is no
-/// place (a default).
+/// A place in the configuration: which of [`Config::files`], and line and column counted from 1. A
+/// line of 0 is no place (a default).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Index into [`Config::files`].
@@ -75,12 +75,14 @@ pub struct Config {
     pub groups: Vec<Group>,
     /// `repository` and `repositories`, in the order of the files.
     pub repositories: Vec<Repository>,
-    /// The Unix users of the system, as far as they are known: names for the log, and for `deny :group`.
+    /// The Unix users of the system, as far as they are known: names for the log, and for `deny
+    /// :group`.
     pub unix_users: Vec<UnixUser>,
-    /// Users (by uid, sorted) of each Unix group (by gid) that a `deny` rule names, as the system said when the
-    /// configuration was loaded.
+    /// Users (by uid, sorted) of each Unix group (by gid) that a `deny` rule names, as the system
+    /// said when the configuration was loaded.
     pub denied_members: BTreeMap<u32, Vec<u32>>,
-    /// Subordinate uids, as the system had them when the configuration was loaded: in order, and none in two ranges.
+    /// Subordinate uids, as the system had them when the configuration was loaded: in order, and
+    /// none in two ranges.
     pub subordinates: Vec<UidRange>,
     /// Contents of gotd-secrets.conf(5).
     pub secrets: Vec<Secret>,
@@ -267,7 +269,8 @@ pub struct Repository {
     pub kind: RepositoryKind,
     /// Absolute path, as written.
     pub path: String,
-    /// The same as walked when the configuration was loaded, without links; empty: it was not walked.
+    /// The same as walked when the configuration was loaded, without links; empty: it was not
+    /// walked.
     pub place: String,
     /// Access rules in order; the last that matches decides.
     pub rules: Vec<Rule>,
@@ -403,7 +406,8 @@ pub struct Hidden {
 /// `borrow`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Borrow {
-    /// A repository of this configuration, or the prefix of a `repositories` block for all that is in it.
+    /// A repository of this configuration, or the prefix of a `repositories` block for all that is
+    /// in it.
     pub name: RepoName,
     /// Where it stands.
     pub at: Position,

@@ -1,8 +1,8 @@
 //! The grammar of gotd.conf: files, macros, and the directives at the top.
 //!
-//! One pass, by recursive descent; a directive that is wrong is reported and skipped with its block, so that one run
-//! finds all errors. Directives of a repository are in [`super::repository_blocks`], those about people in
-//! [`super::accounts`].
+//! One pass, by recursive descent; a directive that is wrong is reported and skipped with its
+//! block, so that one run finds all errors. Directives of a repository are in
+//! [`super::repository_blocks`], those about people in [`super::accounts`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -69,7 +69,8 @@ pub fn parse(path: &str, loader: &mut dyn Loader) -> Parsed {
     Parsed { config, errors, warnings }
 }
 
-/// A directive was wrong; this has been reported, and the caller skips to where the next one starts.
+/// A directive was wrong; this has been reported, and the caller skips to where the next one
+/// starts.
 #[derive(Debug)]
 pub(super) struct Skip;
 
@@ -335,8 +336,8 @@ impl Parser<'_> {
         ConfigError { file: file.cloned().unwrap_or_default(), line: at.line, column: at.column, message }
     }
 
-    /// Warns of a directive that is read because files written for C gotd have it, and that nothing acts on yet.
-    /// gotd.conf(5) names each under CAVEATS.
+    /// Warns of a directive that is read because files written for C gotd have it, and that nothing
+    /// acts on yet. gotd.conf(5) names each under CAVEATS.
     pub fn no_effect(&mut self, directive: &'static str, at: Position) {
         // Once says it; a thousand repositories would only bury the rest.
         if self.warned.insert(directive) {
@@ -576,7 +577,8 @@ impl Parser<'_> {
         })
     }
 
-    /// The words of a row of the table of limits, for whom, and a value. `others` are words that may stand there as well.
+    /// The words of a row of the table of limits, for whom, and a value. `others` are words that
+    /// may stand there as well.
     pub fn limit_item(
         &mut self,
         at: Position,
@@ -624,7 +626,8 @@ impl Parser<'_> {
         }
     }
 
-    /// What is said about a limit that has its place elsewhere: behind `connection`, behind `limit`, outside of blocks.
+    /// What is said about a limit that has its place elsewhere: behind `connection`, behind
+    /// `limit`, outside of blocks.
     fn limit_elsewhere(&mut self, scopes: &[Scope]) -> Option<String> {
         let TokenKind::Word { text, quoted: false } = &self.peek().kind else { return None };
         let behind = scopes.first()?.word();

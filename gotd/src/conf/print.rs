@@ -1,4 +1,5 @@
-//! A configuration as text in one file: what `gotd -n -vv` prints, and what the parser must read back to the same.
+//! A configuration as text in one file: what `gotd -n -vv` prints, and what the parser must read
+//! back to the same.
 
 use std::fmt::Write;
 
@@ -39,7 +40,8 @@ fn in_quotes(word: &str) -> String {
     while let Some(c) = chars.next() {
         match c {
             '"' => out.push_str("\\\""),
-            // A backslash is itself unless it stands before one of these, which then need one of their own.
+            // A backslash is itself unless it stands before one of these, which then need one of
+            // their own.
             '\\' if matches!(chars.peek(), Some(' ' | '\t')) => {
                 out.push_str("\\\\");
                 out.extend(chars.next());

@@ -72,8 +72,9 @@ pub struct Findings {
 
 /// Fills in every id of a parsed configuration.
 ///
-/// An unknown user or group in a rule is a warning, and the rule matches nobody, as for C gotd. A name that is of two
-/// kinds (a user of an account and a Unix user) is an error, because a rule about it would be about both.
+/// An unknown user or group in a rule is a warning, and the rule matches nobody, as for C gotd. A
+/// name that is of two kinds (a user of an account and a Unix user) is an error, because a rule
+/// about it would be about both.
 pub fn resolve(config: &mut Config, names: &mut dyn NameService) -> Findings {
     let mut resolver = Resolver {
         names,
@@ -267,8 +268,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Names for the log, and who is in the groups that rules deny: the groups that a process has now may be fewer,
-    /// because a user namespace lets anybody drop groups.
+    /// Names for the log, and who is in the groups that rules deny: the groups that a process has
+    /// now may be fewer, because a user namespace lets anybody drop groups.
     fn unix_users(&mut self, config: &mut Config) {
         let mut all: BTreeMap<u32, UnixUser> = BTreeMap::new();
         let listed = self.names.users();

@@ -1,7 +1,7 @@
 //! gotd-secrets.conf(5): credentials for notifications, one in a line, in C gotd's format.
 //!
-//! Words are separated by blanks; quotes of either kind and backslashes work inside words, as in a shell; a `#` is a
-//! comment only at the start of a line.
+//! Words are separated by blanks; quotes of either kind and backslashes work inside words, as in a
+//! shell; a `#` is a comment only at the start of a line.
 
 use super::error::ConfigError;
 use super::model::Secret;

@@ -9,15 +9,16 @@ pub const TOTAL_MAX: usize = 64 << 20;
 /// Most files that one configuration may consist of.
 pub const FILES_MAX: usize = 20_000;
 
-/// Gives the parser the text of files. Role `config` implements it on the file system, with checks of owner and mode;
-/// [`Texts`] implements it for tests and for files that arrive as open descriptors.
+/// Gives the parser the text of files. Role `config` implements it on the file system, with checks
+/// of owner and mode; [`Texts`] implements it for tests and for files that arrive as open
+/// descriptors.
 pub trait Loader {
-    /// The content of the file with this path, at most [`FILE_MAX`] bytes of it; or why it cannot be had, in words
-    /// that follow `PATH: `.
+    /// The content of the file with this path, at most [`FILE_MAX`] bytes of it; or why it cannot
+    /// be had, in words that follow `PATH: `.
     fn load(&mut self, path: &str) -> Result<Vec<u8>, String>;
 
-    /// The paths that match a pattern whose last component may hold `*` and `?`, sorted by name, at most [`FILES_MAX`].
-    /// No match is an empty list, not an error.
+    /// The paths that match a pattern whose last component may hold `*` and `?`, sorted by name, at
+    /// most [`FILES_MAX`]. No match is an empty list, not an error.
     fn expand(&mut self, pattern: &str) -> Result<Vec<String>, String>;
 }
 
@@ -61,8 +62,9 @@ pub fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?'])
 }
 
-/// Whether a file name matches a pattern of ordinary characters, `*` (any number of any) and `?` (any one). A leading
-/// dot is matched by a dot only, as a shell does it. Takes time proportional to the product of both lengths at most.
+/// Whether a file name matches a pattern of ordinary characters, `*` (any number of any) and `?`
+/// (any one). A leading dot is matched by a dot only, as a shell does it. Takes time proportional
+/// to the product of both lengths at most.
 pub fn matches(pattern: &str, name: &str) -> bool {
     if name.starts_with('.') && !pattern.starts_with('.') {
         return false;

@@ -1,9 +1,11 @@
 //! subuid(5): which users have which subordinate uids.
 //!
-//! The system's own file, which others write; so what is wrong in it is a warning, and the line is passed over.
+//! The system's own file, which others write; so what is wrong in it is a warning, and the line is
+//! passed over.
 //!
-//! A uid in a range counts as the owner of the range, unless it is that of somebody whom the system or the configuration
-//! knows: a directory service may well give its users uids that `useradd` hands out as subordinate ones.
+//! A uid in a range counts as the owner of the range, unless it is that of somebody whom the system
+//! or the configuration knows: a directory service may well give its users uids that `useradd`
+//! hands out as subordinate ones.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -25,8 +27,8 @@ pub const FILE_MAX: usize = 1 << 20;
 pub const RANGES_MAX: usize = 10_000;
 /// Most lines that are warned of by themselves.
 const WARNINGS_MAX: usize = 10;
-/// How long the system is asked for names, at most: each is a question to a directory service, perhaps, and a reload has a minute
-/// for everything.
+/// How long the system is asked for names, at most: each is a question to a directory service,
+/// perhaps, and a reload has a minute for everything.
 const LOOK_UPS: Duration = Duration::from_secs(15);
 /// Uids of a range of root's that count as one user: what a container has by default.
 const BLOCK: u32 = 1 << 16;
@@ -78,8 +80,9 @@ fn take_within(
             None => ranges.extend(of_nobody(first, last, &own)),
         }
     }
-    // Root needs no range to be anybody, and has no rate that could be used up: what its containers do is not root's. Such a range
-    // may be that of all containers, or cover a whole directory: each part of it is somebody of its own.
+    // Root needs no range to be anybody, and has no rate that could be used up: what its containers
+    // do is not root's. Such a range may be that of all containers, or cover a whole directory:
+    // each part of it is somebody of its own.
     let own_uids = &own;
     let blocks = of_root.iter().flat_map(|&(first, last)| {
         let starts = (first..=last).step_by(BLOCK as usize);
@@ -99,8 +102,8 @@ fn of_nobody(first: u32, last: u32, own: &BTreeSet<u32>) -> Option<UidRange> {
     Some(UidRange { first, last, owner })
 }
 
-/// The uids that are somebody's own, whatever range they lie in: those of all whom the system lists, whom the configuration names,
-/// and who are members of a group that it names.
+/// The uids that are somebody's own, whatever range they lie in: those of all whom the system
+/// lists, whom the configuration names, and who are members of a group that it names.
 fn own(config: &Config, names: &mut Names<'_>) -> BTreeSet<u32> {
     let listed: HashMap<&str, u32> =
         config.unix_users.iter().map(|user| (user.name.as_str(), user.uid)).collect();
@@ -332,8 +335,8 @@ mod tests {
         UnixUser { uid, gid: uid, name: UserName::parse(name.as_bytes()).unwrap() }
     }
 
-    /// A configuration whose rules name these, and a system that knows bob (100005) and carol (100007) and lists neither, as
-    /// a directory service does. carol is in the group of 500.
+    /// A configuration whose rules name these, and a system that knows bob (100005) and carol
+    /// (100007) and lists neither, as a directory service does. carol is in the group of 500.
     fn directory(rules: &str) -> (Config, FixedNames) {
         let text = format!("repository \"r\" {{\n path \"/r\"\n{rules}}}\n");
         let mut config = crate::conf::parse("f", &mut crate::conf::source::Texts::one("f", text)).config;
@@ -348,7 +351,8 @@ mod tests {
         (config, names)
     }
 
-    /// Whom the configuration names, by name, by number or as a member of a group, is nobody else's subordinate.
+    /// Whom the configuration names, by name, by number or as a member of a group, is nobody else's
+    /// subordinate.
     #[test]
     fn who_is_named_stays_a_user_of_their_own_in_the_range_of_another() {
         let (config, mut names) = directory(" permit rw bob\n permit ro 100006\n permit ro :staff\n");

@@ -1,18 +1,24 @@
-//! Who of many strangers gets a place: counts and rates by network address, and who gives way when all places are taken.
-//! Pure: no descriptor, no clock of its own. The users of unix sockets have the same rules with other names: [`users`].
+//! Who of many strangers gets a place: counts and rates by network address, and who gives way when
+//! all places are taken. Pure: no descriptor, no clock of its own. The users of unix sockets have
+//! the same rules with other names: [`users`].
 //!
-//! An IPv4 address is one stranger. An IPv6 /64 is one too, but whoever has one easily has a /56 or a /48 of them, so
-//! these are counted beside it: a /56 may have twice, a /48 four times what a single /64 may.
+//! An IPv4 address is one stranger. An IPv6 /64 is one too, but whoever has one easily has a /56 or
+//! a /48 of them, so these are counted beside it: a /56 may have twice, a /48 four times what a
+//! single /64 may.
 //!
 //! **When all places are taken** and somebody new comes:
-//! 1. Only connections that nothing is lost with can be ended: those that have not sent their request, those that wait
+//! 1. Only connections that nothing is lost with can be ended: those that have not sent their
+//!    request, those that wait
 //!    for a session or the beginning of its answer, and the slow ones: their peer takes less than the minimum rate of
 //!    what it is owed, or is owed nothing, takes nothing and sends less than that. Any other is never ended.
-//! 2. Of these the one whose network has most connections gives way: the IPv4 address or /48 with most of them first, in
+//! 2. Of these the one whose network has most connections gives way: the IPv4 address or /48 with
+//!    most of them first, in
 //!    it the /56, in that the /64.
-//! 3. Within one network: first who has not sent a request, the longest silent one; then who waits, the last one to
+//! 3. Within one network: first who has not sent a request, the longest silent one; then who waits,
+//!    the last one to
 //!    come; then the slow ones.
-//! 4. The newcomer is counted too. If its network would have more than that of the one to give way, the newcomer is
+//! 4. The newcomer is counted too. If its network would have more than that of the one to give way,
+//!    the newcomer is
 //!    refused; if they are equal, only a silent one gives way to it.
 
 use std::cmp::Reverse;
@@ -136,7 +142,8 @@ impl Strangers {
         Ok(())
     }
 
-    /// Counts a connection that was taken back by [`Strangers::leave`] once more, whatever the limits.
+    /// Counts a connection that was taken back by [`Strangers::leave`] once more, whatever the
+    /// limits.
     pub fn enter(&mut self, address: [u8; 16]) {
         for (network, _) in networks(address) {
             if let Some(counts) = self.networks.get_mut(&network) {

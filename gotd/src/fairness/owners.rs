@@ -1,12 +1,14 @@
 //! Whom a subordinate uid counts as.
 //!
-//! Whoever has a line in subuid(5) may take its uids for processes of a container, 65,536 of them by default, without asking
-//! anybody. Were each counted as a user, one user had as many parts of everything as they have uids. So a uid in such a range
-//! counts as the owner of the range. What it may read and write is decided by the uid itself.
+//! Whoever has a line in subuid(5) may take its uids for processes of a container, 65,536 of them
+//! by default, without asking anybody. Were each counted as a user, one user had as many parts of
+//! everything as they have uids. So a uid in such a range counts as the owner of the range. What it
+//! may read and write is decided by the uid itself.
 
 use libproto::message::parent::UidRange;
 
-/// Most ranges that are kept; more than are read, because one is cut where a uid in it is somebody of their own.
+/// Most ranges that are kept; more than are read, because one is cut where a uid in it is somebody
+/// of their own.
 pub const RANGES_MAX: usize = 100_000;
 
 /// Ranges in order, none of which meets another.
@@ -38,8 +40,9 @@ pub fn are_in_order(ranges: &[UidRange]) -> bool {
         && ranges.windows(2).all(|two| two[0].last < two[1].first)
 }
 
-/// Puts ranges in order. Where two meet the one that begins lower has what both have: their owners can be each other anyhow.
-/// A uid in `own`, which the system or the configuration knows, stays somebody of its own. At most [`RANGES_MAX`] are left.
+/// Puts ranges in order. Where two meet the one that begins lower has what both have: their owners
+/// can be each other anyhow. A uid in `own`, which the system or the configuration knows, stays
+/// somebody of its own. At most [`RANGES_MAX`] are left.
 pub fn settle(mut ranges: Vec<UidRange>, own: &std::collections::BTreeSet<u32>) -> Vec<UidRange> {
     ranges.sort_by_key(|range| range.first);
     let mut settled: Vec<UidRange> = Vec::new();

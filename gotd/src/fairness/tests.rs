@@ -117,7 +117,8 @@ fn the_busiest_gives_way_to_whoever_has_less() {
     let others: Vec<u64> =
         (1..5).filter_map(|n| places.come(&format!("192.0.2.{n}"), Standing::Waiting)).collect();
     assert_eq!((flood.len(), others.len()), (16, 4));
-    // The flood cannot push out anybody, itself included, but everybody else pushes it back: the last to come goes first.
+    // The flood cannot push out anybody, itself included, but everybody else pushes it back: the
+    // last to come goes first.
     assert_eq!(places.come("192.0.2.66", Standing::Silent), None);
     for n in 5..15 {
         assert!(places.come(&format!("192.0.2.{n}"), Standing::Waiting).is_some());
@@ -165,8 +166,9 @@ fn among_equals_only_a_silent_one_gives_way() {
     assert_eq!(places.come("192.0.2.4", Standing::Waiting), None);
 }
 
-/// A thousand connections from few addresses, a hundred honest clients among them, each of an address of its own: every
-/// honest one gets a place, none of those that are served is ended, and the bound holds throughout.
+/// A thousand connections from few addresses, a hundred honest clients among them, each of an
+/// address of its own: every honest one gets a place, none of those that are served is ended, and
+/// the bound holds throughout.
 #[test]
 fn a_flood_played_through() {
     let mut places = Places::new(64, 16);

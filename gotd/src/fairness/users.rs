@@ -1,15 +1,21 @@
 //! The users of the unix sockets: the rules of strangers, with the uid in the place of the network.
 //!
-//! 1. A uid has at most so many connections, those that wait for a session included. One more is refused.
-//! 2. A uid gets at most so many new sessions a second. Connections beyond that are not refused, they wait.
-//! 3. Of those that wait the next one is of the uid with the fewest sessions; of those with as many, who has waited
+//! 1. A uid has at most so many connections, those that wait for a session included. One more is
+//!    refused.
+//! 2. A uid gets at most so many new sessions a second. Connections beyond that are not refused,
+//!    they wait.
+//! 3. Of those that wait the next one is of the uid with the fewest sessions; of those with as
+//!    many, who has waited
 //!    longest.
-//! 4. When more wait than may, the uid that has most of them gives way with the one that came last. The newcomer is
+//! 4. When more wait than may, the uid that has most of them gives way with the one that came last.
+//!    The newcomer is
 //!    counted too, so that of equals the newcomer is refused.
-//! 5. The uid of a shared account stands for many people, who are told apart when they have said their names. It has no
+//! 5. The uid of a shared account stands for many people, who are told apart when they have said
+//!    their names. It has no
 //!    number, no rate and no share of its own here; among those that wait each of its connections is like one of a uid
 //!    without sessions. Root has no rate.
-//! 6. All accounts together get at most three quarters of the sessions, and of the places of the line, while other uids
+//! 6. All accounts together get at most three quarters of the sessions, and of the places of the
+//!    line, while other uids
 //!    want more than the rest: one person of an account could else keep everybody waiting.
 
 use std::collections::HashMap;
@@ -17,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use super::{Counts, TOKEN};
 
-/// Most uids that are remembered; others are refused until some are forgotten. Ranges of subordinate uids are one each
-/// ([`super::owners`]), but not all of them need be known.
+/// Most uids that are remembered; others are refused until some are forgotten. Ranges of
+/// subordinate uids are one each ([`super::owners`]), but not all of them need be known.
 const MOST_USERS: usize = 200_000;
 
 /// What one uid may have; `None`: as much as there is.
@@ -37,7 +43,8 @@ impl PerUser {
     }
 }
 
-/// So many sessions of accounts begin in a row while another uid waits, and so many quarters of the line are theirs.
+/// So many sessions of accounts begin in a row while another uid waits, and so many quarters of the
+/// line are theirs.
 const ACCOUNTS: usize = 3;
 /// Of so many.
 const PARTS: usize = 4;
@@ -69,7 +76,8 @@ pub struct Users {
 }
 
 impl Users {
-    /// A connection comes and waits for a session; whether it may. It must [`Users::serve`] or [`Users::give_up`].
+    /// A connection comes and waits for a session; whether it may. It must [`Users::serve`] or
+    /// [`Users::give_up`].
     pub fn come(&mut self, uid: u32, may: PerUser, now: Instant) -> bool {
         if self.all.len() >= MOST_USERS && !self.all.contains_key(&uid) {
             return false;
@@ -253,8 +261,9 @@ mod tests {
         assert_eq!(users.gives_way(&line), Some(2));
     }
 
-    /// One person of an account with a full line of connections, and users who have sessions already: each of these had a
-    /// rank below all of the account's, and waited until their time was over.
+    /// One person of an account with a full line of connections, and users who have sessions
+    /// already: each of these had a rank below all of the account's, and waited until their time
+    /// was over.
     #[test]
     fn of_four_sessions_at_most_three_are_of_accounts_while_others_wait() {
         let (mut users, now) = (Users::default(), Instant::now());

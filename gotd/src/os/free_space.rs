@@ -6,7 +6,8 @@ use libproto::limits::Limit;
 use libproto::refusal::Refusal;
 use nix::sys::statvfs::fstatvfs;
 
-/// Fails, by a refusal that the error carries, when the file system of `file` has fewer than `reserve` bytes free for ordinary users; 0: no reserve.
+/// Fails, by a refusal that the error carries, when the file system of `file` has fewer than
+/// `reserve` bytes free for ordinary users; 0: no reserve.
 pub fn check_reserve(file: impl AsFd, reserve: u64) -> std::io::Result<()> {
     if reserve == 0 {
         return Ok(());

@@ -1,4 +1,5 @@
-//! How much memory there is for the daemon: what the machine has, or less where its control group says so.
+//! How much memory there is for the daemon: what the machine has, or less where its control group
+//! says so.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -12,7 +13,8 @@ const GROUPS: &str = "/sys/fs/cgroup";
 
 static AT_START: OnceLock<u64> = OnceLock::new();
 
-/// Bytes of memory for this process and its children, as it was when this was first asked: later the sandbox hides it.
+/// Bytes of memory for this process and its children, as it was when this was first asked: later
+/// the sandbox hides it.
 pub fn at_start() -> u64 {
     *AT_START.get_or_init(|| {
         let machine = system::physical_memory().unwrap_or(UNKNOWN);

@@ -1,5 +1,6 @@
-//! What the system is asked for: descriptors, processes, accounts, memory, the log. All `unsafe` code of this crate is
-//! here; what only one system has and the sandbox does not cover is in [`system`].
+//! What the system is asked for: descriptors, processes, accounts, memory, the log. All `unsafe`
+//! code of this crate is here; what only one system has and the sandbox does not cover is in
+//! [`system`].
 
 pub mod free_space;
 pub mod log;

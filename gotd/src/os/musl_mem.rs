@@ -1,12 +1,15 @@
-//! The C library's functions for copying and comparing bytes, where that is musl: its own go byte by byte or start a string
-//! instruction for every few bytes, which makes a pack a fifth dearer. The names and the meaning are those of string.h.
+//! The C library's functions for copying and comparing bytes, where that is musl: its own go byte
+//! by byte or start a string instruction for every few bytes, which makes a pack a fifth dearer.
+//! The names and the meaning are those of string.h.
 //!
-//! No loop here may look like one of these functions to the compiler, which would call them from themselves.
+//! No loop here may look like one of these functions to the compiler, which would call them from
+//! themselves.
 
 use std::arch::asm;
 use std::ffi::{c_int, c_void};
 
-/// Up to here bytes are copied by loads and stores in a row; above, by a string instruction, which then pays.
+/// Up to here bytes are copied by loads and stores in a row; above, by a string instruction, which
+/// then pays.
 const SHORT: usize = 128;
 
 /// memcpy(3).
@@ -15,7 +18,8 @@ const SHORT: usize = 128;
 /// As in C: `count` bytes can be read at `from` and written at `to`, and the two do not overlap.
 #[cfg_attr(target_env = "musl", unsafe(no_mangle))]
 pub unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, count: usize) -> *mut c_void {
-    // SAFETY: the caller's promise; the string instruction goes upwards, since the direction flag is clear by the ABI.
+    // SAFETY: the caller's promise; the string instruction goes upwards, since the direction flag
+    // is clear by the ABI.
     unsafe {
         if count <= SHORT {
             copy_short(to.cast(), from.cast(), count);
@@ -33,8 +37,8 @@ pub unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, count: usi
 /// As in C: `count` bytes can be read at `from` and written at `to`.
 #[cfg_attr(target_env = "musl", unsafe(no_mangle))]
 pub unsafe extern "C" fn memmove(to: *mut c_void, from: *const c_void, count: usize) -> *mut c_void {
-    // SAFETY: the caller's promise. Short copies read everything before they write; of long ones, only those that would
-    // overwrite what is still to be read begin at the end.
+    // SAFETY: the caller's promise. Short copies read everything before they write; of long ones,
+    // only those that would overwrite what is still to be read begin at the end.
     unsafe {
         if count <= SHORT {
             copy_short(to.cast(), from.cast(), count);
@@ -62,7 +66,8 @@ pub unsafe extern "C" fn memmove(to: *mut c_void, from: *const c_void, count: us
 /// As [`memmove`].
 #[inline(always)]
 unsafe fn copy_short(to: *mut u8, from: *const u8, count: usize) {
-    /// The first and the last bytes, as many as fit into a `T` each; they overlap where there are fewer.
+    /// The first and the last bytes, as many as fit into a `T` each; they overlap where there are
+    /// fewer.
     macro_rules! ends {
         ($type:ty) => {{
             let last = count - size_of::<$type>();

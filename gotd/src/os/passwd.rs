@@ -9,7 +9,8 @@ use nix::unistd::{Gid, Group, User};
 use crate::conf::model::UnixUser;
 use crate::conf::resolve::{NameService, UNIX_USERS_MAX, UnixGroup};
 
-/// Asks getpwnam(3), getgrnam(3), getgrgid(3) and getpwent(3). An answer that cannot be had is no answer.
+/// Asks getpwnam(3), getgrnam(3), getgrgid(3) and getpwent(3). An answer that cannot be had is no
+/// answer.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct System;
 

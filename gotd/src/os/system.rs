@@ -22,7 +22,8 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and by this function's contract nobody else in this process owns it.
+    // SAFETY: the descriptor is open, and by this function's contract nobody else in this process
+    // owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -40,8 +41,8 @@ pub fn close_from(first: RawFd) {
     }
 }
 
-/// Asks for `SIGKILL` when the parent dies. A parent that is dead already, and OpenBSD's, is noticed by the end
-/// of descriptor 3.
+/// Asks for `SIGKILL` when the parent dies. A parent that is dead already, and OpenBSD's, is
+/// noticed by the end of descriptor 3.
 pub fn die_with_parent() {
     #[cfg(target_os = "linux")]
     {
@@ -67,7 +68,8 @@ pub fn set_name(name: &CStr) {
     let _ = name;
 }
 
-/// Processor time that this process has used, as the kernel counts it. May be asked in a signal handler.
+/// Processor time that this process has used, as the kernel counts it. May be asked in a signal
+/// handler.
 pub fn cpu_time() -> std::time::Duration {
     use nix::sys::time::TimeValLike;
     let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) else {
@@ -106,8 +108,9 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Copies up to `len` bytes of a file from `offset` on into a pipe or socket, within the kernel. 0: the file ends there.
-/// `ENOSYS` where there is no such call, `EINVAL` where it is not for such a file.
+/// Copies up to `len` bytes of a file from `offset` on into a pipe or socket, within the kernel. 0:
+/// the file ends there. `ENOSYS` where there is no such call, `EINVAL` where it is not for such a
+/// file.
 pub fn send_file(out: BorrowedFd<'_>, file: BorrowedFd<'_>, offset: u64, len: usize) -> nix::Result<usize> {
     #[cfg(target_os = "linux")]
     {
@@ -146,9 +149,9 @@ pub fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<(i32, u32, u32)> {
     }
 }
 
-/// The supplementary groups of the process at the other end of a connected unix socket, as they were when it
-/// connected. `ERANGE`: more than `most`. OpenBSD does not tell: empty, and rules for groups use the
-/// membership resolved when the configuration was read.
+/// The supplementary groups of the process at the other end of a connected unix socket, as they
+/// were when it connected. `ERANGE`: more than `most`. OpenBSD does not tell: empty, and rules for
+/// groups use the membership resolved when the configuration was read.
 pub fn peer_groups(fd: BorrowedFd<'_>, most: usize) -> io::Result<Vec<u32>> {
     #[cfg(target_os = "linux")]
     {
@@ -156,8 +159,8 @@ pub fn peer_groups(fd: BorrowedFd<'_>, most: usize) -> io::Result<Vec<u32>> {
         let mut groups: Vec<libc::gid_t> = vec![0; most];
         let size = most.checked_mul(size_of::<libc::gid_t>()).and_then(|n| libc::socklen_t::try_from(n).ok());
         let mut length = size.ok_or_else(|| io::Error::from(Errno::EINVAL))?;
-        // SAFETY: the buffer has `length` bytes and lives through the call; the kernel writes at most that
-        // many and answers ERANGE when it needs more.
+        // SAFETY: the buffer has `length` bytes and lives through the call; the kernel writes at
+        // most that many and answers ERANGE when it needs more.
         let rc = unsafe {
             libc::getsockopt(
                 fd.as_raw_fd(),
@@ -181,7 +184,8 @@ pub fn peer_groups(fd: BorrowedFd<'_>, most: usize) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The kernel's word about the other end of a unix connection, and its uid; an error: all that it says is this uid.
+/// The kernel's word about the other end of a unix connection, and its uid; an error: all that it
+/// says is this uid.
 pub fn peer(connection: BorrowedFd<'_>) -> Result<(Peer, u32), u32> {
     let (pid, uid, gid) = peer_credentials(connection).map_err(|_| u32::MAX)?;
     let groups = peer_groups(connection, MAX_GROUPS).map_err(|_| uid)?;
@@ -192,8 +196,8 @@ pub fn peer(connection: BorrowedFd<'_>) -> Result<(Peer, u32), u32> {
 #[cfg(target_os = "linux")]
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// Has the kernel refuse descriptors that clients of a listening unix socket send: with them comes what closing them may
-/// take. Whether it can.
+/// Has the kernel refuse descriptors that clients of a listening unix socket send: with them comes
+/// what closing them may take. Whether it can.
 pub fn take_no_descriptors(listener: BorrowedFd<'_>) -> io::Result<bool> {
     #[cfg(target_os = "linux")]
     {
@@ -237,8 +241,8 @@ pub fn takes_descriptors(fd: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// The bytes a pipe can hold; an error means that this is no pipe, and nothing but this one question has been
-/// put to it: `fstat` on a file of a hostile FUSE server can hang.
+/// The bytes a pipe can hold; an error means that this is no pipe, and nothing but this one
+/// question has been put to it: `fstat` on a file of a hostile FUSE server can hang.
 pub fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
     #[cfg(target_os = "linux")]
     {
@@ -271,7 +275,8 @@ pub fn resize_pipe(fd: BorrowedFd<'_>, bytes: usize) -> nix::Result<()> {
     }
 }
 
-/// Makes a pipe hold at least this many bytes, if its owner's quota has room for that; returns how many it holds then.
+/// Makes a pipe hold at least this many bytes, if its owner's quota has room for that; returns how
+/// many it holds then.
 pub fn widen_pipe(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
     let size = pipe_size(fd)?;
     #[cfg(target_os = "linux")]
@@ -293,8 +298,8 @@ pub fn is_tcp(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(kind == SockType::Stream && (family.as_sockaddr_in().is_some() || family.as_sockaddr_in6().is_some()))
 }
 
-/// Prepares a git:// connection: answers are written whole, so nothing waits for more, and a peer that is gone without a
-/// word is noticed. Failures are harmless.
+/// Prepares a git:// connection: answers are written whole, so nothing waits for more, and a peer
+/// that is gone without a word is noticed. Failures are harmless.
 pub fn prepare_tcp(fd: BorrowedFd<'_>) {
     use nix::sys::socket::{setsockopt, sockopt};
     let _ = setsockopt(&fd, sockopt::TcpNoDelay, &true);
@@ -311,8 +316,8 @@ pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Whether the peer of a unix connection has taken, or thrown away, all that was sent to it, descriptors too. Where the system
-/// does not tell, it has.
+/// Whether the peer of a unix connection has taken, or thrown away, all that was sent to it,
+/// descriptors too. Where the system does not tell, it has.
 pub fn has_taken_all(fd: BorrowedFd<'_>) -> bool {
     let mut bytes: libc::c_int = 0;
     // SAFETY: TIOCOUTQ, which is SIOCOUTQ, stores one int, which lives through the call.
@@ -335,15 +340,16 @@ pub struct Progress {
 pub fn progress(fd: BorrowedFd<'_>) -> Option<Progress> {
     #[cfg(target_os = "linux")]
     {
-        // `struct tcp_info` of linux/tcp.h, of which libc knows only the beginning: tcpi_unacked, tcpi_bytes_acked,
-        // tcpi_bytes_received, tcpi_notsent_bytes.
+        // `struct tcp_info` of linux/tcp.h, of which libc knows only the beginning: tcpi_unacked,
+        // tcpi_bytes_acked, tcpi_bytes_received, tcpi_notsent_bytes.
         const UNACKED: usize = 24;
         const ACKED: usize = 120;
         const RECEIVED: usize = 128;
         const NOT_SENT: usize = 144;
         let mut info = [0u8; 256];
         let mut length = libc::socklen_t::try_from(info.len()).ok()?;
-        // SAFETY: the buffer has `length` bytes and lives through the call; the kernel writes at most that many.
+        // SAFETY: the buffer has `length` bytes and lives through the call; the kernel writes at
+        // most that many.
         let rc = unsafe {
             let buffer = info.as_mut_ptr().cast();
             libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, buffer, &mut length)
@@ -363,12 +369,14 @@ pub fn progress(fd: BorrowedFd<'_>) -> Option<Progress> {
     }
 }
 
-/// Has the kernel send no more than this many bytes per second on a connection, where the system can.
+/// Has the kernel send no more than this many bytes per second on a connection, where the system
+/// can.
 pub fn pace(fd: BorrowedFd<'_>, rate: u64) {
     #[cfg(target_os = "linux")]
     {
         let size = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8);
-        // SAFETY: the option takes a number of this size, which lives through the call. A failure is harmless.
+        // SAFETY: the option takes a number of this size, which lives through the call. A failure
+        // is harmless.
         unsafe {
             let rate = (&raw const rate).cast();
             libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate, size);
@@ -378,13 +386,15 @@ pub fn pace(fd: BorrowedFd<'_>, rate: u64) {
     let _ = (fd, rate);
 }
 
-/// Gives up every capability but those in `keep` (bits of capability(7)) that it has, also for programs executed later.
+/// Gives up every capability but those in `keep` (bits of capability(7)) that it has, also for
+/// programs executed later.
 pub fn keep_capabilities(keep: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         const VERSION_3: u32 = 0x2008_0522;
         const LAST: u32 = 63;
-        // SAFETY: plain numbers; what the kernel does not know or does not let go of is an error that changes nothing.
+        // SAFETY: plain numbers; what the kernel does not know or does not let go of is an error
+        // that changes nothing.
         unsafe {
             libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
             for capability in (0..=LAST).filter(|n| keep & (1 << n) == 0) {
@@ -435,13 +445,14 @@ extern "C" fn on_alarm(_: libc::c_int) {
     }
 }
 
-/// Calls `tick` once a second from a signal handler, whatever the process is stuck in. `tick` must do nothing
-/// but look at atomics and call [`say`] and [`exit_now`]. No thread is started.
+/// Calls `tick` once a second from a signal handler, whatever the process is stuck in. `tick` must
+/// do nothing but look at atomics and call [`say`] and [`exit_now`]. No thread is started.
 pub fn tick_every_second(tick: fn()) -> io::Result<()> {
     TICK.store(tick as usize, Ordering::Release);
     let second = libc::timeval { tv_sec: 1, tv_usec: 0 };
     let timer = libc::itimerval { it_interval: second, it_value: second };
-    // SAFETY: the handler is async-signal-safe by this function's contract; the structures are initialised.
+    // SAFETY: the handler is async-signal-safe by this function's contract; the structures are
+    // initialised.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_alarm as *const () as usize;
@@ -467,11 +478,12 @@ extern "C" fn on_abort(_: libc::c_int) {
     }
 }
 
-/// Calls `last` when the process aborts, from the signal's handler; when it returns, the process ends by the signal. It
-/// must do nothing but look at atomics and call [`say`] and [`exit_now`].
+/// Calls `last` when the process aborts, from the signal's handler; when it returns, the process
+/// ends by the signal. It must do nothing but look at atomics and call [`say`] and [`exit_now`].
 pub fn before_abort(last: fn()) -> io::Result<()> {
     ABORT.store(last as usize, Ordering::Release);
-    // SAFETY: the handler is async-signal-safe by this function's contract; the structure is initialised.
+    // SAFETY: the handler is async-signal-safe by this function's contract; the structure is
+    // initialised.
     let set = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_abort as *const () as usize;
@@ -490,15 +502,16 @@ pub fn say(fd: RawFd, record: &[u8]) {
     }
 }
 
-/// Ends the process at once, without running anything and without closing descriptors one by one: the close
-/// of a descriptor that a client chose may hang, and then only this process hangs with it.
+/// Ends the process at once, without running anything and without closing descriptors one by one:
+/// the close of a descriptor that a client chose may hang, and then only this process hangs with
+/// it.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) is async-signal-safe and returns to nobody.
     unsafe { libc::_exit(status) }
 }
 
-/// abort(3), in place of musl's, which raises the signal by tkill(2): a filter cannot tell whose thread that names. The handler of
-/// the watchdog says what happened.
+/// abort(3), in place of musl's, which raises the signal by tkill(2): a filter cannot tell whose
+/// thread that names. The handler of the watchdog says what happened.
 #[cfg(target_env = "musl")]
 #[unsafe(no_mangle)]
 extern "C" fn abort() -> ! {
@@ -540,14 +553,15 @@ pub fn unix_address(name: &[u8]) -> io::Result<std::os::unix::net::SocketAddr> {
     std::os::unix::net::SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name))
 }
 
-/// Puts an open /dev/null where standard error was: behind the sandbox nothing can be opened for writing.
+/// Puts an open /dev/null where standard error was: behind the sandbox nothing can be opened for
+/// writing.
 pub fn silence_stderr(null: BorrowedFd<'_>) -> io::Result<()> {
     nix::unistd::dup2_stderr(null)?;
     Ok(())
 }
 
-/// Whether two descriptors are the same pipe, by device and inode. Ask only after [`pipe_size`] said that
-/// both are pipes.
+/// Whether two descriptors are the same pipe, by device and inode. Ask only after [`pipe_size`]
+/// said that both are pipes.
 pub fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool> {
     let (a, b) = (libsandbox::fstat(a)?, libsandbox::fstat(b)?);
     Ok(a.st_dev == b.st_dev && a.st_ino == b.st_ino)
@@ -560,10 +574,11 @@ pub fn duplicate_above(fd: impl AsFd, least: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Renames a directory to a name that nothing has; fails with `EEXIST` or `ENOTEMPTY` where something has it.
+/// Renames a directory to a name that nothing has; fails with `EEXIST` or `ENOTEMPTY` where
+/// something has it.
 ///
-/// Where the system or the file system cannot refuse to replace, rename(2) itself does, of a directory: it takes the
-/// place of an empty directory and of nothing else.
+/// Where the system or the file system cannot refuse to replace, rename(2) itself does, of a
+/// directory: it takes the place of an empty directory and of nothing else.
 pub fn rename_new(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {

@@ -1,8 +1,9 @@
-//! Ends a process whose client is too slow, whatever the process is stuck in, or that gets no more memory.
+//! Ends a process whose client is too slow, whatever the process is stuck in, or that gets no more
+//! memory.
 //!
-//! A timer signal looks once a second at a few atomics, so it works inside a blocking read or write of a
-//! descriptor that the client has switched to blocking under us. One process serves one client: the state is
-//! the process's.
+//! A timer signal looks once a second at a few atomics, so it works inside a blocking read or write
+//! of a descriptor that the client has switched to blocking under us. One process serves one
+//! client: the state is the process's.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
@@ -57,7 +58,8 @@ pub struct Words {
 }
 
 impl Words {
-    /// What everybody says; `record` makes it what the listener understands, and `done` is said after a complete answer.
+    /// What everybody says; `record` makes it what the listener understands, and `done` is said
+    /// after a complete answer.
     pub fn new(limits: &SessionStart, record: impl Fn(Refusal) -> Vec<u8>, done: Vec<u8>) -> Words {
         let SessionStart { first_request, idle, work, .. } = limits;
         let reached = |limit, text| record(Refusal::Limit(limit, text));

@@ -1,8 +1,8 @@
 //! What a repository process borrows from, and how it asks.
 //!
-//! An alternates file is read when the repository was found and before the process narrows itself. Each place it names is
-//! walked to; whether the client may have what lies there is said by `auth`, through the parent, before anything there
-//! is opened.
+//! An alternates file is read when the repository was found and before the process narrows itself.
+//! Each place it names is walked to; whether the client may have what lies there is said by `auth`,
+//! through the parent, before anything there is opened.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -32,7 +32,8 @@ const _: () = assert!(
 );
 /// Most warnings about alternates in one log line.
 const WARNINGS: usize = 16;
-/// Most characters of one: a path of any length is the repository's, and all of the report is one message.
+/// Most characters of one: a path of any length is the repository's, and all of the report is one
+/// message.
 const WARNING: usize = 300;
 
 /// The alternates of a repository that may be used for the client of its session.

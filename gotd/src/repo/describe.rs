@@ -1,10 +1,12 @@
-//! What a user may ask about a repository without git, and, with the right to write, change without a push: the branch that
-//! HEAD names, and the description.
+//! What a user may ask about a repository without git, and, with the right to write, change without
+//! a push: the branch that HEAD names, and the description.
 //!
-//! Runs in the repository process in place of `repo_read` or `repo_write`, with no more than their rights. Each change is a new file beside the old
-//! one, on the disk before it takes its name; for HEAD that is git's own lock.
+//! Runs in the repository process in place of `repo_read` or `repo_write`, with no more than their
+//! rights. Each change is a new file beside the old one, on the disk before it takes its name; for
+//! HEAD that is git's own lock.
 //!
-//! **Invariant:** writes these two files and no other. Nothing is read from the session: what to do came in the grant.
+//! **Invariant:** writes these two files and no other. Nothing is read from the session: what to do
+//! came in the grant.
 
 use std::os::fd::AsFd;
 
@@ -118,7 +120,8 @@ fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo
     })
 }
 
-/// When the newest of the commits that branches name was committed, by its own word. Of very many branches the first count.
+/// When the newest of the commits that branches name was committed, by its own word. Of very many
+/// branches the first count.
 fn changed(repository: &Repository, refs: &[Ref]) -> Option<u64> {
     let mut reader = Reader::new(repository.store(), CACHE);
     let branches = refs.iter().filter(|r| r.name.starts_with(b"refs/heads/")).take(MOST_BRANCHES);
@@ -172,7 +175,8 @@ fn head(
     if hidden.find(repository.refs(), name).map_err(text)?.is_none() {
         return Err(format!("{shown}: no such branch"));
     }
-    // Whoever may not rewrite the branch that clones begin with may not put another in its place either.
+    // Whoever may not rewrite the branch that clones begin with may not put another in its place
+    // either.
     if let Head::Symbolic(now, Some(_)) = repository.refs().head().map_err(text)?
         && now != name
         && rule(rules, &now, Change::Update { fast_forward: false }, false).is_err()

@@ -1,6 +1,7 @@
 //! Which references exist for clients: the one answer for lists, tips, pushes, `info` and HEAD.
 //!
-//! **Invariant:** whatever tells a client about references, or does something for it by their names, has them from here.
+//! **Invariant:** whatever tells a client about references, or does something for it by their
+//! names, has them from here.
 
 use librepo::Result;
 use librepo::listing::{Listed, Listing};
@@ -40,8 +41,8 @@ impl Hidden<'_> {
         }
     }
 
-    /// Whether a client may know of a reference: neither it nor what it names in the end is hidden. `symref_target` is the last of
-    /// the chain, for a symbolic one.
+    /// Whether a client may know of a reference: neither it nor what it names in the end is hidden.
+    /// `symref_target` is the last of the chain, for a symbolic one.
     pub fn shows(&self, name: &[u8], symref_target: Option<&[u8]>) -> bool {
         !self.covers(name) && !symref_target.is_some_and(|target| self.covers(target))
     }
@@ -52,8 +53,8 @@ impl Hidden<'_> {
     }
 }
 
-/// Whether a reference lies in a namespace, or has its very name: it cannot be there beside those below. A slash at the end of
-/// the namespace makes no difference.
+/// Whether a reference lies in a namespace, or has its very name: it cannot be there beside those
+/// below. A slash at the end of the namespace makes no difference.
 pub fn is_below(name: &[u8], namespace: &[u8]) -> bool {
     let namespace = namespace.strip_suffix(b"/").unwrap_or(namespace);
     name.strip_prefix(namespace).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))

@@ -1,5 +1,5 @@
-//! Who made a repository by pushing: a file in it that gotd writes once and no client can, so that the repositories of each
-//! user can be counted.
+//! Who made a repository by pushing: a file in it that gotd writes once and no client can, so that
+//! the repositories of each user can be counted.
 
 use std::path::PathBuf;
 

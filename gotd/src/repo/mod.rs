@@ -1,5 +1,5 @@
-//! The repository process: it waits, opens the one repository of its session, and becomes `repo_read` or `repo_write`.
-//! Beside it what `create` and `list` know of repositories too.
+//! The repository process: it waits, opens the one repository of its session, and becomes
+//! `repo_read` or `repo_write`. Beside it what `create` and `list` know of repositories too.
 
 pub mod borrowing;
 pub mod describe;

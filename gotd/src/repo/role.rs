@@ -1,8 +1,8 @@
 //! `repository`: waits to become `repo_read` or `repo_write`.
 //!
-//! Duty: started ahead of time and restricted to the directories that hold repositories; when the parent names
-//! its one repository, finds it, narrows itself to it, and answers its session from then on.
-//! Waits on: the parent. Talks to: the parent and its session.
+//! Duty: started ahead of time and restricted to the directories that hold repositories; when the
+//! parent names its one repository, finds it, narrows itself to it, and answers its session from
+//! then on. Waits on: the parent. Talks to: the parent and its session.
 //!
 //! **Invariant:** has parsed nothing from a client while it can see more than one repository.
 
@@ -53,15 +53,16 @@ pub const WAITING_GIT: Promises =
 
 /// `repo_read`.
 pub const READING: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
-/// Bytes of unpacked objects that each thread keeps. Directories are read with all their versions at a time, so that more makes
-/// nothing faster: small fetches it makes slower, by the fresh memory. Half as much made a fetch of git's last thousand commits
-/// a tenth slower.
+/// Bytes of unpacked objects that each thread keeps. Directories are read with all their versions
+/// at a time, so that more makes nothing faster: small fetches it makes slower, by the fresh
+/// memory. Half as much made a fetch of git's last thousand commits a tenth slower.
 const CACHE_BYTES: usize = 8 << 20;
 
 /// What a repository process is given beside its link to its session.
 #[derive(Debug)]
 pub enum Ends {
-    /// For a client of the unix socket: the link to `verify`, where the client reads, and where it writes.
+    /// For a client of the unix socket: the link to `verify`, where the client reads, and where it
+    /// writes.
     Unix {
         /// The link to `verify`.
         verify: OwnedFd,
@@ -159,7 +160,8 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         return failed(&parent, OpenError::Unreachable(text));
     }
     drop(granted);
-    // The parent asks whether this is the place while it is being opened; nothing is told of it before.
+    // The parent asks whether this is the place while it is being opened; nothing is told of it
+    // before.
     let at =
         FoundAt { path: found.path.as_os_str().as_bytes().to_vec(), directories: found.directories.clone() };
     send(&parent, &RepoToParent::Found(at));
@@ -254,7 +256,8 @@ fn read(
     Ok(())
 }
 
-/// Starts the watchdog of `repo_read`: the parent hears of it for the log, and the session for its client.
+/// Starts the watchdog of `repo_read`: the parent hears of it for the log, and the session for its
+/// client.
 fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), String> {
     let limits = &serve.limits;
     let (allowed, cpu) = read::budget::first_reached(&serve.negotiation);
@@ -319,8 +322,8 @@ fn tell(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), St
     Ok(())
 }
 
-/// Waits for the parent's word that this is the right one; before it, nothing the session says is listened to. With it
-/// comes what others checked.
+/// Waits for the parent's word that this is the right one; before it, nothing the session says is
+/// listened to. With it comes what others checked.
 fn await_go(parent: &Parent) -> Checks {
     match parent.recv() {
         Ok(Received { message: ParentToRepo::Go(checked), .. }) => checked,
@@ -330,8 +333,9 @@ fn await_go(parent: &Parent) -> Checks {
 
 /// Walks to the repository of an address.
 ///
-/// A configured path may hold symbolic links where nobody but root and the daemon's user can have put them; nothing below
-/// a `repositories` directory may. The name was checked when it became a `RepoName`, and again here.
+/// A configured path may hold symbolic links where nobody but root and the daemon's user can have
+/// put them; nothing below a `repositories` directory may. The name was checked when it became a
+/// `RepoName`, and again here.
 pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
     let root = root(&address.path, &address.place)?;
     let Some(below) = &address.below else {
@@ -351,7 +355,8 @@ pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
     Err(OpenError::NotFound)
 }
 
-/// Walks to a configured directory, which has to be the one that it was when the configuration was loaded.
+/// Walks to a configured directory, which has to be the one that it was when the configuration was
+/// loaded.
 pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
     let path = Path::new(OsStr::from_bytes(path));
     match place::walk(path, Trust::of_process()) {
@@ -431,7 +436,8 @@ fn is_repository(directory: &Walked) -> bool {
         && !is("commondir", EntryType::File)
 }
 
-/// The final stage of a repository process: its one repository (and allowed alternates), and its own words.
+/// The final stage of a repository process: its one repository (and allowed alternates), and its
+/// own words.
 pub fn narrow(
     promises: Promises,
     found: &Found,

@@ -84,7 +84,8 @@ impl Walk<'_> {
             let Some(parsed) = RepoName::parse(&full).ok().filter(|n| n.as_bytes() == full) else { continue };
             let Some(left) = self.most.directories.checked_sub(1) else { return self.going = false };
             self.most.directories = left;
-            // Links are not followed, and mount points not crossed where a request would not cross them.
+            // Links are not followed, and mount points not crossed where a request would not cross
+            // them.
             let Ok(next) = directory.child(name) else { continue };
             let Ok(copy) = next.try_clone() else { return self.whole = false };
             match repository_at(copy) {

@@ -3,8 +3,9 @@
 //! Duty: "may this identity do this to that repository, and by which line of the configuration".
 //! Waits on: the parent. Talks to: the parent alone.
 //!
-//! **Invariant:** never sees a descriptor nor a repository. The identity comes from the kernel's credentials in
-//! the question; what the client claims is believed only from the account that may claim it.
+//! **Invariant:** never sees a descriptor nor a repository. The identity comes from the kernel's
+//! credentials in the question; what the client claims is believed only from the account that may
+//! claim it.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -109,8 +110,8 @@ fn say(parent: &Parent, peer: u64, message: &AuthToParent) {
     }
 }
 
-/// Whether what was found belongs to the block that the question leads to. It is decided anew: the configuration may
-/// have changed meanwhile.
+/// Whether what was found belongs to the block that the question leads to. It is decided anew: the
+/// configuration may have changed meanwhile.
 fn placed(table: &Table, ask: &PlaceQuestion) -> Placed {
     let path = Path::new(OsStr::from_bytes(&ask.path));
     let Ok(identity) = identify(table, &ask.question.peer, ask.question.told_user.as_ref()) else {
@@ -324,7 +325,8 @@ mod tests {
         );
     }
 
-    /// A uid of the range has the rights that rules give to it, and of what is counted its owner's part.
+    /// A uid of the range has the rights that rules give to it, and of what is counted its owner's
+    /// part.
     #[test]
     fn a_subordinate_uid_is_counted_as_its_owner_and_permitted_as_itself() {
         let text = concat!(

@@ -1,9 +1,11 @@
 //! `config`: reads the configuration, once at the start and once for each reload.
 //!
-//! Duty: parse gotd.conf and secrets, resolve names to ids, send the typed result. Waits on: the parent's one
-//! word. Talks to: the parent alone. At the start of the daemon it still has the privilege to read secrets; at a reload it has the daemon's user.
+//! Duty: parse gotd.conf and secrets, resolve names to ids, send the typed result. Waits on: the
+//! parent's one word. Talks to: the parent alone. At the start of the daemon it still has the
+//! privilege to read secrets; at a reload it has the daemon's user.
 //!
-//! **Invariant:** the only process that reads configuration text; it writes nothing and sees no client.
+//! **Invariant:** the only process that reads configuration text; it writes nothing and sees no
+//! client.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -27,13 +29,14 @@ const WARNINGS_MAX: usize = 400;
 
 type Parent = Channel<ConfigToParent, ParentToConfig>;
 
-/// Runs the role. Whether the sandbox is required is known only from the configuration: here it is used as far
-/// as the system has it, because no client can have written what is read.
+/// Runs the role. Whether the sandbox is required is known only from the configuration: here it is
+/// used as far as the system has it, because no client can have written what is read.
 pub fn run(parent: OwnedFd) -> Result<(), String> {
     // The first question may load a library of the name service, which the sandbox forbids.
     let _ = nix::unistd::User::from_name("root");
     let _ = nix::unistd::Group::from_name("root");
-    // Name services may live anywhere, and files that gotd.conf names too: all stays visible for reading.
+    // Name services may live anywhere, and files that gotd.conf names too: all stays visible for
+    // reading.
     let visible = [Visible::named(Path::new("/"), Access::READ)];
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     let stage = Stage { promises: WORK, paths: Some(&visible), limits, enforcement: Enforcement::BestEffort };

@@ -1,12 +1,14 @@
 //! `create`: makes one repository below a `repositories` directory.
 //!
-//! Duty: an empty repository under a name that a permitted push asked for and that nothing has. It is made in a directory
-//! that no client can name, put on the disk, and then gets its name in one step that replaces nothing: a crash leaves no
-//! half of a repository there, and what it leaves elsewhere the next of these processes removes.
-//! Waits on: the parent, once. Talks to: the parent alone.
+//! Duty: an empty repository under a name that a permitted push asked for and that nothing has. It
+//! is made in a directory that no client can name, put on the disk, and then gets its name in one
+//! step that replaces nothing: a crash leaves no half of a repository there, and what it leaves
+//! elsewhere the next of these processes removes. Waits on: the parent, once. Talks to: the parent
+//! alone.
 //!
-//! **Invariant:** sees that one directory, and never a client's descriptor. Of a client it knows the name that it asked
-//! for, which `RepoName` has checked and which is checked again here, component by component.
+//! **Invariant:** sees that one directory, and never a client's descriptor. Of a client it knows
+//! the name that it asked for, which `RepoName` has checked and which is checked again here,
+//! component by component.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,10 +39,12 @@ use crate::roles::list::why_absent;
 /// From the first message on.
 pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Wpath, Promise::Cpath, Promise::Fattr]);
-/// Where repositories are made, in the `repositories` directory itself: no name of a client's starts with a dot. Where something
-/// else has that name, a directory of this name and 16 random digits.
+/// Where repositories are made, in the `repositories` directory itself: no name of a client's
+/// starts with a dot. Where something else has that name, a directory of this name and 16 random
+/// digits.
 const STAGING: &[u8] = b".gotd-create";
-/// What is in there: repositories that are being made, and what crashes left of others. Each has 16 digits behind this.
+/// What is in there: repositories that are being made, and what crashes left of others. Each has 16
+/// digits behind this.
 const MADE: &str = "new-";
 const LEFT: &str = "left-";
 const DIGITS: usize = 16;
@@ -82,7 +86,8 @@ fn say(parent: &Parent, message: &CreateToParent) {
     }
 }
 
-/// Makes the repository below `root`. An error is for the client, and names nothing outside of `root`.
+/// Makes the repository below `root`. An error is for the client, and names nothing outside of
+/// `root`.
 fn make(root: &Walked, start: &CreateStart) -> Result<Created, Refusal> {
     let CreateStart { name, who, rules: CreateRules { reserve, most }, .. } = start;
     if let Some(answer) = look(root, name) {
@@ -115,8 +120,9 @@ fn fresh(kind: &str) -> String {
     format!("{kind}{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
-/// The directory in which a repository is made. It is the daemon's alone, or whoever may write in the `repositories` directory
-/// could put something else there; and it is known by its descriptor from then on, whatever is renamed.
+/// The directory in which a repository is made. It is the daemon's alone, or whoever may write in
+/// the `repositories` directory could put something else there; and it is known by its descriptor
+/// from then on, whatever is renamed.
 struct Staging {
     name: Vec<u8>,
     fs: Fs,
@@ -137,18 +143,21 @@ impl Staging {
         Ok(Staging { name, fs: Fs::new(directory, Shared::Umask).within(look) })
     }
 
-    /// Removes what crashes left, and nothing else: a repository may have been moved here under any other name.
+    /// Removes what crashes left, and nothing else: a repository may have been moved here under any
+    /// other name.
     fn sweep(&self, directory: BorrowedFd<'_>) {
         // Without a listing nothing is swept, and the next one tries again.
         let listed = directory.try_clone_to_owned().ok().map(|fd| Dir::new(fd, "").entries(MOST_LEFT));
         let names = listed.and_then(Result::ok).unwrap_or_default();
         for (name, _) in names.into_iter().filter(|(name, _)| is_ours(name)) {
-            // A directory with such a name in which clients made repositories, and whose own directory was moved here.
+            // A directory with such a name in which clients made repositories, and whose own
+            // directory was moved here.
             let inside = self.fs.list(&name, MOST_LEFT).unwrap_or_default();
             if inside.iter().any(|(name, _)| name.ends_with(b".git")) {
                 continue;
             }
-            // Under another name first: should its owner be alive after all, it cannot give its own name to half of it.
+            // Under another name first: should its owner be alive after all, it cannot give its own
+            // name to half of it.
             let left = fresh(LEFT);
             if system::rename_new(directory, &name, directory, left.as_bytes()).is_ok() {
                 let _ = create::remove_tree(&self.fs, left.as_bytes());
@@ -165,14 +174,16 @@ fn is_ours(name: &[u8]) -> bool {
     })
 }
 
-/// Opens a directory that is the daemon's and that nobody else may write in, and makes it if there is nothing of that name.
+/// Opens a directory that is the daemon's and that nobody else may write in, and makes it if there
+/// is nothing of that name.
 fn own_directory(root: &Fs, look: Look, name: &[u8]) -> Result<OwnedFd, Errno> {
     match mkdirat(root.root(), name, Mode::S_IRWXU) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // Even to ask for its owner would be to ask the server of somebody's file system, which may never answer.
+    // Even to ask for its owner would be to ask the server of somebody's file system, which may
+    // never answer.
     let directory = look.open(root.root(), name, flags, Mode::empty())?;
     let found = fstatat(&directory, "", AtFlags::AT_EMPTY_PATH)?;
     let others_write = Mode::from_bits_truncate(found.st_mode).intersects(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -240,7 +251,8 @@ fn put(fs: &Fs, staging: &Staging, staged: &[u8], name: &[u8]) -> Result<Created
         };
         let to = to.as_ref().map_or(fs.root(), AsFd::as_fd);
         system::rename_new(staging.fs.root(), staged, to, last)?;
-        // From here on it is there, whatever else happens: a push that goes on will say if it does not last.
+        // From here on it is there, whatever else happens: a push that goes on will say if it does
+        // not last.
         let _ = fs.sync_dir(parent);
         Ok(())
     };
@@ -376,7 +388,8 @@ mod tests {
         assert_eq!(place.names(), ["x.git"]);
     }
 
-    /// In a directory that a group shares anybody of it may give a repository, or what he likes, that name.
+    /// In a directory that a group shares anybody of it may give a repository, or what he likes,
+    /// that name.
     #[test]
     fn what_was_moved_to_the_place_of_half_made_ones_stays() {
         let place = Place::new();

@@ -1,7 +1,7 @@
 //! `list`: finds the repositories below one `repositories` directory.
 //!
-//! Duty: the names of what is there, in bounded batches; who may see which of them is `auth`'s to say, and what is told
-//! the parent's. Waits on: the parent, once. Talks to: the parent alone.
+//! Duty: the names of what is there, in bounded batches; who may see which of them is `auth`'s to
+//! say, and what is told the parent's. Waits on: the parent, once. Talks to: the parent alone.
 //!
 //! **Invariant:** sees that one directory, reads no file in it, and knows nothing of the client.
 
@@ -21,7 +21,8 @@ use crate::repo::walk_repositories::{Below, each_repository};
 /// From the first message on.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
 
-/// What travels in one message, which has room for 16 kB: the deeper a repository lies, the more there is to say.
+/// What travels in one message, which has room for 16 kB: the deeper a repository lies, the more
+/// there is to say.
 const BATCH_BYTES: usize = 12_000;
 
 type Parent = Channel<ListToParent, ParentToList>;

@@ -17,7 +17,8 @@ use crate::os::system;
 use crate::repo::role as repository;
 use crate::session::role as session;
 
-/// What a session and its repository process are told on their command line that wait for a client of git://.
+/// What a session and its repository process are told on their command line that wait for a client
+/// of git://.
 pub const GIT: &str = "git";
 
 /// How many descriptors beyond the parent's channel a role is given.
@@ -30,8 +31,9 @@ const fn given(role: Role, git: bool) -> i32 {
     }
 }
 
-/// Bytes of memory that a role may take (`RLIMIT_DATA`), far above what it needs: one that is made to take more ends, and the
-/// machine goes on. Those that are told a limit of gotd.conf set that one.
+/// Bytes of memory that a role may take (`RLIMIT_DATA`), far above what it needs: one that is made
+/// to take more ends, and the machine goes on. Those that are told a limit of gotd.conf set that
+/// one.
 const fn memory(role: Role) -> Option<u64> {
     const M: u64 = 1 << 20;
     match role {
@@ -107,7 +109,8 @@ mod tests {
     use crate::repo::describe;
     use crate::repo::write;
 
-    /// What each role asks pledge(2) for on OpenBSD at each of its stages, from the constants that it enters with.
+    /// What each role asks pledge(2) for on OpenBSD at each of its stages, from the constants that
+    /// it enters with.
     #[test]
     fn every_role_asks_for_its_own_pledges_and_no_more() {
         let table: [(&str, Promises, &str); 19] = [

@@ -1,7 +1,9 @@
-//! A session over git://: the connection is the client's input and output at once, and its first packet is the request.
+//! A session over git://: the connection is the client's input and output at once, and its first
+//! packet is the request.
 //!
-//! Duty: read that packet, refuse what is no fetch, and go on as every session does. Nobody has proven anything here:
-//! whoever comes this way is anonymous, by `listen`'s word to the parent and not by ours.
+//! Duty: read that packet, refuse what is no fetch, and go on as every session does. Nobody has
+//! proven anything here: whoever comes this way is anonymous, by `listen`'s word to the parent and
+//! not by ours.
 //!
 //! **Invariant:** no byte is read while a descriptor can still be sent or received.
 
@@ -22,9 +24,11 @@ use crate::os::watchdog::{self, Phase};
 use crate::session::pipes::{self, Input, Output};
 use crate::session::role::{Parent, Pipes, WORK, memory, refused, report, send, talk, words_for_log};
 
-/// Milliseconds that a client may take to hear why it was refused, before its connection is closed for good.
+/// Milliseconds that a client may take to hear why it was refused, before its connection is closed
+/// for good.
 const FAREWELL_MS: u16 = 1000;
-/// Bytes that are dropped meanwhile: what is unread when a connection is closed would take the answer with it.
+/// Bytes that are dropped meanwhile: what is unread when a connection is closed would take the
+/// answer with it.
 const FAREWELL_BYTES: usize = 1 << 20;
 
 /// Serves one connection.
@@ -68,7 +72,8 @@ pub fn serve(
     Ok(())
 }
 
-/// Reads the first packet and turns it into types. `None`: the client has closed its end without a word.
+/// Reads the first packet and turns it into types. `None`: the client has closed its end without a
+/// word.
 fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, Refusal> {
     let mut decoder = Decoder::new();
     let mut buffer = [0; REQUEST_MAX];

@@ -1,5 +1,5 @@
-//! The client's two pipes as packets: reading exactly or ahead, and a buffer of what is to be written, which goes out
-//! before every read that could wait.
+//! The client's two pipes as packets: reading exactly or ahead, and a buffer of what is to be
+//! written, which goes out before every read that could wait.
 
 use std::io::{self, Read, Write};
 
@@ -152,7 +152,8 @@ impl<'a> Wire<'a> {
     fn fill(&mut self) -> Result<bool, TalkError> {
         self.flush()?;
         self.late = WRITE_FIRST;
-        // A byte a second is no progress within a packet, and between packets there need not be any for a while.
+        // A byte a second is no progress within a packet, and between packets there need not be any
+        // for a while.
         let phase = match (self.decoder.at_boundary(), self.waiting) {
             (false, Phase::Idle | Phase::Done) => Phase::Transfer,
             (_, waiting) => waiting,
@@ -169,7 +170,8 @@ impl<'a> Wire<'a> {
         Ok(n > 0)
     }
 
-    /// Behind a pack a client may stay for long: its pipe is made small again once it has been taken.
+    /// Behind a pack a client may stay for long: its pipe is made small again once it has been
+    /// taken.
     fn narrow(&mut self) {
         while !pipes::ready_within(self.input.fd(), PollFlags::POLLIN, LEISURE_MS) {
             if self.output.narrow() {

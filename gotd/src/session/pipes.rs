@@ -1,7 +1,8 @@
 //! The client's two pipes, or its one TCP connection, as a session or repository process uses them.
 //!
-//! The pipes are our own: nobody else can switch our ends to another mode. But the client can make a pipe smaller or larger from
-//! its end, leave it full, and keep its ends for ever: the watchdog ends a process that waits too long for it.
+//! The pipes are our own: nobody else can switch our ends to another mode. But the client can make
+//! a pipe smaller or larger from its end, leave it full, and keep its ends for ever: the watchdog
+//! ends a process that waits too long for it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,10 +13,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::os::system;
 use crate::os::watchdog;
 
-/// How large a pipe is made that has much to carry, in bytes. In one of the usual size, 64 kB, the two sides wait for each other
-/// more often than copying takes.
+/// How large a pipe is made that has much to carry, in bytes. In one of the usual size, 64 kB, the
+/// two sides wait for each other more often than copying takes.
 const PIPE: usize = 256 << 10;
-/// How large it is otherwise, in bytes. What is larger is taken from what the daemon's user may have in pipes.
+/// How large it is otherwise, in bytes. What is larger is taken from what the daemon's user may
+/// have in pipes.
 const NARROW: usize = 64 << 10;
 /// Whoever writes so many bytes at once has much to send.
 const MUCH: usize = 32 << 10;
@@ -55,8 +57,8 @@ impl Input {
 }
 
 impl io::Read for Input {
-    /// Reads what is there, at least one byte; 0: the client has closed its end. Never reads more than the
-    /// buffer holds: what follows may be for another process.
+    /// Reads what is there, at least one byte; 0: the client has closed its end. Never reads more
+    /// than the buffer holds: what follows may be for another process.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match nix::unistd::read(&self.fd, buffer) {
@@ -96,7 +98,8 @@ impl Output {
         self.fd.as_fd()
     }
 
-    /// Makes sure that nothing here waits in the kernel, so that the `_now` functions can tell that they would.
+    /// Makes sure that nothing here waits in the kernel, so that the `_now` functions can tell that
+    /// they would.
     pub fn never_wait(&self) {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         if let Ok(flags) = fcntl(&self.fd, FcntlArg::F_GETFL) {
@@ -105,7 +108,8 @@ impl Output {
         }
     }
 
-    /// Whether [`Output::send_file_now`] is worth using: it is not with a pipe that cannot hold a few packets.
+    /// Whether [`Output::send_file_now`] is worth using: it is not with a pipe that cannot hold a
+    /// few packets.
     pub fn takes_files(&mut self) -> bool {
         self.tcp || self.widen()
     }
@@ -127,8 +131,9 @@ impl Output {
         *self.wide.get_or_insert_with(|| system::widen_pipe(fd, PIPE).is_ok_and(|size| size >= PIPE))
     }
 
-    /// Sends up to `len` bytes of a file from `offset` on without reading them; 0: the file ends there. An error of the kind
-    /// `Unsupported` says that the system cannot, and nothing was sent. As [`Output::write_now`] otherwise.
+    /// Sends up to `len` bytes of a file from `offset` on without reading them; 0: the file ends
+    /// there. An error of the kind `Unsupported` says that the system cannot, and nothing was sent.
+    /// As [`Output::write_now`] otherwise.
     pub fn send_file_now(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
         self.try_once(|fd| system::send_file(fd, file, offset, len)).map_err(|e| match e.raw_os_error() {
             Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => io::ErrorKind::Unsupported.into(),
@@ -136,8 +141,8 @@ impl Output {
         })
     }
 
-    /// Writes as many bytes as fit. More output follows them immediately (`MSG_MORE`), so TCP need not
-    /// send them as a packet of their own.
+    /// Writes as many bytes as fit. More output follows them immediately (`MSG_MORE`), so TCP need
+    /// not send them as a packet of their own.
     pub fn write_ahead_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.tcp { self.try_once(|fd| system::send_more(fd, bytes)) } else { self.write_now(bytes) }
     }
@@ -191,8 +196,8 @@ impl io::Write for Output {
     }
 }
 
-/// Whether this is a TCP connection, before anything else is done with it. No file system is asked: what is no
-/// socket is told apart by the kernel before it looks further.
+/// Whether this is a TCP connection, before anything else is done with it. No file system is asked:
+/// what is no socket is told apart by the kernel before it looks further.
 pub fn is_tcp(fd: BorrowedFd<'_>) -> bool {
     system::is_tcp(fd).unwrap_or(false)
 }

@@ -1,11 +1,12 @@
 //! `session`: speaks Git's wire protocol with one client.
 //!
-//! Duty: receive one connection and give its client the ends of two pipes (a git:// connection is both itself), decode what
-//! the client wants, ask the parent, then hold the conversation with client and repository process. Waits on: one connection
-//! from `listen`, then on the client. Talks to: the parent, its repository process, its client.
+//! Duty: receive one connection and give its client the ends of two pipes (a git:// connection is
+//! both itself), decode what the client wants, ask the parent, then hold the conversation with
+//! client and repository process. Waits on: one connection from `listen`, then on the client. Talks
+//! to: the parent, its repository process, its client.
 //!
-//! **Invariant:** never opens a repository, sees no file system, and can neither send nor receive a descriptor once it reads
-//! what a client wrote. It parses everything a client sends except packs.
+//! **Invariant:** never opens a repository, sees no file system, and can neither send nor receive a
+//! descriptor once it reads what a client wrote. It parses everything a client sends except packs.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
@@ -33,7 +34,8 @@ use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::session::pipes::{self, Input, Output};
 
-/// Until the connection is here and the client has been sent its pipes. Not a byte of a client's is read in this stage.
+/// Until the connection is here and the client has been sent its pipes. Not a byte of a client's is
+/// read in this stage.
 pub const SET_UP: Promises =
     Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Narrow]);
 /// At work.
@@ -93,7 +95,8 @@ pub struct Conversation {
     pub agent: String,
 }
 
-/// Bytes of memory that a session may take, far above what it needs for what gotd.conf permits in one request.
+/// Bytes of memory that a session may take, far above what it needs for what gotd.conf permits in
+/// one request.
 pub fn memory(start: &SessionStart) -> u64 {
     const BASE: u64 = 256 << 20;
     let lines =
@@ -125,7 +128,8 @@ pub fn run(
     ends: Ends,
     enforcement: Enforcement,
 ) -> Result<(), String> {
-    // No limit on descriptors: the kernel compares a sender's with all that its user has under way in sockets.
+    // No limit on descriptors: the kernel compares a sender's with all that its user has under way
+    // in sockets.
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: SET_UP, paths: Some(&[]), limits, enforcement })
         .map_err(|e| e.to_string())?;
@@ -215,8 +219,9 @@ fn wait_for_end(listen: &Listen) {
     {}
 }
 
-/// Sends the client its ends of the pipes, and keeps none. Those that it never takes stay in its queue until it closes the
-/// connection, on our user's account: `listen` counts the connection until then.
+/// Sends the client its ends of the pipes, and keeps none. Those that it never takes stay in its
+/// queue until it closes the connection, on our user's account: `listen` counts the connection
+/// until then.
 fn give_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, OwnedFd)) {
     let sent = channel::send_record_with_fds(client.as_fd(), &pipes_record(), &[to.as_fd(), from.as_fd()]);
     if let Err(e) = sent {
@@ -229,8 +234,8 @@ fn give_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, Owne
     }
 }
 
-/// Receives the greeting, forwards it, and receives the request without decoding it. Descriptors that came along are dropped
-/// by the kernel.
+/// Receives the greeting, forwards it, and receives the request without decoding it. Descriptors
+/// that came along are dropped by the kernel.
 fn receive(parent: &Parent, client: &ClientSocket) -> Vec<u8> {
     let mut buffer = [0; HELLO_LEN + 1];
     let n = receive_record(parent, client, &mut buffer);
@@ -296,8 +301,8 @@ pub(crate) struct Pipes {
     pub(crate) output: Output,
 }
 
-/// Asks the parent, and holds the conversation if it is granted. A hang-up on `client` means that the
-/// client left.
+/// Asks the parent, and holds the conversation if it is granted. A hang-up on `client` means that
+/// the client left.
 pub(crate) fn talk(
     parent: &Parent,
     client: BorrowedFd<'_>,

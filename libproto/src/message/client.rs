@@ -1,11 +1,13 @@
 //! Between gotsh (or gotctl) and a `session`, over the daemon's unix socket.
 //!
-//! The session speaks first: [`pipes_record`] carries the client's ends of two pipes, input and output. The client sends a
-//! [`Hello`] of fixed size, then one [`ClientToSession`] frame, without waiting for the pipes. The session answers with
-//! frames of [`SessionToClient`]; the last one is `Exit`.
+//! The session speaks first: [`pipes_record`] carries the client's ends of two pipes, input and
+//! output. The client sends a [`Hello`] of fixed size, then one [`ClientToSession`] frame, without
+//! waiting for the pipes. The session answers with frames of [`SessionToClient`]; the last one is
+//! `Exit`.
 //!
-//! No descriptor ever goes from a client to the daemon: one on its way hangs whoever closes it, if its file is made for that.
-//! And what a client is given are pipes, because a socket in its hand could carry descriptors again.
+//! No descriptor ever goes from a client to the daemon: one on its way hangs whoever closes it, if
+//! its file is made for that. And what a client is given are pipes, because a socket in its hand
+//! could carry descriptors again.
 
 use std::os::fd::OwnedFd;
 
@@ -13,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::{self, Received, RecvError};
 
-/// Version of this protocol. A difference is answered with an [`Exit`] that says so; `Hello` and `Exit` keep
-/// their shape in all versions.
+/// Version of this protocol. A difference is answered with an [`Exit`] that says so; `Hello` and
+/// `Exit` keep their shape in all versions.
 pub const VERSION: u16 = 2;
 
 /// First bytes of a [`Hello`].
@@ -35,8 +37,8 @@ pub enum ClientKind {
     Shell,
 }
 
-/// The greeting: fixed size, so that the session can forward whom it was told to speak for before it decodes
-/// a single string.
+/// The greeting: fixed size, so that the session can forward whom it was told to speak for before
+/// it decodes a single string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     /// The sender's [`VERSION`].
@@ -48,7 +50,8 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// The greeting of this version. `None`: the name is longer than [`HELLO_USER`] bytes or holds a NUL.
+    /// The greeting of this version. `None`: the name is longer than [`HELLO_USER`] bytes or holds
+    /// a NUL.
     pub fn new(kind: ClientKind, user: Option<&str>) -> Option<Hello> {
         let name = user.unwrap_or_default().as_bytes();
         if name.contains(&0) {
@@ -90,8 +93,8 @@ impl Hello {
         Some(Hello { version, kind, user })
     }
 
-    /// The bytes of the name, without padding; `None`: no name. Nonsense behind the first NUL is refused by
-    /// returning the whole field, which no `UserName` can hold.
+    /// The bytes of the name, without padding; `None`: no name. Nonsense behind the first NUL is
+    /// refused by returning the whole field, which no `UserName` can hold.
     pub fn user(&self) -> Option<&[u8]> {
         let end = self.user.iter().position(|b| *b == 0).unwrap_or(HELLO_USER);
         if self.user[end..].iter().any(|b| *b != 0) {
@@ -145,7 +148,8 @@ pub enum ControlRequest {
     },
     /// Read the configuration anew.
     Reload {
-        /// Absolute paths of gotd.conf and of the secrets, where they are to change; empty: as before.
+        /// Absolute paths of gotd.conf and of the secrets, where they are to change; empty: as
+        /// before.
         files: [Vec<u8>; 2],
     },
 }
@@ -176,7 +180,8 @@ crate::messages! {
     pub enum SessionToClient, SessionToClientKind: "session to client" {
         /// The end: exit with this.
         1 => Exit(Exit),
-        /// A line for the client's standard error, while work goes on (already free of control bytes).
+        /// A line for the client's standard error, while work goes on (already free of control
+        /// bytes).
         2 => Note(String),
         /// Lines for the client's standard output.
         3 => Line(String),
@@ -187,9 +192,10 @@ crate::messages! {
 const TOO_OLD: &str =
     "client speaks version 1 of gotd's protocol, the daemon a later one: install the same version of both";
 
-/// The record with which a session gives its client two descriptors: the writing end of the pipe that it reads from, and the
-/// reading end of the one that it writes to. They belong to no frame, and the frame beside them is an `Exit` for a client of
-/// version 1, which takes no descriptors: it says this text and ends.
+/// The record with which a session gives its client two descriptors: the writing end of the pipe
+/// that it reads from, and the reading end of the one that it writes to. They belong to no frame,
+/// and the frame beside them is an `Exit` for a client of version 1, which takes no descriptors: it
+/// says this text and ends.
 pub fn pipes_record() -> Vec<u8> {
     let exit = Exit { status: 1, text: TOO_OLD.into() };
     channel::encode(0, 0, &SessionToClient::Exit(exit)).unwrap_or_default()

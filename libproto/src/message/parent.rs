@@ -1,7 +1,7 @@
 //! Between `parent` and the processes it started.
 //!
-//! A file for each of them; what several use is here. The header's `peer` field is the session number wherever a message is
-//! about one session.
+//! A file for each of them; what several use is here. The header's `peer` field is the session
+//! number wherever a message is about one session.
 
 mod auth;
 mod config;

@@ -1,6 +1,7 @@
 //! A push: `session`, `repo_write` and `verify` among each other.
 //!
-//! The session parses commands; `repo_write` decides and changes references; `verify` alone reads the pack.
+//! The session parses commands; `repo_write` decides and changes references; `verify` alone reads
+//! the pack.
 //!
 //! ```text
 //! session → repo_write   List                       references to advertise
@@ -91,7 +92,8 @@ crate::messages! {
 crate::messages! {
     /// What a `session` tells `verify`.
     pub enum SessionToVerify, SessionToVerifyKind: "session to verify" {
-        /// The client's input, which `repo_write` gave to `verify`, is at the first byte of the pack: read on from there.
+        /// The client's input, which `repo_write` gave to `verify`, is at the first byte of the
+        /// pack: read on from there.
         1 => Input(()),
     }
 }
@@ -123,7 +125,8 @@ pub struct VerifyTask {
     pub external_bases: u64,
     /// How deep directories may be nested.
     pub tree_depth: u32,
-    /// Largest blob that a tip may bring, in bytes; 0: any. Judged by `repo_write`, for which tips must be told apart.
+    /// Largest blob that a tip may bring, in bytes; 0: any. Judged by `repo_write`, for which tips
+    /// must be told apart.
     pub blob_bytes: u64,
     /// Check objects as `git fsck` does.
     pub fsck: bool,
@@ -133,7 +136,8 @@ pub struct VerifyTask {
     pub disk_reserve: u64,
     /// Whether a pack comes at all.
     pub pack: bool,
-    /// Namespaces of references that the client may not know of: what only they reach does not exist for it.
+    /// Namespaces of references that the client may not know of: what only they reach does not
+    /// exist for it.
     pub hidden: Vec<Vec<u8>>,
 }
 

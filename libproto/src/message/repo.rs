@@ -1,8 +1,10 @@
-//! Between a `session` and its repository process: what a fetch asks and what the repository answers.
+//! Between a `session` and its repository process: what a fetch asks and what the repository
+//! answers.
 //!
-//! The session asks, the repository answers each message with exactly one, except that references and shallow
-//! boundaries come in batches of which the last one says so. The repository process treats the session as hostile:
-//! [`READ_STATES`] is what it may say when, and every batch is bounded by the size of a frame and by [`BATCH_IDS`].
+//! The session asks, the repository answers each message with exactly one, except that references
+//! and shallow boundaries come in batches of which the last one says so. The repository process
+//! treats the session as hostile: [`READ_STATES`] is what it may say when, and every batch is
+//! bounded by the size of a frame and by [`BATCH_IDS`].
 
 use libgit::{ObjectId, RefName};
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,8 @@ use crate::states::Table;
 
 /// Most object ids in one message.
 pub const BATCH_IDS: usize = 400;
-/// A sender of references begins a new batch when this many bytes are full; one more reference always fits.
+/// A sender of references begins a new batch when this many bytes are full; one more reference
+/// always fits.
 pub const BATCH_BYTES: usize = 8 * 1024;
 
 /// References that begin with one of these are asked for.
@@ -59,7 +62,8 @@ impl RefLine {
 pub struct RefBatch {
     /// The references.
     pub refs: Vec<RefLine>,
-    /// Commits without parents here, because the repository itself is shallow; in batches behind the references.
+    /// Commits without parents here, because the repository itself is shallow; in batches behind
+    /// the references.
     pub shallow: Vec<ObjectId>,
     /// No batch follows.
     pub last: bool,
@@ -146,15 +150,15 @@ crate::messages! {
         5 => Shallows(Vec<ObjectId>),
         /// How deep the answer is to reach; answered by `Done`.
         6 => Deepen(Deepen),
-        /// Everything about wants and depth was said; `true`: the depth counts from the client's boundary. Answered
-        /// by `Boundary` batches.
+        /// Everything about wants and depth was said; `true`: the depth counts from the client's
+        /// boundary. Answered by `Boundary` batches.
         7 => Bound(bool),
         /// Objects that the client has; answered by `Haved`.
         8 => Haves(Haves),
         /// Is enough common to build the pack? Answered by `Ready`.
         9 => Judge(()),
-        /// Write the pack to the client's output, which the repository process has had from its start; answered by `Packed`
-        /// when its last byte is out.
+        /// Write the pack to the client's output, which the repository process has had from its
+        /// start; answered by `Packed` when its last byte is out.
         10 => Pack(PackAsk),
     }
 }

@@ -1,7 +1,8 @@
-//! The rules of a push to one repository: what gotd.conf says of it, as it travels to `repo_write` and is applied there.
+//! The rules of a push to one repository: what gotd.conf says of it, as it travels to `repo_write`
+//! and is applied there.
 //!
-//! **Invariant:** rules that were decoded are such as gotd.conf could have said them: canonical names, limits in range,
-//! findings that there are.
+//! **Invariant:** rules that were decoded are such as gotd.conf could have said them: canonical
+//! names, limits in range, findings that there are.
 
 use libgit::RefName;
 use serde::{Deserialize, Serialize};
@@ -142,8 +143,8 @@ impl ProtectionKind {
     }
 }
 
-/// Findings that a push may be taken in spite of, as git-fsck(1) spells them. Findings about references are not among
-/// them: a push brings none.
+/// Findings that a push may be taken in spite of, as git-fsck(1) spells them. Findings about
+/// references are not among them: a push brings none.
 pub const FSCK_KINDS: &[&str] = &[
     "badDate",
     "badDateOverflow",
@@ -193,14 +194,15 @@ pub const FSCK_KINDS: &[&str] = &[
     "zeroPaddedFilemode",
 ];
 
-/// The full name of a branch as `protect branch` and `notify branch` spell it: below `refs/heads/` unless it already
-/// is. `None` if it is no valid reference name.
+/// The full name of a branch as `protect branch` and `notify branch` spell it: below `refs/heads/`
+/// unless it already is. `None` if it is no valid reference name.
 pub fn branch_name(name: &str) -> Option<String> {
     let full = if name.starts_with("refs/heads/") { name.to_owned() } else { format!("refs/heads/{name}") };
     RefName::parse(full.as_bytes()).is_ok().then_some(full)
 }
 
-/// A namespace below `refs/`, with exactly one slash at its end. `None` if it is no valid reference name.
+/// A namespace below `refs/`, with exactly one slash at its end. `None` if it is no valid reference
+/// name.
 pub fn namespace(name: &str) -> Option<String> {
     let bare = name.trim_end_matches('/');
     let valid = bare == "refs" || bare.starts_with("refs/") && RefName::parse(bare.as_bytes()).is_ok();

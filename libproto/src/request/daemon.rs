@@ -1,5 +1,5 @@
-//! The first packet of a git:// connection (`gitprotocol-pack`, "Git Transport"):
-//! `service SP path NUL [host=… NUL] [NUL key=value NUL …]`, read strictly. git-daemon read past it (CVE-2009-2108).
+//! The first packet of a git:// connection (`gitprotocol-pack`, "Git Transport"): `service SP path
+//! NUL [host=… NUL] [NUL key=value NUL …]`, read strictly. git-daemon read past it (CVE-2009-2108).
 
 use super::bad;
 use crate::command::{Parameters, Service};
@@ -20,7 +20,8 @@ pub struct Request {
     pub service: Service,
     /// The repository it is for.
     pub repo: RepoName,
-    /// The host that the client believes to talk to, with the port if it named one; letters, digits and `.-:[]%_`.
+    /// The host that the client believes to talk to, with the port if it named one; letters, digits
+    /// and `.-:[]%_`.
     pub host: Option<String>,
     /// The version of Git's protocol.
     pub parameters: Parameters,
@@ -68,7 +69,8 @@ impl Request {
     }
 }
 
-/// What the client of a request for anything but a fetch is told; the beginning in git-daemon's words.
+/// What the client of a request for anything but a fetch is told; the beginning in git-daemon's
+/// words.
 pub fn not_enabled(repo: &RepoName) -> String {
     format!("service not enabled: {}: git:// is for fetching only", path(repo))
 }

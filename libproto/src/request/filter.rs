@@ -1,5 +1,5 @@
-//! What a partial clone leaves out (`git rev-list --filter`). `sparse:oid` is never served: it would make the server
-//! read a specification out of the repository.
+//! What a partial clone leaves out (`git rev-list --filter`). `sparse:oid` is never served: it
+//! would make the server read a specification out of the repository.
 
 use libgit::ObjectKind;
 use serde::{Deserialize, Serialize};

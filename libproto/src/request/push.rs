@@ -10,8 +10,8 @@ use crate::wire_error::{WireError, quote};
 
 /// Longest push option in bytes.
 pub const OPTION_MAX: usize = 4096;
-/// Most bytes of a name that no reference can have which its refusal repeats: a client knows by the name
-/// which of its references was refused.
+/// Most bytes of a name that no reference can have which its refusal repeats: a client knows by the
+/// name which of its references was refused.
 const BAD_NAME_MAX: usize = 4096;
 
 /// The capabilities that a client chose beside its first command.
@@ -48,7 +48,8 @@ impl Capabilities {
                 _ => match (word.strip_prefix(b"agent="), word.strip_prefix(b"object-format=")) {
                     (Some(agent), _) => caps.agent = Some(sanitize_agent(agent)),
                     (_, Some(name)) => format = Some(name),
-                    // `ofs-delta` and `delete-refs` need no consent; what nobody advertised is ignored as git does.
+                    // `ofs-delta` and `delete-refs` need no consent; what nobody advertised is
+                    // ignored as git does.
                     _ => {}
                 },
             }
@@ -58,7 +59,8 @@ impl Capabilities {
     }
 }
 
-/// The reference that a command names. A name that no reference can have is reported for that command alone.
+/// The reference that a command names. A name that no reference can have is reported for that
+/// command alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// A name below `refs/`.
@@ -88,7 +90,8 @@ pub enum Line {
 }
 
 impl Line {
-    /// Parses one packet's payload; the line feed that may end it belongs to it. `first`: no command has come yet.
+    /// Parses one packet's payload; the line feed that may end it belongs to it. `first`: no
+    /// command has come yet.
     pub fn parse(payload: &[u8], first: bool, hash: HashKind) -> Result<Line, WireError> {
         let (line, list) = match payload.iter().position(|&b| b == 0) {
             Some(nul) => (&payload[..nul], Some(&payload[nul + 1..])),
@@ -128,8 +131,8 @@ impl Line {
 /// Parses a push option.
 ///
 /// # Errors
-/// [`WireError::BadValue`] for one of more than [`OPTION_MAX`] bytes or with a control byte, which somebody's log or
-/// header would take for the end of a line.
+/// [`WireError::BadValue`] for one of more than [`OPTION_MAX`] bytes or with a control byte, which
+/// somebody's log or header would take for the end of a line.
 pub fn option(payload: &[u8]) -> Result<&[u8], WireError> {
     let option = crate::pktline::chomp(payload);
     if option.len() > OPTION_MAX || option.iter().any(u8::is_ascii_control) {

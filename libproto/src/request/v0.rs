@@ -1,4 +1,5 @@
-//! Lines of a fetch in v0 and v1 (`gitprotocol-pack`, "Packfile Negotiation"; `gitprotocol-capabilities`).
+//! Lines of a fetch in v0 and v1 (`gitprotocol-pack`, "Packfile Negotiation";
+//! `gitprotocol-capabilities`).
 
 use libgit::{HashKind, ObjectId};
 
@@ -68,7 +69,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Reads a list separated by spaces. What nobody advertised is ignored, as git does, unless it is all there is.
+    /// Reads a list separated by spaces. What nobody advertised is ignored, as git does, unless it
+    /// is all there is.
     fn parse(list: &[u8], hash: HashKind) -> Result<Capabilities, WireError> {
         let mut caps = Capabilities::default();
         let (mut known, mut unknown) = (0_usize, 0_usize);
@@ -119,8 +121,8 @@ pub enum Need {
 }
 
 impl Need {
-    /// Parses one line. `first`: no want line has come yet; only the first one names capabilities, those of later
-    /// ones are ignored, as clients that repeat them expect.
+    /// Parses one line. `first`: no want line has come yet; only the first one names capabilities,
+    /// those of later ones are ignored, as clients that repeat them expect.
     pub fn parse(line: &[u8], first: bool, hash: HashKind) -> Result<Need, WireError> {
         if let Some(shallow) = shallow_line(line, hash) {
             return shallow.map(Need::Shallow);

@@ -1,5 +1,5 @@
-//! Requests of v2 (`gitprotocol-v2`): a command, capabilities, and after a delimiter its arguments. Whatever was not
-//! advertised is refused, as the document demands.
+//! Requests of v2 (`gitprotocol-v2`): a command, capabilities, and after a delimiter its arguments.
+//! Whatever was not advertised is refused, as the document demands.
 
 use libgit::{HashKind, ObjectId};
 
@@ -77,8 +77,8 @@ impl Head {
     /// The command, once a delimiter or flush packet ended this part.
     ///
     /// # Errors
-    /// [`WireError::Missing`] without a command; [`WireError::ObjectFormat`] if the client named no object format
-    /// (which means SHA-1) and the repository has another.
+    /// [`WireError::Missing`] without a command; [`WireError::ObjectFormat`] if the client named no
+    /// object format (which means SHA-1) and the repository has another.
     pub fn finish(&self) -> Result<Command, WireError> {
         let command = self.command.ok_or(WireError::Missing("command requested"))?;
         if !self.format && self.hash != HashKind::Sha1 {

@@ -1,8 +1,8 @@
 //! Wants and haves answered by bitmaps, with a walk for what they do not cover.
 //!
-//! A fetch that brings few objects only takes the client's side from them, and walks its own: that yields
-//! the paths, by which good bases for deltas are found. A clone, or a fetch of much, is the difference
-//! of two sets.
+//! A fetch that brings few objects only takes the client's side from them, and walks its own: that
+//! yields the paths, by which good bases for deltas are found. A clone, or a fetch of much, is the
+//! difference of two sets.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
@@ -28,7 +28,8 @@ use crate::pack::Pack;
 use crate::repository::Repository;
 use crate::store::Store;
 
-/// Up to this many new commits are walked for their paths, if the client has something to build upon.
+/// Up to this many new commits are walked for their paths, if the client has something to build
+/// upon.
 const FEW: u32 = 16_000;
 /// Above this many objects no bases are looked for among what the client has.
 const MANY: u64 = 100_000;
@@ -54,8 +55,8 @@ pub(crate) enum Found {
 }
 
 impl PackBitmap {
-    /// The bitmap of a multi-pack index, or of the largest pack that has one. Whatever is wrong with one is noted,
-    /// and no more.
+    /// The bitmap of a multi-pack index, or of the largest pack that has one. Whatever is wrong
+    /// with one is noted, and no more.
     pub(crate) fn find(repository: &Repository, log: &mut Vec<String>) -> Option<PackBitmap> {
         let store = repository.store();
         let dirs = store.object_dirs().map(|dir| dir.open_dir(b"pack").ok().flatten());
@@ -109,8 +110,8 @@ impl PackBitmap {
         }
     }
 
-    /// Adds what the search for deltas needs to a plan that no walk made: hashes of paths, and versions of the same
-    /// paths that the client has.
+    /// Adds what the search for deltas needs to a plan that no walk made: hashes of paths, and
+    /// versions of the same paths that the client has.
     pub(crate) fn complete(
         &self,
         source: &Source<'_>,
@@ -275,8 +276,8 @@ struct Walker<'b> {
 }
 
 impl Walker<'_> {
-    /// Adds to `set` what can be reached from the tips and is not in `stop`, which must be closed under reachability.
-    /// False if a bitmap is damaged; `set` is of no use then.
+    /// Adds to `set` what can be reached from the tips and is not in `stop`, which must be closed
+    /// under reachability. False if a bitmap is damaged; `set` is of no use then.
     fn reach(
         &mut self,
         source: &mut Source<'_>,
@@ -285,8 +286,8 @@ impl Walker<'_> {
         set: &mut Bits,
         progress: &mut Progress<'_>,
     ) -> Result<bool> {
-        // What a tag names that bitmaps count, they count, too: once all of that is reached, no tag need be read. A
-        // clone may want thousands.
+        // What a tag names that bitmaps count, they count, too: once all of that is reached, no tag
+        // need be read. A clone may want thousands.
         let counted = self.bitmap.bitmap.objects();
         let (mut tags, mut others) = (Vec::new(), Vec::new());
         for tip in tips {

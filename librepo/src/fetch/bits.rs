@@ -1,7 +1,7 @@
 //! A set of small numbers: one bit each, growing as needed.
 
-/// A growing set of object numbers. Fresh pages of the vector are zero and untouched, so a set over a large
-/// repository costs only what is used of it.
+/// A growing set of object numbers. Fresh pages of the vector are zero and untouched, so a set over
+/// a large repository costs only what is used of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bits {
     words: Vec<u64>,

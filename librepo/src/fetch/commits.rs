@@ -24,8 +24,8 @@ pub(crate) struct Source<'s> {
     pub(crate) reader: Reader<'s>,
     /// Knows parents, trees and dates of commits without reading them.
     pub(crate) graph: Option<&'s CommitGraph>,
-    /// ObjectKind and size in bytes of the loose objects that were asked about. Several steps of a fetch ask
-    /// again, and each time the file would be opened.
+    /// ObjectKind and size in bytes of the loose objects that were asked about. Several steps of a
+    /// fetch ask again, and each time the file would be opened.
     loose: HashMap<u32, (ObjectKind, u64), FastState>,
 }
 
@@ -87,8 +87,8 @@ impl<'s> Source<'s> {
         }
     }
 
-    /// Follows tags to what they name in the end: every tag on the way, then the object with its kind. `None`
-    /// where that is not here.
+    /// Follows tags to what they name in the end: every tag on the way, then the object with its
+    /// kind. `None` where that is not here.
     pub(crate) fn peel(&mut self, number: u32) -> Result<Peeled> {
         let mut tags = Vec::new();
         let mut at = number;
@@ -142,7 +142,8 @@ impl Commits {
         self.load_as(source, number, false)
     }
 
-    /// The same; where `with_tree`, its tree is looked for at once: of a commit that the client has, it is hardly ever asked.
+    /// The same; where `with_tree`, its tree is looked for at once: of a commit that the client
+    /// has, it is hardly ever asked.
     fn load_as(&mut self, source: &mut Source<'_>, number: u32, with_tree: bool) -> Result<Option<u32>> {
         if let Some(at) = self.by_number.get(&number) {
             return Ok(Some(*at));

@@ -1,8 +1,9 @@
-//! Making deltas: how to build one object from another (`gitformat-pack`, "Deltified representation").
+//! Making deltas: how to build one object from another (`gitformat-pack`, "Deltified
+//! representation").
 //!
-//! The base is cut into blocks of 16 bytes whose hashes are indexed; the target is scanned byte by byte for
-//! one of them, and each match is extended to both sides. Time is linear in both lengths: a bucket
-//! is never followed further than [`TRIES`] steps.
+//! The base is cut into blocks of 16 bytes whose hashes are indexed; the target is scanned byte by
+//! byte for one of them, and each match is extended to both sides. Time is linear in both lengths:
+//! a bucket is never followed further than [`TRIES`] steps.
 
 /// Length of an indexed block in bytes: the shortest match that is found.
 const BLOCK: usize = 16;
@@ -18,8 +19,8 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct DeltaIndex {
     base_length: usize,
     mask: u32,
-    /// One bit for every hash that some block may have, sixteen bits for each block: most places of a target match nothing,
-    /// and are passed by without a look at the base.
+    /// One bit for every hash that some block may have, sixteen bits for each block: most places of
+    /// a target match nothing, and are passed by without a look at the base.
     filter: Vec<u64>,
     /// How far a hash is shifted to be a bit of the filter.
     shift: u32,
@@ -30,8 +31,8 @@ pub(crate) struct DeltaIndex {
 }
 
 impl DeltaIndex {
-    /// Indexes `base`; `None` where deltas against it are pointless (shorter than a block) or impossible
-    /// (longer than the format's 32-bit offsets).
+    /// Indexes `base`; `None` where deltas against it are pointless (shorter than a block) or
+    /// impossible (longer than the format's 32-bit offsets).
     pub(crate) fn new(base: &[u8]) -> Option<DeltaIndex> {
         if base.len() < BLOCK || u32::try_from(base.len()).is_err() {
             return None;
@@ -61,7 +62,8 @@ impl DeltaIndex {
         (self.heads.len() + self.next.len()) * 4 + self.filter.len() * 8
     }
 
-    /// A delta of at most `limit` bytes that makes `target` out of `base`, which must be the indexed one.
+    /// A delta of at most `limit` bytes that makes `target` out of `base`, which must be the
+    /// indexed one.
     pub(crate) fn encode(&self, base: &[u8], target: &[u8], limit: usize) -> Option<Vec<u8>> {
         if base.len() != self.base_length || target.len() < BLOCK || u32::try_from(target.len()).is_err() {
             return None;
@@ -143,7 +145,8 @@ impl DeltaIndex {
     }
 }
 
-/// The highest bits are the best ones: those of the filter. Buckets use the ones below the upper half.
+/// The highest bits are the best ones: those of the filter. Buckets use the ones below the upper
+/// half.
 fn hash(block: &[u8; BLOCK]) -> u64 {
     let both = u128::from_le_bytes(*block);
     let (low, high) = (both as u64, (both >> 64) as u64);

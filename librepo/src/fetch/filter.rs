@@ -1,4 +1,5 @@
-//! Filters of a partial clone (`git-rev-list`, `--filter`): which objects the client can do without.
+//! Filters of a partial clone (`git-rev-list`, `--filter`): which objects the client can do
+//! without.
 
 use libgit::ObjectKind;
 
@@ -79,8 +80,8 @@ impl Filter {
         !self.nothing && !empty && self.kind.is_none_or(|only| only == kind)
     }
 
-    /// Whether an entry of a tree passes at this depth: 0 is a commit's tree, or an entry of a tree that was asked for
-    /// by name.
+    /// Whether an entry of a tree passes at this depth: 0 is a commit's tree, or an entry of a tree
+    /// that was asked for by name.
     pub(crate) fn passes_depth(&self, depth: i64) -> bool {
         self.tree_depth.is_none_or(|limit| u64::try_from(depth).is_ok_and(|depth| depth < limit))
     }

@@ -1,7 +1,8 @@
 //! Clones without bitmaps: all trees of many commits, by several threads.
 //!
-//! A directory with all its versions is one piece of work, those with very many versions are several.
-//! The threads share nothing but the queue and the bits of what was met, so that no object is read twice.
+//! A directory with all its versions is one piece of work, those with very many versions are
+//! several. The threads share nothing but the queue and the bits of what was met, so that no object
+//! is read twice.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -119,7 +120,8 @@ impl Shared {
         self.more.notify_all();
     }
 
-    /// The next piece of work; `None` when all is done. `look` is called now and then while there is none.
+    /// The next piece of work; `None` when all is done. `look` is called now and then while there
+    /// is none.
     fn take(&self, look: &mut dyn FnMut() -> Result<()>) -> Result<Option<Directory>> {
         let mut queue = lock(&self.queue);
         loop {

@@ -1,12 +1,13 @@
 //! One fetch: what the client wants and has, and the pack that it gets (`gitprotocol-pack`,
 //! `gitprotocol-v2`; the server's half that needs the repository).
 //!
-//! A [`Fetch`] takes wants, haves and shallow lines as they come, in memory bounded by the repository, never by how
-//! often the client repeats itself, and then writes the pack into a [`Sink`]. It only ever reads.
+//! A [`Fetch`] takes wants, haves and shallow lines as they come, in memory bounded by the
+//! repository, never by how often the client repeats itself, and then writes the pack into a
+//! [`Sink`]. It only ever reads.
 //!
-//! From the answers to the pack: [`negotiate`] settles what is wanted and common, `shallow` where history
-//! is cut, `walk` (or a bitmap) which objects that makes, `search` which of them get a new delta, and `writer`
-//! puts them out, as far as possible in the very bytes that lie on disk.
+//! From the answers to the pack: [`negotiate`] settles what is wanted and common, `shallow` where
+//! history is cut, `walk` (or a bitmap) which objects that makes, `search` which of them get a new
+//! delta, and `writer` puts them out, as far as possible in the very bytes that lie on disk.
 
 mod bitmapped;
 mod bits;
@@ -60,7 +61,8 @@ pub trait Sink {
         Ok(())
     }
 
-    /// Costly work begins or goes on, for which so many bytes of memory are needed in all: time to wait for one's turn.
+    /// Costly work begins or goes on, for which so many bytes of memory are needed in all: time to
+    /// wait for one's turn.
     ///
     /// # Errors
     /// Any, to cancel.
@@ -77,8 +79,8 @@ pub trait Sink {
         Ok(())
     }
 
-    /// The next `len` bytes of the pack are those of `file` from `offset` on. Override it where the system copies
-    /// between descriptors by itself.
+    /// The next `len` bytes of the pack are those of `file` from `offset` on. Override it where the
+    /// system copies between descriptors by itself.
     ///
     /// # Errors
     /// As [`Sink::pack`], and when the file ends early.

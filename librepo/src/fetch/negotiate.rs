@@ -1,4 +1,5 @@
-//! What a client wants and has, and when enough is known (`gitprotocol-pack`, "Packfile Negotiation").
+//! What a client wants and has, and when enough is known (`gitprotocol-pack`, "Packfile
+//! Negotiation").
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ const ALIVE: u8 = 1;
 pub enum Policy {
     /// The tips that were advertised, and what tags among them name.
     Advertised,
-    /// Also every commit and tag that can be reached from them. Trees and blobs by themselves are refused.
+    /// Also every commit and tag that can be reached from them. Trees and blobs by themselves are
+    /// refused.
     Reachable,
     /// Any object of the repository: partial clones need that.
     Any,
@@ -75,7 +77,8 @@ impl Tips {
         tips
     }
 
-    /// There are other references, and nothing that only they reach exists for the client, whatever the policy.
+    /// There are other references, and nothing that only they reach exists for the client, whatever
+    /// the policy.
     pub fn hide_others(&mut self) {
         self.hides = true;
     }
@@ -124,8 +127,9 @@ impl From<Error> for WantError {
     }
 }
 
-/// Bytes of memory that making a pack takes, roughly: what is known of each object, and for each thread its cache, the indexes
-/// of bases and what it looks at; small repositories do not fill these. Large objects come on top.
+/// Bytes of memory that making a pack takes, roughly: what is known of each object, and for each
+/// thread its cache, the indexes of bases and what it looks at; small repositories do not fill
+/// these. Large objects come on top.
 fn estimate(source: &Source<'_>, threads: usize, cache_bytes: usize) -> u64 {
     let objects = u64::from(source.space.packed()).saturating_mul(PER_OBJECT);
     let packs: u64 = source.space.store().packs().iter().map(|pack| pack.bytes().len() as u64).sum();
@@ -205,8 +209,8 @@ impl<'r> Fetch<'r> {
         })
     }
 
-    /// The next negotiation on the same connection. What was learnt about the repository stays: which commits there are and what
-    /// the tips reach is walked once, however often a client asks.
+    /// The next negotiation on the same connection. What was learnt about the repository stays:
+    /// which commits there are and what the tips reach is walked once, however often a client asks.
     ///
     /// # Errors
     /// As [`Fetch::new`].
@@ -221,8 +225,8 @@ impl<'r> Fetch<'r> {
         Ok(next)
     }
 
-    /// Opens the bitmaps before the first want, unless objects have been numbered otherwise: those that bitmaps count have the
-    /// first numbers.
+    /// Opens the bitmaps before the first want, unless objects have been numbered otherwise: those
+    /// that bitmaps count have the first numbers.
     fn open_bitmap(&mut self) -> Result<()> {
         let numbered = !self.haves.is_empty() || !self.shallow.is_empty() || self.reached.is_some();
         if numbered || self.bitmap.is_some() || self.commits.len() > 0 {
@@ -245,7 +249,8 @@ impl<'r> Fetch<'r> {
             self.hidden_want(&id)?
         } else {
             let number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
-            // A client that lacks single files or directories asks for them one after the other: about those bitmaps say nothing.
+            // A client that lacks single files or directories asks for them one after the other:
+            // about those bitmaps say nothing.
             if self.wants.is_empty()
                 && matches!(self.source.kind(number)?, ObjectKind::Commit | ObjectKind::Tag)
             {
@@ -274,8 +279,8 @@ impl<'r> Fetch<'r> {
         Ok(())
     }
 
-    /// The number of an object that is no tip, where some references are hidden: nothing about it is looked at before it is
-    /// known to be reached.
+    /// The number of an object that is no tip, where some references are hidden: nothing about it
+    /// is looked at before it is known to be reached.
     fn hidden_want(&mut self, id: &ObjectId) -> std::result::Result<u32, WantError> {
         if self.policy == Policy::Advertised {
             return Err(WantError::NotAllowed);
@@ -309,7 +314,8 @@ impl<'r> Fetch<'r> {
         Ok(self.policy == Policy::Any && !self.tips.hides || self.is_reachable(number)?)
     }
 
-    /// Whether a commit or tag can be reached from the tips. All questions together cost one walk over the history.
+    /// Whether a commit or tag can be reached from the tips. All questions together cost one walk
+    /// over the history.
     fn is_reachable(&mut self, number: u32) -> Result<bool> {
         if !matches!(self.source.kind(number)?, ObjectKind::Commit | ObjectKind::Tag) {
             return Ok(false);
@@ -323,8 +329,8 @@ impl<'r> Fetch<'r> {
         Ok(true)
     }
 
-    /// The client says that it has an object; returns whether we have it too, that is whether it is common. The
-    /// same one again costs nothing.
+    /// The client says that it has an object; returns whether we have it too, that is whether it is
+    /// common. The same one again costs nothing.
     ///
     /// # Errors
     /// When the repository cannot be read.
@@ -347,8 +353,8 @@ impl<'r> Fetch<'r> {
         Ok(true)
     }
 
-    /// Whether the pack can be made: everything wanted has an ancestor that the client has (`ready` of the protocol).
-    /// As in git only commits not older than the oldest common one are looked at.
+    /// Whether the pack can be made: everything wanted has an ancestor that the client has (`ready`
+    /// of the protocol). As in git only commits not older than the oldest common one are looked at.
     ///
     /// # Errors
     /// When the repository cannot be read.
@@ -369,7 +375,8 @@ impl<'r> Fetch<'r> {
         Ok(true)
     }
 
-    /// Depth first; all of the way to something the client has is marked, and what leads nowhere, too.
+    /// Depth first; all of the way to something the client has is marked, and what leads nowhere,
+    /// too.
     fn reaches_common(&mut self, start: u32, steps: &mut u32) -> Result<bool> {
         let first = self.commits.must(&mut self.source, start)?;
         // A commit and which of its parents is next.
@@ -429,8 +436,9 @@ impl<'r> Fetch<'r> {
         self.cuts = None;
     }
 
-    /// What changes in the client's shallow boundary, for the protocol's `shallow-info`. To be asked after all wants and
-    /// shallow lines. With protocol v0 it is sent only if the client asked to deepen.
+    /// What changes in the client's shallow boundary, for the protocol's `shallow-info`. To be
+    /// asked after all wants and shallow lines. With protocol v0 it is sent only if the client
+    /// asked to deepen.
     ///
     /// # Errors
     /// When the repository cannot be read, or nothing is left after the cut (`Invalid`).
@@ -450,7 +458,8 @@ impl<'r> Fetch<'r> {
         self.bitmap.as_ref().map(|bitmap| &bitmap.name[..])
     }
 
-    /// Files that were passed over so far because they are damaged or foreign, one line each, for the log.
+    /// Files that were passed over so far because they are damaged or foreign, one line each, for
+    /// the log.
     pub fn take_log(&mut self) -> Vec<String> {
         let mut log = std::mem::take(&mut self.log);
         log.extend(self.repository.store().packs().iter().filter_map(Pack::order_note));
@@ -460,8 +469,8 @@ impl<'r> Fetch<'r> {
     /// Writes the pack. `threads` is how many threads may work at it.
     ///
     /// # Errors
-    /// `Missing` when something that must be sent is not here, `Io` when the sink fails, and whatever reading the
-    /// repository yields. A pack that was begun is then incomplete.
+    /// `Missing` when something that must be sent is not here, `Io` when the sink fails, and
+    /// whatever reading the repository yields. A pack that was begun is then incomplete.
     pub fn write_pack(&mut self, sink: &mut dyn Sink, threads: usize) -> Result<PackStats> {
         self.settle_shallow()?;
         let mut progress = Progress::new(sink);
@@ -484,7 +493,8 @@ impl<'r> Fetch<'r> {
             memory,
         };
         let bitmap = self.bitmap.as_ref();
-        // A clone that bitmaps answer is often a copy of one file, which costs nothing: whether it is, they tell at once.
+        // A clone that bitmaps answer is often a copy of one file, which costs nothing: whether it
+        // is, they tell at once.
         let quick = bitmap.is_some() && haves.is_empty() && cuts.cut.count() == 0 && request.filter.is_none();
         if !quick {
             progress.turn(memory)?;

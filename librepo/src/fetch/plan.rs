@@ -38,8 +38,8 @@ impl Plan {
     }
 }
 
-/// Hashes of paths by object number, 0 if unknown. Memory is only taken near numbers that have one: a fetch of a few objects
-/// out of a million has a few pieces.
+/// Hashes of paths by object number, 0 if unknown. Memory is only taken near numbers that have one:
+/// a fetch of a few objects out of a million has a few pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     pieces: Vec<Vec<u32>>,
@@ -81,8 +81,8 @@ impl Names {
     }
 }
 
-/// The hash of a path as git's bitmaps have it (`gitformat-bitmap`): continued from that of the parent
-/// directory with its slash. The last 16 bytes count, the last one most.
+/// The hash of a path as git's bitmaps have it (`gitformat-bitmap`): continued from that of the
+/// parent directory with its slash. The last 16 bytes count, the last one most.
 pub(crate) fn name_hash(from: u32, name: &[u8]) -> u32 {
     name.iter()
         .filter(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c))

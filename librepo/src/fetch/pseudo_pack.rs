@@ -1,8 +1,9 @@
-//! The order in which the bitmap of a multi-pack index counts objects: as if its packs were one, the preferred pack
-//! first (`gitformat-pack`, "multi-pack-index reverse indexes").
+//! The order in which the bitmap of a multi-pack index counts objects: as if its packs were one,
+//! the preferred pack first (`gitformat-pack`, "multi-pack-index reverse indexes").
 //!
-//! An object that lies in several packs is counted once, in the pack that the index names for it. The order is checked
-//! as a whole when it is opened; beyond that nothing is believed: where an object lies, its pack's own index says.
+//! An object that lies in several packs is counted once, in the pack that the index names for it.
+//! The order is checked as a whole when it is opened; beyond that nothing is believed: where an
+//! object lies, its pack's own index says.
 
 use crate::beneath::{Map, be32};
 use crate::midx::MultiPackIndex;
@@ -35,8 +36,8 @@ pub(crate) struct PseudoPack {
 }
 
 impl PseudoPack {
-    /// Takes the order from the index of an objects directory, or from the `.rev` file beside it; the error is the
-    /// reason not to use it.
+    /// Takes the order from the index of an objects directory, or from the `.rev` file beside it;
+    /// the error is the reason not to use it.
     pub(crate) fn of(store: &Store, dir: usize, rev: Option<Map>) -> Result<PseudoPack, &'static str> {
         const NONE: &str = "no order of its objects";
         const BAD: &str = "malformed order of its objects";
@@ -104,7 +105,8 @@ impl PseudoPack {
         Some(self.begins.get(pack as usize)? + offset)
     }
 
-    /// The position of the object at a place of the file that all packs would make; else where it would be.
+    /// The position of the object at a place of the file that all packs would make; else where it
+    /// would be.
     fn position_of_key(&self, midx: &MultiPackIndex, key: u64) -> Result<u32, u32> {
         let near = self.starts.near(key);
         let (mut low, mut high) = if near.is_empty() { (0, self.count) } else { (near.start, near.end) };
@@ -126,15 +128,16 @@ impl PseudoPack {
         self.position_of_key(midx, self.begins.get(pack as usize)? + offset).ok()
     }
 
-    /// The position of the object whose entry begins at `offset` of a pack, if it is that copy which counts.
+    /// The position of the object whose entry begins at `offset` of a pack, if it is that copy
+    /// which counts.
     pub(crate) fn position_of_copy(&self, store: &Store, pack: u32, offset: u64) -> Option<u32> {
         let (midx, packs) = store.multi_pack_index(self.dir)?;
         let at = packs.iter().position(|other| *other == pack)?;
         self.position_of_key(midx, self.begins.get(at)? + offset).ok()
     }
 
-    /// Where the object at a position lies by its index: the pack, as the store numbers it, and the offset. To be
-    /// checked against that pack.
+    /// Where the object at a position lies by its index: the pack, as the store numbers it, and the
+    /// offset. To be checked against that pack.
     pub(crate) fn copy_at(&self, store: &Store, position: u32) -> Option<(u32, u64)> {
         let (midx, packs) = store.multi_pack_index(self.dir)?;
         let (pack, offset) = midx.entry_at(self.index_at(store, position)?)?;

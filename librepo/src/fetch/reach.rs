@@ -17,7 +17,8 @@ pub(crate) struct Request<'a> {
     pub(crate) wants: &'a [u32],
     /// What the client has: objects of any kind.
     pub(crate) haves: &'a [u32],
-    /// Commits without parents: the client's shallow boundary, old and new, and the repository's own.
+    /// Commits without parents: the client's shallow boundary, old and new, and the repository's
+    /// own.
     pub(crate) cut: &'a Bits,
     /// What the client can do without.
     pub(crate) filter: Option<&'a Filter>,
@@ -99,7 +100,8 @@ fn add_tags(
     Ok(())
 }
 
-/// A client that asks for a filter may have asked for one before: what it is said to have, it need not have.
+/// A client that asks for a filter may have asked for one before: what it is said to have, it need
+/// not have.
 fn forget_filtered(
     source: &mut Source<'_>,
     bitmap: Option<&PackBitmap>,

@@ -1,8 +1,9 @@
 //! What can be reached from references, found as far as somebody asks.
 //!
-//! Where some references are hidden, an object exists for a client if and only if it is found here, and never because it lies in a
-//! pack. So that the time of an answer tells nothing either, an object that is not there and one that only a hidden
-//! reference reaches cost the same: the rest of one walk, which is then over for good.
+//! Where some references are hidden, an object exists for a client if and only if it is found here,
+//! and never because it lies in a pack. So that the time of an answer tells nothing either, an
+//! object that is not there and one that only a hidden reference reaches cost the same: the rest of
+//! one walk, which is then over for good.
 
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -16,7 +17,8 @@ use crate::id::IdSet;
 use crate::object::{Commit, TreeEntries};
 use crate::repository::Repository;
 
-/// Most ids that are remembered as not reached; beyond that all are forgotten, and each costs a look again.
+/// Most ids that are remembered as not reached; beyond that all are forgotten, and each costs a
+/// look again.
 const DENIED: usize = 65_536;
 /// How often an object that no pack holds is looked for among what was met.
 const LOOK: u32 = 1024;
@@ -130,8 +132,9 @@ impl Reached {
         self.search(source, id, EVERYTHING, Reached::step_content)
     }
 
-    /// Asked for again, an id that is not reached costs the same whether it is there or not: no pack is asked. To know of a
-    /// difference in one look, a client has to begin anew, and all of the walk with it.
+    /// Asked for again, an id that is not reached costs the same whether it is there or not: no
+    /// pack is asked. To know of a difference in one look, a client has to begin anew, and all of
+    /// the walk with it.
     fn search(
         &mut self,
         source: &mut Source<'_>,
@@ -225,13 +228,14 @@ impl<'r> Visible<'r> {
         Ok(Visible { source, reached })
     }
 
-    /// Whether a commit or a tag is reached. Costs at most one walk over history for all questions together.
+    /// Whether a commit or a tag is reached. Costs at most one walk over history for all questions
+    /// together.
     pub fn has_commit(&mut self, id: &ObjectId) -> bool {
         self.reached.commit(&mut self.source, id).is_some()
     }
 
-    /// Whether an object of any kind is reached, the newest commits' looked at first. Costs at most one walk over all
-    /// objects for all questions together.
+    /// Whether an object of any kind is reached, the newest commits' looked at first. Costs at most
+    /// one walk over all objects for all questions together.
     pub fn has(&mut self, id: &ObjectId) -> bool {
         self.reached.object(&mut self.source, id).is_some()
     }

@@ -1,9 +1,10 @@
 //! The search for deltas: for objects that nothing on disk makes small.
 //!
-//! Whatever can be copied from disk is copied, with three exceptions: a delta whose base is not sent, an object in a
-//! file of its own, and (thin packs) one that is whole on disk, or a delta not much smaller than that, although the
-//! client has an older version. For these, objects of the same kind and path are tried as bases: versions that come
-//! earlier in this pack, and versions that the client has. Candidates are few, the first good one wins, and the work has a bound: a client that
+//! Whatever can be copied from disk is copied, with three exceptions: a delta whose base is not
+//! sent, an object in a file of its own, and (thin packs) one that is whole on disk, or a delta not
+//! much smaller than that, although the client has an older version. For these, objects of the same
+//! kind and path are tried as bases: versions that come earlier in this pack, and versions that the
+//! client has. Candidates are few, the first good one wins, and the work has a bound: a client that
 //! asks for much gets a larger pack, not a busier server.
 
 use std::cell::LazyCell;
@@ -33,8 +34,9 @@ const SMALLEST: u64 = 50;
 const LARGEST: u64 = 16 << 20;
 /// A delta or object that occupies fewer bytes than this on disk is good enough.
 const GOOD_ENOUGH: u64 = 1024;
-/// A delta whose base is sent is tried again if it occupies more than this part of its object. In large fetches of
-/// git/git, gitoxide and got, trying all of more than a kilobyte doubled the time, and few of the others became smaller.
+/// A delta whose base is sent is tried again if it occupies more than this part of its object. In
+/// large fetches of git/git, gitoxide and got, trying all of more than a kilobyte doubled the time,
+/// and few of the others became smaller.
 const SMALL_PART: u64 = 4;
 /// How many versions before an object are tried, and how many that the client has.
 const WINDOW: usize = 8;
@@ -48,8 +50,8 @@ const WORK: u64 = 8 << 30;
 const KEPT: u64 = 192 << 20;
 /// Bytes of versions, and of their indexes as bases, that a thread keeps of a path.
 const VERSIONS: usize = 16 << 20;
-/// Bytes scanned by one thread before others help it: they read bases anew that it has read, so that short searches with two
-/// threads take a tenth more of the processors and end hardly earlier.
+/// Bytes scanned by one thread before others help it: they read bases anew that it has read, so
+/// that short searches with two threads take a tenth more of the processors and end hardly earlier.
 const ALONE: u64 = 8 << 20;
 /// How often progress is looked at while other threads end.
 const LOOK: Duration = Duration::from_millis(20);
@@ -63,7 +65,8 @@ enum Why {
     Whole,
     /// It lies on disk with this many bytes: only what the client has could make it smaller.
     Large(u64),
-    /// The same, as a delta against something that is not sent: versions that are sent could make it smaller too.
+    /// The same, as a delta against something that is not sent: versions that are sent could make
+    /// it smaller too.
     Foreign(u64),
 }
 
@@ -468,8 +471,9 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         Ok(Some((Made { base, thin, compressed, size: delta.len() as u64 }, depth)))
     }
 
-    /// The content of a version; `None` if it is too large. It is kept: a version is a target once and
-    /// then a base for several others, and a loose object would be opened and inflated for each of them.
+    /// The content of a version; `None` if it is too large. It is kept: a version is a target once
+    /// and then a base for several others, and a loose object would be opened and inflated for each
+    /// of them.
     fn version(&mut self, number: u32) -> Result<Option<Rc<Vec<u8>>>> {
         if let Some(read) = self.read.get(&number) {
             return Ok(Some(read.data.clone()));

@@ -19,15 +19,16 @@ const SHALLOW_FILE: u64 = 64 << 20;
 /// Where a client wants its history cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deepen {
-    /// After `n` commits from the tips, or (`relative`) `n` more than it has. 2,147,483,647 is all of it.
+    /// After `n` commits from the tips, or (`relative`) `n` more than it has. 2,147,483,647 is all
+    /// of it.
     Depth {
         /// Number of commits.
         n: u32,
         /// Whether to count from the present boundary.
         relative: bool,
     },
-    /// What the client must ask for, all at once: commits not older than `since` (seconds since 1970) that cannot be
-    /// reached from any of `not`.
+    /// What the client must ask for, all at once: commits not older than `since` (seconds since
+    /// 1970) that cannot be reached from any of `not`.
     Since {
         /// Seconds since 1970.
         since: Option<u64>,
@@ -93,7 +94,8 @@ impl Fetch<'_> {
                 let present = self.visible_boundary()?;
                 edge.by_depth(&mut self.source, &present, n.saturating_add(1).min(INFINITE), &own)?;
                 if !own_list.is_empty() {
-                    // What is new to the client may end where this repository does: git forgets that.
+                    // What is new to the client may end where this repository does: git forgets
+                    // that.
                     let mut ends = own.clone();
                     ends.or(self.shallow_set.words());
                     for number in &edge.boundary {
@@ -145,8 +147,8 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// The client's boundary as far as the policy lets it see behind: without this, naming a hidden commit as shallow and
-    /// deepening would fetch its history.
+    /// The client's boundary as far as the policy lets it see behind: without this, naming a hidden
+    /// commit as shallow and deepening would fetch its history.
     fn visible_boundary(&mut self) -> Result<Vec<u32>> {
         let mut visible = Vec::new();
         for at in 0..self.shallow.len() {
@@ -158,8 +160,9 @@ impl Fetch<'_> {
         Ok(visible)
     }
 
-    /// Those commits off the boundary that the client has, with their trees. Not all that it named: git keeps commits
-    /// in its list that it never got (cut off by another one), so only what can be reached from its haves counts.
+    /// Those commits off the boundary that the client has, with their trees. Not all that it named:
+    /// git keeps commits in its list that it never got (cut off by another one), so only what can
+    /// be reached from its haves counts.
     pub(super) fn had_at_boundary(&mut self, cuts: &Cuts) -> Result<Vec<u32>> {
         if cuts.unshallow.is_empty() {
             return Ok(Vec::new());
@@ -222,8 +225,8 @@ fn boundary_of(source: &mut Source<'_>, heads: &[u32], shallow: &Bits, own: &Bit
     Ok(found)
 }
 
-/// The commits not older than `since` that can be reached through such ones alone: as git has it, an old one
-/// says nothing about its ancestors that are reached on another way.
+/// The commits not older than `since` that can be reached through such ones alone: as git has it,
+/// an old one says nothing about its ancestors that are reached on another way.
 fn younger(
     commits: &mut Commits,
     source: &mut Source<'_>,

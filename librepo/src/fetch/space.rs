@@ -35,8 +35,8 @@ pub(crate) enum First {
 
 /// Numbers every object of a store: those of packs by pack and index, the others as they turn up.
 ///
-/// The objects of the pack, or of the multi-pack index, that has a bitmap are numbered by their position in it,
-/// from 0 on, so that the bitmap's bits are numbers.
+/// The objects of the pack, or of the multi-pack index, that has a bitmap are numbered by their
+/// position in it, from 0 on, so that the bitmap's bits are numbers.
 #[derive(Clone)]
 pub(crate) struct Space<'s> {
     store: &'s Store,
@@ -46,7 +46,8 @@ pub(crate) struct Space<'s> {
     packed: u32,
     /// Whose objects have the first numbers.
     first: First,
-    /// The order in which packs are asked: an object in several of them always gets the same number.
+    /// The order in which packs are asked: an object in several of them always gets the same
+    /// number.
     order: Vec<u32>,
     /// Shared by all copies, so that threads give the same numbers.
     loose: Arc<Mutex<Loose>>,
@@ -65,8 +66,8 @@ impl<'s> Space<'s> {
         let too_many = || Error::Limit("more objects than can be numbered".to_owned());
         let mut bases = vec![0; store.packs().len()];
         let mut order: Vec<u32> = (0u32..).take(bases.len()).collect();
-        // The largest packs first: they answer most questions, and hold the best deltas. Those of a multi-pack index
-        // are asked through it, and themselves only for what it should have known.
+        // The largest packs first: they answer most questions, and hold the best deltas. Those of a
+        // multi-pack index are asked through it, and themselves only for what it should have known.
         let count = |pack: u32| store.packs().get(pack as usize).map_or(0, |p| p.count());
         let rank = |pack: u32| match &first {
             First::Pack(first) if *first == pack => 2,
@@ -160,7 +161,8 @@ impl<'s> Space<'s> {
         }
     }
 
-    /// The number of the entry at a position of a pack, in pack order. Another pack may hold the copy in use.
+    /// The number of the entry at a position of a pack, in pack order. Another pack may hold the
+    /// copy in use.
     pub(crate) fn number_of_position(&self, pack: u32, position: u32) -> Option<u32> {
         match &self.first {
             First::Pack(first) if *first == pack => Some(position),

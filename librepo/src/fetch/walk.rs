@@ -1,11 +1,12 @@
-//! Which objects a client lacks, found by walking: commits by date from both sides until only what the
-//! client has is left, then the trees of the new commits path by path beside those of their nearest
-//! commits that the client has.
+//! Which objects a client lacks, found by walking: commits by date from both sides until only what
+//! the client has is left, then the trees of the new commits path by path beside those of their
+//! nearest commits that the client has.
 //!
-//! As in C git the result may hold a few objects more than are missing (an old version that came back, a copy of a
-//! file in a directory that did not change): only trees at the border are compared, and of those only directories in
-//! which something is new. A client is never sent what C git would not send it, except where that reads all trees of
-//! what a shallow client has, which costs more than it saves.
+//! As in C git the result may hold a few objects more than are missing (an old version that came
+//! back, a copy of a file in a directory that did not change): only trees at the border are
+//! compared, and of those only directories in which something is new. A client is never sent what C
+//! git would not send it, except where that reads all trees of what a shallow client has, which
+//! costs more than it saves.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -32,12 +33,12 @@ const SEEN: u8 = 4;
 /// Taken from the queue.
 const DONE: u8 = 8;
 
-/// How many commits that the client has are looked at after the last one it lacks, in case the dates lie.
-/// C git looks at five.
+/// How many commits that the client has are looked at after the last one it lacks, in case the
+/// dates lie. C git looks at five.
 const SLOP: u32 = 32;
 
-/// How many trees are read once more because they lie at another path, too, where the client has something else. A
-/// tree of trees that are all the same has more paths than anybody can walk.
+/// How many trees are read once more because they lie at another path, too, where the client has
+/// something else. A tree of trees that are all the same has more paths than anybody can walk.
 const AGAIN: u32 = 10_000;
 
 /// How many commits that seemed to be new are compared with those that are.
@@ -52,7 +53,8 @@ pub(crate) struct Request<'a> {
     pub(crate) wants: &'a [u32],
     /// What the client has: objects of any kind.
     pub(crate) haves: &'a [u32],
-    /// Commits without parents for the client: its shallow boundary, old and new, and the repository's own.
+    /// Commits without parents for the client: its shallow boundary, old and new, and the
+    /// repository's own.
     pub(crate) cut: &'a Bits,
     /// What the client can do without.
     pub(crate) filter: Option<&'a Filter>,
@@ -146,9 +148,9 @@ impl Painting<'_> {
     }
 }
 
-/// The commits that can be reached from `wants` and not from `haves`, newest first. May include commits
-/// that the client has: skewed dates can make that known only after they were given. Afterwards
-/// `commits` holds all commits that were looked at; `step` is called for each.
+/// The commits that can be reached from `wants` and not from `haves`, newest first. May include
+/// commits that the client has: skewed dates can make that known only after they were given.
+/// Afterwards `commits` holds all commits that were looked at; `step` is called for each.
 pub(super) fn paint(
     commits: &mut Commits,
     source: &mut Source<'_>,
@@ -207,7 +209,8 @@ pub(super) fn paint(
             let parent = if has {
                 let Ok(parent) = commits.must(source, parent) else { continue };
                 open -= mark_had(commits, cut, parent);
-                // A parent with a date far too old waits in the queue until too late: its own parents are marked now.
+                // A parent with a date far too old waits in the queue until too late: its own
+                // parents are marked now.
                 let known = commits.node(parent).number;
                 let above = if cut.get(known) { 0 } else { commits.parents(parent).len() };
                 for slot in 0..above {
@@ -248,8 +251,8 @@ pub(super) fn paint(
     Ok((new, taken_back))
 }
 
-/// The client has this commit, and so its ancestors among those already looked at. Returns how many of them were in
-/// the queue as lacking.
+/// The client has this commit, and so its ancestors among those already looked at. Returns how many
+/// of them were in the queue as lacking.
 fn mark_had(commits: &mut Commits, cut: &Bits, at: u32) -> u64 {
     let mut closed = 0;
     let mut stack = vec![at];
@@ -285,8 +288,8 @@ struct Walk<'a> {
     depths: HashMap<u32, i64, FastState>,
     /// Asked for by name, and so sent whatever the filter says.
     named: Bits,
-    /// The trees and blobs among them. A client that filters may lack those that its haves imply: this is how it asks
-    /// for them.
+    /// The trees and blobs among them. A client that filters may lack those that its haves imply:
+    /// this is how it asks for them.
     named_content: Bits,
     /// Whether `plan.client` was complete from the start.
     complete: bool,
@@ -324,7 +327,8 @@ impl Walk<'_> {
         new
     }
 
-    /// A tree that the client named, with all that is below it: which path it belongs to is not known.
+    /// A tree that the client named, with all that is below it: which path it belongs to is not
+    /// known.
     fn take_whole(&mut self, source: &mut Source<'_>, tree: u32) {
         let hash = source.space.store().hash();
         let mut stack = vec![tree];
@@ -397,7 +401,8 @@ impl Walk<'_> {
         Ok(commits)
     }
 
-    /// The commits that the client has and that are parents of ones it lacks, and then those given last.
+    /// The commits that the client has and that are parents of ones it lacks, and then those given
+    /// last.
     fn border(&mut self, request: &Request<'_>, new: &[u32], haves: &[u32], more: &[u32]) -> Vec<u32> {
         let mut edges = Vec::new();
         let mut known = Bits::with_room(self.commits.len());
@@ -434,8 +439,8 @@ impl Walk<'_> {
         edges
     }
 
-    /// Walks all wanted trees, a directory with all its versions at a time: their deltas build upon each other, so
-    /// that the reader's cache need hold little else.
+    /// Walks all wanted trees, a directory with all its versions at a time: their deltas build upon
+    /// each other, so that the reader's cache need hold little else.
     fn trees(&mut self, source: &mut Source<'_>, roots: Roots, progress: &mut Progress<'_>) -> Result<()> {
         let mut top = Directory::new(0, 0, 0);
         for tree in roots.client {
@@ -444,7 +449,8 @@ impl Walk<'_> {
                 top.client.push(tree);
             }
         }
-        // As git's manual has it, depth begins with the entries of a tree that was asked for by name.
+        // As git's manual has it, depth begins with the entries of a tree that was asked for by
+        // name.
         let mut asked = Directory::new(0, 0, -1);
         let deep = self.filter.is_some_and(Filter::needs_depth);
         for tree in roots.wanted {
@@ -592,7 +598,8 @@ impl Walk<'_> {
                 }
                 let name = name_hash(directory.prefix, entry.name);
                 let changes = changed.contains(&name);
-                // What stayed as it is serves nobody; what changed or went away may turn up elsewhere.
+                // What stayed as it is serves nobody; what changed or went away may turn up
+                // elsewhere.
                 if !changes && recent.has(entry.id_bytes) {
                     continue;
                 }
@@ -630,8 +637,8 @@ impl Walk<'_> {
         may
     }
 
-    /// Takes back what turned out to be somewhere else in the client's trees: files and directories that were moved or
-    /// copied to a place that was read before the one where they lay.
+    /// Takes back what turned out to be somewhere else in the client's trees: files and directories
+    /// that were moved or copied to a place that was read before the one where they lay.
     fn forget_had(&mut self, source: &mut Source<'_>, progress: &mut Progress<'_>) -> Result<()> {
         if self.had.is_empty() || self.complete {
             return Ok(());

@@ -1,13 +1,13 @@
 //! Writing the pack: as far as possible in the very bytes that lie on disk (`gitformat-pack`).
 //!
-//! Entries of a pack are taken in its order. As long as neighbours follow each other their bytes are one
-//! run, copied without another look; a delta's distance to its base is rewritten only where something
-//! between the two was left out. A delta is kept if its base is sent too or (thin) the client has it, else
-//! the object is written anew. Bases always come before what is built upon them, whatever packs they lie in, so
-//! deltas cannot form a cycle.
+//! Entries of a pack are taken in its order. As long as neighbours follow each other their bytes
+//! are one run, copied without another look; a delta's distance to its base is rewritten only where
+//! something between the two was left out. A delta is kept if its base is sent too or (thin) the
+//! client has it, else the object is written anew. Bases always come before what is built upon
+//! them, whatever packs they lie in, so deltas cannot form a cycle.
 //!
-//! The index's CRC of copied entries is not compared: as in C git when it writes to a client, who hashes every
-//! object anyway.
+//! The index's CRC of copied entries is not compared: as in C git when it writes to a client, who
+//! hashes every object anyway.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -28,14 +28,16 @@ use crate::id::FastState;
 use crate::pack::{Entry, EntryKind, HEADER_LEN, Pack};
 use crate::reader::Piece;
 
-/// Bytes hashed and handed out at a time: small enough to stay in the processor's cache between the two.
+/// Bytes hashed and handed out at a time: small enough to stay in the processor's cache between the
+/// two.
 const PIECE: usize = 128 << 10;
 /// Objects from this size on are compressed as they are read, never whole in memory.
 const STREAMED: u64 = 16 << 20;
 /// Git's level of compression, and the one that makes no tables.
 const GIT_S: Compression = Compression::new(6);
 const FASTEST: Compression = Compression::new(1);
-/// Deltas of fewer bytes than this are compressed at the latter: packs of fetches from git, gitoxide and got grew by 0.02 % at most.
+/// Deltas of fewer bytes than this are compressed at the latter: packs of fetches from git,
+/// gitoxide and got grew by 0.02 % at most.
 const FEW: usize = 256;
 /// Bases that are written ahead of their turn nest this deep at most.
 const DEEPEST: usize = 10_000;
@@ -145,8 +147,8 @@ fn begin(z: &mut Compress, level: Compression) -> Result<()> {
     z.set_level(level).map_err(|e| Error::Io(std::io::Error::other(e)))
 }
 
-/// Compresses a delta. For a small one a code of its own gains no more than its tables take, and making those tables is
-/// most of the work.
+/// Compresses a delta. For a small one a code of its own gains no more than its tables take, and
+/// making those tables is most of the work.
 pub(super) fn deflate_delta(z: &mut Compress, delta: &[u8]) -> Result<Vec<u8>> {
     deflate(z, delta, if delta.len() < FEW { FASTEST } else { GIT_S })
 }
@@ -167,7 +169,8 @@ fn deflate(z: &mut Compress, data: &[u8], level: Compression) -> Result<Vec<u8>>
     }
 }
 
-/// A compressor; [`begin`] sets its level. Its tables are not small, and many packs are copied whole.
+/// A compressor; [`begin`] sets its level. Its tables are not small, and many packs are copied
+/// whole.
 pub(crate) fn compressor() -> LazyCell<Compress> {
     LazyCell::new(|| Compress::new(GIT_S, true))
 }
@@ -202,7 +205,8 @@ fn bit(words: &[u64], at: u32) -> bool {
 enum Way {
     /// The bytes on disk.
     Verbatim,
-    /// The data on disk behind a new header: a delta against an object at this offset of the pack sent.
+    /// The data on disk behind a new header: a delta against an object at this offset of the pack
+    /// sent.
     Near(u64),
     /// The same against an object of this name.
     Named(ObjectId),
@@ -244,8 +248,8 @@ struct Writer<'w, 's, 'p, 'k> {
     stats: PackStats,
 }
 
-/// Writes the pack with everything that the plan wants. `made` holds new deltas: a base among them that is not
-/// `thin` must be wanted too.
+/// Writes the pack with everything that the plan wants. `made` holds new deltas: a base among them
+/// that is not `thin` must be wanted too.
 pub(super) fn write(
     source: &mut Source<'_>,
     plan: &Plan,
@@ -607,7 +611,8 @@ impl Writer<'_, '_, '_, '_> {
         Ok(Way::Whole)
     }
 
-    /// The way to a base with this number: near if it has been written, after it if it can be; `None` if neither.
+    /// The way to a base with this number: near if it has been written, after it if it can be;
+    /// `None` if neither.
     fn near_number(
         &self,
         number: u32,
@@ -736,7 +741,8 @@ impl Writer<'_, '_, '_, '_> {
         compress(z, &[], FlushCompress::Finish, &mut room, out)
     }
 
-    /// A packed object whose delta's base is not sent, where one of the two is large: it is never in memory as a whole.
+    /// A packed object whose delta's base is not sent, where one of the two is large: it is never
+    /// in memory as a whole.
     fn streamed_packed(&mut self, pack: u32, offset: u64) -> Result<()> {
         let (kind, size) = self.source.reader.header_packed(pack, offset)?;
         self.begin_stream(kind, size)?;

@@ -1,8 +1,9 @@
 //! The checks of git-fsck(1) on objects that come in, by git's own message ids.
 //!
-//! What git's `receive.fsckObjects` refuses by default is refused here by default: git's errors, and its warnings too, since it
-//! checks incoming packs strictly. Its infos (a tag without tagger, odd modes) are let through. A repository may tolerate kinds
-//! of mistakes that its old history contains.
+//! What git's `receive.fsckObjects` refuses by default is refused here by default: git's errors,
+//! and its warnings too, since it checks incoming packs strictly. Its infos (a tag without tagger,
+//! odd modes) are let through. A repository may tolerate kinds of mistakes that its old history
+//! contains.
 
 use std::fmt;
 
@@ -98,7 +99,8 @@ impl Message {
         Self::ALL.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name)).map(|(_, message, _)| *message)
     }
 
-    /// Whether it may be tolerated: not where the object could no longer be followed to what it names.
+    /// Whether it may be tolerated: not where the object could no longer be followed to what it
+    /// names.
     pub fn tolerable(self) -> bool {
         Self::ALL.iter().any(|(_, message, fatal)| *message == self && !fatal)
     }
@@ -278,8 +280,8 @@ pub enum Special {
     Attributes,
 }
 
-/// Checks the content of a tree. Calls `entry` with mode and id of every entry, and `special` with the files whose content
-/// needs a look of its own.
+/// Checks the content of a tree. Calls `entry` with mode and id of every entry, and `special` with
+/// the files whose content needs a look of its own.
 pub fn tree(
     policy: &Policy,
     data: &[u8],
@@ -414,7 +416,8 @@ fn find_nul(data: &[u8]) -> Option<usize> {
     data[at..].iter().position(|&byte| byte == 0).map(|found| at + found)
 }
 
-/// Watches that names come in git's order, where a directory sorts as if it ended in a slash, and only once.
+/// Watches that names come in git's order, where a directory sorts as if it ended in a slash, and
+/// only once.
 #[derive(Default)]
 struct Order<'a> {
     last: Option<(u32, &'a [u8])>,

@@ -1,12 +1,15 @@
 //! SHA-1 with detection of collision attacks, at the speed of the processor's own SHA-1.
 //!
-//! A block can only be half of a collision if its expanded message meets the conditions of some disturbance vector. They need
-//! the message alone, not the state, so they are checked for several blocks side by side while the hash itself takes the
-//! fastest way there is. One block in twenty meets some and is looked at closely: the other half is made from it, by the vector's
-//! differences, and run backwards and forwards from the middle; if both halves end in one state, somebody has made a collision.
+//! A block can only be half of a collision if its expanded message meets the conditions of some
+//! disturbance vector. They need the message alone, not the state, so they are checked for several
+//! blocks side by side while the hash itself takes the fastest way there is. One block in twenty
+//! meets some and is looked at closely: the other half is made from it, by the vector's
+//! differences, and run backwards and forwards from the middle; if both halves end in one state,
+//! somebody has made a collision.
 //!
-//! Source: Stevens and Shumow, see [`conditions`](super::conditions). Replaces the `sha1-checked` crate in the one place
-//! where its speed decides: it took three quarters of all time of a push. The crate stays the oracle of the tests.
+//! Source: Stevens and Shumow, see [`conditions`](super::conditions). Replaces the `sha1-checked`
+//! crate in the one place where its speed decides: it took three quarters of all time of a push.
+//! The crate stays the oracle of the tests.
 
 use sha1::digest::generic_array::GenericArray;
 
@@ -60,7 +63,8 @@ impl DetectingSha1 {
         self.rest[..rest.len()].copy_from_slice(rest);
     }
 
-    /// Begins anew. What an object leaves behind in the lanes is overwritten before it is looked at.
+    /// Begins anew. What an object leaves behind in the lanes is overwritten before it is looked
+    /// at.
     pub(super) fn reset(&mut self) {
         (self.state, self.bytes, self.found, self.lanes.used) = (START, 0, false, 0);
     }
@@ -141,7 +145,8 @@ pub(super) fn suspects(words: &mut Words) -> [u32; LANES] {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has what the function was compiled for; it is safe code otherwise.
+            // SAFETY: the processor has what the function was compiled for; it is safe code
+            // otherwise.
             return unsafe { suspects_avx512(words) };
         }
         if std::arch::is_x86_feature_detected!("avx2") {
@@ -187,8 +192,8 @@ fn suspects_in_lanes(words: &mut Words) -> [u32; LANES] {
     suspects
 }
 
-/// A disturbance vector of the two known families: which, its position, its bit, and from which step to run
-/// (65 if late, else 58).
+/// A disturbance vector of the two known families: which, its position, its bit, and from which
+/// step to run (65 if late, else 58).
 #[derive(Clone, Copy)]
 pub(super) struct Vector {
     second: bool,
@@ -252,8 +257,8 @@ pub(super) static DIFFERENCES: [[u32; 80]; 32] = {
     all
 };
 
-/// The message differences that a vector's local collisions add up to. The vector is a message expansion itself, so that sixteen of
-/// its words give all others; five lie before the first.
+/// The message differences that a vector's local collisions add up to. The vector is a message
+/// expansion itself, so that sixteen of its words give all others; five lie before the first.
 const fn differences(vector: Vector) -> [u32; 80] {
     const BEFORE: usize = 5;
     let mut words = [0_u32; 80 + BEFORE];
@@ -289,8 +294,8 @@ const fn differences(vector: Vector) -> [u32; 80] {
     differences
 }
 
-/// One step of the compression function, forwards: the registers, in their order before and after. `Q` is which quarter of the
-/// eighty steps it belongs to.
+/// One step of the compression function, forwards: the registers, in their order before and after.
+/// `Q` is which quarter of the eighty steps it belongs to.
 #[inline(always)]
 fn forward<const Q: usize>(s: [u32; 5], word: u32) -> [u32; 5] {
     let [a, b, c, d, e] = s;
@@ -338,7 +343,8 @@ fn add(a: [u32; 5], b: [u32; 5]) -> [u32; 5] {
     std::array::from_fn(|i| a[i].wrapping_add(b[i]))
 }
 
-/// Whether a block that starts from `before` ends in the same state as its other half by one of these vectors would.
+/// Whether a block that starts from `before` ends in the same state as its other half by one of
+/// these vectors would.
 #[cold]
 fn collides(before: &[u32; 5], message: &[u32; 80], vectors: u32) -> bool {
     let at_58 = forwards(*before, message, 0, 58);
@@ -408,9 +414,9 @@ pub(super) mod tests {
         assert!(some > 100, "{some}");
     }
 
-    /// The four published files that collide in SHA-1, without what follows the collision in them: two pairs, one of equal and
-    /// one of chosen prefixes. Sources: the documents of shattered.io, their first 320 bytes; messages A and B of
-    /// sha-mbles.github.io, whole.
+    /// The four published files that collide in SHA-1, without what follows the collision in them:
+    /// two pairs, one of equal and one of chosen prefixes. Sources: the documents of shattered.io,
+    /// their first 320 bytes; messages A and B of sha-mbles.github.io, whole.
     const KNOWN: [&str; 4] = [
         include_str!("testdata/shattered-1.hex"),
         include_str!("testdata/shattered-2.hex"),
@@ -466,7 +472,8 @@ pub(super) mod tests {
         }
     }
 
-    /// However the bytes come: as a stream in pieces, after a reset, and from a state that others computed.
+    /// However the bytes come: as a stream in pieces, after a reset, and from a state that others
+    /// computed.
     #[test]
     fn the_known_collisions_are_seen_on_every_path() {
         for file in &known() {
@@ -497,7 +504,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Blocks are checked sixteen at a time: the place of a bad one among good ones must not matter.
+    /// Blocks are checked sixteen at a time: the place of a bad one among good ones must not
+    /// matter.
     #[test]
     fn a_collision_is_seen_in_every_lane() {
         for file in &known() {

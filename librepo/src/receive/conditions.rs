@@ -1,11 +1,14 @@
-//! Bit conditions that a message block must meet to be half of a SHA-1 collision by one of 32 disturbance vectors.
+//! Bit conditions that a message block must meet to be half of a SHA-1 collision by one of 32
+//! disturbance vectors.
 //!
-//! Facts of Marc Stevens and Dan Shumow, "Speeding up detection of SHA-1 collision attacks using unavoidable attack conditions"
-//! (2017), as published with their sha1collisiondetection library and used by every implementation of it.
+//! Facts of Marc Stevens and Dan Shumow, "Speeding up detection of SHA-1 collision attacks using
+//! unavoidable attack conditions" (2017), as published with their sha1collisiondetection library
+//! and used by every implementation of it.
 
-/// `(t, a, u, b, e, vectors)`: bit `a` of word `t` of the expanded message and bit `b` of word `u` must differ if `e` is 1, and be
-/// equal if it is 0, for each disturbance vector whose bit is set. Those that rule out the most come first: each is the one that
-/// leaves the fewest random blocks suspect after those before it.
+/// `(t, a, u, b, e, vectors)`: bit `a` of word `t` of the expanded message and bit `b` of word `u`
+/// must differ if `e` is 1, and be equal if it is 0, for each disturbance vector whose bit is set.
+/// Those that rule out the most come first: each is the one that leaves the fewest random blocks
+/// suspect after those before it.
 #[rustfmt::skip]
 pub(super) const CONDITIONS: [(u8, u8, u8, u8, u8, u32); 156] = [
     (44, 29, 45, 29, 0, 0x0283a080), (46, 29, 47, 29, 0, 0x18180801), (45, 4, 48, 29, 0, 0x20202224),

@@ -1,8 +1,9 @@
 //! Whether anything is missing behind the new tips.
 //!
-//! What is behind an existing reference is taken to be whole, nothing else: an object that exists but that no reference reaches
-//! may lack anything, and is walked like a new one. The common case needs no walk at all: while the pack was indexed, every name
-//! in every object was noted. If all of them are in the pack, or in trees and commits that references reach, everything is there.
+//! What is behind an existing reference is taken to be whole, nothing else: an object that exists
+//! but that no reference reaches may lack anything, and is walked like a new one. The common case
+//! needs no walk at all: while the pack was indexed, every name in every object was noted. If all
+//! of them are in the pack, or in trees and commits that references reach, everything is there.
 
 use std::collections::BinaryHeap;
 
@@ -74,7 +75,8 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         ticker.tick(Stage::Connectivity, self.steps, 0, 0)
     }
 
-    /// Whether references reach this commit. Follows history from them only as far back as its date.
+    /// Whether references reach this commit. Follows history from them only as far back as its
+    /// date.
     pub(super) fn is_reached(&mut self, id: &ObjectId, date: u64, ticker: &mut Ticker<'_>) -> Result<bool> {
         if self.reached.contains(id) {
             return Ok(true);
@@ -132,8 +134,9 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         Ok(())
     }
 
-    /// Whether everything that objects of the pack name is in the pack, or is known to be whole in the repository. Then all of the
-    /// pack's objects are whole. An error if an object is named as another kind than it is.
+    /// Whether everything that objects of the pack name is in the pack, or is known to be whole in
+    /// the repository. Then all of the pack's objects are whole. An error if an object is named as
+    /// another kind than it is.
     pub(super) fn pack_is_whole(&mut self, ticker: &mut Ticker<'_>) -> Result<bool> {
         let mut outside: IdMap<Wanted> = IdMap::default();
         for (id, wanted) in self.world.indexed.findings.links.iter() {
@@ -187,8 +190,8 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         Ok(true)
     }
 
-    /// Trees outside of the pack are mostly those that a new commit shares with its parent: compare the two, top down, instead of
-    /// walking them.
+    /// Trees outside of the pack are mostly those that a new commit shares with its parent: compare
+    /// the two, top down, instead of walking them.
     fn learn_from_parents(&mut self, trees: &mut IdSet, ticker: &mut Ticker<'_>) -> Result<()> {
         let mut order: Vec<(u64, ObjectId)> =
             self.world.indexed.findings.commits.iter().map(|commit| (commit.date, commit.id)).collect();
@@ -201,7 +204,8 @@ impl<'w, 'a> Connectivity<'w, 'a> {
             let Some(commit) = self.world.commit(&id)? else { continue };
             for parent in commit.parents {
                 let Some(old) = self.world.commit(&parent)? else { continue };
-                // A parent that the repository had is whole, or this push would have been walked above.
+                // A parent that the repository had is whole, or this push would have been walked
+                // above.
                 if self.world.indexed.kind(&parent).is_none() {
                     self.trusted.insert(old.tree);
                     trees.remove(&old.tree);
@@ -252,7 +256,8 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         Ok(())
     }
 
-    /// Walks everything behind an object, up to what is known to be whole. Gives what is missing, if anything is.
+    /// Walks everything behind an object, up to what is known to be whole. Gives what is missing,
+    /// if anything is.
     pub(super) fn walk(&mut self, start: &ObjectId, ticker: &mut Ticker<'_>) -> Result<Option<Gap>> {
         let mut seen = IdSet::default();
         let mut stack: Vec<(ObjectId, Option<ObjectKind>)> = vec![(*start, None)];

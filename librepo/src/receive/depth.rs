@@ -1,5 +1,6 @@
-//! How deep the directories of a push are nested: C git walks trees by recursion, and gives up on a repository with a tree that is
-//! deeper than its `core.maxTreeDepth`, so that not even `git gc` works there any more.
+//! How deep the directories of a push are nested: C git walks trees by recursion, and gives up on a
+//! repository with a tree that is deeper than its `core.maxTreeDepth`, so that not even `git gc`
+//! works there any more.
 
 use std::fs::File;
 
@@ -13,12 +14,15 @@ use crate::error::Result;
 use crate::id::IdMap;
 use crate::object::TreeEntries;
 
-/// So many levels are nobody's attack: trees that the repository had are looked into only below more of them.
+/// So many levels are nobody's attack: trees that the repository had are looked into only below
+/// more of them.
 const USUAL: usize = 64;
-/// Trees that are read for this, newest commits first: what is left of a larger import is not looked at.
+/// Trees that are read for this, newest commits first: what is left of a larger import is not
+/// looked at.
 const BUDGET: usize = 20_000;
 
-/// Refuses trees that are nested more than `most` deep: those of the pack, and those of the repository far below them.
+/// Refuses trees that are nested more than `most` deep: those of the pack, and those of the
+/// repository far below them.
 pub fn check_depth<'a>(
     indexed: &'a Indexed,
     files: Option<(&File, &File)>,

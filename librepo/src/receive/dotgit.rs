@@ -1,7 +1,9 @@
-//! Names that some file system takes for `.git`, `.gitmodules` or `.gitattributes` (CVE-2014-9390, CVE-2018-11235).
+//! Names that some file system takes for `.git`, `.gitmodules` or `.gitattributes` (CVE-2014-9390,
+//! CVE-2018-11235).
 //!
-//! HFS+ ignores case and some invisible characters; NTFS ignores case, trailing dots and blanks, what follows a colon, and has
-//! short names such as `GIT~1`. Rules and short names are those of git's `path.c` and `utf8.c`.
+//! HFS+ ignores case and some invisible characters; NTFS ignores case, trailing dots and blanks,
+//! what follows a colon, and has short names such as `GIT~1`. Rules and short names are those of
+//! git's `path.c` and `utf8.c`.
 
 /// Whether a name needs the closer look below. Almost none does.
 #[inline]
@@ -60,7 +62,8 @@ fn ntfs_dot(name: &[u8], dotgit: &[u8], short: &[u8; 6]) -> bool {
     fallback_short(start, short) && only_ignored(rest)
 }
 
-/// The short names that NTFS makes up from a hash once `~4` is taken: up to six characters of the prefix, a tilde, digits.
+/// The short names that NTFS makes up from a hash once `~4` is taken: up to six characters of the
+/// prefix, a tilde, digits.
 fn fallback_short(start: &[u8], short: &[u8; 6]) -> bool {
     let Some(tilde) = start.iter().position(|&byte| byte == b'~') else { return false };
     let digits = &start[tilde + 1..];
@@ -78,7 +81,8 @@ fn hfs_dot(name: &[u8], rest: &[u8]) -> bool {
         && matches!(chars.next(), None | Some('/'))
 }
 
-/// The characters of a name without those that HFS+ ignores. Ends at the first malformed one, as git's reader does.
+/// The characters of a name without those that HFS+ ignores. Ends at the first malformed one, as
+/// git's reader does.
 struct HfsChars<'a>(&'a [u8]);
 
 impl Iterator for HfsChars<'_> {

@@ -1,4 +1,5 @@
-//! What rules are decided on: for each command the tip's kind, where it comes from, and what it brings.
+//! What rules are decided on: for each command the tip's kind, where it comes from, and what it
+//! brings.
 
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -53,19 +54,23 @@ pub struct Facts {
     pub peeled: Option<(ObjectId, ObjectKind)>,
     /// Whether the new tip descends from the old one (or is it). `None` unless both are commits.
     pub fast_forward: Option<bool>,
-    /// A commit with several parents that is behind the new tip and that no reference reached before.
+    /// A commit with several parents that is behind the new tip and that no reference reached
+    /// before.
     pub merge: Option<ObjectId>,
-    /// The largest blob that came for this tip, with its size in bytes. Where all that came is below the limit that matters
-    /// ([`Options::blob_limit`](super::Options::blob_limit)) and below a megabyte, or a push of several tips is too large to tell them
-    /// apart, the largest of the whole push.
+    /// The largest blob that came for this tip, with its size in bytes. Where all that came is
+    /// below the limit that matters ([`Options::blob_limit`](super::Options::blob_limit)) and below
+    /// a megabyte, or a push of several tips is too large to tell them apart, the largest of the
+    /// whole push.
     pub largest_blob: Option<(ObjectId, u64)>,
 }
 
-/// Checks that nothing is missing behind the new tips and says about each what the rules want to know.
+/// Checks that nothing is missing behind the new tips and says about each what the rules want to
+/// know.
 ///
-/// `had` is what the repository had, as far as the client may know of it, and `tips` are of that alone.
-/// `pack` and `idx` are the files that [`index`](super::index()) has filled; `None` if the push came without a pack, or an empty
-/// one. `tips` are the values of all references of the repository (and what packed-refs says that tags peel to), and of HEAD.
+/// `had` is what the repository had, as far as the client may know of it, and `tips` are of that
+/// alone. `pack` and `idx` are the files that [`index`](super::index()) has filled; `None` if the
+/// push came without a pack, or an empty one. `tips` are the values of all references of the
+/// repository (and what packed-refs says that tags peel to), and of HEAD.
 pub fn facts<'a>(
     indexed: &'a Indexed,
     files: Option<(&File, &File)>,
@@ -110,7 +115,8 @@ struct Shared {
 
 /// Objects looked at to tell the tips' blobs apart, for the whole push.
 const BLOB_STEPS: u64 = 20_000;
-/// Objects looked at in walks that ended at a gap, before all further tips are refused with the last one.
+/// Objects looked at in walks that ended at a gap, before all further tips are refused with the
+/// last one.
 const FAILED_STEPS: u64 = 2_000_000;
 
 fn about(

@@ -4,7 +4,8 @@ use libgit::{ObjectId, ObjectKind};
 
 use crate::store::Store;
 
-/// Answers whether an object exists for the client. The kind is what it is named as, where that is known.
+/// Answers whether an object exists for the client. The kind is what it is named as, where that is
+/// known.
 pub type Shows<'a> = dyn Fn(&ObjectId, Option<ObjectKind>) -> bool + 'a;
 
 /// All of them, or those that the client may know of.
@@ -27,13 +28,14 @@ impl<'a> From<Option<&'a Store>> for Had<'a> {
 }
 
 impl<'a> Had<'a> {
-    /// Those of `store` that `shows` says exist. It must say so of whole histories only: of what can be reached from
-    /// references.
+    /// Those of `store` that `shows` says exist. It must say so of whole histories only: of what
+    /// can be reached from references.
     pub fn shown(store: &'a Store, shows: &'a Shows<'a>) -> Had<'a> {
         Had { store: Some(store), shows: Some(shows) }
     }
 
-    /// Everything, for comparing with what comes in: an object that has another's id is never taken, hidden or not.
+    /// Everything, for comparing with what comes in: an object that has another's id is never
+    /// taken, hidden or not.
     pub(super) fn everything(self) -> Option<&'a Store> {
         self.store
     }
@@ -43,8 +45,8 @@ impl<'a> Had<'a> {
         self.shows.is_some()
     }
 
-    /// Whether an object, if it is there, exists for the client. To be asked before anything is read, so that what is hidden takes
-    /// as long as what is not there.
+    /// Whether an object, if it is there, exists for the client. To be asked before anything is
+    /// read, so that what is hidden takes as long as what is not there.
     pub(super) fn shows(self, id: &ObjectId, kind: Option<ObjectKind>) -> bool {
         self.shows.is_none_or(|shows| shows(id, kind))
     }

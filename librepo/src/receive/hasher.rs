@@ -1,4 +1,5 @@
-//! Hashing of what comes in: object ids with detection of SHA-1 collision attacks, and the checksums of packs and indexes.
+//! Hashing of what comes in: object ids with detection of SHA-1 collision attacks, and the
+//! checksums of packs and indexes.
 
 use libgit::{HashKind, ObjectId, ObjectKind};
 use sha2::Digest as _;
@@ -7,8 +8,8 @@ use super::collision::DetectingSha1;
 
 /// Computes ids of objects, one after another, while their content streams by.
 ///
-/// SHA-1 goes through the detection of collision attacks ("SHAttered" and its like): an object that bears the marks of one is
-/// refused, as C git does. For SHA-256 nothing of the sort exists.
+/// SHA-1 goes through the detection of collision attacks ("SHAttered" and its like): an object that
+/// bears the marks of one is refused, as C git does. For SHA-256 nothing of the sort exists.
 pub(crate) enum ObjectHasher {
     Sha1(Box<Sha1>),
     Sha256(sha2::Sha256),
@@ -89,7 +90,8 @@ impl ObjectHasher {
     }
 }
 
-/// The checksum at the end of packs and indexes: a guard against damage, not against attacks, so hardware SHA-1 will do.
+/// The checksum at the end of packs and indexes: a guard against damage, not against attacks, so
+/// hardware SHA-1 will do.
 #[derive(Clone)]
 pub(crate) enum Checksum {
     Sha1(sha1::Sha1),

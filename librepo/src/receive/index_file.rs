@@ -10,7 +10,8 @@ use super::hasher::Checksum;
 use super::stream::Entry;
 use crate::error::{Error, Result};
 
-/// Writes the index of a pack with these entries, sorted by id by way of `order`, into an empty file.
+/// Writes the index of a pack with these entries, sorted by id by way of `order`, into an empty
+/// file.
 pub(super) fn write(
     file: &File,
     hash: HashKind,

@@ -30,7 +30,8 @@ pub struct Options {
     pub policy: Policy,
     /// Threads that resolve deltas, besides the calling one; 0 and 1 mean none besides it.
     pub threads: usize,
-    /// Whether a pack that names one object twice is taken, as `git index-pack` does unless it is strict.
+    /// Whether a pack that names one object twice is taken, as `git index-pack` does unless it is
+    /// strict.
     pub allow_duplicates: bool,
     /// Bytes above which it matters which tip brings a blob; 0: only that of large ones is told.
     pub blob_limit: u64,
@@ -89,11 +90,12 @@ impl Indexed {
     }
 }
 
-/// Receives one pack from `src` into the files `pack` and `idx`, which are empty, open for reading and writing, and nobody
-/// else's. `had` are the objects of the repository, if it has any.
+/// Receives one pack from `src` into the files `pack` and `idx`, which are empty, open for reading
+/// and writing, and nobody else's. `had` are the objects of the repository, if it has any.
 ///
-/// Reads from `src` to the end of the pack. Input is read in large pieces, so bytes that follow the pack may be consumed too:
-/// they are an error where they are seen, since nothing follows a pack in a push.
+/// Reads from `src` to the end of the pack. Input is read in large pieces, so bytes that follow the
+/// pack may be consumed too: they are an error where they are seen, since nothing follows a pack in
+/// a push.
 ///
 /// On an error the files hold garbage; the caller removes them.
 pub fn index<'a, R: Read + ?Sized>(
@@ -166,8 +168,8 @@ pub fn index<'a, R: Read + ?Sized>(
     Ok(indexed)
 }
 
-/// Appends the bases that a thin pack lacks, and resolves what lies on them. Gives the number of deltas resolved in all, and the
-/// pack's new checksum.
+/// Appends the bases that a thin pack lacks, and resolves what lies on them. Gives the number of
+/// deltas resolved in all, and the pack's new checksum.
 fn complete(
     table: &mut Table,
     context: &Context<'_>,
@@ -186,8 +188,9 @@ fn complete(
         thin::append(table, pack, had, &missing, context.limits, &mut || ticker.poll())?;
         let checksum = thin::seal(table, pack, &mut || ticker.poll())?;
         let done = resolve::round(table, context, &map(pack)?, first, before, findings, ticker)?;
-        // A base may turn out to be in the pack all the same, as a delta on another one that was missing. Then it must not be there
-        // twice: again, without it. Nobody's honest pack needs more than a few attempts; the rest is refused for its duplicates.
+        // A base may turn out to be in the pack all the same, as a delta on another one that was
+        // missing. Then it must not be there twice: again, without it. Nobody's honest pack needs
+        // more than a few attempts; the rest is refused for its duplicates.
         let appended: IdSet = table.entries[first..].iter().map(|entry| entry.id).collect();
         let known = own.len();
         let resolved = table.entries[..first].iter().filter(|entry| entry.kind.is_some());
@@ -246,7 +249,8 @@ fn compare_large(
         let (header, input) = resolve::open(&map, entry.offset, table.hash)?;
         let mut new = Stream { z: flate2::Decompress::new(true), input, buf: vec![0; 64 << 10] };
         if !matches!(header.kind, crate::pack::EntryKind::Base(_)) {
-            // The existing object is larger than this process may hold, and the new one is not: they differ.
+            // The existing object is larger than this process may hold, and the new one is not:
+            // they differ.
             return Err(inspect::collision(&entry.id));
         }
         let mut same = true;
@@ -286,8 +290,8 @@ impl Stream<'_> {
     }
 }
 
-/// Checks files that trees call `.gitmodules` or `.gitattributes`. They may lie anywhere in the pack, before or after the trees,
-/// or be in the repository already.
+/// Checks files that trees call `.gitmodules` or `.gitattributes`. They may lie anywhere in the
+/// pack, before or after the trees, or be in the repository already.
 fn special_files(
     indexed: &Indexed,
     pack: &File,

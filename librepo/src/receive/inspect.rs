@@ -1,4 +1,5 @@
-//! What is done with every object as soon as its content is known: hash, check, note what it names, compare with what is there.
+//! What is done with every object as soon as its content is known: hash, check, note what it names,
+//! compare with what is there.
 
 use std::sync::Arc;
 
@@ -105,7 +106,8 @@ pub(super) struct Inspector<'s> {
     ids: Vec<Option<ObjectId>>,
 }
 
-/// Bytes of objects that are collected before they are inspected together: many at once are hashed several times faster.
+/// Bytes of objects that are collected before they are inspected together: many at once are hashed
+/// several times faster.
 pub(super) const BATCH_BYTES: usize = 1 << 20;
 /// Objects above this many bytes are inspected by themselves.
 pub(super) const BATCH_OBJECT: usize = 1 << 20;
@@ -150,7 +152,8 @@ impl<'s> Inspector<'s> {
         self.named(index, id, kind, data)
     }
 
-    /// Many whole objects of the pack at once: `done` is given the number, the kind and the id of each.
+    /// Many whole objects of the pack at once: `done` is given the number, the kind and the id of
+    /// each.
     pub(super) fn objects(
         &mut self,
         numbers: &[u32],
@@ -238,7 +241,8 @@ impl<'s> Inspector<'s> {
         Ok(())
     }
 
-    /// The same id must mean the same content: an attacker with two files of one hash must not be able to exchange them.
+    /// The same id must mean the same content: an attacker with two files of one hash must not be
+    /// able to exchange them.
     fn compare(&mut self, index: u32, id: ObjectId, kind: ObjectKind, data: &[u8]) -> Result<()> {
         let Some(location) = self.locate(&id) else { return Ok(()) };
         let Some(existing) = &mut self.existing else { return Ok(()) };
@@ -260,8 +264,8 @@ impl<'s> Inspector<'s> {
 /// The most loose objects that are listed; with more, each id is looked up in the file system.
 const MAX_LOOSE: usize = 100_000;
 
-/// The ids of all loose objects, so that the many objects of a pack need no look into the file system each. `None` if there
-/// are too many, or a directory cannot be listed.
+/// The ids of all loose objects, so that the many objects of a pack need no look into the file
+/// system each. `None` if there are too many, or a directory cannot be listed.
 pub(super) fn loose_ids(store: &Store) -> Option<IdSet> {
     let mut ids = IdSet::default();
     for dir in store.object_dirs() {

@@ -1,12 +1,13 @@
-//! SHA-1 of many objects at once, with detection of collision attacks: sixteen objects side by side, one in each lane of the
-//! processor's widest registers (AVX-512).
+//! SHA-1 of many objects at once, with detection of collision attacks: sixteen objects side by
+//! side, one in each lane of the processor's widest registers (AVX-512).
 //!
-//! One hash alone waits for itself at every step; sixteen of them do not, and the expanded message, which both the hash and
-//! the [conditions](super::conditions) need, is made once for both. Measured, the bytes of a push are hashed and
-//! checked in a quarter of the time that [`DetectingSha1`] takes with the processor's own SHA-1.
+//! One hash alone waits for itself at every step; sixteen of them do not, and the expanded message,
+//! which both the hash and the [conditions](super::conditions) need, is made once for both.
+//! Measured, the bytes of a push are hashed and checked in a quarter of the time that
+//! [`DetectingSha1`] takes with the processor's own SHA-1.
 //!
-//! A lane that has finished its object takes the next one. When too few objects are left to fill the lanes, `DetectingSha1`
-//! goes on where they are.
+//! A lane that has finished its object takes the next one. When too few objects are left to fill
+//! the lanes, `DetectingSha1` goes on where they are.
 
 use std::arch::x86_64::*;
 
@@ -50,7 +51,8 @@ struct Suspects {
     after: State,
 }
 
-/// An object on its way through a lane: its first block, which holds its header, those within its content, and the last ones.
+/// An object on its way through a lane: its first block, which holds its header, those within its
+/// content, and the last ones.
 struct Lane<'d> {
     job: usize,
     head: Block,
@@ -145,7 +147,8 @@ impl Engine {
         Box::new(Engine { words: [zero; 80], state: [zero; 5], suspects, rest: DetectingSha1::new() })
     }
 
-    /// Hashes all jobs. In `out` each has its hash afterwards, or `None` if it bears the marks of a collision attack.
+    /// Hashes all jobs. In `out` each has its hash afterwards, or `None` if it bears the marks of a
+    /// collision attack.
     pub(super) fn hash(&mut self, jobs: &[Job<'_>], out: &mut Vec<Option<ObjectId>>) {
         // SAFETY: there is no engine where the processor lacks what the function was compiled for.
         unsafe { self.hash_all(jobs, out) }
@@ -275,7 +278,8 @@ impl Engine {
         }
     }
 
-    /// Runs the other halves that wait, backwards and forwards from the middle: one that ends in the same state is a collision.
+    /// Runs the other halves that wait, backwards and forwards from the middle: one that ends in
+    /// the same state is a collision.
     #[target_feature(enable = "avx512f,avx512bw")]
     fn judge(&mut self, late: bool, colliding: &mut Vec<usize>) {
         let suspects = &mut self.suspects[usize::from(late)];
@@ -307,7 +311,8 @@ fn as_words_mut<const N: usize>(vectors: &mut [V; N]) -> &mut [[u32; LANES]; N] 
     unsafe { &mut *std::ptr::from_mut(vectors).cast() }
 }
 
-/// Loads one block into each lane: word `t` of all blocks into `words[t]`, which is a transposition of sixteen by sixteen.
+/// Loads one block into each lane: word `t` of all blocks into `words[t]`, which is a transposition
+/// of sixteen by sixteen.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn load(words: &mut [V; 80], blocks: [&Block; LANES]) {
@@ -326,7 +331,8 @@ fn load(words: &mut [V; 80], blocks: [&Block; LANES]) {
         let block = unsafe { _mm512_loadu_si512(blocks[at].as_ptr().cast()) };
         _mm512_shuffle_epi8(block, swap)
     };
-    // Four rows at a time: afterwards `quads[q][i]` has, in its group of 128 bits `g`, word `4g + i` of the rows `4q` to `4q + 3`.
+    // Four rows at a time: afterwards `quads[q][i]` has, in its group of 128 bits `g`, word `4g +
+    // i` of the rows `4q` to `4q + 3`.
     let quad = |q: usize| {
         let [a, b, c, d] = [row(4 * q), row(4 * q + 1), row(4 * q + 2), row(4 * q + 3)];
         let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
@@ -374,7 +380,8 @@ fn mix<const Q: usize>(b: V, c: V, d: V) -> V {
     }
 }
 
-/// One step of the compression function in all lanes. `Q` is which quarter of the eighty steps it belongs to.
+/// One step of the compression function in all lanes. `Q` is which quarter of the eighty steps it
+/// belongs to.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn forward<const Q: usize>(s: State, word: V) -> State {
@@ -454,11 +461,12 @@ fn add(a: State, b: State) -> State {
     ]
 }
 
-/// How many of the [`CONDITIONS`] are looked at. The others would spare one more block in a hundred a closer look, and cost
-/// more than that.
+/// How many of the [`CONDITIONS`] are looked at. The others would spare one more block in a hundred
+/// a closer look, and cost more than that.
 const WORTHWHILE: usize = 108;
 
-/// A condition as the lanes test it: word `t` turned right by `turn`, exclusive-or word `u`, at the bit `bit`.
+/// A condition as the lanes test it: word `t` turned right by `turn`, exclusive-or word `u`, at the
+/// bit `bit`.
 struct Test {
     t: usize,
     u: usize,
@@ -558,7 +566,8 @@ mod tests {
         }
     }
 
-    /// Marks need the state that they were made for, so no header may stand before them: the lanes are entered below it.
+    /// Marks need the state that they were made for, so no header may stand before them: the lanes
+    /// are entered below it.
     #[test]
     fn a_real_collision_is_seen_in_every_lane() {
         let Some(mut engine) = Engine::new() else { return };
@@ -600,7 +609,8 @@ mod tests {
         }
     }
 
-    /// Whatever the conditions let pass in one block at a time, they let pass in lanes; and no more than they spare.
+    /// Whatever the conditions let pass in one block at a time, they let pass in lanes; and no more
+    /// than they spare.
     #[test]
     fn suspects_are_those_of_the_whole_list() {
         if !available() {
@@ -633,7 +643,8 @@ mod tests {
         assert!(few > 100 && more < few * 2, "{few} {more}");
     }
 
-    /// Too few objects to fill the lanes: what is left of each goes on alone, from the state that its lane had.
+    /// Too few objects to fill the lanes: what is left of each goes on alone, from the state that
+    /// its lane had.
     #[test]
     fn a_real_collision_is_seen_where_the_lanes_are_left() {
         let Some(mut engine) = Engine::new() else { return };

@@ -29,8 +29,8 @@ impl Wanted {
     }
 }
 
-/// A set of ids with what each is wanted as. A history's trees name the same objects a hundred times each, so this is a
-/// table of its own: ids packed without padding, found by their own bytes.
+/// A set of ids with what each is wanted as. A history's trees name the same objects a hundred
+/// times each, so this is a table of its own: ids packed without padding, found by their own bytes.
 pub(super) struct Links {
     hash: HashKind,
     ids: Vec<u8>,

@@ -1,12 +1,14 @@
 //! Receiving a push: the pack, its checks, the facts that rules are decided on, and the quarantine.
 //!
-//! - [`index`] reads a pack from a client into files that somebody else created, checks every object and writes the index.
-//!   It opens nothing for writing.
-//! - [`facts`](facts()) makes sure that nothing is missing behind the new tips, and collects what rules are decided on.
-//! - [`quarantine`] is for the process that owns the repository: where the files lie until they are proven, and how they move in.
+//! - [`index`] reads a pack from a client into files that somebody else created, checks every
+//!   object and writes the index. It opens nothing for writing.
+//! - [`facts`](facts()) makes sure that nothing is missing behind the new tips, and collects what
+//!   rules are decided on.
+//! - [`quarantine`] is for the process that owns the repository: where the files lie until they are
+//!   proven, and how they move in.
 //!
-//! **Invariant:** nothing here allocates by a number that the client named without checking it against [`Limits`] first, and
-//! every loop is bounded by bytes that really came in or by a limit.
+//! **Invariant:** nothing here allocates by a number that the client named without checking it
+//! against [`Limits`] first, and every loop is bounded by bytes that really came in or by a limit.
 
 use std::fmt;
 use std::io;
@@ -43,7 +45,8 @@ pub use had::{Had, Shows};
 pub use index_pack::{Indexed, Options, index};
 pub use quarantine::Quarantine;
 
-/// What a push may bring. Every field is a number of bytes or objects, and every refusal names its number and the limit.
+/// What a push may bring. Every field is a number of bytes or objects, and every refusal names its
+/// number and the limit.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes of the pack as it comes in.
@@ -62,9 +65,11 @@ pub struct Limits {
     pub external_bases: u64,
     /// Bytes that all deltas may make, whatever the pack's size ...
     pub work_floor: u64,
-    /// ... and so many more for each byte of the pack: what a pack unpacks to must be in some proportion to it.
+    /// ... and so many more for each byte of the pack: what a pack unpacks to must be in some
+    /// proportion to it.
     pub work_ratio: u64,
-    /// Bytes of objects held at a time while deltas are resolved, all threads together. Objects beyond are made again when needed.
+    /// Bytes of objects held at a time while deltas are resolved, all threads together. Objects
+    /// beyond are made again when needed.
     pub resolve_bytes: u64,
 }
 
@@ -130,7 +135,8 @@ impl fmt::Display for Progress {
     }
 }
 
-/// Calls the caller back every now and then while work goes on; the caller may end the work by an error.
+/// Calls the caller back every now and then while work goes on; the caller may end the work by an
+/// error.
 pub struct Ticker<'c> {
     callback: &'c mut dyn FnMut(&Progress) -> io::Result<()>,
     next: Instant,
@@ -187,8 +193,8 @@ fn bad(why: impl Into<String>) -> Error {
     Error::Invalid(why.into())
 }
 
-/// A limit was reached: `pack: 12 objects exceed the limit of 10 (limit pack objects)`. `name` is how gotd.conf calls it;
-/// empty: it cannot be set.
+/// A limit was reached: `pack: 12 objects exceed the limit of 10 (limit pack objects)`. `name` is
+/// how gotd.conf calls it; empty: it cannot be set.
 fn limit(what: &str, value: u64, unit: &str, limit: u64, name: &'static str) -> Error {
     let text = format!("{what}: {value} {unit} exceed the limit of {limit}");
     if name.is_empty() { Error::Limit(text) } else { Error::SetLimit(text, name) }

@@ -1,9 +1,10 @@
-//! What a `.gitmodules` file may say (CVE-2018-17456, CVE-2020-5260, CVE-2020-11008): git's configuration syntax, read for the
-//! settings that have sunk clients.
+//! What a `.gitmodules` file may say (CVE-2018-17456, CVE-2020-5260, CVE-2020-11008): git's
+//! configuration syntax, read for the settings that have sunk clients.
 
 use super::check::{self, Message, Policy, Problem};
 
-/// Checks the content of a `.gitmodules` file. What follows a mistake in the syntax is not read, as git does not read it either.
+/// Checks the content of a `.gitmodules` file. What follows a mistake in the syntax is not read, as
+/// git does not read it either.
 pub(super) fn check(policy: &Policy, data: &[u8]) -> Result<(), Problem> {
     let mut parser = Parser { rest: data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data), section: None };
     while let Some((name, key, value)) = parser.next() {
@@ -73,7 +74,8 @@ fn curl_url(url: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Whether git's normalization would take the URL: a scheme, a host, a sane port, well-formed escapes, and no line feed.
+/// Whether git's normalization would take the URL: a scheme, a host, a sane port, well-formed
+/// escapes, and no line feed.
 fn good_curl_url(url: &[u8]) -> bool {
     let is_scheme = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'.' | b'-');
     let length = url.iter().take_while(|byte| is_scheme(byte)).count();
@@ -105,7 +107,8 @@ fn good_escapes(url: &[u8]) -> bool {
     true
 }
 
-/// Whether the URL holds a line feed once its escapes are decoded: it would forge a line of the credential protocol.
+/// Whether the URL holds a line feed once its escapes are decoded: it would forge a line of the
+/// credential protocol.
 fn decodes_to_newline(url: &[u8]) -> bool {
     url.contains(&b'\n') || url.windows(3).any(|part| part.eq_ignore_ascii_case(b"%0a"))
 }

@@ -1,8 +1,9 @@
 //! Where a push lies until it is proven, and how it moves in.
 //!
-//! The directory lies in the repository's own object store, so that moving in is a matter of names. Readers do not look into it,
-//! C git's `prune` does not know its name, and a lock on it lives exactly as long as its owner: what a dead process left can be
-//! told from what a living one is filling.
+//! The directory lies in the repository's own object store, so that moving in is a matter of names.
+//! Readers do not look into it, C git's `prune` does not know its name, and a lock on it lives
+//! exactly as long as its owner: what a dead process left can be told from what a living one is
+//! filling.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -26,19 +27,22 @@ const PREFIX: &[u8] = b"gotd-incoming-";
 const DIGITS: usize = 16;
 /// The file in it that becomes the pack's `.keep` file.
 const KEEP: &str = "keep";
-/// How long somebody else's pack that is just moving in is waited for: that is a matter of two names.
+/// How long somebody else's pack that is just moving in is waited for: that is a matter of two
+/// names.
 const MOVING: Duration = Duration::from_secs(2);
 /// How many names in `objects` are looked at.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// One push's quarantine. Dropping it leaves the directory to the next [`sweep`]; [`Quarantine::remove`] takes it away.
+/// One push's quarantine. Dropping it leaves the directory to the next [`sweep`];
+/// [`Quarantine::remove`] takes it away.
 #[derive(Debug)]
 pub struct Quarantine {
     dir: Vec<u8>,
     /// Holds the lock.
     _alive: File,
     files: Option<(File, File)>,
-    /// The file beside an installed pack that keeps C git from removing it, while no reference leads to its objects.
+    /// The file beside an installed pack that keeps C git from removing it, while no reference
+    /// leads to its objects.
     keep: Option<Vec<u8>>,
 }
 
@@ -73,7 +77,8 @@ impl Quarantine {
         [&self.dir, b"/".as_slice(), name.as_bytes()].concat()
     }
 
-    /// Creates the two files that a pack will be received into, and gives further descriptors of them: pack, index.
+    /// Creates the two files that a pack will be received into, and gives further descriptors of
+    /// them: pack, index.
     pub fn create_files(&mut self, fs: &Fs) -> Result<(File, File)> {
         let pack = fs.create(&self.file("pack"), 0o444)?;
         let idx = fs.create(&self.file("idx"), 0o444)?;
@@ -83,15 +88,16 @@ impl Quarantine {
         Ok(copies)
     }
 
-    /// Makes the pack one of the repository's: synchronises both files, names them, and synchronises the names. When this returns
-    /// they survive a power cut.
+    /// Makes the pack one of the repository's: synchronises both files, names them, and
+    /// synchronises the names. When this returns they survive a power cut.
     ///
-    /// Until [`Quarantine::remove`] a `.keep` file lies beside it, as with C git: a `git repack -a -d` that began before a reference
-    /// led to the new objects would remove them. For the same reason a pack of that name which is there already is left alone, and
-    /// this one gets another name: a repacking under way may have the old one on its list.
+    /// Until [`Quarantine::remove`] a `.keep` file lies beside it, as with C git: a `git repack -a
+    /// -d` that began before a reference led to the new objects would remove them. For the same
+    /// reason a pack of that name which is there already is left alone, and this one gets another
+    /// name: a repacking under way may have the old one on its list.
     ///
-    /// To be called when whoever filled the files is gone. `checksum` is what it said the pack's checksum is; it is compared with
-    /// the end of both files.
+    /// To be called when whoever filled the files is gone. `checksum` is what it said the pack's
+    /// checksum is; it is compared with the end of both files.
     pub fn install(&mut self, fs: &Fs, hash: HashKind, checksum: &ObjectId) -> Result<()> {
         let (pack, idx) = self.files.take().ok_or_else(|| bad("incoming pack: not created"))?;
         let (pack_path, idx_path) = (self.file("pack"), self.file("idx"));
@@ -117,7 +123,8 @@ impl Quarantine {
         if fs.make_dir(b"objects/pack")? {
             fs.sync_dir(b"objects")?;
         }
-        // Between the two names others must not take the first for a crash's leftover, nor we theirs.
+        // Between the two names others must not take the first for a crash's leftover, nor we
+        // theirs.
         let _moving = lock_packs(fs)?;
         let number = RandomState::new().hash_one(std::process::id());
         let other =
@@ -159,7 +166,8 @@ impl Quarantine {
     /// Gives the file its final name, which must not be anybody's.
     fn move_in(&self, fs: &Fs, from: &[u8], to: &[u8]) -> Result<()> {
         match fs.link(from, to) {
-            // The old name stays until the quarantine goes: by it a pack that got no index is known after a crash.
+            // The old name stays until the quarantine goes: by it a pack that got no index is known
+            // after a crash.
             Ok(()) => Ok(()),
             Err(e)
                 if matches!(
@@ -173,7 +181,8 @@ impl Quarantine {
         }
     }
 
-    /// Removes the directory with all that is in it, and gives an installed pack up to C git's care.
+    /// Removes the directory with all that is in it, and gives an installed pack up to C git's
+    /// care.
     pub fn remove(self, fs: &Fs) -> Result<()> {
         let given_up = self.keep.as_ref().map_or(Ok(true), |keep| fs.remove(keep));
         empty(fs, &self.dir)?;
@@ -181,8 +190,8 @@ impl Quarantine {
     }
 }
 
-/// Removes quarantines whose owners are gone, with the locks on references that they left, and gives their number. Those of living
-/// processes are left alone.
+/// Removes quarantines whose owners are gone, with the locks on references that they left, and
+/// gives their number. Those of living processes are left alone.
 pub fn sweep(fs: &Fs) -> Result<usize> {
     let mut removed = 0;
     for (name, is_dir) in fs.list(b"objects", MAX_ENTRIES)? {
@@ -217,7 +226,8 @@ fn lock_packs(fs: &Fs) -> Result<Option<File>> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
-            // Whoever may read the directory can hold a lock on it: that must not stop pushes for long.
+            // Whoever may read the directory can hold a lock on it: that must not stop pushes for
+            // long.
             Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -229,8 +239,8 @@ fn lock_packs(fs: &Fs) -> Result<Option<File>> {
     }
 }
 
-/// Removes the `.keep` file of this quarantine's pack, and a pack that got its name from this quarantine, but whose index did not.
-/// Under [`lock_packs`].
+/// Removes the `.keep` file of this quarantine's pack, and a pack that got its name from this
+/// quarantine, but whose index did not. Under [`lock_packs`].
 fn half_installed(fs: &Fs, dir: &[u8]) -> Result<()> {
     if let Some(ours) = linked(fs, dir, KEEP)? {
         for (name, _) in fs.list(b"objects/pack", MAX_ENTRIES)? {

@@ -1,9 +1,11 @@
 //! Second pass: deltas become objects.
 //!
-//! Every whole object with deltas on it is the root of a tree of deltas, and trees are independent of each other, so threads take
-//! one root after another. A tree is walked depth first, the child with the most descendants last: what must stay in memory is
-//! then what lies on the way to lighter siblings, logarithmically little. Beyond the limit the objects lowest in the stack are
-//! dropped and made again when the walk comes back to them, and that work counts against the limit for work.
+//! Every whole object with deltas on it is the root of a tree of deltas, and trees are independent
+//! of each other, so threads take one root after another. A tree is walked depth first, the child
+//! with the most descendants last: what must stay in memory is then what lies on the way to lighter
+//! siblings, logarithmically little. Beyond the limit the objects lowest in the stack are dropped
+//! and made again when the walk comes back to them, and that work counts against the limit for
+//! work.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,7 +33,8 @@ pub(super) struct Children {
     list: Vec<u32>,
     /// REF_DELTA entries, sorted by the id of their base.
     refs: Vec<(ObjectId, u32)>,
-    /// Whether the REF_DELTA at the same place was taken: with duplicates in the pack two objects could claim it.
+    /// Whether the REF_DELTA at the same place was taken: with duplicates in the pack two objects
+    /// could claim it.
     claimed: Vec<AtomicBool>,
 }
 
@@ -40,7 +43,8 @@ impl Children {
     pub(super) fn new(table: &Table) -> Self {
         let entries = &table.entries;
         let mut start = vec![0_u32; entries.len() + 1];
-        // Bases lie before their deltas in the pack, so that one pass backwards adds up descendants.
+        // Bases lie before their deltas in the pack, so that one pass backwards adds up
+        // descendants.
         let mut weight = vec![1_u32; entries.len()];
         for (number, entry) in entries.iter().enumerate().rev() {
             if entry.base != NONE {
@@ -166,7 +170,8 @@ const KEPT_DELTA: u64 = 256 << 10;
 /// Below this many deltas a thread costs more than it gains.
 const DELTAS_PER_THREAD: u64 = 2000;
 
-/// Resolves all deltas on the entries from `first` on that are whole objects. `done` deltas were resolved before.
+/// Resolves all deltas on the entries from `first` on that are whole objects. `done` deltas were
+/// resolved before.
 pub(super) fn round(
     table: &mut Table,
     context: &Context<'_>,

@@ -1,7 +1,9 @@
-//! First pass over a pack: read it from the client, write it to the quarantine file, and look at every entry on the way.
+//! First pass over a pack: read it from the client, write it to the quarantine file, and look at
+//! every entry on the way.
 //!
-//! The bytes are read once, into this process's own memory, and everything is computed from there: a client that still holds the
-//! pages of its pipe could otherwise change them after they were checked.
+//! The bytes are read once, into this process's own memory, and everything is computed from there:
+//! a client that still holds the pages of its pipe could otherwise change them after they were
+//! checked.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -204,7 +206,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// A whole object that fits into memory. Its id is null if it is to be inspected together with others.
+    /// A whole object that fits into memory. Its id is null if it is to be inspected together with
+    /// others.
     fn whole<R: Read + ?Sized>(
         &mut self,
         input: &mut Input<'_, R>,
@@ -335,8 +338,8 @@ struct Inflate<'z> {
 }
 
 impl Inflate<'_> {
-    /// One call of inflate into `out`, of which it uses one byte more than is due at most: enough to see that a stream is too long,
-    /// too little to be a bomb.
+    /// One call of inflate into `out`, of which it uses one byte more than is due at most: enough
+    /// to see that a stream is too long, too little to be a bomb.
     fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step> {
         let room = usize::try_from(self.left.saturating_add(1)).unwrap_or(usize::MAX).min(out.len());
         let (before_in, before_out) = (self.z.total_in(), self.z.total_out());
@@ -352,7 +355,8 @@ impl Inflate<'_> {
     }
 }
 
-/// Drives `step` over the input until the stream ends, and checks that it gave exactly `size` bytes.
+/// Drives `step` over the input until the stream ends, and checks that it gave exactly `size`
+/// bytes.
 fn inflate<R: Read + ?Sized>(
     z: &mut Decompress,
     input: &mut Input<'_, R>,

@@ -58,7 +58,8 @@ fn id(hex: &str) -> ObjectId {
     ObjectId::from_hex(hex.trim().as_bytes()).unwrap()
 }
 
-/// A bare repository with a few commits of a directory tree on `main`; gives their ids, oldest first.
+/// A bare repository with a few commits of a directory tree on `main`; gives their ids, oldest
+/// first.
 fn repository(format: &str) -> (TempDir, Vec<ObjectId>) {
     let dir = tempfile::tempdir().unwrap();
     git(dir.path(), &["init", "-q", "--bare", "-b", "main", &format!("--object-format={format}")], b"")
@@ -185,7 +186,8 @@ fn thin_packs_are_completed() {
     }
 }
 
-/// A base that is missing at first sight, in the repository, and in the pack as a delta on another missing base.
+/// A base that is missing at first sight, in the repository, and in the pack as a delta on another
+/// missing base.
 #[test]
 fn a_base_that_the_pack_has_after_all_is_not_appended() {
     let (repo, _) = repository("sha1");
@@ -337,7 +339,8 @@ fn cycles_of_deltas_are_refused() {
 
 #[test]
 fn a_bomb_of_deltas_is_refused() {
-    // Two kilobytes that unpack to six gigabytes: each delta doubles the one before, or repeats a large one.
+    // Two kilobytes that unpack to six gigabytes: each delta doubles the one before, or repeats a
+    // large one.
     let mut pack = TestPack::new(SHA1);
     let mut size = 1_u64 << 20;
     let (_, mut at) = pack.object(ObjectKind::Blob, &vec![0; 1 << 20]);
@@ -494,7 +497,8 @@ fn large_and_odd_but_honest_objects_are_taken() {
 
 #[test]
 fn the_same_id_with_other_content_is_refused() {
-    // Nobody can make such objects, so the repository's copy is damaged instead: another blob under this one's name.
+    // Nobody can make such objects, so the repository's copy is damaged instead: another blob under
+    // this one's name.
     let (repo, _) = repository("sha1");
     let hex = |id: &ObjectId| {
         let hex = id.to_string();

@@ -1,4 +1,5 @@
-//! Completing a thin pack: the bases that the client left out, because the repository has them, are appended.
+//! Completing a thin pack: the bases that the client left out, because the repository has them, are
+//! appended.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,7 +17,8 @@ use crate::reader::Reader;
 /// Bytes of cache for reading the bases. They often lie on one chain.
 const CACHE: usize = 16 << 20;
 
-/// Appends the objects `ids` of the repository to the pack. Each is read and written once, so that this is linear in their size.
+/// Appends the objects `ids` of the repository to the pack. Each is read and written once, so that
+/// this is linear in their size.
 pub(super) fn append(
     table: &mut Table,
     file: &File,
@@ -42,7 +44,8 @@ pub(super) fn append(
         return Err(missing(&hidden));
     }
     let mut reader = Reader::new(store, CACHE);
-    // Neighbours in the repository's packs share delta chains: read them in the order in which they lie.
+    // Neighbours in the repository's packs share delta chains: read them in the order in which they
+    // lie.
     let mut order: Vec<(crate::store::Location, ObjectId)> =
         ids.iter().filter_map(|id| store.locate(id).map(|at| (at, *id))).collect();
     if order.len() != ids.len() {
@@ -115,7 +118,8 @@ fn compress(deflate: &mut Compress, data: &[u8], out: &mut Vec<u8>) -> Result<()
     }
 }
 
-/// Writes the final number of objects and the checksum of a pack that has grown, and gives the checksum.
+/// Writes the final number of objects and the checksum of a pack that has grown, and gives the
+/// checksum.
 pub(super) fn seal(table: &Table, file: &File, tick: &mut dyn FnMut() -> Result<()>) -> Result<ObjectId> {
     let count = u32::try_from(table.entries.len()).map_err(|_| bad("pack: too many objects"))?;
     file.write_all_at(&count.to_be_bytes(), 8).map_err(pack_error)?;

@@ -75,13 +75,14 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Whether all that lies in the repository is known to be whole, because what no reference reaches does not exist.
+    /// Whether all that lies in the repository is known to be whole, because what no reference
+    /// reaches does not exist.
     pub(super) fn old_is_whole(&self) -> bool {
         self.had.hides()
     }
 
-    /// Whether the repository had the object before. Where something is hidden, it may have: who asks goes on to ask whether
-    /// references reach it.
+    /// Whether the repository had the object before. Where something is hidden, it may have: who
+    /// asks goes on to ask whether references reach it.
     pub(super) fn is_old(&self, id: &ObjectId) -> bool {
         self.had.hides() || self.old.as_ref().is_some_and(|old| old.store().contains(id))
     }

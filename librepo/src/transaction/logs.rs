@@ -8,7 +8,8 @@ use super::{RefResult, Update, Work, parent, remove_empty_tree};
 use crate::error::Error;
 use crate::fs_ops;
 
-/// Namespaces whose references get a reflog when they have none, as with git's `core.logAllRefUpdates`.
+/// Namespaces whose references get a reflog when they have none, as with git's
+/// `core.logAllRefUpdates`.
 const LOGGED: [&[u8]; 2] = [b"refs/heads/", b"refs/notes/"];
 
 /// One line that was written.
@@ -20,7 +21,8 @@ pub(super) struct Logged {
 }
 
 impl Work<'_> {
-    /// Appends to the reflogs what is about to happen. What was written is given back, for the case that it does not.
+    /// Appends to the reflogs what is about to happen. What was written is given back, for the case
+    /// that it does not.
     pub(super) fn log(&mut self, update: &Update) -> Result<Vec<Logged>, Error> {
         let Some(reflog) = &self.options.reflog else { return Ok(Vec::new()) };
         let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
@@ -60,7 +62,8 @@ impl Work<'_> {
         Ok(written)
     }
 
-    /// Takes back what [`Work::log`] wrote. The lock on the reference keeps everybody else from these files.
+    /// Takes back what [`Work::log`] wrote. The lock on the reference keeps everybody else from
+    /// these files.
     pub(super) fn unlog(&self, written: Vec<Logged>) {
         for logged in written {
             match logged.before {
@@ -90,8 +93,8 @@ impl Work<'_> {
             match self.fs.make_parents(path).and_then(|_| self.fs.create(path, 0o666)) {
                 Ok(file) => return Ok(Some(Logged { file, path: path.to_vec(), before: None })),
                 Err(e) if matches!(fs_ops::errno(&e), Some(Errno::ENOSPC | Errno::EDQUOT)) => return Err(e),
-                // Directories of references that are gone lie in its place. A log that cannot be made for any other
-                // reason is no reason to refuse what was pushed.
+                // Directories of references that are gone lie in its place. A log that cannot be
+                // made for any other reason is no reason to refuse what was pushed.
                 Err(_) if remove_empty_tree(self.fs, path, 0).unwrap_or(false) => {}
                 Err(_) => return Ok(None),
             }
@@ -116,7 +119,8 @@ impl Work<'_> {
         }
     }
 
-    /// Writes the log of an update that is committed: a log that cannot be written changes nothing about that.
+    /// Writes the log of an update that is committed: a log that cannot be written changes nothing
+    /// about that.
     pub(super) fn log_committed(&mut self, update: &Update) {
         let _ = self.log(update);
     }

@@ -1,4 +1,5 @@
-//! Where locks are made before they are linked to their names, so that those of a dead process can be told and removed.
+//! Where locks are made before they are linked to their names, so that those of a dead process can
+//! be told and removed.
 
 use std::fs::File;
 
@@ -7,9 +8,11 @@ use nix::errno::Errno;
 use crate::error::{Error, Result};
 use crate::fs_ops::{self, Fs};
 
-/// A directory of this process's own (the push's quarantine), in which the files that become locks are written.
+/// A directory of this process's own (the push's quarantine), in which the files that become locks
+/// are written.
 ///
-/// `locks` in it lists the names that will be locked, one a line; `lock-N` is the file that is linked to line N's name.
+/// `locks` in it lists the names that will be locked, one a line; `lock-N` is the file that is
+/// linked to line N's name.
 #[derive(Debug)]
 pub struct Staging {
     dir: Vec<u8>,
@@ -50,7 +53,8 @@ impl Staging {
         fs.sync_dir(&self.dir)
     }
 
-    /// Writes what will become the lock of update `number` (`None`: of packed-refs), and gives its path.
+    /// Writes what will become the lock of update `number` (`None`: of packed-refs), and gives its
+    /// path.
     pub(super) fn prepare(&self, fs: &Fs, number: Option<usize>, content: &[u8]) -> Result<Vec<u8>> {
         let path = match number {
             Some(number) => self.path(format!("lock-{number}").as_bytes()),
@@ -65,7 +69,8 @@ impl Staging {
     /// Takes a lock: fails with EEXIST while somebody has it.
     pub(super) fn acquire(&self, fs: &Fs, source: &[u8], lock: &[u8]) -> Result<()> {
         match fs.link(source, lock) {
-            // A file system without hard links: the lock works all the same, but nobody will know it for ours after a crash.
+            // A file system without hard links: the lock works all the same, but nobody will know
+            // it for ours after a crash.
             Err(e)
                 if matches!(
                     fs_ops::errno(&e),
@@ -91,7 +96,8 @@ fn fill(fs: &Fs, file: &File, path: &[u8], content: &[u8]) -> Result<()> {
     fs.sync_file(file, path)
 }
 
-/// Removes the locks that the dead owner of the staging directory `dir` left. The caller holds the directory's lock.
+/// Removes the locks that the dead owner of the staging directory `dir` left. The caller holds the
+/// directory's lock.
 pub(crate) fn release_stale(fs: &Fs, dir: &[u8]) -> Result<()> {
     let staging = Staging::new(dir);
     let same = |a: &[u8], b: &[u8]| -> Result<bool> {

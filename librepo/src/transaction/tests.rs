@@ -395,7 +395,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Does one recorded operation on a copy. A file whose content was not synchronised yet is `torn`: it lost what was written.
+/// Does one recorded operation on a copy. A file whose content was not synchronised yet is `torn`:
+/// it lost what was written.
 fn replay(root: &Path, op: &Op) {
     use std::os::unix::ffi::OsStrExt as _;
     let at = |path: &[u8]| root.join(std::ffi::OsStr::from_bytes(path));
@@ -417,8 +418,9 @@ fn replay(root: &Path, op: &Op) {
     }
 }
 
-/// The model: operations on names reach the disk in their order, any number of the last ones may be lost unless the directory was
-/// synchronised; what was written to a file may be lost unless the file was synchronised, whatever became of its names.
+/// The model: operations on names reach the disk in their order, any number of the last ones may be
+/// lost unless the directory was synchronised; what was written to a file may be lost unless the
+/// file was synchronised, whatever became of its names.
 #[test]
 fn a_crash_at_any_operation_leaves_old_or_new() {
     for packed in [false, true] {
@@ -497,8 +499,8 @@ fn a_crash_at_any_operation_leaves_old_or_new() {
     }
 }
 
-/// A push with a pack: create the files, receive, install, change references. The same model; files that another process fills lose
-/// all of their content unless they were synchronised.
+/// A push with a pack: create the files, receive, install, change references. The same model; files
+/// that another process fills lose all of their content unless they were synchronised.
 #[test]
 fn a_crash_at_any_operation_of_a_push_leaves_a_whole_repository() {
     let (other, ids) = repository();
@@ -579,8 +581,9 @@ fn a_crash_at_any_operation_of_a_push_leaves_a_whole_repository() {
     }
 }
 
-/// C git drops what no reference leads to when it repacks, so a pack that moved in must be kept until its references are there:
-/// also from a repacking that began with an older pack of the same name on its list.
+/// C git drops what no reference leads to when it repacks, so a pack that moved in must be kept
+/// until its references are there: also from a repacking that began with an older pack of the same
+/// name on its list.
 #[test]
 fn a_repack_between_pack_and_references_loses_nothing() {
     let (other, _) = repository();

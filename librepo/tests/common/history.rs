@@ -154,7 +154,8 @@ impl Stream {
         std::fs::write(marks, good.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     }
 
-    /// Some more commits: mostly on the newest, with roots, merges, octopuses and criss-crosses among them.
+    /// Some more commits: mostly on the newest, with roots, merges, octopuses and criss-crosses
+    /// among them.
     fn grow(&mut self, random: &mut Random, count: usize) {
         for _ in 0..count {
             let made = self.commits.len();

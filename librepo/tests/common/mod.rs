@@ -89,7 +89,8 @@ impl Scratch {
         out.stdout
     }
 
-    /// Adds `count` commits to a branch, by fast-import: files that grow, in directories, one merge.
+    /// Adds `count` commits to a branch, by fast-import: files that grow, in directories, one
+    /// merge.
     pub fn history(&self, branch: &str, count: usize, seed: usize) {
         let mut input = Vec::new();
         for i in 0..count {

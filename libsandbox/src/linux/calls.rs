@@ -1,6 +1,8 @@
-//! Which system calls each promise stands for. Every group says who needs it. A call that stands nowhere here is refused.
+//! Which system calls each promise stands for. Every group says who needs it. A call that stands
+//! nowhere here is refused.
 //!
-//! The calls that have no `at` in their name are x86_64's own; aarch64 never had them, and its C library makes the others.
+//! The calls that have no `at` in their name are x86_64's own; aarch64 never had them, and its C
+//! library makes the others.
 
 use libc::*;
 
@@ -33,8 +35,9 @@ pub(super) enum Value {
     OwnPid,
 }
 
-/// The flags of sendto(2) and sendmmsg(2), in the fourth argument, do not ask for TCP Fast Open: that connects a socket, to
-/// an address that a filter cannot see, without connect(2), which is the call that other promises and Landlock stand guard at.
+/// The flags of sendto(2) and sendmmsg(2), in the fourth argument, do not ask for TCP Fast Open:
+/// that connects a socket, to an address that a filter cannot see, without connect(2), which is the
+/// call that other promises and Landlock stand guard at.
 const NO_CONNECT_BY_SEND: Cond = bits(3, MSG_FASTOPEN, 0);
 /// The same for sendmsg(2), which has them in the third.
 const NO_CONNECT_BY_SENDMSG: Cond = bits(2, MSG_FASTOPEN, 0);
@@ -70,8 +73,9 @@ const fn own_pid(arg: u8) -> Cond {
     Cond { arg, mask: INT, value: Value::OwnPid, differs: false }
 }
 
-/// From this number on, a call that no promise names is answered with ENOSYS rather than refused: it is newer than Linux
-/// 5.15, so whoever makes it copes with a kernel that lacks it. (From 424 on the numbers are the same everywhere.)
+/// From this number on, a call that no promise names is answered with ENOSYS rather than refused:
+/// it is newer than Linux 5.15, so whoever makes it copes with a kernel that lacks it. (From 424 on
+/// the numbers are the same everywhere.)
 pub(super) const NEWER: u32 = SYS_futex_waitv as u32;
 
 /// Answered with EACCES without `rpath`: C library and Rust's own try them and cope.
@@ -95,7 +99,8 @@ pub(super) const LOOKUPS: &[c_long] = &[
     SYS_readlink,
 ];
 
-/// Answered with an error unless a promise allows them, because the one who makes them has another way.
+/// Answered with an error unless a promise allows them, because the one who makes them has another
+/// way.
 pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
     // The C library falls back to clone, whose flags a filter can see.
     (SYS_clone3, ALWAYS, ENOSYS),
@@ -183,7 +188,8 @@ const STDIO: Group = Group {
         SYS_dup,
         SYS_dup3,
         SYS_pipe2,
-        // repo_read puts packs into the client's pipe without reading them, gotsh passes them on; std::io::copy tries all three.
+        // repo_read puts packs into the client's pipe without reading them, gotsh passes them on;
+        // std::io::copy tries all three.
         SYS_splice,
         SYS_sendfile,
         SYS_copy_file_range,
@@ -305,8 +311,8 @@ const SIGNALS: Group = Group {
     ],
 };
 
-/// Every role: sockets that it was given. No addresses; sendmsg and recvmsg, which carry descriptors, are promises of
-/// their own.
+/// Every role: sockets that it was given. No addresses; sendmsg and recvmsg, which carry
+/// descriptors, are promises of their own.
 const SOCKETS: Group = Group {
     promise: Promise::Stdio,
     implied_by: &[],
@@ -339,7 +345,8 @@ const RPATH: Group = Group {
     always: &[
         SYS_newfstatat,
         SYS_statx,
-        // Who has mounted a file system on the way to a place: it looks at nothing but mounts that the process can reach.
+        // Who has mounted a file system on the way to a place: it looks at nothing but mounts that
+        // the process can reach.
         SYS_STATMOUNT,
         SYS_faccessat,
         SYS_faccessat2,
@@ -365,7 +372,8 @@ const RPATH: Group = Group {
     ],
 };
 
-/// repo_write, create, maintain: existing files. Never truncate(2): before ABI 3 Landlock does not see it.
+/// repo_write, create, maintain: existing files. Never truncate(2): before ABI 3 Landlock does not
+/// see it.
 const WPATH: Group = Group {
     promise: Promise::Wpath,
     implied_by: &[],
@@ -380,8 +388,8 @@ const WPATH: Group = Group {
     ],
 };
 
-/// repo_write, create, maintain: lock files, packs, references; sockets: removing its own. No symbolic links, devices or
-/// FIFOs, and no set-id bits.
+/// repo_write, create, maintain: lock files, packs, references; sockets: removing its own. No
+/// symbolic links, devices or FIFOs, and no set-id bits.
 const CPATH: Group = Group {
     promise: Promise::Cpath,
     implied_by: &[],
@@ -412,8 +420,8 @@ const CPATH: Group = Group {
     ],
 };
 
-/// repo_write, create, maintain: modes of shared repositories (their directories are set-group-id, so that bit is free;
-/// set-user-id never is) and times.
+/// repo_write, create, maintain: modes of shared repositories (their directories are set-group-id,
+/// so that bit is free; set-user-id never is) and times.
 const FATTR: Group = Group {
     promise: Promise::Fattr,
     implied_by: &[],
@@ -487,7 +495,8 @@ const DNS: Group = Group {
     ],
 };
 
-/// parent, listen, verify, gotsh, session before it reads a byte, and a repository process that waits for a client of git://.
+/// parent, listen, verify, gotsh, session before it reads a byte, and a repository process that
+/// waits for a client of git://.
 const RECVFD: Group = Group { promise: Promise::Recvfd, implied_by: &[], always: &[SYS_recvmsg], when: &[] };
 
 /// parent, listen, sockets, session before it reads a byte, repo_write.
@@ -498,7 +507,8 @@ const SENDFD: Group = Group {
     when: &[(SYS_sendmsg, &[NO_CONNECT_BY_SENDMSG])],
 };
 
-/// parent: starting the others (posix_spawn is a clone or vfork), ending them, and the sockets between them.
+/// parent: starting the others (posix_spawn is a clone or vfork), ending them, and the sockets
+/// between them.
 const PROC: Group = Group {
     promise: Promise::Proc,
     implied_by: &[],
@@ -525,8 +535,8 @@ const PROC: Group = Group {
     ],
 };
 
-/// parent: exec, and what a program does until it enters its own stage: the loader, the C library's and Rust's start, the
-/// signal handlers that posix_spawn resets (that of SIGSYS too).
+/// parent: exec, and what a program does until it enters its own stage: the loader, the C library's
+/// and Rust's start, the signal handlers that posix_spawn resets (that of SIGSYS too).
 const EXEC: Group = Group {
     promise: Promise::Exec,
     implied_by: &[],

@@ -1,8 +1,9 @@
-//! From a stage's promises to one seccomp filter: a binary search over the call's number, then the conditions of that call.
+//! From a stage's promises to one seccomp filter: a binary search over the call's number, then the
+//! conditions of that call.
 //!
-//! One filter of this shape is built and installed in about a tenth of a millisecond; a linear list, or one filter per
-//! answer, costs several times that at install (the kernel works out for every call number whether it can be
-//! allowed without running the filter) and again at every call.
+//! One filter of this shape is built and installed in about a tenth of a millisecond; a linear
+//! list, or one filter per answer, costs several times that at install (the kernel works out for
+//! every call number whether it can be allowed without running the filter) and again at every call.
 
 use libc::sock_filter;
 
@@ -30,7 +31,8 @@ impl Action {
     }
 }
 
-/// What a run of call numbers gets: the first rule whose conditions all hold decides, else `otherwise`.
+/// What a run of call numbers gets: the first rule whose conditions all hold decides, else
+/// `otherwise`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Leaf {
     rules: Vec<Rule>,
@@ -63,10 +65,10 @@ const DATA_ARGS: u32 = 16;
 /// The x32 calls of x86_64 have this bit; they would be a second table of calls that nobody needs.
 const X32: u32 = 0x4000_0000;
 
-/// Builds the filter. `pid` is the process's own id, which conditions may refer to. `in_force` is what a filter of this
-/// process was built for already, by the same id: the kernel asks both and takes the stricter answer, so the new one
-/// needs no more than the calls about which they differ. It is a small part of the whole, and installed in a
-/// third of the time.
+/// Builds the filter. `pid` is the process's own id, which conditions may refer to. `in_force` is
+/// what a filter of this process was built for already, by the same id: the kernel asks both and
+/// takes the stricter answer, so the new one needs no more than the calls about which they differ.
+/// It is a small part of the whole, and installed in a third of the time.
 pub(super) fn build(promises: Promises, in_force: Option<Promises>, pid: u32) -> Vec<sock_filter> {
     let mut runs = runs(promises);
     if let Some(before) = in_force {
@@ -87,7 +89,8 @@ pub(super) fn build(promises: Promises, in_force: Option<Promises>, pid: u32) ->
     program.backwards
 }
 
-/// The runs of a filter that stands behind another one: where both answer alike it allows, and the other one decides.
+/// The runs of a filter that stands behind another one: where both answer alike it allows, and the
+/// other one decides.
 fn difference(runs: &[Run], before: &[Run]) -> Vec<Run> {
     let mut starts: Vec<u32> = runs.iter().chain(before).map(|(from, _)| *from).collect();
     starts.sort_unstable();
@@ -106,7 +109,8 @@ fn answer(runs: &[Run], nr: u32) -> &Leaf {
     &runs[behind - 1].1
 }
 
-/// Promises as the filter has to understand them: what a process gives up its children never have again.
+/// Promises as the filter has to understand them: what a process gives up its children never have
+/// again.
 fn effective(promises: Promises, group: &Group) -> bool {
     promises.has(group.promise)
         || group.implied_by.iter().any(|&promise| promises.has(promise))
@@ -115,8 +119,8 @@ fn effective(promises: Promises, group: &Group) -> bool {
 
 /// The whole number line, cut where the answer changes.
 fn runs(promises: Promises) -> Vec<Run> {
-    // Modules of the C library's name services run in a process that looks names up, and nobody can say which calls
-    // they try: those get an error and the module fails, instead of the process.
+    // Modules of the C library's name services run in a process that looks names up, and nobody can
+    // say which calls they try: those get an error and the module fails, instead of the process.
     let foreign =
         (promises.has(Promise::Getpw) || promises.has(Promise::Dns)) && !promises.has(Promise::Exec);
     let refused = if foreign { Action::Errno(libc::EPERM) } else { Action::Trap };
@@ -146,8 +150,8 @@ fn runs(promises: Promises) -> Vec<Run> {
     runs
 }
 
-/// Fills the numbers from `from` to before `to` that no promise knows. A call that is newer than these tables is answered
-/// as an older kernel would: whoever makes it has to cope with that.
+/// Fills the numbers from `from` to before `to` that no promise knows. A call that is newer than
+/// these tables is answered as an older kernel would: whoever makes it has to cope with that.
 fn gap(runs: &mut Vec<Run>, from: u32, to: u32, refused: Action) {
     if from < to && from < calls::NEWER {
         push(runs, from, Leaf::plain(refused));
@@ -205,8 +209,9 @@ fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
 /// How far a conditional jump reaches, in instructions.
 const REACH: usize = u8::MAX as usize;
 
-/// A filter, written from its last instruction to its first: jumps only lead forward, so what they lead to is there
-/// already, and what many calls get is written once for all that reach it. The kernel's price for a filter goes by its length.
+/// A filter, written from its last instruction to its first: jumps only lead forward, so what they
+/// lead to is there already, and what many calls get is written once for all that reach it. The
+/// kernel's price for a filter goes by its length.
 struct Program<'a> {
     backwards: Vec<sock_filter>,
     /// For each action the last return with it.
@@ -243,8 +248,8 @@ impl<'a> Program<'a> {
         self.push(op(code, jt, jf, k))
     }
 
-    /// Splits the runs in the middle until one is left. The accumulator holds the call's number until then. Returns where to
-    /// begin.
+    /// Splits the runs in the middle until one is left. The accumulator holds the call's number
+    /// until then. Returns where to begin.
     fn search(&mut self, runs: &'a [Run]) -> usize {
         match runs {
             [(_, leaf)] => self.leaf(&leaf.rules, leaf.otherwise),
@@ -439,8 +444,8 @@ mod tests {
 
     /// Of what several filters answer, what the kernel takes.
     fn stricter(a: u32, b: u32) -> u32 {
-        // The actions are numbered so that the least is the strictest, as signed numbers; of two errors the kernel takes
-        // that of the newer filter, `b`.
+        // The actions are numbered so that the least is the strictest, as signed numbers; of two
+        // errors the kernel takes that of the newer filter, `b`.
         let action = |code: u32| (code & libc::SECCOMP_RET_ACTION_FULL).cast_signed();
         if action(a) < action(b) { a } else { b }
     }

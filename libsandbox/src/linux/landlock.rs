@@ -1,7 +1,8 @@
 //! Landlock by its three system calls. See landlock(7) and the kernel's `userspace-api/landlock`.
 //!
-//! By hand rather than by the `landlock` crate: its best effort answers yes where nothing is enforced, and it asks
-//! fstat(3) about a descriptor, which is a path call in glibc before 2.39 and refused to a process without `rpath`.
+//! By hand rather than by the `landlock` crate: its best effort answers yes where nothing is
+//! enforced, and it asks fstat(3) about a descriptor, which is a path call in glibc before 2.39 and
+//! refused to a process without `rpath`.
 
 use std::ffi::CString;
 use std::io;
@@ -44,8 +45,8 @@ mod scope {
     pub(super) const SIGNAL: u64 = 1 << 1;
 }
 
-/// The oldest version that enforcement accepts: with version 1 nothing can be renamed from one directory to another,
-/// which is how a pack is installed.
+/// The oldest version that enforcement accepts: with version 1 nothing can be renamed from one
+/// directory to another, which is how a pack is installed.
 const REQUIRED_ABI: u32 = 2;
 
 const CREATE_RULESET_VERSION: u32 = 1;
@@ -141,11 +142,13 @@ pub(super) fn restrict(stage: &Stage<'_>, report: &mut Report) -> Result<(), Err
     Ok(())
 }
 
-/// Ports and scopes that this process has denied itself. There are no rules about them: what is denied once stays so.
+/// Ports and scopes that this process has denied itself. There are no rules about them: what is
+/// denied once stays so.
 static NET_DENIED: AtomicU64 = AtomicU64::new(0);
 static SCOPED: AtomicU64 = AtomicU64::new(0);
 
-/// A stage that leaves the paths as they are and restricts nothing else that is still free needs no layer of its own.
+/// A stage that leaves the paths as they are and restricts nothing else that is still free needs no
+/// layer of its own.
 fn adds_nothing(handled: &Handled) -> bool {
     handled.fs == 0
         && handled.net & !NET_DENIED.load(Ordering::Relaxed) == 0
@@ -225,11 +228,13 @@ fn allow(ruleset: &OwnedFd, visible: &Visible<'_>, handled: u64) -> Result<(), E
     };
     let mut allowed = rights(visible.access) & handled;
     if allowed == 0 {
-        // An empty rule is an error for the kernel; without one the place is hidden, which is what is meant.
+        // An empty rule is an error for the kernel; without one the place is hidden, which is what
+        // is meant.
         return Ok(());
     }
     if let Err(e) = add_rule(ruleset, allowed, parent) {
-        // The kernel refuses rights of directories on anything else, so this may be a file: its rights alone.
+        // The kernel refuses rights of directories on anything else, so this may be a file: its
+        // rights alone.
         allowed &= fs::ON_FILES;
         if e.raw_os_error() != Some(libc::EINVAL) || allowed == 0 {
             return Err(fail(e));
@@ -254,7 +259,8 @@ fn add_rule(ruleset: &OwnedFd, allowed: u64, parent: RawFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A descriptor that names a place and opens nothing: Landlock and permissions ask for no right to it.
+/// A descriptor that names a place and opens nothing: Landlock and permissions ask for no right to
+/// it.
 fn open_path(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: the path is a C string that outlives the call.

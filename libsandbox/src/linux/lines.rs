@@ -1,5 +1,5 @@
-//! The tables of calls as one list in the order of the calls' numbers, made by the compiler: every process builds a filter when
-//! it starts, and sorting there would be a good part of the price.
+//! The tables of calls as one list in the order of the calls' numbers, made by the compiler: every
+//! process builds a filter when it starts, and sorting there would be a good part of the price.
 
 use libc::c_long;
 

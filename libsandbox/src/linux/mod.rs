@@ -1,7 +1,8 @@
-//! Linux: resource limits, Landlock for paths, ports and scopes, and one seccomp filter per stage for everything else.
+//! Linux: resource limits, Landlock for paths, ports and scopes, and one seccomp filter per stage
+//! for everything else.
 //!
-//! Neither half is enough. Landlock lets a process connect to unix sockets by path, map memory executable and send
-//! datagrams with an address; seccomp cannot tell one path from another.
+//! Neither half is enough. Landlock lets a process connect to unix sockets by path, map memory
+//! executable and send datagrams with an address; seccomp cannot tell one path from another.
 
 mod calls;
 mod filter;
@@ -51,8 +52,8 @@ pub(crate) fn check_platform(enforcement: Enforcement) -> Result<Report, Error> 
     Ok(report)
 }
 
-/// The process's id and the promises of the filter it installed last; 0: none. Kept together with the id because a filter
-/// refers to it, and a process that was merely forked has another one.
+/// The process's id and the promises of the filter it installed last; 0: none. Kept together with
+/// the id because a filter refers to it, and a process that was merely forked has another one.
 static IN_FORCE: AtomicU64 = AtomicU64::new(0);
 
 /// Installs the filter of a stage. It comes last, since it may take away what installing needs.
@@ -89,8 +90,9 @@ fn without_filter(cause: io::Error, enforcement: Enforcement, report: &mut Repor
     }
 }
 
-/// Landlock restricts one thread only (before its ABI 8), and a filter is put on one thread, so a thread that runs
-/// already would be left free. unshare(CLONE_THREAD) changes nothing and fails exactly when there is a second thread.
+/// Landlock restricts one thread only (before its ABI 8), and a filter is put on one thread, so a
+/// thread that runs already would be left free. unshare(CLONE_THREAD) changes nothing and fails
+/// exactly when there is a second thread.
 fn refuse_threads() -> Result<(), Error> {
     // SAFETY: no pointer is passed, and CLONE_THREAD alone changes nothing.
     if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
@@ -98,8 +100,8 @@ fn refuse_threads() -> Result<(), Error> {
     }
     match io::Error::last_os_error().raw_os_error() {
         Some(libc::EINVAL) => Err(Error::Threads),
-        // A container's own filter may forbid unshare(2) whatever its flags: ask /proc, and if that is not there
-        // either, the caller's word that no thread runs has to do.
+        // A container's own filter may forbid unshare(2) whatever its flags: ask /proc, and if that
+        // is not there either, the caller's word that no thread runs has to do.
         _ => match std::fs::read_dir("/proc/self/task").map(Iterator::count) {
             Ok(tasks) if tasks > 1 => Err(Error::Threads),
             _ => Ok(()),
@@ -117,7 +119,8 @@ fn prctl(name: &'static str, option: libc::c_int, value: libc::c_ulong) -> Resul
 
 pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: on 64-bit Linux libc's stat is the kernel's; the call fills one through a valid pointer.
+    // SAFETY: on 64-bit Linux libc's stat is the kernel's; the call fills one through a valid
+    // pointer.
     if unsafe { libc::syscall(libc::SYS_fstat, fd.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -125,8 +128,9 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     Ok(unsafe { stat.assume_init() })
 }
 
-/// The directories of the objects that are mapped executable now, and the loader's cache. Directories rather than the
-/// files themselves, so that an upgrade of the C library does not keep children from starting.
+/// The directories of the objects that are mapped executable now, and the loader's cache.
+/// Directories rather than the files themselves, so that an upgrade of the C library does not keep
+/// children from starting.
 pub(crate) fn loader_paths() -> Vec<(PathBuf, Access)> {
     let mut maps = Vec::new();
     if std::fs::File::open("/proc/self/maps").and_then(|mut f| f.read_to_end(&mut maps)).is_err() {

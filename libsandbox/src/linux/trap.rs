@@ -1,11 +1,13 @@
-//! What happens at a forbidden call: the kernel does not make it and raises `SIGSYS`, whose handler says on standard error
-//! who called what, and exits with [`FORBIDDEN_STATUS`]. (Killed by the filter itself, the number would be lost, and a
-//! call that a newer C library makes would have to be found by a debugger.)
+//! What happens at a forbidden call: the kernel does not make it and raises `SIGSYS`, whose handler
+//! says on standard error who called what, and exits with [`FORBIDDEN_STATUS`]. (Killed by the
+//! filter itself, the number would be lost, and a call that a newer C library makes would have to
+//! be found by a debugger.)
 //!
-//! The process cannot get around the handler. The filter lets nobody set another one. Blocking or ignoring `SIGSYS` only
-//! takes the message away: the kernel forces this signal, and one that is blocked then ends the process at once. (The C
-//! library blocks all signals while it starts a thread or a process, so a refused clone ends without a line.) If the
-//! handler could not run at all, the call still would not have been made.
+//! The process cannot get around the handler. The filter lets nobody set another one. Blocking or
+//! ignoring `SIGSYS` only takes the message away: the kernel forces this signal, and one that is
+//! blocked then ends the process at once. (The C library blocks all signals while it starts a
+//! thread or a process, so a refused clone ends without a line.) If the handler could not run at
+//! all, the call still would not have been made.
 
 use std::ffi::c_int;
 use std::io;
@@ -17,7 +19,8 @@ use crate::Error;
 #[cfg(not(feature = "escapes"))]
 use crate::FORBIDDEN_STATUS;
 
-/// Whose calls are reported. Reading a set `OnceLock` is one atomic load, which a signal handler may do.
+/// Whose calls are reported. Reading a set `OnceLock` is one atomic load, which a signal handler
+/// may do.
 static NAME: OnceLock<&'static str> = OnceLock::new();
 
 /// Names the process for the handler's line. The first name stays.
@@ -46,8 +49,8 @@ pub(super) fn install() -> Result<(), Error> {
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: the mask is a valid pointer; nothing may interrupt the handler.
     unsafe { libc::sigfillset(&raw mut action.sa_mask) };
-    // SAFETY: the action is initialised, and its handler has the signature that SA_SIGINFO asks for and does only what
-    // is safe in a signal handler.
+    // SAFETY: the action is initialised, and its handler has the signature that SA_SIGINFO asks for
+    // and does only what is safe in a signal handler.
     if unsafe { libc::sigaction(libc::SIGSYS, &raw const action, ptr::null_mut()) } != 0 {
         return Err(failed());
     }
@@ -74,7 +77,8 @@ extern "C" fn forbidden(_: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_vo
     line.text(": forbidden system call ");
     line.number(call.unsigned_abs());
     line.text("\n");
-    // SAFETY: the buffer is valid for its length. Both calls may be made in a signal handler and are in every stage.
+    // SAFETY: the buffer is valid for its length. Both calls may be made in a signal handler and
+    // are in every stage.
     unsafe {
         libc::write(2, line.bytes.as_ptr().cast(), line.len);
         libc::_exit(FORBIDDEN_STATUS);
@@ -114,7 +118,8 @@ impl Line {
     }
 }
 
-/// Builds for tests: the call fails with EPERM and its number is kept, so that one process can try one escape after another.
+/// Builds for tests: the call fails with EPERM and its number is kept, so that one process can try
+/// one escape after another.
 #[cfg(feature = "escapes")]
 extern "C" fn forbidden(_: c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a siginfo_t, which is larger than SigSys and begins like it.

@@ -1,5 +1,6 @@
-//! What each role has to be able to do in its sandbox. A process makes its own counterparts before it enters: a client that
-//! waits in the queue of a listening socket, messages that wait in a socket pair.
+//! What each role has to be able to do in its sandbox. A process makes its own counterparts before
+//! it enters: a client that waits in the queue of a listening socket, messages that wait in a
+//! socket pair.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -82,7 +83,8 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
             send_descriptors(&theirs, &[client.as_raw_fd()]);
             table::enter(role, directory, |stage| {
                 if stage == 0 {
-                    // Its client's connection, over which the client is given the ends of two pipes.
+                    // Its client's connection, over which the client is given the ends of two
+                    // pipes.
                     let connection = receive_descriptors(&ours);
                     send_descriptors(&connection[0], &[read_end.as_raw_fd(), write_end.as_raw_fd()]);
                     assert_eq!(receive_descriptors(&far).len(), 2);
@@ -221,8 +223,9 @@ fn receive_descriptors(socket: &OwnedFd) -> Vec<OwnedFd> {
     fds
 }
 
-/// What the C library and Rust's own do behind everyone's back, and what every role may use: threads, hash maps, clocks,
-/// sleeping, pipes, poll, signals and a timer, large allocations, the terminal question, a look at files that fails.
+/// What the C library and Rust's own do behind everyone's back, and what every role may use:
+/// threads, hash maps, clocks, sleeping, pipes, poll, signals and a timer, large allocations, the
+/// terminal question, a look at files that fails.
 fn everyday_work() {
     let before = Instant::now();
     let threads: Vec<_> = (0..3_u64)

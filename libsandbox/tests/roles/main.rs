@@ -1,12 +1,13 @@
-//! Both halves for every role: it does its job in its sandbox, and it cannot do what its promises do not name. Each job and
-//! each attempt is made in a process of its own, which is this binary again. `--nocapture` shows the table.
+//! Both halves for every role: it does its job in its sandbox, and it cannot do what its promises
+//! do not name. Each job and each attempt is made in a process of its own, which is this binary
+//! again. `--nocapture` shows the table.
 #![cfg(target_os = "linux")]
 
 #[cfg(feature = "escapes")]
 use libsandbox::escape;
 
-// As part of this binary, so that the attempts are made against the sandbox and trap that are shipped, not
-// against those of a build with the feature.
+// As part of this binary, so that the attempts are made against the sandbox and trap that are
+// shipped, not against those of a build with the feature.
 #[cfg(not(feature = "escapes"))]
 #[path = "../../src/escape.rs"]
 #[expect(dead_code, reason = "the feature's users need more of it than this test")]
@@ -53,7 +54,8 @@ const CHILDREN: &[(&str, Child)] = &[
     }),
     ("blocked", |_| {
         in_stdio();
-        // SAFETY: both structures are valid; a set of all signals is blocked, and the last call is the one refused.
+        // SAFETY: both structures are valid; a set of all signals is blocked, and the last call is
+        // the one refused.
         unsafe {
             let mut all = std::mem::zeroed();
             libc::sigfillset(&raw mut all);

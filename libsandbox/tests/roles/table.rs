@@ -62,8 +62,8 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
     ("gotsh", &[("stdio unix recvfd narrow", NOTHING), ("stdio", None)]),
 ];
 
-/// Enters the stages of a role, with something to do after each. A place that an earlier stage left visible is opened there
-/// and named by its descriptor.
+/// Enters the stages of a role, with something to do after each. A place that an earlier stage left
+/// visible is opened there and named by its descriptor.
 pub(crate) fn enter(role: &str, directory: &Path, mut after: impl FnMut(usize)) {
     let Some((name, stages)) = ROLES.iter().find(|(name, _)| *name == role) else {
         assert_eq!(role, "nobody", "a role of the table");
@@ -190,7 +190,8 @@ fn outcome(role: &str, output: &Output) -> Outcome {
     }
 }
 
-/// Attempts that succeed outside of a sandbox for any user, on any kernel: if one of them does not, it proves nothing.
+/// Attempts that succeed outside of a sandbox for any user, on any kernel: if one of them does not,
+/// it proves nothing.
 const CONTROL: &[&str] = &[
     "read another file",
     "list a directory",

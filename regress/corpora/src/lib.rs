@@ -1,8 +1,9 @@
-//! Plays the corpora of the fuzz targets (`regress/fuzz/corpora`) through them, as ordinary tests: no fuzzer and no special
-//! compiler is needed, so each build has its decoders checked by the inputs that are known to reach deep.
+//! Plays the corpora of the fuzz targets (`regress/fuzz/corpora`) through them, as ordinary tests:
+//! no fuzzer and no special compiler is needed, so each build has its decoders checked by the
+//! inputs that are known to reach deep.
 //!
-//! Each input is also cut short and changed byte by byte, in the same way each time. A new finding of a fuzzer belongs into
-//! the directory of its target.
+//! Each input is also cut short and changed byte by byte, in the same way each time. A new finding
+//! of a fuzzer belongs into the directory of its target.
 
 #[cfg(test)]
 mod tests {
@@ -212,7 +213,8 @@ mod v0;
 #[path = "../../fuzz/fuzz_targets/v2.rs"]
 mod v2;
 
-// The targets name the fuzzer's crate. Here that is this one, and what it makes of a target is a function.
+// The targets name the fuzzer's crate. Here that is this one, and what it makes of a target is a
+// function.
 #[cfg(test)]
 extern crate self as libfuzzer_sys;
 

@@ -1,5 +1,5 @@
-//! gotd.conf, gotd-secrets.conf and the batches in which a configuration travels: no text and no bytes may do more
-//! than be refused, and what is accepted prints, parses and travels to the same.
+//! gotd.conf, gotd-secrets.conf and the batches in which a configuration travels: no text and no
+//! bytes may do more than be refused, and what is accepted prints, parses and travels to the same.
 #![no_main]
 
 use gotd::conf::items::{Assembler, Audience, send};

@@ -1,4 +1,5 @@
-//! A pack from a client: any bytes, and the same with a right count and checksum, so that what is inside is reached too.
+//! A pack from a client: any bytes, and the same with a right count and checksum, so that what is
+//! inside is reached too.
 #![no_main]
 
 use std::cell::RefCell;

@@ -8,7 +8,8 @@ fuzz_target!(|data: &[u8]| {
     let Some((size, stream)) = data.split_first_chunk::<2>() else { return };
     let size = usize::from(u16::from_le_bytes(*size));
     let mut inflater = Inflater::default();
-    // With the size that the input names, and with that of whatever zlib makes of it, the checksum put right.
+    // With the size that the input names, and with that of whatever zlib makes of it, the checksum
+    // put right.
     check(&mut inflater, stream, size);
     let mut z = Decompress::new(true);
     let mut out = Vec::with_capacity(1 << 16);

@@ -1,4 +1,5 @@
-//! Whole packs: chains of deltas through entries that lie end with an object or an error, within the limit.
+//! Whole packs: chains of deltas through entries that lie end with an object or an error, within
+//! the limit.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use libgit::{HashKind, ObjectId};
@@ -11,7 +12,8 @@ use librepo::store::{Limits, Store};
 const OBJECTS: u32 = 8;
 
 fuzz_target!(|data: &[u8]| {
-    // Eight objects called 00.., 01.., at offsets that the input chooses, and the bytes of their entries.
+    // Eight objects called 00.., 01.., at offsets that the input chooses, and the bytes of their
+    // entries.
     let Some((offsets, entries)) = data.split_at_checked(OBJECTS as usize * 2) else { return };
     let mut index = b"\xfftOc\0\0\0\x02".to_vec();
     index.extend((0..256u32).flat_map(|i| (i + 1).min(OBJECTS).to_be_bytes()));

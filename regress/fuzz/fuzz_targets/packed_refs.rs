@@ -15,7 +15,8 @@ fuzz_target!(|data: &[u8]| {
         let some = packed.list(&[prefix]);
         if let (Ok(all), Ok(some)) = (&all, &some) {
             assert!(some.iter().all(|name| name.starts_with(prefix) && good_name(name)));
-            // What a listing of all has is found by its prefix too, unless the file only pretends to be sorted.
+            // What a listing of all has is found by its prefix too, unless the file only pretends
+            // to be sorted.
             assert!(some.len() <= all.len());
         }
     }

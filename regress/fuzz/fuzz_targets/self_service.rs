@@ -1,4 +1,5 @@
-//! What users of a shared account ask for through ssh without git: a line is a command whose words are clean, or none.
+//! What users of a shared account ask for through ssh without git: a line is a command whose words
+//! are clean, or none.
 #![no_main]
 use gotd::session::role::command;
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
-//! Requests to the socket creator: each is answered with five bytes or is the end; sockets are made in the one directory of
-//! the start-up table and nowhere else, and none is left. Ports are low ones throughout, so that no TCP socket is made.
+//! Requests to the socket creator: each is answered with five bytes or is the end; sockets are made
+//! in the one directory of the start-up table and nowhere else, and none is left. Ports are low
+//! ones throughout, so that no TCP socket is made.
 #![no_main]
 use std::os::fd::AsFd;
 use std::path::PathBuf;

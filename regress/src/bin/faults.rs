@@ -1,7 +1,9 @@
-//! `make faults`: kills every process of a push at random moments, fills the disk, and looks at what is left.
+//! `make faults`: kills every process of a push at random moments, fills the disk, and looks at
+//! what is left.
 //!
-//! After each run: `git fsck --full --strict` is clean; every reference is at its old or its new value, with `--atomic`
-//! all at the same; a push that was answered "ok" is there. After one more push nothing temporary is left.
+//! After each run: `git fsck --full --strict` is clean; every reference is at its old or its new
+//! value, with `--atomic` all at the same; a push that was answered "ok" is there. After one more
+//! push nothing temporary is left.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

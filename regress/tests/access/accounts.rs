@@ -1,4 +1,5 @@
-//! People who share one Unix account, each with keys of their own: sshd asks gotctl, and gotd believes the answer.
+//! People who share one Unix account, each with keys of their own: sshd asks gotctl, and gotd
+//! believes the answer.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

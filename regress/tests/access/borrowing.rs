@@ -1,8 +1,10 @@
-//! Alternates: a repository borrows only from what its reader may read, or from what `borrow` names.
+//! Alternates: a repository borrows only from what its reader may read, or from what `borrow`
+//! names.
 //!
-//! The story: `objects/info/alternates` is part of a repository, and so belongs to whoever may write there. One line in it
-//! and one commit id in `refs/heads` were enough to have the daemon read any repository below its roots and hand it
-//! over, one that denies the reader or that no line of gotd.conf names. The daemon was the deputy: it may read them all.
+//! The story: `objects/info/alternates` is part of a repository, and so belongs to whoever may
+//! write there. One line in it and one commit id in `refs/heads` were enough to have the daemon
+//! read any repository below its roots and hand it over, one that denies the reader or that no line
+//! of gotd.conf names. The daemon was the deputy: it may read them all.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,7 +25,8 @@ const BORROWS: &str = "borrows from a repository you may not read";
 const ALICE: u32 = 61_001;
 const BOB: u32 = 61_002;
 
-/// Makes a repository with a history of its own: the commit that its main branch names is in no other one.
+/// Makes a repository with a history of its own: the commit that its main branch names is in no
+/// other one.
 fn repository(site: &Site, name: &str, commits: u64) -> (PathBuf, String) {
     let path = history::repository(site, name, commits, "sha1");
     history::grow(site, &path, 1, 1000 + name.bytes().map(u64::from).sum::<u64>());
@@ -82,8 +85,8 @@ fn as_user(site: &Site, uid: u32, arguments: &[&str]) -> Done {
     run(command.args(arguments).current_dir(&clones), b"", GIT_SECONDS)
 }
 
-/// Alice's own repository, in her own directory, which she may change as she likes; bob's, which no rule lets her read;
-/// and one that no line names. Neither can she read with her own rights.
+/// Alice's own repository, in her own directory, which she may change as she likes; bob's, which no
+/// rule lets her read; and one that no line names. Neither can she read with her own rights.
 #[test]
 fn alice_does_not_read_her_neighbours_repository_through_her_own() {
     if !is_root() {
@@ -153,8 +156,8 @@ fn alice_does_not_read_her_neighbours_repository_through_her_own() {
     daemon.assert_serves();
 }
 
-/// The same through a bind mount: in a place where only root mounts anything, the path leads into a directory that alice may
-/// read, and the directory is that of bob's repository.
+/// The same through a bind mount: in a place where only root mounts anything, the path leads into a
+/// directory that alice may read, and the directory is that of bob's repository.
 #[test]
 fn a_bind_mount_of_a_repository_is_no_other_repository() {
     let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
@@ -187,7 +190,8 @@ fn a_bind_mount_of_a_repository_is_no_other_repository() {
     daemon.assert_serves();
 }
 
-/// Each level is asked about: whom one may read may borrow from whom one may not. The sixth level is no level.
+/// Each level is asked about: whom one may read may borrow from whom one may not. The sixth level
+/// is no level.
 #[test]
 fn alternates_of_alternates_are_asked_about_too() {
     let site = Site::new();
@@ -260,7 +264,8 @@ fn whoever_may_read_all_of_them_has_all_of_them() {
     }
 }
 
-/// `borrow` is the administrator's word: whoever reads the fork gets what it has from the pool, which nobody may read.
+/// `borrow` is the administrator's word: whoever reads the fork gets what it has from the pool,
+/// which nobody may read.
 #[test]
 fn a_fork_borrows_from_the_pool_that_borrow_names() {
     let site = Site::new();
@@ -326,8 +331,8 @@ fn a_fork_borrows_from_the_pool_that_borrow_names() {
     daemon.assert_serves();
 }
 
-/// What a client says that it has is not told to be there, if it is only in what it may not read; and no delta is taken
-/// against it.
+/// What a client says that it has is not told to be there, if it is only in what it may not read;
+/// and no delta is taken against it.
 #[test]
 fn a_have_and_a_thin_base_in_a_place_that_is_not_lent_are_unknown() {
     let site = Site::new();
@@ -412,7 +417,8 @@ fn users_of_a_shared_account_are_told_apart() {
     assert!(!packed(&alices) && alices.text().contains(BORROWS), "{}", alices.text());
 }
 
-/// Who may read a repository does not see what is hidden in there; its objects have no names that could be hidden.
+/// Who may read a repository does not see what is hidden in there; its objects have no names that
+/// could be hidden.
 #[test]
 fn what_hides_something_is_not_lent() {
     let site = Site::new();

@@ -1,9 +1,10 @@
 //! `hide namespace` hides.
 //!
-//! A repository has a published branch and, below refs/secret/, work that is not to be known of yet. Hiding the names alone was
-//! no protection: whoever had learnt or guessed an id could ask whether it is there (`have`), got deltas against its blobs
-//! in a thin pack, and could have a reference to it made by a push without objects, to fetch it then in all honesty. What
-//! no visible reference reaches must be answered like what is nowhere, byte for byte.
+//! A repository has a published branch and, below refs/secret/, work that is not to be known of
+//! yet. Hiding the names alone was no protection: whoever had learnt or guessed an id could ask
+//! whether it is there (`have`), got deltas against its blobs in a thin pack, and could have a
+//! reference to it made by a push without objects, to fetch it then in all honesty. What no visible
+//! reference reaches must be answered like what is nowhere, byte for byte.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -308,7 +309,8 @@ fn a_push_makes_no_reference_to_a_hidden_object() {
         for id in setting.secret.all() {
             assert_eq!(said(id), unknown, "{id}");
         }
-        // Neither the name of a hidden reference nor that it is there is of use, whatever is done to it.
+        // Neither the name of a hidden reference nor that it is there is of use, whatever is done
+        // to it.
         let hidden = |name: &str, old: &str, new: &str| setting.push(&[(old, new, name)], &none);
         let (main, secret) = (&setting.main[..], &setting.secret.commit[..]);
         for (old, new) in [(ZERO, main), (secret, main), (secret, ZERO), (ZERO, ZERO)] {
@@ -319,7 +321,8 @@ fn a_push_makes_no_reference_to_a_hidden_object() {
         // The name of a namespace lies in it, slash or not.
         let very_name = hidden("refs/heads/deep/secret", ZERO, main);
         assert!(very_name.contains("reference namespace is hidden"), "{very_name}");
-        // A name on the way there could be made only if nothing is hidden there: it is answered alike, whatever is done to it.
+        // A name on the way there could be made only if nothing is hidden there: it is answered
+        // alike, whatever is done to it.
         let on_the_way = || {
             let done = [(ZERO, main), (secret, main), (main, main), (secret, ZERO), (ZERO, ZERO)];
             done.map(|(old, new)| hidden("refs/heads/deep", old, new))
@@ -410,7 +413,8 @@ fn what_is_pushed_cannot_build_upon_hidden_objects() {
 /// Pushes something that names this id, and returns what is reported.
 type Attack<'a> = &'a dyn Fn(&str) -> String;
 
-/// A pack of one blob, as a delta upon a base that is not sent: copies the first bytes of it, and adds one line.
+/// A pack of one blob, as a delta upon a base that is not sent: copies the first bytes of it, and
+/// adds one line.
 fn thin_pack(base: &str, base_size: usize, copied: u16) -> Vec<u8> {
     fn varint(mut value: usize) -> Vec<u8> {
         let mut out = Vec::new();
@@ -486,7 +490,8 @@ fn honest_clients_of_a_repository_that_hides_something_notice_nothing() {
         let site = &setting.site;
         let clone = site.clone_path("c");
         site.git(["clone", "-q", "gotd:r", &clone.display().to_string()]).good();
-        // A new version, one that was there long ago, a file that moved, and a branch at an old commit.
+        // A new version, one that was there long ago, a file that moved, and a branch at an old
+        // commit.
         site.commit(&clone, "data", noise(17, "more\n"));
         site.commit(&clone, "data", noise(0, "first\n"));
         std::fs::create_dir(clone.join("d")).expect("makes a directory");

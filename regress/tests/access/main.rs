@@ -1,4 +1,5 @@
-//! Who may do what, and where: places, borrowed objects, hidden references, users of a shared account.
+//! Who may do what, and where: places, borrowed objects, hidden references, users of a shared
+//! account.
 
 mod accounts;
 mod borrowing;

@@ -1,12 +1,13 @@
 //! What is mounted inside of a repository by whoever owns it.
 //!
-//! The story: the walk to a repository stopped at a mount point, and below the repository nothing looked for one. alice, who
-//! owns a repository, mounted a file system in user space on `objects/pack`, or on a single file. Its server never answered, and
-//! each process of a session that asked it something hung beyond SIGKILL, with its place. On the directory in which new
+//! The story: the walk to a repository stopped at a mount point, and below the repository nothing
+//! looked for one. alice, who owns a repository, mounted a file system in user space on
+//! `objects/pack`, or on a single file. Its server never answered, and each process of a session
+//! that asked it something hung beyond SIGKILL, with its place. On the directory in which new
 //! repositories are made it was worse: one is made at a time, for everybody.
 //!
-//! Root's own check of a configuration (`gotd -n`) looked at each directory on the way once more by its path, after the walk. Who
-//! mounted something there between the two had root's process hang.
+//! Root's own check of a configuration (`gotd -n`) looked at each directory on the way once more by
+//! its path, after the walk. Who mounted something there between the two had root's process hang.
 //!
 //! As root alice is a user of her own here.
 
@@ -35,7 +36,8 @@ fn a_file_system_inside_of_a_repository_hangs_nobody() {
     let team = ground.repository("srv/team/t.git", 4);
     let x = "home/alice/public_git/x.git";
     let tip = ground.site.git_in(&ground.path(x), ["rev-parse", "HEAD"]).trim().to_owned();
-    // One of each kind that is read: loose objects, a pack, an index, packed references, a loose one, a description.
+    // One of each kind that is read: loose objects, a pack, an index, packed references, a loose
+    // one, a description.
     ground.site.git_in(&ground.path(x), ["repack", "-adq"]);
     ground.site.git_in(&ground.path(x), ["pack-refs", "--all"]);
     ground.site.git_in(&ground.path(x), ["update-ref", "refs/heads/loose", &tip]);
@@ -134,7 +136,8 @@ fn a_file_system_where_repositories_are_made_keeps_nobody_from_making_one() {
     daemon.assert_serves();
 }
 
-/// What the administrator mounts where only root can change anything is served as ever: objects on another disk, say.
+/// What the administrator mounts where only root can change anything is served as ever: objects on
+/// another disk, say.
 #[test]
 fn a_mount_of_the_administrators_inside_of_a_repository_is_served() {
     let Some(ground) = ground() else { return };
@@ -157,8 +160,8 @@ fn a_mount_of_the_administrators_inside_of_a_repository_is_served() {
     daemon.assert_serves();
 }
 
-/// A file system that does not tell `a` from `A`: a repository that is asked for by another spelling has the rules of its block
-/// all the same, because its directory is known.
+/// A file system that does not tell `a` from `A`: a repository that is asked for by another
+/// spelling has the rules of its block all the same, because its directory is known.
 #[test]
 fn another_spelling_of_a_name_has_the_same_rules() {
     let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
@@ -193,7 +196,8 @@ fn another_spelling_of_a_name_has_the_same_rules() {
     daemon.assert_serves();
 }
 
-/// Root checks a configuration, and alice waits for it to come to her directory: then she mounts her file system there.
+/// Root checks a configuration, and alice waits for it to come to her directory: then she mounts
+/// her file system there.
 #[test]
 fn a_file_system_that_is_mounted_during_a_check_hangs_nobody() {
     let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
@@ -228,7 +232,8 @@ fn a_file_system_that_is_mounted_during_a_check_hangs_nobody() {
         assert!(said.contains("cannot write in this directory"), "{said}");
     }
     for check in &checks {
-        // The place is opened to see whether it is empty, and then to list it; each is told when it is opened and read.
+        // The place is opened to see whether it is empty, and then to list it; each is told when it
+        // is opened and read.
         for event in [1, 2, 3, 4, 5, 6] {
             let mut race = Command::new("python3");
             race.arg("-c").arg(RACE).arg(&place).arg(event.to_string()).arg(ALICE.to_string()).args(check);
@@ -242,7 +247,8 @@ fn a_file_system_that_is_mounted_during_a_check_hangs_nobody() {
     }
 }
 
-/// Starts a check, waits until it has opened or read a directory so many times, and mounts a file system there that never answers.
+/// Starts a check, waits until it has opened or read a directory so many times, and mounts a file
+/// system there that never answers.
 const RACE: &str = r#"
 import ctypes, os, select, subprocess, sys
 place, event, uid, check = sys.argv[1].encode(), int(sys.argv[2]), sys.argv[3], sys.argv[4:]

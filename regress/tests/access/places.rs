@@ -1,12 +1,14 @@
 //! Who owns a path owns what is found there, and not whose rules hold.
 //!
-//! The story: a configured path was resolved by the kernel at each request. alice, who may write the directory that holds
-//! her repositories, put a symbolic link where one of them had been. Under her own block she then read and wrote the
-//! repository of somebody else: one whose block denies her, and one that no line of the configuration names. A check for
-//! repositories with a block of their own went by the inodes of the start: one that was restored or cloned anew under the
-//! same path had other ones, and so lost its rules until the next reload.
+//! The story: a configured path was resolved by the kernel at each request. alice, who may write
+//! the directory that holds her repositories, put a symbolic link where one of them had been. Under
+//! her own block she then read and wrote the repository of somebody else: one whose block denies
+//! her, and one that no line of the configuration names. A check for repositories with a block of
+//! their own went by the inodes of the start: one that was restored or cloned anew under the same
+//! path had other ones, and so lost its rules until the next reload.
 //!
-//! As root alice is a user of her own here; else there is nobody whose directories are not the daemon's too.
+//! As root alice is a user of her own here; else there is nobody whose directories are not the
+//! daemon's too.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -270,7 +272,8 @@ fn a_mount_point_in_a_foreign_directory_is_not_crossed() {
     let mounts = [
         ("srv/unnamed.git", "home/alice/public_git/bound.git"),
         ("srv/team", "home/alice/public_git/dir"),
-        // Where only root can change anything a mount is root's own, but the rules of what is mounted stay.
+        // Where only root can change anything a mount is root's own, but the rules of what is
+        // mounted stay.
         ("srv/team", "pub/bound"),
     ];
     let all: Option<Vec<Mounted>> = mounts.iter().map(|(from, to)| ground.bind(from, to)).collect();
@@ -286,8 +289,9 @@ fn a_mount_point_in_a_foreign_directory_is_not_crossed() {
     daemon.assert_serves();
 }
 
-/// Somebody's file system in user space whose server never answers: whoever asks it something hangs beyond SIGKILL. It is
-/// mounted where alice may mount it, and seen for what it is without a question to its server.
+/// Somebody's file system in user space whose server never answers: whoever asks it something hangs
+/// beyond SIGKILL. It is mounted where alice may mount it, and seen for what it is without a
+/// question to its server.
 #[test]
 fn a_file_system_that_never_answers_hangs_nobody() {
     let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
@@ -309,8 +313,9 @@ fn a_file_system_that_never_answers_hangs_nobody() {
     daemon.assert_serves();
 }
 
-/// The same over her home, which root's own directory holds: what a file system says of its own directory, its owner as well, is
-/// what its server likes. It looked like root's, links in it were followed, and whatever waited for it did so for ever.
+/// The same over her home, which root's own directory holds: what a file system says of its own
+/// directory, its owner as well, is what its server likes. It looked like root's, links in it were
+/// followed, and whatever waited for it did so for ever.
 #[test]
 fn a_users_file_system_over_his_home_is_not_entered() {
     let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };
@@ -336,15 +341,16 @@ fn a_users_file_system_over_his_home_is_not_entered() {
     assert_eq!(ground.reads(BOB, "secret").as_ref(), Ok(&secret));
     ground.assert_hidden(ALICE, "mine");
     drop(hang);
-    // Processes that were started meanwhile have not been granted what is around it, and refuse one session each.
+    // Processes that were started meanwhile have not been granted what is around it, and refuse one
+    // session each.
     let served = || ground.reads(ALICE, "~alice/x").as_ref() == Ok(&x);
     assert!((0..20).any(|_| served()), "{}", daemon.log());
     assert!((0..12).all(|_| served()), "{}", daemon.log());
     daemon.assert_serves();
 }
 
-/// alice turns a directory into a link and back as fast as she can, while she fetches and pushes: the walk holds what it
-/// walked to, so that no moment is the right one.
+/// alice turns a directory into a link and back as fast as she can, while she fetches and pushes:
+/// the walk holds what it walked to, so that no moment is the right one.
 #[test]
 fn a_race_between_directory_and_link_is_won_by_nobody() {
     let Some(ground) = Ground::new(env!("CARGO_TARGET_TMPDIR")) else { return };

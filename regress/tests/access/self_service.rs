@@ -7,7 +7,8 @@ use regress::raw::Connection;
 use regress::site::present_user;
 use regress::{Daemon, Done, Site, binaries, history, run};
 
-/// A daemon with the present user as the shared account: alice writes, bob reads some, carol has nothing.
+/// A daemon with the present user as the shared account: alice writes, bob reads some, carol has
+/// nothing.
 fn start(site: &Site) -> Daemon {
     for name in ["one.git", "tree/a.git", "tree/team/b.git", "tree/worktree/.git", "tree/own.git"] {
         if let Some(parent) = Path::new(name).parent() {
@@ -50,7 +51,8 @@ fn each_user_is_told_what_is_there_for_them() {
     let site = Site::new();
     let mut daemon = start(&site);
     let list = |user: &str| gotsh(&site, user, Some(b"list")).good().text();
-    // What has a block of its own, one repository or a directory of them, is that one's; what is behind a link is nobody's.
+    // What has a block of its own, one repository or a directory of them, is that one's; what is
+    // behind a link is nobody's.
     let alices = "ro\tagain/b\nrw\tone\nrw\tt/a\nrw\tt/worktree\n";
     let mut lines: Vec<String> = list("alice").lines().map(str::to_owned).collect();
     lines.sort();
@@ -158,7 +160,8 @@ fn a_thousand_repositories_and_names_that_a_terminal_would_obey() {
     daemon.assert_serves();
 }
 
-/// A directory that cannot be listed takes nothing else with it, and the answer says that something is missing.
+/// A directory that cannot be listed takes nothing else with it, and the answer says that something
+/// is missing.
 #[test]
 fn a_directory_that_is_gone() {
     let site = Site::new();
@@ -171,7 +174,8 @@ fn a_directory_that_is_gone() {
     daemon.assert_serves();
 }
 
-/// Who may write changes HEAD and the description; nobody else, nothing else, and nobody learns what is there by trying.
+/// Who may write changes HEAD and the description; nobody else, nothing else, and nobody learns
+/// what is there by trying.
 #[test]
 fn head_and_description_are_changed_by_who_may_write() {
     let site = Site::new();
@@ -228,7 +232,8 @@ fn head_and_description_are_changed_by_who_may_write() {
     daemon.assert_serves();
 }
 
-/// Where rules protect the branch that clones begin with, it stays that one; from one that is not there HEAD moves.
+/// Where rules protect the branch that clones begin with, it stays that one; from one that is not
+/// there HEAD moves.
 #[test]
 fn a_protected_branch_keeps_head() {
     let site = Site::new();
@@ -258,8 +263,9 @@ fn a_protected_branch_keeps_head() {
     drop(daemon);
 }
 
-/// What `info` counts and `head` takes is what a clone is shown: a reference whose name is visible and that leads to a hidden one
-/// is in no list, and `head` made it the branch that clones begin with, and so told that there is something hidden.
+/// What `info` counts and `head` takes is what a clone is shown: a reference whose name is visible
+/// and that leads to a hidden one is in no list, and `head` made it the branch that clones begin
+/// with, and so told that there is something hidden.
 #[test]
 fn info_and_head_know_the_references_that_ls_remote_lists() {
     let site = Site::new();

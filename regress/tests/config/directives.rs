@@ -210,7 +210,8 @@ fn a_block_of_its_own_cannot_be_walked_around_by_a_prefix() {
     refuses(&site, "all/tree.git", "all/tree: Permission denied");
 }
 
-/// Apache MINA's CVE-2026-48827: a symbolic link below the directory leads to somebody else's repository.
+/// Apache MINA's CVE-2026-48827: a symbolic link below the directory leads to somebody else's
+/// repository.
 #[test]
 fn symbolic_links_below_a_prefix_are_not_followed() {
     let site = Site::new();
@@ -234,8 +235,8 @@ fn symbolic_links_below_a_prefix_are_not_followed() {
     daemon.assert_serves();
 }
 
-/// The admin's own links in a configured path are followed, where nobody else can have put them: not in a directory below
-/// the usual one for temporary files, which is everybody's.
+/// The admin's own links in a configured path are followed, where nobody else can have put them:
+/// not in a directory below the usual one for temporary files, which is everybody's.
 #[test]
 fn symbolic_links_in_a_configured_path_are_the_admins() {
     let ground = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
@@ -355,7 +356,8 @@ fn gotd_n_checks_a_file_and_starts_nothing() {
     assert!(done.err.contains("/nonexistent"), "{}", done.err);
 }
 
-/// All of these were `configuration OK`, and the daemon did not start, or did not serve what it said.
+/// All of these were `configuration OK`, and the daemon did not start, or did not serve what it
+/// said.
 #[test]
 fn gotd_n_says_what_the_daemons_user_cannot_do() {
     if !is_root() {

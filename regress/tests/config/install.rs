@@ -1,5 +1,5 @@
-//! What is installed: every file, where it belongs, and nothing left by uninstall; units that systemd understands; a
-//! package that dpkg can read.
+//! What is installed: every file, where it belongs, and nothing left by uninstall; units that
+//! systemd understands; a package that dpkg can read.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -171,12 +171,14 @@ fn log_of_start(site: &Site, gotd: &Path) -> String {
     regress::run::wait_until(10.0, || text().contains("started "));
     let _ = daemon.kill();
     let _ = daemon.wait();
-    // Its processes go by themselves, and until then the next one is told that the socket is in use.
+    // Its processes go by themselves, and until then the next one is told that the socket is in
+    // use.
     regress::run::wait_until(20.0, || regress::raw::Connection::try_open(&site.socket()).is_err());
     text()
 }
 
-/// `gotd-static` is used where it is the same build and only those could have changed it who could have changed gotd.
+/// `gotd-static` is used where it is the same build and only those could have changed it who could
+/// have changed gotd.
 #[test]
 fn a_second_program_is_used_only_if_it_is_the_same_and_as_safe() {
     use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
-//! Limits of gotd.conf that are not at their defaults: each is reached by a client, and tells what it was.
+//! Limits of gotd.conf that are not at their defaults: each is reached by a client, and tells what
+//! it was.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! Every limit of gotd.conf, one case each: a client reaches it, is told which line to change, and so are the log and
-//! `gotctl metrics`. `gotd/tests/limits_table.rs` sees to it that none is left out.
+//! Every limit of gotd.conf, one case each: a client reaches it, is told which line to change, and
+//! so are the log and `gotctl metrics`. `gotd/tests/limits_table.rs` sees to it that none is left
+//! out.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -280,7 +281,8 @@ fn versions(work: &Path, count: usize) {
     }
 }
 
-/// Commits versions of the file that are like their neighbours only: lines leave at the top and come at the end.
+/// Commits versions of the file that are like their neighbours only: lines leave at the top and
+/// come at the end.
 fn rolling(work: &Path, count: usize) {
     for version in 1..=count {
         let lines = 300 * version..300 * version + 1000;
@@ -400,7 +402,8 @@ impl Place {
     }
 }
 
-/// New connections are taken so many a second, over both kinds of sockets; those that have to wait are served then.
+/// New connections are taken so many a second, over both kinds of sockets; those that have to wait
+/// are served then.
 #[test]
 fn more_connections_than_the_rate_are_served_one_second_after_the_other() {
     let (site, address) = (Site::new(), tcp::free_v4());

@@ -1,4 +1,5 @@
-//! gotd.conf and what is installed: names, rules, limits, and a new configuration for a running daemon.
+//! gotd.conf and what is installed: names, rules, limits, and a new configuration for a running
+//! daemon.
 
 mod directives;
 mod install;

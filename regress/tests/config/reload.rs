@@ -1,4 +1,5 @@
-//! A new configuration for a running daemon: by gotctl and by SIGHUP, good and bad, at rest and under load.
+//! A new configuration for a running daemon: by gotctl and by SIGHUP, good and bad, at rest and
+//! under load.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -107,7 +108,8 @@ fn a_bad_file_changes_nothing_and_says_why() {
     assert!(serves(&site, "two"));
 }
 
-/// What a session was granted it keeps: a clone that has begun ends well, though its user lost the right meanwhile.
+/// What a session was granted it keeps: a clone that has begun ends well, though its user lost the
+/// right meanwhile.
 #[test]
 fn sessions_under_way_go_on() {
     let site = Site::new();

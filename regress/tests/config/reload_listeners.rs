@@ -1,5 +1,5 @@
-//! A reload that adds listening sockets and takes others away: nobody who comes to one that is there is turned away, and
-//! what cannot be done leaves everything as it was.
+//! A reload that adds listening sockets and takes others away: nobody who comes to one that is
+//! there is turned away, and what cannot be done leaves everything as it was.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -212,8 +212,8 @@ fn a_low_port_of_the_start_can_come_back() {
     assert_git(&site, low);
 }
 
-/// `listen` is held while clients come and the sockets they came to are taken away, the last git:// address among them:
-/// each of them is served.
+/// `listen` is held while clients come and the sockets they came to are taken away, the last git://
+/// address among them: each of them is served.
 #[test]
 fn who_has_come_before_a_socket_is_closed_is_served() {
     const CLIENTS: usize = 80;
@@ -263,8 +263,8 @@ fn who_has_come_before_a_socket_is_closed_is_served() {
     daemon.assert_serves();
 }
 
-/// Listening sockets come and go in the middle of many sessions by two others that stay: no connection to these is
-/// refused, and no session fails.
+/// Listening sockets come and go in the middle of many sessions by two others that stay: no
+/// connection to these is refused, and no session fails.
 #[test]
 fn under_load_nobody_is_turned_away() {
     let (kept, passing) = (tcp::free_v4(), tcp::free_v4());
@@ -308,7 +308,8 @@ fn under_load_nobody_is_turned_away() {
     });
     eprintln!("{} sessions, {} connections", served.into_inner(), connected.into_inner());
     let log = daemon.log();
-    // Those who only connect leave without a word over TCP, and before their request at the unix socket.
+    // Those who only connect leave without a word over TCP, and before their request at the unix
+    // socket.
     let turned_away = |line: &&str| {
         line.contains("refused ") && !line.contains("left without a word")
             || line.contains("result=") && !line.contains("result=ok") && !line.contains("before its request")

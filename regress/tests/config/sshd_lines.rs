@@ -1,7 +1,9 @@
-//! The lines for sshd_config(5) that are installed and that the manual shows, as sshd itself understands them.
+//! The lines for sshd_config(5) that are installed and that the manual shows, as sshd itself
+//! understands them.
 //!
-//! An account that many people share has a password sometimes, set once for some other reason: whoever knows or guesses it would be
-//! let in past all keys. So the lines say that a key is the one way in, and sshd is asked whether they do.
+//! An account that many people share has a password sometimes, set once for some other reason:
+//! whoever knows or guesses it would be let in past all keys. So the lines say that a key is the
+//! one way in, and sshd is asked whether they do.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
-//! A log that nobody reads. Whoever starts `gotd -d 2>&1 | less` and looks at the first page stops the reader: the pipe fills,
-//! and a daemon that writes its lines as if somebody took them stands still with its next line, and with it all who come.
+//! A log that nobody reads. Whoever starts `gotd -d 2>&1 | less` and looks at the first page stops
+//! the reader: the pipe fills, and a daemon that writes its lines as if somebody took them stands
+//! still with its next line, and with it all who come.
 
 use std::fs::File;
 use std::io::Read;
@@ -68,7 +69,8 @@ fn fill(site: &Site) {
     git(site, &["-C", &work.to_string_lossy(), "push", "-q", "--tags", "origin"]).good();
 }
 
-/// The daemon serves while its log is stuck, and stops when told to. Returns how many lines are lost.
+/// The daemon serves while its log is stuck, and stops when told to. Returns how many lines are
+/// lost.
 fn serves_without_a_reader(site: &Site, unread: &mut Unread) -> u64 {
     fill(site);
     for _ in 0..3 {

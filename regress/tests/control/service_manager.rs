@@ -1,4 +1,5 @@
-//! What systemd is told and what it goes by: readiness, levels in its journal, exit status, and the wait for `gotctl stop`.
+//! What systemd is told and what it goes by: readiness, levels in its journal, exit status, and the
+//! wait for `gotctl stop`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -28,7 +29,8 @@ impl Drop for Running {
     }
 }
 
-/// gotd in the foreground, as a unit starts it; its standard error is a file that it may take for the journal.
+/// gotd in the foreground, as a unit starts it; its standard error is a file that it may take for
+/// the journal.
 fn start(site: &Site, configuration: &str, notify: Option<&str>, journal: bool) -> Running {
     let conf = site.path("gotd.conf");
     fs::write(&conf, configuration).expect("writes");

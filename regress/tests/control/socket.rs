@@ -1,8 +1,8 @@
 //! The control socket: root's own way to the daemon.
 //!
-//! There was one socket for everybody. A user whom no rule names opened as many connections as `limit total` has places,
-//! and root's `gotctl` waited in the same line as everybody else until it was refused: nobody could ask the daemon who
-//! that was, nor stop it.
+//! There was one socket for everybody. A user whom no rule names opened as many connections as
+//! `limit total` has places, and root's `gotctl` waited in the same line as everybody else until it
+//! was refused: nobody could ask the daemon who that was, nor stop it.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -48,7 +48,8 @@ fn it_is_its_owners_alone() {
     daemon.gotctl(&["info"]).good();
 }
 
-/// Whoever is refused at the socket of clients is told the name of the control socket, and types it.
+/// Whoever is refused at the socket of clients is told the name of the control socket, and types
+/// it.
 #[test]
 fn gotctl_takes_the_name_of_either_socket() {
     let (site, daemon) = start("limit total 64");

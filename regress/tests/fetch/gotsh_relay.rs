@@ -1,5 +1,6 @@
-//! gotsh between whatever it finds as standard input and output and the two pipes that the daemon gave it. The client
-//! closes one side or both, takes nothing, is killed; the ends are pipes, files, sockets, a terminal.
+//! gotsh between whatever it finds as standard input and output and the two pipes that the daemon
+//! gave it. The client closes one side or both, takes nothing, is killed; the ends are pipes,
+//! files, sockets, a terminal.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -80,8 +81,8 @@ fn all_objects(site: &Site, repository: &Path) -> Vec<u8> {
     run(&mut objects, b"", 60).good().out
 }
 
-/// A client that closes its writing end behind the pack still hears what became of it; one that closes it within the pack
-/// is told so and changes nothing.
+/// A client that closes its writing end behind the pack still hears what became of it; one that
+/// closes it within the pack is told so and changes nothing.
 #[test]
 fn a_push_whose_client_has_closed_its_writing_end() {
     let (site, tip, mut daemon) = bulky();
@@ -112,8 +113,8 @@ fn a_push_whose_client_has_closed_its_writing_end() {
     daemon.assert_serves();
 }
 
-/// sshd closes its ends when its client is gone. gotsh, which holds the only ends that the daemon knows, closes them too, and
-/// both end soon, in the middle of a pack as before it.
+/// sshd closes its ends when its client is gone. gotsh, which holds the only ends that the daemon
+/// knows, closes them too, and both end soon, in the middle of a pack as before it.
 #[test]
 fn a_client_that_is_killed_midway() {
     let (site, tip, mut daemon) = bulky();
@@ -140,8 +141,8 @@ fn a_client_that_is_killed_midway() {
     daemon.assert_serves();
 }
 
-/// A client that only stops reading, and keeps writing: what it wrote is not what its end is judged by. Nobody reads standard
-/// output any more, so that both directions are closed.
+/// A client that only stops reading, and keeps writing: what it wrote is not what its end is judged
+/// by. Nobody reads standard output any more, so that both directions are closed.
 #[test]
 fn a_client_that_closes_its_reading_end_alone() {
     let (site, tip, mut daemon) = bulky();
@@ -164,8 +165,8 @@ fn impatient(site: &Site) -> String {
     )
 }
 
-/// The output is full and nobody takes it: the text is heard at once on standard error, and the status once the output has
-/// been taken, behind which there is nothing.
+/// The output is full and nobody takes it: the text is heard at once on standard error, and the
+/// status once the output has been taken, behind which there is nothing.
 #[test]
 fn text_and_status_behind_a_full_pipe() {
     let site = Site::new();
@@ -206,7 +207,8 @@ fn output_that_is_never_taken_is_given_up() {
     drop(from);
 }
 
-/// A refusal goes by the text and the status, also where there is no repository process that could say anything.
+/// A refusal goes by the text and the status, also where there is no repository process that could
+/// say anything.
 #[test]
 fn a_refusal_has_its_text_and_its_status() {
     let (site, _tip, _daemon) = bulky();
@@ -215,8 +217,8 @@ fn a_refusal_has_its_text_and_its_status() {
     assert_eq!(pkt::error(&done.out).as_deref(), Some("no git repository found"));
 }
 
-/// Standard input and output are files: an ordinary one, one that is appended to, where splice(2) does not work, and
-/// /dev/null.
+/// Standard input and output are files: an ordinary one, one that is appended to, where splice(2)
+/// does not work, and /dev/null.
 #[test]
 fn files_as_input_and_output() {
     let (site, tip, mut daemon) = bulky();
@@ -239,8 +241,8 @@ fn files_as_input_and_output() {
     daemon.assert_serves();
 }
 
-/// A file as input whose reader has begun in the middle, as a service manager's may: not a byte before or after is the
-/// session's.
+/// A file as input whose reader has begun in the middle, as a service manager's may: not a byte
+/// before or after is the session's.
 #[test]
 fn a_file_is_read_from_where_it_is() {
     let (site, tip, _daemon) = bulky();
@@ -268,8 +270,9 @@ fn unix_pair() -> (OwnedFd, OwnedFd) {
     (ours.into(), theirs.into())
 }
 
-/// One socket that is both, as from inetd(8), whose splice(2) would wait for more than has come; and two. The answer fills the
-/// socket before it is looked at, and the client still has something to say then.
+/// One socket that is both, as from inetd(8), whose splice(2) would wait for more than has come;
+/// and two. The answer fills the socket before it is looked at, and the client still has something
+/// to say then.
 #[test]
 fn sockets_as_input_and_output() {
     let (site, tip, mut daemon) = bulky();
@@ -336,8 +339,8 @@ fn a_terminal_as_input_and_output() {
     daemon.assert_serves();
 }
 
-/// gotsh and session do nothing but relay: while a clone is under way neither may send or receive a descriptor, and the session
-/// holds no file.
+/// gotsh and session do nothing but relay: while a clone is under way neither may send or receive a
+/// descriptor, and the session holds no file.
 #[test]
 fn what_a_session_at_work_and_its_client_hold() {
     if !is_root() {

@@ -1,8 +1,9 @@
 //! What a stranger's request may cost in memory.
 //!
-//! A repository has two versions of a file of 200 MB, of which the older one lies there as a delta against the newer. Whoever asks for
-//! the older one alone gets it as a whole, and for that both versions and the compressed result were held in memory: some hundred
-//! bytes over git:// cost more than twice the size of the file, and a second connection as much again.
+//! A repository has two versions of a file of 200 MB, of which the older one lies there as a delta
+//! against the newer. Whoever asks for the older one alone gets it as a whole, and for that both
+//! versions and the compressed result were held in memory: some hundred bytes over git:// cost more
+//! than twice the size of the file, and a second connection as much again.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +43,8 @@ fn repository(site: &Site) -> (PathBuf, String) {
     (path, older)
 }
 
-/// The largest resident size that a process had that reads a repository, while `over` is not set, in bytes.
+/// The largest resident size that a process had that reads a repository, while `over` is not set,
+/// in bytes.
 fn peak(daemon: &Daemon, over: &AtomicBool) -> u64 {
     let mut most = 0;
     while !over.load(Ordering::Relaxed) {

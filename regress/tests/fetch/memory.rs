@@ -1,8 +1,9 @@
 //! `limit memory total` is nobody's for the asking.
 //!
-//! Twelve bytes of a pack's header claimed twenty million objects: two gigabytes were reserved for them, all that a small machine
-//! has, and kept as long as sixty objects of three bytes came each second. Nobody else could clone or push. Now memory is reserved for
-//! objects that have come, and who holds more than his share and stalls is ended when others wait.
+//! Twelve bytes of a pack's header claimed twenty million objects: two gigabytes were reserved for
+//! them, all that a small machine has, and kept as long as sixty objects of three bytes came each
+//! second. Nobody else could clone or push. Now memory is reserved for objects that have come, and
+//! who holds more than his share and stalls is ended when others wait.
 
 use std::time::{Duration, Instant};
 

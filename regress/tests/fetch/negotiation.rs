@@ -1,6 +1,7 @@
-//! What is asked before a pack is granted costs processor time, and had no limit: 144 bytes made the server walk over all
-//! history, and one connection could send them a hundred thousand times, from every address anew. Now a connection has so
-//! much and its client has so much in ten minutes; what was granted, and pushes, go on, and nobody else notices.
+//! What is asked before a pack is granted costs processor time, and had no limit: 144 bytes made
+//! the server walk over all history, and one connection could send them a hundred thousand times,
+//! from every address anew. Now a connection has so much and its client has so much in ten minutes;
+//! what was granted, and pushes, go on, and nobody else notices.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -33,7 +34,8 @@ fn start(limits: &str) -> Place {
 const REQUESTS: usize = 100_000;
 
 impl Place {
-    /// Begins a negotiation again and again, and never asks for the pack; returns the error and how many were answered.
+    /// Begins a negotiation again and again, and never asks for the pack; returns the error and how
+    /// many were answered.
     fn burn_from(&self, from: Ipv4Addr) -> (Option<String>, usize) {
         let mut client = Client::open_from(self.address, from);
         client.write(&tcp::request("/r.git", 2));

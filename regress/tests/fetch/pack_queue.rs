@@ -1,5 +1,6 @@
-//! Who gets a pack when only so many are made at a time: the others wait, in turns, and hear about it; and a refusal
-//! names the limit. A place is held only while something is computed: who holds one here has been stopped in the middle of it.
+//! Who gets a pack when only so many are made at a time: the others wait, in turns, and hear about
+//! it; and a refusal names the limit. A place is held only while something is computed: who holds
+//! one here has been stopped in the middle of it.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +16,8 @@ use regress::site::present_user;
 use regress::tcp::{self, Client};
 use regress::{Daemon, Done, Setup, Site, Sshd, history, pkt, run};
 
-/// A site with a repository that takes a while, one that does not, users of an account, and strangers.
+/// A site with a repository that takes a while, one that does not, users of an account, and
+/// strangers.
 struct Place {
     site: Site,
     daemon: Daemon,
@@ -65,14 +67,16 @@ impl Place {
         run(&mut self.git(user, &arguments), b"", 60)
     }
 
-    /// A client whose pack has a place for as long as this lives: the process that makes it is stopped while it has one.
+    /// A client whose pack has a place for as long as this lives: the process that makes it is
+    /// stopped while it has one.
     fn holder(&self, user: &str) -> Holder {
         let mut client = Session::fetch_as(&self.site.socket(), "bulk.git", 2, user);
         client.read_to_flush();
         let process = Pid::from_raw(self.process_of(user));
         assert!(client.write(&self.request(2, "")));
         let deadline = Instant::now() + Duration::from_secs(20);
-        // It leaves its place when nothing was taken for a tenth of a second: it has to be stopped before that.
+        // It leaves its place when nothing was taken for a tenth of a second: it has to be stopped
+        // before that.
         while Instant::now() < deadline {
             assert!(client.fill(&mut [0; 70_000], deadline), "ended early: {}", self.daemon.log());
             kill_with(process, Signal::SIGSTOP).expect("stops");
@@ -329,8 +333,8 @@ fn sessions_of(place: &Place, who: &str, process: &str) -> Option<i32> {
     pids.into_iter().find(|pid| role.contains(pid))
 }
 
-/// One user floods, another one comes last and is next; a stranger is not behind the flood either, nor a user behind
-/// a crowd of strangers.
+/// One user floods, another one comes last and is next; a stranger is not behind the flood either,
+/// nor a user behind a crowd of strangers.
 #[test]
 fn a_flood_does_not_starve_the_others() {
     let place = start("limit packs total 1\nlimit packs queue length 6");
@@ -352,7 +356,8 @@ fn a_flood_does_not_starve_the_others() {
     assert!(told.contains("(limit packs queue length)"), "{told}");
     place.assert_waiting(12);
     drop(first);
-    // Nobody takes more than the beginning, and each leaves the place for the next one: whose beginning comes when.
+    // Nobody takes more than the beginning, and each leaves the place for the next one: whose
+    // beginning comes when.
     let mut begun: Vec<&str> = Vec::new();
     let mut all: Vec<(&str, BorrowedFd<'_>, usize)> = vec![("bob", bob.from.as_fd(), 0)];
     all.extend(flood.iter().map(|client| ("alice", client.from.as_fd(), 0)));
@@ -429,8 +434,8 @@ fn a_client_behind_sshd_that_goes_away_leaves_the_queue_at_once() {
     kill_with(maker, Signal::SIGCONT).expect("goes on");
 }
 
-/// A user whose clones stall keeps what they have reserved; where the total is small four of them kept everybody else waiting.
-/// Now each user has a share, and one more is left for a newcomer.
+/// A user whose clones stall keeps what they have reserved; where the total is small four of them
+/// kept everybody else waiting. Now each user has a share, and one more is left for a newcomer.
 #[test]
 fn a_user_whose_clones_stall_leaves_memory_to_others() {
     let place = start("limit memory total 64M");

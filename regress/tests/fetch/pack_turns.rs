@@ -1,8 +1,9 @@
 //! A place for a pack is held only while the pack is computed.
 //!
-//! Two addresses that took 12 kB a second between them held every place that strangers may have, and whoever else cloned without a
-//! name was refused after the five minutes of the queue. Now a pack whose client takes nothing leaves its place after a tenth of
-//! a second, and waits for another turn when the client takes more; a pack that is copied as it lies needs no place at all.
+//! Two addresses that took 12 kB a second between them held every place that strangers may have,
+//! and whoever else cloned without a name was refused after the five minutes of the queue. Now a
+//! pack whose client takes nothing leaves its place after a tenth of a second, and waits for
+//! another turn when the client takes more; a pack that is copied as it lies needs no place at all.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -37,14 +38,16 @@ fn start(limits: &str) -> Place {
 }
 
 impl Place {
-    /// Everything, in a pack that has to be made: without `ofs-delta` no file is one that can be sent as it lies.
+    /// Everything, in a pack that has to be made: without `ofs-delta` no file is one that can be
+    /// sent as it lies.
     fn request(&self, more: &[&str]) -> Vec<u8> {
         let mut lines: Vec<String> = more.iter().map(|line| format!("{line}\n")).collect();
         lines.extend([format!("want {}\n", self.tip), "done\n".to_owned()]);
         pkt::v2("fetch", lines)
     }
 
-    /// A client of git:// from this address that has asked for everything and takes little at a time.
+    /// A client of git:// from this address that has asked for everything and takes little at a
+    /// time.
     fn stranger(&self, from: &str, more: &[&str]) -> Client {
         let mut client = Client::open_from(self.address, from.parse().expect("an address"));
         nix::sys::socket::setsockopt(&client.stream, nix::sys::socket::sockopt::RcvBuf, &4096).expect("sets");
@@ -75,7 +78,8 @@ fn assert_pack(site: &Site, pack: &[u8], objects: usize) {
     assert_eq!(count as usize, objects);
 }
 
-/// The attack: strangers who take six kilobytes a second, from as many addresses as it takes to have every place.
+/// The attack: strangers who take six kilobytes a second, from as many addresses as it takes to
+/// have every place.
 #[test]
 fn slow_strangers_keep_nobody_waiting() {
     let place = start("limit packs total 4\nlimit packs queue timeout 5s");
@@ -110,7 +114,8 @@ fn slow_strangers_keep_nobody_waiting() {
     });
 }
 
-/// Whoever stops in the middle, again and again while others make packs in the only place, gets every byte of his pack.
+/// Whoever stops in the middle, again and again while others make packs in the only place, gets
+/// every byte of his pack.
 #[test]
 fn a_client_that_stops_and_goes_on_gets_the_rest() {
     let place = start("limit packs total 1");
@@ -129,7 +134,8 @@ fn a_client_that_stops_and_goes_on_gets_the_rest() {
         while clients.iter().any(|(.., whole)| !whole) {
             rounds += 1;
             for (client, taken, whole) in clients.iter_mut().filter(|(.., whole)| !whole) {
-                // A part of it at once, of another size each time, then nothing while the others have theirs.
+                // A part of it at once, of another size each time, then nothing while the others
+                // have theirs.
                 let much = 300_000 + taken.len() % 500_000;
                 let before = taken.len();
                 while !*whole && taken.len() < before + much {
@@ -153,7 +159,8 @@ fn a_client_that_stops_and_goes_on_gets_the_rest() {
     assert_eq!(place.daemon.metric("gotd_packs_active") + place.daemon.metric("gotd_packs_waiting"), 0);
 }
 
-/// A pack that lies there as it is wanted is copied, and whoever makes packs keeps nobody from that.
+/// A pack that lies there as it is wanted is copied, and whoever makes packs keeps nobody from
+/// that.
 #[test]
 fn a_whole_pack_takes_no_place() {
     let place = start("limit packs total 1\nlimit packs queue length 0");
@@ -181,7 +188,8 @@ fn a_whole_pack_takes_no_place() {
     kill(maker, Signal::SIGCONT).expect("goes on");
 }
 
-/// A client that does not even take the signs of life: its turn comes and goes, and it is not in the way.
+/// A client that does not even take the signs of life: its turn comes and goes, and it is not in
+/// the way.
 #[test]
 fn a_client_that_reads_nothing_at_all_is_in_nobodys_way() {
     let place = start("limit packs total 1");
@@ -202,8 +210,8 @@ fn a_client_that_reads_nothing_at_all_is_in_nobodys_way() {
     place.daemon.assert_metric("gotd_packs_stalled", 0);
 }
 
-/// When the memory for packs is used up by those who do not take them, the stranger who holds most for longest is ended, with
-/// the directive in the log; a user is not, however slow.
+/// When the memory for packs is used up by those who do not take them, the stranger who holds most
+/// for longest is ended, with the directive in the log; a user is not, however slow.
 #[test]
 fn who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it() {
     let place = start("limit memory total 160M");
@@ -232,8 +240,8 @@ fn who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it() {
     assert!(answer.len() > 12 << 20, "{}", answer.len());
 }
 
-/// A pack that is copied as it lies kept four megabytes, and the client who took it all the while was ended for them when others
-/// waited for more, who were not even helped by that.
+/// A pack that is copied as it lies kept four megabytes, and the client who took it all the while
+/// was ended for them when others waited for more, who were not even helped by that.
 #[test]
 fn who_takes_a_copied_pack_steadily_is_not_ended_for_its_memory() {
     let place = start("limit memory total 1G");
@@ -260,7 +268,8 @@ fn who_takes_a_copied_pack_steadily_is_not_ended_for_its_memory() {
     assert!(steady.write(&place.request(&["ofs-delta"])));
     place.daemon.assert_metric("gotd_packs_stalled", 2);
     assert_eq!(place.daemon.metric("gotd_memory_reserved_bytes"), one + (4 << 20));
-    // The second of the user's does not fit, and the four megabytes would be as much as is lacking of the total.
+    // The second of the user's does not fit, and the four megabytes would be as much as is lacking
+    // of the total.
     let file = place.site.path("gotd.conf");
     let text = std::fs::read_to_string(&file).expect("reads");
     let total = format!("limit memory total {}", 2 * one + (2 << 20));
@@ -283,7 +292,8 @@ fn who_takes_a_copied_pack_steadily_is_not_ended_for_its_memory() {
     place.daemon.logged(&["pack waits", "limit=\"limit memory total\""]);
 }
 
-/// Who is told to give back what he holds and does not is ended: his memory would be kept from the others for ever.
+/// Who is told to give back what he holds and does not is ended: his memory would be kept from the
+/// others for ever.
 #[test]
 fn a_process_that_keeps_what_was_refused_is_ended() {
     let place = start("limit memory total 110M");

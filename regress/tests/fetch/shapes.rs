@@ -93,7 +93,8 @@ fn with_bitmaps_a_commit_graph_and_reverse_indexes_and_with_broken_ones() {
     drop(daemon);
 }
 
-/// What one session found right the next one believes, but not of a file that has changed since: not even in place.
+/// What one session found right the next one believes, but not of a file that has changed since:
+/// not even in place.
 #[test]
 fn a_bitmap_and_an_order_that_are_damaged_between_two_sessions() {
     let site = Site::new();

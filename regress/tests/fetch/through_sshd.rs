@@ -1,5 +1,5 @@
-//! Fetches of every kind through a real sshd, in the three ways that gotsh can be set up, in every version of the
-//! protocol, compared with what C git's own server gives.
+//! Fetches of every kind through a real sshd, in the three ways that gotsh can be set up, in every
+//! version of the protocol, compared with what C git's own server gives.
 
 use std::path::Path;
 
@@ -143,8 +143,8 @@ impl Fetches<'_> {
         let done = self.ours(&["-C", &clone, "fetch", "--progress", "origin"]).good();
         assert!(done.err.contains("Enumerating objects: "), "{}", done.err);
         let total = done.err.split("Total ").nth(1).and_then(|rest| rest.split(' ').next());
-        // Three commits with two trees and a blob each; whether blobs of the same content are among what the client
-        // has is more than a server must find out.
+        // Three commits with two trees and a blob each; whether blobs of the same content are among
+        // what the client has is more than a server must find out.
         assert!(matches!(total.map(str::parse), Some(Ok(9..=12))), "{}", done.err);
         self.site.git(["-C", &clone, "reset", "-q", "--hard", "origin/main"]).good();
         self.site.git(["-C", &clone, "reflog", "expire", "--expire=now", "--all"]).good();

@@ -1,4 +1,5 @@
-//! A flood over git://: a thousand connections at once from one address, while an honest client of another one clones.
+//! A flood over git://: a thousand connections at once from one address, while an honest client of
+//! another one clones.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -87,7 +88,8 @@ fn an_honest_client_is_served_in_a_flood() {
         most_memory / 1024
     );
     assert!(ratio <= 1.5, "{quiet:?} {flooded:?}");
-    // What the flooder may have at a time, and the honest client: two processes each, and those that wait.
+    // What the flooder may have at a time, and the honest client: two processes each, and those
+    // that wait.
     assert!(
         most_processes <= before + 2 * (PER_ADDRESS + 1) + 4,
         "{most_processes} processes, {before} before"

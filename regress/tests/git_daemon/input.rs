@@ -1,5 +1,5 @@
-//! Bad input over git://: first packets of every wrong kind, clients that are slow, silent or gone. Each loses its own
-//! connection, quickly, and the next client is served.
+//! Bad input over git://: first packets of every wrong kind, clients that are slow, silent or gone.
+//! Each loses its own connection, quickly, and the next client is served.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -237,7 +237,8 @@ fn bad_requests_later_on() {
     assert_fine(&site, &mut daemon, address);
 }
 
-/// One address has so many places and no more; who is refused is told by which line of the configuration.
+/// One address has so many places and no more; who is refused is told by which line of the
+/// configuration.
 #[test]
 fn an_address_has_so_many_places() {
     let site = Site::new();
@@ -311,7 +312,8 @@ fn eight(address: SocketAddr) -> Vec<Client> {
     (0..8).map(|n| Client::open_from(address, from(n))).collect()
 }
 
-/// One byte takes a session from those that wait, but it is no request, and keeps no place from whoever comes with a whole one.
+/// One byte takes a session from those that wait, but it is no request, and keeps no place from
+/// whoever comes with a whole one.
 #[test]
 fn the_beginning_of_a_request_keeps_no_place() {
     let (site, mut daemon, address) = eight_places();
@@ -332,8 +334,8 @@ fn the_beginning_of_a_request_keeps_no_place() {
     assert_fine(&site, &mut daemon, address);
 }
 
-/// Who has been told what there is and then says nothing loses the place to whoever comes, long before the time for idle
-/// clients is over. Who asks on, however little, is never ended.
+/// Who has been told what there is and then says nothing loses the place to whoever comes, long
+/// before the time for idle clients is over. Who asks on, however little, is never ended.
 #[test]
 fn idle_ones_give_way() {
     let (site, mut daemon, address) = eight_places();

@@ -1,4 +1,5 @@
-//! What the kernel says about every process of a daemon that serves git://: who it runs as, what it may, what it has open.
+//! What the kernel says about every process of a daemon that serves git://: who it runs as, what it
+//! may, what it has open.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -54,8 +55,8 @@ impl std::fmt::Display for Row {
     }
 }
 
-/// A program that runs another one in a network of its own, in which every port is free; an error tells that there cannot
-/// be one here.
+/// A program that runs another one in a network of its own, in which every port is free; an error
+/// tells that there cannot be one here.
 fn own_network() -> Result<Command, String> {
     let program = || {
         let mut unshare = Command::new("unshare");
@@ -70,8 +71,9 @@ fn own_network() -> Result<Command, String> {
     }
 }
 
-/// With an ordinary port, and with a low one that only a privilege binds: nobody but `sockets` has one, it has that one
-/// alone, nobody but `listen` waits for clients, and only the client's own session and repository process have its connection besides.
+/// With an ordinary port, and with a low one that only a privilege binds: nobody but `sockets` has
+/// one, it has that one alone, nobody but `listen` waits for clients, and only the client's own
+/// session and repository process have its connection besides.
 #[test]
 fn privileges_and_sockets_of_every_process() {
     if !is_root() {

@@ -7,8 +7,8 @@ use regress::site::present_user;
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, pkt};
 
-/// A configuration that serves `open.git` to everybody, `closed.git` to the present user alone, and below `pub/` what is
-/// marked.
+/// A configuration that serves `open.git` to everybody, `closed.git` to the present user alone, and
+/// below `pub/` what is marked.
 fn configuration(site: &Site, addresses: &[SocketAddr], more: &str) -> String {
     let listen: String = addresses.iter().map(|address| tcp::listen_line(*address)).collect();
     let (head, me, dir) = (site.head(), present_user(), site.path("repositories").display().to_string());
@@ -99,7 +99,8 @@ fn an_administrator_may_have_it_told() {
     let (site, _daemon, address) = start("connection informative errors\n");
     let remote = |path: &str| site.git(["ls-remote", &format!("git://{address}/{path}")]);
     remote("denied").bad("Permission denied");
-    // In git-daemon's words. Where no rule is about anonymous clients nothing is looked up, so it may not be there at all.
+    // In git-daemon's words. Where no rule is about anonymous clients nothing is looked up, so it
+    // may not be there at all.
     for (path, told) in [
         ("nothing.git", "no such repository: /nothing.git"),
         ("pub/nothing", "no such repository: /pub/nothing"),
@@ -180,8 +181,8 @@ fn sockets_of_a_service_manager_are_served() {
     assert!(!site.socket().exists(), "{log}");
 }
 
-/// A socket for both kinds of addresses, as service managers make them: whoever comes over IPv4 has an IPv4 address, and
-/// not one of the network that all of these are written in.
+/// A socket for both kinds of addresses, as service managers make them: whoever comes over IPv4 has
+/// an IPv4 address, and not one of the network that all of these are written in.
 #[test]
 fn over_a_socket_for_both_kinds_ipv4_clients_are_told_apart() {
     use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn6, bind, listen, socket};

@@ -1,4 +1,5 @@
-//! Other ways to come over git://: through inetd, to a home directory, and with clients that are not git.
+//! Other ways to come over git://: through inetd, to a home directory, and with clients that are
+//! not git.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
@@ -163,7 +164,8 @@ r.remotes['origin'].fetch()
     }
 }
 
-/// gix cannot be given an IPv6 address as such: a name of the loopback interface's, if the system has one.
+/// gix cannot be given an IPv6 address as such: a name of the loopback interface's, if the system
+/// has one.
 fn name_of_v6() -> Option<&'static str> {
     use std::net::ToSocketAddrs;
     let found = ["ip6-localhost", "localhost"].into_iter().find(|name| {

@@ -131,7 +131,8 @@ fn quotes() {
 
 #[test]
 fn an_error_is_one_write() {
-    // Game of Trees' client has the same standard error, and its words came between `gotsh: ` and the rest.
+    // Game of Trees' client has the same standard error, and its words came between `gotsh: ` and
+    // the rest.
     let (site, mut daemon) = site();
     let (reader, writer) = UnixDatagram::pair().unwrap();
     reader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -184,7 +185,8 @@ fn other_commands() {
     daemon.assert_serves();
 }
 
-/// CVE-2022-39260: a command of a megabyte ended git-shell. Through sshd it may be as long as a client likes.
+/// CVE-2022-39260: a command of a megabyte ended git-shell. Through sshd it may be as long as a
+/// client likes.
 #[test]
 fn a_command_of_a_megabyte_through_sshd() {
     if !Sshd::available() {
@@ -210,7 +212,8 @@ fn a_command_of_a_megabyte_through_sshd() {
     daemon.assert_serves();
 }
 
-/// Variables that make git or the loader run or read something. Only `GIT_PROTOCOL` may have any effect.
+/// Variables that make git or the loader run or read something. Only `GIT_PROTOCOL` may have any
+/// effect.
 fn hostile_environment(site: &Site) -> Vec<(String, String)> {
     let marker = site.path("marker");
     site.script("evil", &format!("#!/bin/sh\n: >{}\nexit 0\n", marker.display()));

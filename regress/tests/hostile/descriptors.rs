@@ -1,9 +1,10 @@
 //! Descriptors that clients send: none is ever under way to the daemon.
 //!
-//! Whoever closes a connection last closes what was sent over it, received or not, and that can take as long as the sender
-//! likes: a file of a hostile file system, or, as here, a TCP socket that lingers over what nobody reads. With `limit total 6`
-//! nine such connections stopped `listen`, which closed those that it refused, and so everybody; the sessions of the others
-//! could not be ended.
+//! Whoever closes a connection last closes what was sent over it, received or not, and that can
+//! take as long as the sender likes: a file of a hostile file system, or, as here, a TCP socket
+//! that lingers over what nobody reads. With `limit total 6` nine such connections stopped
+//! `listen`, which closed those that it refused, and so everybody; the sessions of the others could
+//! not be ended.
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -37,8 +38,9 @@ fn can_refuse(site: &Site) -> bool {
     refused
 }
 
-/// A program that holds every place and has so many connections beyond that which have sent one each, where they can, and the peers of those sockets. Which copy of a
-/// socket is closed last is nobody's choice, so that they must not be in this process.
+/// A program that holds every place and has so many connections beyond that which have sent one
+/// each, where they can, and the peers of those sockets. Which copy of a socket is closed last is
+/// nobody's choice, so that they must not be in this process.
 fn attack(site: &Site, count: usize) -> (Other, Vec<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let program = format!(

@@ -1,6 +1,6 @@
-//! Packs, references and trees that have sunk Git servers, each pushed to a real daemon. The list of what each was
-//! answered, how long it took and how much memory `verify` used is printed: `cargo test -p regress --test hostile packs::
-//! -- --nocapture`.
+//! Packs, references and trees that have sunk Git servers, each pushed to a real daemon. The list
+//! of what each was answered, how long it took and how much memory `verify` used is printed: `cargo
+//! test -p regress --test hostile packs:: -- --nocapture`.
 //!
 //! After each of them the repository is exactly what it was.
 
@@ -47,7 +47,8 @@ impl Target {
         Target { site, repository, daemon, tip }
     }
 
-    /// What must not change: everything but the times of directories, in which locks and the quarantine come and go.
+    /// What must not change: everything but the times of directories, in which locks and the
+    /// quarantine come and go.
     fn state(&self) -> (String, BTreeMap<String, impl PartialEq>) {
         let mut files = listing(&self.repository);
         for (name, entry) in &mut files {
@@ -58,8 +59,8 @@ impl Target {
         (references(&self.site, &self.repository), files)
     }
 
-    /// Sends these bytes to a receive-pack, and says what it was answered; with it the time in milliseconds and the
-    /// largest memory of `verify` that was seen.
+    /// Sends these bytes to a receive-pack, and says what it was answered; with it the time in
+    /// milliseconds and the largest memory of `verify` that was seen.
     fn send(&self, input: &[u8]) -> (String, u128, u64) {
         let mut gotsh = self.site.gotsh("git-receive-pack 'r.git'");
         let begun = Instant::now();
@@ -229,7 +230,8 @@ fn chain(length: u32) -> Vec<u8> {
     })
 }
 
-/// Some two kilobytes that unpack to six gigabytes: each delta is twice the one before it, or the largest one again.
+/// Some two kilobytes that unpack to six gigabytes: each delta is twice the one before it, or the
+/// largest one again.
 fn bomb() -> Vec<u8> {
     let copies = |base: u64, result: u64| {
         let piece = base.min(8 << 20);
@@ -597,7 +599,8 @@ fn request_with_pack(commands: &[(&str, &str, &[u8])], capabilities: &str) -> Ve
     out
 }
 
-/// An object of the same id and other content: nobody can make one, so the repository's own is damaged instead.
+/// An object of the same id and other content: nobody can make one, so the repository's own is
+/// damaged instead.
 #[test]
 fn the_same_id_with_other_content() {
     let mut target = Target::new();

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use regress::compare::{assert_mirror, listing, objects};
 use regress::{Site, history};
 
-/// A repository outside of what gotd serves, with a commit that is nowhere else, and the id of that commit.
+/// A repository outside of what gotd serves, with a commit that is nowhere else, and the id of that
+/// commit.
 fn secret(site: &Site) -> (PathBuf, String) {
     let path = history::repository(site, "../secret.git", 7, "sha1");
     history::grow(site, &path, 1, 9_000);
@@ -92,7 +93,8 @@ fn nothing_runs() {
     daemon.assert_serves();
 }
 
-/// `extensions.*` change what a repository means: unknown ones are refused, and so is what is not files.
+/// `extensions.*` change what a repository means: unknown ones are refused, and so is what is not
+/// files.
 #[test]
 fn unknown_extensions_are_refused() {
     let site = Site::new();
@@ -203,7 +205,8 @@ fn symbolic_links_among_the_objects_are_not_followed() {
         fs::write(path.join("refs/heads/stolen"), format!("{id}\n")).expect("writes");
         path
     };
-    // The whole directory of packs, single packs, a fan-out directory, a single object, the multi-pack index.
+    // The whole directory of packs, single packs, a fan-out directory, a single object, the
+    // multi-pack index.
     let packs = fresh("packs.git");
     fs::remove_dir_all(packs.join("objects/pack")).expect("removes");
     symlink(outside.join("objects/pack"), packs.join("objects/pack")).expect("links");
@@ -242,7 +245,8 @@ fn symbolic_links_among_the_references_are_not_followed() {
     let original = history::repository(&site, "evil.git", 6, "sha1");
     let tip = history::tip(&site, &original);
     site.git_in(&original, ["pack-refs", "--all"]);
-    // A file outside that holds an id which this repository has: only following the link could list it.
+    // A file outside that holds an id which this repository has: only following the link could list
+    // it.
     fs::write(site.path("id"), format!("{tip}\n")).expect("writes");
     fs::create_dir(site.path("ids")).expect("makes a directory");
     fs::write(site.path("ids/inner"), format!("{tip}\n")).expect("writes");
@@ -367,8 +371,8 @@ fn damaged_packs_and_objects() {
     daemon.assert_serves();
 }
 
-/// A line of `packed-refs` that makes no sense, behind more references than one message holds: the client is told, and
-/// does not take those that come after it for deleted.
+/// A line of `packed-refs` that makes no sense, behind more references than one message holds: the
+/// client is told, and does not take those that come after it for deleted.
 #[test]
 fn a_bad_line_in_a_long_list_of_references_is_no_shorter_list() {
     let site = Site::new();

@@ -1,5 +1,5 @@
-//! Requests of protocol v0 and v2 that are wrong, huge or full of escapes: refused with one clear line, in bounded
-//! time and memory.
+//! Requests of protocol v0 and v2 that are wrong, huge or full of escapes: refused with one clear
+//! line, in bounded time and memory.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,8 @@ use regress::process;
 use regress::raw::{End, Session};
 use regress::{Daemon, Site, history};
 
-/// What one process of a session may ever have in memory, in bytes: its code, buffers, and what a request may name.
+/// What one process of a session may ever have in memory, in bytes: its code, buffers, and what a
+/// request may name.
 const MEMORY: u64 = 160 << 20;
 
 fn start() -> (Site, Daemon, String) {
@@ -150,7 +151,8 @@ fn version_2_out_of_order_or_unknown() {
     assert_serves(&site, &mut daemon);
 }
 
-/// Escapes in what a client says about itself end up in nobody's terminal (CVE-2024-52005, CVE-2026-3854).
+/// Escapes in what a client says about itself end up in nobody's terminal (CVE-2024-52005,
+/// CVE-2026-3854).
 #[test]
 fn escapes_in_the_agent() {
     let (site, mut daemon, tip) = start();
@@ -215,7 +217,8 @@ fn id(n: u64) -> String {
     format!("{:08x}{:032x}", n.wrapping_mul(0x9e37_79b9) & 0xffff_ffff, n)
 }
 
-/// Sends a request in version 2 and reads the answer; the session may have had enough of it before its end.
+/// Sends a request in version 2 and reads the answer; the session may have had enough of it before
+/// its end.
 fn ask(site: &Site, request: &[u8]) -> Vec<u8> {
     let mut client = Session::fetch(&site.socket(), "demo.git", 2);
     client.read_to_flush();
@@ -340,9 +343,10 @@ fn many_requests_on_one_connection() {
     assert_serves(&site, &mut daemon);
 }
 
-/// A refusal quotes what it refuses. As long as the parent found out by searching its text which limit had been reached, a client
-/// that wrote `(limit packs total)` where a capability belongs counted as one that had been refused for it, so that any client could
-/// fill the administrator's graph of any limit. A limit is counted now by what the refusal is, not by what it says.
+/// A refusal quotes what it refuses. As long as the parent found out by searching its text which
+/// limit had been reached, a client that wrote `(limit packs total)` where a capability belongs
+/// counted as one that had been refused for it, so that any client could fill the administrator's
+/// graph of any limit. A limit is counted now by what the refusal is, not by what it says.
 #[test]
 fn a_client_that_writes_the_name_of_a_limit_has_reached_none() {
     let (site, mut daemon, tip) = start();

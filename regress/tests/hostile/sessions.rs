@@ -27,8 +27,9 @@ fn with_limits(site: &Site, lines: &str) -> String {
     )
 }
 
-/// A session that dies between the offer and the connection must not pass its client on to another one: a channel
-/// that several sessions shared gave one client's connection to the next session, under the next one's credentials.
+/// A session that dies between the offer and the connection must not pass its client on to another
+/// one: a channel that several sessions shared gave one client's connection to the next session,
+/// under the next one's credentials.
 #[test]
 fn a_session_that_dies_before_it_receives_takes_its_client_along() {
     let site = Site::new();
@@ -122,8 +123,8 @@ fn silent_connections_of_one_user_do_not_take_every_place() {
     daemon.assert_serves();
 }
 
-/// A client has one end of each pipe. It may switch its own ends to any mode, and make both pipes as small or as large as the
-/// system lets it while a clone runs: the pack is whole.
+/// A client has one end of each pipe. It may switch its own ends to any mode, and make both pipes
+/// as small or as large as the system lets it while a clone runs: the pack is whole.
 #[test]
 fn pipes_that_the_client_resizes_and_switches_while_a_clone_runs() {
     let site = Site::new();
@@ -172,8 +173,9 @@ fn pipes_that_the_client_resizes_and_switches_while_a_clone_runs() {
     daemon.assert_serves();
 }
 
-/// A pipe can be opened anew through /proc, at either end. The daemon's belong to its own user and to nobody else, so that a
-/// client cannot fill its own output, read what it wrote, or keep either from ending.
+/// A pipe can be opened anew through /proc, at either end. The daemon's belong to its own user and
+/// to nobody else, so that a client cannot fill its own output, read what it wrote, or keep either
+/// from ending.
 #[test]
 fn a_client_cannot_open_the_other_end_of_its_pipes() {
     if !is_root() {
@@ -200,8 +202,8 @@ fn a_client_cannot_open_the_other_end_of_its_pipes() {
     daemon.assert_serves();
 }
 
-/// Clients that ask for something and never take their ends of the pipes, which stay on their way: they are ended for saying
-/// nothing, others are served meanwhile, and nothing of them is left.
+/// Clients that ask for something and never take their ends of the pipes, which stay on their way:
+/// they are ended for saying nothing, others are served meanwhile, and nothing of them is left.
 #[test]
 fn clients_that_never_take_their_ends() {
     let site = Site::new();
@@ -234,8 +236,8 @@ fn clients_that_never_take_their_ends() {
     daemon.assert_serves();
 }
 
-/// Every client makes its pipes as large as it may, and the quota that they use up is that of the daemon's user. What is left
-/// for others are pipes of two pages: slower, and whole all the same.
+/// Every client makes its pipes as large as it may, and the quota that they use up is that of the
+/// daemon's user. What is left for others are pipes of two pages: slower, and whole all the same.
 #[test]
 fn a_quota_of_pipes_that_clients_use_up() {
     // It is that of all daemons here.
@@ -261,8 +263,8 @@ fn a_quota_of_pipes_that_clients_use_up() {
     daemon.assert_serves();
 }
 
-/// Descriptors that hang whoever closes them, sent along with a request: nobody but their sender waits, and what its session
-/// has of them goes with the process.
+/// Descriptors that hang whoever closes them, sent along with a request: nobody but their sender
+/// waits, and what its session has of them goes with the process.
 #[test]
 fn descriptors_whose_close_hangs() {
     // A program that another test starts has a copy of them for a moment, and would hang instead.
@@ -274,8 +276,8 @@ fn descriptors_whose_close_hangs() {
     for n in 0..6 {
         let (hanging, far) = tcp::lingering(60);
         sockets.push(far);
-        // The session sleeps until it has the last one: closing it here would hang this test. The one that took the place of the
-        // last one is the next, and has to be there by now.
+        // The session sleeps until it has the last one: closing it here would hang this test. The
+        // one that took the place of the last one is the next, and has to be there by now.
         std::thread::sleep(Duration::from_millis(300));
         let waiting = daemon.role("session");
         let tell = |signal| {
@@ -288,7 +290,8 @@ fn descriptors_whose_close_hangs() {
         connection.greet();
         let sent = connection.request(&fetch_request("demo.git", 0), &[hanging.as_fd()]);
         if sent.is_err() {
-            // The system refuses it to the sender, whose copy is the last one: a program that is started meanwhile would hang.
+            // The system refuses it to the sender, whose copy is the last one: a program that is
+            // started meanwhile would hang.
             let no = libc::linger { l_onoff: 0, l_linger: 0 };
             nix::sys::socket::setsockopt(&hanging, nix::sys::socket::sockopt::Linger, &no).expect("sets");
         }

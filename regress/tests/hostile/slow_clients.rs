@@ -1,4 +1,5 @@
-//! Clients that are slow: each is ended after the time that gotd.conf gives it, with a line that names the directive.
+//! Clients that are slow: each is ended after the time that gotd.conf gives it, with a line that
+//! names the directive.
 
 use std::time::{Duration, Instant};
 

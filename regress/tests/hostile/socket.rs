@@ -1,5 +1,6 @@
-//! The daemon's socket, which any local user may connect to: garbage, wrong descriptors, half a message, nothing,
-//! and very many of them. (One malformed message ended OpenSMTPD: CVE-2025-62875.)
+//! The daemon's socket, which any local user may connect to: garbage, wrong descriptors, half a
+//! message, nothing, and very many of them. (One malformed message ended OpenSMTPD:
+//! CVE-2025-62875.)
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -86,8 +87,9 @@ fn another_version_is_told_so() {
     assert_serves(&site, &mut daemon);
 }
 
-/// The daemon takes no descriptor of anybody's. With a greeting, a request or garbage, few or many: they are refused to whoever
-/// sends them or dropped, and the session goes on as if there had been none.
+/// The daemon takes no descriptor of anybody's. With a greeting, a request or garbage, few or many:
+/// they are refused to whoever sends them or dropped, and the session goes on as if there had been
+/// none.
 #[test]
 fn descriptors_are_not_taken() {
     let (site, mut daemon) = start();
@@ -108,7 +110,8 @@ fn descriptors_are_not_taken() {
     for (what, fds) in &sets {
         for with_greeting in [true, false] {
             let connection = Connection::open(&site.socket());
-            // Where the system lets the receiver say so, the sender is told, and the record has not gone out.
+            // Where the system lets the receiver say so, the sender is told, and the record has not
+            // gone out.
             let send = |record: &[u8], with: bool| {
                 if !with || connection.send(record, fds).is_err() {
                     connection.send(record, &[]).expect("goes out");
@@ -151,7 +154,8 @@ fn a_descriptor_that_was_sent_is_held_by_nobody() {
     assert_serves(&site, &mut daemon);
 }
 
-/// The daemon's own socket as a descriptor that travels through it: descriptors in flight must not pile up.
+/// The daemon's own socket as a descriptor that travels through it: descriptors in flight must not
+/// pile up.
 #[test]
 fn the_connection_itself_as_a_descriptor() {
     let (site, mut daemon) = start();

@@ -1,9 +1,10 @@
-//! Floods of the unix socket, which every local user may connect to: who is served is decided by uid, before a session is
-//! spent on anybody.
+//! Floods of the unix socket, which every local user may connect to: who is served is decided by
+//! uid, before a session is spent on anybody.
 //!
-//! There was one line for all users, and 200 new connections a second for all of them. A user with 1,300 connections a
-//! second, which cost a twentieth of a processor, had nearly all of these, and of others' requests every second failed. A
-//! session was spent on each connection before anybody was counted, and one whose end hung kept its place.
+//! There was one line for all users, and 200 new connections a second for all of them. A user with
+//! 1,300 connections a second, which cost a twentieth of a processor, had nearly all of these, and
+//! of others' requests every second failed. A session was spent on each connection before anybody
+//! was counted, and one whose end hung kept its place.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,8 @@ fn honest(site: &Site) -> Done {
     run(&mut command, b"", 60)
 }
 
-/// `rate` connections a second, greeted and left alone, and at most `held` of them open; it says when it has begun.
+/// `rate` connections a second, greeted and left alone, and at most `held` of them open; it says
+/// when it has begun.
 fn flood(site: &Site, uid: u32, rate: u32, held: usize) -> Other {
     let program = format!(
         "\
@@ -124,9 +126,10 @@ fn eight_users_who_flood_cost_no_other_user_a_request() {
     daemon.assert_serves();
 }
 
-/// A session gives its client the ends of two pipes, and what is under way in sockets is charged to our user: with as many as
-/// may be there, nobody is given anything any more. Whoever never receives, and keeps the connection, kept them there for
-/// ever, while the session was over and counted for nobody. It counts until they are taken, or thrown away.
+/// A session gives its client the ends of two pipes, and what is under way in sockets is charged to
+/// our user: with as many as may be there, nobody is given anything any more. Whoever never
+/// receives, and keeps the connection, kept them there for ever, while the session was over and
+/// counted for nobody. It counts until they are taken, or thrown away.
 #[test]
 fn who_never_takes_what_he_is_sent_keeps_his_places() {
     if !others::possible() {
@@ -187,8 +190,8 @@ fn a_user_with_many_short_connections_has_no_more_than_their_rate() {
     assert!(served <= 20 * 5, "{served} sessions in three seconds");
 }
 
-/// Those of several users who never say a word hold every place there is: the longest silent one of who has most gives way
-/// to a user who has fewer.
+/// Those of several users who never say a word hold every place there is: the longest silent one of
+/// who has most gives way to a user who has fewer.
 #[test]
 fn a_silent_connection_gives_way_to_a_user_who_has_fewer() {
     if !others::possible() {
@@ -210,8 +213,8 @@ time.sleep(120)
     daemon.assert_serves();
 }
 
-/// A range of subordinate uids was 65,536 users: each of them had connections, a rate and a place in the line of its own, and
-/// whoever has a line in /etc/subuid took all there were.
+/// A range of subordinate uids was 65,536 users: each of them had connections, a rate and a place
+/// in the line of its own, and whoever has a line in /etc/subuid took all there were.
 #[test]
 fn a_range_of_subordinate_uids_is_one_user() {
     if !others::possible() {
@@ -238,7 +241,8 @@ fn a_range_of_subordinate_uids_is_one_user() {
     site.hand_over();
     let program: Vec<String> = program.into_iter().chain([mount, "sh".to_owned()]).collect();
     let mut daemon = Daemon::start_through(&site, &configuration, &program).expect("starts");
-    // Each under another uid; the last ones of the range too, and one just above it. Then those of two containers of root's.
+    // Each under another uid; the last ones of the range too, and one just above it. Then those of
+    // two containers of root's.
     let connect = "\
 held = []
 def come(uid):
@@ -280,7 +284,8 @@ time.sleep(600)
     daemon.assert_serves();
 }
 
-/// A user of a shared account, whose uid many others have: counted by the name, once the greeting has told it.
+/// A user of a shared account, whose uid many others have: counted by the name, once the greeting
+/// has told it.
 #[test]
 fn silent_connections_of_one_user_of_an_account_leave_places_for_the_others() {
     let site = Site::new();
@@ -316,8 +321,9 @@ fn silent_connections_of_one_user_of_an_account_leave_places_for_the_others() {
     daemon.assert_serves();
 }
 
-/// The uid of a shared account had no share before the greeting: each of its connections was like the first one of a user, and
-/// whoever had a session already waited behind all of them, until the time in the line was over.
+/// The uid of a shared account had no share before the greeting: each of its connections was like
+/// the first one of a user, and whoever had a session already waited behind all of them, until the
+/// time in the line was over.
 #[test]
 fn one_person_of_an_account_who_floods_costs_no_other_uid_a_request() {
     if !others::possible() {
@@ -340,8 +346,9 @@ fn one_person_of_an_account_who_floods_costs_no_other_uid_a_request() {
     daemon.assert_serves();
 }
 
-/// The kernel tells the groups of who connects, and there is room for 1,024 of them: with one more `session` could not be told
-/// who it is, and a session that fails before it has served anybody makes the next ones wait.
+/// The kernel tells the groups of who connects, and there is room for 1,024 of them: with one more
+/// `session` could not be told who it is, and a session that fails before it has served anybody
+/// makes the next ones wait.
 #[test]
 fn a_user_in_very_many_groups_is_refused_and_pauses_nobody() {
     if !others::possible() {
@@ -382,7 +389,8 @@ fn a_user_in_very_many_groups_is_refused_and_pauses_nobody() {
     daemon.assert_serves();
 }
 
-/// More than wait at a time: of the line the busiest gives way, so that it is never full for others.
+/// More than wait at a time: of the line the busiest gives way, so that it is never full for
+/// others.
 #[test]
 fn a_line_full_of_one_user_has_room_for_another() {
     if !others::possible() {

@@ -41,7 +41,8 @@ impl Stalled {
         stalled
     }
 
-    /// Lets the data flow again, and returns git's success, what was said on standard error, and gotsh's status.
+    /// Lets the data flow again, and returns git's success, what was said on standard error, and
+    /// gotsh's status.
     fn go_on(&mut self) -> (bool, String, String) {
         fs::write(&self.go, b"").expect("makes a file");
         let mut success = None;
@@ -79,7 +80,8 @@ fn assert_clones(site: &Site, name: &str) {
     assert!(path.join("bulk/3").exists());
 }
 
-/// The processes of the one session that is under way, from `gotctl info`: session, repository process.
+/// The processes of the one session that is under way, from `gotctl info`: session, repository
+/// process.
 fn pids(daemon: &Daemon) -> (i32, i32) {
     let info = daemon.gotctl(&["info"]).good().text();
     let line = info.lines().find(|l| l.contains("git-upload-pack")).expect("a session is under way");
@@ -348,8 +350,8 @@ fn a_client_that_goes_away_ends_its_session() {
     assert_eq!(client.connection.end(5), End::Exit(0, String::new()));
 }
 
-/// Without `-d` gotd leaves its terminal: when the command returns, clients are served, and `gotctl stop` frees the
-/// socket.
+/// Without `-d` gotd leaves its terminal: when the command returns, clients are served, and `gotctl
+/// stop` frees the socket.
 #[test]
 fn a_daemon_in_the_background_listens_when_its_command_returns() {
     let site = bulky();

@@ -1,7 +1,8 @@
-//! Each role, in the real daemon, tries to get out of its sandbox at the place where it handles a client's first
-//! message; the job that the client asked for works all the same.
+//! Each role, in the real daemon, tries to get out of its sandbox at the place where it handles a
+//! client's first message; the job that the client asked for works all the same.
 //!
-//! Needs binaries built with the feature `escapes`: regress.sh builds them and names them in `GOTD_ESCAPES_BIN`.
+//! Needs binaries built with the feature `escapes`: regress.sh builds them and names them in
+//! `GOTD_ESCAPES_BIN`.
 
 use std::io::Read;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Every process has a limit of memory, and when the machine has none left a session goes before the daemon does.
+//! Every process has a limit of memory, and when the machine has none left a session goes before
+//! the daemon does.
 
 use regress::Site;
 use regress::run::wait_until;

@@ -1,5 +1,5 @@
-//! What can be seen of the processes from outside: who they run as, what they have given up, and that each session
-//! has its own.
+//! What can be seen of the processes from outside: who they run as, what they have given up, and
+//! that each session has its own.
 
 use std::collections::HashSet;
 use std::fs;
@@ -69,8 +69,8 @@ fn all_but_sockets_have_lost_every_privilege() {
     }
 }
 
-/// What each process has open, as root sees it: no process but the two of the fetch holds the client's pipes, and
-/// none has a repository open but the one that serves it.
+/// What each process has open, as root sees it: no process but the two of the fetch holds the
+/// client's pipes, and none has a repository open but the one that serves it.
 #[test]
 fn descriptors_are_only_where_they_belong() {
     if !is_root() {
@@ -112,11 +112,13 @@ fn descriptors_are_only_where_they_belong() {
     assert_eq!(readers, 1, "the repository is read by one process");
 }
 
-/// Both ends of a pipe share a lock, which the kernel holds while it copies from or into the memory of whoever writes or
-/// reads; closing an end waits for it, beyond SIGKILL. A local user maps a file of a FUSE server that never answers, writes
-/// from there into the pipe that he was given, and whoever closes the other end hangs. The parent used to keep an end of
-/// each waiting session for `verify`, and closed it when the client had asked for a fetch: one connection of any user stopped
-/// the daemon. What is looked at here is that nobody who serves others has such an end at all.
+/// Both ends of a pipe share a lock, which the kernel holds while it copies from or into the memory
+/// of whoever writes or reads; closing an end waits for it, beyond SIGKILL. A local user maps a
+/// file of a FUSE server that never answers, writes from there into the pipe that he was given, and
+/// whoever closes the other end hangs. The parent used to keep an end of each waiting session for
+/// `verify`, and closed it when the client had asked for a fetch: one connection of any user
+/// stopped the daemon. What is looked at here is that nobody who serves others has such an end at
+/// all.
 #[test]
 fn nobody_who_serves_others_holds_an_end_of_a_clients_pipe() {
     if !is_root() {

@@ -1,6 +1,6 @@
-//! What the three processes of a push hold while its pack is coming in, as root sees it in /proc. The table is printed:
-//! `cargo test -p regress --test process push_privileges:: -- --nocapture`. That each of them cannot get more is what the test
-//! `escapes` tries.
+//! What the three processes of a push hold while its pack is coming in, as root sees it in /proc.
+//! The table is printed: `cargo test -p regress --test process push_privileges:: -- --nocapture`.
+//! That each of them cannot get more is what the test `escapes` tries.
 
 use std::collections::BTreeMap;
 use std::fs;

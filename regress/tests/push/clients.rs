@@ -1,5 +1,5 @@
-//! The same pushes by git, dulwich and libgit2 (pygit2): what is in the repository afterwards is what git's own server
-//! makes of them.
+//! The same pushes by git, dulwich and libgit2 (pygit2): what is in the repository afterwards is
+//! what git's own server makes of them.
 
 use std::path::{Path, PathBuf};
 
@@ -162,8 +162,8 @@ fn options_of_git_push() {
                 command.arg("-C").arg(from).arg("-c").arg(format!("protocol.version={version}"));
                 run(command.args(["push", "-q", url]).args(*arguments), b"", 60)
             };
-            // With options and nothing to push, git writes on behind what ends the request, and dies of SIGPIPE if the server,
-            // C git's as well, has gone by then.
+            // With options and nothing to push, git writes on behind what ends the request, and
+            // dies of SIGPIPE if the server, C git's as well, has gone by then.
             let push = |url: &str| {
                 (0..30).map(|_| once(url)).find(|done| done.status != 141).expect("SIGPIPE each time")
             };
@@ -175,8 +175,8 @@ fn options_of_git_push() {
     assert_whole(&site, &ours);
 }
 
-/// From a shallow clone: what the server can complete is taken; what would make it shallow is refused, as git does
-/// unless `receive.shallowUpdate` says otherwise.
+/// From a shallow clone: what the server can complete is taken; what would make it shallow is
+/// refused, as git does unless `receive.shallowUpdate` says otherwise.
 #[test]
 fn pushes_from_shallow_clones() {
     let (site, work, ours, theirs) = site();
@@ -184,8 +184,8 @@ fn pushes_from_shallow_clones() {
     for url in ["gotd:ours.git", &theirs.to_string_lossy()] {
         git_push(&site, &work, url, &["main"]).good();
     }
-    // A branch of which the server has nothing when its last commit comes alone. (Where the server has what is behind
-    // such a commit, gotd takes it, and git does not.)
+    // A branch of which the server has nothing when its last commit comes alone. (Where the server
+    // has what is behind such a commit, gotd takes it, and git does not.)
     site.git_in(&work, ["commit", "-q", "--allow-empty", "-m", "further aside"]);
     let shallow = site.clone_path("shallow");
     let from = format!("file://{}", work.display());

@@ -1,11 +1,12 @@
-//! The disk fills at every stage of a push: while the pack comes in, at its index, where it moves in, at locks, references,
-//! reflogs and packed-refs. `make disk-full` shows what was seen.
+//! The disk fills at every stage of a push: while the pack comes in, at its index, where it moves
+//! in, at locks, references, reflogs and packed-refs. `make disk-full` shows what was seen.
 //!
-//! The repositories lie on small file systems of the test's own, in a mount namespace of its own: tmpfs with few bytes,
-//! tmpfs with few inodes, and (for root, with mkfs.ext4) ext4 on a loop device. For each number of bytes or inodes that
-//! may be left, from none to more than the push needs: the client is told that the disk is full, nothing temporary is
-//! left, the repository is whole, each reference is at its old or its new value, and the same push works once there is
-//! room again.
+//! The repositories lie on small file systems of the test's own, in a mount namespace of its own:
+//! tmpfs with few bytes, tmpfs with few inodes, and (for root, with mkfs.ext4) ext4 on a loop
+//! device. For each number of bytes or inodes that may be left, from none to more than the push
+//! needs: the client is told that the disk is full, nothing temporary is left, the repository is
+//! whole, each reference is at its old or its new value, and the same push works once there is room
+//! again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,13 +36,15 @@ shift
 exec \"$@\"
 ";
 
-/// Runs this test again where it may mount; `None`: this is that run, and here are the file systems.
+/// Runs this test again where it may mount; `None`: this is that run, and here are the file
+/// systems.
 fn small_disks(name: &str) -> Option<PathBuf> {
     if let Some(place) = std::env::var_os(PLACE) {
         return Some(place.into());
     }
     if !is_root() {
-        // In a user namespace root's directories belong to nobody, and gotd crosses no mount point below them.
+        // In a user namespace root's directories belong to nobody, and gotd crosses no mount point
+        // below them.
         regress::skipped("needs root");
         return None;
     }

@@ -1,4 +1,5 @@
-//! Pushes of every kind: the same as to C git where git can answer, and nothing changed where they are refused.
+//! Pushes of every kind: the same as to C git where git can answer, and nothing changed where they
+//! are refused.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -217,7 +218,8 @@ fn of_two_pushes_to_one_reference_one_wins_and_many_to_different_ones_all_do() {
         let ends: Vec<Done> = rivals.into_iter().map(|t| t.join().expect("ends")).collect();
         let won: Vec<usize> = (0..2).filter(|n| ends[*n].status == 0).collect();
         let now = site.git_in(&repository, ["rev-parse", &reference]).trim().to_owned();
-        // The slower one may have seen the faster one's value already, and then it is no race but a refused rewind.
+        // The slower one may have seen the faster one's value already, and then it is no race but a
+        // refused rewind.
         assert_eq!(won.len(), 1, "{round}: {:?}", ends.iter().map(|e| e.err.clone()).collect::<Vec<_>>());
         assert_eq!(now, tips[won[0]]);
     }
@@ -438,8 +440,8 @@ fn reflogs_are_written_where_they_are_asked_for_and_hidden_references_are_nowher
     assert_whole(&site, &repository);
 }
 
-/// A name may have 2048 bytes. One of 2100 was refused only when its pack had been received, checked and
-/// installed: a client could fill the object store with packs that no reference needs.
+/// A name may have 2048 bytes. One of 2100 was refused only when its pack had been received,
+/// checked and installed: a client could fill the object store with packs that no reference needs.
 #[test]
 fn a_name_that_is_too_long_is_refused_before_its_pack_is_read() {
     let site = Site::new();

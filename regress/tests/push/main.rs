@@ -1,4 +1,5 @@
-//! Pushes: of every kind, by every client, beside each other, on a full disk, and to repositories that they make.
+//! Pushes: of every kind, by every client, beside each other, on a full disk, and to repositories
+//! that they make.
 
 mod clients;
 mod create;

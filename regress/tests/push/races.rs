@@ -1,4 +1,5 @@
-//! Pushes beside each other, beside fetches and repacking, and clients that die at any moment of one.
+//! Pushes beside each other, beside fetches and repacking, and clients that die at any moment of
+//! one.
 
 use std::fs;
 use std::io::Write;

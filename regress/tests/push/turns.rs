@@ -1,4 +1,5 @@
-//! Pushes that are indexed and checked at a time: the others wait and finish, and who sends slowly keeps nobody waiting.
+//! Pushes that are indexed and checked at a time: the others wait and finish, and who sends slowly
+//! keeps nobody waiting.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -97,7 +98,8 @@ fn pushes_beyond_the_limit_wait_and_finish() {
     }
 }
 
-/// Who sends the beginning of a pack and then nothing has no place meanwhile; what he sends later is taken all the same.
+/// Who sends the beginning of a pack and then nothing has no place meanwhile; what he sends later
+/// is taken all the same.
 #[test]
 fn a_slow_pusher_does_not_hold_a_place() {
     let place = start("limit pushes total 1");

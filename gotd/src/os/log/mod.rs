@@ -1,8 +1,9 @@
 //! Where log lines go: standard error in the foreground, syslog(3)'s socket otherwise.
 //!
-//! Lines are built by `parent` from typed values; values are escaped here, so that nothing a client or a child
-//! wrote can look like a line of its own. Nobody waits for a log: whoever reads it may stop, as a pager does, and the daemon
-//! goes on. Lines that it does not take wait here, up to a bound; what is lost beyond that is counted, and the count is a line.
+//! Lines are built by `parent` from typed values; values are escaped here, so that nothing a client
+//! or a child wrote can look like a line of its own. Nobody waits for a log: whoever reads it may
+//! stop, as a pager does, and the daemon goes on. Lines that it does not take wait here, up to a
+//! bound; what is lost beyond that is counted, and the count is a line.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -40,7 +41,8 @@ pub enum Level {
 #[derive(Debug)]
 pub struct Log {
     sink: Sink,
-    /// Standard error is the journal, which takes the level from the beginning of a line (sd-daemon(3)).
+    /// Standard error is the journal, which takes the level from the beginning of a line
+    /// (sd-daemon(3)).
     journal: bool,
     verbose: bool,
     queue: Queue,
@@ -184,8 +186,8 @@ impl Queue {
         }
     }
 
-    /// Whether a line of this length is taken. Once lines were lost, only when half of the room is free again: a reader who
-    /// is a little too slow is told of many lost lines in one.
+    /// Whether a line of this length is taken. Once lines were lost, only when half of the room is
+    /// free again: a reader who is a little too slow is told of many lost lines in one.
     fn has_room(&self, length: usize) -> bool {
         let most = if self.untold > 0 { WAITING_BYTES / 2 } else { WAITING_BYTES };
         self.bytes.saturating_add(length) <= most
@@ -213,22 +215,24 @@ impl Queue {
     }
 }
 
-/// Writes a line to standard error from outside of the log, in any process of the daemon, and waits no longer than the last words of a daemon may take.
+/// Writes a line to standard error from outside of the log, in any process of the daemon, and waits
+/// no longer than the last words of a daemon may take.
 pub fn say(text: &str) {
     let mut log = Log::to(Sink::shared_stderr(), false);
     log.queue.push(Record { bytes: format!("{text}\n").into_bytes(), tells: 0 });
     log.finish();
 }
 
-/// Whether what systemd says about its journal is about standard error of this process: device and inode.
+/// Whether what systemd says about its journal is about standard error of this process: device and
+/// inode.
 fn stderr_is_journal() -> bool {
     let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let known = libsandbox::fstat(io::stderr().as_fd());
     known.is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// A value as it stands in a line: harmless, not too long, and in quotes when it would otherwise run into the next field. A value
-/// that was escaped before is not escaped again.
+/// A value as it stands in a line: harmless, not too long, and in quotes when it would otherwise
+/// run into the next field. A value that was escaped before is not escaped again.
 fn quote(value: &str) -> String {
     let harmless = |b: u8| (b.is_ascii_graphic() || b == b' ') && b != b'"';
     let mut text = if value.bytes().all(harmless) { value.to_owned() } else { escape(value.as_bytes()) };

@@ -1,8 +1,8 @@
 //! Where bytes of the log go, without ever waiting for whoever takes them.
 //!
-//! Standard error is often shared with others: a terminal with its shell, a pipe with the rest of a script. So it is not made
-//! non-blocking where there is another way: a pipe or a terminal is opened once more, for this process alone, and a socket is sent
-//! to with a flag.
+//! Standard error is often shared with others: a terminal with its shell, a pipe with the rest of a
+//! script. So it is not made non-blocking where there is another way: a pipe or a terminal is
+//! opened once more, for this process alone, and a socket is sent to with a flag.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,7 +25,8 @@ pub(super) enum Sink {
     Nowhere,
     /// A file, or what does not block by itself.
     File(File),
-    /// A device or pipe whose descriptor is shared and must stay as it is: asked for room before each write.
+    /// A device or pipe whose descriptor is shared and must stay as it is: asked for room before
+    /// each write.
     Device(File),
     /// The journal's socket, or that of another manager.
     Socket(OwnedFd),
@@ -45,7 +46,8 @@ impl Sink {
                 if let Some(own) = once_more() {
                     return Sink::File(own);
                 }
-                // The pipe of another user, whom this process was once: only its writers share what is set here.
+                // The pipe of another user, whom this process was once: only its writers share what
+                // is set here.
                 let flags = fcntl(&fd, FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_retain);
                 match fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)) {
                     Ok(_) => Sink::File(fd.into()),
@@ -60,7 +62,8 @@ impl Sink {
         }
     }
 
-    /// Standard error as it is, without opening anything: for a process in its sandbox, which would be ended for trying.
+    /// Standard error as it is, without opening anything: for a process in its sandbox, which would
+    /// be ended for trying.
     pub(super) fn shared_stderr() -> Sink {
         let stderr = io::stderr();
         let Ok(fd) = stderr.as_fd().try_clone_to_owned() else { return Sink::Nowhere };

@@ -1,11 +1,11 @@
 //! Starting processes: `posix_spawn`, always an exec of our own program, never a bare fork.
 //!
-//! The program may lie there a second time, linked statically. That one starts in a sixth of the time, which is most of what a
-//! short session costs; only `config` is always our own binary, because name services are modules that a static program
-//! cannot load.
+//! The program may lie there a second time, linked statically. That one starts in a sixth of the
+//! time, which is most of what a short session costs; only `config` is always our own binary,
+//! because name services are modules that a static program cannot load.
 //!
-//! A child gets an empty environment, /dev/null as 0 and 1, a pipe to the parent as 2, its channel to the
-//! parent as 3, and from 4 on exactly the descriptors that its role is given.
+//! A child gets an empty environment, /dev/null as 0 and 1, a pipe to the parent as 2, its channel
+//! to the parent as 3, and from 4 on exactly the descriptors that its role is given.
 
 mod oom;
 
@@ -31,8 +31,8 @@ use crate::os::system;
 pub const PARENT_FD: RawFd = 3;
 /// First descriptor of those that a role is given.
 pub const FIRST_FD: RawFd = 4;
-/// Below this number no descriptor is kept that is to be placed in a child, so that placing one never
-/// overwrites another.
+/// Below this number no descriptor is kept that is to be placed in a child, so that placing one
+/// never overwrites another.
 const SAFE_FD: RawFd = 32;
 
 /// Makes a connected pair of `SOCK_SEQPACKET` sockets.
@@ -40,10 +40,12 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
-/// Bytes that a standard error holds. Its pipe is there for as long as the process, and what a uid has in pipes is counted.
+/// Bytes that a standard error holds. Its pipe is there for as long as the process, and what a uid
+/// has in pipes is counted.
 const STDERR: usize = 4096;
 
-/// The two pipes of a client. Each is a description of our own at our end, so that nobody else can switch it to another mode.
+/// The two pipes of a client. Each is a description of our own at our end, so that nobody else can
+/// switch it to another mode.
 #[derive(Debug)]
 pub struct ClientPipes {
     /// Where the daemon reads what the client sends.
@@ -120,8 +122,8 @@ pub struct Child<S, R> {
     pub stderr: OwnedFd,
 }
 
-/// All that whoever holds a process needs of the system: to end it, and to know it when it has ended. So far each is a child of our
-/// own, which the system knows by a pid.
+/// All that whoever holds a process needs of the system: to end it, and to know it when it has
+/// ended. So far each is a child of our own, which the system knows by a pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ender(Pid);
 
@@ -170,8 +172,8 @@ impl Starter {
         Ok(Starter { own, quick: None, null, ignored, oom: OomScore::open() })
     }
 
-    /// Looks for our program linked statically, and uses it from then on. Whether it was found; an error says why one that is
-    /// there is not used.
+    /// Looks for our program linked statically, and uses it from then on. Whether it was found; an
+    /// error says why one that is there is not used.
     #[cfg(target_os = "linux")]
     pub fn quicken(&mut self) -> Result<bool, String> {
         let own = std::env::current_exe().unwrap_or_default();
@@ -221,8 +223,8 @@ impl Starter {
         self.null.as_fd()
     }
 
-    /// Starts the daemon itself, for a caller that goes away. Returns a pipe that holds one byte once it listens,
-    /// and its standard error until then.
+    /// Starts the daemon itself, for a caller that goes away. Returns a pipe that holds one byte
+    /// once it listens, and its standard error until then.
     pub fn start_daemon(&self, arguments: &[String]) -> io::Result<(OwnedFd, OwnedFd)> {
         let (status, status_child) = pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, stderr_child) = pipe2(OFlag::O_CLOEXEC)?;

@@ -1,4 +1,5 @@
-//! Who goes first when the machine has no more memory: processes of sessions, and not those without which the daemon ends.
+//! Who goes first when the machine has no more memory: processes of sessions, and not those without
+//! which the daemon ends.
 
 use std::fs::File;
 use std::io::Write;
@@ -6,7 +7,8 @@ use std::io::Write;
 /// What processes of sessions have in `oom_score_adj`; -1000 is "never", 1000 "first of all".
 const SESSIONS: i32 = 500;
 
-/// The parent's own `oom_score_adj`, which its children begin with. Opened before the sandbox hides it.
+/// The parent's own `oom_score_adj`, which its children begin with. Opened before the sandbox hides
+/// it.
 #[derive(Debug)]
 pub struct OomScore {
     file: File,
@@ -22,7 +24,8 @@ impl OomScore {
         Some(OomScore { file, own })
     }
 
-    /// Starts a process of a session: it begins with the score that its starter has at that moment, which nobody else sees.
+    /// Starts a process of a session: it begins with the score that its starter has at that moment,
+    /// which nobody else sees.
     pub fn as_session<T>(&self, start: impl FnOnce() -> T) -> T {
         self.set(self.own.max(SESSIONS));
         let started = start();

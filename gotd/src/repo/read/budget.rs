@@ -9,7 +9,8 @@ use libproto::refusal::Refusal;
 use crate::os::system;
 use crate::os::watchdog;
 
-/// From so much time on since the last turn, another is waited for: what most clients use in all is a tenth of it.
+/// From so much time on since the last turn, another is waited for: what most clients use in all is
+/// a tenth of it.
 const TURN: Duration = Duration::from_millis(250);
 
 /// What a client is told that has used so many milliseconds.
@@ -18,8 +19,8 @@ pub fn over(limit: Limit, ms: u64) -> Refusal {
     Refusal::Limit(limit, format!("negotiation: more than {} seconds of processor time{within}", ms / 1000))
 }
 
-/// Time used, and how much may be. All that the process uses counts, taking questions and sending answers too, but not making
-/// packs.
+/// Time used, and how much may be. All that the process uses counts, taking questions and sending
+/// answers too, but not making packs.
 #[derive(Debug)]
 pub(super) struct Budget {
     allowed: Duration,

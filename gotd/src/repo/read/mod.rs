@@ -1,10 +1,12 @@
 //! `repo_read`: reads one repository for one client that fetches.
 //!
-//! Duty: answer what the session asks about references, wants and haves, and write the pack straight to the client.
-//! Waits on: the session's questions, then on the client's pipe. Talks to: the session, and the client one way.
+//! Duty: answer what the session asks about references, wants and haves, and write the pack
+//! straight to the client. Waits on: the session's questions, then on the client's pipe. Talks to:
+//! the session, and the client one way.
 //!
-//! **Invariant:** reads no byte that a client wrote except object ids and names in typed messages, and treats the
-//! session as if it had been taken over: what it may say when is [`READ_STATES`], and every want is judged here.
+//! **Invariant:** reads no byte that a client wrote except object ids and names in typed messages,
+//! and treats the session as if it had been taken over: what it may say when is [`READ_STATES`],
+//! and every want is judged here.
 
 pub(crate) mod budget;
 mod pack_out;
@@ -116,8 +118,9 @@ pub fn refuse(link: &Session, text: &str) -> RepoReport {
     RepoReport { refusal: Some(Refusal::Damaged(text)), ..RepoReport::default() }
 }
 
-/// How often on one connection it may be looked at whether enough is common. Each look may cost a walk over much of the
-/// history, and a client could make every one of its haves ask for one; afterwards the answer is "not yet".
+/// How often on one connection it may be looked at whether enough is common. Each look may cost a
+/// walk over much of the history, and a client could make every one of its haves ask for one;
+/// afterwards the answer is "not yet".
 const LOOKS: u32 = 2_000;
 
 /// One negotiation.
@@ -166,7 +169,8 @@ impl<'a> Server<'a> {
         watchdog::phase(Phase::Work);
         let used = self.budget.used();
         let answer = match question {
-            // These have limits of their own, and are never kept from being made by what came before.
+            // These have limits of their own, and are never kept from being made by what came
+            // before.
             SessionToRepo::Pack(_) => {
                 let answer = self.answer(question);
                 self.budget.spare_since(used);
@@ -185,8 +189,8 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Answers within the connection's processor time. Whoever has used much of it waits for a turn before each further bit,
-    /// in the same queue as those who want packs.
+    /// Answers within the connection's processor time. Whoever has used much of it waits for a turn
+    /// before each further bit, in the same queue as those who want packs.
     fn negotiate(
         &mut self,
         question: SessionToRepo,
@@ -269,8 +273,9 @@ impl<'a> Server<'a> {
         Ok(last.ok_or_else(|| Refusal::Damaged("references: none".into())))
     }
 
-    /// Reads the references. Where one names an object that is not there, it came after the repository was opened: a push is
-    /// under way, or everything is packed anew. Then the repository is opened again.
+    /// Reads the references. Where one names an object that is not there, it came after the
+    /// repository was opened: a push is under way, or everything is packed anew. Then the
+    /// repository is opened again.
     fn look(&mut self, ask: libproto::message::repo::ListAsk) -> Result<Looked, Error> {
         let prefixes = self.advertised.taken_prefixes();
         loop {

@@ -1,5 +1,5 @@
-//! The pack on its way to the client: side-band framing, progress, keepalives, and an end for a client that takes
-//! too little.
+//! The pack on its way to the client: side-band framing, progress, keepalives, and an end for a
+//! client that takes too little.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,10 +19,12 @@ use crate::session::pipes::Output;
 
 /// How long a side band may be silent, as in C git.
 const QUIET: Duration = Duration::from_secs(5);
-/// How long a client may be waited for in one turn, all waits together, before others get its place.
+/// How long a client may be waited for in one turn, all waits together, before others get its
+/// place.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Time between signs of life for a client that waits for its turn. So many, because a program between it and us, such as
-/// ssh or another system, notices that it is gone only when it is given something.
+/// Time between signs of life for a client that waits for its turn. So many, because a program
+/// between it and us, such as ssh or another system, notices that it is gone only when it is given
+/// something.
 const TICK: Duration = Duration::from_secs(1);
 /// Room for the length and the band in front of data.
 const HEADER: usize = 5;
@@ -42,8 +44,8 @@ enum Turn {
     Unasked,
     /// A place is ours: we compute.
     Held,
-    /// The client took nothing for a while, and others have the place. What was made still goes out; before more is made,
-    /// another turn is waited for.
+    /// The client took nothing for a while, and others have the place. What was made still goes
+    /// out; before more is made, another turn is waited for.
     Stalled,
     /// Nothing costly follows: no place is needed, and the parent knows what memory is kept.
     Copies,
@@ -55,16 +57,19 @@ enum Turn {
 
 /// Writes a pack to the client.
 ///
-/// What is computed goes into a buffer, and a full buffer goes to the client; the two never happen at a time, because while
-/// the pack is written no other thread works at it. So a place can be given back whenever the client does not take the buffer.
-/// Everything but the pack itself, of which nothing depends, goes out only where there is room for it at once: other threads may
-/// be at work then, and must not be without a place.
+/// What is computed goes into a buffer, and a full buffer goes to the client; the two never happen
+/// at a time, because while the pack is written no other thread works at it. So a place can be
+/// given back whenever the client does not take the buffer. Everything but the pack itself, of
+/// which nothing depends, goes out only where there is room for it at once: other threads may be at
+/// work then, and must not be without a place.
 pub(super) struct PackOut<'a> {
     output: &'a mut Output,
-    /// Most data in one packet; `None`: raw, and then there is no room for progress, keepalives and errors.
+    /// Most data in one packet; `None`: raw, and then there is no room for progress, keepalives and
+    /// errors.
     band: Option<usize>,
     progress: bool,
-    /// A packet under way: its header's place, and data, up to `filled`. As long as the longest packet.
+    /// A packet under way: its header's place, and data, up to `filled`. As long as the longest
+    /// packet.
     buffer: Vec<u8>,
     filled: usize,
     last_sent: Instant,
@@ -83,7 +88,8 @@ pub(super) struct PackOut<'a> {
 }
 
 impl<'a> PackOut<'a> {
-    /// A pack that has not begun. `minimum_rate` is in bytes per second on average over `window` seconds.
+    /// A pack that has not begun. `minimum_rate` is in bytes per second on average over `window`
+    /// seconds.
     pub(super) fn new(
         output: &'a mut Output,
         side_band: SideBand,
@@ -114,7 +120,8 @@ impl<'a> PackOut<'a> {
 
     // --- turns
 
-    /// Waits for a turn. The client is told meanwhile that it waits and for what, and leaves the queue when it goes away.
+    /// Waits for a turn. The client is told meanwhile that it waits and for what, and leaves the
+    /// queue when it goes away.
     fn take_turn(&mut self) -> io::Result<()> {
         let Some(queue) = self.queue else {
             self.turn = Turn::Held;
@@ -161,7 +168,8 @@ impl<'a> PackOut<'a> {
         self.queue = None;
     }
 
-    /// Waits until the client takes more. After a while others get the place, however often it took a little meanwhile.
+    /// Waits until the client takes more. After a while others get the place, however often it took
+    /// a little meanwhile.
     fn await_client(&mut self) -> io::Result<()> {
         let begun = Instant::now();
         loop {
@@ -186,7 +194,8 @@ impl<'a> PackOut<'a> {
                     queue.stalled(self.memory);
                     self.turn = Turn::Stalled;
                 }
-                // Who takes nothing may be ended when others wait for the memory; who takes what is copied may not.
+                // Who takes nothing may be ended when others wait for the memory; who takes what is
+                // copied may not.
                 if !client && self.turn == Turn::Copies && begun.elapsed() >= TICK {
                     queue.stalled(self.memory);
                     self.turn = Turn::CopyStalled;
@@ -207,8 +216,8 @@ impl<'a> PackOut<'a> {
 
     // --- bytes
 
-    /// Sends something by one try after the other, and waits for the client between them. `send` is given how many of the `len`
-    /// bytes have been sent, and sends more.
+    /// Sends something by one try after the other, and waits for the client between them. `send` is
+    /// given how many of the `len` bytes have been sent, and sends more.
     fn send(
         &mut self,
         len: usize,
@@ -336,8 +345,8 @@ impl<'a> PackOut<'a> {
         }
     }
 
-    /// The pack cannot be completed. What was not sent of it is dropped, and the client is told why on side band 3, if no packet
-    /// is cut short.
+    /// The pack cannot be completed. What was not sent of it is dropped, and the client is told why
+    /// on side band 3, if no packet is cut short.
     pub(super) fn fail(mut self, text: &str) {
         self.release();
         let Some(max) = self.band.filter(|_| !self.cut) else { return };
@@ -446,8 +455,8 @@ fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<u
     }
 }
 
-/// What the client took, against the time that we waited for it. Our own work does not count: the watchdog looks
-/// into each single write, this adds them up.
+/// What the client took, against the time that we waited for it. Our own work does not count: the
+/// watchdog looks into each single write, this adds them up.
 struct Pace {
     rate: u64,
     window: Duration,
@@ -688,8 +697,8 @@ mod tests {
         out.fail("nobody hears this");
     }
 
-    /// Sends a pack of noise by turns of this parent, to a client who reads when his pack has been stalled; what he got, and how
-    /// often that was.
+    /// Sends a pack of noise by turns of this parent, to a client who reads when his pack has been
+    /// stalled; what he got, and how often that was.
     fn by_turns(
         write: impl FnOnce(PackOut<'_>) + Send + 'static,
         mut parent: impl FnMut(RepoToParent) -> Option<ParentToRepo>,
@@ -822,7 +831,8 @@ mod tests {
         assert_eq!(said, ["NeedPack(52428800)", "PackCopied(4194304)", "PackDone(())"]);
     }
 
-    /// Who takes a copied pack steadily is not said to stall, who takes nothing is, and who goes on no more.
+    /// Who takes a copied pack steadily is not said to stall, who takes nothing is, and who goes on
+    /// no more.
     #[test]
     fn a_copy_that_is_not_taken_stalls_and_goes_on() {
         let (theirs, ours) = crate::os::spawn::pair().unwrap();

@@ -40,12 +40,14 @@ impl<'a> PackQueue<'a> {
         send(self.parent, &RepoToParent::NeedPack(memory));
     }
 
-    /// The client does not take the pack: others may have the place. So many bytes of memory stay in use.
+    /// The client does not take the pack: others may have the place. So many bytes of memory stay
+    /// in use.
     pub(super) fn stalled(&self, memory: u64) {
         send(self.parent, &RepoToParent::PackStalled(memory));
     }
 
-    /// The pack is only copied from here on, or its client takes it again. So many bytes of memory stay in use.
+    /// The pack is only copied from here on, or its client takes it again. So many bytes of memory
+    /// stay in use.
     pub(super) fn copies(&self, memory: u64) {
         send(self.parent, &RepoToParent::PackCopied(memory));
     }
@@ -55,8 +57,9 @@ impl<'a> PackQueue<'a> {
         send(self.parent, &RepoToParent::PackDone(()));
     }
 
-    /// Waits for a turn of negotiation, to be ended by [`PackQueue::end`]. `used` are the milliseconds of processor time used so
-    /// far. The client can be told nothing in this place of the protocol; when it goes away, its session ends the link.
+    /// Waits for a turn of negotiation, to be ended by [`PackQueue::end`]. `used` are the
+    /// milliseconds of processor time used so far. The client can be told nothing in this place of
+    /// the protocol; when it goes away, its session ends the link.
     ///
     /// # Errors
     /// There is none: the session is gone, or the parent's reason.

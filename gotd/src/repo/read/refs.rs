@@ -1,4 +1,5 @@
-//! The references that a client may see, in batches, and what the shallow file of the repository adds to them.
+//! The references that a client may see, in batches, and what the shallow file of the repository
+//! adds to them.
 
 use std::sync::Arc;
 
@@ -64,7 +65,8 @@ impl<'a> Advertised<'a> {
         self.prefixes.clone()
     }
 
-    /// Looks at the references anew, those that are asked for, which are [`Advertised::seen`] from then on.
+    /// Looks at the references anew, those that are asked for, which are [`Advertised::seen`] from
+    /// then on.
     pub(crate) fn look(&mut self, ask: ListAsk) -> Result<Looked, Error> {
         let prefixes = std::mem::take(&mut self.prefixes);
         self.prefix_bytes = 0;
@@ -85,8 +87,8 @@ impl<'a> Advertised<'a> {
         listings.flat_map(|listing| self.hidden.shown(listing))
     }
 
-    /// What was looked at last, in batches that fit into messages, at least one; each is made when it is asked for, so that the
-    /// session works on one while the next is made. An error ends it.
+    /// What was looked at last, in batches that fit into messages, at least one; each is made when
+    /// it is asked for, so that the session works on one while the next is made. An error ends it.
     pub(crate) fn batches(
         &self,
         Looked { unborn, peel, shallow }: Looked,
@@ -125,7 +127,8 @@ impl<'a> Advertised<'a> {
         Ok(self.tips.insert(Arc::new(tips)).clone())
     }
 
-    /// The object of a reference in any of the ways to abbreviate its name, if only one of them is a reference.
+    /// The object of a reference in any of the ways to abbreviate its name, if only one of them is
+    /// a reference.
     pub(super) fn resolve(&mut self, name: &RefName) -> Result<ObjectId, Refusal> {
         self.look_at_all().map_err(super::broken)?;
         let short = name.as_bytes();

@@ -1,5 +1,5 @@
-//! What the log and the client are told of a push: first of each command to the log, then to the session, in the client's
-//! order, and at last of the pack.
+//! What the log and the client are told of a push: first of each command to the log, then to the
+//! session, in the client's order, and at last of the pack.
 
 use libproto::message::parent::RefReport;
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandResult, WriterToSession};

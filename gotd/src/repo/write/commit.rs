@@ -1,5 +1,5 @@
-//! The reference transaction of a push: every command that nothing is known against, tried on the disk under locks. The old
-//! values are compared there, as they are at that moment.
+//! The reference transaction of a push: every command that nothing is known against, tried on the
+//! disk under locks. The old values are compared there, as they are at that moment.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

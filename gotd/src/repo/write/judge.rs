@@ -1,8 +1,8 @@
-//! The decision about each command of a push: a pure function of what was asked, what `verify` found out, the rules of the
-//! configuration, and the repository as it is.
+//! The decision about each command of a push: a pure function of what was asked, what `verify`
+//! found out, the rules of the configuration, and the repository as it is.
 //!
-//! **Invariant:** no disk, no channel, no clock. The same question has the same answer, so that each rule is a line of a table
-//! in the tests.
+//! **Invariant:** no disk, no channel, no clock. The same question has the same answer, so that
+//! each rule is a line of a table in the tests.
 
 use std::collections::BTreeSet;
 
@@ -56,9 +56,9 @@ pub enum Change {
     Delete,
 }
 
-/// Decides about each command. `facts` are what `verify` found out, one for each command that it was asked about and `None` for
-/// the others; empty: nothing is known about objects yet. Whatever was refused without them is refused with them, for the
-/// same reason.
+/// Decides about each command. `facts` are what `verify` found out, one for each command that it
+/// was asked about and `None` for the others; empty: nothing is known about objects yet. Whatever
+/// was refused without them is refused with them, for the same reason.
 pub fn judge(
     asked: Asked<'_>,
     facts: &[Option<CommandFacts>],
@@ -100,15 +100,16 @@ pub fn judge_count(commands: usize, rules: &PushRules) -> Verdict {
     if commands as u64 > most { Err(Refusal::Commands(most)) } else { Ok(()) }
 }
 
-/// Whether a command removes what its client says is not there. The decision needs to know whether that is so; of what no client
-/// may name, and what is hidden, nobody looks.
+/// Whether a command removes what its client says is not there. The decision needs to know whether
+/// that is so; of what no client may name, and what is hidden, nobody looks.
 pub fn must_be_absent(command: &Command, rules: &PushRules) -> bool {
     let name = &command.name;
     let removes = command.old.is_null() && command.new.is_null();
     removes && name.is_below_refs() && hidden(rules, name.as_bytes()).is_ok()
 }
 
-/// What is told of a reference that the transaction refused. `hides`: some references are hidden from this client.
+/// What is told of a reference that the transaction refused. `hides`: some references are hidden
+/// from this client.
 pub fn not_changed(error: &RefError, hides: bool) -> Refusal {
     // A name that stands in the way may be a hidden one.
     let tells = matches!(error, RefError::Conflict(_) | RefError::Symbolic);
@@ -141,7 +142,8 @@ fn judge_name<'a>(
     if !seen.insert(name) {
         return Err(Refusal::Twice);
     }
-    // Before it matters what is there: a hidden reference that is there is refused like one that is not.
+    // Before it matters what is there: a hidden reference that is there is refused like one that is
+    // not.
     hidden(rules, name)?;
     if change != Change::Delete {
         above_hidden(rules, name)?;
@@ -151,7 +153,8 @@ fn judge_name<'a>(
         return if world.absent.contains(name) { Ok(()) } else { Err(Refusal::Exists) };
     }
     if change == Change::Delete && is_head {
-        // A rule is the better reason: it says what was configured, in the words that C gotd has for it.
+        // A rule is the better reason: it says what was configured, in the words that C gotd has
+        // for it.
         return rule(rules, name, change, false).and(Err(Refusal::CurrentBranch));
     }
     if is_head && world.checked_out {
@@ -187,7 +190,8 @@ fn judge_facts(command: &Command, facts: &CommandFacts, rules: &PushRules) -> Ve
     rule(rules, name, change, facts.merges)
 }
 
-/// What `protect` and `hide` say of a change. `merges`: it brings merge commits that the reference did not have.
+/// What `protect` and `hide` say of a change. `merges`: it brings merge commits that the reference
+/// did not have.
 ///
 /// # Errors
 /// The first rule, in the order of the configuration, that forbids it.
@@ -227,8 +231,9 @@ fn always_protected(reference: &[u8]) -> Verdict {
     }
 }
 
-/// A reference whose name is a part of the way to a hidden namespace cannot be there beside what is hidden: that it is made, or is not,
-/// would tell. It is refused, whether anything is there or not. One from before the namespace was hidden can be removed.
+/// A reference whose name is a part of the way to a hidden namespace cannot be there beside what is
+/// hidden: that it is made, or is not, would tell. It is refused, whether anything is there or not.
+/// One from before the namespace was hidden can be removed.
 fn above_hidden(rules: &PushRules, reference: &[u8]) -> Verdict {
     match rules.hidden.iter().find(|namespace| is_below(namespace.as_bytes(), reference)) {
         Some(namespace) => Err(Refusal::Hidden(namespace.clone())),

@@ -1,12 +1,12 @@
 //! `repo_write`: owns quarantine, installing packs and reference transactions of one push.
 //!
-//! Duty: advertise the references, decide about each command by the rules it was granted and the facts that
-//! `verify` reports, and make what is accepted durable. Waits on: its session, `verify`, and the parent's word
-//! that `verify` is gone. Talks to: all three.
+//! Duty: advertise the references, decide about each command by the rules it was granted and the
+//! facts that `verify` reports, and make what is accepted durable. Waits on: its session, `verify`,
+//! and the parent's word that `verify` is gone. Talks to: all three.
 //!
-//! **Invariant:** never parses a pack; never writes `config` or `hooks`; the session is hostile: what it may say when
-//! is a table, and every rule is applied here. Nothing that a client sent is visible before it is proven and on
-//! the disk.
+//! **Invariant:** never parses a pack; never writes `config` or `hooks`; the session is hostile:
+//! what it may say when is a table, and every rule is applied here. Nothing that a client sent is
+//! visible before it is proven and on the disk.
 
 mod answer;
 mod commit;
@@ -65,7 +65,8 @@ pub const WORK: Promises = Promises::of(&[
     Promise::Sendfd,
     Promise::Narrow,
 ]);
-/// From the moment `verify` has its files, or none are needed: before anything that it says about them is heard.
+/// From the moment `verify` has its files, or none are needed: before anything that it says about
+/// them is heard.
 pub const COMMIT: Promises = WORK.without(Promise::Sendfd).without(Promise::Narrow);
 
 type Session = Channel<WriterToSession, SessionToWriter>;
@@ -229,8 +230,8 @@ impl Push<'_> {
         let mut verdicts = judge::judge(asked, &[], &self.rules, &world);
         let directory = self.found.directory.try_clone().map_err(internal)?;
         let fs = Fs::new(directory, self.repository.config().shared).within(self.found.look);
-        // What a crash left is removed first; whoever is alive holds a lock on his. Before the sandbox is narrowed:
-        // a lock on packed-refs may be among it.
+        // What a crash left is removed first; whoever is alive holds a lock on his. Before the
+        // sandbox is narrowed: a lock on packed-refs may be among it.
         if let Err(e) = quarantine::sweep(&fs) {
             self.report.warnings.push(format!("quarantine: {e}"));
         }
@@ -285,7 +286,8 @@ impl Push<'_> {
         }
     }
 
-    /// From the empty quarantine to the changed references. An error refuses the pack, and nothing is changed.
+    /// From the empty quarantine to the changed references. An error refuses the pack, and nothing
+    /// is changed.
     fn receive_and_commit(
         &mut self,
         fs: &Fs,
@@ -337,8 +339,8 @@ impl Push<'_> {
         Ok(())
     }
 
-    /// Has the pack received and checked, and waits until whoever did it is gone. Facts are by command, `None` for those that
-    /// were not asked about.
+    /// Has the pack received and checked, and waits until whoever did it is gone. Facts are by
+    /// command, `None` for those that were not asked about.
     fn verify(
         &mut self,
         fs: &Fs,

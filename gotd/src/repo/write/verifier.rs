@@ -1,6 +1,7 @@
 //! The link to `verify`: what it is told to do, and what it reports.
 //!
-//! **Invariant:** its facts are taken by position, so that there are exactly as many as it was asked for, or none.
+//! **Invariant:** its facts are taken by position, so that there are exactly as many as it was
+//! asked for, or none.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +21,8 @@ use super::judge::Verdict;
 /// Most bytes of what it says is wrong with a pack.
 const REASON_MAX: usize = 1000;
 
-/// The commands that `verify` is asked about, by their places: those that would make a reference name something, and that
-/// nothing is known against.
+/// The commands that `verify` is asked about, by their places: those that would make a reference
+/// name something, and that nothing is known against.
 pub(super) fn questions(commands: &[Command], verdicts: &[Verdict]) -> Vec<usize> {
     let asked = commands.iter().zip(verdicts).enumerate();
     asked
@@ -53,7 +54,8 @@ pub(super) fn task(rules: &PushRules, pack: bool, hidden: &[Vec<u8>]) -> VerifyT
 /// One end of the link.
 pub(super) struct Verifier {
     link: Channel<WriterToVerify, VerifyToWriter>,
-    /// The client's input, until `verify` has it or nobody needs it. Not a byte is read from it here.
+    /// The client's input, until `verify` has it or nobody needs it. Not a byte is read from it
+    /// here.
     input: Option<OwnedFd>,
 }
 
@@ -90,8 +92,8 @@ impl Verifier {
         send().map_err(|e: libproto::channel::SendError| failed(&e.to_string()))
     }
 
-    /// What it reports: about the pack, and about each of so many commands that it was asked about. Its own error texts are
-    /// for the client.
+    /// What it reports: about the pack, and about each of so many commands that it was asked about.
+    /// Its own error texts are for the client.
     pub(super) fn facts(&self, asked: usize) -> Result<(IndexedPack, Vec<CommandFacts>), Refusal> {
         let (mut indexed, mut facts) = (None, Vec::new());
         loop {

@@ -1,7 +1,7 @@
 //! Connections of control sockets: whose they are, and which of them are served.
 //!
-//! They have places of their own, so that no number of clients keeps root from asking the daemon what they do, or from
-//! stopping it.
+//! They have places of their own, so that no number of clients keeps root from asking the daemon
+//! what they do, or from stopping it.
 
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +25,8 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// A connection has been accepted. The kernel's word about who it is decides, and nothing that it could say.
+    /// A connection has been accepted. The kernel's word about who it is decides, and nothing that
+    /// it could say.
     pub fn come(
         &mut self,
         connection: OwnedFd,

@@ -1,8 +1,9 @@
-//! Connections of the unix sockets, from accept to the end of their session: whose they are, who is next, who gives way.
+//! Connections of the unix sockets, from accept to the end of their session: whose they are, who is
+//! next, who gives way.
 //!
-//! A session is spent on nobody who has not been admitted and counted by the kernel's word about the uid, and a connection
-//! counts for its uid until all processes of its session have been reaped and its client has taken, or thrown away, what it
-//! was sent.
+//! A session is spent on nobody who has not been admitted and counted by the kernel's word about
+//! the uid, and a connection counts for its uid until all processes of its session have been reaped
+//! and its client has taken, or thrown away, what it was sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -47,7 +48,8 @@ pub struct Locals {
     queue: VecDeque<Queued>,
     /// Sessions that have one.
     sessions: HashMap<u64, Served>,
-    /// Connections whose session is over, and whose client has not taken what it was sent. They count for their uid.
+    /// Connections whose session is over, and whose client has not taken what it was sent. They
+    /// count for their uid.
     untaken: Vec<(u32, OwnedFd)>,
     users: Users,
     /// New ones per second, over all.
@@ -55,8 +57,8 @@ pub struct Locals {
     last: u64,
     /// What the configuration says about users.
     known: Known,
-    /// The same of a configuration whose messages are still coming. Until the last one is here, the one before is in
-    /// force: a user who may have more than others must not be refused in between.
+    /// The same of a configuration whose messages are still coming. Until the last one is here, the
+    /// one before is in force: a user who may have more than others must not be refused in between.
     coming: Known,
     forgot: Option<Instant>,
 }
@@ -211,16 +213,18 @@ impl Locals {
         true
     }
 
-    /// The process that had a connection is gone: our copy must not keep its client from seeing the end.
+    /// The process that had a connection is gone: our copy must not keep its client from seeing the
+    /// end.
     pub fn gone(&self, number: u64) {
         if let Some(connection) = self.sessions.get(&number).and_then(|served| served.connection.as_ref()) {
             let _ = shutdown(connection.as_raw_fd(), Shutdown::Both);
         }
     }
 
-    /// Connections whose session is over, and whose clients have taken all that they were sent. What they have not taken, the
-    /// ends of two pipes among it, is on its way in our user's name, of whom the system lets only so much be: until then a
-    /// connection counts for its uid, though for nobody else.
+    /// Connections whose session is over, and whose clients have taken all that they were sent.
+    /// What they have not taken, the ends of two pipes among it, is on its way in our user's name,
+    /// of whom the system lets only so much be: until then a connection counts for its uid, though
+    /// for nobody else.
     pub fn taken(&mut self) -> Vec<(u32, OwnedFd)> {
         let all = |(_, connection): &mut (u32, OwnedFd)| system::has_taken_all(connection.as_fd());
         let taken: Vec<_> = self.untaken.extract_if(.., all).collect();
@@ -238,7 +242,8 @@ impl Locals {
         self.sessions.len()
     }
 
-    /// Who waits and would be next, by their rate too, and how many sessions that uid has: of an account none are counted.
+    /// Who waits and would be next, by their rate too, and how many sessions that uid has: of an
+    /// account none are counted.
     pub fn first(&mut self, limits: &ListenLimits, now: Instant) -> Option<(u32, u32)> {
         let waiting = self.waiting(limits);
         let id = self.users.next(waiting.into_iter(), now)?;

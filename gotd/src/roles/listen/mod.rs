@@ -1,13 +1,15 @@
 //! `listen`: accepts connections and hands each to a waiting session.
 //!
 //! Duty: accept, take the kernel's word about the peer, apply rate and queue limits, hand over.
-//! Waits on: the parent and the listening sockets. Talks to: the parent, and once to each waiting session.
+//! Waits on: the parent and the listening sockets. Talks to: the parent, and once to each waiting
+//! session.
 //!
-//! **Invariant:** never reads from a connection; of the sockets only accept4(2). It receives descriptors from
-//! the parent alone.
+//! **Invariant:** never reads from a connection; of the sockets only accept4(2). It receives
+//! descriptors from the parent alone.
 //!
-//! The kinds of connections share nothing but the total, and those of [`control`] sockets not even that. Users come to unix
-//! sockets, whose places [`local`] gives out; git:// ones are strangers whose places [`remote`] gives out.
+//! The kinds of connections share nothing but the total, and those of [`control`] sockets not even
+//! that. Users come to unix sockets, whose places [`local`] gives out; git:// ones are strangers
+//! whose places [`remote`] gives out.
 
 mod control;
 mod local;
@@ -41,7 +43,8 @@ pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promi
 
 /// git:// connections that one turn accepts: those that are refused cost next to nothing.
 const ACCEPT_AT_ONCE: usize = 64;
-/// Connections that can have come to a listening socket before it is closed: there is no room for more.
+/// Connections that can have come to a listening socket before it is closed: there is no room for
+/// more.
 const MOST_COME: usize = BACKLOG as usize + 1;
 /// So long nobody is accepted after there was no descriptor left for a connection.
 const NO_ROOM: Duration = Duration::from_millis(100);
@@ -85,8 +88,8 @@ struct Listen {
     remotes: Remotes,
     controls: Controls,
     reaper: Reaper,
-    /// When there was no descriptor left for a connection: whoever has come is still there then, and asking again at once
-    /// would do nothing else.
+    /// When there was no descriptor left for a connection: whoever has come is still there then,
+    /// and asking again at once would do nothing else.
     no_room: Option<Instant>,
     second: Instant,
     /// git:// connections handed over in this second.
@@ -305,8 +308,8 @@ impl Listen {
         Ok(())
     }
 
-    /// Accepts what has come to the listener at `at`: one unix connection, or a number of git:// ones. Whether nobody
-    /// else is there.
+    /// Accepts what has come to the listener at `at`: one unix connection, or a number of git://
+    /// ones. Whether nobody else is there.
     fn accept(&mut self, at: usize, now: Instant) -> bool {
         let Some(pool) = self.listeners.get(at).map(|listener| listener.pool) else { return true };
         for _ in 0..if pool == Pool::Tcp { ACCEPT_AT_ONCE } else { 1 } {
@@ -469,7 +472,8 @@ impl Listen {
         self.waiting.iter().any(|waiting| waiting.pool == pool)
     }
 
-    /// Takes a waiting session: the one that was started last, whose memory the processor's caches are likely to have still.
+    /// Takes a waiting session: the one that was started last, whose memory the processor's caches
+    /// are likely to have still.
     fn session(&mut self, pool: Pool) -> Option<Waiting> {
         let at = self.waiting.iter().rposition(|waiting| waiting.pool == pool)?;
         self.waiting.remove(at)
@@ -538,8 +542,8 @@ impl Listen {
         }
     }
 
-    /// What has happened in a second: a few lines at most, however many were refused. Nothing is told at once, because
-    /// whoever has just come is served first.
+    /// What has happened in a second: a few lines at most, however many were refused. Nothing is
+    /// told at once, because whoever has just come is served first.
     fn report(&mut self, now: Instant) {
         let counts = self.remotes.counts();
         if self.refusals.is_empty() && counts == self.counts_told {
@@ -568,8 +572,9 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// Gives a connection to the processes of a session. The repository process comes first: it looks for the connection when it
-/// is told what it is for, and that is after the session has read from it.
+/// Gives a connection to the processes of a session. The repository process comes first: it looks
+/// for the connection when it is told what it is for, and that is after the session has read from
+/// it.
 fn hand_over(parent: &Parent, waiting: &Waiting, connection: BorrowedFd<'_>, peer: Peer) {
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("listen", WORK);

@@ -1,10 +1,11 @@
 //! Connections that must not be closed here.
 //!
-//! A descriptor that a client has sent is closed by whoever closes the connection last, received or not, and closing a file
-//! of a hostile file system, or a socket that lingers, can take for ever. Where the kernel refuses descriptors
-//! (`SO_PASSRIGHTS`, Linux 6.16) there is nothing to do. Elsewhere `listen` never lets go of the last reference to a client's
-//! connection, nor to a listening socket that some have come to: they go to a waiting session, many at once, that ends with
-//! them. It counts as a session of their user until it has been reaped.
+//! A descriptor that a client has sent is closed by whoever closes the connection last, received or
+//! not, and closing a file of a hostile file system, or a socket that lingers, can take for ever.
+//! Where the kernel refuses descriptors (`SO_PASSRIGHTS`, Linux 6.16) there is nothing to do.
+//! Elsewhere `listen` never lets go of the last reference to a client's connection, nor to a
+//! listening socket that some have come to: they go to a waiting session, many at once, that ends
+//! with them. It counts as a session of their user until it has been reaped.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

@@ -1,7 +1,9 @@
-//! git:// connections, from accept to the end of their session: who has a place, who is next, who gives way.
+//! git:// connections, from accept to the end of their session: who has a place, who is next, who
+//! gives way.
 //!
-//! `listen` keeps a copy of each such connection while it is served: to ask the kernel how far its peer is, to pace it,
-//! and to end it. It never reads from one; whether something has arrived the kernel tells too.
+//! `listen` keeps a copy of each such connection while it is served: to ask the kernel how far its
+//! peer is, to pace it, and to end it. It never reads from one; whether something has arrived the
+//! kernel tells too.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,7 +16,8 @@ use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, getpeername, send, s
 use crate::fairness::{Candidate, PerAddress, Refused, Standing, Strangers};
 use crate::os::system::{self, Progress};
 
-/// A peer is looked at again after this time: who has taken, or given, less than the minimum rate may be slow.
+/// A peer is looked at again after this time: who has taken, or given, less than the minimum rate
+/// may be slow.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Why a connection got no session, and where it came from.
@@ -28,7 +31,8 @@ enum State {
     Waiting(Instant),
     /// The session of that number has it.
     Served(u64),
-    /// The same, but it was ended from here: until its session is over it counts, and gives way to nobody.
+    /// The same, but it was ended from here: until its session is over it counts, and gives way to
+    /// nobody.
     Ended(u64),
 }
 
@@ -82,7 +86,8 @@ impl Remotes {
         counts
     }
 
-    /// Connections that are here, those included that were ended and whose session may still compute.
+    /// Connections that are here, those included that were ended and whose session may still
+    /// compute.
     pub fn count(&self) -> usize {
         self.all.len()
     }
@@ -98,7 +103,8 @@ impl Remotes {
         super::count(self.all.values().filter(has_session).count()) < limits.git
     }
 
-    /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps itself.
+    /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps
+    /// itself.
     pub fn come(&mut self, fd: OwnedFd, limits: &ListenLimits, now: Instant) -> Result<(), Turned> {
         self.accepted = self.accepted.saturating_add(1);
         // Who is gone already leaves no address.
@@ -150,7 +156,8 @@ impl Remotes {
         })
     }
 
-    /// Ends a connection: at once if no session has it, else by the kernel, and its session notices.
+    /// Ends a connection: at once if no session has it, else by the kernel, and its session
+    /// notices.
     fn end(&mut self, id: u64) {
         let Some(remote) = self.all.get_mut(&id) else { return };
         match remote.state {
@@ -293,8 +300,9 @@ impl Remote {
         }
     }
 
-    /// Looks whether the peer, since the last look, read at least the minimum rate of our pending output
-    /// or, with none pending, sent that much. A peer that reads all there is waits for the server.
+    /// Looks whether the peer, since the last look, read at least the minimum rate of our pending
+    /// output or, with none pending, sent that much. A peer that reads all there is waits for the
+    /// server.
     fn look(&mut self, minimum_rate: u32, now: Instant) {
         let (before, at) = self.seen;
         let passed = now.saturating_duration_since(at);
@@ -311,7 +319,8 @@ impl Remote {
     }
 }
 
-/// Tells a client which line of the configuration refuses it, if that needs no waiting. Nothing is read from it.
+/// Tells a client which line of the configuration refuses it, if that needs no waiting. Nothing is
+/// read from it.
 fn tell(fd: &OwnedFd, why: NoSession) {
     let mut packet = Vec::new();
     pktline::write_err(&mut packet, &format!("too many connections ({})", why.text()));

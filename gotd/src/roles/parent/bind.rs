@@ -1,4 +1,5 @@
-//! The sockets that clients come to: those that the service manager passed, and those that `sockets` binds.
+//! The sockets that clients come to: those that the service manager passed, and those that
+//! `sockets` binds.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -111,7 +112,8 @@ pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Resu
     Ok((child, known, listeners))
 }
 
-/// A socket file that nobody answers on is a dead daemon's and is replaced; a live one refuses the start.
+/// A socket file that nobody answers on is a dead daemon's and is replaced; a live one refuses the
+/// start.
 fn may_bind(path: &Path) -> Result<u8, String> {
     use std::os::unix::fs::FileTypeExt;
     let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(BIND) };

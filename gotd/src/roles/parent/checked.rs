@@ -1,8 +1,9 @@
 //! What repository processes checked, kept for those that come after.
 //!
-//! Checking a repository's bitmap and the order of its largest pack takes longer than a small fetch. Each process that did says so
-//! at its end, and the next one of the same repository hears of it with the word to begin. A process that lies harms
-//! nobody else's repository, and its own no more than a missing check would: packs that no client accepts.
+//! Checking a repository's bitmap and the order of its largest pack takes longer than a small
+//! fetch. Each process that did says so at its end, and the next one of the same repository hears
+//! of it with the word to begin. A process that lies harms nobody else's repository, and its own no
+//! more than a missing check would: packs that no client accepts.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -21,7 +21,8 @@ use super::{End, Parent};
 const MOST_SESSIONS: usize = 512;
 /// How long `gotctl stop` waits for sessions under way.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How long `gotctl stop --now` waits for them once they are ended, and how long the answer to either may take.
+/// How long `gotctl stop --now` waits for them once they are ended, and how long the answer to
+/// either may take.
 const HURRY: Duration = Duration::from_secs(1);
 
 /// `gotctl stop` was asked for.
@@ -41,7 +42,8 @@ impl Parent {
         format!("control requests are taken at {} alone", all.join(" or "))
     }
 
-    /// Whether `listen`'s word allows a connection to control the daemon: the kernel's credentials, before anything is read.
+    /// Whether `listen`'s word allows a connection to control the daemon: the kernel's credentials,
+    /// before anything is read.
     pub(super) fn may_control(&self, peer: &Peer) -> bool {
         matches!(peer, Peer::Unix { uid, .. } if self.settings.listen.controllers.contains(uid))
     }
@@ -119,7 +121,8 @@ impl Parent {
 /// Most bytes of lines in one message, before the last of them.
 const PACKED_BYTES: usize = 8_000;
 
-/// Lines in as few messages as hold them: the parent waits for nobody, and a socket has room for some hundred messages.
+/// Lines in as few messages as hold them: the parent waits for nobody, and a socket has room for
+/// some hundred messages.
 pub(super) fn packed(lines: Vec<String>) -> Vec<ParentToSession> {
     let mut messages: Vec<String> = Vec::new();
     for line in lines {

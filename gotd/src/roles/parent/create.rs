@@ -1,6 +1,7 @@
-//! Making a repository that a permitted push names and that is not there: one `create` process at a time, so that none
-//! removes what another is just making, and of two pushes to one name the second finds the first one's. One that takes too
-//! long, and that the system does not let go of, keeps only its own directory from others.
+//! Making a repository that a permitted push names and that is not there: one `create` process at a
+//! time, so that none removes what another is just making, and of two pushes to one name the second
+//! finds the first one's. One that takes too long, and that the system does not let go of, keeps
+//! only its own directory from others.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use super::session::{Ending, Session};
 use super::{NO_SUCH, Parent, said};
 use crate::os::log::Level;
 
-/// How long making a repository may take. Its client is told after 30 seconds by its own session, unless configured
-/// otherwise.
+/// How long making a repository may take. Its client is told after 30 seconds by its own session,
+/// unless configured otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What the client is told when it cannot even be tried.
 const NOT_CREATED: &str = "the repository cannot be created";

@@ -1,7 +1,7 @@
 //! Many connections: of one user of a shared account, and of all when every place is taken.
 //!
-//! `listen` counts by uid, before a session is spent on anybody. Here is what it cannot know: the name that a user of a
-//! shared account goes by, and who has not asked for anything yet.
+//! `listen` counts by uid, before a session is spent on anybody. Here is what it cannot know: the
+//! name that a user of a shared account goes by, and who has not asked for anything yet.
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,9 @@ struct Place {
 }
 
 impl Parent {
-    /// Refuses a user of a shared account who has far more connections than they can use, once the kernel has said that it is
-    /// one of the account and the greeting who: those that never ask for anything must not take the places of the others.
+    /// Refuses a user of a shared account who has far more connections than they can use, once the
+    /// kernel has said that it is one of the account and the greeting who: those that never ask for
+    /// anything must not take the places of the others.
     pub(super) fn consider_user(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
         let (Some(Peer::Unix { uid, .. }), Some(hello)) = (session.peer(), &session.hello) else { return };
@@ -52,7 +53,8 @@ impl Parent {
         }
     }
 
-    /// A session ends with connections of this uid that nobody else may close. It never has a client, and may take its time.
+    /// A session ends with connections of this uid that nobody else may close. It never has a
+    /// client, and may take its time.
     pub(super) fn ends_with(&mut self, number: u64, uid: u32) {
         self.log.line(Level::Debug, "closed for listen", &[("number", &number), ("uid", &uid)]);
         let Some(session) = self.table.get(number) else { return };
@@ -62,7 +64,8 @@ impl Parent {
         }
     }
 
-    /// All places are taken: ends a connection that has not asked for anything, if its user has more than the newcomer.
+    /// All places are taken: ends a connection that has not asked for anything, if its user has
+    /// more than the newcomer.
     pub(super) fn make_room(&mut self, newcomer: Newcomer) {
         let places = self.table.places(&self.settings);
         if let Some(number) = gives_way(&places, newcomer, Instant::now()) {
@@ -91,8 +94,8 @@ impl Table {
     }
 }
 
-/// Whose connection is ended for the newcomer's: of the user with most of them, the longest silent one. `None`: nobody's, and
-/// the newcomer waits.
+/// Whose connection is ended for the newcomer's: of the user with most of them, the longest silent
+/// one. `None`: nobody's, and the newcomer waits.
 fn gives_way(places: &[Place], newcomer: Newcomer, now: Instant) -> Option<u64> {
     let mut counts = std::collections::HashMap::new();
     for place in places {

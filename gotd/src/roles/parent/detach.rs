@@ -1,12 +1,13 @@
-//! Leaving the terminal: the process that was started waits for the daemon, and says what it has to say until then.
+//! Leaving the terminal: the process that was started waits for the daemon, and says what it has to
+//! say until then.
 
 use std::io::Read;
 
 use super::startup::Options;
 use crate::os::spawn::Starter;
 
-/// Starts the daemon as a process of its own session, waits until it listens, and passes on what it has to say
-/// until then.
+/// Starts the daemon as a process of its own session, waits until it listens, and passes on what it
+/// has to say until then.
 pub(super) fn detach(starter: &Starter, options: &Options) -> Result<(), String> {
     let config = std::path::absolute(&options.config).map_err(|e| e.to_string())?;
     let secrets =
@@ -27,7 +28,8 @@ pub(super) fn detach(starter: &Starter, options: &Options) -> Result<(), String>
     }
 }
 
-/// Tells the process that started us that clients are served from now on, and lets go of its terminal.
+/// Tells the process that started us that clients are served from now on, and lets go of its
+/// terminal.
 pub(super) fn ready(starter: &Starter) {
     if let Ok(status) = crate::os::system::inherited(crate::os::spawn::PARENT_FD) {
         let _ = nix::unistd::write(&status, b"r");

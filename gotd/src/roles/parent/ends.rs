@@ -108,8 +108,8 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         session.session = Process::Ended(ending);
         session.phase.end(None);
-        // The repository process sees the end of its link, and has this long to take note; a push that is
-        // under way is decided without its client, within its own limits.
+        // The repository process sees the end of its link, and has this long to take note; a push
+        // that is under way is decided without its client, within its own limits.
         session.deadline = (!session.is_pushing()).then_some(Instant::now() + LINGER);
         if !session.is_pushing() {
             session.verify_ends = None;
@@ -175,8 +175,8 @@ impl Parent {
     }
 }
 
-/// The end of a process that the daemon cannot do without. Its link ends a moment before it can be reaped, and only
-/// its status tells why.
+/// The end of a process that the daemon cannot do without. Its link ends a moment before it can be
+/// reaped, and only its status tells why.
 pub(super) fn lost(pid: Pid, role: Role, error: &str) -> End {
     let until = Instant::now() + REAP;
     while Instant::now() < until {

@@ -1,7 +1,8 @@
 //! A job: a process that is started for one thing, answers, and ends.
 //!
-//! A role whose processes are such is a file that implements [`JobRole`] and a row in [`JOBS`](super::jobs::JOBS). Here is what they
-//! have in common: start, greeting, table of states, deadline. How one is reaped is in [`ends`](super::ends).
+//! A role whose processes are such is a file that implements [`JobRole`] and a row in
+//! [`JOBS`](super::jobs::JOBS). Here is what they have in common: start, greeting, table of states,
+//! deadline. How one is reaped is in [`ends`](super::ends).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,8 +16,8 @@ use super::session::{Ending, Session};
 use super::{Parent, same_build};
 use crate::os::spawn::{Child, Ender};
 
-/// A process that does one thing and ends. It is known by its number: who started it, and how the system calls it, is its
-/// [`Ender`]'s to know.
+/// A process that does one thing and ends. It is known by its number: who started it, and how the
+/// system calls it, is its [`Ender`]'s to know.
 #[derive(Debug)]
 pub struct Job<S, R> {
     number: u64,
@@ -129,8 +130,8 @@ fn any_of<J: JobRole>(session: &Session) -> Option<AnyJob<'_>> {
 }
 
 impl Parent {
-    /// Starts the process of a job and tells it what to do; and whether it could be told. The caller keeps the job, until it
-    /// has ended, where [`JobRole::of`] finds it.
+    /// Starts the process of a job and tells it what to do; and whether it could be told. The
+    /// caller keeps the job, until it has ended, where [`JobRole::of`] finds it.
     pub(super) fn start_job<J: JobRole>(
         &mut self,
         number: u64,

@@ -1,4 +1,5 @@
-//! Listing the repositories in a directory, for a request of self-service: a `list` process looks into one after the other.
+//! Listing the repositories in a directory, for a request of self-service: a `list` process looks
+//! into one after the other.
 
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ impl JobRole for List {
 }
 
 impl Parent {
-    /// Starts the process that lists a directory. Where it cannot be started, the answer leaves something out.
+    /// Starts the process that lists a directory. Where it cannot be started, the answer leaves
+    /// something out.
     pub(super) fn start_list(&mut self, number: u64, root: SeenRoot) -> bool {
         let start = ListStart { path: root.path.clone(), place: root.place.clone() };
         let started = self.start_job::<List>(number, &[], &ParentToList::Start(start));

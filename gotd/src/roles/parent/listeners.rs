@@ -1,5 +1,6 @@
-//! The listening sockets that `listen` has, and how a reload changes them: new ones are made before anything else is
-//! changed, so that one that cannot be made leaves everything as it is; those that stay are not touched.
+//! The listening sockets that `listen` has, and how a reload changes them: new ones are made before
+//! anything else is changed, so that one that cannot be made leaves everything as it is; those that
+//! stay are not touched.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -84,7 +85,8 @@ impl Listeners {
         self.all.iter().filter(goes).map(|listener| listener.number).collect()
     }
 
-    /// Numbers for a new unix socket: its own, and that of its directory. `taken` are not to be used.
+    /// Numbers for a new unix socket: its own, and that of its directory. `taken` are not to be
+    /// used.
     fn numbers(&self, path: &Path, taken: &[(Place, Origin, OwnedFd)]) -> Result<(u8, u8), String> {
         let at = self.directories.iter().position(|directory| Some(directory.as_path()) == path.parent());
         let like = at
@@ -116,8 +118,8 @@ impl Listeners {
 }
 
 impl Parent {
-    /// Makes the listening sockets that a new configuration has and this one has not. When one of them cannot be made,
-    /// none is left.
+    /// Makes the listening sockets that a new configuration has and this one has not. When one of
+    /// them cannot be made, none is left.
     pub(super) fn make_listeners(&mut self, settings: &Settings) -> Result<Change, String> {
         let mut change = Change { added: Vec::new(), removed: self.listeners.unwanted(&settings.places) };
         for (place, line) in &settings.places {
@@ -183,7 +185,8 @@ impl Parent {
         said
     }
 
-    /// `listen` has no way left for git:// clients to come: the processes that wait for one are not needed.
+    /// `listen` has no way left for git:// clients to come: the processes that wait for one are not
+    /// needed.
     pub(super) fn deserted(&mut self) {
         if !self.listeners.has(Pool::Tcp) {
             self.settings.pools.retain(|(pool, _)| *pool != Pool::Tcp);
@@ -199,7 +202,8 @@ impl Parent {
         }
     }
 
-    /// Why `sockets` did not do it, as text; without a `sockets` that answers the daemon cannot go on.
+    /// Why `sockets` did not do it, as text; without a `sockets` that answers the daemon cannot go
+    /// on.
     fn unmade(&mut self, e: Unmade) -> String {
         if matches!(e, Unmade::Broken(_)) {
             self.unsound = Some(e.to_string());

@@ -1,6 +1,7 @@
 //! What the daemon counts, for `gotctl metrics`: the text format of OpenMetrics 1.0.
 //!
-//! Labels come from fixed tables and the configuration only: nothing that a client sent becomes one.
+//! Labels come from fixed tables and the configuration only: nothing that a client sent becomes
+//! one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -179,8 +180,9 @@ impl Metrics {
         );
         out.sample("gotd_informative_errors", &[], settings.informative_errors.into());
         out.family("gotd_limit", "gauge", "Limits that were set, other than none.");
-        // What is `none` has no number. It is left out rather than infinite, because it is not always: of `limit memory total`
-        // it means half of the machine's, which gotd_memory_limit_bytes tells.
+        // What is `none` has no number. It is left out rather than infinite, because it is not
+        // always: of `limit memory total` it means half of the machine's, which
+        // gotd_memory_limit_bytes tells.
         for set in &settings.set.told {
             let Some(number) = set.number() else { continue };
             let directive = set.limit.directive();

@@ -1,11 +1,11 @@
 //! `parent`: starts every other process and keeps the table of sessions.
 //!
-//! Duty: owns the configuration, the table of sessions, timers and the log. Waits on: its children and
-//! signals. Talks to: every process it started.
+//! Duty: owns the configuration, the table of sessions, timers and the log. Waits on: its children
+//! and signals. Talks to: every process it started.
 //!
-//! **Invariant:** never reads a byte that a client wrote, never opens a repository, never holds a client's
-//! connection. What a session reports came from a client and is treated as hostile: bounded, typed, and allowed
-//! only in the state that the table in `libproto::states` says.
+//! **Invariant:** never reads a byte that a client wrote, never opens a repository, never holds a
+//! client's connection. What a session reports came from a client and is treated as hostile:
+//! bounded, typed, and allowed only in the state that the table in `libproto::states` says.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -66,21 +66,24 @@ pub mod turns;
 pub mod verify;
 pub mod waiting_pool;
 
-/// How long a session may take to be over once it has reported its end, or its repository process once the
-/// session is gone.
+/// How long a session may take to be over once it has reported its end, or its repository process
+/// once the session is gone.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long the end of a process is waited for whose link has ended.
 const REAP: Duration = Duration::from_millis(200);
-/// How long those may not be heard who hardly ever speak, while there is more to do: standard errors, and repository processes that
-/// wait. Each descriptor costs its part every time the parent waits, and there are several for each session.
+/// How often the parent polls rarely active descriptors (standard errors, waiting repository
+/// processes) while it is busy. Each descriptor costs its part of every poll, and each session has
+/// several.
 const SELDOM: Duration = Duration::from_millis(100);
-/// Messages of one repository process that are read before others are listened to again: one that was taken over and
-/// never stops must not be all that the parent hears. Once it has ended, what it left is read to the end.
+/// Messages of one repository process that are read before others are listened to again: one that
+/// was taken over and never stops must not be all that the parent hears. Once it has ended, what it
+/// left is read to the end.
 const AT_ONCE: usize = 64;
 
 /// What the client of a repository that it may not see is told.
 const NOT_FOUND: &str = "no git repository found";
-/// Why it may not, in git-daemon's words: for those who come over git://, where the administrator wants them told.
+/// Why it may not, in git-daemon's words: for those who come over git://, where the administrator
+/// wants them told.
 const NO_SUCH: &str = "no such repository";
 const NOT_EXPORTED: &str = "repository not exported";
 const NOT_PERMITTED: &str = "access denied or repository not exported";
@@ -89,7 +92,8 @@ const TAKES_DESCRIPTORS: &str = "clients can send descriptors: only Linux 6.16 a
 /// What a client of Git is told at a control socket.
 const CONTROL_ALONE: &str = "a control socket serves gotctl alone";
 
-/// What a client beyond its number of connections is told; `own` is whether its user has a number of their own.
+/// What a client beyond its number of connections is told; `own` is whether its user has a number
+/// of their own.
 fn too_many(own: bool) -> Refusal {
     let limit = if own { Limit::ConnectionsOfUser } else { Limit::ConnectionsPerUser };
     Refusal::Limit(limit, "connection limit exceeded".into())
@@ -212,8 +216,8 @@ impl Parent {
         self.unsound.take().map(End::Lost).or_else(|| self.drained())
     }
 
-    /// Waits for something to happen; at most a second, for the timers. Unless it listens to `all`, at most until that
-    /// is due again.
+    /// Waits for something to happen; at most a second, for the timers. Unless it listens to `all`,
+    /// at most until that is due again.
     fn wait(&self, all: bool) -> Vec<(Then, PollFlags)> {
         let mut sources = self.lasting();
         self.add_sessions(&mut sources, all);
@@ -231,7 +235,8 @@ impl Parent {
         thens.into_iter().zip(events).filter(|(_, events)| !events.is_empty()).collect()
     }
 
-    /// The links and signals that are there for as long as the daemon, and that to `config` during a reload.
+    /// The links and signals that are there for as long as the daemon, and that to `config` during
+    /// a reload.
     fn lasting(&self) -> Sources<'_> {
         let out = |outbox: &Outbox| {
             if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
@@ -252,8 +257,8 @@ impl Parent {
         sources
     }
 
-    /// The links to processes of sessions. One that has said its last word would report its end at once and for ever: that
-    /// of the process is awaited by its signal.
+    /// The links to processes of sessions. One that has said its last word would report its end at
+    /// once and for ever: that of the process is awaited by its signal.
     fn add_sessions<'p>(&'p self, sources: &mut Sources<'p>, all: bool) {
         let mut add = |number, act, link: Option<BorrowedFd<'p>>, events| {
             sources.extend(link.map(|fd| (Then::Session(number, act), PollFd::new(fd, events))));

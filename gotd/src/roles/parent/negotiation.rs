@@ -1,9 +1,11 @@
-//! How much processor time clients take before anything is granted to them: lists of references, wants, haves, cuts of history.
+//! How much processor time clients take before anything is granted to them: lists of references,
+//! wants, haves, cuts of history.
 //!
-//! Each answer costs its client next to nothing to ask for, and the repository process a walk. So it adds up what the
-//! kernel says that it has used, asks for a turn, as for a pack, once that is much, and says it here with that and at its
-//! end. Used time is counted by user, or by address and the networks around it, for ten minutes.
-//! Making packs and indexing pushes have limits of their own and do not count.
+//! Each answer costs its client next to nothing to ask for, and the repository process a walk. So
+//! it adds up what the kernel says that it has used, asks for a turn, as for a pack, once that is
+//! much, and says it here with that and at its end. Used time is counted by user, or by address and
+//! the networks around it, for ten minutes. Making packs and indexing pushes have limits of their
+//! own and do not count.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,7 +23,8 @@ use crate::repo::read::budget::over;
 
 /// For how long used time is remembered, in minutes.
 const MINUTES: usize = 10;
-/// Most clients that are remembered by themselves; what others use is counted for all of them together.
+/// Most clients that are remembered by themselves; what others use is counted for all of them
+/// together.
 const MOST: usize = 50_000;
 
 /// Whose time it is.
@@ -132,7 +135,8 @@ impl Session {
 }
 
 impl Parent {
-    /// What a session's negotiation may use, by who it is for; the error is what the client is told. Only a fetch negotiates.
+    /// What a session's negotiation may use, by who it is for; the error is what the client is
+    /// told. Only a fetch negotiates.
     pub(super) fn negotiation(&mut self, number: u64, identity: &str) -> Result<Negotiation, Refusal> {
         let Some(session) = self.table.get(number) else { return Ok(Negotiation::default()) };
         if session.is_push() || session.shell().is_some() {
@@ -163,8 +167,9 @@ impl Parent {
         self.spent.add(spenders, more, Instant::now());
     }
 
-    /// A repository process is about to be killed and can say nothing any more. Unless it makes a pack, all the time it has used
-    /// was for negotiation, as far as that may go: nobody gets a walk for nothing by hanging up.
+    /// A repository process is about to be killed and can say nothing any more. Unless it makes a
+    /// pack, all the time it has used was for negotiation, as far as that may go: nobody gets a
+    /// walk for nothing by hanging up.
     pub(super) fn spend_at_end(&mut self, number: u64) {
         let most = self.settings.limits.get(Limit::NegotiationCpu).saturating_mul(1000);
         let Some(session) = self.table.get(number) else { return };

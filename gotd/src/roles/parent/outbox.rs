@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use libproto::channel::{self, Channel, Message};
 
-/// Frames for a process that is slower than we are. The parent never waits for it; there are at most as many
-/// frames as sessions.
+/// Frames for a process that is slower than we are. The parent never waits for it; there are at
+/// most as many frames as sessions.
 #[derive(Debug, Default)]
 pub struct Outbox {
     frames: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
@@ -71,7 +71,8 @@ mod tests {
 
     use super::*;
 
-    /// A process that does not read loses nothing: a descriptor waits behind the messages before it.
+    /// A process that does not read loses nothing: a descriptor waits behind the messages before
+    /// it.
     #[test]
     fn a_descriptor_waits_for_room() {
         let (ours, theirs) = crate::os::spawn::pair().expect("a pair");

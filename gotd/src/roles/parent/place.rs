@@ -1,7 +1,8 @@
-//! Whether the repository that was found is the one that was permitted: `auth` says so of its path, and the inodes of when
-//! the configuration was loaded may object.
+//! Whether the repository that was found is the one that was permitted: `auth` says so of its path,
+//! and the inodes of when the configuration was loaded may object.
 //!
-//! The repository process opens it meanwhile. Nothing of what it finds reaches the client before both have agreed.
+//! The repository process opens it meanwhile. Nothing of what it finds reaches the client before
+//! both have agreed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

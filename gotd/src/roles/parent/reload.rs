@@ -1,8 +1,9 @@
-//! A new configuration for the running daemon: read by a fresh `config` process, checked, told to `auth`, and only then
-//! in force.
+//! A new configuration for the running daemon: read by a fresh `config` process, checked, told to
+//! `auth`, and only then in force.
 //!
-//! Nothing changes before all of it is good and every new listening socket is made. Sessions under way go on with what
-//! they were granted; processes that wait for a client are replaced, because they were started with the old limits.
+//! Nothing changes before all of it is good and every new listening socket is made. Sessions under
+//! way go on with what they were granted; processes that wait for a client are replaced, because
+//! they were started with the old limits.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -246,7 +247,8 @@ impl Reload {
 }
 
 impl Settings {
-    /// Whether these settings can be followed by others while the daemon runs, or what needs a restart.
+    /// Whether these settings can be followed by others while the daemon runs, or what needs a
+    /// restart.
     fn may_become(&self, next: &Settings, config: &Config) -> Result<(), String> {
         let restart = |what: &str| Err(format!("{what}: a change needs a restart"));
         if self.user != next.user {

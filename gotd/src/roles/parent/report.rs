@@ -62,7 +62,8 @@ impl Parent {
         let error = joined([text(refusal), text(repo.refusal.as_ref()), troubles]);
         let control = session.hello.as_ref().is_some_and(|h| h.kind == ClientKind::Control);
         let event = if control { "control" } else { "session" };
-        // The pack of a fetch goes to the client past the session; that of a push the session has counted.
+        // The pack of a fetch goes to the client past the session; that of a push the session has
+        // counted.
         let sent = if session.is_push() { sent } else { sent.saturating_add(repo.bytes) };
         if !control {
             let objects = repo.objects;
@@ -96,7 +97,7 @@ impl Parent {
 
     /// A session that ends before it had a client.
     fn log_lost(&mut self, session: &Session, troubles: &str) {
-        // One that was only taken back is no loss, whichever of its processes ended first.
+        // A waiting session that the parent itself withdrew is not logged as lost.
         let taken_back = matches!(session.connection, Connection::Recalled)
             || session.killed.as_ref().is_some_and(|killed| killed.why.is_empty());
         if !troubles.is_empty() && !taken_back && self.draining.is_none() {

@@ -1,7 +1,8 @@
-//! What users of shared accounts ask through ssh without git: which repositories there are for them.
+//! What users of shared accounts ask through ssh without git: which repositories there are for
+//! them.
 //!
-//! `auth` names the configured ones and the directories; a `list` process looks into one directory after the other; and
-//! of what it finds, `auth` says what this user may see.
+//! `auth` names the configured ones and the directories; a `list` process looks into one directory
+//! after the other; and of what it finds, `auth` says what this user may see.
 
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
@@ -173,8 +174,8 @@ impl Parent {
     }
 }
 
-/// A moment in UTC as ISO 8601 writes it, from seconds since 1970; a year of more than four digits is somebody's invention, and is
-/// told as those seconds.
+/// A moment in UTC as ISO 8601 writes it, from seconds since 1970; a year of more than four digits
+/// is somebody's invention, and is told as those seconds.
 fn moment(seconds: u64) -> String {
     const DAY: u64 = 86_400;
     const FOUR_HUNDRED_YEARS: u64 = 146_097;

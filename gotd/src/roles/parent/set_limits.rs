@@ -1,4 +1,5 @@
-//! The limits that a configuration sets, as gotctl tells them: of all, of one user, of the repositories of one block.
+//! The limits that a configuration sets, as gotctl tells them: of all, of one user, of the
+//! repositories of one block.
 
 use crate::conf::limits::Limit;
 use crate::conf::model::{Config, RepositoryKind};

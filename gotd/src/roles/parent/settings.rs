@@ -20,10 +20,11 @@ use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, San
 use crate::fairness::owners::Owners;
 use crate::roles::sockets::ask;
 
-/// Connections that nobody has been granted anything for are refused beyond this many times what their user may have: a
-/// session that has ended counts until its processes have.
+/// Connections that nobody has been granted anything for are refused beyond this many times what
+/// their user may have: a session that has ended counts until its processes have.
 const UNNAMED_FACTOR: u32 = 4;
-/// Sessions started ahead of time for control sockets: whoever controls the daemon waits for the next one, if need be.
+/// Sessions started ahead of time for control sockets: whoever controls the daemon waits for the
+/// next one, if need be.
 const CONTROLS_WAITING: usize = 1;
 /// Most directories that a waiting repository process is restricted to; with more, their parents.
 const MOST_ROOTS: usize = 48;
@@ -72,7 +73,8 @@ pub struct Settings {
     /// What cannot change without a restart: `user`, `log to`.
     pub(super) user: String,
     pub(super) log_to: LogTo,
-    /// Directories in which all repositories must be, because the sandbox of the parent has no others.
+    /// Directories in which all repositories must be, because the sandbox of the parent has no
+    /// others.
     pub(super) granted: Vec<PathBuf>,
 }
 
@@ -103,8 +105,8 @@ impl Settings {
         self.accounts.contains(&uid)
     }
 
-    /// Connections that somebody who says this name may have before it is known what they want, and whether a line of the
-    /// configuration is about them.
+    /// Connections that somebody who says this name may have before it is known what they want, and
+    /// whether a line of the configuration is about them.
     pub fn limit_of_name(&self, name: &str) -> (usize, bool) {
         let own = self.named.get(name);
         let limit = own.copied().unwrap_or(self.per_user);
@@ -136,7 +138,8 @@ impl Settings {
             )),
             _ => None,
         });
-        // Each block may have a limit of its own; verify enforces that one, this is the kernel's bound.
+        // Each block may have a limit of its own; verify enforces that one, this is the kernel's
+        // bound.
         let own_sizes = config.repositories.iter().map(|r| r.limit(Limit::PackSize, limits));
         let file_size = own_sizes.max().unwrap_or_else(|| limits.get(Limit::PackSize)).saturating_mul(2);
         Settings {
@@ -252,7 +255,8 @@ fn memory_total(limits: &Limits) -> u64 {
     }
 }
 
-/// Where a configuration wants to listen, and the line of each: control sockets come with those of clients.
+/// Where a configuration wants to listen, and the line of each: control sockets come with those of
+/// clients.
 fn places(config: &Config) -> Vec<(Place, String)> {
     let mut places: Vec<(Place, String)> = Vec::new();
     for listener in &config.listeners {
@@ -277,9 +281,11 @@ fn places(config: &Config) -> Vec<(Place, String)> {
     places
 }
 
-/// The directories that the sandbox lets repository processes reach before they know which repository is theirs. A rule of
-/// the kernel's is about a directory and not about its path, so for one that may be replaced while the daemon runs it is about
-/// the directory above: for each `repository`, and for a directory of repositories that is not there, empty, a mount point or behind a link.
+/// The directories that the sandbox lets repository processes reach before they know which
+/// repository is theirs. A rule of the kernel's is about a directory and not about its path, so for
+/// one that may be replaced while the daemon runs it is about the directory above: for each
+/// `repository`, and for a directory of repositories that is not there, empty, a mount point or
+/// behind a link.
 fn granted(config: &Config, seen: &[OwnDirectory]) -> Vec<PathBuf> {
     let stays: HashSet<u32> = seen.iter().filter(|own| own.stays).map(|own| own.block).collect();
     let blocks = (0..).zip(&config.repositories);
@@ -294,8 +300,8 @@ fn granted(config: &Config, seen: &[OwnDirectory]) -> Vec<PathBuf> {
         .collect())
 }
 
-/// At most [`MOST_ROOTS`] directories that hold these: themselves, or those above them when they are many, the deepest first.
-/// Never all of the file system: rather there are more.
+/// At most [`MOST_ROOTS`] directories that hold these: themselves, or those above them when they
+/// are many, the deepest first. Never all of the file system: rather there are more.
 fn few(mut roots: BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let depth = |root: &Path| root.components().count();
     loop {

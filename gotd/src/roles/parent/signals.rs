@@ -15,7 +15,8 @@ pub fn catch_signals() -> io::Result<UnixStream> {
     for (signal, byte) in HANDLED {
         let pipe = theirs.try_clone()?;
         pipe.set_nonblocking(true)?;
-        // signal-hook writes one byte 'X' whatever the signal; one flag per signal tells them apart.
+        // signal-hook writes one byte 'X' whatever the signal; one flag per signal tells them
+        // apart.
         signal_hook::flag::register(*signal as i32, FLAGS[usize::from(*byte)].clone())?;
         signal_hook::low_level::pipe::register(*signal as i32, pipe)?;
     }
@@ -39,7 +40,8 @@ pub fn drain_signals(pipe: &mut UnixStream) -> Vec<Signal> {
         .collect()
 }
 
-/// Waits until no child is left, at most `bound`; then kills `last`, which was asked to end by itself.
+/// Waits until no child is left, at most `bound`; then kills `last`, which was asked to end by
+/// itself.
 pub fn wait_for_all(bound: Duration, last: Pid) {
     let end = Instant::now() + bound;
     loop {

@@ -1,5 +1,5 @@
-//! From the command line to a running daemon: configuration, sockets, the loss of privilege, the sandbox, and
-//! the processes that live as long as the daemon.
+//! From the command line to a running daemon: configuration, sockets, the loss of privilege, the
+//! sandbox, and the processes that live as long as the daemon.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,7 +37,8 @@ use crate::os::spawn::{Child, Starter};
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
 pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Proc, Promise::Exec, Promise::Sendfd, Promise::Recvfd]);
-/// Bytes of memory that the parent may take: the configuration, and some kilobytes for each session.
+/// Bytes of memory that the parent may take: the configuration, and some kilobytes for each
+/// session.
 const MEMORY: u64 = 1 << 30;
 /// What the children need of the system, for reading: name services and time zones.
 const SYSTEM_PATHS: [&str; 2] = ["/etc", "/usr/share/zoneinfo"];
@@ -74,15 +75,15 @@ impl From<String> for Failure {
     }
 }
 
-/// The exit status of a daemon that was not started because of its configuration; trying again would not help.
-/// `EX_CONFIG` of sysexits(3).
+/// The exit status of a daemon that was not started because of its configuration; trying again
+/// would not help. `EX_CONFIG` of sysexits(3).
 const UNUSABLE: u8 = 78;
 
 /// What the service manager passed; everything else that was open is closed.
 fn inherited(options: &Options) -> Result<Vec<Passed>, Failure> {
     let passed = if options.detached { 0 } else { passed_count() };
-    // Whatever else the starter of this process had open is none of ours, nor of our children. A daemon that has left
-    // its terminal was given one descriptor.
+    // Whatever else the starter of this process had open is none of ours, nor of our children. A
+    // daemon that has left its terminal was given one descriptor.
     crate::os::system::close_from(crate::os::spawn::PARENT_FD + i32::from(options.detached) + passed);
     if passed > 0 && !options.foreground && !options.check {
         return Err("sockets were passed by the service manager: start with -d".to_owned().into());
@@ -106,7 +107,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let Loaded { config, seen, notes, warnings } =
         if options.check { loaded.map_err(|e| Failure { status: 1, ..e })? } else { loaded? };
     if options.check {
-        // A second -v is about the configuration itself: what includes, macros and defaults came to.
+        // A second -v is about the configuration itself: what includes, macros and defaults came
+        // to.
         if options.verbose > 1 {
             print!("{}", crate::conf::print::print(&config));
         }
@@ -220,7 +222,8 @@ struct Loaded {
     warnings: Vec<String>,
 }
 
-/// Reads the configuration in a process of its own; prints every error and warning, and notes for who `asks`.
+/// Reads the configuration in a process of its own; prints every error and warning, and notes for
+/// who `asks`.
 fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Failure> {
     let child: Child<ParentToConfig, ConfigToParent> =
         starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
@@ -275,14 +278,16 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The parent's own memory. Its children begin with the same, and each sets its own: so only the lower of the two limits is set.
+/// The parent's own memory. Its children begin with the same, and each sets its own: so only the
+/// lower of the two limits is set.
 fn limit_memory() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_DATA) {
         let _ = setrlimit(Resource::RLIMIT_DATA, hard.min(MEMORY), hard);
     }
 }
 
-/// From here on nothing but `sockets` has a privilege. Started as an ordinary user there is none to drop.
+/// From here on nothing but `sockets` has a privilege. Started as an ordinary user there is none to
+/// drop.
 fn drop_privilege(config: &Config) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         // It may have been started with the one capability that `sockets` needs.

@@ -129,7 +129,8 @@ pub(super) fn last_words(stderr: &OwnedFd) -> String {
 mod tests {
     use super::*;
 
-    /// A process that was taken over writes one byte a line, each of which is a long line of the log.
+    /// A process that was taken over writes one byte a line, each of which is a long line of the
+    /// log.
     #[test]
     fn lines_of_standard_error_are_counted_and_not_only_their_bytes() {
         let (_read, write) = nix::unistd::pipe().expect("a pipe");

@@ -1,4 +1,5 @@
-//! The parent against a `listen`, sessions and an `auth` that lie: this test holds their ends of the links.
+//! The parent against a `listen`, sessions and an `auth` that lie: this test holds their ends of
+//! the links.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -282,8 +283,9 @@ fn a_pool_stays_as_long_as_there_is_a_listener_for_it() {
     assert!(parent.table.get(forged.number).is_some_and(|s| s.is_free()));
 }
 
-/// A link to `listen` that takes no more, and a session that is ready: it is kept for later, and pauses stay as long as
-/// they had become. To end it, and to forget the pause, was to start and lose processes as fast as the machine can.
+/// A link to `listen` that takes no more, and a session that is ready: it is kept for later, and
+/// pauses stay as long as they had become. To end it, and to forget the pause, was to start and
+/// lose processes as fast as the machine can.
 #[test]
 fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     let (mut parent, forged) = parent();
@@ -413,8 +415,8 @@ fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
     assert_eq!(left(usize::MAX), Some(0));
 }
 
-/// A process in uninterruptible sleep outlives SIGKILL for as long as whoever it waits for likes. Its user has that many
-/// connections less; but its turn is not theirs to keep.
+/// A process in uninterruptible sleep outlives SIGKILL for as long as whoever it waits for likes.
+/// Its user has that many connections less; but its turn is not theirs to keep.
 #[test]
 fn a_session_that_was_killed_and_does_not_end_counts_for_its_user_and_keeps_no_turn() {
     let (mut parent, forged) = parent();

@@ -1,5 +1,5 @@
-//! Turns for costly work: what repository and verify processes ask for, and what they and their clients are told. The choice
-//! is made in [`queue`](super::queue).
+//! Turns for costly work: what repository and verify processes ask for, and what they and their
+//! clients are told. The choice is made in [`queue`](super::queue).
 
 use std::time::{Duration, Instant};
 
@@ -46,8 +46,8 @@ fn count<'s>(sessions: impl Iterator<Item = &'s Session>, work: Work) -> Counts 
 }
 
 impl Parent {
-    /// A process is about to do costly work, for which it takes so many bytes of memory; or wants to go on with it, perhaps with
-    /// more.
+    /// A process is about to do costly work, for which it takes so many bytes of memory; or wants
+    /// to go on with it, perhaps with more.
     pub(super) fn need_turn(&mut self, number: u64, work: Work, memory: u64) {
         let most = self.settings.turns.memory;
         let Some(session) = self.table.get(number) else { return };
@@ -79,7 +79,8 @@ impl Parent {
         self.tell_waiting();
     }
 
-    /// The client of a turn does not take more, or gives no more: others may have its place. It keeps so many bytes of memory.
+    /// The client of a turn does not take more, or gives no more: others may have its place. It
+    /// keeps so many bytes of memory.
     pub(super) fn turn_stalled(&mut self, number: u64, memory: u64) {
         let Some(session) = self.table.get(number) else { return };
         match session.turn_mut() {
@@ -90,7 +91,8 @@ impl Parent {
         self.give_turns();
     }
 
-    /// The pack is only copied from here on, or its client takes more of it again: that needs no place.
+    /// The pack is only copied from here on, or its client takes more of it again: that needs no
+    /// place.
     pub(super) fn turn_copies(&mut self, number: u64, memory: u64) {
         let Some(session) = self.table.get(number) else { return };
         match session.turn_mut() {
@@ -128,8 +130,8 @@ impl Parent {
         }
     }
 
-    /// Ends who keeps a refused turn, refuses the turns that have been waited for too long, ends who holds the memory that others wait for, and tells the others
-    /// how many they are.
+    /// Ends who keeps a refused turn, refuses the turns that have been waited for too long, ends
+    /// who holds the memory that others wait for, and tells the others how many they are.
     pub(super) fn expire_turns(&mut self) {
         let overdue = |session: &&Session| {
             session.killed.is_none() && session.turn().is_some_and(|turn| turn.is_overdue())
@@ -192,12 +194,14 @@ impl Parent {
         }
     }
 
-    /// Tells the clients that wait why they do, at once and when it has changed. The first time is a line of the log.
+    /// Tells the clients that wait why they do, at once and when it has changed. The first time is
+    /// a line of the log.
     fn tell_waiting(&mut self) {
         let jobs = self.jobs();
         let rules = self.rules();
         for job in &jobs {
-            // Who has begun is told nothing: it is in the middle of an answer, and waits for a moment.
+            // Who has begun is told nothing: it is in the middle of an answer, and waits for a
+            // moment.
             let Some(wait) = job.turn.wait().filter(|_| job.turn.begun.is_none()) else { continue };
             let Some(limit) = queue::blocked(&jobs, job, rules) else { continue };
             let ours = |other: &&Job| {

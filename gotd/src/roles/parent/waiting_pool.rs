@@ -13,7 +13,8 @@ use crate::os::log::Level;
 use crate::os::spawn::{self, ClientPipes};
 use crate::roles;
 
-/// The pause after the first waiting session that did not live until it could be offered; each further one doubles it.
+/// The pause after the first waiting session that did not live until it could be offered; each
+/// further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause of a control socket's: root may want to know what the matter is.
 const LONGEST_OF_CONTROL: Duration = Duration::from_millis(200);
@@ -22,8 +23,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// After so long without a loss the next pause is a short one again.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Keeps the parent from starting processes as fast as they die: where none can live, as on a system whose C library needs a call
-/// that the sandbox refuses, it would do nothing else and fill the log.
+/// Keeps the parent from starting processes as fast as they die: where none can live, as on a
+/// system whose C library needs a call that the sandbox refuses, it would do nothing else and fill
+/// the log.
 #[derive(Debug)]
 pub struct Pause {
     longest: Duration,
@@ -38,7 +40,8 @@ impl Default for Pause {
     }
 }
 
-/// One for each kind of waiting sessions: what strangers of git:// bring about holds up no user, and nobody root.
+/// One for each kind of waiting sessions: what strangers of git:// bring about holds up no user,
+/// and nobody root.
 #[derive(Debug)]
 pub struct Pauses {
     unix: Pause,
@@ -70,7 +73,8 @@ impl Pauses {
 }
 
 impl Pause {
-    /// A waiting session has ended before anybody was served. Those that end together make one pause.
+    /// A waiting session has ended before anybody was served. Those that end together make one
+    /// pause.
     pub fn lost(&mut self, now: Instant) {
         if self.is_on(now) {
             return;
@@ -83,9 +87,10 @@ impl Pause {
         self.until = Some(now + pause);
     }
 
-    /// One was taken by a client. That it was offered says nothing yet: it can still be lost before, and a pause that is
-    /// forgotten with each offer never grows. One that serves makes up for one pause and no more, so that whoever
-    /// connects as fast as he can does not keep the pauses short while the others die.
+    /// One was taken by a client. That it was offered says nothing yet: it can still be lost
+    /// before, and a pause that is forgotten with each offer never grows. One that serves makes up
+    /// for one pause and no more, so that whoever connects as fast as he can does not keep the
+    /// pauses short while the others die.
     pub fn served(&mut self) {
         self.losses = self.losses.saturating_sub(1);
     }
@@ -111,13 +116,14 @@ struct Links {
 }
 
 impl Links {
-    /// For a client of the unix socket with two pipes; for one of git:// with a link on which `listen` gives the connection to
-    /// the repository process as well.
+    /// For a client of the unix socket with two pipes; for one of git:// with a link on which
+    /// `listen` gives the connection to the repository process as well.
     ///
-    /// The parent closes its copies of the pipes' ends as soon as both processes are started, before any client has one, and
-    /// no process that serves more than one session holds any: whoever closes an end of a pipe waits, beyond SIGKILL, for
-    /// whoever is reading or writing at the other, and a client does that with memory of its choice, a mapped file of a dead
-    /// server say. The repository process has the copy for `verify`.
+    /// The parent closes its copies of the pipes' ends as soon as both processes are started,
+    /// before any client has one, and no process that serves more than one session holds any:
+    /// whoever closes an end of a pipe waits, beyond SIGKILL, for whoever is reading or writing at
+    /// the other, and a client does that with memory of its choice, a mapped file of a dead server
+    /// say. The repository process has the copy for `verify`.
     fn new(pool: Pool) -> std::io::Result<Links> {
         let (session_end, repo_end) = spawn::pair()?;
         let (listen_session, from_listen) = spawn::pair()?;
@@ -158,8 +164,8 @@ impl Parent {
             if self.draining.is_some() && pool != Pool::Control {
                 continue;
             }
-            // At most one in each turn, and while somebody waits for an answer only the last reserve is
-            // replaced at once: whoever is being served comes first.
+            // At most one in each turn, and while somebody waits for an answer only the last
+            // reserve is replaced at once: whoever is being served comes first.
             if self.table.free(pool) < if self.table.is_anybody_waiting() { 1 } else { wanted }
                 && let Err(e) = self.start_session(pool)
             {
@@ -211,7 +217,8 @@ impl Parent {
             Pool::Tcp => ParentToListen::WaitingGit(()),
             pool => ParentToListen::Waiting(pool),
         };
-        // One that `listen` cannot take yet stays, and waits in line: to end it and start the next would do nothing else.
+        // One that `listen` cannot take yet stays, and waits in line: to end it and start the next
+        // would do nothing else.
         self.listen_out.send_fds(&self.listen.channel, number, &message, end);
     }
 }

@@ -1,4 +1,5 @@
-//! The requests to `sockets`, and how the parent makes them: one at a time, each answered before the next.
+//! The requests to `sockets`, and how the parent makes them: one at a time, each answered before
+//! the next.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -49,7 +50,8 @@ pub fn control_of(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// The control socket that a path names: the one beside it, or itself. No socket of clients has such a name.
+/// The control socket that a path names: the one beside it, or itself. No socket of clients has
+/// such a name.
 pub fn control_named_by(path: &Path) -> PathBuf {
     if is_control(path.as_os_str().as_encoded_bytes()) { path.to_owned() } else { control_of(path) }
 }
@@ -82,7 +84,8 @@ pub fn listed(to: BorrowedFd<'_>, command: u8, number: u8) -> Result<OwnedFd, Un
     socket(ask(to, &[command, number]))
 }
 
-/// Asks for a socket of this name beside that with number `like` of the table, to be known as `number`.
+/// Asks for a socket of this name beside that with number `like` of the table, to be known as
+/// `number`.
 pub fn new(to: BorrowedFd<'_>, number: u8, like: u8, name: &[u8]) -> Result<OwnedFd, Unmade> {
     let mut request = [0; NEW_LEN];
     request[..3].copy_from_slice(&[NEW, number, like]);

@@ -1,10 +1,11 @@
 //! `sockets`: the socket creator.
 //!
-//! Duty: binds unix sockets in the directories of its start-up table and TCP sockets by address, and unlinks the former.
-//! Waits on: the parent, one request at a time. Talks to: the parent alone.
+//! Duty: binds unix sockets in the directories of its start-up table and TCP sockets by address,
+//! and unlinks the former. Waits on: the parent, one request at a time. Talks to: the parent alone.
 //!
-//! **Invariant:** a request is one byte and what belongs to it, of a fixed length; after the start nothing is allocated,
-//! no configuration text and no client is ever seen. It is the only process that keeps a privilege.
+//! **Invariant:** a request is one byte and what belongs to it, of a fixed length; after the start
+//! nothing is allocated, no configuration text and no client is ever seen. It is the only process
+//! that keeps a privilege.
 //!
 //! | request | what belongs to it | answer |
 //! |---|---|---|
@@ -15,10 +16,12 @@
 //! | [`TCP`] | 4 or 6, port (2 bytes, high one first), address (16 bytes; IPv4: 4, then zeros) | the socket |
 //! | [`TERMINATE`] | | none: it unlinks all and ends |
 //!
-//! A unix socket whose name ends in `.ctl` is a control socket: only its owner and root may connect.
+//! A unix socket whose name ends in `.ctl` is a control socket: only its owner and root may
+//! connect.
 //!
-//! An answer has five bytes: which call failed (an index of [`CALLS`](ask::CALLS); 0: none) and its errno, with the
-//! listening socket where one was made. Nonsense is answered with [`NONSENSE`] and is fatal for this process.
+//! An answer has five bytes: which call failed (an index of [`CALLS`](ask::CALLS); 0: none) and its
+//! errno, with the listening socket where one was made. Nonsense is answered with [`NONSENSE`] and
+//! is fatal for this process.
 
 use std::ffi::CStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -78,7 +81,8 @@ const NOTHING: Place = Place { directory: 0, name: [0; NAME_LEN], bound: false }
 /// A socket, nothing, or the call that failed (an index of [`CALLS`](ask::CALLS)) and its errno.
 type Answer = Result<Option<OwnedFd>, (u8, Errno)>;
 
-/// Runs the role. `words`: absolute paths of unix sockets, and each TCP address with a low port as `ADDRESS:PORT`.
+/// Runs the role. `words`: absolute paths of unix sockets, and each TCP address with a low port as
+/// `ADDRESS:PORT`.
 pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Result<(), String> {
     let mut table = Table::open(words)?;
     let foreign = !table.directories.iter().all(|(directory, _)| system::may_write(directory.as_fd()));
@@ -94,7 +98,8 @@ pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Resul
     Ok(())
 }
 
-/// Answers requests until the parent says so, is gone, or talks nonsense; then unlinks what is bound.
+/// Answers requests until the parent says so, is gone, or talks nonsense; then unlinks what is
+/// bound.
 pub fn serve(parent: BorrowedFd<'_>, table: &mut Table) {
     let mut request = [0; NEW_LEN + 1];
     loop {
@@ -199,7 +204,8 @@ fn create(directory: &OwnedFd, name: &CStr, replace: bool) -> Answer {
     }
     let cloexec = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, cloexec, None).map_err(|e| (2, e))?;
-    // The creator has nothing else to do with whoever connects: what they may send is the kernel's to say.
+    // The creator has nothing else to do with whoever connects: what they may send is the kernel's
+    // to say.
     if !ask::is_control(name.to_bytes()) {
         let failed = |e: std::io::Error| (6, Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)));
         system::take_no_descriptors(fd.as_fd()).map_err(failed)?;

@@ -10,7 +10,8 @@ fn served(test: impl FnOnce(BorrowedFd<'_>, &Path)) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s");
     let (ours, theirs) = crate::os::spawn::pair().expect("a pair");
-    // fchdir is the process's: nothing else in these tests uses relative names, and no two of them run at once.
+    // fchdir is the process's: nothing else in these tests uses relative names, and no two of them
+    // run at once.
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let words = [path.display().to_string(), "127.0.0.1:999".to_owned()];

@@ -1,12 +1,13 @@
 //! `verify`: indexes and checks one incoming pack.
 //!
-//! Duty: read the pack from the client into the files it was given, check every object and everything behind the
-//! new tips, and report facts about each command. Waits on: `repo_write` for its task, the session for the
-//! client's input, then on the client. Talks to: both of them, and the parent.
+//! Duty: read the pack from the client into the files it was given, check every object and
+//! everything behind the new tips, and report facts about each command. Waits on: `repo_write` for
+//! its task, the session for the client's input, then on the client. Talks to: both of them, and
+//! the parent.
 //!
-//! **Invariant:** opens nothing for writing and never touches a reference; once it reads what a client sent, it can
-//! receive no descriptor. It reads with read(2) into memory of its own, once: a client may change the pages that it put into
-//! the pipe after they were checked.
+//! **Invariant:** opens nothing for writing and never touches a reference; once it reads what a
+//! client sent, it can receive no descriptor. It reads with read(2) into memory of its own, once: a
+//! client may change the pages that it put into the pipe after they were checked.
 
 mod turn;
 
@@ -351,7 +352,8 @@ fn own_shallow(repository: &Repository) -> Result<IdSet, Error> {
     Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
 }
 
-/// The values of all references that the client may know of, what packed-refs says that tags peel to, and HEAD.
+/// The values of all references that the client may know of, what packed-refs says that tags peel
+/// to, and HEAD.
 fn tips(repository: &Repository, hidden: Hidden<'_>) -> Result<Vec<ObjectId>, Error> {
     let mut reader = Reader::new(repository.store(), CACHE_BYTES);
     let listing = repository.refs().listing::<&[u8]>(&[])?;

@@ -1,4 +1,5 @@
-//! The turn to index and check: asked of the parent when there is something to do, and given back while the client sends nothing.
+//! The turn to index and check: asked of the parent when there is something to do, and given back
+//! while the client sends nothing.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -16,11 +17,13 @@ use crate::os::system;
 use crate::os::watchdog::{self, Phase};
 use crate::session::pipes::Input;
 
-/// How long a client may be waited for in one turn, all waits together, before others get its place.
+/// How long a client may be waited for in one turn, all waits together, before others get its
+/// place.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Time between two looks at the watchdog while a turn is waited for.
 const TICK: Duration = Duration::from_secs(1);
-/// Bytes of memory that a push takes, roughly, beside what it takes for each object and for large ones.
+/// Bytes of memory that a push takes, roughly, beside what it takes for each object and for large
+/// ones.
 const BASE: u64 = 72 << 20;
 /// Bytes of memory for each object of the pack.
 const PER_OBJECT: u64 = 100;
@@ -46,7 +49,8 @@ impl<'a> PushTurn<'a> {
         if self.held.get() { Ok(()) } else { watchdog::during(Phase::Work, || self.ask()) }
     }
 
-    /// So many objects have come of as many as the pack is said to have: memory for more is waited for where it is due.
+    /// So many objects have come of as many as the pack is said to have: memory for more is waited
+    /// for where it is due.
     pub(super) fn objects(&self, come: u64, claimed: u64) -> io::Result<()> {
         let Some(needed) = more_memory(self.memory.get(), come, claimed) else { return Ok(()) };
         self.memory.set(needed);
@@ -84,7 +88,8 @@ impl<'a> PushTurn<'a> {
         let _ = self.session.try_send(0, 0, &VerifyToSession::Progress((line, true)));
     }
 
-    /// Waits until the client has sent something. After a while others get the place, however often a little came meanwhile.
+    /// Waits until the client has sent something. After a while others get the place, however often
+    /// a little came meanwhile.
     fn await_input(&self, input: &Input) -> io::Result<()> {
         let begun = Instant::now();
         loop {
@@ -120,8 +125,9 @@ impl<'a> PushTurn<'a> {
     }
 }
 
-/// What to reserve once so many objects have come: memory for twice as many. `None`: what is reserved suffices. The number in a
-/// pack's header is a claim of twelve bytes and reserves nothing: it only keeps this from being more than the pack is said to need.
+/// What to reserve once so many objects have come: memory for twice as many. `None`: what is
+/// reserved suffices. The number in a pack's header is a claim of twelve bytes and reserves
+/// nothing: it only keeps this from being more than the pack is said to need.
 fn more_memory(reserved: u64, come: u64, claimed: u64) -> Option<u64> {
     let memory = |objects: u64| BASE.saturating_add(objects.saturating_mul(PER_OBJECT));
     // An eighth more is not worth a wait.

@@ -1,5 +1,5 @@
-//! What a client wants to change: its lines up to the pack (`gitprotocol-pack`, "Reference Update Request"), handed on
-//! to `repo_write` in batches as they come.
+//! What a client wants to change: its lines up to the pack (`gitprotocol-pack`, "Reference Update
+//! Request"), handed on to `repo_write` in batches as they come.
 
 use libgit::{HashKind, ObjectId, RefName};
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command as Batched, SessionToWriter};
@@ -129,7 +129,8 @@ impl<'w, 'a> Reader<'w, 'a> {
         };
         let first = self.request.commands.is_empty();
         if first {
-            // Known even if the rest of the line cannot be understood: the refusal has to reach the client.
+            // Known even if the rest of the line cannot be understood: the refusal has to reach the
+            // client.
             self.side_band = names_side_band(payload);
         }
         match Line::parse(payload, first, self.hash)? {
@@ -190,7 +191,8 @@ impl<'w, 'a> Reader<'w, 'a> {
         }
     }
 
-    /// Hands a batch on. After a refusal the rest is read all the same, because the report names every command.
+    /// Hands a batch on. After a refusal the rest is read all the same, because the report names
+    /// every command.
     fn give(&mut self, batch: &SessionToWriter) {
         if self.request.is_over() {
             return;

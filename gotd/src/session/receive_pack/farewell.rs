@@ -1,7 +1,9 @@
-//! The last words to a client, which may still be writing the pack of a push that was decided without it.
+//! The last words to a client, which may still be writing the pack of a push that was decided
+//! without it.
 //!
-//! If its input were closed under it, it would end with a broken pipe and never read why. So what it sends is taken
-//! and dropped while the last words are written and for a while after, within bounds.
+//! If its input were closed under it, it would end with a broken pipe and never read why. So what
+//! it sends is taken and dropped while the last words are written and for a while after, within
+//! bounds.
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -17,13 +19,15 @@ use crate::session::pipes::{Input, Output};
 const DROP_BYTES: u64 = 256 << 20;
 /// Longest time for it.
 const DROP_TIME: Duration = Duration::from_secs(60);
-/// Longest silence after the last words that is waited for the end of the input: some clients (JGit) wait for the end
-/// of ours instead. One that is only slow has its report by then, and git reads that when its pack is refused.
+/// Longest silence after the last words that is waited for the end of the input: some clients
+/// (JGit) wait for the end of ours instead. One that is only slow has its report by then, and git
+/// reads that when its pack is refused.
 const DROP_SILENCE: Duration = Duration::from_millis(700);
 /// A pipe that has room at all has room for so many bytes: pipe(7), `PIPE_BUF`.
 pub(super) const ROOM: usize = 4096;
 
-/// Writes all that `more` appends until it returns `false`. `drain`: the client may be writing, too.
+/// Writes all that `more` appends until it returns `false`. `drain`: the client may be writing,
+/// too.
 ///
 /// # Errors
 /// The client is gone, or its pipe failed.
@@ -50,7 +54,8 @@ pub(super) fn write(
     }
 }
 
-/// Writes while it drops what comes in. Leaves in `pending` what it has not written when a bound is reached.
+/// Writes while it drops what comes in. Leaves in `pending` what it has not written when a bound is
+/// reached.
 fn write_and_drain(
     input: &mut Input,
     output: &mut Output,

@@ -1,4 +1,5 @@
-//! While `verify` and `repo_write` work: progress for the client, keepalives, and results as they come.
+//! While `verify` and `repo_write` work: progress for the client, keepalives, and results as they
+//! come.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -306,8 +307,8 @@ impl<'a> Screen<'a> {
         self.offer(&packet);
     }
 
-    /// Writes a packet if there is room for it now, and else drops it: a client that does not read must not keep
-    /// `verify` and `repo_write` waiting.
+    /// Writes a packet if there is room for it now, and else drops it: a client that does not read
+    /// must not keep `verify` and `repo_write` waiting.
     fn offer(&mut self, packet: &[u8]) {
         if !self.open || packet.is_empty() || packet.len() > ROOM {
             return;

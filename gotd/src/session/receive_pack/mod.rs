@@ -1,12 +1,15 @@
-//! A session's conversation with a client that pushes: `git-receive-pack` in v0 and v1 (`gitprotocol-pack`).
+//! A session's conversation with a client that pushes: `git-receive-pack` in v0 and v1
+//! (`gitprotocol-pack`).
 //!
-//! The session advertises what `repo_write` lists, turns the client's commands into typed, bounded batches, hands the
-//! client's input to `verify` where the pack begins, passes progress on, and reports what `repo_write` decided.
+//! The session advertises what `repo_write` lists, turns the client's commands into typed, bounded
+//! batches, hands the client's input to `verify` where the pack begins, passes progress on, and
+//! reports what `repo_write` decided.
 //!
-//! A client that is gone changes nothing about what becomes of its push: `repo_write` is waited for all the same.
+//! A client that is gone changes nothing about what becomes of its push: `repo_write` is waited for
+//! all the same.
 //!
-//! **Invariant:** no byte of a pack is looked at here, and no reference is decided on: names that no reference can have
-//! are the only refusals that come from here.
+//! **Invariant:** no byte of a pack is looked at here, and no reference is decided on: names that
+//! no reference can have are the only refusals that come from here.
 
 mod commands;
 mod farewell;
@@ -41,13 +44,15 @@ pub type VerifyLink = Channel<SessionToVerify, VerifyToSession>;
 
 /// Holds the conversation to its end.
 ///
-/// References that were refused are no failure of the conversation, as with C git; the client's report has them.
+/// References that were refused are no failure of the conversation, as with C git; the client's
+/// report has them.
 ///
-/// `begins` is called with the number of commands that `repo_write` was given, before it is told to begin.
+/// `begins` is called with the number of commands that `repo_write` was given, before it is told to
+/// begin.
 ///
 /// # Errors
-/// What went wrong with the conversation itself, and what the client's standard error has to say because its
-/// report cannot.
+/// What went wrong with the conversation itself, and what the client's standard error has to say
+/// because its report cannot.
 pub fn serve(
     talk: &mut Conversation,
     writer: &WriterLink,

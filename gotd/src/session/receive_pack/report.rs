@@ -13,7 +13,8 @@ const PIECE: usize = 32 * 1024;
 /// Game of Trees' client: it takes `ng` for a success, and fails on nothing but an `ERR` packet.
 const GOT: &str = "got/";
 
-/// Makes text fit for a line of the report: one line, no control bytes, nothing that would turn the text around.
+/// Makes text fit for a line of the report: one line, no control bytes, nothing that would turn the
+/// text around.
 pub(super) fn one_line(text: &str) -> String {
     let text = text.trim();
     let mut line: String = text
@@ -56,8 +57,8 @@ impl Report {
         }
     }
 
-    /// What the client's standard error has to say: what no report can, and the words of C gotd that sites look for
-    /// there.
+    /// What the client's standard error has to say: what no report can, and the words of C gotd
+    /// that sites look for there.
     pub(super) fn aside(&self) -> Option<Refusal> {
         let caps = &self.request.caps;
         let reports = caps.report_status || caps.report_status_v2;
@@ -79,8 +80,8 @@ impl Report {
         refusal.is_protected() && self.request.caps.agent.as_deref().is_some_and(|a| a.starts_with(GOT))
     }
 
-    /// The packet that ends the report for Game of Trees' client where a protected reference was refused. It comes
-    /// last, for the client reads no further.
+    /// The packet that ends the report for Game of Trees' client where a protected reference was
+    /// refused. It comes last, for the client reads no further.
     fn error(&self) -> Option<String> {
         self.request.commands.iter().enumerate().find_map(|(at, asked)| {
             let refusal = self.refusal(at, asked).filter(|refusal| self.told_by_error(refusal))?;

@@ -1,5 +1,5 @@
-//! The conversation of a push, with `repo_write` and `verify` played by the test: compared with C git's receive-pack
-//! where the server answers, and held with C git's own client in [`client`].
+//! The conversation of a push, with `repo_write` and `verify` played by the test: compared with C
+//! git's receive-pack where the server answers, and held with C git's own client in [`client`].
 
 mod bad;
 mod client;
@@ -230,8 +230,8 @@ fn request(lines: &[&str]) -> Vec<u8> {
     out
 }
 
-/// What a client sees: packets of the advertisement, then of the answer; those within side band 1 as if there were
-/// none, but with their end as `band end`; others with the number of their band.
+/// What a client sees: packets of the advertisement, then of the answer; those within side band 1
+/// as if there were none, but with their end as `band end`; others with the number of their band.
 fn packets(bytes: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut report = Vec::new();
@@ -282,7 +282,8 @@ fn after_advertisement(bytes: &[u8]) -> Vec<String> {
     lines.split_off(end + 1)
 }
 
-/// Holds a whole conversation: the client writes all at once and then reads; `others` plays the rest.
+/// Holds a whole conversation: the client writes all at once and then reads; `others` plays the
+/// rest.
 fn converse(
     protocol: u8,
     bytes: &[u8],
@@ -458,7 +459,8 @@ fn reports_are_c_gits_byte_by_byte() {
         ]);
         bytes.extend_from_slice(EMPTY_PACK);
         let theirs = after_advertisement(&oracle(dir.path(), 0, &bytes));
-        // What C git says about a stale old id names the two values; it is the one refusal that `repo_write` makes here.
+        // What C git says about a stale old id names the two values; it is the one refusal that
+        // `repo_write` makes here.
         let stale =
             theirs.iter().find_map(|l| l.strip_prefix("ng refs/heads/other ")).unwrap_or("stale").to_owned();
         let (ours, end) = converse(0, &bytes, move |writer, verify| {

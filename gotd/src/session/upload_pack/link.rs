@@ -1,4 +1,5 @@
-//! The session's end of the link to the repository process: questions, and the answers that belong to them.
+//! The session's end of the link to the repository process: questions, and the answers that belong
+//! to them.
 
 use std::cell::Cell;
 
@@ -115,7 +116,8 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Lets the pack be written. How long that takes is the repository process's business and its watchdog's.
+    /// Lets the pack be written. How long that takes is the repository process's business and its
+    /// watchdog's.
     pub(super) fn pack(&self, ask: PackAsk) -> Result<(), TalkError> {
         self.send(&SessionToRepo::Pack(ask))?;
         let answer = watchdog::during(Phase::Off, || self.receive());

@@ -1,7 +1,8 @@
 //! A session's conversation with a client that fetches: `git-upload-pack` in v0, v1 and v2.
 //!
-//! The client's lines become typed, bounded batches for the repository process; its answers become lines again.
-//! Nothing is collected here but the acknowledgments of one v2 request, and those the repository vouches for.
+//! The client's lines become typed, bounded batches for the repository process; its answers become
+//! lines again. Nothing is collected here but the acknowledgments of one v2 request, and those the
+//! repository vouches for.
 //!
 //! **Invariant:** no byte of a pack passes through here.
 
@@ -27,8 +28,9 @@ pub use crate::session::packets::{self, TalkError};
 /// What a conversation in v0 and v1 begins with.
 const ADVERTISEMENT: ListAsk = ListAsk { prefixed: false, peel: true };
 
-/// Asks for the references that v0 and v1 begin with, before it is known whether anything is granted: the repository
-/// process looks at its link when the parent has told it to, and not before. `false`: it is not there any more.
+/// Asks for the references that v0 and v1 begin with, before it is known whether anything is
+/// granted: the repository process looks at its link when the parent has told it to, and not
+/// before. `false`: it is not there any more.
 pub fn ask_ahead(repo: &Repo) -> bool {
     repo.try_send(0, 0, &SessionToRepo::List(ADVERTISEMENT)).is_ok()
 }
@@ -126,8 +128,8 @@ impl Session<'_> {
         self.repo.done(&SessionToRepo::Shallows(std::mem::take(&mut needs.shallow_batch)))
     }
 
-    /// Says that wants and depth are complete. With `tell`, writes the boundary's lines for the client, and returns
-    /// whether there were any.
+    /// Says that wants and depth are complete. With `tell`, writes the boundary's lines for the
+    /// client, and returns whether there were any.
     fn settle(&mut self, needs: &mut Needs, tell: bool) -> Result<bool, TalkError> {
         self.flush_wants(needs)?;
         self.flush_shallows(needs)?;

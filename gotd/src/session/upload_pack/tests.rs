@@ -171,8 +171,8 @@ fn answer(path: &Path, version: u8, request: &[u8], rules: FetchRules) -> (Vec<u
     (output, end)
 }
 
-/// Packets as text, with our agent's name in place of C git's; what side band 1 carries is put together, progress and
-/// keepalives are left out.
+/// Packets as text, with our agent's name in place of C git's; what side band 1 carries is put
+/// together, progress and keepalives are left out.
 fn packets(bytes: &[u8], with_band: bool) -> (Vec<String>, Vec<u8>) {
     let mut decoder = Decoder::new();
     let (mut lines, mut pack, mut rest) = (Vec::new(), Vec::new(), bytes);
@@ -212,7 +212,8 @@ fn request(lines: &[&str]) -> Vec<u8> {
     out
 }
 
-/// Both servers must say the same, and both packs must hold the same objects, given what the client has.
+/// Both servers must say the same, and both packs must hold the same objects, given what the client
+/// has.
 fn same(fixture: &Fixture, version: u8, lines: &[&str]) -> Vec<String> {
     let request = request(lines);
     let band = version == 2 || lines.iter().any(|l| l.contains("side-band"));
@@ -363,8 +364,8 @@ fn v0_shallow_fetches_go_as_with_c_git() {
     let shallow = format!("shallow {}", fixture.id("main~2"));
     let have = format!("have {main}");
     same(&fixture, 0, &[&want, "deepen 3", "0000", "done"]);
-    // No flush packet here: C git is not ready before it has found ancestors of what is no longer on the boundary, and we
-    // say so a round earlier.
+    // No flush packet here: C git is not ready before it has found ancestors of what is no longer
+    // on the boundary, and we say so a round earlier.
     same(&fixture, 0, &[&want, &shallow, "deepen 5", "0000", &have, "done"]);
     same(&fixture, 0, &[&want, &shallow, "deepen 2147483647", "0000", &have, "done"]);
     same(&fixture, 0, &[&want, &shallow, "0000", &have, "done"]);
@@ -418,7 +419,8 @@ fn v2_fetches_go_as_with_c_git() {
     }
 }
 
-/// Acknowledgments that end about where an answer is first written: the section behind them is there only if it says something.
+/// Acknowledgments that end about where an answer is first written: the section behind them is
+/// there only if it says something.
 #[test]
 fn a_section_that_is_not_told_is_not_begun() {
     let fixture = Fixture::new("sha1");

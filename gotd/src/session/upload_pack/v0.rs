@@ -12,8 +12,8 @@ use libproto::wire_error::WireError;
 use super::{ADVERTISEMENT, Needs, Session};
 use crate::session::packets::TalkError;
 
-/// With more references than this, the time to the first packet does not begin to run when the last of them is in the
-/// pipe: a slow line has megabytes to carry before the client can choose.
+/// With more references than this, the time to the first packet does not begin to run when the last
+/// of them is in the pipe: a slow line has megabytes to carry before the client can choose.
 const MANY_REFS: usize = 2_000;
 
 /// How far acknowledging is.
@@ -99,7 +99,8 @@ impl Session<'_> {
                 Ok(true) => {}
                 Ok(false) if !begun => return Ok(None),
                 ended => {
-                    // The client may have gone because it got its answer: what it wanted is judged first.
+                    // The client may have gone because it got its answer: what it wanted is judged
+                    // first.
                     self.flush_wants(&mut needs)?;
                     ended?;
                     return Err(WireError::UnexpectedEof.into());

@@ -1,4 +1,5 @@
-//! A fetch in v2 (`gitprotocol-v2`): any number of requests on one connection, each a command with its arguments.
+//! A fetch in v2 (`gitprotocol-v2`): any number of requests on one connection, each a command with
+//! its arguments.
 
 use libgit::{ObjectId, REF_NAME_MAX};
 use libproto::advertise;
@@ -32,8 +33,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Reads a request up to its arguments. `None`: the client wants nothing more. The flag says whether a delimiter
-    /// announced arguments.
+    /// Reads a request up to its arguments. `None`: the client wants nothing more. The flag says
+    /// whether a delimiter announced arguments.
     fn head(&mut self) -> Result<Option<(Command, bool)>, TalkError> {
         let mut head = Head::new(self.hash, self.limits.capability_lines);
         let arguments = loop {
@@ -116,7 +117,8 @@ impl Session<'_> {
                     asked.seen_haves = true;
                     asked.haves.push(id);
                     if asked.haves.len() >= BATCH_IDS {
-                        // Wants go first, so that what is common is judged by all of them that came before.
+                        // Wants go first, so that what is common is judged by all of them that came
+                        // before.
                         self.flush_wants(&mut needs)?;
                         self.have(&mut asked)?;
                     }
@@ -192,8 +194,8 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// Settles the shallow boundary, and writes its section if there is anything about it to say: also when the
-    /// repository itself is shallow and the client did not know.
+    /// Settles the shallow boundary, and writes its section if there is anything about it to say:
+    /// also when the repository itself is shallow and the client did not know.
     fn shallow_info(&mut self, needs: &mut Needs) -> Result<(), TalkError> {
         let before = self.wire.out.len();
         pktline::write(&mut self.wire.out, b"shallow-info\n")?;

@@ -110,7 +110,8 @@ pub struct BorrowAsk {
 pub enum Verdict {
     /// Granted.
     Granted(Permit),
-    /// No such repository, or no rule matched, which must look the same unless the administrator wants it told.
+    /// No such repository, or no rule matched, which must look the same unless the administrator
+    /// wants it told.
     NotFound {
         /// Whom logs name.
         identity: String,
@@ -168,12 +169,13 @@ crate::messages! {
         1 => Config(Vec<u8>),
         /// A question about the session of the header's peer.
         2 => Ask(Question),
-        /// What is there for the user of the session of the header's peer? Answered by any number of `Seen` and `Root`,
-        /// and one `Overview`.
+        /// What is there for the user of the session of the header's peer? Answered by any number
+        /// of `Seen` and `Root`, and one `Overview`.
         3 => Overview(Who),
         /// Which of these? Answered by one `Seen`.
         4 => Filter(Filter),
-        /// Where the repository of the session of the header's peer was found. Answered by one `Placed`.
+        /// Where the repository of the session of the header's peer was found. Answered by one
+        /// `Placed`.
         5 => Place(PlaceQuestion),
         /// From which of these may be borrowed? Answered by one `Lent`.
         6 => Borrow(BorrowAsk),

@@ -26,7 +26,8 @@ pub struct CreateStart {
 pub struct CreateRules {
     /// Bytes of the disk that stay free.
     pub reserve: u64,
-    /// Repositories that this user may have made in this directory, this one included; 0: any number.
+    /// Repositories that this user may have made in this directory, this one included; 0: any
+    /// number.
     pub most: u64,
 }
 

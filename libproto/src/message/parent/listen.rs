@@ -1,4 +1,5 @@
-//! What `parent` and `listen` say to each other, and the one message of `listen` to a waiting session.
+//! What `parent` and `listen` say to each other, and the one message of `listen` to a waiting
+//! session.
 
 use serde::{Deserialize, Serialize};
 
@@ -184,11 +185,13 @@ pub struct Refusals {
 crate::messages! {
     /// What `parent` tells `listen`.
     pub enum ParentToListen, ParentToListenKind: "parent to listen" {
-        /// Limits, before the first listener. With them the users and ranges that came before are in force.
+        /// Limits, before the first listener. With them the users and ranges that came before are
+        /// in force.
         1 => Limits(ListenLimits),
         /// A listening socket; the header's peer is its number, which never repeats.
         2 => Listener(Pool) with 1,
-        /// A waiting session for a unix socket (the header's peer): the parent's end of its private socketpair.
+        /// A waiting session for a unix socket (the header's peer): the parent's end of its private
+        /// socketpair.
         3 => Waiting(Pool) with 1,
         /// A session that was handed a connection is over: all its processes have been reaped.
         4 => Over(()),
@@ -196,14 +199,16 @@ crate::messages! {
         5 => Drain(()),
         /// The waiting session of the header's peer must not be given a client any more.
         6 => Recall(()),
-        /// The listening socket of that number is to be closed, once all who have come to it are accepted.
+        /// The listening socket of that number is to be closed, once all who have come to it are
+        /// accepted.
         7 => Close(()),
         /// What some users may have, ahead of the limits.
         8 => Users(UserLimits),
-        /// A waiting session for git:// (the header's peer): as above, and the same for its repository process, which
-        /// is given the connection too.
+        /// A waiting session for git:// (the header's peer): as above, and the same for its
+        /// repository process, which is given the connection too.
         9 => WaitingGit(()) with 2,
-        /// The process that had the connection is gone, and its client may know; the session still counts.
+        /// The process that had the connection is gone, and its client may know; the session still
+        /// counts.
         10 => Gone(()),
         /// Uids that count as another one, ahead of the limits: in order, and none in two of them.
         11 => Ranges(Vec<UidRange>),
@@ -223,24 +228,27 @@ crate::messages! {
         4 => HandoverFailed(String),
         /// The session of the header's peer was taken from the waiting ones; it never had a client.
         5 => Recalled(()),
-        /// No git:// client can come any more: the last of their listening sockets is closed, and nobody who came to it
-        /// waits for a session.
+        /// No git:// client can come any more: the last of their listening sockets is closed, and
+        /// nobody who came to it waits for a session.
         6 => Deserted(()),
         /// The git:// connections, when something has changed; at most once a second.
         7 => Git(GitCounts),
         /// All places are taken, and this one waits: a user who has more may have to give way.
         8 => Full(Newcomer),
-        /// The session of the header's peer ends with connections of this uid, and never has a client.
+        /// The session of the header's peer ends with connections of this uid, and never has a
+        /// client.
         9 => EndsWith(u32),
     }
 }
 
 crate::messages! {
-    /// What `listen` says to a waiting session: one connection, over git:// to its repository process too, or several to end with.
+    /// What `listen` says to a waiting session: one connection, over git:// to its repository
+    /// process too, or several to end with.
     pub enum ListenToSession, ListenToSessionKind: "listen to session" {
         /// The accepted connection.
         1 => Connection(Pool) with 1,
-        /// Instead of a client's: a connection to end with, one of several. Nothing is to be done with it.
+        /// Instead of a client's: a connection to end with, one of several. Nothing is to be done
+        /// with it.
         2 => EndWith(()) with 1,
     }
 }

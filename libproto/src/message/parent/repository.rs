@@ -97,7 +97,8 @@ pub struct Serve {
     pub negotiation: Negotiation,
 }
 
-/// A directory's inode, and when it was made, for those that get the number of one that was removed.
+/// A directory's inode, and when it was made, for those that get the number of one that was
+/// removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DirectoryId {
     /// Device number.
@@ -128,7 +129,8 @@ pub struct Opened {
     pub hash: HashKind,
 }
 
-/// Questions about places to borrow from that a repository process may ask: one for each level of alternates.
+/// Questions about places to borrow from that a repository process may ask: one for each level of
+/// alternates.
 pub const BORROW_QUESTIONS: u8 = 5;
 /// Most places in all of its questions, and bytes of their paths and directories.
 pub const BORROW_PLACES: usize = 64;
@@ -150,7 +152,8 @@ pub enum Lend {
     Elsewhere,
     /// No rule lets the client read it, and no `borrow` names it.
     Denied,
-    /// Some of its references are hidden, which a reader of its objects would see; and no `borrow` names it.
+    /// Some of its references are hidden, which a reader of its objects would see; and no `borrow`
+    /// names it.
     Hides,
 }
 
@@ -163,7 +166,8 @@ pub struct Lent {
     pub exported: bool,
 }
 
-/// The names of checks of a repository's files, 32 bytes each, that need not be made again while those files stay as they are.
+/// The names of checks of a repository's files, 32 bytes each, that need not be made again while
+/// those files stay as they are.
 pub type Checks = Vec<[u8; 32]>;
 
 /// Why a repository could not be opened.
@@ -220,7 +224,8 @@ pub struct RepoInfo {
     pub branches: u64,
     /// How many of them are tags.
     pub tags: u64,
-    /// When the newest commit that a branch names was committed, in seconds since 1970; `None`: there is none.
+    /// When the newest commit that a branch names was committed, in seconds since 1970; `None`:
+    /// there is none.
     pub changed: Option<u64>,
     /// Bytes of the files that hold its objects; `None`: too many files to count.
     pub size: Option<u64>,
@@ -248,7 +253,8 @@ crate::messages! {
         1 => Start(RepoStart),
         /// The one repository of this process.
         2 => Serve(Serve),
-        /// The repository that was found is the right one: answer its session. What others checked comes along.
+        /// The repository that was found is the right one: answer its session. What others checked
+        /// comes along.
         3 => Go(Checks),
         /// The verify process of this push runs, or could not be started.
         4 => Verify(bool),
@@ -282,7 +288,8 @@ crate::messages! {
         5 => Ref(RefReport),
         /// The pack of this push is about to come: start `verify`.
         6 => NeedVerify(()),
-        /// A pack is due, or goes on, which takes so many bytes of memory: wait for the word to make it.
+        /// A pack is due, or goes on, which takes so many bytes of memory: wait for the word to
+        /// make it.
         7 => NeedPack(u64),
         /// That pack is made, or will not be.
         8 => PackDone(()),
@@ -290,14 +297,17 @@ crate::messages! {
         9 => Info(RepoInfo),
         /// Where it was found: comes before the word that it was opened.
         10 => Found(FoundAt),
-        /// May the client read what lies at these places, objects directories as walked? Asked before they are opened;
-        /// at most [`BORROW_PLACES`].
+        /// May the client read what lies at these places, objects directories as walked? Asked
+        /// before they are opened; at most [`BORROW_PLACES`].
         11 => Borrow(Vec<FoundAt>),
-        /// The client does not take the pack under way: its place is free, so many bytes of memory are not.
+        /// The client does not take the pack under way: its place is free, so many bytes of memory
+        /// are not.
         12 => PackStalled(u64),
-        /// Negotiation has used so many milliseconds of processor time in all: wait for a turn, given and ended as for a pack.
+        /// Negotiation has used so many milliseconds of processor time in all: wait for a turn,
+        /// given and ended as for a pack.
         13 => NeedTurn(u32),
-        /// What follows is only copied, or its client takes it again: no place is needed, and so many bytes of memory are.
+        /// What follows is only copied, or its client takes it again: no place is needed, and so
+        /// many bytes of memory are.
         14 => PackCopied(u64),
     }
 }

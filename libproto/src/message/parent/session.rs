@@ -183,7 +183,8 @@ crate::messages! {
         6 => Remote(()),
         /// A request of self-service.
         7 => Shell(ShellAsk),
-        /// So many commands were handed to `repo_write`, which is told to begin next: it may report on as many references.
+        /// So many commands were handed to `repo_write`, which is told to begin next: it may report
+        /// on as many references.
         8 => Begins(u32),
     }
 }

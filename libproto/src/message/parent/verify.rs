@@ -47,7 +47,8 @@ crate::messages! {
         1 => Hello(Build),
         /// What went wrong, for the log.
         2 => Finished(Refusal),
-        /// Work is due, or goes on, which takes so many bytes of memory: wait for the word to do it.
+        /// Work is due, or goes on, which takes so many bytes of memory: wait for the word to do
+        /// it.
         3 => NeedTurn(u64),
         /// The client sends nothing: the place is free, so many bytes of memory are not.
         4 => Stalled(u64),

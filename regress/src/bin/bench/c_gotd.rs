@@ -1,7 +1,8 @@
 //! The gotd of Game of Trees, from a built tree of its portable version.
 //!
-//! Its repository process calls chroot(2) after its parent took another user, which Linux allows nobody without a capability. It
-//! is given this one: ambient, so that it outlives exec, and kept when the user changes.
+//! Its repository process calls chroot(2) after its parent took another user, which Linux allows
+//! nobody without a capability. It is given this one: ambient, so that it outlives exec, and kept
+//! when the user changes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

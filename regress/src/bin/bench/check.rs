@@ -1,4 +1,5 @@
-//! What is measured is also right: the pack of each workload holds what C git says is missing, and C git takes it.
+//! What is measured is also right: the pack of each workload holds what C git says is missing, and
+//! C git takes it.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,8 @@ pub fn head(repository: &Path) {
     );
 }
 
-/// Prints what an answer holds. Well: nothing is missing, nothing comes that is not reachable, C git accepts the pack, and
-/// deltas need only what the client has.
+/// Prints what an answer holds. Well: nothing is missing, nothing comes that is not reachable, C
+/// git accepts the pack, and deltas need only what the client has.
 pub fn row(site: &Site, repository: &Path, name: &str, asked: &Asked<'_>, answer: &[u8]) -> bool {
     let wanted = listed(repository, asked.wants, asked.depth);
     let had = if asked.haves.is_empty() { HashSet::new() } else { listed(repository, asked.haves, None) };
@@ -69,7 +70,8 @@ fn client(site: &Site, repository: &Path, name: &str) -> PathBuf {
     client
 }
 
-/// The objects of the pack in an answer, and those that C git had to add as bases of deltas; `None` if it does not take it.
+/// The objects of the pack in an answer, and those that C git had to add as bases of deltas; `None`
+/// if it does not take it.
 fn received(client: &Path, answer: &[u8]) -> Option<(HashSet<String>, HashSet<String>)> {
     let bands = pkt::split(answer).into_iter().flatten().filter(|packet| packet.first() == Some(&1));
     let pack: Vec<u8> = bands.flat_map(|packet| packet[1..].to_vec()).collect();

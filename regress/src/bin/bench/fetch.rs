@@ -56,8 +56,8 @@ impl Server<'_> {
 /// A workload's name, with what it cost gotd and git, pair by pair.
 pub type Measured = (String, Vec<Cost>, Vec<Cost>);
 
-/// All workloads of one repository; prints a table and returns rows of JSON. C git may serve another one, which must hold the same
-/// objects: with bitmaps, or without.
+/// All workloads of one repository; prints a table and returns rows of JSON. C git may serve
+/// another one, which must hold the same objects: with bitmaps, or without.
 pub fn bench(repository: &Path, against: Option<&Path>, pairs: usize, only: &[String]) -> Vec<String> {
     let what = match against {
         Some(against) => format!("{} ({} with C git)", repository.display(), against.display()),
@@ -72,7 +72,8 @@ pub fn bench(repository: &Path, against: Option<&Path>, pairs: usize, only: &[St
     rows
 }
 
-/// A clone of everything beside `cat` of the pack into the same client's pipe, where the clone is the pack as it lies.
+/// A clone of everything beside `cat` of the pack into the same client's pipe, where the clone is
+/// the pack as it lies.
 fn bench_cat(repository: &Path, pairs: usize, only: &[String]) -> Option<String> {
     const NAME: &str = "cat";
     let packs = std::fs::read_dir(repository.join("objects/pack")).ok()?.flatten().map(|entry| entry.path());
@@ -85,7 +86,8 @@ fn bench_cat(repository: &Path, pairs: usize, only: &[String]) -> Option<String>
     let (mut a, mut b) = (Vec::new(), Vec::new());
     beside(repository, &Server::Cat(pack), pairs, &workload, &mut a, &mut b);
     let bytes = |costs: &[Cost]| median(costs.iter().map(|cost| cost.bytes as f64).collect());
-    // Side bands and references come to less than a hundredth; a pack that was made anew has another size.
+    // Side bands and references come to less than a hundredth; a pack that was made anew has
+    // another size.
     if bytes(&a) / bytes(&b).max(1.0) > 1.01 || bytes(&a) < bytes(&b) {
         println!("cat: not compared: the clone is not the pack as it lies");
         return None;
@@ -116,7 +118,8 @@ pub fn bench_c_gotd(tree: &Path, repository: &Path, pairs: usize, only: &[String
     rows
 }
 
-/// Measures workloads in turns, gotd with one repository and C git with another, and gives each to `done`.
+/// Measures workloads in turns, gotd with one repository and C git with another, and gives each to
+/// `done`.
 pub fn measure_pairs(
     repository: &Path,
     against: &Path,
@@ -163,7 +166,8 @@ fn configuration(site: &Site, repository: &Path) -> String {
     )
 }
 
-/// Looks at what gotd answers to each workload with a pack, instead of measuring it. Prints a table; whether all is well.
+/// Looks at what gotd answers to each workload with a pack, instead of measuring it. Prints a
+/// table; whether all is well.
 pub fn check(repository: &Path, only: &[String]) -> bool {
     let site = Site::new();
     let daemon = start(&site, &configuration(&site, repository));

@@ -11,8 +11,8 @@ use crate::measure::start;
 /// Sessions at once.
 const SESSIONS: usize = 400;
 
-/// Opens the sessions, each of which has sent its advertisement of version 2, and adds up the memory of the daemon's
-/// processes; prints it and returns rows of JSON.
+/// Opens the sessions, each of which has sent its advertisement of version 2, and adds up the
+/// memory of the daemon's processes; prints it and returns rows of JSON.
 pub fn bench(repository: &Path, only: &[String]) -> Vec<String> {
     if !crate::wanted(only, "idle") {
         return Vec::new();

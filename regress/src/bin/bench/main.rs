@@ -1,7 +1,7 @@
 //! `make bench`: gotd beside C git, in turns, in one run. See regress/bench/README.md.
 //!
-//! Both servers are started by the same code on a pair of pipes and speak to the same client, which is this
-//! program.
+//! Both servers are started by the same code on a pair of pipes and speak to the same client, which
+//! is this program.
 
 mod c_gotd;
 mod check;
@@ -84,7 +84,8 @@ fn main() {
     }
 }
 
-/// Whether a workload is to be measured: all are unless some are named, by the start of their names.
+/// Whether a workload is to be measured: all are unless some are named, by the start of their
+/// names.
 fn wanted(only: &[String], name: &str) -> bool {
     only.is_empty() || only.iter().any(|only| name.starts_with(only.as_str()))
 }

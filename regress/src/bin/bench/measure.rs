@@ -125,8 +125,8 @@ pub fn served(daemon: &Daemon) -> usize {
     daemon.log().matches("gotd: session number=").count()
 }
 
-/// Waits until the daemon has logged more sessions than these. Its processes count when they are reaped, and that is when it
-/// logs the session.
+/// Waits until the daemon has logged more sessions than these. Its processes count when they are
+/// reaped, and that is when it logs the session.
 pub fn wait_served(daemon: &Daemon, before: usize) {
     let end = Instant::now() + Duration::from_secs(20);
     while served(daemon) <= before && Instant::now() < end {
@@ -134,7 +134,8 @@ pub fn wait_served(daemon: &Daemon, before: usize) {
     }
 }
 
-/// Waits until the daemon has replaced the sessions that were taken, so that this is not part of what git's turn takes.
+/// Waits until the daemon has replaced the sessions that were taken, so that this is not part of
+/// what git's turn takes.
 pub fn wait_rested(daemon: &Daemon) {
     let end = Instant::now() + Duration::from_secs(2);
     let mut before = Vec::new();

@@ -20,7 +20,8 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
-/// Measures clones of repositories of doubling size, without and with bitmaps. Returns the plot and rows of JSON.
+/// Measures clones of repositories of doubling size, without and with bitmaps. Returns the plot and
+/// rows of JSON.
 pub fn plot(pairs: usize) -> (String, Vec<String>) {
     let site = Site::new();
     let mut rows = Vec::new();

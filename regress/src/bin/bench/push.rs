@@ -1,5 +1,5 @@
-//! Pushes. Both servers are fed with the same commands and the same pack, made beforehand, so that what a client does to make them
-//! is not measured.
+//! Pushes. Both servers are fed with the same commands and the same pack, made beforehand, so that
+//! what a client does to make them is not measured.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -24,7 +24,8 @@ struct Load {
 /// What is pushed, and where to.
 struct Workload {
     name: &'static str,
-    /// One after another, into the same repository; a single one goes into a new, empty repository each time.
+    /// One after another, into the same repository; a single one goes into a new, empty repository
+    /// each time.
     loads: Vec<Load>,
     /// Whether gotd looks for findings of fsck.
     fsck: bool,
@@ -72,7 +73,8 @@ pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
     workloads.iter().map(|workload| measure_all(&site, &daemon, repository, workload, pairs)).collect()
 }
 
-/// Two directories of repositories: as they are by default, and without a look for findings of fsck.
+/// Two directories of repositories: as they are by default, and without a look for findings of
+/// fsck.
 fn start(site: &Site) -> Daemon {
     let me = regress::site::present_user();
     let mut configuration =

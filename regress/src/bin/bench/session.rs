@@ -1,4 +1,5 @@
-//! Short sessions, one by one and many at once: what is measured is the start of a session, not the work in it.
+//! Short sessions, one by one and many at once: what is measured is the start of a session, not the
+//! work in it.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
-//! Through a real sshd: git's own client with gotsh as forced command beside `git-upload-pack`, in turns.
+//! Through a real sshd: git's own client with gotsh as forced command beside `git-upload-pack`, in
+//! turns.
 //!
-//! Each server has an sshd of its own, of the same program and settings. What sshd, gotsh and the daemon, or sshd, the
-//! account's shell and git, take is counted; the client is not.
+//! Each server has an sshd of its own, of the same program and settings. What sshd, gotsh and the
+//! daemon, or sshd, the account's shell and git, take is counted; the client is not.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

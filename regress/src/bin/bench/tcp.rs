@@ -1,4 +1,5 @@
-//! git:// beside git-daemon: connections served in a second, each an ls-remote of a small repository.
+//! git:// beside git-daemon: connections served in a second, each an ls-remote of a small
+//! repository.
 
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
@@ -52,7 +53,8 @@ pub fn bench(pairs: usize, only: &[String]) -> Vec<String> {
 }
 
 fn start_git_daemon(site: &Site, address: SocketAddr) -> Option<Child> {
-    // Not through git, whose child it would be: what is killed in the end must be the daemon itself.
+    // Not through git, whose child it would be: what is killed in the end must be the daemon
+    // itself.
     let exec = regress::run(site.command("git").arg("--exec-path"), b"", 10).good().text();
     let mut command = site.command(std::path::Path::new(exec.trim()).join("git-daemon"));
     command

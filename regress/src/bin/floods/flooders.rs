@@ -1,4 +1,5 @@
-//! Who floods: local users by processes of their own, strangers by addresses of the loopback network.
+//! Who floods: local users by processes of their own, strangers by addresses of the loopback
+//! network.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -127,7 +128,8 @@ fn start_local(site: &Site, uid: u32, connections: usize) -> Child {
     command.spawn().expect("starts")
 }
 
-/// The flood of one local user, in a process of theirs: some greet, most say nothing; whoever was ended comes again.
+/// The flood of one local user, in a process of theirs: some greet, most say nothing; whoever was
+/// ended comes again.
 pub fn local(socket: &str, connections: &str) {
     let most: usize = connections.parse().unwrap_or(0);
     let socket = Path::new(socket);
@@ -192,7 +194,8 @@ fn many(address: SocketAddr, from: Ipv4Addr, most: usize, stop: &AtomicBool, mad
     }
 }
 
-/// Eight clones from one address, which take some bytes a second each; whoever was ended comes again.
+/// Eight clones from one address, which take some bytes a second each; whoever was ended comes
+/// again.
 fn slow(address: SocketAddr, from: Ipv4Addr, stop: &AtomicBool, made: &AtomicUsize) {
     let mut open: Vec<Client> = Vec::new();
     while !stop.load(Ordering::Relaxed) {

@@ -1,10 +1,11 @@
-//! `make floods`: what an honest client notices while others flood the daemon, and what one stranger can cost it.
+//! `make floods`: what an honest client notices while others flood the daemon, and what one
+//! stranger can cost it.
 //!
-//! `floods` measures clones of an ssh user (gotsh, as sshd runs it) and of a git:// client undisturbed, and again
-//! in each flood. A flood passes when both clones take at most [`MOST`] times as long, the processes stay below what
-//! the limits allow, and everything is gone a little after the flood's end. `floods --stranger SECONDS` lets one
-//! address send the worst requests that we know, each kind for so many seconds, and prints the daemon's memory and
-//! processor time.
+//! `floods` measures clones of an ssh user (gotsh, as sshd runs it) and of a git:// client
+//! undisturbed, and again in each flood. A flood passes when both clones take at most [`MOST`]
+//! times as long, the processes stay below what the limits allow, and everything is gone a little
+//! after the flood's end. `floods --stranger SECONDS` lets one address send the worst requests that
+//! we know, each kind for so many seconds, and prints the daemon's memory and processor time.
 
 mod flooders;
 mod measure;

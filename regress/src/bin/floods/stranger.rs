@@ -1,5 +1,5 @@
-//! The most that one anonymous address can cost: as many connections as it may have, each with the worst requests that
-//! we know, without a pause.
+//! The most that one anonymous address can cost: as many connections as it may have, each with the
+//! worst requests that we know, without a pause.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -81,7 +81,8 @@ pub fn run_each(seconds: u64) {
     drop(site);
 }
 
-/// A site with a repository of some history (`REPO`, a bare one, or a small one made here) and one with a large base.
+/// A site with a repository of some history (`REPO`, a bare one, or a small one made here) and one
+/// with a large base.
 fn start() -> (Site, Daemon, SocketAddr) {
     let (site, address) = (Site::new(), tcp::free_v4());
     match std::env::var_os("REPO") {

@@ -27,7 +27,8 @@ fn rules(body: &str) -> PushRules {
     push_rules::of(&parsed.config, &parsed.config.repositories[0])
 }
 
-/// The repository: the branch that HEAD names, whether it is checked out, and the references that are there.
+/// The repository: the branch that HEAD names, whether it is checked out, and the references that
+/// are there.
 #[derive(Clone, Copy, Default)]
 struct There<'a> {
     head: Option<&'a str>,
@@ -60,7 +61,8 @@ fn good() -> CommandFacts {
     }
 }
 
-/// What each command is told in the end, empty: it is done. `facts` are those of each command that has any.
+/// What each command is told in the end, empty: it is done. `facts` are those of each command that
+/// has any.
 fn told(
     rules: &PushRules,
     there: There<'_>,
@@ -230,7 +232,8 @@ fn the_branch_of_head() {
 /// Each kind of rule against each kind of change. `*`: refused as a protected name, and so on.
 #[test]
 fn each_rule_against_each_change() {
-    // Create, create with merges, update, update with merges, rewrite, rewrite with merges, delete, and nothing.
+    // Create, create with merges, update, update with merges, rewrite, rewrite with merges, delete,
+    // and nothing.
     const B: &str = "refs/heads/x/y: reference is protected";
     const N: &str = "refs/heads/x/: reference namespace is protected";
     const M: &str = "refs/heads/x/y: merge commits are not permitted on this branch";
@@ -463,7 +466,8 @@ fn a_push_may_have_so_many_commands() {
     assert_eq!(refusal.to_string(), "more than 50000 references in one push (limit commands)");
 }
 
-/// The old value is compared under the reference's lock; what is found there is told, but not of what may be hidden.
+/// The old value is compared under the reference's lock; what is found there is told, but not of
+/// what may be hidden.
 #[test]
 fn what_the_transaction_found() {
     let id = ObjectId::from_hex(&[b'a'; 40]).unwrap();

@@ -1,5 +1,5 @@
-//! What the processes say that the parent talks to: a file for each link, which takes its messages apart and hands each to what it
-//! is about.
+//! What the processes say that the parent talks to: a file for each link, which takes its messages
+//! apart and hands each to what it is about.
 
 mod auth;
 mod listen;

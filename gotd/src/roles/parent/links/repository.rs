@@ -78,8 +78,8 @@ impl Parent {
         }
     }
 
-    /// One reference of a push, for the log: as many as the session has handed on commands. Whoever has taken over a
-    /// repository process could fill the disk with lines otherwise.
+    /// One reference of a push, for the log: as many as the session has handed on commands. Whoever
+    /// has taken over a repository process could fill the disk with lines otherwise.
     pub(in crate::roles::parent) fn reference(&mut self, number: u64, report: &RefReport) {
         let begun = |session: &mut Session| session.grant().is_some_and(|grant| grant.references.is_some());
         if !self.table.get(number).is_some_and(begun) {

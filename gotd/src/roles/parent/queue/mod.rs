@@ -1,15 +1,19 @@
-//! Which costly work begins now, which waits, and which is refused, as pure functions: making a pack is the most expensive
-//! thing that a client can ask for, and indexing a pushed one comes next.
+//! Which costly work begins now, which waits, and which is refused, as pure functions: making a
+//! pack is the most expensive thing that a client can ask for, and indexing a pushed one comes
+//! next.
 //!
-//! Two things are bounded. A *place* is held only while something is computed: a pack whose client does not take it gives its
-//! place up and waits for another turn once the client takes more. *Memory* is held from the first turn to the end.
+//! Two things are bounded. A *place* is held only while something is computed: a pack whose client
+//! does not take it gives its place up and waits for another turn once the client takes more.
+//! *Memory* is held from the first turn to the end.
 //!
-//! Users who come by ssh and strangers of git:// are the two *kinds* of clients. Turns go to the kinds first and then within a
-//! kind to the users or addresses, so that neither a crowd of strangers keeps a user waiting nor the other way round. As a turn
-//! that was given lasts as long as the work does, no kind has the last quarter of the places or of the memory, and no address
-//! more than half of the places that strangers may have. Of a kind's memory each of its users and addresses has one share, and
-//! there is one share more than there are such clients. Where another one waits, or a newcomer would find nothing, nobody begins
-//! more than his share. Who neither takes nor gives anything is ended for it where that lets somebody go on who waits: a stranger
+//! Users who come by ssh and strangers of git:// are the two *kinds* of clients. Turns go to the
+//! kinds first and then within a kind to the users or addresses, so that neither a crowd of
+//! strangers keeps a user waiting nor the other way round. As a turn that was given lasts as long
+//! as the work does, no kind has the last quarter of the places or of the memory, and no address
+//! more than half of the places that strangers may have. Of a kind's memory each of its users and
+//! addresses has one share, and there is one share more than there are such clients. Where another
+//! one waits, or a newcomer would find nothing, nobody begins more than his share. Who neither
+//! takes nor gives anything is ended for it where that lets somebody go on who waits: a stranger
 //! always, and a user who holds more than his share.
 
 use std::collections::VecDeque;
@@ -22,14 +26,16 @@ use crate::fairness::Strangers;
 const MOST_TURNS: usize = 256;
 /// How long somebody waits for memory before anybody is ended for it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a client neither takes nor gives anything before it may be ended for its memory. A connection says that it takes more
-/// only when a good part of its buffer is free again, so a client of a usual pace may look idle for less than this.
+/// How long a client neither takes nor gives anything before it may be ended for its memory. A
+/// connection says that it takes more only when a good part of its buffer is free again, so a
+/// client of a usual pace may look idle for less than this.
 const IDLE: Duration = Duration::from_secs(3);
 /// Turns at most that are ended, one after the other, for one that waits.
 const MOST_ENDED: usize = 32;
 /// How long a client waits beyond its share before it is as good as alone, if nobody else waits.
 const ALONE: Duration = Duration::from_secs(5);
-/// Bytes of memory that are always left for a newcomer by a client that holds some: the least that a pack takes.
+/// Bytes of memory that are always left for a newcomer by a client that holds some: the least that
+/// a pack takes.
 const LEAST: u64 = 8 << 20;
 /// How long a process may take to give a turn back that was refused. An honest one does it at once.
 const GIVES_BACK: Duration = Duration::from_secs(10);
@@ -129,7 +135,8 @@ impl Turn {
         self.refused.get_or_insert_with(Instant::now);
     }
 
-    /// Whether it was refused so long ago that this process does not listen: what it holds is kept from others.
+    /// Whether it was refused so long ago that this process does not listen: what it holds is kept
+    /// from others.
     pub fn is_overdue(&self) -> bool {
         self.refused.is_some_and(|at| at.elapsed() >= GIVES_BACK)
     }
@@ -261,8 +268,8 @@ pub fn held<'j>(jobs: impl Iterator<Item = &'j Job>) -> u64 {
     jobs.fold(0, |sum, job| sum.saturating_add(job.turn.held))
 }
 
-/// Whether the memory is not there that a turn needs. Who is alone may have all of it, however much he asks for: otherwise he
-/// would wait for ever. `with_own`: what else its client holds counts.
+/// Whether the memory is not there that a turn needs. Who is alone may have all of it, however much
+/// he asks for: otherwise he would wait for ever. `with_own`: what else its client holds counts.
 fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules, with_own: bool) -> bool {
     let is_own = |other: &Job| other.whose.is(&job.whose);
     let is_of_kind = |other: &Job| other.whose.is_of_kind(&job.whose);
@@ -298,8 +305,9 @@ fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules, with_own: bool) -> bool {
             || has_its_share())
 }
 
-/// Whether the oldest wait of the same client is held up by what that client holds. Nothing younger of it begins then: a stream of
-/// small packs would keep a large one of the same client waiting for ever.
+/// Whether the oldest wait of the same client is held up by what that client holds. Nothing younger
+/// of it begins then: a stream of small packs would keep a large one of the same client waiting for
+/// ever.
 fn is_behind_own(jobs: &[Job], job: &Job, rules: Rules) -> bool {
     let is_fresh = |job: &Job| job.turn.held == 0 && job.turn.need > 0;
     if !is_fresh(job) {
@@ -315,8 +323,8 @@ fn is_behind_own(jobs: &[Job], job: &Job, rules: Rules) -> bool {
     oldest.is_some_and(|(_, oldest)| oldest.number != job.number && held_up(oldest))
 }
 
-/// Whether so much memory is more than one client's share of what its kind may have, as many as they are now: the clients that
-/// hold some or wait for it.
+/// Whether so much memory is more than one client's share of what its kind may have, as many as
+/// they are now: the clients that hold some or wait for it.
 fn exceeds_share(jobs: &[Job], job: &Job, wanted: u64, kind: u64) -> bool {
     let counts = |other: &&Job| {
         let memory = other.turn.held > 0 || other.turn.wait().is_some() && other.turn.need > 0;
@@ -336,9 +344,9 @@ fn exceeds_share(jobs: &[Job], job: &Job, wanted: u64, kind: u64) -> bool {
     wanted > kind / shares
 }
 
-/// Whose turn it is. Of the turns that no limit holds up, these come first, in this order: those of the kind of clients with
-/// the fewest under way; of the kind whose last turn is longest ago; of whom has the fewest under way; of whose last turn is
-/// longest ago; and of one's own the one that has waited longest.
+/// Chooses the next turn of those that no limit holds up, comparing in this order: (1) the kind of
+/// client with the fewest under way, (2) that kind's least recent turn, (3) the client with the
+/// fewest under way, (4) that client's least recent turn, (5) the longest wait.
 pub fn next<'j>(jobs: &'j [Job], rules: Rules, turns: &VecDeque<Whose>) -> Option<&'j Job> {
     jobs.iter()
         .filter_map(|job| Some((job, job.turn.wait()?.since)))
@@ -360,8 +368,9 @@ pub fn next<'j>(jobs: &'j [Job], rules: Rules, turns: &VecDeque<Whose>) -> Optio
         .map(|(job, _)| job)
 }
 
-/// Picks the waiting pack to refuse when more than `most` of one kind of clients wait: the newest one of the client with the
-/// most waiting; on a tie, of the newcomer's client. One that has begun is never refused for it.
+/// Picks the waiting pack to refuse when more than `most` of one kind of clients wait: the newest
+/// one of the client with the most waiting; on a tie, of the newcomer's client. One that has begun
+/// is never refused for it.
 pub fn gives_way(jobs: &[Job], newcomer: u64, most: usize) -> Option<u64> {
     let fresh =
         |job: &&Job| job.turn.work == Work::Pack && job.turn.begun.is_none() && job.turn.wait().is_some();
@@ -377,8 +386,8 @@ pub fn gives_way(jobs: &[Job], newcomer: u64, most: usize) -> Option<u64> {
     late.map(|job| job.number)
 }
 
-/// Whose turn to end for the memory that it holds while somebody else waits for it. One at a time, and only if who waits can go on
-/// once it and those who follow it are ended.
+/// Whose turn to end for the memory that it holds while somebody else waits for it. One at a time,
+/// and only if who waits can go on once it and those who follow it are ended.
 pub fn evicted(jobs: &[Job], rules: Rules) -> Option<&Job> {
     if jobs.iter().any(|job| job.turn.stage == Stage::Refused && job.turn.held > 0) {
         return None;
@@ -391,8 +400,9 @@ pub fn evicted(jobs: &[Job], rules: Rules) -> Option<&Job> {
         .find_map(|job| ended_for(jobs, job, &slow, rules))
 }
 
-/// The turns that may be ended: of clients that take or give nothing, strangers or beyond their share. First those of the client
-/// with the most bytes times seconds, and of these the one with most.
+/// The turns that may be ended: of clients that take or give nothing, strangers or beyond their
+/// share. First those of the client with the most bytes times seconds, and of these the one with
+/// most.
 fn slow(jobs: &[Job], rules: Rules) -> Vec<&Job> {
     let idle = |job: &Job| job.turn.idle.map_or(Duration::ZERO, |since| since.elapsed());
     let weight = |job: &Job| u128::from(job.turn.held).saturating_mul(idle(job).as_millis());
@@ -414,7 +424,8 @@ fn slow(jobs: &[Job], rules: Rules) -> Vec<&Job> {
     slow
 }
 
-/// Which turn to end first so that this one goes on: as few as suffice, and none of its own client, who would help himself.
+/// Which turn to end first so that this one goes on: as few as suffice, and none of its own client,
+/// who would help himself.
 fn ended_for<'j>(jobs: &[Job], waiting: &Job, slow: &[&'j Job], rules: Rules) -> Option<&'j Job> {
     let goes_on = |ended: &[&Job]| {
         let stays = |job: &&Job| ended.iter().all(|gone| gone.number != job.number);

@@ -32,7 +32,8 @@ fn jobs(whose: &[Whose], most: usize) -> Vec<Job> {
     (0..).zip(whose).map(job).collect()
 }
 
-/// Lets packs run, the one that began first being done first, and returns who got them in which order.
+/// Lets packs run, the one that began first being done first, and returns who got them in which
+/// order.
 fn order(mut jobs: Vec<Job>, rules: Rules) -> Vec<Whose> {
     let (mut got, mut turns, mut begun) = (Vec::new(), VecDeque::new(), VecDeque::new());
     loop {
@@ -280,7 +281,8 @@ fn who_holds_most_for_longest_is_ended_when_the_memory_is_used_up() {
     assert_eq!(ended(&jobs(holder(5, user("a"), 10, None))), None);
     let mut all = aged(jobs(holder(5, user("a"), 10, None)));
     assert_eq!(ended(&all), Some(3));
-    // A small pack that is not taken for long before a large one that was taken a while ago; who has just taken some stays.
+    // A small pack that is not taken for long before a large one that was taken a while ago; who
+    // has just taken some stays.
     all[2].turn.idle = Some(before(4));
     all[1].turn.idle = Some(before(60));
     assert_eq!(ended(&all), Some(2));
@@ -319,7 +321,8 @@ fn a_user_beyond_his_share_who_stalls_is_ended_for_who_waits() {
     assert!(evicted(&jobs, memory).is_none());
 }
 
-/// What counted was the total: the stalled pack of another address was ended although the waiter's own kept it waiting.
+/// What counted was the total: the stalled pack of another address was ended although the waiter's
+/// own kept it waiting.
 #[test]
 fn nobody_is_ended_unless_that_lets_the_waiter_go_on() {
     let memory = Rules { memory: 100, ..rules(8) };
@@ -364,7 +367,8 @@ fn nobody_is_ended_unless_that_lets_the_waiter_go_on() {
     assert_eq!(ended(many), Some(4));
 }
 
-/// A share holds nobody up who is alone, and small packs of one client do not keep its large one waiting for ever.
+/// A share holds nobody up who is alone, and small packs of one client do not keep its large one
+/// waiting for ever.
 #[test]
 fn who_is_alone_is_served_beyond_his_share_and_his_oldest_wait_first() {
     let memory = Rules { memory: 140 << 20, both: false, ..rules(8) };
@@ -375,7 +379,8 @@ fn who_is_alone_is_served_beyond_his_share_and_his_oldest_wait_first() {
         mib(2, user("alice"), 72, None),
         mib(3, user("alice"), 8, None),
     ];
-    // A newcomer might need as much: the second waits, and nothing younger of hers begins before it.
+    // A newcomer might need as much: the second waits, and nothing younger of hers begins before
+    // it.
     assert_eq!(first(&jobs), None);
     assert_eq!(blocked(&jobs, &jobs[2], memory), Some(Limit::MemoryTotal));
     jobs[1].turn.stage = Stage::Waiting(Wait { since: before(6), told: None });

@@ -43,7 +43,8 @@ impl Borrowing {
             && self.bytes <= BORROW_BYTES
     }
 
-    /// Takes the answer of `auth`; inodes can only object to it. `None` if it is not an answer for each place.
+    /// Takes the answer of `auth`; inodes can only object to it. `None` if it is not an answer for
+    /// each place.
     pub(in crate::roles::parent) fn answer(
         &mut self,
         mut answers: Vec<Lend>,

@@ -115,7 +115,8 @@ pub struct Session {
     pub repo_state: RepoState,
     /// What it said at its end.
     pub repo_report: Option<RepoReport>,
-    /// The ends of `verify`'s links to session and repository process, until it is started or cannot be any more. None for git://.
+    /// The ends of `verify`'s links to session and repository process, until it is started or
+    /// cannot be any more. None for git://.
     pub verify_ends: Option<VerifyEnds>,
     /// How far it is with `listen`.
     pub connection: Connection,
@@ -136,8 +137,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session whose two processes have just been started. `listen_end` is offered to `listen` once they have
-    /// greeted.
+    /// A session whose two processes have just been started. `listen_end` is offered to `listen`
+    /// once they have greeted.
     pub fn waiting(
         number: u64,
         pool: Pool,
@@ -274,8 +275,9 @@ impl Session {
         self.repo_state == RepoState::Serving && self.is_push()
     }
 
-    /// Whether it was killed so long ago that what is left of it waits in the kernel, for a file system or a client that does
-    /// not let go: it has no memory any more and computes nothing, and must not keep others from their turns for ever.
+    /// Whether it was killed so long ago that what is left of it waits in the kernel, for a file
+    /// system or a client that does not let go: it has no memory any more and computes nothing, and
+    /// must not keep others from their turns for ever.
     pub fn is_given_up(&self, now: Instant) -> bool {
         self.killed.as_ref().is_some_and(|killed| now.saturating_duration_since(killed.at) >= GIVEN_UP)
     }

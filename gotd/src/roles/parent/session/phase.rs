@@ -20,7 +20,8 @@ use super::shell::{Shell, ShellWork};
 /// How far a session is with `listen`.
 #[derive(Debug)]
 pub enum Connection {
-    /// Not offered yet. These are `listen`'s ends of the links to the session, and for git:// to its repository process.
+    /// Not offered yet. These are `listen`'s ends of the links to the session, and for git:// to
+    /// its repository process.
     Kept(Vec<OwnedFd>),
     /// `listen` may give it a client at any time.
     Offered,
@@ -30,7 +31,8 @@ pub enum Connection {
     Taken(Peer, Instant),
 }
 
-/// How far a session is with its client. What was true in one phase and is needed in the next goes with it.
+/// How far a session is with its client. What was true in one phase and is needed in the next goes
+/// with it.
 #[derive(Debug)]
 pub enum Phase {
     /// The process has not greeted.
@@ -47,9 +49,11 @@ pub enum Phase {
     Control(Option<ControlRequest>),
     /// A request of self-service was forwarded.
     Shell(Box<Shell>),
-    /// A request of self-service was forwarded by one whose client had been refused. Nobody looks at it.
+    /// A request of self-service was forwarded by one whose client had been refused. Nobody looks
+    /// at it.
     Ignored,
-    /// The session has reported its end, or is gone. A push goes on without it, and the log tells what it was.
+    /// The session has reported its end, or is gone. A push goes on without it, and the log tells
+    /// what it was.
     Over(Box<Over>),
 }
 
@@ -81,7 +85,8 @@ pub struct Grant {
     pub wait_logged: bool,
     /// Milliseconds of processor time that its negotiation has used, as far as is known.
     pub negotiated: u32,
-    /// How many references its repository process may still report on; `None`: its session has not said that it begins.
+    /// How many references its repository process may still report on; `None`: its session has not
+    /// said that it begins.
     pub references: Option<u32>,
     /// The `verify` process of a push, once it was needed.
     pub verify: Option<Process<Job<ParentToVerify, VerifyToParent>>>,
@@ -94,7 +99,8 @@ pub struct Grant {
 pub enum Place {
     /// The repository process has not found it.
     Unknown,
-    /// `auth` was asked about this path. The repository process may have tried to open it meanwhile.
+    /// `auth` was asked about this path. The repository process may have tried to open it
+    /// meanwhile.
     Asked(FoundAt, Option<Result<Opened, OpenError>>),
     /// It is the right one, and is not open.
     Right(FoundAt),

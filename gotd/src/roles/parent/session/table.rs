@@ -63,7 +63,8 @@ impl Table {
         })
     }
 
-    /// Sessions that an identity has at this moment, those included of which a process is still there.
+    /// Sessions that an identity has at this moment, those included of which a process is still
+    /// there.
     pub fn of_identity(&self, identity: &str) -> usize {
         self.iter().filter(|s| s.counted() == Some(identity)).count()
     }

@@ -72,7 +72,8 @@ fn too_many_commands_or_options() {
     let mut lines = vec![first.as_str(), "0000"];
     lines.extend(std::iter::repeat_n("o", 65));
     assert_eq!(refusal(&request(&lines)).0, ["3: too many push options: at most 64", "0000"]);
-    // 64 options of the largest size are taken, and the log gets a part of them that fits into one message.
+    // 64 options of the largest size are taken, and the log gets a part of them that fits into one
+    // message.
     let option = "\"".repeat(4000);
     let mut lines = vec![first.as_str(), "0000"];
     lines.extend(std::iter::repeat_n(option.as_str(), 64));

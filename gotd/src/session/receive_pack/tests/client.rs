@@ -1,6 +1,8 @@
-//! C git's own client against this conversation, and the same pushes against C git's server: both must end alike.
+//! C git's own client against this conversation, and the same pushes against C git's server: both
+//! must end alike.
 //!
-//! `repo_write` and `verify` are played with C git's commands; the client reaches the session through two named pipes.
+//! `repo_write` and `verify` are played with C git's commands; the client reaches the session
+//! through two named pipes.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt;
@@ -43,7 +45,8 @@ impl Pair {
         line(&self.path(server), &["for-each-ref", "--format=%(objectname) %(refname)"])
     }
 
-    /// Pushes to both, from this repository, and compares; returns standard output and error of ours.
+    /// Pushes to both, from this repository, and compares; returns standard output and error of
+    /// ours.
     fn push(&self, from: &str, args: &[&str]) -> (bool, String, String) {
         let number = self.pushes.replace(self.pushes.get() + 1);
         let theirs = self.git_push(from, "theirs.git", args, None);
