@@ -7,8 +7,8 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use gotd::repo::read;
+use gotd::session::conversation::{Conversation, Failure, Repo};
 use gotd::session::pipes::{Input, Output};
-use gotd::session::role::{Conversation, Failure, Repo};
 use gotd::session::upload_pack;
 use libproto::command::{Parameters, Service};
 use libproto::message::parent::{FetchRules, Grant, SessionStart};

@@ -21,7 +21,7 @@ use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
 use crate::conf::resolve::complaint;
-use crate::repo::role::{Found, repository_at};
+use crate::repo::find::{Found, repository_at};
 use crate::repo::walk_repositories::{Most, each_repository_of};
 
 /// Repositories that are looked at, of all blocks.

@@ -16,7 +16,7 @@ use crate::access::table::Table;
 use crate::conf::files::trust;
 use crate::conf::model::{Action, Config, Repository};
 use crate::repo::borrowing;
-use crate::repo::role::Found;
+use crate::repo::find::Found;
 
 /// What alternates are compared with.
 pub struct Known {

@@ -322,7 +322,7 @@ fn own_directories(number: u32, block: &Repository, walked: &Walked) -> Vec<OwnD
     let one = block.kind == RepositoryKind::One;
     let own = |walked: &Walked, worktree, stays| OwnDirectory {
         block: number,
-        id: crate::repo::role::directory_id(walked.inode),
+        id: crate::repo::find::directory_id(walked.inode),
         worktree,
         stays,
     };

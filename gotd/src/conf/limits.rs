@@ -2,7 +2,7 @@
 
 pub use libproto::limits::{Limit, Row, Scope, TABLE, Unit};
 
-use super::model::Position;
+use super::position::Position;
 
 /// All limits of a configuration and where they were set.
 #[derive(Debug, Clone, PartialEq, Eq)]

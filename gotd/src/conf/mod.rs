@@ -15,6 +15,7 @@ pub mod lexer;
 pub mod limits;
 pub mod model;
 pub mod parser;
+pub mod position;
 pub mod print;
 pub mod push_rules;
 pub mod repository_blocks;

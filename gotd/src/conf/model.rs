@@ -12,6 +12,7 @@ use libproto::names::{RepoName, UserName};
 use serde::{Deserialize, Serialize};
 
 use super::limits::{Limit, Limits};
+pub use super::position::Position;
 
 /// The user that the daemon runs as when the file does not say.
 pub const DEFAULT_USER: &str = "_gotd";
@@ -21,30 +22,6 @@ pub const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
 pub const DEFAULT_GIT_PORT: u16 = 9418;
 /// The identity of git:// clients, and of a Unix account of that name.
 pub const ANONYMOUS: &str = "anonymous";
-
-/// A place in the configuration: which of [`Config::files`], and line and column counted from 1. A
-/// line of 0 is no place (a default).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Position {
-    /// Index into [`Config::files`].
-    pub file: u32,
-    /// Line, counted from 1.
-    pub line: u32,
-    /// Column in characters, counted from 1.
-    pub column: u32,
-}
-
-impl Position {
-    /// Moves behind a character.
-    pub fn advance(&mut self, c: char) {
-        if c == '\n' {
-            self.line = self.line.saturating_add(1);
-            self.column = 1;
-        } else {
-            self.column = self.column.saturating_add(1);
-        }
-    }
-}
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default, PartialEq)]

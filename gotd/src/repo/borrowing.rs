@@ -21,7 +21,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::os::system;
-use crate::repo::role::{self, Found, Parent};
+use crate::repo::find::{self, Found};
+use crate::repo::opened::{self, Parent};
 
 /// What is asked about fits what the parent takes.
 const _: () = assert!(
@@ -90,10 +91,10 @@ impl Lender for Asking<'_> {
     fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
         let asked = places.iter().map(|place| FoundAt {
             path: place.path.as_os_str().as_bytes().to_vec(),
-            directories: place.directories.iter().map(|inode| role::directory_id(*inode)).collect(),
+            directories: place.directories.iter().map(|inode| find::directory_id(*inode)).collect(),
         });
         let asked = asked.collect();
-        role::send(self.parent, &RepoToParent::Borrow(asked));
+        opened::send(self.parent, &RepoToParent::Borrow(asked));
         match self.parent.recv() {
             Ok(Received { message: ParentToRepo::Lent(answers), .. }) => {
                 Ok(answers.iter().map(|answer| lending(*answer, self.who)).collect())

@@ -23,8 +23,9 @@ use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises};
 
+use crate::repo::find::Found;
 use crate::repo::hidden::Hidden;
-use crate::repo::role::{self, Found, Parent};
+use crate::repo::opened::{self, Parent};
 use crate::repo::write::judge::{Change, rule};
 
 /// At work.
@@ -44,12 +45,12 @@ const CACHE: usize = 4 << 20;
 /// Does what the grant says, and reports.
 pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
     let rules = serve.push_rules.as_ref().ok_or("rules: none")?;
-    role::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], Limits::UNCHANGED, enforcement)?;
-    let repository = match role::open_repository(found, Vec::new()) {
+    opened::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], Limits::UNCHANGED, enforcement)?;
+    let repository = match opened::open_repository(found, Vec::new()) {
         Ok(repository) => repository,
-        Err(e) => return role::failed(parent, OpenError::Unusable(e.to_string())),
+        Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
     };
-    role::announce(parent, found.directory.as_fd(), repository.hash())?;
+    opened::announce(parent, found.directory.as_fd(), repository.hash())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("settings", WORK);
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
@@ -60,13 +61,13 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
         Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")),
     };
     let report = RepoReport { refusal: done.err().map(Refusal::Said), ..RepoReport::default() };
-    role::send(parent, &RepoToParent::Finished(report));
+    opened::send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
 
 /// Tells what there is to know, without writing anything.
 pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
-    role::narrow(
+    opened::narrow(
         LOOK,
         found,
         Access::READ,
@@ -74,19 +75,19 @@ pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcem
         Limits { fsize: Some(0), ..Limits::UNCHANGED },
         enforcement,
     )?;
-    let repository = match role::open_repository(found, Vec::new()) {
+    let repository = match opened::open_repository(found, Vec::new()) {
         Ok(repository) => repository,
-        Err(e) => return role::failed(parent, OpenError::Unusable(e.to_string())),
+        Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
     };
-    role::announce(parent, found.directory.as_fd(), repository.hash())?;
+    opened::announce(parent, found.directory.as_fd(), repository.hash())?;
     let refusal = match info(&repository, &serve.hidden) {
         Ok(info) => {
-            role::send(parent, &RepoToParent::Info(info));
+            opened::send(parent, &RepoToParent::Info(info));
             None
         }
         Err(e) => Some(Refusal::Damaged(e.to_string())),
     };
-    role::send(parent, &RepoToParent::Finished(RepoReport { refusal, ..RepoReport::default() }));
+    opened::send(parent, &RepoToParent::Finished(RepoReport { refusal, ..RepoReport::default() }));
     Ok(())
 }
 

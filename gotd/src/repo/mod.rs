@@ -3,8 +3,10 @@
 
 pub mod borrowing;
 pub mod describe;
+pub mod find;
 pub mod hidden;
 pub mod made_by;
+pub mod opened;
 pub mod read;
 pub mod role;
 pub mod walk_repositories;

@@ -7,24 +7,20 @@
 //! **Invariant:** has parsed nothing from a client while it can see more than one repository.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use libgit::HashKind;
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
-    Access, Build, Checks, DirectoryId, FoundAt, ListenToSession, OpenError, Opened, ParentToRepo,
-    RepoAddress, RepoReport, RepoStart, RepoToParent, Serve, Task,
+    Access, Build, FoundAt, ListenToSession, OpenError, ParentToRepo, RepoReport, RepoStart, RepoToParent,
+    Serve, Task,
 };
 use libproto::message::repo::{Refusal, RepoToSession};
-use librepo::alternates::Alternate;
 use librepo::beneath::EntryType;
 use librepo::checked::{Checked, Seal};
-use librepo::mounts::Look;
-use librepo::place::{self, Inode, Permissions, Stopped, Trust, Walked, Why};
-use librepo::repository::{Opening, Options, Repository};
+use librepo::repository::{Opening, Options};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::access::places;
@@ -32,6 +28,8 @@ use crate::os::system;
 use crate::os::watchdog::{self, Words};
 use crate::repo::borrowing;
 use crate::repo::describe;
+use crate::repo::find::{Found, find};
+use crate::repo::opened::{Parent, await_go, failed, narrow, send, tell};
 use crate::repo::read;
 use crate::repo::write;
 use crate::session::pipes::Output;
@@ -76,36 +74,6 @@ pub enum Ends {
         /// On which the connection comes.
         listen: OwnedFd,
     },
-}
-
-/// The link to the parent.
-pub type Parent = Channel<RepoToParent, ParentToRepo>;
-
-/// A repository that was found, and where.
-#[derive(Debug)]
-pub struct Found {
-    /// `O_PATH` descriptor of the directory that holds `HEAD`, `objects` and `refs`.
-    pub directory: OwnedFd,
-    /// Its path, for unveil(2) and the log.
-    pub path: PathBuf,
-    /// It is the `.git` directory of a worktree.
-    pub worktree: bool,
-    /// How its entries are looked at.
-    pub look: Look,
-    /// It, the directory above it and so on, to the one at the top.
-    pub directories: Vec<DirectoryId>,
-    /// Who may do what in each of them.
-    pub permissions: Vec<Permissions>,
-    here: Look,
-}
-
-impl Found {
-    /// The same, as far as it lies on the mount of its directory.
-    #[must_use]
-    pub fn on_its_mount(mut self) -> Found {
-        self.look = self.here;
-        self
-    }
 }
 
 /// Runs the role.
@@ -280,177 +248,8 @@ fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), 
     watchdog::start(limits.clone(), told).map_err(|e| format!("watchdog: {e}"))
 }
 
-/// Opens a repository that was found.
-pub fn open_repository(found: &Found, alternates: Vec<Alternate>) -> librepo::error::Result<Repository> {
-    let directory = found.directory.try_clone().map_err(librepo::error::Error::Io)?;
-    Repository::open(directory, Options { alternates, look: found.look, ..Options::default() })
-}
-
-/// Reports a repository that cannot be served, and ends.
-pub fn failed(parent: &Parent, error: OpenError) -> Result<(), String> {
-    send(parent, &RepoToParent::OpenFailed(error));
-    // The session ends when it has told its client; the parent then ends this process.
-    let _ = parent.recv();
-    Ok(())
-}
-
 /// Reports that there is no repository, and waits: whether the parent has had it made.
 fn is_made(parent: &Parent) -> bool {
     send(parent, &RepoToParent::OpenFailed(OpenError::NotFound));
     matches!(parent.recv(), Ok(Received { message: ParentToRepo::Again(()), .. }))
-}
-
-/// A repository process without a parent has nothing left to do.
-pub fn send(parent: &Parent, message: &RepoToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
-}
-
-/// Tells the parent what was found and waits for its word that this is the right one.
-pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
-    tell(parent, found, hash)?;
-    await_go(parent);
-    Ok(())
-}
-
-/// Tells the parent what was found.
-fn tell(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
-    let stat = libsandbox::fstat(found).map_err(|e| format!("stat: {e}"))?;
-    let opened = Opened { device: stat.st_dev, inode: stat.st_ino, hash };
-    send(parent, &RepoToParent::Opened(opened));
-    Ok(())
-}
-
-/// Waits for the parent's word that this is the right one; before it, nothing the session says is
-/// listened to. With it comes what others checked.
-fn await_go(parent: &Parent) -> Checks {
-    match parent.recv() {
-        Ok(Received { message: ParentToRepo::Go(checked), .. }) => checked,
-        _ => system::exit_now(0),
-    }
-}
-
-/// Walks to the repository of an address.
-///
-/// A configured path may hold symbolic links where nobody but root and the daemon's user can have
-/// put them; nothing below a `repositories` directory may. The name was checked when it became a
-/// `RepoName`, and again here.
-pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
-    let root = root(&address.path, &address.place)?;
-    let Some(below) = &address.below else {
-        return repository_at(root).ok_or(OpenError::NotFound);
-    };
-    // The name as it was asked for comes first, as with git; then the other spelling.
-    let other = match below.without_suffix() {
-        stem if stem.len() == below.as_bytes().len() => below.with_suffix(),
-        stem => stem.to_vec(),
-    };
-    for name in [below.as_bytes().to_vec(), other] {
-        let Some(directory) = descend(&root, &name)? else { continue };
-        if let Some(found) = repository_at(directory) {
-            return Ok(found);
-        }
-    }
-    Err(OpenError::NotFound)
-}
-
-/// Walks to a configured directory, which has to be the one that it was when the configuration was
-/// loaded.
-pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
-    let path = Path::new(OsStr::from_bytes(path));
-    match place::walk(path, Trust::of_process()) {
-        Ok(walked) if walked.path.as_os_str().as_bytes() == place => Ok(walked),
-        Ok(walked) => Err(OpenError::Unreachable(format!(
-            "{}: leads to {}, and did not when the configuration was loaded; see gotctl reload",
-            path.display(),
-            walked.path.display()
-        ))),
-        Err(Stopped { why: Why::Absent | Why::NotADirectory, .. }) => Err(OpenError::NotFound),
-        Err(stopped) => Err(OpenError::Unreachable(stopped.to_string())),
-    }
-}
-
-/// Follows a name component by component, never through a symbolic link, never into a repository.
-fn descend(root: &Walked, name: &[u8]) -> Result<Option<Walked>, OpenError> {
-    let mut at = root.try_clone().map_err(|e| OpenError::Unusable(e.to_string()))?;
-    let mut components = name.split(|b| *b == b'/').peekable();
-    while let Some(component) = components.next() {
-        if component.is_empty() || component.starts_with(b".") || component.contains(&0) {
-            return Ok(None);
-        }
-        at = match at.child(component) {
-            Ok(next) => next,
-            Err(why @ (Why::Mount | Why::UserSpace)) => {
-                let name = at.path.join(OsStr::from_bytes(component));
-                return Err(OpenError::Unreachable(format!("{}: {why}", name.display())));
-            }
-            Err(_) => return Ok(None),
-        };
-        // Below a work tree there can be other repositories, as git itself serves them.
-        if components.peek().is_some() && is_repository(&at) {
-            return Ok(None);
-        }
-    }
-    Ok(Some(at))
-}
-
-/// A directory as messages have it.
-pub fn directory_id(inode: Inode) -> DirectoryId {
-    DirectoryId { device: inode.device, inode: inode.inode, born: inode.born }
-}
-
-/// The repository in a directory: bare, or the `.git` directory of a worktree.
-pub fn repository_at(directory: Walked) -> Option<Found> {
-    let inner = worktree(&directory);
-    let worktree = inner.is_some();
-    let found = inner.or_else(|| is_repository(&directory).then_some(directory))?;
-    let directories = found.directories().into_iter().map(directory_id).collect();
-    Some(Found {
-        look: found.look(),
-        here: found.look_here(),
-        permissions: found.permissions(),
-        directory: found.directory,
-        path: found.path,
-        worktree,
-        directories,
-    })
-}
-
-/// The `.git` directory of a worktree.
-fn worktree(directory: &Walked) -> Option<Walked> {
-    directory.child(b".git").ok().filter(is_repository)
-}
-
-/// Whether what is in this directory lies inside of a repository.
-pub fn is_in_repository(directory: &Walked) -> bool {
-    is_repository(directory) || worktree(directory).is_some()
-}
-
-/// As git's own test: HEAD, objects and refs; a shared `commondir` is not followed.
-fn is_repository(directory: &Walked) -> bool {
-    let is = |name, kind| directory.entry(name) == Some(kind);
-    is("objects", EntryType::Dir)
-        && is("refs", EntryType::Dir)
-        && (is("HEAD", EntryType::File) || is("HEAD", EntryType::Symlink))
-        && !is("commondir", EntryType::File)
-}
-
-/// The final stage of a repository process: its one repository (and allowed alternates), and its
-/// own words.
-pub fn narrow(
-    promises: Promises,
-    found: &Found,
-    access: libsandbox::Access,
-    alternates: &[Alternate],
-    limits: Limits,
-    enforcement: Enforcement,
-) -> Result<(), String> {
-    let mut visible = vec![Visible::opened(found.directory.as_fd(), &found.path, access)];
-    for alternate in alternates {
-        visible.push(Visible::opened(alternate.dir.as_fd(), &alternate.path, libsandbox::Access::READ));
-    }
-    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })
-        .map_err(|e| e.to_string())?;
-    Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! Links are not followed, and what no request can name is passed over.
 
+use crate::repo::find::{Found, repository_at};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,8 +11,6 @@ use std::path::PathBuf;
 use libproto::names::RepoName;
 use librepo::beneath::{Dir, EntryType};
 use librepo::place::Walked;
-
-use crate::repo::role::{Found, repository_at};
 
 /// Directories within each other that are looked into.
 const MOST_LEVELS: usize = 9;

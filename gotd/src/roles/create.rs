@@ -32,8 +32,8 @@ use nix::unistd::geteuid;
 use crate::conf::limits::Limit;
 use crate::os::free_space::check_reserve;
 use crate::os::system;
+use crate::repo::find::{self, is_in_repository};
 use crate::repo::made_by;
-use crate::repo::role::{self, is_in_repository};
 use crate::roles::list::why_absent;
 
 /// From the first message on.
@@ -66,7 +66,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         Ok(Received { message: ParentToCreate::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let root = role::root(&start.path, &start.place).map_err(why_absent)?;
+    let root = find::root(&start.path, &start.place).map_err(why_absent)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ_WRITE_CREATE)];
     let limits = Limits { fsize: Some(FILE_SIZE), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })

@@ -15,7 +15,7 @@ use libproto::message::parent::{
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::os::system;
-use crate::repo::role;
+use crate::repo::find;
 use crate::repo::walk_repositories::{Below, each_repository};
 
 /// From the first message on.
@@ -38,7 +38,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
 }
 
 fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), String> {
-    let root = role::root(&start.path, &start.place).map_err(why_absent)?;
+    let root = find::root(&start.path, &start.place).map_err(why_absent)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ)];
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })

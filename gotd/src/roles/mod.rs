@@ -120,7 +120,7 @@ mod tests {
             ("auth", auth::WORK, "stdio"),
             ("config", config::WORK, "stdio rpath getpw"),
             ("session, waiting", session::SET_UP, "stdio recvfd sendfd"),
-            ("session", session::WORK, "stdio"),
+            ("session", crate::session::conversation::WORK, "stdio"),
             ("repository, waiting", repository::WAITING, "stdio rpath wpath cpath fattr flock sendfd unveil"),
             ("repository, waiting for git://", repository::WAITING_GIT, "stdio rpath recvfd unveil"),
             ("repo_read", repository::READING, "stdio rpath"),

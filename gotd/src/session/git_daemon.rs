@@ -21,8 +21,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use crate::os::watchdog::{self, Phase};
+use crate::session::conversation::{Parent, Pipes, WORK, memory, refused, report, send, words_for_log};
 use crate::session::pipes::{self, Input, Output};
-use crate::session::role::{Parent, Pipes, WORK, memory, refused, report, send, talk, words_for_log};
+use crate::session::talk::talk;
 
 /// Milliseconds that a client may take to hear why it was refused, before its connection is closed
 /// for good.

@@ -9,8 +9,8 @@ use libproto::wire_error::WireError;
 use nix::poll::PollFlags;
 
 use crate::os::watchdog::{self, Phase};
+use crate::session::conversation::Failure;
 use crate::session::pipes::{self, Input, Output};
-use crate::session::role::Failure;
 
 /// How long a client has had nothing to say that is taken to be at leisure, in milliseconds.
 const LEISURE_MS: u16 = 1000;

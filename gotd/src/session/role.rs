@@ -8,8 +8,7 @@
 //! **Invariant:** never opens a repository, sees no file system, and can neither send nor receive a
 //! descriptor once it reads what a client wrote. It parses everything a client sends except packs.
 
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use libgit::RefName;
 use libproto::channel::{self, Channel, Received, RecvError};
@@ -19,12 +18,10 @@ use libproto::message::client::{
     ClientToSession, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, ShellRequest, VERSION, pipes_record,
 };
 use libproto::message::parent::{
-    Build, ClientHello, GitAsk, Grant, ListenToSession, ParentToSession, Pool, SessionReport, SessionStart,
+    Build, ClientHello, GitAsk, ListenToSession, ParentToSession, Pool, SessionReport, SessionStart,
     SessionToParent, ShellAsk, ShellCommand,
 };
-use libproto::message::repo::{RepoToSession, SessionToRepo};
 use libproto::names::{RepoName, escape};
-use libproto::pktline;
 use libproto::refusal::Refusal;
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,79 +29,24 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::os::spawn::ClientPipes;
 use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
+use crate::session::conversation::{
+    Parent, Pipes, WORK, failed, memory, refused, report, send, words_for_log,
+};
 use crate::session::pipes::{self, Input, Output};
+use crate::session::talk::talk;
 
 /// Until the connection is here and the client has been sent its pipes. Not a byte of a client's is
 /// read in this stage.
 pub const SET_UP: Promises =
     Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Narrow]);
-/// At work.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
 
-/// The link to the parent.
-pub(crate) type Parent = Channel<SessionToParent, ParentToSession>;
 type Listen = Channel<ListenToSession, ListenToSession>;
 type ClientSocket = Channel<SessionToClient, ClientToSession>;
-/// The link to the repository process.
-pub type Repo = Channel<SessionToRepo, RepoToSession>;
 
 /// What is answered to a command that is none.
 const SHELL_USAGE: &str = "usage: ssh host [list | info repository | head repository branch | describe repository text], or git with the name of a repository";
 /// Bytes of a description.
 const DESCRIPTION_MAX: usize = 500;
-
-/// How a conversation ended when it did not end well.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// For the client, on its standard error.
-    pub refusal: Refusal,
-    /// The client has been told in Git's protocol already, or nothing can be told any more.
-    pub told: bool,
-}
-
-impl Failure {
-    /// A failure that the client still has to be told as an `ERR` packet.
-    pub fn new(refusal: Refusal) -> Failure {
-        Failure { refusal, told: false }
-    }
-
-    /// A failure that has been told, or that nobody can be told.
-    pub fn told(refusal: Refusal) -> Failure {
-        Failure { refusal, told: true }
-    }
-}
-
-/// What a conversation works with.
-#[derive(Debug)]
-pub struct Conversation {
-    /// The client's input; `received` counts.
-    pub input: Input,
-    /// The client's output; `sent` counts.
-    pub output: Output,
-    /// What was granted.
-    pub grant: Grant,
-    /// The service.
-    pub service: Service,
-    /// Version of Git's protocol: 0, 1 or 2.
-    pub protocol: u8,
-    /// The repository process was asked for the advertisement already.
-    pub listing: bool,
-    /// Limits of one request.
-    pub limits: SessionStart,
-    /// The client's agent once it is known, free of control bytes.
-    pub agent: String,
-}
-
-/// Bytes of memory that a session may take, far above what it needs for what gotd.conf permits in
-/// one request.
-pub fn memory(start: &SessionStart) -> u64 {
-    const BASE: u64 = 256 << 20;
-    let lines =
-        u64::from(start.wants).saturating_add(start.shallows.into()).saturating_add(start.commands.into());
-    BASE.saturating_add(start.command_bytes.saturating_mul(4))
-        .saturating_add(lines.saturating_mul(256))
-        .saturating_add(u64::from(start.prefixes).saturating_mul(1024))
-}
 
 /// What a session is given beside its links to `listen` and its repository process.
 #[derive(Debug)]
@@ -295,46 +237,6 @@ fn git(
     }
 }
 
-/// The client's two directions.
-pub(crate) struct Pipes {
-    pub(crate) input: Input,
-    pub(crate) output: Output,
-}
-
-/// Asks the parent, and holds the conversation if it is granted. A hang-up on `client` means that
-/// the client left.
-pub(crate) fn talk(
-    parent: &Parent,
-    client: BorrowedFd<'_>,
-    links: (OwnedFd, Option<OwnedFd>),
-    limits: SessionStart,
-    Pipes { input, mut output }: Pipes,
-    (ask, protocol): (GitAsk, u8),
-) -> SessionReport {
-    let service = ask.service;
-    send(parent, &SessionToParent::Git(ask));
-    let (repo, verify): (Repo, Option<OwnedFd>) = (links.0.into(), links.1);
-    let listing =
-        service == Service::UploadPack && protocol < 2 && crate::session::upload_pack::ask_ahead(&repo);
-    let grant = match answer(parent, client) {
-        Ok(grant) => grant,
-        Err(refusal) => return refused(&mut output, refusal),
-    };
-    let agent = String::new();
-    let mut talk = Conversation { input, output, grant, service, protocol, listing, limits, agent };
-    let end = converse(&mut talk, repo, verify, parent);
-    watchdog::phase(Phase::Off);
-    let mut done = match end {
-        Ok(()) => report(0, None),
-        Err(Failure { refusal, told: true }) => failed(refusal),
-        Err(Failure { refusal, told: false }) => refused(&mut talk.output, refusal),
-    };
-    done.agent = talk.agent;
-    done.received = talk.input.received;
-    done.sent = talk.output.sent;
-    done
-}
-
 /// Turns the client's strings into types.
 fn decode(request: GitRequest) -> Result<(GitAsk, u8), Refusal> {
     let service = Service::from_name(request.service.as_bytes()).ok_or_else(|| {
@@ -352,46 +254,6 @@ fn told_address(said: &[u8]) -> String {
     let mut told = escape(said);
     told.truncate(told.floor_char_boundary(128));
     told
-}
-
-/// Waits for the parent's verdict, and notices a client that has gone meanwhile.
-fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, Refusal> {
-    loop {
-        let mut fds =
-            [PollFd::new(parent.as_fd(), PollFlags::POLLIN), PollFd::new(client, PollFlags::empty())];
-        if poll(&mut fds, PollTimeout::NONE).is_err() {
-            continue;
-        }
-        if fds.get(1).and_then(PollFd::revents).is_some_and(|r| r.contains(PollFlags::POLLHUP)) {
-            return Err(Refusal::Said("client went away".into()));
-        }
-        match parent.recv() {
-            Ok(Received { message: ParentToSession::Granted(grant), .. }) => return Ok(grant),
-            Ok(Received { message: ParentToSession::Refused(refusal), .. }) => return Err(refusal),
-            Ok(_) | Err(RecvError::Closed) => system::exit_now(1),
-            Err(e) if e.is_transient() => {}
-            Err(_) => system::exit_now(1),
-        }
-    }
-}
-
-/// The conversation itself.
-fn converse(
-    talk: &mut Conversation,
-    repo: Repo,
-    verify: Option<OwnedFd>,
-    parent: &Parent,
-) -> Result<(), Failure> {
-    match (talk.service, verify) {
-        (Service::UploadPack, _) => crate::session::upload_pack::serve(talk, &repo),
-        (Service::ReceivePack, Some(verify)) => {
-            let begins = |commands| send(parent, &SessionToParent::Begins(commands));
-            crate::session::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into(), &begins)
-        }
-        (Service::ReceivePack, None) => {
-            Err(Failure::new(Refusal::Said("git:// is for fetching only".into())))
-        }
-    }
 }
 
 /// One request of self-service.
@@ -448,31 +310,8 @@ fn pass_on(parent: &Parent, client: &ClientSocket) -> SessionReport {
     }
 }
 
-pub(crate) fn report(status: u8, refusal: Option<Refusal>) -> SessionReport {
-    SessionReport { status, refusal, agent: String::new(), received: 0, sent: 0 }
-}
-
-/// It did not end well.
-fn failed(refusal: Refusal) -> SessionReport {
-    report(1, Some(refusal))
-}
-
-/// Tells the client in Git's own way; gotsh will repeat it on standard error.
-pub(crate) fn refused(output: &mut Output, refusal: Refusal) -> SessionReport {
-    let mut packet = Vec::new();
-    pktline::write_err(&mut packet, &refusal.to_string());
-    let _ = watchdog::during(Phase::Transfer, || output.write_all(&packet));
-    SessionReport { sent: output.sent, ..failed(refusal) }
-}
-
 fn say_exit(client: &ClientSocket, status: u8, text: &str) {
     let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() }));
-}
-
-/// What the watchdog tells the parent.
-pub(crate) fn words_for_log(limits: &SessionStart) -> Words {
-    let said = |report| channel::encode(0, 0, &SessionToParent::Finished(report)).unwrap_or_default();
-    Words::new(limits, |refusal| said(failed(refusal)), said(report(0, None)))
 }
 
 /// The record that a watchdog sends to the client.
@@ -485,11 +324,4 @@ fn finish(parent: &Parent, client: &ClientSocket, report: SessionReport) -> Resu
     send(parent, &SessionToParent::Finished(report.clone()));
     say_exit(client, report.status, &report.refusal.map(|r| r.to_string()).unwrap_or_default());
     Ok(())
-}
-
-/// A session without a parent has nothing left to do.
-pub(crate) fn send(parent: &Parent, message: &SessionToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
 }

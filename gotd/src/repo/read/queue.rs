@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::os::system;
 use crate::os::watchdog;
-use crate::repo::role::{Parent, send};
+use crate::repo::opened::{Parent, send};
 
 /// Milliseconds between signs that a process which waits for a turn is alive.
 const TICK_MS: u16 = 1000;

@@ -36,8 +36,9 @@ use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible}
 
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
+use crate::repo::find::Found;
+use crate::repo::opened::{self, Parent};
 use crate::repo::read::refs::Advertised;
-use crate::repo::role::{self, Found, Parent};
 use answer::Told;
 use commit::Transaction;
 use judge::{Asked, Verdict, World};
@@ -99,18 +100,18 @@ pub fn run(
     let rules = *serve.push_rules.clone().ok_or("rules: none")?;
     let alternates = match borrowing::from_parent(parent, found, &serve.who) {
         Ok(alternates) => alternates,
-        Err(text) => return role::failed(parent, libproto::message::parent::OpenError::Unusable(text)),
+        Err(text) => return opened::failed(parent, libproto::message::parent::OpenError::Unusable(text)),
     };
     let warnings = borrowing::warnings(&alternates).collect();
     let limits = Limits::UNCHANGED;
-    role::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
-    let repository = match role::open_repository(found, alternates.dirs) {
+    opened::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
+    let repository = match opened::open_repository(found, alternates.dirs) {
         Ok(repository) => repository,
         Err(e) => {
-            return role::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
+            return opened::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
         }
     };
-    role::announce(parent, found.directory.as_fd(), repository.hash())?;
+    opened::announce(parent, found.directory.as_fd(), repository.hash())?;
     let head = match repository.refs().head() {
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
@@ -132,7 +133,7 @@ pub fn run(
     let end = push.converse();
     let mut report = push.report;
     report.refusal = end.err();
-    role::send(parent, &RepoToParent::Finished(report));
+    opened::send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
 
@@ -351,7 +352,7 @@ impl Push<'_> {
     ) -> Result<(Option<IndexedPack>, Vec<Option<CommandFacts>>), Refusal> {
         let failed = |text: &str| Err(Refusal::Internal(format!("verify: {text}")));
         let (pack, idx) = quarantine.create_files(fs).map_err(internal)?;
-        role::send(self.parent, &RepoToParent::NeedVerify(()));
+        opened::send(self.parent, &RepoToParent::NeedVerify(()));
         match self.parent.recv() {
             Ok(Received { message: ParentToRepo::Verify(true), .. }) => {}
             Ok(Received { message: ParentToRepo::Verify(false), .. }) => return failed("not started"),
@@ -397,7 +398,7 @@ impl Push<'_> {
     /// The log first: what the client is told has been noted.
     fn answer(&self, commands: &[Command], verdicts: &[Verdict], unpack: Option<&Refusal>) {
         answer::answer(commands, verdicts, unpack, &mut |told| match told {
-            Told::Log(report) => role::send(self.parent, &RepoToParent::Ref(report)),
+            Told::Log(report) => opened::send(self.parent, &RepoToParent::Ref(report)),
             Told::Session(message) => self.say(&message),
         });
     }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use libproto::message::parent::{ListenLimits, NoSession, Peer, UidRange, UserLimits};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::count;
 use crate::fairness::Bucket;
 use crate::fairness::owners::Owners;
 use crate::fairness::users::{PerUser, Users, Waiting};
@@ -263,4 +262,9 @@ impl Locals {
         }
         Some(Duration::from_secs(1) / limits.rate.max(1))
     }
+}
+
+/// A number of connections, as limits have it.
+pub(super) fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -343,7 +343,7 @@ impl Listen {
                 }
                 Pool::Tcp => {
                     // What users have of the places in total is not there for strangers.
-                    let left = self.limits.connections.saturating_sub(count(self.locals.count()));
+                    let left = self.limits.connections.saturating_sub(local::count(self.locals.count()));
                     let limits = ListenLimits { git: self.limits.git.min(left), ..self.limits.clone() };
                     let turned = self.remotes.come(connection, &limits, now).err();
                     self.turned(turned);
@@ -405,7 +405,7 @@ impl Listen {
     }
 
     fn is_full(&self) -> bool {
-        count(self.locals.count().saturating_add(self.remotes.count())) >= self.limits.connections
+        local::count(self.locals.count().saturating_add(self.remotes.count())) >= self.limits.connections
     }
 
     /// Hands connections to waiting sessions, and refuses those that waited too long.
@@ -566,10 +566,6 @@ impl Listen {
             }
         }
     }
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Gives a connection to the processes of a session. The repository process comes first: it looks

@@ -100,7 +100,7 @@ impl Remotes {
     /// Whether another one may get a session: no more compute at a time than have places.
     pub fn may_be_served(&self, limits: &ListenLimits) -> bool {
         let has_session = |r: &&Remote| matches!(r.state, State::Served(_) | State::Ended(_));
-        super::count(self.all.values().filter(has_session).count()) < limits.git
+        super::local::count(self.all.values().filter(has_session).count()) < limits.git
     }
 
     /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps

@@ -43,8 +43,9 @@ use crate::os::free_space::check_reserve;
 use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::repo::borrowing;
+use crate::repo::find::{self, Found};
 use crate::repo::hidden::Hidden;
-use crate::repo::role::{self, Found};
+use crate::repo::opened;
 use crate::session::pipes::Input;
 use turn::{InTurn, PushTurn};
 
@@ -96,8 +97,8 @@ pub fn run(
         fsize: Some(start.file_size),
         ..libsandbox::Limits::UNCHANGED
     };
-    role::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
-    let repository = role::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
+    opened::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
+    let repository = opened::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
     say(&parent, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
     let (task, input) = task(&writer)?;
     let input = if task.task.pack {
@@ -134,7 +135,7 @@ pub fn run(
 
 /// The repository of the start message, if it is still the one that `repo_write` found.
 fn find(start: &VerifyStart) -> Result<Found, String> {
-    let found = role::find(&start.repository).map_err(|error| match error {
+    let found = find::find(&start.repository).map_err(|error| match error {
         OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
         OpenError::NotFound | OpenError::NotExported => "repository: gone".into(),
     })?;

@@ -14,14 +14,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::VerifyLink;
-use super::commands::Request;
+use super::commands::{Request, one_line};
 use super::farewell::{ROOM, timeout};
-use super::report::one_line;
 use super::writer::{self, Writer};
 use crate::os::watchdog::{self, Phase};
+use crate::session::conversation::Conversation;
 use crate::session::packets::TalkError;
 use crate::session::pipes::{Input, Output};
-use crate::session::role::Conversation;
 
 /// Silence after which the client is told that work goes on, below the five seconds that git uses.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(4);

@@ -29,9 +29,9 @@ use libproto::refusal::Refusal;
 use libproto::request::Limits;
 
 use crate::os::watchdog::{self, Phase};
+use crate::session::conversation::{Conversation, Failure};
 use crate::session::packets::TalkError;
 use crate::session::packets::Wire;
-use crate::session::role::{Conversation, Failure};
 use commands::{Reader, Request};
 use indexing::Outcome;
 use report::Report;

@@ -3,32 +3,13 @@
 use libproto::pktline::{self, BAND_MAX, Band, FLUSH};
 use libproto::refusal::Refusal;
 
-use super::commands::{Asked, Request};
+use super::commands::{Asked, Request, one_line};
 use super::indexing::Outcome;
 
-/// Longest reason in bytes.
-const REASON_MAX: usize = 1000;
 /// A piece of the report is handed on when it has so many bytes.
 const PIECE: usize = 32 * 1024;
 /// Game of Trees' client: it takes `ng` for a success, and fails on nothing but an `ERR` packet.
 const GOT: &str = "got/";
-
-/// Makes text fit for a line of the report: one line, no control bytes, nothing that would turn the
-/// text around.
-pub(super) fn one_line(text: &str) -> String {
-    let text = text.trim();
-    let mut line: String = text
-        .chars()
-        .map(|c| match c {
-            '\n' | '\t' => ' ',
-            ' '..='~' => c,
-            c if !c.is_ascii() && c.is_alphanumeric() => c,
-            _ => '?',
-        })
-        .collect();
-    line.truncate(line.floor_char_boundary(REASON_MAX));
-    line
-}
 
 /// What became of a push, command by command.
 pub(super) struct Report {

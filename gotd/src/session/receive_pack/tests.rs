@@ -24,8 +24,8 @@ use libproto::pktline::{Decoder, Packet};
 use libproto::refusal::{Refusal, Rule};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
+use crate::session::conversation::{Conversation, Failure};
 use crate::session::pipes::{Input, Output};
-use crate::session::role::{Conversation, Failure};
 
 const NULL: &str = "0000000000000000000000000000000000000000";
 const ONE: &str = "1111111111111111111111111111111111111111";

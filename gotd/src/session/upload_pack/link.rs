@@ -10,8 +10,8 @@ use libproto::message::repo::{
 };
 
 use crate::os::watchdog::{self, Phase};
+use crate::session::conversation::Repo;
 use crate::session::packets::TalkError;
-use crate::session::role::Repo;
 
 /// One end of the link.
 pub(super) struct Link<'a> {

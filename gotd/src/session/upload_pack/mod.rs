@@ -19,8 +19,8 @@ use libproto::pktline;
 use libproto::request::{Counter, Deepen, Limits, ShallowLine};
 use libproto::wire_error::WireError;
 
+use crate::session::conversation::{Conversation, Failure, Repo};
 use crate::session::packets::Wire;
-use crate::session::role::{Conversation, Failure, Repo};
 use link::Link;
 
 pub use crate::session::packets::{self, TalkError};

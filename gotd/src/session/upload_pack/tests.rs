@@ -16,8 +16,8 @@ use librepo::repository::{Options, Repository};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::repo::read;
+use crate::session::conversation::{Conversation, Failure, Repo};
 use crate::session::pipes::{Input, Output};
-use crate::session::role::{Conversation, Failure, Repo};
 
 const UNKNOWN: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 

@@ -1,0 +1,143 @@
+//! Finds the repository of an address, and says what a repository is.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use libproto::message::parent::{DirectoryId, OpenError, RepoAddress};
+use librepo::beneath::EntryType;
+use librepo::mounts::Look;
+use librepo::place::{self, Inode, Permissions, Stopped, Trust, Walked, Why};
+
+/// A repository that was found, and where.
+#[derive(Debug)]
+pub struct Found {
+    /// `O_PATH` descriptor of the directory that holds `HEAD`, `objects` and `refs`.
+    pub directory: OwnedFd,
+    /// Its path, for unveil(2) and the log.
+    pub path: PathBuf,
+    /// It is the `.git` directory of a worktree.
+    pub worktree: bool,
+    /// How its entries are looked at.
+    pub look: Look,
+    /// It, the directory above it and so on, to the one at the top.
+    pub directories: Vec<DirectoryId>,
+    /// Who may do what in each of them.
+    pub permissions: Vec<Permissions>,
+    here: Look,
+}
+
+impl Found {
+    /// The same, as far as it lies on the mount of its directory.
+    #[must_use]
+    pub fn on_its_mount(mut self) -> Found {
+        self.look = self.here;
+        self
+    }
+}
+
+/// Walks to the repository of an address.
+///
+/// A configured path may hold symbolic links where nobody but root and the daemon's user can have
+/// put them; nothing below a `repositories` directory may. The name was checked when it became a
+/// `RepoName`, and again here.
+pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
+    let root = root(&address.path, &address.place)?;
+    let Some(below) = &address.below else {
+        return repository_at(root).ok_or(OpenError::NotFound);
+    };
+    // The name as it was asked for comes first, as with git; then the other spelling.
+    let other = match below.without_suffix() {
+        stem if stem.len() == below.as_bytes().len() => below.with_suffix(),
+        stem => stem.to_vec(),
+    };
+    for name in [below.as_bytes().to_vec(), other] {
+        let Some(directory) = descend(&root, &name)? else { continue };
+        if let Some(found) = repository_at(directory) {
+            return Ok(found);
+        }
+    }
+    Err(OpenError::NotFound)
+}
+
+/// Walks to a configured directory, which has to be the one that it was when the configuration was
+/// loaded.
+pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
+    let path = Path::new(OsStr::from_bytes(path));
+    match place::walk(path, Trust::of_process()) {
+        Ok(walked) if walked.path.as_os_str().as_bytes() == place => Ok(walked),
+        Ok(walked) => Err(OpenError::Unreachable(format!(
+            "{}: leads to {}, and did not when the configuration was loaded; see gotctl reload",
+            path.display(),
+            walked.path.display()
+        ))),
+        Err(Stopped { why: Why::Absent | Why::NotADirectory, .. }) => Err(OpenError::NotFound),
+        Err(stopped) => Err(OpenError::Unreachable(stopped.to_string())),
+    }
+}
+
+/// Follows a name component by component, never through a symbolic link, never into a repository.
+fn descend(root: &Walked, name: &[u8]) -> Result<Option<Walked>, OpenError> {
+    let mut at = root.try_clone().map_err(|e| OpenError::Unusable(e.to_string()))?;
+    let mut components = name.split(|b| *b == b'/').peekable();
+    while let Some(component) = components.next() {
+        if component.is_empty() || component.starts_with(b".") || component.contains(&0) {
+            return Ok(None);
+        }
+        at = match at.child(component) {
+            Ok(next) => next,
+            Err(why @ (Why::Mount | Why::UserSpace)) => {
+                let name = at.path.join(OsStr::from_bytes(component));
+                return Err(OpenError::Unreachable(format!("{}: {why}", name.display())));
+            }
+            Err(_) => return Ok(None),
+        };
+        // Below a work tree there can be other repositories, as git itself serves them.
+        if components.peek().is_some() && is_repository(&at) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(at))
+}
+
+/// A directory as messages have it.
+pub fn directory_id(inode: Inode) -> DirectoryId {
+    DirectoryId { device: inode.device, inode: inode.inode, born: inode.born }
+}
+
+/// The repository in a directory: bare, or the `.git` directory of a worktree.
+pub fn repository_at(directory: Walked) -> Option<Found> {
+    let inner = worktree(&directory);
+    let worktree = inner.is_some();
+    let found = inner.or_else(|| is_repository(&directory).then_some(directory))?;
+    let directories = found.directories().into_iter().map(directory_id).collect();
+    Some(Found {
+        look: found.look(),
+        here: found.look_here(),
+        permissions: found.permissions(),
+        directory: found.directory,
+        path: found.path,
+        worktree,
+        directories,
+    })
+}
+
+/// The `.git` directory of a worktree.
+fn worktree(directory: &Walked) -> Option<Walked> {
+    directory.child(b".git").ok().filter(is_repository)
+}
+
+/// Whether what is in this directory lies inside of a repository.
+pub fn is_in_repository(directory: &Walked) -> bool {
+    is_repository(directory) || worktree(directory).is_some()
+}
+
+/// As git's own test: HEAD, objects and refs; a shared `commondir` is not followed.
+fn is_repository(directory: &Walked) -> bool {
+    let is = |name, kind| directory.entry(name) == Some(kind);
+    is("objects", EntryType::Dir)
+        && is("refs", EntryType::Dir)
+        && (is("HEAD", EntryType::File) || is("HEAD", EntryType::Symlink))
+        && !is("commondir", EntryType::File)
+}

@@ -1,0 +1,113 @@
+//! What a conversation with a client works with, and how it ends.
+
+use std::io::Write;
+
+use libproto::channel::{self, Channel};
+use libproto::command::Service;
+use libproto::message::parent::{Grant, ParentToSession, SessionReport, SessionStart, SessionToParent};
+use libproto::message::repo::{RepoToSession, SessionToRepo};
+use libproto::pktline;
+use libproto::refusal::Refusal;
+use libsandbox::{Promise, Promises};
+
+use crate::os::system;
+use crate::os::watchdog::{self, Phase, Words};
+use crate::session::pipes::{Input, Output};
+
+/// At work.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
+
+/// The link to the parent.
+pub(crate) type Parent = Channel<SessionToParent, ParentToSession>;
+
+/// The link to the repository process.
+pub type Repo = Channel<SessionToRepo, RepoToSession>;
+
+/// How a conversation ended when it did not end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For the client, on its standard error.
+    pub refusal: Refusal,
+    /// The client has been told in Git's protocol already, or nothing can be told any more.
+    pub told: bool,
+}
+
+impl Failure {
+    /// A failure that the client still has to be told as an `ERR` packet.
+    pub fn new(refusal: Refusal) -> Failure {
+        Failure { refusal, told: false }
+    }
+
+    /// A failure that has been told, or that nobody can be told.
+    pub fn told(refusal: Refusal) -> Failure {
+        Failure { refusal, told: true }
+    }
+}
+
+/// What a conversation works with.
+#[derive(Debug)]
+pub struct Conversation {
+    /// The client's input; `received` counts.
+    pub input: Input,
+    /// The client's output; `sent` counts.
+    pub output: Output,
+    /// What was granted.
+    pub grant: Grant,
+    /// The service.
+    pub service: Service,
+    /// Version of Git's protocol: 0, 1 or 2.
+    pub protocol: u8,
+    /// The repository process was asked for the advertisement already.
+    pub listing: bool,
+    /// Limits of one request.
+    pub limits: SessionStart,
+    /// The client's agent once it is known, free of control bytes.
+    pub agent: String,
+}
+
+/// Bytes of memory that a session may take, far above what it needs for what gotd.conf permits in
+/// one request.
+pub fn memory(start: &SessionStart) -> u64 {
+    const BASE: u64 = 256 << 20;
+    let lines =
+        u64::from(start.wants).saturating_add(start.shallows.into()).saturating_add(start.commands.into());
+    BASE.saturating_add(start.command_bytes.saturating_mul(4))
+        .saturating_add(lines.saturating_mul(256))
+        .saturating_add(u64::from(start.prefixes).saturating_mul(1024))
+}
+
+/// The client's two directions.
+pub(crate) struct Pipes {
+    pub(crate) input: Input,
+    pub(crate) output: Output,
+}
+
+pub(crate) fn report(status: u8, refusal: Option<Refusal>) -> SessionReport {
+    SessionReport { status, refusal, agent: String::new(), received: 0, sent: 0 }
+}
+
+/// It did not end well.
+pub(crate) fn failed(refusal: Refusal) -> SessionReport {
+    report(1, Some(refusal))
+}
+
+/// Tells the client in Git's own way; gotsh will repeat it on standard error.
+pub(crate) fn refused(output: &mut Output, refusal: Refusal) -> SessionReport {
+    let mut packet = Vec::new();
+    pktline::write_err(&mut packet, &refusal.to_string());
+    let _ = watchdog::during(Phase::Transfer, || output.write_all(&packet));
+    SessionReport { sent: output.sent, ..failed(refusal) }
+}
+
+/// What the watchdog tells the parent.
+pub(crate) fn words_for_log(limits: &SessionStart) -> Words {
+    let said = |report| channel::encode(0, 0, &SessionToParent::Finished(report)).unwrap_or_default();
+    Words::new(limits, |refusal| said(failed(refusal)), said(report(0, None)))
+}
+
+/// A session without a parent has nothing left to do.
+pub(crate) fn send(parent: &Parent, message: &SessionToParent) {
+    if parent.send(0, 0, message).is_err() {
+        system::exit_now(1);
+    }
+}
