@@ -9,7 +9,7 @@
 //! | [`repo`] | the repository process: waiting, then `repo_read` or `repo_write` |
 //! | [`access`], [`fairness`] | who may do what, and who gets a place: rules without a descriptor or a clock |
 //! | [`conf`] | gotd.conf: its text, its typed form, and how that travels |
-//! | [`admin`] | what gotctl answers without the daemon |
+//! | [`admin`] | what `gotctl` and `gotd -n` answer without the daemon |
 //! | [`os`] | what the system is asked for; the only `unsafe` code of the crate |
 //!
 //! A role is a file with its duty, its sandbox and its loop. What roles say to each other is in

@@ -29,7 +29,7 @@ struct Flags {
     /// Check the configuration and exit.
     #[arg(short = 'n')]
     check: bool,
-    /// Log more; may be given twice.
+    /// Log more; twice with -n prints the configuration.
     #[arg(short = 'v', action = clap::ArgAction::Count)]
     verbose: u8,
     /// Secrets file.

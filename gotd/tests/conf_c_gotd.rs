@@ -6,10 +6,9 @@
 
 use gotd::access::table::{Identity, Table};
 use gotd::conf::model::{Secret, UnixUser};
-use gotd::conf::parse;
-use gotd::conf::push_rules;
 use gotd::conf::resolve::{FixedNames, UnixGroup, resolve};
 use gotd::conf::source::Texts;
+use gotd::conf::{parse, push_rules};
 use gotd::repo::write::judge::{Change, rule};
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};

@@ -224,8 +224,8 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Resul
     relay::run(&session, to, from)
 }
 
-/// Says who we are and what is asked for. Whoever is refused before may be told why by what comes
-/// first.
+/// Says who we are and what is asked for. The daemon may already have refused and closed the
+/// connection: that is no error here, because the reason can still be received.
 fn ask_for(session: &Session, hello: &Hello, request: &ClientToSession) -> Result<(), String> {
     let request = libproto::channel::encode(0, 0, request).map_err(|e| format!("gotd: {e}"))?;
     [hello.encode().as_slice(), request.as_slice()]

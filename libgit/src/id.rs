@@ -38,7 +38,7 @@ impl HashKind {
 
     /// The algorithm with ids of `len` bytes.
     #[inline]
-    pub const fn from_len(len: usize) -> Option<HashKind> {
+    const fn from_len(len: usize) -> Option<HashKind> {
         match len {
             20 => Some(HashKind::Sha1),
             32 => Some(HashKind::Sha256),

@@ -59,12 +59,14 @@ mod tests {
 
     #[test]
     fn names_and_numbers_lead_back() {
-        for number in 0..=8 {
-            let Some(kind) = ObjectKind::from_number(number) else { continue };
+        for number in 1..=4 {
+            let kind = ObjectKind::from_number(number).expect("a kind");
             assert_eq!(kind as u8, number);
             assert_eq!(ObjectKind::from_name(kind.name().as_bytes()), Some(kind));
         }
-        assert_eq!((ObjectKind::from_number(0), ObjectKind::from_number(6)), (None, None));
+        for number in [0, 5, 6, 7, 8] {
+            assert_eq!(ObjectKind::from_number(number), None);
+        }
         assert_eq!(ObjectKind::from_name(b"commit "), None);
     }
 }

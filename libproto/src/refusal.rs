@@ -20,7 +20,7 @@ use crate::wire_error::WireError;
 pub enum Rule {
     /// Deleting it, or changing its history.
     Reference,
-    /// What would be done in this namespace.
+    /// This change to a reference in a protected namespace.
     Namespace,
     /// Creating references in this namespace.
     Creating,
@@ -37,6 +37,15 @@ pub enum Lender {
     Denied,
     /// It may, and nothing is there.
     Absent,
+}
+
+impl fmt::Display for Lender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lender::Denied => "the repository borrows from a repository you may not read",
+            Lender::Absent => "the repository borrows from a repository that is not there",
+        })
+    }
 }
 
 /// Why something was refused.
@@ -58,7 +67,7 @@ pub enum Refusal {
     CurrentBranch,
     /// HEAD names this branch, and its files are there.
     CheckedOut,
-    /// What is to be removed, and was not there for the client, is there.
+    /// The client asks to delete a reference that it says does not exist, and it exists.
     Exists,
     /// A branch can name nothing but a commit.
     NoCommit,
@@ -72,7 +81,7 @@ pub enum Refusal {
     NotFound(ObjectId),
     /// An object that another one needs, or that a reference names, is not there.
     Missing(ObjectId),
-    /// The same where the repository borrows from one that the client may not read.
+    /// The same where the repository borrows: why it does not have what it would borrow.
     Withheld(ObjectId, Lender),
     /// No reference has this name, or more than one.
     NoSuchRef(RefName),
@@ -125,12 +134,10 @@ impl Refusal {
     }
 
     /// Whether the text says which reference or namespace it is about.
-    pub fn names_reference(&self) -> bool {
+    fn names_reference(&self) -> bool {
         matches!(self, Refusal::Protected(..) | Refusal::Hidden(_))
     }
-}
 
-impl Refusal {
     /// The same, about a reference that the text does not name yet.
     #[must_use]
     pub fn about(self, reference: &str) -> Refusal {
@@ -176,8 +183,8 @@ impl Refusal {
         self
     }
 
-    /// The refusal that an error of input or output is, where one came on that way: code that knows
-    /// no other errors calls those who have other reasons.
+    /// The refusal inside an I/O error, if there is one: refusals travel so through code that knows
+    /// only I/O errors.
     pub fn carried_by(error: &std::io::Error) -> Option<&Refusal> {
         error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>())
     }
@@ -244,13 +251,7 @@ impl fmt::Display for Said<'_> {
             ),
             Refusal::NotFound(id) => WireError::NotFound(*id).fmt(f),
             Refusal::Missing(id) => write!(f, "object {id}: missing"),
-            Refusal::Withheld(id, lender) => {
-                let lender = match lender {
-                    Lender::Denied => "you may not read",
-                    Lender::Absent => "that is not there",
-                };
-                write!(f, "object {id}: missing: the repository borrows from a repository {lender}")
-            }
+            Refusal::Withheld(id, lender) => write!(f, "object {id}: missing: {lender}"),
             Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
             Refusal::TooMany(what, most, _) => write!(f, "too many {what}: at most {most}"),
             Refusal::TooSlow => f.write_str("transfer is too slow"),

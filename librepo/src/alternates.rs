@@ -38,6 +38,7 @@ const MAX_LINES: usize = 128;
 /// Components of one line, and its length in bytes: each component costs a step of the walk.
 const MAX_COMPONENTS: usize = 128;
 const MAX_LINE: usize = 4096;
+
 /// Why objects may be missing where alternates were left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withheld {
@@ -45,17 +46,6 @@ pub enum Withheld {
     Refused,
     /// All of it may be, and is not there.
     Absent,
-}
-
-impl Withheld {
-    /// For the client.
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Withheld::Refused => "the repository borrows from a repository you may not read",
-            Withheld::Absent => "the repository borrows from a repository that is not there",
-        }
-    }
 }
 
 /// What may be done with a place that an alternates file names.
@@ -77,9 +67,9 @@ pub trait Lender {
     /// No answer.
     fn ask(&mut self, places: &[Place<'_>]) -> std::result::Result<Vec<Lending>, String>;
 
-    /// Whether this is walked to, by its path as its line has it. The line is anybody's, and the
-    /// walk may lead to what does not answer: a network's file system whose server is gone. A
-    /// process that serves somebody waits there for that one alone.
+    /// Whether to walk to this path, which is as its line in the alternates file has it. Anybody may
+    /// have written that line, and the walk may lead to a file system that never answers. A process
+    /// that serves one client loses only that client, so the default is yes.
     fn is_walked_to(&mut self, _path: &Path) -> bool {
         true
     }

@@ -236,7 +236,7 @@ impl EntryType {
         }
     }
 
-    /// From what [`facts`] told.
+    /// From what [`facts`](crate::mounts::facts) told.
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     pub(crate) fn of_mode(mode: u32) -> EntryType {
         EntryType::of_bits(SFlag::from_bits_truncate(mode as nix::libc::mode_t))

@@ -290,6 +290,23 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
     })
 }
 
+/// The same by fstat(2), where there is nothing else.
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
+    let found = fstat(directory)?;
+    Ok(Facts {
+        uid: found.st_uid,
+        gid: found.st_gid,
+        mode: found.st_mode as u32,
+        device: found.st_dev as u64,
+        inode: found.st_ino as u64,
+        born: 0,
+        mount: None,
+        unique: false,
+    })
+}
+
 /// For statx(2), since Linux 6.8: an older kernel does not look at this bit.
 #[cfg(target_os = "linux")]
 const STATX_MNT_ID_UNIQUE: nix::libc::c_uint = 0x4000;
@@ -406,21 +423,4 @@ fn statmount(mount: u64, wanted: u64) -> Result<Statmount, Errno> {
         unsafe { libc::syscall(SYS_STATMOUNT, request.as_ptr(), answer.0.as_mut_ptr(), room, no_flags) };
     Errno::result(done)?;
     Ok(answer)
-}
-
-/// The same by fstat(2), where there is nothing else.
-#[cfg(not(target_os = "linux"))]
-#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
-pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
-    let found = fstat(directory)?;
-    Ok(Facts {
-        uid: found.st_uid,
-        gid: found.st_gid,
-        mode: found.st_mode as u32,
-        device: found.st_dev as u64,
-        inode: found.st_ino as u64,
-        born: 0,
-        mount: None,
-        unique: false,
-    })
 }

@@ -326,7 +326,8 @@ impl Walked {
         self.look().at(&self.directory, name).ok()
     }
 
-    /// The same for later.
+    /// How entries of this directory are opened: anywhere, or only on its own mount where others may
+    /// have mounted something.
     #[must_use]
     pub fn look(&self) -> Look {
         Look::only(self.foreign.is_some().then_some(self.mount))

@@ -33,15 +33,6 @@ const LARGEST: usize = 3 << 20;
 /// spent on it.
 const MAX_RATIO: u64 = 1040;
 
-/// No object where it, or what it is built upon, is larger than the caller wants.
-fn within(read: Result<Object>) -> Result<Option<Object>> {
-    match read {
-        Err(Error::ObjectTooLarge(..) | Error::EntryTooLarge(..)) => Ok(None),
-        Err(Error::CorruptEntry(_, _, delta_apply::TOO_LARGE)) => Ok(None),
-        read => read.map(Some),
-    }
-}
-
 /// Bytes of content that are handed out at a time.
 const PIECE: u64 = 128 << 10;
 /// Bytes of memory for an object that is given in pieces, beside its deltas.
@@ -324,7 +315,7 @@ impl<'s> Reader<'s> {
         object.data.chunks(PIECE as usize).try_for_each(|piece| out(Piece::Content(piece)))
     }
 
-    /// ObjectKind and size in bytes of an object; `None` if it is not here. Reads only headers.
+    /// Kind and size in bytes of an object; `None` if it is not here. Reads only headers.
     pub fn header(&mut self, id: &ObjectId) -> Result<Option<(ObjectKind, u64)>> {
         match self.store.locate(id) {
             Some(at) => self.header_at(at, id),
@@ -362,7 +353,7 @@ impl<'s> Reader<'s> {
         Err(pack.corrupt(offset, "delta chain too long"))
     }
 
-    /// ObjectKind and size in bytes of a packed object.
+    /// Kind and size in bytes of a packed object.
     pub fn header_packed(&mut self, pack_number: u32, offset: u64) -> Result<(ObjectKind, u64)> {
         let pack = self.pack(pack_number)?;
         let entry = pack.entry(offset)?;
@@ -536,6 +527,15 @@ fn stream(
             _ if used == 0 && got == 0 => return Err(corrupt("compressed data cut short")),
             _ => {}
         }
+    }
+}
+
+/// No object where it, or what it is built upon, is larger than the caller wants.
+fn within(read: Result<Object>) -> Result<Option<Object>> {
+    match read {
+        Err(Error::ObjectTooLarge(..) | Error::EntryTooLarge(..)) => Ok(None),
+        Err(Error::CorruptEntry(_, _, delta_apply::TOO_LARGE)) => Ok(None),
+        read => read.map(Some),
     }
 }
 

@@ -16,7 +16,7 @@ pub mod compare;
 pub mod daemon;
 pub mod ground;
 pub mod history;
-pub mod neighbours;
+mod neighbours;
 pub mod others;
 pub mod own_process;
 pub mod pkt;

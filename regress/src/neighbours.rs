@@ -5,7 +5,7 @@
 //! others have dropped theirs and lets no other begin before its end.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ struct House {
     waiting: usize,
 }
 
-static HOUSE: Mutex<Option<House>> = Mutex::new(None);
+static HOUSE: LazyLock<Mutex<House>> = LazyLock::new(Mutex::default);
 static CHANGED: Condvar = Condvar::new();
 
 /// A test at work, for as long as this lives.
@@ -32,28 +32,27 @@ pub struct Presence {
     alone: bool,
 }
 
-fn house() -> MutexGuard<'static, Option<House>> {
+fn house() -> MutexGuard<'static, House> {
     HOUSE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `done`, and marks the present thread as one at work.
+/// Waits until `may` agrees, and counts the present thread as one that is at work.
 fn enter(alone: bool, may: impl Fn(&House, ThreadId) -> bool) -> Presence {
     let thread = std::thread::current().id();
     let end = Instant::now() + LONGEST;
     let mut guard = house();
-    guard.get_or_insert_default().waiting += usize::from(alone);
-    while !may(guard.get_or_insert_default(), thread) {
+    guard.waiting += usize::from(alone);
+    while !may(&guard, thread) {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            guard.get_or_insert_default().waiting -= usize::from(alone);
+            guard.waiting -= usize::from(alone);
             panic!("another test does not end");
         }
         guard = CHANGED.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
     }
-    let house = guard.get_or_insert_default();
-    house.waiting -= usize::from(alone);
-    house.alone |= alone;
-    *house.sites.entry(thread).or_default() += 1;
+    guard.waiting -= usize::from(alone);
+    guard.alone |= alone;
+    *guard.sites.entry(thread).or_default() += 1;
     Presence { thread, alone }
 }
 
@@ -69,8 +68,7 @@ pub fn alone() -> Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let mut guard = house();
-        let house = guard.get_or_insert_default();
+        let mut house = house();
         house.alone &= !self.alone;
         if let Some(sites) = house.sites.get_mut(&self.thread) {
             *sites -= 1;
@@ -97,8 +95,8 @@ mod tests {
                     let _first = if alone { super::alone() } else { super::beside_others() };
                     let before = at_work.fetch_add(1, Ordering::SeqCst);
                     assert!(!alone || before == 0, "{before} neighbours");
-                    // One who waits to be alone does not keep others from what they need to come to
-                    // their end.
+                    // A thread that waits to be alone does not hold up a thread that has a site and
+                    // needs another one.
                     let _second = super::beside_others();
                     std::thread::sleep(std::time::Duration::from_millis(10));
                     let left = at_work.fetch_sub(1, Ordering::SeqCst);

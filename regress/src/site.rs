@@ -82,6 +82,18 @@ impl Site {
         path
     }
 
+    /// What git is given for ssh: it runs gotsh as sshd's forced command for this user of an account
+    /// does. The script's name is `ssh-` and that of the user.
+    pub fn ssh_as(&self, user: &str) -> PathBuf {
+        let text = format!(
+            "#!/bin/sh\nwhile [ \"${{1#-}}\" != \"$1\" ]; do shift 2; done\n\
+             GOTD_UNIX_SOCKET=\"{}\" SSH_ORIGINAL_COMMAND=\"$2\" exec \"{}\" --user {user}\n",
+            self.socket().display(),
+            crate::binaries().join("gotsh").display()
+        );
+        self.script(&format!("ssh-{user}"), &text)
+    }
+
     /// A program with a clean environment.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());

@@ -275,7 +275,7 @@ pub fn make_account(name: &str, shell: &Path, home: &Path) {
 }
 
 /// Removes an account that [`make_account`] made.
-pub fn remove_account(name: &str) {
+fn remove_account(name: &str) {
     let _one_at_a_time = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let _ = run(Command::new("userdel").arg(name), b"", 30);
 }

@@ -42,8 +42,8 @@ impl Lender<'_> {
 
 /// The blocks that an objects directory belongs to: those with the longest place that contains it.
 pub fn lenders<'t>(table: &'t Table, objects: &Path) -> Vec<Lender<'t>> {
-    // Of a repository all that is ever read: not what lies elsewhere in it, a push that is not
-    // decided for one.
+    // Only the `objects` directory of a repository is lent. Other directories in it are not, such as
+    // the quarantine of a push.
     let Some(repository) = objects.parent().filter(|_| objects.ends_with("objects")) else {
         return Vec::new();
     };

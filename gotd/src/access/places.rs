@@ -5,13 +5,11 @@
 //!
 //! Inodes are a second opinion, which can only refuse: see [`Recorded`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use libproto::message::parent::{DirectoryId, OwnDirectory};
-use librepo::place::{self, Stopped, Trust, Why};
 
 use crate::conf::model::Repository;
 
@@ -86,25 +84,6 @@ impl Recorded {
     }
 }
 
-/// Opens directories for a sandbox's rules. Of one that is not there yet the part that is, so that
-/// it can be reached when it has come; but never all of the file system. One that is refused for
-/// another reason gets nothing: a user's link or file system in its place would else open what is
-/// around it, the homes of all others.
-pub fn visible(paths: &[PathBuf]) -> BTreeMap<PathBuf, OwnedFd> {
-    let trust = Trust::of_process();
-    let walk = |path: &PathBuf| match place::walk(path, trust) {
-        Ok(walked) => Some(walked),
-        Err(Stopped { exists, why: Why::Absent, .. }) => place::walk(&exists, trust).ok(),
-        Err(_) => None,
-    };
-    paths
-        .iter()
-        .filter_map(walk)
-        .filter(|walked| walked.path.parent().is_some())
-        .map(|walked| (walked.path, walked.directory))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,24 +118,6 @@ mod tests {
             ("", &[]),
         ] {
             assert_eq!(places.of(Path::new(walked)), expected, "{walked}");
-        }
-    }
-
-    #[test]
-    fn what_is_around_a_place_is_visible_only_while_the_place_is_absent() {
-        let temp = tempfile::tempdir().expect("a directory");
-        // Others may change it, so that no link is followed there.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        std::fs::set_permissions(temp.path(), mode).expect("changes a mode");
-        let top = temp.path().canonicalize().expect("is there");
-        std::fs::create_dir_all(top.join("home/a")).expect("makes");
-        std::fs::write(top.join("home/file"), "").expect("writes");
-        std::os::unix::fs::symlink("a", top.join("home/link")).expect("links");
-        let seen = |name: &str| visible(&[top.join(name)]).into_keys().collect::<Vec<_>>();
-        assert_eq!(seen("home/a"), [top.join("home/a")]);
-        assert_eq!(seen("home/b/c"), [top.join("home")]);
-        for refused in ["home/link", "home/link/x", "home/file/x"] {
-            assert!(seen(refused).is_empty(), "{refused}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! What is answered from the configuration alone, without the daemon: by gotctl, and by `gotd -n`.
+//! What is answered from the configuration and the file system, without the daemon: by gotctl, and
+//! by `gotd -n`.
 
 pub mod authorized;
 pub mod check;

@@ -68,8 +68,8 @@ pub fn read_only(path: &str) -> Parsed {
     parse(path, &mut files)
 }
 
-/// The same as [`files`], with users and groups from elsewhere.
-pub fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService) -> Loaded {
+/// The same as [`load`], with users and groups from elsewhere.
+fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService) -> Loaded {
     let mut files = Files { main: path, warnings: Vec::new() };
     let parsed = parse(path, &mut files);
     let (mut config, mut errors, mut warnings) = (parsed.config, parsed.errors, parsed.warnings);

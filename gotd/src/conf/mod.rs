@@ -1,8 +1,8 @@
 //! gotd.conf(5): its text, its typed form, and the small items in which the typed form travels.
 //!
-//! Architecture invariant: nothing here asks the system for a name or knows a process, and only
-//! [`files`] opens files. Text comes from a [`source::Loader`], names are resolved by a
-//! [`resolve::NameService`]; role `config` brings both. The grammar is the one of Game of Trees'
+//! Architecture invariant: [`files`] alone meets the system: it opens files and asks for names.
+//! Nothing else here does, and nothing knows a process. Text comes from a [`source::Loader`], names
+//! are resolved by a [`resolve::NameService`]. The grammar is the one of Game of Trees'
 //! gotd.conf and a superset of it: a file written for C gotd means the same here. gotd.conf(5) in
 //! `man/` is the specification.
 

@@ -360,17 +360,6 @@ pub struct Protection {
     pub at: Position,
 }
 
-impl Protection {
-    /// Whether this is about the reference with that name.
-    pub fn covers(&self, reference: &[u8]) -> bool {
-        if self.kind.is_namespace() {
-            reference.starts_with(self.name.as_bytes())
-        } else {
-            reference == self.name.as_bytes()
-        }
-    }
-}
-
 /// `hide namespace`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hidden {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A place in the configuration: which of [`Config::files`](super::model::Config::files), and line and column counted from 1. A
-/// line of 0 is no place (a default).
+/// A place in the configuration: which of [`Config::files`](super::model::Config::files), and line
+/// and column counted from 1. A line of 0 is no place (a default).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Index into [`Config::files`](super::model::Config::files).

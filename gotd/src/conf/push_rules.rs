@@ -25,6 +25,7 @@ pub fn of(config: &Config, block: &Repository) -> PushRules {
 mod tests {
     use libproto::codec;
     use libproto::limits::Limit;
+    use libproto::message::rules::ProtectionKind;
 
     use super::*;
     use crate::conf::parse;
@@ -34,7 +35,8 @@ mod tests {
     fn what_a_block_says_travels() {
         let text = concat!(
             "limit pack size 5M\nrepository \"r\" {\n path \"/r\"\n",
-            "protect branch main\nfsck ignore hasDotgit\nreflog\nlimit blob size 1M\n}\n"
+            "protect branch main\nhide namespace refs/pull\nfsck ignore hasDotgit\nreflog\n",
+            "limit blob size 1M\n}\n"
         );
         let parsed = parse("f", &mut Texts::one("f", text));
         assert_eq!(parsed.errors, []);
@@ -45,5 +47,8 @@ mod tests {
         assert_eq!(rules.limit(Limit::PackSize), 5 << 20);
         assert_eq!(rules.limit(Limit::BlobSize), 1 << 20);
         assert!(rules.fsck && rules.reflog);
+        assert_eq!(rules.protections, [(ProtectionKind::Branch, "refs/heads/main".to_owned())]);
+        assert_eq!(rules.hidden, ["refs/pull/"]);
+        assert_eq!(rules.tolerated, ["hasDotgit"]);
     }
 }

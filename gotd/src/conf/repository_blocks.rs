@@ -1,7 +1,7 @@
 //! The grammar of `repository` and `repositories` blocks.
 
-pub use libproto::message::rules::FSCK_KINDS;
 use libproto::message::rules::HIDDEN_MAX;
+pub use libproto::message::rules::{ALL_REFERENCES, FSCK_KINDS};
 use libproto::names::RepoName;
 
 use super::keywords::{either, nearest};
@@ -14,8 +14,6 @@ use super::model::{
 };
 use super::parser::{LimitItem, Outcome, Parser, REPOSITORIES_MAX, RULES_MAX, Skip, Word};
 
-/// The namespace that every reference is in.
-pub const ALL_REFERENCES: &str = "refs/";
 /// Most entries of one kind (protections, hidden namespaces, targets) in one repository.
 pub const ENTRIES_MAX: usize = 10_000;
 
@@ -329,28 +327,24 @@ impl Parser<'_> {
 
     /// What a block borrows from must be known. Only when all blocks were read that can be said.
     pub(super) fn check_borrows(&mut self) {
-        let unknown = |name: &RepoName| {
+        // The block that a repository belongs to, by its name: its own, else that of the longest prefix.
+        let block_of = |name: &RepoName| {
             let whole = name.as_bytes();
-            let cuts = whole.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at + 1);
-            let mut prefixes = cuts.map(|end| &whole[..end]).chain([b"/".as_slice()]);
             let all = [whole, b"/"].concat();
-            !self.repository_names.contains_key(name.without_suffix())
-                && !self.repository_names.contains_key(&all)
-                && !prefixes.any(|prefix| self.repository_names.contains_key(prefix))
+            let cuts = whole.iter().enumerate().rev().filter(|&(_, &byte)| byte == b'/');
+            let prefixes = cuts.map(|(at, _)| &whole[..=at]).chain([b"/".as_slice()]);
+            let mut keys = [name.without_suffix(), all.as_slice()].into_iter().chain(prefixes);
+            let index = keys.find_map(|key| self.repository_names.get(key))?;
+            self.config.repositories.get(*index)
         };
-        let borrows = self.config.repositories.iter().flat_map(|block| &block.borrows);
-        let unknown: Vec<Borrow> = borrows.filter(|borrow| unknown(&borrow.name)).cloned().collect();
+        let borrows = || self.config.repositories.iter().flat_map(|block| &block.borrows);
+        let unknown: Vec<Borrow> =
+            borrows().filter(|borrow| block_of(&borrow.name).is_none()).cloned().collect();
+        let hides = |name: &RepoName| block_of(name).is_some_and(|block| !block.hidden.is_empty());
+        let hiding: Vec<Borrow> = borrows().filter(|borrow| hides(&borrow.name)).cloned().collect();
         for Borrow { name, at } in unknown {
             self.error_at(at, format!("{name}: no block of this configuration has this repository"));
         }
-        let hiding: Vec<Borrow> = self
-            .config
-            .repositories
-            .iter()
-            .flat_map(|block| &block.borrows)
-            .filter(|borrow| self.hides(&borrow.name))
-            .cloned()
-            .collect();
         for Borrow { name, at } in hiding {
             let text = format!(
                 "\"borrow\" and the \"hide namespace\" of \"{name}\" contradict each other: with the former, what is \
@@ -358,29 +352,6 @@ impl Parser<'_> {
             );
             self.error_at(at, text);
         }
-    }
-
-    /// Whether the block that a repository belongs to, by its name, hides something.
-    fn hides(&self, name: &RepoName) -> bool {
-        let is = |block: &&Repository| match (&block.name, block.kind) {
-            (Some(own), RepositoryKind::One) => own.without_suffix() == name.without_suffix(),
-            (Some(prefix), RepositoryKind::Below { .. }) => name
-                .as_bytes()
-                .strip_prefix(prefix.as_bytes())
-                .is_some_and(|rest| matches!(rest.first(), None | Some(b'/'))),
-            (None, RepositoryKind::Below { .. }) => true,
-            (None, RepositoryKind::One) => false,
-        };
-        // One of its own comes first, then the longest prefix.
-        let rank = |block: &&Repository| {
-            (block.kind == RepositoryKind::One, block.name.as_ref().map_or(0, |name| name.as_bytes().len()))
-        };
-        self.config
-            .repositories
-            .iter()
-            .filter(is)
-            .max_by_key(rank)
-            .is_some_and(|block| !block.hidden.is_empty())
     }
 
     fn fsck_item(&mut self, block: &mut Repository) -> Outcome {

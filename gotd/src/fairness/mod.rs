@@ -7,19 +7,16 @@
 //! single /64 may.
 //!
 //! **When all places are taken** and somebody new comes:
-//! 1. Only connections that nothing is lost with can be ended: those that have not sent their
-//!    request, those that wait
-//!    for a session or the beginning of its answer, and the slow ones: their peer takes less than the minimum rate of
-//!    what it is owed, or is owed nothing, takes nothing and sends less than that. Any other is never ended.
+//! 1. Only connections with which nothing is lost can be ended: those that have not sent their
+//!    request, those that wait for a session or for the beginning of its answer, and slow ones. A
+//!    peer is slow if it takes less than the minimum rate of what it is owed, or if it is owed
+//!    nothing, takes nothing and sends less than that. No other connection is ended.
 //! 2. Of these the one whose network has most connections gives way: the IPv4 address or /48 with
-//!    most of them first, in
-//!    it the /56, in that the /64.
+//!    most of them first, in it the /56, in that the /64.
 //! 3. Within one network: first who has not sent a request, the longest silent one; then who waits,
-//!    the last one to
-//!    come; then the slow ones.
+//!    the last one to come; then the slow ones.
 //! 4. The newcomer is counted too. If its network would have more than that of the one to give way,
-//!    the newcomer is
-//!    refused; if they are equal, only a silent one gives way to it.
+//!    the newcomer is refused; if they are equal, only a silent one gives way to it.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

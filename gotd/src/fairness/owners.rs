@@ -1,8 +1,8 @@
 //! Whom a subordinate uid counts as.
 //!
 //! Whoever has a line in subuid(5) may take its uids for processes of a container, 65,536 of them
-//! by default, without asking anybody. Were each counted as a user, one user had as many parts of
-//! everything as they have uids. So a uid in such a range counts as the owner of the range. What it
+//! by default, without asking anybody. If each uid counted as a user, one user would have a
+//! user's share for each of them. So a uid in such a range counts as the owner of the range. What it
 //! may read and write is decided by the uid itself.
 
 use libproto::message::parent::UidRange;

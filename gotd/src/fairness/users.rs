@@ -4,19 +4,16 @@
 //!    refused.
 //! 2. A uid gets at most so many new sessions a second. Connections beyond that are not refused,
 //!    they wait.
-//! 3. Of those that wait the next one is of the uid with the fewest sessions; of those with as
-//!    many, who has waited
-//!    longest.
-//! 4. When more wait than may, the uid that has most of them gives way with the one that came last.
-//!    The newcomer is
-//!    counted too, so that of equals the newcomer is refused.
+//! 3. The next connection served is that of the uid with the fewest sessions; on a tie, the one that
+//!    has waited longest.
+//! 4. When too many wait, the uid with most waiting loses its newest. The newcomer is counted too,
+//!    so of equals the newcomer is refused.
 //! 5. The uid of a shared account stands for many people, who are told apart when they have said
-//!    their names. It has no
-//!    number, no rate and no share of its own here; among those that wait each of its connections is like one of a uid
-//!    without sessions. Root has no rate.
+//!    their names. It has no number, no rate and no share of its own here; among those that wait
+//!    each of its connections is like one of a uid without sessions. Root has no rate.
 //! 6. All accounts together get at most three quarters of the sessions, and of the places of the
-//!    line, while other uids
-//!    want more than the rest: one person of an account could else keep everybody waiting.
+//!    line, while other uids want more than the rest: one person of an account could else keep
+//!    everybody waiting.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -43,10 +40,10 @@ impl PerUser {
     }
 }
 
-/// So many sessions of accounts begin in a row while another uid waits, and so many quarters of the
-/// line are theirs.
+/// Sessions of accounts that may begin in a row while another uid waits; also the quarters of the
+/// line that accounts may fill.
 const ACCOUNTS: usize = 3;
-/// Of so many.
+/// The parts that the line is divided into.
 const PARTS: usize = 4;
 
 /// A connection that waits for a session.

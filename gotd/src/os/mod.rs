@@ -10,4 +10,5 @@ pub mod musl_mem;
 pub mod passwd;
 pub mod spawn;
 pub mod system;
+pub mod to_parent;
 pub mod watchdog;

@@ -15,7 +15,8 @@ use libproto::message::parent::{
     RepoToParent,
 };
 use libproto::names::escape;
-use librepo::alternates::{self, Alternates, Lender, Lending, Place};
+use libproto::refusal;
+use librepo::alternates::{self, Alternates, Lender, Lending, Place, Withheld};
 use librepo::place::Trust;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -33,6 +34,14 @@ const _: () = assert!(
 );
 /// Most warnings about alternates in one log line.
 const WARNINGS: usize = 16;
+
+/// Why alternates were left out, as a client is told.
+pub fn lender(withheld: Withheld) -> refusal::Lender {
+    match withheld {
+        Withheld::Refused => refusal::Lender::Denied,
+        Withheld::Absent => refusal::Lender::Absent,
+    }
+}
 /// Most characters of one: a path of any length is the repository's, and all of the report is one
 /// message.
 const WARNING: usize = 300;

@@ -52,7 +52,7 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
     };
     opened::announce(parent, found.directory.as_fd(), repository.hash())?;
     #[cfg(feature = "escapes")]
-    crate::escapes::attempt("settings", WORK);
+    crate::escapes::attempt("describe", WORK);
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
     let fs = Fs::new(directory, repository.config().shared).within(found.look);
     let done = match &serve.task {

@@ -1,5 +1,6 @@
 //! Finds the repository of an address, and says what a repository is.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -77,6 +78,14 @@ pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
     }
 }
 
+/// Why there is no such directory or repository, for the log; `absent` is said where nothing is there.
+pub fn why_absent(error: OpenError, absent: &str) -> String {
+    match error {
+        OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
+        OpenError::NotFound | OpenError::NotExported => absent.to_owned(),
+    }
+}
+
 /// Follows a name component by component, never through a symbolic link, never into a repository.
 fn descend(root: &Walked, name: &[u8]) -> Result<Option<Walked>, OpenError> {
     let mut at = root.try_clone().map_err(|e| OpenError::Unusable(e.to_string()))?;
@@ -140,4 +149,46 @@ fn is_repository(directory: &Walked) -> bool {
         && is("refs", EntryType::Dir)
         && (is("HEAD", EntryType::File) || is("HEAD", EntryType::Symlink))
         && !is("commondir", EntryType::File)
+}
+
+/// Opens directories for a sandbox's rules. Of one that is not there yet the part that is, so that
+/// it can be reached when it has come; but never all of the file system. One that is refused for
+/// another reason gets nothing: a user's link or file system in its place would else open what is
+/// around it, the homes of all others.
+pub fn visible(paths: &[PathBuf]) -> BTreeMap<PathBuf, OwnedFd> {
+    let trust = Trust::of_process();
+    let walk = |path: &PathBuf| match place::walk(path, trust) {
+        Ok(walked) => Some(walked),
+        Err(Stopped { exists, why: Why::Absent, .. }) => place::walk(&exists, trust).ok(),
+        Err(_) => None,
+    };
+    paths
+        .iter()
+        .filter_map(walk)
+        .filter(|walked| walked.path.parent().is_some())
+        .map(|walked| (walked.path, walked.directory))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_around_a_place_is_visible_only_while_the_place_is_absent() {
+        let temp = tempfile::tempdir().expect("a directory");
+        // Others may change it, so that no link is followed there.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(temp.path(), mode).expect("changes a mode");
+        let top = temp.path().canonicalize().expect("is there");
+        std::fs::create_dir_all(top.join("home/a")).expect("makes");
+        std::fs::write(top.join("home/file"), "").expect("writes");
+        std::os::unix::fs::symlink("a", top.join("home/link")).expect("links");
+        let seen = |name: &str| visible(&[top.join(name)]).into_keys().collect::<Vec<_>>();
+        assert_eq!(seen("home/a"), [top.join("home/a")]);
+        assert_eq!(seen("home/b/c"), [top.join("home")]);
+        for refused in ["home/link", "home/link/x", "home/file/x"] {
+            assert!(seen(refused).is_empty(), "{refused}");
+        }
+    }
 }

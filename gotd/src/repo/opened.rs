@@ -9,7 +9,7 @@ use librepo::alternates::Alternate;
 use librepo::repository::{Options, Repository};
 use libsandbox::{Enforcement, Limits, Promises, Stage, Visible};
 
-use crate::os::system;
+use crate::os::{system, to_parent};
 use crate::repo::find::Found;
 
 /// The link to the parent.
@@ -31,9 +31,7 @@ pub fn failed(parent: &Parent, error: OpenError) -> Result<(), String> {
 
 /// A repository process without a parent has nothing left to do.
 pub fn send(parent: &Parent, message: &RepoToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
+    to_parent::say(parent, 0, message);
 }
 
 /// Tells the parent what was found and waits for its word that this is the right one.

@@ -17,21 +17,18 @@ use libproto::message::parent::{
     Access, Build, FoundAt, ListenToSession, OpenError, ParentToRepo, RepoReport, RepoStart, RepoToParent,
     Serve, Task,
 };
-use libproto::message::repo::{Refusal, RepoToSession};
+use libproto::message::repo::RepoToSession;
+use libproto::refusal::Refusal;
 use librepo::beneath::EntryType;
 use librepo::checked::{Checked, Seal};
 use librepo::repository::{Opening, Options};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 
-use crate::access::places;
 use crate::os::system;
 use crate::os::watchdog::{self, Words};
-use crate::repo::borrowing;
-use crate::repo::describe;
-use crate::repo::find::{Found, find};
+use crate::repo::find::{self, Found};
 use crate::repo::opened::{Parent, await_go, failed, narrow, send, tell};
-use crate::repo::read;
-use crate::repo::write;
+use crate::repo::{borrowing, describe, read, write};
 use crate::session::pipes::Output;
 
 /// While waiting.
@@ -88,7 +85,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         _ => system::exit_now(0),
     };
     let granted: Vec<PathBuf> = start.granted.iter().map(|path| OsStr::from_bytes(path).into()).collect();
-    let granted = places::visible(&granted);
+    let granted = find::visible(&granted);
     let visible: Vec<Visible<'_>> =
         granted.iter().map(|(path, dir)| Visible::opened(dir.as_fd(), path, access)).collect();
     if start.strangers {
@@ -115,7 +112,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         Access::Write => system::set_name(c"repo_write"),
     }
     let found = loop {
-        match find(&serve.repository) {
+        match find::find(&serve.repository) {
             Ok(found) => break found,
             Err(OpenError::NotFound) if is_made(&parent) => {}
             Err(OpenError::NotFound) => return Ok(()),
@@ -237,7 +234,7 @@ fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), 
         |refusal: Refusal| channel::encode(0, 0, &RepoToSession::Refused(refusal)).unwrap_or_default();
     let spent = RepoReport {
         refusal: Some(cpu.clone()),
-        negotiated: u32::try_from(allowed.as_millis()).unwrap_or(u32::MAX),
+        negotiated: read::budget::milliseconds(allowed),
         ..RepoReport::default()
     };
     let spent = channel::encode(0, 0, &RepoToParent::Finished(spent)).unwrap_or_default();

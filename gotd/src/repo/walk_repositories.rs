@@ -2,15 +2,18 @@
 //!
 //! Links are not followed, and what no request can name is passed over.
 
-use crate::repo::find::{Found, repository_at};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::io::ErrorKind::PermissionDenied;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use libproto::names::RepoName;
+use librepo::Error;
 use librepo::beneath::{Dir, EntryType};
 use librepo::place::Walked;
+
+use crate::repo::find::{Found, repository_at};
 
 /// Directories within each other that are looked into.
 const MOST_LEVELS: usize = 9;
@@ -37,7 +40,7 @@ pub struct Most {
 }
 
 impl Most {
-    /// Whether there was more.
+    /// Whether a bound was reached: there may be more.
     pub fn is_used_up(self) -> bool {
         self.directories == 0 || self.names == 0
     }
@@ -48,7 +51,7 @@ pub fn each_repository(root: &Walked, wanted: &mut dyn FnMut(Below) -> bool) -> 
     each_repository_of(root, &mut Most { directories: usize::MAX, names: usize::MAX }, wanted)
 }
 
-/// The same, where nobody else ends it who takes too long.
+/// The same with bounds, for a caller that no watchdog ends.
 pub fn each_repository_of(root: &Walked, most: &mut Most, wanted: &mut dyn FnMut(Below) -> bool) -> bool {
     let mut walk = Walk { wanted, most, going: true, whole: true };
     walk.directory(root, b"", MOST_LEVELS);
@@ -70,7 +73,12 @@ impl Walk<'_> {
         let dir = Dir::within(copy, PathBuf::from(OsStr::from_bytes(prefix)), directory.look());
         let room = self.most.names.min(MOST_ENTRIES);
         let entries = dir.entries(room);
-        self.most.names -= entries.as_ref().map_or(room, Vec::len);
+        self.most.names -= match &entries {
+            Ok(entries) => entries.len(),
+            // It was not opened, and costs nothing.
+            Err(Error::Open(_, e) | Error::Read(_, e)) if e.kind() == PermissionDenied => 0,
+            Err(_) => room,
+        };
         let Ok(entries) = entries else { return self.whole = false };
         let names: BTreeSet<Vec<u8>> =
             entries.into_iter().filter(|(_, kind)| *kind == EntryType::Dir).map(|(name, _)| name).collect();

@@ -28,6 +28,7 @@ use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
 use crate::conf::push_rules;
 use crate::os::system;
+use crate::os::to_parent::say;
 
 /// Nothing but its channel.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
@@ -101,12 +102,6 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 say(&parent, received.peer, &AuthToParent::Lent(lent));
             }
         }
-    }
-}
-
-fn say(parent: &Parent, peer: u64, message: &AuthToParent) {
-    if parent.send(0, peer, message).is_err() {
-        system::exit_now(1);
     }
 }
 

@@ -19,6 +19,7 @@ use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible}
 
 use crate::conf::items::{self, Audience};
 use crate::os::system;
+use crate::os::to_parent::say;
 
 /// Reading files, and the system's users and groups.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);
@@ -42,7 +43,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     let stage = Stage { promises: WORK, paths: Some(&visible), limits, enforcement: Enforcement::BestEffort };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);
-    say(&parent, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
+    say(&parent, 0, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
     let (load, check) = match parent.recv() {
         Ok(Received { message: ParentToConfig::Load(load), .. }) => (load, false),
         Ok(Received { message: ParentToConfig::Check(load), .. }) => (load, true),
@@ -56,36 +57,30 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
         loaded.warnings.truncate(WARNINGS_MAX);
     }
     for note in &loaded.notes {
-        say(&parent, &ConfigToParent::Note(bounded(note.as_note())));
+        say(&parent, 0, &ConfigToParent::Note(bounded(note.as_note())));
     }
     for warning in &loaded.warnings {
-        say(&parent, &ConfigToParent::Warning(bounded(warning.as_warning())));
+        say(&parent, 0, &ConfigToParent::Warning(bounded(warning.as_warning())));
     }
     for error in &loaded.errors {
-        say(&parent, &ConfigToParent::Error(bounded(error.to_string())));
+        say(&parent, 0, &ConfigToParent::Error(bounded(error.to_string())));
     }
     let good = loaded.errors.is_empty();
     if good {
         let mut sink = |batch| -> Result<(), CodecError> {
-            say(&parent, &ConfigToParent::Item(batch));
+            say(&parent, 0, &ConfigToParent::Item(batch));
             Ok(())
         };
         items::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
         for blocks in loaded.directories.chunks(OWN_BLOCKS_MAX) {
-            say(&parent, &ConfigToParent::OwnBlocks(blocks.to_vec()));
+            say(&parent, 0, &ConfigToParent::OwnBlocks(blocks.to_vec()));
         }
     }
-    say(&parent, &ConfigToParent::End(good));
+    say(&parent, 0, &ConfigToParent::End(good));
     Ok(())
 }
 
 fn bounded(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(TEXT_MAX));
     text
-}
-
-fn say(parent: &Parent, message: &ConfigToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
 }

@@ -32,9 +32,9 @@ use nix::unistd::geteuid;
 use crate::conf::limits::Limit;
 use crate::os::free_space::check_reserve;
 use crate::os::system;
+use crate::os::to_parent::say;
 use crate::repo::find::{self, is_in_repository};
 use crate::repo::made_by;
-use crate::roles::list::why_absent;
 
 /// From the first message on.
 pub const WORK: Promises =
@@ -66,7 +66,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         Ok(Received { message: ParentToCreate::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let root = find::root(&start.path, &start.place).map_err(why_absent)?;
+    let root = find::root(&start.path, &start.place).map_err(|e| find::why_absent(e, "no such directory"))?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ_WRITE_CREATE)];
     let limits = Limits { fsize: Some(FILE_SIZE), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
@@ -74,16 +74,10 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("create", WORK);
     umask(Mode::from_bits_truncate(0o022));
-    say(&parent, &CreateToParent::Hello(Build { id: crate::BUILD.into() }));
+    say(&parent, 0, &CreateToParent::Hello(Build { id: crate::BUILD.into() }));
     let done = make(&root, &start).unwrap_or_else(Created::Failed);
-    say(&parent, &CreateToParent::Done(done));
+    say(&parent, 0, &CreateToParent::Done(done));
     Ok(())
-}
-
-fn say(parent: &Parent, message: &CreateToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
 }
 
 /// Makes the repository below `root`. An error is for the client, and names nothing outside of

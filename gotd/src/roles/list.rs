@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use libproto::channel::{Channel, Received};
 use libproto::message::parent::{
-    Build, DIRECTORY_BYTES, ListStart, ListToParent, ListedRepository, MOST_LISTED, OpenError, ParentToList,
-    SEEN_MAX,
+    Build, DIRECTORY_BYTES, ListStart, ListToParent, ListedRepository, MOST_LISTED, ParentToList, SEEN_MAX,
 };
 use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
 
 use crate::os::system;
+use crate::os::to_parent::say;
 use crate::repo::find;
 use crate::repo::walk_repositories::{Below, each_repository};
 
@@ -38,33 +38,19 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
 }
 
 fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), String> {
-    let root = find::root(&start.path, &start.place).map_err(why_absent)?;
+    let root = find::root(&start.path, &start.place).map_err(|e| find::why_absent(e, "no such directory"))?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ)];
     let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("list", WORK);
-    say(parent, &ListToParent::Hello(Build { id: crate::BUILD.into() }));
+    say(parent, 0, &ListToParent::Hello(Build { id: crate::BUILD.into() }));
     let mut names = Names { parent, batch: Vec::new(), bytes: 0, left: MOST_LISTED };
     let whole = each_repository(&root, &mut |below| names.found(below));
     names.flush();
-    say(parent, &ListToParent::Done(whole));
+    say(parent, 0, &ListToParent::Done(whole));
     Ok(())
-}
-
-/// Why there is nothing to list, for the log.
-pub fn why_absent(error: OpenError) -> String {
-    match error {
-        OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
-        OpenError::NotFound | OpenError::NotExported => "no such directory".into(),
-    }
-}
-
-fn say(parent: &Parent, message: &ListToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
 }
 
 /// What is told.
@@ -81,7 +67,7 @@ impl Names<'_> {
     fn flush(&mut self) {
         self.bytes = 0;
         if !self.batch.is_empty() {
-            say(self.parent, &ListToParent::Names(std::mem::take(&mut self.batch)));
+            say(self.parent, 0, &ListToParent::Names(std::mem::take(&mut self.batch)));
         }
     }
 

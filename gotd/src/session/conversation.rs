@@ -10,7 +10,7 @@ use libproto::pktline;
 use libproto::refusal::Refusal;
 use libsandbox::{Promise, Promises};
 
-use crate::os::system;
+use crate::os::to_parent;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::session::pipes::{Input, Output};
 
@@ -107,7 +107,5 @@ pub(crate) fn words_for_log(limits: &SessionStart) -> Words {
 
 /// A session without a parent has nothing left to do.
 pub(crate) fn send(parent: &Parent, message: &SessionToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
+    to_parent::say(parent, 0, message);
 }

@@ -99,7 +99,7 @@ fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, Refusal> {
 
 /// Decodes the request of a fetch.
 fn decode(payload: &[u8]) -> Result<(GitAsk, u8), Refusal> {
-    let request = Request::parse(payload).map_err(|e| Refusal::Malformed(e.to_string()))?;
+    let request = Request::parse(payload).map_err(|e| Refusal::from(&e))?;
     if request.service != Service::UploadPack {
         return Err(Refusal::Said(daemon::not_enabled(&request.repo)));
     }

@@ -204,7 +204,7 @@ impl<'a> Wire<'a> {
 mod tests {
     use libgit::ObjectId;
     use libgit::RefName;
-    use libproto::message::repo::Lender;
+    use libproto::refusal::Lender;
 
     use super::*;
 

@@ -10,8 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::os::system;
-use crate::os::watchdog;
+use crate::os::{system, watchdog};
 
 /// How large a pipe is made that has much to carry, in bytes. In one of the usual size, 64 kB, the
 /// two sides wait for each other more often than copying takes.

@@ -9,7 +9,7 @@
 use libgit::{ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
-pub use crate::refusal::{Lender, Refusal};
+use crate::refusal::Refusal;
 use crate::request::Deepen;
 use crate::request::filter::Filter;
 use crate::request::v0::SideBand;

@@ -63,7 +63,8 @@ impl TryFrom<Unchecked> for PushRules {
         if !names {
             return Err("push rules: protected name");
         }
-        if !hidden.iter().all(|name| namespace(name).as_deref() == Some(name)) {
+        let may_hide = |name: &String| namespace(name).as_ref() == Some(name) && name != ALL_REFERENCES;
+        if !hidden.iter().all(may_hide) {
             return Err("push rules: hidden namespace");
         }
         if !tolerated.iter().all(|kind| FSCK_KINDS.contains(&kind.as_str())) {
@@ -142,6 +143,9 @@ impl ProtectionKind {
         !matches!(self, ProtectionKind::Branch | ProtectionKind::LinearBranch)
     }
 }
+
+/// The namespace that every reference is in: to hide it would hide all.
+pub const ALL_REFERENCES: &str = "refs/";
 
 /// Findings that a push may be taken in spite of, as git-fsck(1) spells them. Findings about
 /// references are not among them: a push brings none.
@@ -246,12 +250,13 @@ mod tests {
 
     #[test]
     fn rules_that_no_configuration_can_have_are_refused_on_arrival() {
-        let spoilt: [fn(&mut PushRules); 12] = [
+        let spoilt: [fn(&mut PushRules); 13] = [
             |rules| rules.protections.push((ProtectionKind::Branch, "refs/heads/../x".into())),
             |rules| rules.protections.push((ProtectionKind::Branch, "main".into())),
             |rules| rules.protections.push((ProtectionKind::BranchNamespace, "refs/heads/x".into())),
             |rules| rules.protections.push((ProtectionKind::LinearBranch, "refs/heads/x/".into())),
             |rules| rules.hidden.push("refs/pull".into()),
+            |rules| rules.hidden.push(ALL_REFERENCES.into()),
             |rules| rules.hidden.push("pull/".into()),
             |rules| rules.tolerated.push("unknownFinding".into()),
             |rules| rules.limits.truncate(3),

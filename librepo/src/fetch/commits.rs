@@ -24,7 +24,7 @@ pub(crate) struct Source<'s> {
     pub(crate) reader: Reader<'s>,
     /// Knows parents, trees and dates of commits without reading them.
     pub(crate) graph: Option<&'s CommitGraph>,
-    /// ObjectKind and size in bytes of the loose objects that were asked about. Several steps of a
+    /// Kind and size in bytes of the loose objects that were asked about. Several steps of a
     /// fetch ask again, and each time the file would be opened.
     loose: HashMap<u32, (ObjectKind, u64), FastState>,
 }
@@ -66,7 +66,7 @@ impl<'s> Source<'s> {
         self.reader.read_at_within(location, &id, limit)
     }
 
-    /// ObjectKind and size of the object with this number.
+    /// Kind and size of the object with this number.
     pub(crate) fn header(&mut self, number: u32) -> Result<(ObjectKind, u64)> {
         if let Some(header) = self.loose.get(&number) {
             return Ok(*header);
@@ -79,7 +79,7 @@ impl<'s> Source<'s> {
         Ok(header)
     }
 
-    /// ObjectKind of the object with this number.
+    /// Kind of the object with this number.
     pub(crate) fn kind(&mut self, number: u32) -> Result<ObjectKind> {
         match self.space.place(number) {
             Some(Place::Pack { pack, offset, .. }) => self.reader.kind_packed(pack, offset),

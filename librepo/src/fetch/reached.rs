@@ -133,8 +133,8 @@ impl Reached {
     }
 
     /// Asked for again, an id that is not reached costs the same whether it is there or not: no
-    /// pack is asked. To know of a difference in one look, a client has to begin anew, and all of
-    /// the walk with it.
+    /// pack is asked. To measure the time of that one look again, a client has to connect again and
+    /// pay for the whole walk.
     fn search(
         &mut self,
         source: &mut Source<'_>,

@@ -87,7 +87,7 @@ impl<'a> World<'a> {
         self.had.hides() || self.old.as_ref().is_some_and(|old| old.store().contains(id))
     }
 
-    /// ObjectKind and size of an object that came with the push.
+    /// Kind and size of an object that came with the push.
     pub(super) fn new_header(&mut self, id: &ObjectId) -> Result<Option<(ObjectKind, u64)>> {
         match &mut self.new {
             Some(new) => new.header(id),

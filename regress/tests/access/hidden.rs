@@ -60,7 +60,7 @@ fn start(packed: bool) -> Setting {
     let first = site.commit(&work, "data", noise(0, "first\n"));
     site.commit(&work, "data", noise(1, "second\n"));
     site.git_in(&work, ["checkout", "-q", "-b", "secret"]);
-    let hidden = site.commit(&work, "data", noise(200, "the secret\n"));
+    site.commit(&work, "data", noise(200, "the secret\n"));
     std::fs::write(work.join("modules"), "[submodule \"x\"]\n\turl = -bad\n\tpath = y\n").expect("writes");
     site.git_in(&work, ["add", "modules"]);
     site.git_in(&work, ["commit", "-q", "--amend", "-m", "secret"]);
@@ -68,7 +68,6 @@ fn start(packed: bool) -> Setting {
     site.git_in(&work, ["checkout", "-q", "main"]);
     let main = site.commit(&work, "data", noise(300, "published\n"));
     site.git_in(&work, ["tag", "-a", "-m", "hidden too", "outer", "main"]);
-    let _ = hidden;
     let names = ["secret", "secret^{tree}", "secret:data", "inner", "outer"];
     let [commit, tree, blob, tag, outer] =
         names.map(|name| site.git_in(&work, ["rev-parse", name]).trim().to_owned());
@@ -335,6 +334,12 @@ fn a_push_makes_no_reference_to_a_hidden_object() {
             "{there:?}"
         );
         setting.no_reference("refs/heads/deep");
+        // Whether a symbolic reference leads to a hidden one that is there, or to nothing, is not told.
+        let git = |arguments: &[&str]| setting.site.git_in(&setting.repository, arguments);
+        git(&["symbolic-ref", "refs/heads/link", "refs/secret/x"]);
+        let there = hidden("refs/heads/link", ZERO, ZERO);
+        git(&["update-ref", "--no-deref", "-d", "refs/secret/x"]);
+        assert_eq!(there, hidden("refs/heads/link", ZERO, ZERO));
         // A reference to what is visible, however old, needs no objects.
         let made = setting.push(&[(ZERO, &setting.first, "refs/heads/old")], &none);
         assert!(made.contains("ok refs/heads/old"), "{made}");

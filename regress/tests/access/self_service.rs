@@ -295,14 +295,7 @@ fn info_and_head_know_the_references_that_ls_remote_lists() {
         site.path("repositories").display()
     ));
     // What sshd would start for her.
-    let ssh = site.script(
-        "ssh-alice",
-        &format!(
-            "#!/bin/sh\nwhile [ \"$1\" != gotd ]; do shift; done\nshift\nexport GOTD_UNIX_SOCKET='{}' SSH_ORIGINAL_COMMAND=\"$*\"\nexec '{}' --user alice\n",
-            site.socket().display(),
-            binaries().join("gotsh").display()
-        ),
-    );
+    let ssh = site.ssh_as("alice");
     let mut command = site.command("git");
     command.env("GIT_SSH_COMMAND", ssh).args(["ls-remote", "gotd:p"]);
     let listed = run(&mut command, b"", 30).good().text();

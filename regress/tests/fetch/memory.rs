@@ -31,13 +31,7 @@ fn start(limits: &str) -> Place {
         present_user(),
         site.path("repositories").display(),
     ));
-    let text = format!(
-        "#!/bin/sh\nwhile [ \"${{1#-}}\" != \"$1\" ]; do shift 2; done\n\
-         GOTD_UNIX_SOCKET=\"{}\" SSH_ORIGINAL_COMMAND=\"$2\" exec \"{}\" --user bob\n",
-        site.socket().display(),
-        regress::binaries().join("gotsh").display()
-    );
-    site.script("ssh-bob", &text);
+    site.ssh_as("bob");
     Place { site, daemon }
 }
 

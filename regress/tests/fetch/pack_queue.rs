@@ -40,14 +40,7 @@ fn start(limits: &str) -> Place {
         me = present_user(),
     ));
     for user in ["alice", "bob"] {
-        let gotsh = regress::binaries().join("gotsh");
-        let text = format!(
-            "#!/bin/sh\nwhile [ \"${{1#-}}\" != \"$1\" ]; do shift 2; done\n\
-             GOTD_UNIX_SOCKET=\"{}\" SSH_ORIGINAL_COMMAND=\"$2\" exec \"{}\" --user {user}\n",
-            site.socket().display(),
-            gotsh.display()
-        );
-        site.script(&format!("ssh-{user}"), &text);
+        site.ssh_as(user);
     }
     Place { site, daemon, address, tip }
 }
@@ -128,12 +121,7 @@ impl Place {
 
     #[track_caller]
     fn assert_waiting(&self, packs: u64) {
-        let mut last = 0;
-        let as_many = wait_until(10.0, || {
-            last = self.daemon.metric("gotd_packs_waiting");
-            last == packs
-        });
-        assert!(as_many, "{last} packs wait, not {packs}:\n{}", self.daemon.log());
+        self.daemon.assert_metric("gotd_packs_waiting", packs);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Clients that are slow: each is ended after the time that gotd.conf gives it, with a line that
 //! names the directive.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use regress::raw::{Connection, End, Session};
+use regress::raw::{Connection, End, Session, readable};
 use regress::run::wait_until;
 use regress::site::present_user;
 use regress::{Daemon, Site, history, pkt};
@@ -74,6 +75,19 @@ fn half_a_request() {
     assert_over(&site, daemon);
 }
 
+/// Sends a request a byte at a time, until the server has had enough of it.
+fn spin_out(client: &mut Session, request: &[u8], start: Instant) {
+    for byte in request {
+        if start.elapsed() > Duration::from_secs(8) || !client.write(&[*byte]) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        if readable(client.connection.fd.as_fd(), Instant::now()) {
+            break;
+        }
+    }
+}
+
 /// A byte a moment is progress, but the whole of a request has one time.
 #[test]
 fn a_byte_at_a_time() {
@@ -81,15 +95,7 @@ fn a_byte_at_a_time() {
     let start = Instant::now();
     let mut client = Session::fetch(&site.socket(), "bulk.git", 2);
     client.read_to_flush();
-    for byte in pkt::v2("fetch", [format!("want {tip}\n"), "done\n".into()]) {
-        if start.elapsed() > Duration::from_secs(8) || !client.write(&[byte]) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        if regress::raw::readable(std::os::fd::AsFd::as_fd(&client.connection.fd), Instant::now()) {
-            break;
-        }
-    }
+    spin_out(&mut client, &pkt::v2("fetch", [format!("want {tip}\n"), "done\n".into()]), start);
     assert_ended(&client.connection, start, "(connection ");
     assert_over(&site, daemon);
 }
@@ -103,15 +109,7 @@ fn a_byte_at_a_time_in_a_later_request() {
     assert!(client.write(&pkt::v2("ls-refs", ["peel\n"])));
     client.read_to_flush();
     let start = Instant::now();
-    for byte in pkt::v2("ls-refs", [format!("ref-prefix {}\n", "x".repeat(500))]) {
-        if start.elapsed() > Duration::from_secs(8) || !client.write(&[byte]) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        if regress::raw::readable(std::os::fd::AsFd::as_fd(&client.connection.fd), Instant::now()) {
-            break;
-        }
-    }
+    spin_out(&mut client, &pkt::v2("ls-refs", [format!("ref-prefix {}\n", "x".repeat(500))]), start);
     assert_ended(&client.connection, start, "(connection ");
     assert_over(&site, daemon);
 }

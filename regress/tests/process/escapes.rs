@@ -49,7 +49,7 @@ fn no_role_gets_out_where_it_handles_a_client() {
     let site = Site::new();
     let daemon = self_service(&site);
     assert_nothing_got_out(&daemon, "list");
-    assert_nothing_got_out(&daemon, "settings");
+    assert_nothing_got_out(&daemon, "describe");
     drop(targets.stdin.take());
     let _ = targets.wait();
 }

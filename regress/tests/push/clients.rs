@@ -58,7 +58,6 @@ fn compare((site, work, ours, theirs): &(Site, PathBuf, PathBuf, PathBuf), clien
     assert_whole(site, ours);
 }
 
-/// A Python that has this module; says so if there is none.
 #[test]
 fn git_pushes() {
     let all = site();

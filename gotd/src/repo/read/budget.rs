@@ -6,8 +6,7 @@ use libproto::limits::Limit;
 use libproto::message::parent::Negotiation;
 use libproto::refusal::Refusal;
 
-use crate::os::system;
-use crate::os::watchdog;
+use crate::os::{system, watchdog};
 
 /// From so much time on since the last turn, another is waited for: what most clients use in all is
 /// a tenth of it.
@@ -54,7 +53,7 @@ impl Budget {
         system::cpu_time().saturating_sub(self.free)
     }
 
-    /// Why nothing more is negotiated by who has used so much, if so.
+    /// The refusal, if `used` has reached the limit.
     pub(super) fn spent(&self, used: Duration) -> Option<&Refusal> {
         (used >= self.allowed).then_some(&self.refusal)
     }
@@ -86,7 +85,7 @@ impl Budget {
 }
 
 /// Milliseconds, for the parent.
-pub(super) fn milliseconds(used: Duration) -> u32 {
+pub(crate) fn milliseconds(used: Duration) -> u32 {
     u32::try_from(used.as_millis()).unwrap_or(u32::MAX)
 }
 

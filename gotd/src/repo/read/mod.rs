@@ -21,10 +21,11 @@ use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::limits::Limit;
 use libproto::message::parent::{FetchRules, Negotiation as NegotiationTime, RepoReport, SessionStart};
 use libproto::message::repo::{
-    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, Lender, PackAsk, PackReport, READ_STATES, ReadState,
-    Refusal, RepoToSession, SessionToRepo,
+    BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, RepoToSession,
+    SessionToRepo,
 };
 use libproto::names::escape;
+use libproto::refusal::Refusal;
 use libproto::request;
 use libproto::states::allowed;
 use librepo::alternates::Withheld;
@@ -34,6 +35,7 @@ use librepo::id::IdSet;
 use librepo::repository::Repository;
 
 use crate::os::watchdog::{self, Phase};
+use crate::repo::borrowing;
 use crate::session::pipes;
 use budget::Budget;
 use pack_out::PackOut;
@@ -56,7 +58,7 @@ pub struct Grant<'a> {
     pub threads: usize,
     /// Bytes of objects to keep, for each thread.
     pub cache_bytes: usize,
-    /// Alternates were left out, which the client may not read: what is missing is told with that.
+    /// Why alternates were left out, if any were: a missing object is told with that.
     pub withheld: Option<Withheld>,
     /// Who says when a pack may be made; `None`: at once.
     pub queue: Option<PackQueue<'a>>,
@@ -507,13 +509,10 @@ fn broken(error: Error) -> Refusal {
 
 /// A refusal in the words for the client: whether an object is missing for want of an alternate.
 fn told(grant: &Grant<'_>, refusal: Refusal) -> Refusal {
-    let lender = match grant.withheld {
-        None => return refusal,
-        Some(Withheld::Refused) => Lender::Denied,
-        Some(Withheld::Absent) => Lender::Absent,
-    };
-    match refusal {
-        Refusal::Missing(id) | Refusal::NotFound(id) => Refusal::Withheld(id, lender),
-        other => other,
+    match (grant.withheld, refusal) {
+        (Some(why), Refusal::Missing(id) | Refusal::NotFound(id)) => {
+            Refusal::Withheld(id, borrowing::lender(why))
+        }
+        (_, refusal) => refusal,
     }
 }

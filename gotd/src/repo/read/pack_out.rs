@@ -194,8 +194,8 @@ impl<'a> PackOut<'a> {
                     queue.stalled(self.memory);
                     self.turn = Turn::Stalled;
                 }
-                // Who takes nothing may be ended when others wait for the memory; who takes what is
-                // copied may not.
+                // A client that takes nothing may be ended when others wait for the memory; a client
+                // that keeps taking a copied pack may not.
                 if !client && self.turn == Turn::Copies && begun.elapsed() >= TICK {
                     queue.stalled(self.memory);
                     self.turn = Turn::CopyStalled;
@@ -697,21 +697,30 @@ mod tests {
         out.fail("nobody hears this");
     }
 
+    type Parent = Channel<ParentToRepo, RepoToParent>;
+
+    /// A thread that writes a pack: its parent, its client's end, and itself.
+    fn writing(
+        write: impl FnOnce(PackOut<'_>) + Send + 'static,
+    ) -> (Parent, std::fs::File, std::thread::JoinHandle<()>) {
+        let (theirs, ours) = crate::os::spawn::pair().unwrap();
+        let ours = ours.into();
+        let (r, w) = nix::unistd::pipe().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut output = Output::new(w);
+            let queue = PackQueue { parent: &ours };
+            write(PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue)));
+        });
+        (theirs.into(), r.into(), writer)
+    }
+
     /// Sends a pack of noise by turns of this parent, to a client who reads when his pack has been
     /// stalled; what he got, and how often that was.
     fn by_turns(
         write: impl FnOnce(PackOut<'_>) + Send + 'static,
         mut parent: impl FnMut(RepoToParent) -> Option<ParentToRepo>,
     ) -> (Vec<u8>, usize) {
-        let (theirs, ours) = crate::os::spawn::pair().unwrap();
-        let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
-        let (r, w) = nix::unistd::pipe().unwrap();
-        let mut r = std::fs::File::from(r);
-        let writer = std::thread::spawn(move || {
-            let mut output = Output::new(w);
-            let queue = PackQueue { parent: &ours };
-            write(PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue)));
-        });
+        let (theirs, mut r, writer) = writing(write);
         let (mut all, mut stalls, mut copy) = (Vec::new(), 0, None);
         while let Ok(received) = theirs.recv() {
             match received.message {
@@ -783,14 +792,7 @@ mod tests {
     /// The place would be his for ever if only a whole tenth of a second without a byte counted.
     #[test]
     fn a_client_that_takes_a_little_at_a_time_loses_its_place_too() {
-        let (theirs, ours) = crate::os::spawn::pair().unwrap();
-        let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
-        let (r, w) = nix::unistd::pipe().unwrap();
-        let mut r = std::fs::File::from(r);
-        let writer = std::thread::spawn(move || {
-            let mut output = Output::new(w);
-            let queue = PackQueue { parent: &ours };
-            let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue));
+        let (theirs, mut r, writer) = writing(|mut out| {
             out.turn(1 << 20).unwrap();
             while out.pack(&[0; 60_000]).is_ok() {}
         });
@@ -835,14 +837,7 @@ mod tests {
     /// no more.
     #[test]
     fn a_copy_that_is_not_taken_stalls_and_goes_on() {
-        let (theirs, ours) = crate::os::spawn::pair().unwrap();
-        let (theirs, ours) = (Channel::<ParentToRepo, RepoToParent>::from(theirs), ours.into());
-        let (r, w) = nix::unistd::pipe().unwrap();
-        let mut r = std::fs::File::from(r);
-        let writer = std::thread::spawn(move || {
-            let mut output = Output::new(w);
-            let queue = PackQueue { parent: &ours };
-            let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue));
+        let (theirs, mut r, writer) = writing(|mut out| {
             out.turn(50 << 20).unwrap();
             out.copies().unwrap();
             out.splice(file_of(&noise(3_000_000)).as_fd(), 0, 3_000_000).unwrap();

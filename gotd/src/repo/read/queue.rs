@@ -8,8 +8,7 @@ use libproto::refusal::Refusal;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::os::system;
-use crate::os::watchdog;
+use crate::os::{system, watchdog};
 use crate::repo::opened::{Parent, send};
 
 /// Milliseconds between signs that a process which waits for a turn is alive.

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use libgit::{ObjectId, RefName};
-use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine, Refusal};
+use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine};
+use libproto::refusal::Refusal;
 use libproto::request::Limits;
 use librepo::error::Error;
 use librepo::fetch::{Tips, Visible};

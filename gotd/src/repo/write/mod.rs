@@ -37,6 +37,7 @@ use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible}
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
 use crate::repo::find::Found;
+use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
 use crate::repo::read::refs::Advertised;
 use answer::Told;
@@ -274,7 +275,9 @@ impl Push<'_> {
 
     /// What the decision depends on, as it is now.
     fn world(&self, commands: &[Command]) -> World {
-        let absent = |name: &[u8]| matches!(self.repository.refs().find(name), Ok(None));
+        // A symbolic reference that leads into a hidden namespace is absent, whatever it leads to.
+        let hidden = Hidden(&self.serve.hidden);
+        let absent = |name: &[u8]| matches!(hidden.find(self.repository.refs(), name), Ok(None));
         let asked = commands.iter().filter(|command| judge::must_be_absent(command, &self.rules));
         World {
             head: self.head.clone(),

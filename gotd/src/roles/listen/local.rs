@@ -220,10 +220,9 @@ impl Locals {
         }
     }
 
-    /// Connections whose session is over, and whose clients have taken all that they were sent.
-    /// What they have not taken, the ends of two pipes among it, is on its way in our user's name,
-    /// of whom the system lets only so much be: until then a connection counts for its uid, though
-    /// for nobody else.
+    /// Connections whose session is over, and whose clients have taken all that they were sent. What
+    /// a client has not taken, such as the ends of its two pipes, counts against a limit that the
+    /// system sets our user. Until it has, the connection counts for its uid, but not in the total.
     pub fn taken(&mut self) -> Vec<(u32, OwnedFd)> {
         let all = |(_, connection): &mut (u32, OwnedFd)| system::has_taken_all(connection.as_fd());
         let taken: Vec<_> = self.untaken.extract_if(.., all).collect();
@@ -241,13 +240,13 @@ impl Locals {
         self.sessions.len()
     }
 
-    /// Who waits and would be next, by their rate too, and how many sessions that uid has: of an
+    /// How many sessions the uid has whose connection would be next, by its rate too: of an
     /// account none are counted.
-    pub fn first(&mut self, limits: &ListenLimits, now: Instant) -> Option<(u32, u32)> {
+    pub fn sessions_of_first(&mut self, limits: &ListenLimits, now: Instant) -> Option<u32> {
         let waiting = self.waiting(limits);
         let id = self.users.next(waiting.into_iter(), now)?;
         let uid = self.queue.iter().find(|queued| queued.id == id)?.uid;
-        Some((uid, self.may(uid, limits).connections.map_or(0, |_| self.users.sessions(uid))))
+        Some(self.may(uid, limits).connections.map_or(0, |_| self.users.sessions(uid)))
     }
 
     /// Whether nobody waits.

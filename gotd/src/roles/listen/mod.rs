@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use libproto::channel::{Channel, Received, RecvError};
 use libproto::message::client::{Exit, SessionToClient};
 use libproto::message::parent::{
-    Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, Newcomer, NoSession, ParentToListen,
-    Peer, Pool, Refusals,
+    Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, NoSession, ParentToListen, Peer, Pool,
+    Refusals,
 };
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
 use nix::errno::Errno;
@@ -36,6 +36,7 @@ use self::local::Locals;
 use self::reaper::Reaper;
 use self::remote::{Remotes, Turned};
 use crate::os::system;
+use crate::os::to_parent::say;
 use crate::roles::sockets::BACKLOG;
 
 /// Accept, hand over, and nothing of the file system.
@@ -164,10 +165,7 @@ impl Listen {
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
         let full = self.reaper.is_full();
-        let no_room = |at: Instant| at.elapsed() < NO_ROOM;
-        if !self.no_room.is_some_and(no_room) {
-            self.no_room = None;
-        }
+        self.no_room = self.no_room.filter(|at| at.elapsed() < NO_ROOM);
         for (at, listener) in self.listeners.iter().enumerate() {
             if full && listener.pool == Pool::Unix || self.no_room.is_some() {
                 continue;
@@ -289,8 +287,8 @@ impl Listen {
                 self.waiting.retain(|waiting| waiting.number != received.peer);
                 let known = self.waiting.len() != before;
                 // One that is not here has been handed a connection, and the parent was told.
-                if known && self.parent.send(0, received.peer, &ListenToParent::Recalled(())).is_err() {
-                    system::exit_now(1);
+                if known {
+                    say(&self.parent, received.peer, &ListenToParent::Recalled(()));
                 }
             }
             (ParentToListen::Drain(()), None) => {
@@ -377,9 +375,7 @@ impl Listen {
             return;
         }
         self.git = false;
-        if self.parent.send(0, 0, &ListenToParent::Deserted(())).is_err() {
-            system::exit_now(1);
-        }
+        say(&self.parent, 0, &ListenToParent::Deserted(()));
     }
 
     /// Refuses whoever gives way if more wait than may.
@@ -461,11 +457,9 @@ impl Listen {
         if !self.is_full() || self.full_told.is_some_and(told) {
             return;
         }
-        let Some((uid, sessions)) = self.locals.first(&self.limits, now) else { return };
+        let Some(sessions) = self.locals.sessions_of_first(&self.limits, now) else { return };
         self.full_told = Some(now);
-        if self.parent.send(0, 0, &ListenToParent::Full(Newcomer { uid, sessions })).is_err() {
-            system::exit_now(1);
-        }
+        say(&self.parent, 0, &ListenToParent::Full(sessions));
     }
 
     fn has_waiting(&self, pool: Pool) -> bool {
@@ -518,9 +512,7 @@ impl Listen {
                     self.reaper.add(uid, connection, now);
                 }
             }
-            if self.parent.send(0, number, &ListenToParent::EndsWith(uid)).is_err() {
-                system::exit_now(1);
-            }
+            say(&self.parent, number, &ListenToParent::EndsWith(uid));
         }
     }
 
@@ -561,9 +553,7 @@ impl Listen {
             messages.push(ListenToParent::Git(counts));
         }
         for message in messages {
-            if self.parent.send(0, 0, &message).is_err() {
-                system::exit_now(1);
-            }
+            say(&self.parent, 0, &message);
         }
     }
 }
@@ -582,7 +572,5 @@ fn hand_over(parent: &Parent, waiting: &Waiting, connection: BorrowedFd<'_>, pee
         Ok(()) => ListenToParent::Accepted(peer),
         Err(e) => ListenToParent::HandoverFailed(e.to_string()),
     };
-    if parent.send(0, number, &message).is_err() {
-        system::exit_now(1);
-    }
+    say(parent, number, &message);
 }

@@ -92,7 +92,7 @@ impl Parent {
     /// While draining: whether nothing is left to wait for.
     pub(super) fn drained(&mut self) -> Option<End> {
         let drain = self.draining.as_mut()?;
-        let busy = |s: &&Session| s.peer().is_some() && s.session.running().is_some();
+        let busy = |s: &&Session| s.is_under_way();
         let others = self.table.iter().filter(busy).filter(|s| !drain.asking.contains(&s.number)).count();
         let late = Instant::now() >= drain.until;
         if drain.asking.is_empty() {
@@ -139,7 +139,7 @@ pub(super) fn packed(lines: Vec<String>) -> Vec<ParentToSession> {
 
 /// The sessions that `gotctl info` shows, oldest first.
 fn busy(table: &Table, asking: u64) -> Vec<&Session> {
-    let shown = |s: &&Session| s.peer().is_some() && s.session.running().is_some() && s.number != asking;
+    let shown = |s: &&Session| s.is_under_way() && s.number != asking;
     let mut busy: Vec<&Session> = table.iter().filter(shown).collect();
     busy.sort_by_key(|s| s.number);
     busy
@@ -149,7 +149,7 @@ impl Parent {
     /// The lines of `gotctl info`. `asking` is the session of the one who asks, which is left out.
     fn info(&self, asking: u64) -> Vec<String> {
         let busy = busy(&self.table, asking);
-        let waiting = self.table.iter().filter(|s| s.is_free()).count();
+        let waiting = self.table.waiting();
         let mut lines = vec![
             format!("gotd {} pid {}", crate::VERSION, std::process::id()),
             format!("up {} seconds, {} sessions served", self.started.elapsed().as_secs(), self.served),
@@ -164,7 +164,7 @@ impl Parent {
         }
         if self.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp) {
             let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
-            let Counts { running, waiting: queued, stalled } = super::turns::counts(&self.table);
+            let Counts { running, waiting: queued, stalled } = super::turns::git_packs(&self.table);
             lines.push(format!(
                 "git:// connections: {accepted} accepted, {silent} silent, {waiting} waiting for a session, {served} served"
             ));
@@ -199,7 +199,7 @@ impl Parent {
     /// The same as one JSON object, over several lines.
     fn json(&self, asking: u64) -> Vec<String> {
         let busy = busy(&self.table, asking);
-        let waiting = self.table.iter().filter(|s| s.is_free()).count();
+        let waiting = self.table.waiting();
         let mut lines = vec![format!(
             "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{},\"active\":{},\"waiting\":{waiting},\"refuses_descriptors\":{},",
             text(crate::VERSION),
@@ -219,7 +219,7 @@ impl Parent {
         let addresses = texts(&mut self.listeners.iter().filter(git).map(ToString::to_string));
         lines.extend(array("git_addresses", &addresses, ","));
         let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
-        let packs = super::turns::counts(&self.table);
+        let packs = super::turns::git_packs(&self.table);
         let (making, queued) = (packs.running, packs.waiting);
         lines.push(format!(
             "\"git\":{{\"accepted\":{accepted},\"silent\":{silent},\"waiting\":{waiting},\"served\":{served},\"packs\":{making},\"packs_waiting\":{queued}}},"

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use libproto::limits::Limit;
-use libproto::message::parent::{Newcomer, Peer, Pool};
+use libproto::message::parent::{Peer, Pool};
 use libproto::states::SessionState;
 
 use super::session::Session;
@@ -66,7 +66,7 @@ impl Parent {
 
     /// All places are taken: ends a connection that has not asked for anything, if its user has
     /// more than the newcomer.
-    pub(super) fn make_room(&mut self, newcomer: Newcomer) {
+    pub(super) fn make_room(&mut self, newcomer: u32) {
         let places = self.table.places(&self.settings);
         if let Some(number) = gives_way(&places, newcomer, Instant::now()) {
             if let Some(session) = self.table.get(number) {
@@ -94,9 +94,9 @@ impl Table {
     }
 }
 
-/// Whose connection is ended for the newcomer's: of the user with most of them, the longest silent
-/// one. `None`: nobody's, and the newcomer waits.
-fn gives_way(places: &[Place], newcomer: Newcomer, now: Instant) -> Option<u64> {
+/// Whose connection is ended for one of a user who has `newcomer` sessions: of the user with most of
+/// them, the longest silent one. `None`: nobody's, and the newcomer waits.
+fn gives_way(places: &[Place], newcomer: u32, now: Instant) -> Option<u64> {
     let mut counts = std::collections::HashMap::new();
     for place in places {
         let count: &mut u32 = counts.entry(&place.who).or_default();
@@ -109,7 +109,7 @@ fn gives_way(places: &[Place], newcomer: Newcomer, now: Instant) -> Option<u64> 
     };
     let (count, std::cmp::Reverse((_, number))) =
         places.iter().filter_map(|place| candidate(&place)).max()?;
-    (count > newcomer.sessions).then_some(number)
+    (count > newcomer).then_some(number)
 }
 
 #[cfg(test)]
@@ -124,19 +124,18 @@ mod tests {
             who: Who(uid, name.map(|name| name.as_bytes().to_vec())),
             silent: silent.then_some(start + Duration::from_secs(number)),
         };
-        let newcomer = |sessions| Newcomer { uid: 9, sessions };
         let mut places = vec![place(1, 1, None, true), place(2, 2, None, true), place(3, 2, None, true)];
-        assert_eq!(gives_way(&places, newcomer(0), now), Some(2));
-        assert_eq!(gives_way(&places, newcomer(1), now), Some(2));
-        assert_eq!(gives_way(&places, newcomer(2), now), None);
+        assert_eq!(gives_way(&places, 0, now), Some(2));
+        assert_eq!(gives_way(&places, 1, now), Some(2));
+        assert_eq!(gives_way(&places, 2, now), None);
         // Who is served does not give way.
         places.extend((10..20).map(|number| place(number, 3, None, false)));
-        assert_eq!(gives_way(&places, newcomer(0), now), Some(2));
+        assert_eq!(gives_way(&places, 0, now), Some(2));
         // Of one account the user with most connections does.
         places.extend((20..24).map(|number| place(number, 5, Some("alice"), true)));
         places.extend((30..36).map(|number| place(number, 5, Some("mallory"), true)));
-        assert_eq!(gives_way(&places, newcomer(0), now), Some(30));
+        assert_eq!(gives_way(&places, 0, now), Some(30));
         // Nobody is silent who has just come.
-        assert_eq!(gives_way(&places, newcomer(0), start + Duration::from_secs(1)), None);
+        assert_eq!(gives_way(&places, 0, start + Duration::from_secs(1)), None);
     }
 }

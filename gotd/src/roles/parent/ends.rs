@@ -150,7 +150,7 @@ impl Parent {
         }
     }
 
-    /// Ends both processes of a session, and that session alone.
+    /// Ends every process of a session, and that session alone.
     pub(super) fn end_session(&mut self, number: u64, why: &str) {
         self.spend_at_end(number);
         let Some(session) = self.table.get(number) else { return };

@@ -157,8 +157,8 @@ impl Metrics {
         out.sample("gotd_build_info", &[("version", crate::VERSION)], 1);
         out.family("gotd_uptime_seconds", "gauge", "Seconds since the start.");
         out.sample("gotd_uptime_seconds", &[], started.elapsed().as_secs());
-        let busy = table.iter().filter(|s| s.peer().is_some() && s.session.running().is_some()).count();
-        let waiting = table.iter().filter(|s| s.is_free()).count();
+        let busy = table.iter().filter(|s| s.is_under_way()).count();
+        let waiting = table.waiting();
         let processes: usize = table.iter().map(|s| s.processes().count()).sum();
         out.family("gotd_sessions_active", "gauge", "Sessions under way.");
         out.sample("gotd_sessions_active", &[], count(busy));
@@ -232,7 +232,7 @@ impl Git {
         out.family("gotd_git_evicted", "counter", "Of these, those that gave way to another address.");
         let evicted = self.refused.get(&NoSession::GaveWay).copied().unwrap_or(0);
         out.sample("gotd_git_evicted_total", &[], evicted);
-        let super::turns::Counts { running, waiting, stalled } = super::turns::counts(table);
+        let super::turns::Counts { running, waiting, stalled } = super::turns::git_packs(table);
         out.family("gotd_git_packs", "gauge", "Packs for git:// clients.");
         for (state, value) in [("running", running), ("waiting", waiting), ("stalled", stalled)] {
             out.sample("gotd_git_packs", &[("state", state)], count(value));

@@ -122,7 +122,7 @@ pub struct Parent {
     served: u64,
     metrics: Metrics,
     checked: Checked,
-    /// When those who hardly ever speak were last listened to.
+    /// When rarely active descriptors were last polled; see [`SELDOM`].
     listened: Instant,
     draining: Option<control::Drain>,
     /// Whose turn it was for costly work, the last one at the end.

@@ -249,8 +249,10 @@ fn count(n: usize) -> u32 {
 
 /// Bytes of memory for all packs and pushes.
 fn memory_total(limits: &Limits) -> u64 {
+    // Asked each time: a reload that brings `none` needs what was known before the sandbox.
+    let machine = crate::os::memory::at_start();
     match limits.get(Limit::MemoryTotal) {
-        0 => crate::os::memory::at_start() / 2,
+        0 => machine / 2,
         most => most,
     }
 }

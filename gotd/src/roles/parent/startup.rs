@@ -324,7 +324,7 @@ fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result
     named.retain(|(path, _)| path.exists());
     let mut visible: Vec<Visible<'_>> =
         named.iter().map(|(path, access)| Visible::named(path, *access)).collect();
-    let granted = crate::access::places::visible(&settings.granted);
+    let granted = crate::repo::find::visible(&settings.granted);
     for (path, directory) in &granted {
         visible.push(Visible::opened(directory.as_fd(), path, Access::READ_WRITE_CREATE));
     }

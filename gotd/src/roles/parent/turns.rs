@@ -29,7 +29,7 @@ pub struct Counts {
 }
 
 /// Packs for git:// clients.
-pub fn counts(table: &Table) -> Counts {
+pub fn git_packs(table: &Table) -> Counts {
     count(table.iter().filter(|s| matches!(s.peer(), Some(Peer::Tcp { .. }))), Work::Pack)
 }
 
@@ -111,9 +111,13 @@ impl Parent {
         self.give_turns();
     }
 
+    fn does_a_turn_wait(&self) -> bool {
+        self.table.iter().filter_map(Session::turn).any(|turn| turn.wait().is_some())
+    }
+
     /// Lets turns begin, as many as may.
     pub(super) fn give_turns(&mut self) {
-        if self.table.iter().all(|session| session.turn().is_none_or(|turn| turn.wait().is_none())) {
+        if !self.does_a_turn_wait() {
             return;
         }
         loop {
@@ -130,8 +134,8 @@ impl Parent {
         }
     }
 
-    /// Ends who keeps a refused turn, refuses the turns that have been waited for too long, ends
-    /// who holds the memory that others wait for, and tells the others how many they are.
+    /// Ends sessions that keep a refused turn, refuses turns that waited too long, ends the session
+    /// whose memory others wait for, and tells waiting clients how many they are.
     pub(super) fn expire_turns(&mut self) {
         let overdue = |session: &&Session| {
             session.killed.is_none() && session.turn().is_some_and(|turn| turn.is_overdue())
@@ -140,7 +144,7 @@ impl Parent {
         for number in overdue {
             self.end_session(number, "did not give back a turn that was refused");
         }
-        if self.table.iter().all(|session| session.turn().is_none_or(|turn| turn.wait().is_none())) {
+        if !self.does_a_turn_wait() {
             return;
         }
         // The configuration may be another one by now.
@@ -200,8 +204,8 @@ impl Parent {
         let jobs = self.jobs();
         let rules = self.rules();
         for job in &jobs {
-            // Who has begun is told nothing: it is in the middle of an answer, and waits for a
-            // moment.
+            // A client whose pack has begun is told nothing: the line would come in the middle of an
+            // answer.
             let Some(wait) = job.turn.wait().filter(|_| job.turn.begun.is_none()) else { continue };
             let Some(limit) = queue::blocked(&jobs, job, rules) else { continue };
             let ours = |other: &&Job| {

@@ -217,8 +217,8 @@ impl Parent {
             Pool::Tcp => ParentToListen::WaitingGit(()),
             pool => ParentToListen::Waiting(pool),
         };
-        // One that `listen` cannot take yet stays, and waits in line: to end it and start the next
-        // would do nothing else.
+        // A session that `listen` cannot take yet waits in line. Ending it would only start the next
+        // one, which would wait too.
         self.listen_out.send_fds(&self.listen.channel, number, &message, end);
     }
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use libgit::{ObjectId, ObjectKind};
 use libproto::channel::{self, Channel, Received};
 use libproto::limits::Limit as SetLimit;
-use libproto::message::parent::{Build, OpenError, ParentToVerify, VerifyStart, VerifyToParent};
+use libproto::message::parent::{Build, ParentToVerify, VerifyStart, VerifyToParent};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, SessionToVerify, VerifyTask, VerifyToSession, VerifyToWriter,
     WriterToVerify,
@@ -41,6 +41,7 @@ use libsandbox::{Enforcement, Promise, Promises, Stage};
 
 use crate::os::free_space::check_reserve;
 use crate::os::system;
+use crate::os::to_parent::say;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::repo::borrowing;
 use crate::repo::find::{self, Found};
@@ -99,7 +100,7 @@ pub fn run(
     };
     opened::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let repository = opened::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
-    say(&parent, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
+    say(&parent, 0, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
     let (task, input) = task(&writer)?;
     let input = if task.task.pack {
         await_input(&session)?;
@@ -121,13 +122,13 @@ pub fn run(
         Ok(()) => Ok(()),
         Err(e) => {
             let told = match withheld {
-                Some(why) if e.is_missing() => Refusal::Pack(format!("{e}: {}", why.text())),
+                Some(why) if e.is_missing() => Refusal::Pack(format!("{e}: {}", borrowing::lender(why))),
                 _ => refusal(&e),
             };
             watchdog::phase(Phase::Off);
             // The writer first: it waits. The parent's log has the long form.
             let _ = writer.send(0, 0, &VerifyToWriter::Failed(told.bounded(REASON_MAX)));
-            say(&parent, &VerifyToParent::Finished(refusal(&e).bounded(REASON_MAX)));
+            say(&parent, 0, &VerifyToParent::Finished(refusal(&e).bounded(REASON_MAX)));
             Ok(())
         }
     }
@@ -135,10 +136,7 @@ pub fn run(
 
 /// The repository of the start message, if it is still the one that `repo_write` found.
 fn find(start: &VerifyStart) -> Result<Found, String> {
-    let found = find::find(&start.repository).map_err(|error| match error {
-        OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
-        OpenError::NotFound | OpenError::NotExported => "repository: gone".into(),
-    })?;
+    let found = find::find(&start.repository).map_err(|error| find::why_absent(error, "repository: gone"))?;
     let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| format!("repository: {e}"))?;
     let same = (stat.st_dev, stat.st_ino) == (start.found.device, start.found.inode);
     if !same || found.path.as_os_str().as_bytes() != start.place {
@@ -307,7 +305,7 @@ fn command_facts(facts: &Facts, withheld: Option<Withheld>) -> CommandFacts {
     let refused = facts.refusal.map(|refusal| {
         Refusal::Objects(match refusal {
             receive::Refusal::Missing(_) => {
-                let why = withheld.map(|why| format!(": {}", why.text()));
+                let why = withheld.map(|why| format!(": {}", borrowing::lender(why)));
                 format!("{refusal}{}", why.unwrap_or_default())
             }
             _ => refusal.to_string(),
@@ -377,10 +375,4 @@ fn refusal(error: &Error) -> Refusal {
         _ => None,
     };
     carried.unwrap_or_else(|| Refusal::Pack(error.to_string()))
-}
-
-fn say(parent: &Parent, message: &VerifyToParent) {
-    if parent.send(0, 0, message).is_err() {
-        system::exit_now(1);
-    }
 }

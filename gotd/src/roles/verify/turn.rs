@@ -58,7 +58,7 @@ impl<'a> PushTurn<'a> {
     }
 
     fn ask(&self) -> io::Result<()> {
-        say(self.parent, &VerifyToParent::NeedTurn(self.memory.get()));
+        say(self.parent, 0, &VerifyToParent::NeedTurn(self.memory.get()));
         loop {
             let mut fds = [PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
@@ -106,7 +106,7 @@ impl<'a> PushTurn<'a> {
             let [ready, word] = fds.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
             let waited = self.waited.get().saturating_add(begun.elapsed());
             if !ready && waited >= PATIENCE && self.held.replace(false) {
-                say(self.parent, &VerifyToParent::Stalled(self.memory.get()));
+                say(self.parent, 0, &VerifyToParent::Stalled(self.memory.get()));
             }
             if word {
                 match self.parent.try_recv() {

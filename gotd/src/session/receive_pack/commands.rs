@@ -12,11 +12,8 @@ use libproto::request::{Counter, Limits};
 use libproto::wire_error::WireError;
 
 use super::writer::{Taken, Writer};
-use crate::session::packets::TalkError;
-use crate::session::packets::Wire;
+use crate::session::packets::{TalkError, Wire};
 
-/// Longest reason in bytes.
-const REASON_MAX: usize = 1000;
 /// Most bytes of one push option, escaped, that go to the log.
 const OPTION_LOG_MAX: usize = 1024;
 /// Most bytes of all of them.
@@ -242,21 +239,4 @@ fn names_side_band(payload: &[u8]) -> bool {
     let mut parts = payload.splitn(2, |&b| b == 0);
     let (_, list) = (parts.next(), parts.next());
     list.is_some_and(|list| list.split(|b| b.is_ascii_whitespace()).any(|word| word == b"side-band-64k"))
-}
-
-/// Makes text fit for a line of the report: one line, no control bytes, nothing that would turn the
-/// text around.
-pub(super) fn one_line(text: &str) -> String {
-    let text = text.trim();
-    let mut line: String = text
-        .chars()
-        .map(|c| match c {
-            '\n' | '\t' => ' ',
-            ' '..='~' => c,
-            c if !c.is_ascii() && c.is_alphanumeric() => c,
-            _ => '?',
-        })
-        .collect();
-    line.truncate(line.floor_char_boundary(REASON_MAX));
-    line
 }

@@ -14,8 +14,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::VerifyLink;
-use super::commands::{Request, one_line};
+use super::commands::Request;
 use super::farewell::{ROOM, timeout};
+use super::one_line::one_line;
 use super::writer::{self, Writer};
 use crate::os::watchdog::{self, Phase};
 use crate::session::conversation::Conversation;

@@ -14,6 +14,7 @@
 mod commands;
 mod farewell;
 mod indexing;
+mod one_line;
 mod report;
 mod writer;
 
@@ -30,8 +31,7 @@ use libproto::request::Limits;
 
 use crate::os::watchdog::{self, Phase};
 use crate::session::conversation::{Conversation, Failure};
-use crate::session::packets::TalkError;
-use crate::session::packets::Wire;
+use crate::session::packets::{TalkError, Wire};
 use commands::{Reader, Request};
 use indexing::Outcome;
 use report::Report;

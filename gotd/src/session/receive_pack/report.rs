@@ -3,8 +3,9 @@
 use libproto::pktline::{self, BAND_MAX, Band, FLUSH};
 use libproto::refusal::Refusal;
 
-use super::commands::{Asked, Request, one_line};
+use super::commands::{Asked, Request};
 use super::indexing::Outcome;
+use super::one_line::one_line;
 
 /// A piece of the report is handed on when it has so many bytes.
 const PIECE: usize = 32 * 1024;
@@ -66,8 +67,7 @@ impl Report {
     fn error(&self) -> Option<String> {
         self.request.commands.iter().enumerate().find_map(|(at, asked)| {
             let refusal = self.refusal(at, asked).filter(|refusal| self.told_by_error(refusal))?;
-            let about = refusal.about(&String::from_utf8_lossy(&asked.name));
-            Some(format!("ERR {}", one_line(&about.to_string())))
+            Some(format!("ERR {}", one_line(&refusal.to_string())))
         })
     }
 

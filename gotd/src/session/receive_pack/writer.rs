@@ -78,7 +78,7 @@ impl<'a> Writer<'a> {
                     }
                 }
                 WriterToSession::Refused(refusal) => {
-                    return Err(TalkError::Refused(refusal.map_text(super::commands::one_line)));
+                    return Err(TalkError::Refused(refusal.map_text(super::one_line::one_line)));
                 }
                 answer => return Err(unexpected(&answer)),
             }

@@ -20,10 +20,9 @@ use libproto::request::{Counter, Deepen, Limits, ShallowLine};
 use libproto::wire_error::WireError;
 
 use crate::session::conversation::{Conversation, Failure, Repo};
-use crate::session::packets::Wire;
 use link::Link;
 
-pub use crate::session::packets::{self, TalkError};
+use crate::session::packets::{TalkError, Wire};
 
 /// What a conversation in v0 and v1 begins with.
 const ADVERTISEMENT: ListAsk = ListAsk { prefixed: false, peel: true };

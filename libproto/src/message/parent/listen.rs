@@ -74,15 +74,6 @@ pub struct UidRange {
     pub owner: u32,
 }
 
-/// Somebody waits while all places are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Newcomer {
-    /// Whose connection it is.
-    pub uid: u32,
-    /// Sessions of that uid; of a shared account's none are counted.
-    pub sessions: u32,
-}
-
 /// Why a connection got no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NoSession {
@@ -190,10 +181,10 @@ crate::messages! {
         1 => Limits(ListenLimits),
         /// A listening socket; the header's peer is its number, which never repeats.
         2 => Listener(Pool) with 1,
-        /// A waiting session for a unix socket (the header's peer): the parent's end of its private
-        /// socketpair.
+        /// A session that waits for a client of a unix or control socket; the header's peer is its
+        /// number, the descriptor is `listen`'s end of their link.
         3 => Waiting(Pool) with 1,
-        /// A session that was handed a connection is over: all its processes have been reaped.
+        /// A session that was offered is over: all its processes have been reaped.
         4 => Over(()),
         /// Accept no more.
         5 => Drain(()),
@@ -233,8 +224,9 @@ crate::messages! {
         6 => Deserted(()),
         /// The git:// connections, when something has changed; at most once a second.
         7 => Git(GitCounts),
-        /// All places are taken, and this one waits: a user who has more may have to give way.
-        8 => Full(Newcomer),
+        /// All places are taken, and a connection waits: of a user who has so many sessions (of a shared
+        /// account none are counted). A user who has more may have to give way.
+        8 => Full(u32),
         /// The session of the header's peer ends with connections of this uid, and never has a
         /// client.
         9 => EndsWith(u32),

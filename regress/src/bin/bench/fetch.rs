@@ -12,7 +12,8 @@ use regress::site::Site;
 use crate::c_gotd::CGotd;
 use crate::check;
 use crate::measure::{
-    Cost, Watch, cpu, git, head, head_beside, median, row, row_beside, served, start, wait_served,
+    Cost, Watch, configuration, cpu, git, head, head_beside, median, row, row_beside, served, start,
+    wait_served,
 };
 use crate::wanted;
 
@@ -155,15 +156,6 @@ fn beside(
         a.push(measure(&ours, workload, workload.repeat));
         b.push(measure(theirs, workload, workload.repeat));
     }
-}
-
-fn configuration(site: &Site, repository: &Path) -> String {
-    format!(
-        "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
-        site.head(),
-        repository.display(),
-        nix::unistd::geteuid().as_raw(),
-    )
 }
 
 /// Looks at what gotd answers to each workload with a pack, instead of measuring it. Prints a

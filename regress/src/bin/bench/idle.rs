@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use regress::raw::Session;
 use regress::site::Site;
 
-use crate::measure::start;
+use crate::measure::{configuration, start};
 
 /// Sessions at once.
 const SESSIONS: usize = 400;
@@ -21,13 +21,7 @@ pub fn bench(repository: &Path, only: &[String]) -> Vec<String> {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(8192), hard);
     }
     let site = Site::new();
-    let configuration = format!(
-        "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
-        site.head(),
-        repository.display(),
-        nix::unistd::geteuid().as_raw(),
-    );
-    let daemon = start(&site, &configuration);
+    let daemon = start(&site, &configuration(&site, repository));
     let mut sessions: Vec<Session> = Vec::with_capacity(SESSIONS);
     for _ in 0..SESSIONS {
         let mut session = Session::fetch(&site.socket(), "bench", 2);

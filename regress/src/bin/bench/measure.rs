@@ -93,6 +93,16 @@ pub fn head_beside(other: &str, what: &str, pairs: usize) {
     );
 }
 
+/// A configuration that lets the present user read the repository `bench` as often as they like.
+pub fn configuration(site: &Site, repository: &Path) -> String {
+    format!(
+        "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
+        site.head(),
+        repository.display(),
+        nix::unistd::geteuid().as_raw(),
+    )
+}
+
 /// Starts the daemon that is measured; without it there is nothing to do.
 pub fn start(site: &Site, configuration: &str) -> Daemon {
     Daemon::start(site, configuration).unwrap_or_else(|text| {

@@ -5,13 +5,16 @@
 //! daemon, or sshd, the account's shell and git, take is counted; the client is not.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use regress::daemon::Daemon;
+use regress::run::wait_until;
 use regress::site::Site;
 use regress::sshd::{Setup, Sshd};
 
-use crate::measure::{Cost, daemon_cpu, head, row, served, start, wait_served};
+use crate::measure::{
+    Cost, configuration, daemon_cpu, family, head, row, served, start, wait_rested, wait_served,
+};
 
 /// One of the two.
 struct Server<'a> {
@@ -23,17 +26,15 @@ struct Server<'a> {
 /// All workloads; prints a table and returns rows of JSON.
 pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
     let names = ["ssh ls-remote", "ssh clone"];
-    if !names.iter().any(|name| crate::wanted(only, name)) || !Sshd::available() {
+    if !names.iter().any(|name| crate::wanted(only, name)) {
+        return Vec::new();
+    }
+    if !Sshd::available() {
+        println!("ssh: not measured: no sshd");
         return Vec::new();
     }
     let (site, other) = (Site::new(), Site::new());
-    let configuration = format!(
-        "{}connection {{\n\tlimit per user 1000\n\trate total 10000\n}}\nrepository \"bench\" {{\n\tpath \"{}\"\n\tpermit ro {}\n}}\n",
-        site.head(),
-        repository.display(),
-        nix::unistd::geteuid().as_raw(),
-    );
-    let daemon = start(&site, &configuration);
+    let daemon = start(&site, &configuration(&site, repository));
     let ours = Server {
         sshd: Sshd::start(&site, Setup::ForcedCommand, None),
         daemon: Some(&daemon),
@@ -50,10 +51,12 @@ pub fn bench(repository: &Path, pairs: usize, only: &[String]) -> Vec<String> {
         let repeat = if name.ends_with("clone") { 3 } else { 20 };
         // One of each that does not count, so that both find the files in memory.
         measure(&site, &ours, name, 1);
+        wait_rested(&daemon);
         measure(&other, &theirs, name, 1);
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for _ in 0..pairs {
             a.push(measure(&site, &ours, name, repeat));
+            wait_rested(&daemon);
             b.push(measure(&other, &theirs, name, repeat));
         }
         rows.push(row(&repository.display().to_string(), name, &a, &b));
@@ -85,8 +88,9 @@ fn measure(site: &Site, server: &Server<'_>, name: &str, repeat: usize) -> Cost 
             wait_served(daemon, sessions);
         }
     }
-    // sshd reaps the last connection's process a moment after the client has its answer.
-    std::thread::sleep(Duration::from_millis(50));
+    // sshd reaps the last connection's process a moment after the client has its answer, and counts it
+    // from then on.
+    wait_until(10.0, || family(server.sshd.pid()).len() <= 1);
     let times = repeat as f64;
     Cost { cpu: (cpu() - before) / times, wall: wall / times, ..Cost::default() }
 }

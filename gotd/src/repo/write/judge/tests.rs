@@ -4,9 +4,8 @@ use libgit::{HashKind, ObjectId, RefName};
 use libproto::message::push::{Command, CommandFacts};
 
 use super::*;
-use crate::conf::parse;
-use crate::conf::push_rules;
 use crate::conf::source::Texts;
+use crate::conf::{parse, push_rules};
 
 /// A component of 251 bytes: `.lock` finds no room behind it.
 const LONG_COMPONENT: &str = concat!(

@@ -12,9 +12,9 @@
 //! as the work does, no kind has the last quarter of the places or of the memory, and no address
 //! more than half of the places that strangers may have. Of a kind's memory each of its users and
 //! addresses has one share, and there is one share more than there are such clients. Where another
-//! one waits, or a newcomer would find nothing, nobody begins more than his share. Who neither
-//! takes nor gives anything is ended for it where that lets somebody go on who waits: a stranger
-//! always, and a user who holds more than his share.
+//! one waits, or a newcomer would find nothing, nobody begins more than his share. A client
+//! that neither takes nor gives is ended where that lets a waiting one go on: a stranger always, a
+//! user only while holding more than one share.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -268,8 +268,8 @@ pub fn held<'j>(jobs: impl Iterator<Item = &'j Job>) -> u64 {
     jobs.fold(0, |sum, job| sum.saturating_add(job.turn.held))
 }
 
-/// Whether the memory is not there that a turn needs. Who is alone may have all of it, however much
-/// he asks for: otherwise he would wait for ever. `with_own`: what else its client holds counts.
+/// Whether the memory is not there that a turn needs. A client that is alone may have all memory,
+/// however much it asks for; otherwise it would wait for ever. `with_own`: what else its client holds counts.
 fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules, with_own: bool) -> bool {
     let is_own = |other: &Job| other.whose.is(&job.whose);
     let is_of_kind = |other: &Job| other.whose.is_of_kind(&job.whose);

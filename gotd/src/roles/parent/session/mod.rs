@@ -96,7 +96,7 @@ impl<C> Process<C> {
 pub struct Killed {
     /// For the log.
     pub why: String,
-    /// Its processes have not ended by themselves since.
+    /// When the parent first killed its processes.
     pub at: Instant,
 }
 
@@ -280,6 +280,11 @@ impl Session {
     /// must not keep others from their turns for ever.
     pub fn is_given_up(&self, now: Instant) -> bool {
         self.killed.as_ref().is_some_and(|killed| now.saturating_duration_since(killed.at) >= GIVEN_UP)
+    }
+
+    /// It has a client, and its process runs.
+    pub fn is_under_way(&self) -> bool {
+        self.peer().is_some() && self.session.running().is_some()
     }
 
     /// Whether it could still be handed a connection.

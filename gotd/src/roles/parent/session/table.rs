@@ -56,6 +56,11 @@ impl Table {
         self.iter().filter(|s| s.pool == pool && s.is_free()).count()
     }
 
+    /// Sessions of all pools that can still be handed a connection.
+    pub fn waiting(&self) -> usize {
+        self.iter().filter(|s| s.is_free()).count()
+    }
+
     /// Whether a client was accepted a moment ago, so that its first answer is still being made.
     pub fn is_anybody_waiting(&self) -> bool {
         self.iter().any(|s| {
