@@ -169,6 +169,21 @@ impl Daemon {
         all
     }
 
+    /// The same when all of them wait, twice in a row. One that is just starting has no name, limit or
+    /// sandbox of its own yet.
+    #[track_caller]
+    pub fn processes_at_rest(&self) -> Vec<Process> {
+        let mut before = Vec::new();
+        let rests = wait_until(20.0, || {
+            let now = self.processes();
+            let rests = now.iter().all(|process| process.state == 'S') && now == before;
+            before = now;
+            rests
+        });
+        assert!(rests, "still at work: {before:?}");
+        before
+    }
+
     /// Its processes with this name; names are roles.
     pub fn role(&self, name: &str) -> Vec<i32> {
         self.processes()

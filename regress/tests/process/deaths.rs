@@ -178,7 +178,11 @@ fn fatal(role: &str) {
     assert!(daemon.gone_within(2.0), "{role}: left after two seconds: {:?}", daemon.processes());
     let (good, err, status) = clone.go_on();
     assert!(!good, "git took half a pack for a whole one");
-    assert!(err.contains("gotsh: the session ended unexpectedly"), "{err}");
+    // The kernel ends the parent's children in any order: a session that outlives its repository
+    // process for a moment says so.
+    let told = err.contains("gotsh: the session ended unexpectedly")
+        || role == "parent" && err.contains("gotsh: repository process ended before it answered");
+    assert!(told, "{err}");
     assert_eq!(status, "1");
     if role != "parent" {
         daemon.logged(&["fatal", &format!("{role}: signal 9")]);

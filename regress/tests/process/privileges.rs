@@ -31,7 +31,7 @@ fn every_role_is_a_process_with_its_name() {
     }
     assert_eq!(daemon.role("repo_read").len(), 1);
     // Only the parent starts processes.
-    for process in daemon.processes().into_iter().filter(|p| p.pid != daemon.pid()) {
+    for process in daemon.processes_at_rest().into_iter().filter(|p| p.pid != daemon.pid()) {
         assert_eq!(process.parent, daemon.pid(), "{process:?}");
     }
 }
@@ -40,7 +40,7 @@ fn every_role_is_a_process_with_its_name() {
 fn all_but_sockets_have_lost_every_privilege() {
     let (_site, daemon, _client) = start();
     let zero = "0000000000000000";
-    for p in daemon.processes() {
+    for p in daemon.processes_at_rest() {
         let status = process::status(p.pid);
         let field = |key: &str| status.get(key).cloned().unwrap_or_default();
         if p.name != "sockets" && is_root() {
@@ -79,7 +79,7 @@ fn descriptors_are_only_where_they_belong() {
     let (site, daemon, _client) = start();
     let repositories = site.path("repositories").display().to_string();
     let mut readers = 0;
-    for p in daemon.processes() {
+    for p in daemon.processes_at_rest() {
         let mut open = Vec::new();
         for entry in fs::read_dir(format!("/proc/{}/fd", p.pid)).expect("root lists").flatten() {
             open.push(fs::read_link(entry.path()).unwrap_or_default().display().to_string());
@@ -142,7 +142,7 @@ fn nobody_who_serves_others_holds_an_end_of_a_clients_pipe() {
     let mut of_sessions = 0;
     let mut found = Vec::new();
     let nobody = wait_until(10.0, || {
-        let processes = daemon.processes();
+        let processes = daemon.processes_at_rest();
         let harmless: HashSet<String> =
             processes.iter().flat_map(|p| ["0", "1", "2"].map(|fd| pipe(p.pid, fd))).flatten().collect();
         (of_sessions, found) = (0, Vec::new());
