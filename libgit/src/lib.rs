@@ -9,12 +9,16 @@
 #![forbid(unsafe_code)]
 
 mod checked_bytes;
+mod deepen;
 mod escape;
+mod filter;
 mod id;
 mod kind;
 mod ref_name;
 
+pub use deepen::{Deepen, DeepenLine, Depth};
 pub use escape::escape;
+pub use filter::{FILTER_PARTS_MAX, Filter, FilterError};
 pub use id::{HEX_MAX, HashKind, ObjectId};
 pub use kind::ObjectKind;
 pub use ref_name::{REF_COMPONENT_MAX, REF_NAME_MAX, RefName, RefNameError};

@@ -5,13 +5,11 @@
 //! [`Counter`], whose limit is in its error.
 
 pub mod daemon;
-pub mod filter;
 pub mod push;
 pub mod v0;
 pub mod v2;
 
-use libgit::{HashKind, ObjectId, RefName};
-use serde::{Deserialize, Serialize};
+use libgit::{DeepenLine, Depth, FILTER_PARTS_MAX, Filter, FilterError, HashKind, ObjectId, RefName};
 
 use crate::wire_error::{WireError, quote};
 
@@ -93,27 +91,13 @@ impl Counter {
     }
 }
 
-/// How deep the history of a shallow fetch reaches.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Deepen {
-    /// So many commits; 2147483647 means all.
-    Depth(u32),
-    /// Commits after this time, in seconds since 1970.
-    Since(u64),
-    /// Nothing that this reference reaches. May be given several times.
-    Not(RefName),
-}
-
-/// The depth that means "all of the history".
-pub const INFINITE_DEPTH: u32 = i32::MAX as u32;
-
 /// A line about shallow history, which v0 and v2 write alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShallowLine {
     /// The client has this commit without its parents.
     Shallow(ObjectId),
     /// How deep the answer is to reach.
-    Deepen(Deepen),
+    Deepen(DeepenLine),
 }
 
 /// Parses a `shallow` or `deepen…` line; `None` if it is another line.
@@ -122,21 +106,27 @@ fn shallow_line(line: &[u8], hash: HashKind) -> Option<Result<ShallowLine, WireE
         return Some(object_id("shallow", id, hash).map(ShallowLine::Shallow));
     }
     if let Some(depth) = line.strip_prefix(b"deepen ") {
-        let depth = number("deepen", depth).and_then(|n| match u32::try_from(n) {
-            Ok(n @ 1..=INFINITE_DEPTH) => Ok(n),
-            _ => Err(bad("deepen", depth)),
-        });
-        return Some(depth.map(|n| ShallowLine::Deepen(Deepen::Depth(n))));
+        let depth = number("deepen", depth).and_then(|n| Depth::new(n).ok_or_else(|| bad("deepen", depth)));
+        return Some(depth.map(|n| ShallowLine::Deepen(DeepenLine::Depth(n))));
     }
     if let Some(time) = line.strip_prefix(b"deepen-since ") {
         let time = number("deepen-since", time);
-        return Some(time.map(|n| ShallowLine::Deepen(Deepen::Since(n))));
+        return Some(time.map(|n| ShallowLine::Deepen(DeepenLine::Since(n))));
     }
     if let Some(name) = line.strip_prefix(b"deepen-not ") {
         let name = RefName::parse(name).map_err(|_| bad("deepen-not", name));
-        return Some(name.map(|n| ShallowLine::Deepen(Deepen::Not(n))));
+        return Some(name.map(|n| ShallowLine::Deepen(DeepenLine::Not(n))));
     }
     None
+}
+
+/// Parses the specification behind `filter `.
+fn filter(spec: &[u8]) -> Result<Filter, WireError> {
+    Filter::parse(spec).map_err(|error| match error {
+        FilterError::Value(value) => bad("filter", &value),
+        FilterError::Unknown(name) => WireError::Unknown("filter", quote(&name)),
+        FilterError::TooMany => WireError::Limit("filters", FILTER_PARTS_MAX as u64),
+    })
 }
 
 fn bad(what: &'static str, value: &[u8]) -> WireError {
@@ -186,14 +176,15 @@ mod tests {
         let id = "a".repeat(40);
         let shallow = ShallowLine::Shallow(ObjectId::from_hex(id.as_bytes()).unwrap());
         assert_eq!(parse(&format!("shallow {id}")), Some(Ok(shallow)));
-        assert_eq!(parse("deepen 5"), Some(Ok(ShallowLine::Deepen(Deepen::Depth(5)))));
-        assert_eq!(parse("deepen 2147483647"), Some(Ok(ShallowLine::Deepen(Deepen::Depth(INFINITE_DEPTH)))));
+        let depth = |n| ShallowLine::Deepen(DeepenLine::Depth(Depth::new(n).unwrap()));
+        assert_eq!(parse("deepen 5"), Some(Ok(depth(5))));
+        assert_eq!(parse("deepen 2147483647"), Some(Ok(ShallowLine::Deepen(DeepenLine::Depth(Depth::ALL)))));
         assert_eq!(
             parse("deepen-since 1700000000"),
-            Some(Ok(ShallowLine::Deepen(Deepen::Since(1_700_000_000))))
+            Some(Ok(ShallowLine::Deepen(DeepenLine::Since(1_700_000_000))))
         );
         let name = RefName::parse(b"v1.0").unwrap();
-        assert_eq!(parse("deepen-not v1.0"), Some(Ok(ShallowLine::Deepen(Deepen::Not(name)))));
+        assert_eq!(parse("deepen-not v1.0"), Some(Ok(ShallowLine::Deepen(DeepenLine::Not(name)))));
         for line in [
             "deepen 0",
             "deepen -1",
@@ -213,5 +204,17 @@ mod tests {
         assert!(matches!(parse(&format!("shallow {}", "a".repeat(64))), Some(Err(_))));
         assert_eq!(parse("deepen-relative"), None);
         assert_eq!(parse("done"), None);
+    }
+
+    #[test]
+    fn a_filter_that_is_refused_is_quoted() {
+        let text = |spec: &str| filter(spec.as_bytes()).unwrap_err().to_string();
+        assert_eq!(text("sparse:oid=main:x"), "unknown filter 'sparse:oid=main:x'");
+        assert_eq!(text("combine:tree:1+tree:x"), "invalid filter: 'x'");
+        assert_eq!(text("combine:%zz"), "invalid filter: '%zz'");
+        assert_eq!(text("blob:limit=99999999999999999g"), "invalid filter: '99999999999999999g'");
+        let many = format!("combine:{}", vec!["tree:1"; 17].join("+"));
+        assert_eq!(text(&many), "too many filters: at most 16");
+        assert!(text(&"x".repeat(5000)).len() < 100);
     }
 }

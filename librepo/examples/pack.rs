@@ -5,8 +5,8 @@
 use std::io::{self, BufRead, Write};
 use std::time::Instant;
 
-use libgit::ObjectId;
-use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Sink, Tips};
+use libgit::{Deepen, Depth, Filter, ObjectId};
+use librepo::fetch::{Fetch, Limits, PackOptions, Policy, Sink, Tips};
 use librepo::{Reader, Repository};
 
 struct Out(io::StdoutLock<'static>, bool);
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     if let Some(n) = value("depth=") {
-        fetch.deepen(Deepen::Depth { n: n.parse()?, relative: false });
+        fetch.deepen(Deepen::Depth { depth: Depth::new(n.parse()?).ok_or("bad depth")?, relative: false });
     }
     let ready = fetch.ready()?;
     fetch.options(PackOptions {
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ofs_delta: has("ofs"),
         include_tag: has("tags"),
         filter: match value("filter=") {
-            Some(text) => Some(Filter::parse(text.as_bytes()).ok_or("bad filter")?),
+            Some(text) => Some(Filter::parse(text.as_bytes()).map_err(|_| "bad filter")?),
             None => None,
         },
     });

@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 
 use common::random::{Random, seeds};
 use common::{Collect, count};
-use libgit::ObjectId;
-use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Sink, Tips};
+use libgit::{Deepen, Depth, Filter, ObjectId};
+use librepo::fetch::{Fetch, Limits, PackOptions, Policy, Sink, Tips};
 use librepo::{Reader, Repository};
 
 struct Scratch {
@@ -260,7 +260,9 @@ fn ours(server: &Server, question: &Question, threads: usize) -> librepo::Result
     let (mut since, mut not) = (None, Vec::new());
     for line in &question.deepen {
         match line.split_once(' ') {
-            Some(("deepen", n)) => fetch.deepen(Deepen::Depth { n: n.parse().unwrap(), relative }),
+            Some(("deepen", n)) => {
+                fetch.deepen(Deepen::Depth { depth: Depth::new(n.parse().unwrap()).unwrap(), relative })
+            }
             Some(("deepen-since", seconds)) => since = seconds.parse().ok(),
             Some(("deepen-not", hex)) => not.push(id(hex)),
             _ => {}
@@ -706,7 +708,7 @@ fn only_what_is_visible_can_be_wanted() {
     let hidden = server.commits.iter().find(|commit| !commits.contains(*commit));
     if let Some(hidden) = hidden {
         reachable.shallow(id(hidden)).unwrap();
-        reachable.deepen(Deepen::Depth { n: i32::MAX as u32, relative: false });
+        reachable.deepen(Deepen::Depth { depth: Depth::ALL, relative: false });
         assert!(reachable.shallow_info().unwrap().unshallow.is_empty());
     }
 }

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use common::history::History;
 use common::random::{Random, seeds};
 use common::{Collect, count};
-use libgit::{HashKind, ObjectId, ObjectKind};
+use libgit::{Deepen, Depth, Filter, HashKind, ObjectId, ObjectKind};
 use librepo::Reader;
-use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, Tips};
+use librepo::fetch::{Fetch, Limits, PackOptions, Policy, Tips};
 
 /// Clients of each repository, and questions of each client.
 const CLIENTS: usize = 8;
@@ -72,7 +72,7 @@ fn ask(history: &History, question: &Question) -> Answer {
         fetch.shallow(*shallow).unwrap();
     }
     if let Some((n, relative)) = question.depth {
-        fetch.deepen(Deepen::Depth { n, relative });
+        fetch.deepen(Deepen::Depth { depth: Depth::new(n.into()).unwrap(), relative });
     }
     let info = fetch.shallow_info().unwrap();
     fetch.options(PackOptions {

@@ -6,12 +6,10 @@
 //! treats the session as hostile: [`READ_STATES`] is what it may say when, and every batch is
 //! bounded by the size of a frame and by [`BATCH_IDS`].
 
-use libgit::{ObjectId, RefName};
+use libgit::{DeepenLine, Filter, ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
 use crate::refusal::Refusal;
-use crate::request::Deepen;
-use crate::request::filter::Filter;
 use crate::request::v0::SideBand;
 use crate::states::Table;
 
@@ -149,7 +147,7 @@ crate::messages! {
         /// Commits that the client has without their parents; answered by `Done`.
         5 => Shallows(Vec<ObjectId>),
         /// How deep the answer is to reach; answered by `Done`.
-        6 => Deepen(Deepen),
+        6 => Deepen(DeepenLine),
         /// Everything about wants and depth was said; `true`: the depth counts from the client's
         /// boundary. Answered by `Boundary` batches.
         7 => Bound(bool),

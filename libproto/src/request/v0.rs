@@ -1,9 +1,9 @@
 //! Lines of a fetch in v0 and v1 (`gitprotocol-pack`, "Packfile Negotiation";
 //! `gitprotocol-capabilities`).
 
-use libgit::{HashKind, ObjectId};
+use libgit::{Filter, HashKind, ObjectId};
 
-use super::{ShallowLine, bad, filter::Filter, object_format, object_id, shallow_line};
+use super::{ShallowLine, bad, filter, object_format, object_id, shallow_line};
 use crate::command::sanitize_agent;
 use crate::pktline::{BAND_MAX, SMALL_BAND_MAX};
 use crate::wire_error::{WireError, quote};
@@ -128,7 +128,7 @@ impl Need {
             return shallow.map(Need::Shallow);
         }
         if let Some(spec) = line.strip_prefix(b"filter ") {
-            return Filter::parse(spec).map(Need::Filter);
+            return filter(spec).map(Need::Filter);
         }
         let Some(rest) = line.strip_prefix(b"want ") else {
             return Err(WireError::UnexpectedLine(quote(line)));
@@ -172,7 +172,7 @@ impl Common {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Deepen;
+    use libgit::{DeepenLine, Depth};
     use proptest::prelude::*;
 
     const ID: &str = "0123456789012345678901234567890123456789";
@@ -229,7 +229,10 @@ mod tests {
 
     #[test]
     fn other_lines() {
-        assert_eq!(need("deepen 1"), Ok(Need::Shallow(ShallowLine::Deepen(Deepen::Depth(1)))));
+        assert_eq!(
+            need("deepen 1"),
+            Ok(Need::Shallow(ShallowLine::Deepen(DeepenLine::Depth(Depth::new(1).unwrap()))))
+        );
         assert!(matches!(need("filter blob:none"), Ok(Need::Filter(_))));
         for line in ["want", "want ", "want x", &format!("want {ID}x"), "have x", "done", "push", "\u{1b}[2J"]
         {

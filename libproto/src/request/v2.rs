@@ -1,9 +1,9 @@
 //! Requests of v2 (`gitprotocol-v2`): a command, capabilities, and after a delimiter its arguments.
 //! Whatever was not advertised is refused, as the document demands.
 
-use libgit::{HashKind, ObjectId};
+use libgit::{Filter, HashKind, ObjectId};
 
-use super::{Counter, ShallowLine, filter::Filter, object_format, object_id, shallow_line};
+use super::{Counter, ShallowLine, filter, object_format, object_id, shallow_line};
 use crate::command::sanitize_agent;
 use crate::wire_error::{WireError, quote};
 
@@ -156,7 +156,7 @@ impl Fetch {
             return shallow.map(Fetch::Shallow);
         }
         if let Some(spec) = line.strip_prefix(b"filter ") {
-            return Filter::parse(spec).map(Fetch::Filter);
+            return filter(spec).map(Fetch::Filter);
         }
         match line {
             b"done" => Ok(Fetch::Done),
@@ -174,7 +174,7 @@ impl Fetch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Deepen;
+    use libgit::{DeepenLine, Depth};
     use proptest::prelude::*;
 
     fn head(lines: &[&str], hash: HashKind) -> Result<Command, WireError> {
@@ -233,7 +233,10 @@ mod tests {
         let id = "b".repeat(40);
         assert_eq!(parse(&format!("want {id}")), Ok(Fetch::Want(ObjectId::from_hex(id.as_bytes()).unwrap())));
         assert_eq!(parse(&format!("have {id}")), Ok(Fetch::Have(ObjectId::from_hex(id.as_bytes()).unwrap())));
-        assert_eq!(parse("deepen 3"), Ok(Fetch::Shallow(ShallowLine::Deepen(Deepen::Depth(3)))));
+        assert_eq!(
+            parse("deepen 3"),
+            Ok(Fetch::Shallow(ShallowLine::Deepen(DeepenLine::Depth(Depth::new(3).unwrap()))))
+        );
         for line in [
             "done",
             "thin-pack",

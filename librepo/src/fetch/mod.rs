@@ -13,7 +13,6 @@ mod bitmapped;
 mod bits;
 mod commits;
 mod delta;
-mod filter;
 mod full;
 
 mod negotiate;
@@ -31,12 +30,13 @@ mod writer;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use libgit::Filter;
+
 use crate::error::Result;
 
-pub use filter::Filter;
 pub use negotiate::{Fetch, Limits, Policy, Tips, WantError};
 pub use reached::Visible;
-pub use shallow::{Deepen, ShallowInfo};
+pub use shallow::ShallowInfo;
 
 /// Where a pack goes, and who hears how it comes along. An error ends the fetch with
 /// [`crate::error::Error::Io`]; that is also how a caller cancels it.

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use libgit::{ObjectId, ObjectKind};
+use libgit::{Deepen, ObjectId, ObjectKind};
 
 use super::bitmapped::PackBitmap;
 use super::bits::Bits;
 use super::commits::{Commits, Source};
 use super::progress::Progress;
 use super::reached::Reached;
-use super::shallow::{Cuts, Deepen, ShallowInfo};
+use super::shallow::{Cuts, ShallowInfo};
 use super::space::{First, NO_OBJECT};
 use super::{Means, PackOptions, PackStats, Sink, reach, writer};
 use crate::error::{Error, Result};

@@ -1,11 +1,10 @@
 //! From wants and haves to the plan of a pack: by bitmaps where there are any, else by walking.
 
-use libgit::{ObjectId, ObjectKind};
+use libgit::{Filter, ObjectId, ObjectKind};
 
 use super::bitmapped::{self, PackBitmap};
 use super::bits::Bits;
 use super::commits::Source;
-use super::filter::Filter;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::walk;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use libgit::{ObjectId, ObjectKind};
+use libgit::{Deepen, Depth, ObjectId, ObjectKind};
 
 use super::bits::Bits;
 use super::commits::{Commits, Source, missing_below};
@@ -12,30 +12,9 @@ use super::walk::{Painting, paint};
 use crate::error::{Error, Result};
 
 /// The depth that means "all of it".
-const INFINITE: u32 = 0x7fff_ffff;
+const INFINITE: u32 = Depth::ALL.commits();
 /// The largest `shallow` file of a repository, in bytes.
 const SHALLOW_FILE: u64 = 64 << 20;
-
-/// Where a client wants its history cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deepen {
-    /// After `n` commits from the tips, or (`relative`) `n` more than it has. 2,147,483,647 is all
-    /// of it.
-    Depth {
-        /// Number of commits.
-        n: u32,
-        /// Whether to count from the present boundary.
-        relative: bool,
-    },
-    /// What the client must ask for, all at once: commits not older than `since` (seconds since
-    /// 1970) that cannot be reached from any of `not`.
-    Since {
-        /// Seconds since 1970.
-        since: Option<u64>,
-        /// Objects whose history is left out: commits, or tags of such.
-        not: Vec<ObjectId>,
-    },
-}
 
 /// How the client's boundary changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,15 +63,22 @@ impl Fetch<'_> {
         }
         let mut edge = Edge::default();
         match self.deepen.clone() {
-            Some(Deepen::Depth { n, .. }) if n >= INFINITE && own_list.is_empty() => {
+            Some(Deepen::Depth { depth: Depth::ALL, .. }) if own_list.is_empty() => {
                 for number in self.visible_boundary()? {
                     edge.inside.set(number);
                 }
             }
-            Some(Deepen::Depth { n, relative: false }) => edge.by_depth(&mut self.source, &heads, n, &own)?,
-            Some(Deepen::Depth { n, relative: true }) => {
+            Some(Deepen::Depth { depth, relative: false }) => {
+                edge.by_depth(&mut self.source, &heads, depth.commits(), &own)?;
+            }
+            Some(Deepen::Depth { depth, relative: true }) => {
                 let present = self.visible_boundary()?;
-                edge.by_depth(&mut self.source, &present, n.saturating_add(1).min(INFINITE), &own)?;
+                edge.by_depth(
+                    &mut self.source,
+                    &present,
+                    depth.commits().saturating_add(1).min(INFINITE),
+                    &own,
+                )?;
                 if !own_list.is_empty() {
                     // What is new to the client may end where this repository does: git forgets
                     // that.

@@ -11,11 +11,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use libgit::ObjectKind;
+use libgit::{Filter, ObjectKind};
 
 use super::bits::Bits;
 use super::commits::{Commits, Node, Source, missing_below};
-use super::filter::Filter;
 use super::full;
 use super::plan::{Edge, Plan, name_hash};
 use super::progress::Progress;

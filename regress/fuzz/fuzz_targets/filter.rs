@@ -1,11 +1,14 @@
 //! Filter specifications.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use libproto::request::filter::Filter;
+use libgit::Filter;
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(Filter::All(parts)) = Filter::parse(data) {
-        assert!(parts.len() >= 2 && parts.len() <= 16);
+    let hidden: String = data.iter().map(|byte| format!("%{byte:02x}")).collect();
+    if let (Ok(one), Ok(twice)) =
+        (Filter::parse(data), Filter::parse(format!("combine:{hidden}+{hidden}").as_bytes()))
+    {
+        assert_eq!(one, twice);
     }
     let _ = Filter::parse(&[b"combine:".as_slice(), data].concat());
 });

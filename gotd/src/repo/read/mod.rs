@@ -16,7 +16,7 @@ pub(crate) mod refs;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use libgit::ObjectId;
+use libgit::{Deepen, DeepenLine, Depth, ObjectId};
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::limits::Limit;
 use libproto::message::parent::{FetchRules, Negotiation as NegotiationTime, RepoReport, SessionStart};
@@ -30,7 +30,7 @@ use libproto::request;
 use libproto::states::allowed;
 use librepo::alternates::Withheld;
 use librepo::error::Error;
-use librepo::fetch::{Deepen, Fetch, Filter, Limits, PackOptions, Policy, WantError};
+use librepo::fetch::{Fetch, Limits, PackOptions, Policy, WantError};
 use librepo::id::IdSet;
 use librepo::repository::Repository;
 
@@ -129,7 +129,7 @@ const LOOKS: u32 = 2_000;
 struct Negotiation<'a> {
     fetch: Fetch<'a>,
     /// Depth and time, or what is to be left out; applied when everything was said.
-    depth: Option<u32>,
+    depth: Option<Depth>,
     since: Option<u64>,
     nots: Vec<ObjectId>,
     /// Whether enough is common, if it was looked at since the last new common object.
@@ -246,7 +246,7 @@ impl<'a> Server<'a> {
             SessionToRepo::Begin(begin) => self.begin(begin.v2).map(RepoToSession::Done),
             SessionToRepo::Wants(ids) => self.wants(&ids).map(RepoToSession::Done),
             SessionToRepo::Shallows(ids) => self.shallows(&ids).map(RepoToSession::Done),
-            SessionToRepo::Deepen(deepen) => self.deepen(deepen).map(RepoToSession::Done),
+            SessionToRepo::Deepen(line) => self.deepen(line).map(RepoToSession::Done),
             SessionToRepo::Bound(relative) => return self.bound(relative),
             SessionToRepo::Haves(haves) => self.haves(&haves).map(RepoToSession::Haved),
             SessionToRepo::Judge(()) => self.judge().map(RepoToSession::Ready),
@@ -352,16 +352,16 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    fn deepen(&mut self, deepen: request::Deepen) -> Result<(), Refusal> {
-        let not = match &deepen {
-            request::Deepen::Not(name) => Some(self.advertised.resolve(name)?),
+    fn deepen(&mut self, line: DeepenLine) -> Result<(), Refusal> {
+        let not = match &line {
+            DeepenLine::Not(name) => Some(self.advertised.resolve(name)?),
             _ => None,
         };
         let negotiation = self.negotiation()?;
-        match deepen {
-            request::Deepen::Depth(depth) => negotiation.depth = Some(depth),
-            request::Deepen::Since(time) => negotiation.since = Some(time),
-            request::Deepen::Not(_) => {
+        match line {
+            DeepenLine::Depth(depth) => negotiation.depth = Some(depth),
+            DeepenLine::Since(time) => negotiation.since = Some(time),
+            DeepenLine::Not(_) => {
                 let most = request::Limits::default().deepen_nots;
                 if negotiation.nots.len() as u64 >= most {
                     return Err(Refusal::TooMany("deepen-not lines".into(), most, None));
@@ -404,7 +404,7 @@ impl<'a> Server<'a> {
             (Some(_), true) => {
                 return Err(Refusal::Malformed("deepen and deepen-since cannot be used together".into()));
             }
-            (Some(n), false) => negotiation.fetch.deepen(Deepen::Depth { n, relative }),
+            (Some(depth), false) => negotiation.fetch.deepen(Deepen::Depth { depth, relative }),
             (None, true) => negotiation.fetch.deepen(Deepen::Since { since, not }),
             (None, false) => {}
         }
@@ -437,17 +437,6 @@ impl<'a> Server<'a> {
         if ask.filter.is_some() && !self.grant.rules.filter {
             return Err(Refusal::Malformed("filter: not offered".into()));
         }
-        // The engine reads the specification again, written anew from what was understood of it.
-        let filter = match &ask.filter {
-            Some(filter) => {
-                let spec = filter.to_string();
-                Some(
-                    Filter::parse(spec.as_bytes())
-                        .ok_or_else(|| Refusal::Malformed("filter: not supported".into()))?,
-                )
-            }
-            None => None,
-        };
         let Some(mut negotiation) = self.negotiation.take() else {
             return Err(Refusal::Internal("no negotiation under way".into()));
         };
@@ -457,7 +446,7 @@ impl<'a> Server<'a> {
             thin: ask.thin,
             ofs_delta: ask.ofs_delta,
             include_tag: ask.include_tag,
-            filter,
+            filter: ask.filter,
         });
         // The session may have made it small since the last pack.
         self.output.begin();

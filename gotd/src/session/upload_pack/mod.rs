@@ -13,10 +13,10 @@ mod v2;
 #[cfg(test)]
 mod tests;
 
-use libgit::ObjectId;
+use libgit::{DeepenLine, ObjectId};
 use libproto::message::repo::{BATCH_IDS, BoundaryBatch, ListAsk, PackAsk, SessionToRepo};
 use libproto::pktline;
-use libproto::request::{Counter, Deepen, Limits, ShallowLine};
+use libproto::request::{Counter, Limits, ShallowLine};
 use libproto::wire_error::WireError;
 
 use crate::session::conversation::{Conversation, Failure, Repo};
@@ -106,16 +106,16 @@ impl Session<'_> {
                 }
                 Ok(())
             }
-            ShallowLine::Deepen(deepen) => {
-                match deepen {
-                    Deepen::Depth(_) => needs.depth = true,
-                    Deepen::Since(_) => needs.cut = true,
-                    Deepen::Not(_) => {
+            ShallowLine::Deepen(line) => {
+                match line {
+                    DeepenLine::Depth(_) => needs.depth = true,
+                    DeepenLine::Since(_) => needs.cut = true,
+                    DeepenLine::Not(_) => {
                         needs.cut = true;
                         needs.nots.add()?;
                     }
                 }
-                self.repo.done(&SessionToRepo::Deepen(deepen))
+                self.repo.done(&SessionToRepo::Deepen(line))
             }
         }
     }

@@ -1,11 +1,10 @@
 //! A fetch in v0 and v1 (`gitprotocol-pack`): advertisement, needs, haves, pack.
 
-use libgit::ObjectId;
+use libgit::{Filter, ObjectId};
 use libproto::advertise::{self, FetchOffer};
 use libproto::message::repo::{BATCH_IDS, Begin, HaveStatus, PackAsk, SessionToRepo};
 use libproto::pktline::{self, FLUSH, Packet};
 use libproto::request::Counter;
-use libproto::request::filter::Filter;
 use libproto::request::v0::{Capabilities, Common, MultiAck, Need};
 use libproto::wire_error::WireError;
 

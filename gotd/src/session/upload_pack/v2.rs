@@ -1,14 +1,13 @@
 //! A fetch in v2 (`gitprotocol-v2`): any number of requests on one connection, each a command with
 //! its arguments.
 
-use libgit::{ObjectId, REF_NAME_MAX};
+use libgit::{Filter, ObjectId, REF_NAME_MAX};
 use libproto::advertise;
 use libproto::message::repo::{
     BATCH_BYTES, BATCH_IDS, Begin, HaveStatus, ListAsk, PackAsk, Prefixes, SessionToRepo,
 };
 use libproto::pktline::{self, DELIM, FLUSH, Packet};
 use libproto::request::Counter;
-use libproto::request::filter::Filter;
 use libproto::request::v0::SideBand;
 use libproto::request::v2::{Command, Fetch, Head, LsRefs};
 use libproto::wire_error::WireError;
