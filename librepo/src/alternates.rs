@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::beneath::{Dir, EntryType};
+use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::mounts::Look;
 use crate::place::{self, Inode, Trust, Walked};

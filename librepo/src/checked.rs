@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::sys::stat::FileStat;
 use sha2::Digest as _;
 
-use crate::beneath::Map;
+use crate::dir::Map;
 
 /// How long a file must have lain still.
 const STILL: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use crate::beneath::{be32, be64};
+use crate::dir::{be32, be64};
 
 /// Length of a fan-out table in bytes.
 pub const FANOUT_LEN: usize = 256 * 4;

@@ -6,8 +6,8 @@
 
 use libgit::{HashKind, ObjectId};
 
-use crate::beneath::{Dir, Map, be32, be64};
 use crate::chunks::{Chunks, IdTable};
+use crate::dir::{Dir, Map, be32, be64};
 use crate::error::Result;
 
 const NO_PARENT: u32 = 0x7000_0000;

@@ -323,12 +323,12 @@ impl Fs {
     /// if there is no such directory.
     pub fn list(&self, path: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bool)>> {
         let dir = match self.open_dir_raw(path) {
-            Ok(fd) => crate::beneath::Dir::within(fd, name(path), self.look),
+            Ok(fd) => crate::dir::Dir::within(fd, name(path), self.look),
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Vec::new()),
             Err(errno) => return Err(Error::Open(name(path), io_error(errno))),
         };
         let entries = dir.entries(limit)?;
-        Ok(entries.into_iter().map(|(name, kind)| (name, kind == crate::beneath::EntryType::Dir)).collect())
+        Ok(entries.into_iter().map(|(name, kind)| (name, kind == crate::dir::EntryType::Dir)).collect())
     }
 
     /// Gives what was created the mode that a shared repository asks for.

@@ -11,7 +11,6 @@
 //! - [`alternates`] finds the object directories that a repository borrows from.
 
 pub mod alternates;
-pub mod beneath;
 pub mod bitmap;
 pub mod checked;
 pub mod chunks;
@@ -19,6 +18,7 @@ pub mod commit_graph;
 pub mod config;
 pub mod create;
 pub mod delta_apply;
+pub mod dir;
 pub mod error;
 pub mod ewah;
 pub mod fetch;

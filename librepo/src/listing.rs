@@ -200,7 +200,7 @@ impl<'l, P: Iterator<Item = Result<(&'l [u8], PackedValue)>>> Iterator for Iter<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::beneath::Map;
+    use crate::dir::Map;
     use libgit::HashKind;
 
     fn listing(loose: &[(&str, Option<u8>)], packed: &str, prefixes: &[&str]) -> Listing {

@@ -2,7 +2,7 @@
 
 use libgit::{HashKind, ObjectId, ObjectKind};
 
-use crate::beneath::{Dir, EntryType, Map};
+use crate::dir::{Dir, EntryType, Map};
 use crate::error::{Error, Result};
 
 /// The most entries of one fan-out directory that are listed.

@@ -2,8 +2,8 @@
 
 use libgit::{HashKind, ObjectId};
 
-use crate::beneath::{Map, be32, be64};
 use crate::chunks::{Chunks, IdTable};
+use crate::dir::{Map, be32, be64};
 
 /// A multi-pack index: the ids of several packs in one order.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
-use crate::beneath::EntryType;
+use crate::dir::EntryType;
 
 /// To look at a directory and ask nobody for it.
 #[cfg(target_os = "linux")]

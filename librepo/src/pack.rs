@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use libgit::{HashKind, ObjectId, ObjectKind};
 
-use crate::beneath::{Map, be32};
 use crate::checked::Checked;
+use crate::dir::{Map, be32};
 use crate::error::Error;
 use crate::pack_index::PackIndex;
 use crate::rev::Order;

@@ -2,8 +2,8 @@
 
 use libgit::{HashKind, ObjectId};
 
-use crate::beneath::{Map, be32, be64};
 use crate::chunks::{FANOUT_LEN, IdTable};
+use crate::dir::{Map, be32, be64};
 
 const MAGIC: &[u8; 4] = b"\xfftOc";
 

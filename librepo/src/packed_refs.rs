@@ -5,7 +5,7 @@
 
 use libgit::{HashKind, ObjectId};
 
-use crate::beneath::{Dir, Map};
+use crate::dir::{Dir, Map};
 use crate::error::{Error, Result};
 use crate::object::find_byte;
 use crate::prefixes::Prefixes;

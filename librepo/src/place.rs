@@ -28,7 +28,7 @@ use nix::errno::Errno;
 use nix::fcntl::{open, openat, readlinkat};
 use nix::sys::stat::Mode;
 
-use crate::beneath::EntryType;
+use crate::dir::EntryType;
 use crate::mounts::{DIRECTORY, ENTRY, Facts, Look, Mount, MountedBy, facts, mounted_by};
 
 pub use crate::mounts::Permissions;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use flate2::{Decompress, FlushDecompress, Status};
 use libgit::{ObjectId, ObjectKind};
 
-use crate::beneath::Map;
 use crate::delta_apply;
+use crate::dir::Map;
 use crate::error::{Error, Result};
 use crate::id::FastState;
 use crate::inflate::Inflater;

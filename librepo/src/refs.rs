@@ -6,7 +6,7 @@
 
 use libgit::{HashKind, ObjectId, ObjectKind};
 
-use crate::beneath::{Dir, EntryType};
+use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::listing::{Found, Listing, Resolved};
 use crate::object::Tag;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use libgit::HashKind;
 
 use crate::alternates::Alternate;
-use crate::beneath::{Dir, EntryType};
 use crate::checked::Checked;
 use crate::commit_graph::{self, CommitGraph};
 use crate::config::Config;
+use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::mounts::Look;
 use crate::refs::Refs;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use libgit::HashKind;
 
-use crate::beneath::{Map, be32};
 use crate::checked::{Checked, Seal};
+use crate::dir::{Map, be32};
 use crate::pack_index::PackIndex;
 
 const HEADER_LEN: usize = 12;

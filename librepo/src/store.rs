@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use libgit::{HashKind, ObjectId};
 
-use crate::beneath::{Dir, EntryType};
 use crate::checked::Checked;
+use crate::dir::{Dir, EntryType};
 use crate::error::Result;
 use crate::loose;
 use crate::midx::MultiPackIndex;
@@ -229,7 +229,7 @@ impl Store {
         let Some(file) = dir.open_file(format!("{stem}.pack").as_bytes()).map_err(text)? else {
             return Ok(None);
         };
-        let map = crate::beneath::Map::of_file(&file).map_err(|e| e.to_string())?;
+        let map = crate::dir::Map::of_file(&file).map_err(|e| e.to_string())?;
         // A .rev file that cannot be opened is one that is not there.
         let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
         let keep = map.len() >= KEEP_OPEN_BYTES

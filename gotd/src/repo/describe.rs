@@ -15,7 +15,7 @@ use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, S
 use libproto::message::rules::PushRules;
 use libproto::names::escape;
 use libproto::refusal::Refusal;
-use librepo::beneath::{Dir, EntryType};
+use librepo::dir::{Dir, EntryType};
 use librepo::fs_ops::Fs;
 use librepo::object::Commit;
 use librepo::reader::Reader;

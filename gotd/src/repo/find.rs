@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libproto::message::parent::{DirectoryId, OpenError, RepoAddress};
-use librepo::beneath::EntryType;
+use librepo::dir::EntryType;
 use librepo::mounts::Look;
 use librepo::place::{self, Inode, Permissions, Stopped, Trust, Walked, Why};
 

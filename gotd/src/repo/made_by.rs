@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use libproto::names::escape;
-use librepo::beneath::Dir;
+use librepo::dir::Dir;
 use librepo::fs_ops::Fs;
 use librepo::place::Walked;
 

@@ -19,8 +19,8 @@ use libproto::message::parent::{
 };
 use libproto::message::repo::RepoToSession;
 use libproto::refusal::Refusal;
-use librepo::beneath::EntryType;
 use librepo::checked::{Checked, Seal};
+use librepo::dir::EntryType;
 use librepo::repository::{Opening, Options};
 use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use libproto::names::RepoName;
 use librepo::Error;
-use librepo::beneath::{Dir, EntryType};
+use librepo::dir::{Dir, EntryType};
 use librepo::place::Walked;
 
 use crate::repo::find::{Found, repository_at};

@@ -5,7 +5,7 @@
 //! The order is checked as a whole when it is opened; beyond that nothing is believed: where an
 //! object lies, its pack's own index says.
 
-use crate::beneath::{Map, be32};
+use crate::dir::{Map, be32};
 use crate::midx::MultiPackIndex;
 use crate::rev::{self, Starts};
 use crate::store::Store;

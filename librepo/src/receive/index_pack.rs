@@ -13,7 +13,7 @@ use super::inspect::{self, Findings, Inspector, LARGE_BLOB};
 use super::resolve::{self, Children, Context};
 use super::stream::{self, Table};
 use super::{Limits, Stage, Ticker, bad, index_file, modules, pack_error, thin};
-use crate::beneath::Map;
+use crate::dir::Map;
 use crate::error::Result;
 use crate::id::IdSet;
 use crate::pack::Pack;

@@ -9,7 +9,7 @@ use super::bad;
 use super::check::{self, Policy, Special};
 use super::hasher::{Job, ObjectHasher};
 use super::links::Links;
-use crate::beneath::EntryType;
+use crate::dir::EntryType;
 use crate::error::{Error, Result};
 use crate::id::IdSet;
 use crate::object::{Commit, Tag};

@@ -2,8 +2,8 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use libgit::HashKind;
-use librepo::beneath::Map;
 use librepo::commit_graph::CommitGraph;
+use librepo::dir::Map;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&first, data)) = data.split_first() else { return };

@@ -2,7 +2,7 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use libgit::HashKind;
-use librepo::beneath::Map;
+use librepo::dir::Map;
 use librepo::pack_index::PackIndex;
 
 fuzz_target!(|data: &[u8]| {

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use libgit::{HashKind, ObjectId};
 use librepo::Reader;
-use librepo::beneath::Map;
+use librepo::dir::Map;
 use librepo::pack::Pack;
 use librepo::pack_index::PackIndex;
 use librepo::store::{Limits, Store};

@@ -2,8 +2,8 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use libgit::HashKind;
-use librepo::beneath::Map;
 use librepo::checked::Checked;
+use librepo::dir::Map;
 use librepo::pack_index::PackIndex;
 use librepo::rev::Order;
 
