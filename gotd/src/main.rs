@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use gotd::os::spawn::TELL_BUILD;
 use gotd::roles;
-use gotd::roles::parent::startup::{self, Failure, Options};
+use gotd::roles::parent::startup::{self, DaemonOptions, Failure};
 use libproto::states::Role;
 
 /// musl's own gives every page back at once and asks for it again.
@@ -83,7 +83,7 @@ fn role() -> Option<Result<(), String>> {
 
 /// Starts the daemon.
 fn daemon(flags: &Flags) -> Result<(), Failure> {
-    startup::run(&Options {
+    startup::run(&DaemonOptions {
         foreground: flags.foreground,
         detached: flags.detached,
         check: flags.check,

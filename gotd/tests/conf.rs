@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use gotd::access::table::{Found, Identity, Table, Verdict};
+use gotd::access::table::{AccessTable, Identity, NameMatch, Verdict};
 use gotd::conf::model::{Access, Config, Secret, UnixUser};
 use gotd::conf::resolve::{FixedNames, UnixGroup, resolve};
 use gotd::conf::source::Texts;
@@ -65,12 +65,12 @@ fn unix(uid: u32, groups: &[u32]) -> Identity {
     Identity::UnixUser { uid, gid: uid, groups: groups.to_vec() }
 }
 
-fn ask(table: &Table, who: &Identity, name: &str, service: Service) -> String {
+fn ask(table: &AccessTable, who: &Identity, name: &str, service: Service) -> String {
     match table.decide(who, &RepoName::parse(name.as_bytes()).unwrap(), service) {
         Verdict::Granted(grant) => {
             let below = match &grant.found {
-                Found::Configured => String::new(),
-                Found::Below(name) => format!(" below {name}"),
+                NameMatch::Configured => String::new(),
+                NameMatch::Below(name) => format!(" below {name}"),
             };
             let marker = if grant.needs_export_marker { " if exported" } else { "" };
             format!("{}{below}{marker} line {}", grant.access.word(), grant.at.line)
@@ -86,7 +86,7 @@ fn the_files_of_c_gotds_tests_decide_as_there() {
     let head =
         "listen on \"/tmp/gotd.sock\"\nuser _gotd\nrepository \"test-repo\" {\n    path \"/r/test-repo\"\n";
     let verdict = |rules: &str, who: &Identity, service| {
-        ask(&Table::new(good(&format!("{head}{rules}}}\n"))), who, "test-repo", service)
+        ask(&AccessTable::new(good(&format!("{head}{rules}}}\n"))), who, "test-repo", service)
     };
     let dev = unix(1001, &[]);
     let none = "no git repository found";
@@ -129,7 +129,7 @@ fn every_directive_of_c_gotds_tests_loads() {
 
 #[test]
 fn names_with_and_without_suffix_and_prefixes() {
-    let table = Table::new(good(concat!(
+    let table = AccessTable::new(good(concat!(
         "repository \"src\" {\n path \"/a\"\n permit rw gotdev\n}\n",
         "repository \"git/secret\" { path \"/b\" deny gotdev }\n",
         "repositories \"git\" {\n path \"/c\"\n permit ro gotdev\n create\n}\n",
@@ -165,7 +165,7 @@ fn anonymous_clients_read_and_learn_nothing() {
         "repository \"open\" { path \"/a\" permit rw anonymous }\n",
         "repository \"closed\" { path \"/b\" permit ro anonymous\n deny anonymous }\n",
     );
-    let table = Table::new(good(text));
+    let table = AccessTable::new(good(text));
     assert_eq!(ask(&table, &Identity::Anonymous, "open", Fetch), "ro line 1");
     assert_eq!(ask(&table, &Identity::Anonymous, "open", Push), "open: Permission denied");
     assert_eq!(ask(&table, &Identity::Anonymous, "closed", Fetch), "no git repository found");
@@ -174,13 +174,13 @@ fn anonymous_clients_read_and_learn_nothing() {
         Verdict::NotFound
     );
     assert_eq!(table.decide(&unix(1001, &[]), &RepoName::parse(b"open").unwrap(), Fetch), Verdict::NoRule);
-    let table = Table::new(good(&format!("connection informative errors\n{text}")));
+    let table = AccessTable::new(good(&format!("connection informative errors\n{text}")));
     assert_eq!(ask(&table, &Identity::Anonymous, "closed", Fetch), "closed: Permission denied");
 }
 
 #[test]
 fn a_denied_group_cannot_be_left_and_overflow_ids_are_nobody() {
-    let table = Table::new(good(concat!(
+    let table = AccessTable::new(good(concat!(
         "repository \"r\" { path \"/a\" permit rw flan_hacker\n permit ro nobody\n permit rw :nobody\n permit ro :65534\n",
         " permit rw 4294967295\n permit rw porter\n deny :porters\n}\n",
     )));
@@ -202,7 +202,7 @@ fn users_of_an_account_are_believed_from_its_uid_only() {
         "group staff {{ alice\n bob }}\naccount git {{\n user alice {{ key \"{KEY} alice@desk\" }}\n user bob principal bob\n}}\n\
          repository \"r\" {{ path \"/a\" permit ro :staff\n permit rw alice\n permit rw git\n permit rw :git }}\n"
     );
-    let table = Table::new(good(&text));
+    let table = AccessTable::new(good(&text));
     let name = |n: &str| UserName::parse(n.as_bytes()).unwrap();
     let alice = table.identify(1010, 1010, &[], Some(&name("alice"))).unwrap();
     let bob = table.identify(1010, 1010, &[], Some(&name("bob"))).unwrap();
@@ -222,7 +222,7 @@ fn users_of_an_account_are_believed_from_its_uid_only() {
 
 #[test]
 fn limits_of_users() {
-    let table = Table::new(good(
+    let table = AccessTable::new(good(
         "connection {\n limit user gotdev 16\n limit user anonymous 32\n limit per user 5\n}\nrepository \"r\" { path \"/a\" }",
     ));
     assert_eq!(table.connection_limit(&unix(1001, &[])).unwrap().0, 16);
@@ -249,7 +249,7 @@ fn a_file_of_ten_thousand_repositories_is_fast() {
         text.push_str("}\n");
     }
     let start = std::time::Instant::now();
-    let table = Table::new(good(&text));
+    let table = AccessTable::new(good(&text));
     let load = start.elapsed();
     let start = std::time::Instant::now();
     let mut granted = 0;

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use gotd::access::table::{Identity, Table};
+use gotd::access::table::{AccessTable, Identity};
 use gotd::conf::model::{Secret, UnixUser};
 use gotd::conf::resolve::{FixedNames, UnixGroup, resolve};
 use gotd::conf::source::Texts;
@@ -40,7 +40,7 @@ fn names() -> FixedNames {
     }
 }
 
-fn table(text: &str) -> Table {
+fn table(text: &str) -> AccessTable {
     let parsed = parse("gotd.conf", &mut Texts::one("gotd.conf", text));
     assert!(parsed.errors.is_empty(), "{text}: {:?}", parsed.errors);
     let mut config = parsed.config;
@@ -50,11 +50,11 @@ fn table(text: &str) -> Table {
     ];
     let found = resolve(&mut config, &mut names());
     assert!(found.errors.is_empty(), "{text}: {:?}", found.errors);
-    Table::new(config)
+    AccessTable::new(config)
 }
 
 /// `rw`, `ro`, `denied` by a rule, or `-`: no rule matches, and so there is no such repository.
-fn verdict(table: &Table, who: &str, repository: &str) -> &'static str {
+fn verdict(table: &AccessTable, who: &str, repository: &str) -> &'static str {
     let identity = match PEOPLE.iter().find(|(name, _, _)| *name == who) {
         Some((_, uid, groups)) => Identity::UnixUser { uid: *uid, gid: *uid, groups: groups.to_vec() },
         None => Identity::Anonymous,

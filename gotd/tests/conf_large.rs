@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use gotd::access::table::{Identity, Table, Verdict};
+use gotd::access::table::{AccessTable, Identity, Verdict};
 use gotd::conf::parse;
 use gotd::conf::resolve::{FixedNames, resolve};
 use gotd::conf::source::Texts;
@@ -25,7 +25,7 @@ fn a_large_site() {
     assert_eq!(parsed.errors, []);
     let mut config = parsed.config;
     assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
-    let table = Table::new(config);
+    let table = AccessTable::new(config);
     let read = start.elapsed();
     let ask = |uid: u32, name: &str| {
         let identity = Identity::UnixUser { uid, gid: uid, groups: vec![] };

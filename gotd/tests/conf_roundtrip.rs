@@ -9,7 +9,7 @@ use gotd::conf::model::*;
 use gotd::conf::print::{print, quote};
 use gotd::conf::repository_blocks::FSCK_KINDS;
 use gotd::conf::source::Texts;
-use gotd::conf::{Limits, parse};
+use gotd::conf::{ConfiguredLimits, parse};
 use gotd::fairness::owners::{are_in_order, settle};
 use libproto::codec::CodecError;
 use libproto::message::parent::UidRange;
@@ -218,7 +218,7 @@ prop_compose! {
         config.listeners.extend(git.map(|git| Listener { address: address(git), at }));
         config.sandbox = if best_effort { Sandbox::BestEffort } else { Sandbox::Required };
         (config.log_verbose, config.informative_errors, config.log_to) = (verbose, informative, log_to);
-        let mut all = Limits::default();
+        let mut all = ConfiguredLimits::default();
         limits.into_iter().for_each(|o| assert!(all.set(o.limit, o.value, at)));
         config.limits = all;
         let name = |text: &str| UserName::parse(text.as_bytes()).unwrap();

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gotd::roles::sockets::ask::{self, BIND, REPLACE, TERMINATE};
-use gotd::roles::sockets::{Table, serve};
+use gotd::roles::sockets::{BindTable, serve};
 
 thread_local! {
     static COUNTED: Cell<bool> = const { Cell::new(false) };
@@ -40,7 +40,7 @@ static ALLOCATOR: Counting = Counting;
 fn no_request_makes_it_allocate() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s");
-    let mut table = Table::open(&[path.display().to_string()]).expect("opens");
+    let mut table = BindTable::open(&[path.display().to_string()]).expect("opens");
     let (ours, theirs) = gotd::os::spawn::pair().expect("a pair");
     let role = std::thread::spawn(move || {
         COUNTED.set(true);

@@ -8,13 +8,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use libproto::command::{Command, Service, Version};
+use libproto::command::{Service, ServiceCommand, Version};
 use libproto::pktline::{Decoder, Packet};
-use libproto::request::daemon::{self, REQUEST_MAX, Request};
+use libproto::request::daemon::{self, DaemonRequest, REQUEST_MAX};
 use libproto::wire_error::WireError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::Wish;
+use crate::CommandLine;
 
 /// How long the whole first packet may take.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
@@ -26,8 +26,8 @@ pub fn peer(connection: BorrowedFd<'_>) -> Vec<u8> {
 }
 
 /// Reads the request from a connection; the error is a text for the client.
-pub fn wish<C: AsFd + Read>(connection: &mut C, from: Vec<u8>) -> Result<Wish, String> {
-    let request = Request::parse(&first_packet(connection)?).map_err(|e| e.to_string())?;
+pub fn wish<C: AsFd + Read>(connection: &mut C, from: Vec<u8>) -> Result<CommandLine, String> {
+    let request = DaemonRequest::parse(&first_packet(connection)?).map_err(|e| e.to_string())?;
     if request.service != Service::UploadPack {
         return Err(daemon::not_enabled(&request.repo));
     }
@@ -35,8 +35,8 @@ pub fn wish<C: AsFd + Read>(connection: &mut C, from: Vec<u8>) -> Result<Wish, S
         Version::V0 => Vec::new(),
         version => format!("version={}", version as u8).into_bytes(),
     };
-    Ok(Wish {
-        command: Command { service: request.service, repo: request.repo },
+    Ok(CommandLine {
+        command: ServiceCommand { service: request.service, repo: request.repo },
         user: None,
         git_protocol,
         from,
@@ -77,7 +77,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    fn wish_of(bytes: &[u8]) -> (Result<Wish, String>, Vec<u8>) {
+    fn wish_of(bytes: &[u8]) -> (Result<CommandLine, String>, Vec<u8>) {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.write_all(bytes).expect("fits");
         drop(ours);

@@ -19,14 +19,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libproto::channel::{Channel, Received, RecvError};
-use libproto::command::{self, Command, CommandError, Service};
+use libproto::command::{self, CommandError, Service, ServiceCommand};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
     ClientKind, ClientToSession, First, GitRequest, Hello, SessionToClient, ShellRequest,
 };
 use libproto::names::escape;
 use libproto::pktline;
-use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// musl's own gives every page back at once and asks for it again.
@@ -47,8 +47,8 @@ const WORK: Promises = Promises::of(&[Promise::Stdio]);
 type Session = Channel<ClientToSession, SessionToClient>;
 
 /// What the command line says.
-struct Wish {
-    command: Command,
+struct CommandLine {
+    command: ServiceCommand,
     user: Option<String>,
     /// The versions of Git's protocol that the client can speak.
     git_protocol: Vec<u8>,
@@ -162,7 +162,7 @@ usage: gotsh -c \"git-upload-pack|git-receive-pack 'repository'\"
        gotsh --inetd          on a connection of git://";
 
 /// Finds the request: `-c` of a login shell, the environment of a forced command, or our own name.
-fn wish() -> Result<Wish, CommandError> {
+fn wish() -> Result<CommandLine, CommandError> {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.take(8).collect();
@@ -170,7 +170,7 @@ fn wish() -> Result<Wish, CommandError> {
     let words: Vec<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
     if let Some(service) = Service::from_name(base) {
         let [path] = words.as_slice() else { return Err(CommandError::Usage) };
-        return Ok(Wish::of_ssh(command::parse_argument(service, path)?, None));
+        return Ok(CommandLine::of_ssh(command::parse_argument(service, path)?, None));
     }
     let (line, user) = match words.as_slice() {
         // A login shell. What a client types after -c is never an option of ours.
@@ -179,13 +179,18 @@ fn wish() -> Result<Wish, CommandError> {
         [b"--user", user] => (original_command()?, Some(String::from_utf8_lossy(user).into_owned())),
         _ => return Err(CommandError::Usage),
     };
-    Ok(Wish::of_ssh(command::parse(&line)?, user))
+    Ok(CommandLine::of_ssh(command::parse(&line)?, user))
 }
 
-impl Wish {
+impl CommandLine {
     /// What sshd runs has the rest in its environment.
-    fn of_ssh(command: Command, user: Option<String>) -> Wish {
-        Wish { command, user, git_protocol: variable("GIT_PROTOCOL"), from: variable("SSH_CONNECTION") }
+    fn of_ssh(command: ServiceCommand, user: Option<String>) -> CommandLine {
+        CommandLine {
+            command,
+            user,
+            git_protocol: variable("GIT_PROTOCOL"),
+            from: variable("SSH_CONNECTION"),
+        }
     }
 }
 
@@ -200,7 +205,7 @@ fn variable(name: &str) -> Vec<u8> {
 }
 
 /// Connects, and asks for what `wish` says, which is made in the sandbox.
-fn run(user: Option<&str>, wish: impl FnOnce() -> Result<Wish, String>) -> Result<u8, String> {
+fn run(user: Option<&str>, wish: impl FnOnce() -> Result<CommandLine, String>) -> Result<u8, String> {
     let hello = Hello::new(ClientKind::Git, user).ok_or("--user: not a user name")?;
     let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
     let session = dial(path.as_ref())?;
@@ -249,7 +254,8 @@ fn first(session: &Session) -> Result<First, String> {
 
 /// A sandbox of our own is a second line: where the system has none, gotd's own processes decide.
 fn sandbox(promises: Promises, paths: Option<&[Visible<'_>]>) {
-    let stage = Stage { promises, paths, limits: Limits::UNCHANGED, enforcement: Enforcement::BestEffort };
+    let stage =
+        Stage { promises, paths, limits: ResourceLimits::UNCHANGED, enforcement: Enforcement::BestEffort };
     if let Err(e) = libsandbox::enter(&stage) {
         complain(&e.to_string());
     }

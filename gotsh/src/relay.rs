@@ -245,7 +245,7 @@ struct Relay {
 
 /// What poll(2) has found.
 #[derive(Default)]
-struct Found {
+struct Polled {
     session: bool,
     up: bool,
     down: bool,
@@ -334,7 +334,7 @@ impl Relay {
     }
 
     /// Waits for something to do; `None`: after the session's end nothing was taken for too long.
-    fn wait(&self, session: &Session) -> Result<Option<Found>, String> {
+    fn wait(&self, session: &Session) -> Result<Option<Polled>, String> {
         let listening = self.status.is_none();
         let mut fds = Vec::with_capacity(4);
         let mut watch = |fd, events| {
@@ -350,13 +350,13 @@ impl Relay {
         match poll(&mut fds, if listening { PollTimeout::NONE } else { flush }) {
             Ok(0) => return Ok(None),
             Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Some(Found::default())),
+            Err(Errno::EINTR) => return Ok(Some(Polled::default())),
             Err(e) => return Err(format!("poll: {e}")),
         }
         let is_ready = |at: Option<usize>| {
             at.and_then(|at| fds.get(at)).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
         };
-        Ok(Some(Found {
+        Ok(Some(Polled {
             session: is_ready(told),
             up: is_ready(up),
             down: is_ready(down),

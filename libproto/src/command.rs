@@ -40,7 +40,7 @@ impl Service {
 
 /// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
+pub struct ServiceCommand {
     /// The service.
     pub service: Service,
     /// The repository it is for.
@@ -78,7 +78,7 @@ impl std::error::Error for CommandError {}
 /// Parses a command line as a forced command, a login shell's `-c` or Git gives it:
 /// `git-upload-pack '/name'`. `git upload-pack`, with a space, is understood too, because git's own
 /// shell does.
-pub fn parse(command: &[u8]) -> Result<Command, CommandError> {
+pub fn parse(command: &[u8]) -> Result<ServiceCommand, CommandError> {
     if command.len() > COMMAND_MAX {
         return Err(CommandError::Name(NameError::TooLong));
     }
@@ -89,7 +89,7 @@ pub fn parse(command: &[u8]) -> Result<Command, CommandError> {
                 command.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b" "))
             {
                 let repo = parse_name(&unquote(argument)?)?;
-                return Ok(Command { service, repo });
+                return Ok(ServiceCommand { service, repo });
             }
         }
     }
@@ -98,8 +98,8 @@ pub fn parse(command: &[u8]) -> Result<Command, CommandError> {
 
 /// Parses the one argument of a program that is itself called `git-upload-pack` or
 /// `git-receive-pack`. It has been through a shell already and is not unquoted again.
-pub fn parse_argument(service: Service, argument: &[u8]) -> Result<Command, CommandError> {
-    Ok(Command { service, repo: parse_name(argument)? })
+pub fn parse_argument(service: Service, argument: &[u8]) -> Result<ServiceCommand, CommandError> {
+    Ok(ServiceCommand { service, repo: parse_name(argument)? })
 }
 
 fn parse_name(name: &[u8]) -> Result<RepoName, CommandError> {

@@ -122,11 +122,11 @@ pub fn chomp(line: &[u8]) -> &[u8] {
 pub struct Decoder {
     header: [u8; HEADER_LEN],
     payload: Vec<u8>,
-    state: State,
+    state: DecoderState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum DecoderState {
     Header {
         have: usize,
     },
@@ -150,31 +150,31 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder at the beginning of a packet.
     pub fn new() -> Decoder {
-        Decoder { header: [0; HEADER_LEN], payload: Vec::new(), state: State::Header { have: 0 } }
+        Decoder { header: [0; HEADER_LEN], payload: Vec::new(), state: DecoderState::Header { have: 0 } }
     }
 
     /// How many more bytes can be taken before the next decision; never 0.
     pub fn need(&self) -> usize {
         match self.state {
-            State::Header { have } => HEADER_LEN - have,
-            State::Payload { length } => length - self.payload.len(),
-            State::Skip { left } => left,
-            State::Complete(_) => HEADER_LEN,
+            DecoderState::Header { have } => HEADER_LEN - have,
+            DecoderState::Payload { length } => length - self.payload.len(),
+            DecoderState::Skip { left } => left,
+            DecoderState::Complete(_) => HEADER_LEN,
         }
     }
 
     /// Whether no byte of a packet has come: the end of the input is an orderly one here.
     pub fn at_boundary(&self) -> bool {
-        matches!(self.state, State::Header { have: 0 } | State::Complete(_))
+        matches!(self.state, DecoderState::Header { have: 0 } | DecoderState::Complete(_))
     }
 
     /// The packet that the last [`Decoder::push`] completed, if it did.
     pub fn packet(&self) -> Option<Packet<'_>> {
         match self.state {
-            State::Complete(Header::Flush) => Some(Packet::Flush),
-            State::Complete(Header::Delim) => Some(Packet::Delim),
-            State::Complete(Header::ResponseEnd) => Some(Packet::ResponseEnd),
-            State::Complete(_) => Some(Packet::Data(&self.payload)),
+            DecoderState::Complete(Header::Flush) => Some(Packet::Flush),
+            DecoderState::Complete(Header::Delim) => Some(Packet::Delim),
+            DecoderState::Complete(Header::ResponseEnd) => Some(Packet::ResponseEnd),
+            DecoderState::Complete(_) => Some(Packet::Data(&self.payload)),
             _ => None,
         }
     }
@@ -186,47 +186,47 @@ impl Decoder {
     /// A bad length, or a packet above the limit once all its bytes came. The decoder is of no use
     /// afterwards.
     pub fn push(&mut self, input: &[u8]) -> Result<(usize, Option<Packet<'_>>), WireError> {
-        if let State::Complete(_) = self.state {
+        if let DecoderState::Complete(_) = self.state {
             self.payload.clear();
-            self.state = State::Header { have: 0 };
+            self.state = DecoderState::Header { have: 0 };
         }
         let mut taken = 0;
         loop {
             let rest = &input[taken..];
             match self.state {
-                State::Header { have } => {
+                DecoderState::Header { have } => {
                     let n = rest.len().min(HEADER_LEN - have);
                     self.header[have..have + n].copy_from_slice(&rest[..n]);
                     taken += n;
                     if have + n < HEADER_LEN {
-                        self.state = State::Header { have: have + n };
+                        self.state = DecoderState::Header { have: have + n };
                         return Ok((taken, None));
                     }
                     self.state = match Header::parse(self.header)? {
-                        Header::Data(length) if length > 0 => State::Payload { length },
-                        Header::TooLong(left) => State::Skip { left },
-                        complete => State::Complete(complete),
+                        Header::Data(length) if length > 0 => DecoderState::Payload { length },
+                        Header::TooLong(left) => DecoderState::Skip { left },
+                        complete => DecoderState::Complete(complete),
                     };
                 }
-                State::Payload { length } => {
+                DecoderState::Payload { length } => {
                     let n = rest.len().min(length - self.payload.len());
                     self.payload.extend_from_slice(&rest[..n]);
                     taken += n;
                     if self.payload.len() < length {
                         return Ok((taken, None));
                     }
-                    self.state = State::Complete(Header::Data(length));
+                    self.state = DecoderState::Complete(Header::Data(length));
                 }
-                State::Skip { left } => {
+                DecoderState::Skip { left } => {
                     let n = rest.len().min(left);
                     taken += n;
                     if n == left {
                         return Err(WireError::TooLong);
                     }
-                    self.state = State::Skip { left: left - n };
+                    self.state = DecoderState::Skip { left: left - n };
                     return Ok((taken, None));
                 }
-                State::Complete(_) => return Ok((taken, self.packet())),
+                DecoderState::Complete(_) => return Ok((taken, self.packet())),
             }
         }
     }

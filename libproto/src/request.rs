@@ -15,7 +15,7 @@ use crate::wire_error::{WireError, quote};
 
 /// Most a client may say in one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct RequestLimits {
     /// Want lines.
     pub wants: u64,
     /// Have lines, in all rounds of one connection.
@@ -41,9 +41,9 @@ pub struct Limits {
     pub rounds: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for RequestLimits {
+    fn default() -> RequestLimits {
+        RequestLimits {
             wants: 100_000,
             haves: 1_000_000,
             shallows: 100_000,

@@ -8,7 +8,7 @@ use crate::message::parent::{
 };
 
 /// Which types of message are allowed in which state. A message outside its table ends its sender.
-pub type Table<S, K> = [(S, &'static [K])];
+pub type StateTable<S, K> = [(S, &'static [K])];
 
 /// Declares the roles: each once, with its name.
 macro_rules! roles {
@@ -86,7 +86,7 @@ pub enum SessionState {
 }
 
 /// Which messages of a session are allowed in which state.
-pub const SESSION_TO_PARENT: &Table<SessionState, Session> = &[
+pub const SESSION_TO_PARENT: &StateTable<SessionState, Session> = &[
     (SessionState::Starting, &[Session::Hello]),
     (SessionState::Waiting, &[Session::Client, Session::Remote, Session::Finished]),
     (SessionState::Greeted, &[Session::Git, Session::Control, Session::Shell, Session::Finished]),
@@ -117,7 +117,7 @@ pub enum RepoState {
 }
 
 /// Which messages of a repository process are allowed in which state.
-pub const REPO_TO_PARENT: &Table<RepoState, Repo> = &[
+pub const REPO_TO_PARENT: &StateTable<RepoState, Repo> = &[
     (RepoState::Starting, &[Repo::Hello]),
     (RepoState::Waiting, &[]),
     (RepoState::Opening, &[Repo::Found, Repo::Borrow, Repo::Opened, Repo::OpenFailed]),
@@ -152,28 +152,28 @@ pub enum JobState {
 }
 
 /// Which messages of a verify process are allowed in which state.
-pub const VERIFY_TO_PARENT: &Table<JobState, Verify> = &[
+pub const VERIFY_TO_PARENT: &StateTable<JobState, Verify> = &[
     (JobState::Starting, &[Verify::Hello, Verify::Finished]),
     (JobState::Working, &[Verify::Finished, Verify::NeedTurn, Verify::Stalled]),
     (JobState::Finished, &[]),
 ];
 
 /// Which messages of a create process are allowed in which state.
-pub const CREATE_TO_PARENT: &Table<JobState, Create> = &[
+pub const CREATE_TO_PARENT: &StateTable<JobState, Create> = &[
     (JobState::Starting, &[Create::Hello]),
     (JobState::Working, &[Create::Done]),
     (JobState::Finished, &[]),
 ];
 
 /// Which messages of a list process are allowed in which state.
-pub const LIST_TO_PARENT: &Table<JobState, List> = &[
+pub const LIST_TO_PARENT: &StateTable<JobState, List> = &[
     (JobState::Starting, &[List::Hello]),
     (JobState::Working, &[List::Names, List::Done]),
     (JobState::Finished, &[]),
 ];
 
 /// Whether `kind` stands in `table` for `state`.
-pub fn allowed<S: PartialEq, K: PartialEq + 'static>(table: &Table<S, K>, state: S, kind: K) -> bool {
+pub fn allowed<S: PartialEq, K: PartialEq + 'static>(table: &StateTable<S, K>, state: S, kind: K) -> bool {
     table.iter().any(|(s, kinds)| *s == state && kinds.contains(&kind))
 }
 

@@ -13,7 +13,7 @@ use libgit::{HashKind, ObjectId};
 use librepo::Repository;
 use librepo::receive::check::Policy;
 use librepo::receive::connectivity::Shallow;
-use librepo::receive::{self, Command, Progress, Ticker};
+use librepo::receive::{self, Progress, RefChange, Ticker};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (pack, idx) = (create("new.pack")?, create("new.idx")?);
     let threads = rest.first().map_or(Ok(2), |threads| threads.parse())?;
-    let mut options = receive::Options { threads, ..receive::Options::default() };
+    let mut options = receive::IndexOptions { threads, ..receive::IndexOptions::default() };
     if rest.get(1).is_some_and(|word| word == "lenient") {
         options.policy = Policy::lenient();
     }
@@ -55,10 +55,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let tips: Option<Vec<ObjectId>> =
         rest.iter().skip(2).map(|hex| ObjectId::from_hex(hex.as_bytes())).collect();
-    let commands: Vec<Command> = tips
+    let commands: Vec<RefChange> = tips
         .ok_or("a tip is no object id")?
         .into_iter()
-        .map(|new| Command { old: ObjectId::null(hash), new })
+        .map(|new| RefChange { old: ObjectId::null(hash), new })
         .collect();
     if !commands.is_empty() {
         let files = Some((&pack, &idx));

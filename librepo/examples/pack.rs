@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 use std::time::Instant;
 
 use libgit::{Deepen, Depth, Filter, ObjectId};
-use librepo::fetch::{Fetch, Limits, PackOptions, Policy, Sink, Tips};
+use librepo::fetch::{Fetch, FetchLimits, PackOptions, Policy, Sink, Tips};
 use librepo::{Reader, Repository};
 
 struct Out(io::StdoutLock<'static>, bool);
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         Tips::default()
     };
-    let mut limits = Limits::default();
+    let mut limits = FetchLimits::default();
     if let Some(bytes) = value("cache=") {
         limits.cache_bytes = bytes.parse()?;
     }

@@ -65,7 +65,7 @@ pub trait Lender {
     ///
     /// # Errors
     /// No answer.
-    fn ask(&mut self, places: &[Place<'_>]) -> std::result::Result<Vec<Lending>, String>;
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> std::result::Result<Vec<Lending>, String>;
 
     /// Whether to walk to this path, which is as its line in the alternates file has it. Anybody may
     /// have written that line, and the walk may lead to a file system that never answers. A process
@@ -77,7 +77,7 @@ pub trait Lender {
 
 /// A place that is asked about.
 #[derive(Clone, Debug)]
-pub struct Place<'p> {
+pub struct AlternatePlace<'p> {
     /// The path of an object directory as walked, and of an absent one where it would be.
     pub path: &'p Path,
     /// That directory, the one above it and so on; none of an absent one.
@@ -114,7 +114,7 @@ struct Source {
 }
 
 /// A place that a line names, before it is known whether it may be used.
-struct Wish {
+struct AlternateLine {
     path: PathBuf,
     /// What the walk came to; nothing there is opened yet.
     found: std::result::Result<Walked, String>,
@@ -167,7 +167,12 @@ struct Search {
 
 impl Search {
     /// What the lines of one file name, as far as it was not named before.
-    fn wishes(&mut self, source: &Source, depth: usize, lender: &mut dyn Lender) -> Result<Vec<Wish>> {
+    fn wishes(
+        &mut self,
+        source: &Source,
+        depth: usize,
+        lender: &mut dyn Lender,
+    ) -> Result<Vec<AlternateLine>> {
         let Some(text) = source.objects.read(b"info/alternates", MAX_FILE)? else { return Ok(Vec::new()) };
         let mut wishes = Vec::new();
         for line in parse(&text) {
@@ -202,11 +207,11 @@ impl Search {
             let wish = match place::walk(&path, self.trust) {
                 Ok(walked) => {
                     let directories = walked.directories();
-                    Wish { path: walked.path.clone(), found: Ok(walked), directories }
+                    AlternateLine { path: walked.path.clone(), found: Ok(walked), directories }
                 }
                 Err(stopped) => {
                     let (path, found) = (stopped.place(), Err(stopped.to_string()));
-                    Wish { path, found, directories: Vec::new() }
+                    AlternateLine { path, found, directories: Vec::new() }
                 }
             };
             // Named twice or in a circle: once is enough.
@@ -228,15 +233,17 @@ impl Search {
 
     /// Those of one level that may be used. About absent ones it is asked all the same: who may not
     /// read a place is not to learn from the time whether it is there.
-    fn granted(&mut self, wishes: Vec<Wish>, lender: &mut dyn Lender) -> Result<Vec<Source>> {
-        let places: Vec<Place<'_>> =
-            wishes.iter().map(|Wish { path, directories, .. }| Place { path, directories }).collect();
+    fn granted(&mut self, wishes: Vec<AlternateLine>, lender: &mut dyn Lender) -> Result<Vec<Source>> {
+        let places: Vec<AlternatePlace<'_>> = wishes
+            .iter()
+            .map(|AlternateLine { path, directories, .. }| AlternatePlace { path, directories })
+            .collect();
         let answers = lender.ask(&places).map_err(|why| Error::Limit(format!("alternates: {why}")))?;
         if answers.len() != wishes.len() {
             return Err(Error::Limit("alternates: an answer for each was expected".into()));
         }
         let mut next = Vec::new();
-        for (Wish { path, found, .. }, answer) in wishes.into_iter().zip(answers) {
+        for (AlternateLine { path, found, .. }, answer) in wishes.into_iter().zip(answers) {
             let walked = match (answer, found) {
                 (Lending::No(why), _) => {
                     self.found.refuse(path, &why);
@@ -380,7 +387,7 @@ mod tests {
     }
 
     impl Lender for Below {
-        fn ask(&mut self, places: &[Place<'_>]) -> std::result::Result<Vec<Lending>, String> {
+        fn ask(&mut self, places: &[AlternatePlace<'_>]) -> std::result::Result<Vec<Lending>, String> {
             self.asked.push(places.iter().map(|place| place.path.to_owned()).collect());
             let of = |place: &Path| match place.strip_prefix(&self.root) {
                 Ok(below) if below.starts_with("denied") => Lending::No("denied".into()),

@@ -19,16 +19,16 @@ pub(crate) type Resolved = (Option<PackedValue>, Option<Vec<u8>>);
 
 /// A reference that was looked up already.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct ResolvedRef {
     name: Vec<u8>,
     /// `None`: a broken one, which hides what is packed under its name.
     value: Option<PackedValue>,
     symref_target: Option<Vec<u8>>,
 }
 
-impl Found {
-    pub(crate) fn new(name: Vec<u8>, (value, symref_target): Resolved) -> Found {
-        Found { name, value, symref_target }
+impl ResolvedRef {
+    pub(crate) fn new(name: Vec<u8>, (value, symref_target): Resolved) -> ResolvedRef {
+        ResolvedRef { name, value, symref_target }
     }
 
     fn listed(&self) -> Option<Listed<'_>> {
@@ -81,20 +81,24 @@ impl Listed<'_> {
 #[derive(Debug)]
 pub struct Listing {
     /// Sorted by name, each once. `HEAD` is before all that begins with `refs/`.
-    found: Vec<Found>,
+    found: Vec<ResolvedRef>,
     packed: PackedRefs,
     prefixes: Prefixes,
 }
 
 impl Listing {
     /// What was found loose, and the packed ones that it does not hide.
-    pub(crate) fn new(mut found: Vec<Found>, packed: PackedRefs, prefixes: Prefixes) -> Result<Listing> {
+    pub(crate) fn new(
+        mut found: Vec<ResolvedRef>,
+        packed: PackedRefs,
+        prefixes: Prefixes,
+    ) -> Result<Listing> {
         let mut rest = packed;
         if !rest.is_sorted() {
             // Very old files have no order that could be followed.
             for line in rest.below(&prefixes) {
                 let (name, value) = line?;
-                found.push(Found::new(name.to_vec(), (Some(value), None)));
+                found.push(ResolvedRef::new(name.to_vec(), (Some(value), None)));
             }
             rest = PackedRefs::none(rest.hash());
         }
@@ -124,7 +128,7 @@ impl Listing {
     /// `HEAD`, if it is in the listing and leads to an object.
     #[must_use]
     pub fn head(&self) -> Option<Listed<'_>> {
-        self.found.first().filter(|first| first.name == b"HEAD").and_then(Found::listed)
+        self.found.first().filter(|first| first.name == b"HEAD").and_then(ResolvedRef::listed)
     }
 
     /// The reference of this name.
@@ -141,7 +145,7 @@ impl Listing {
         Ok(self.packed.at(name)?.map(packed))
     }
 
-    fn found(&self, name: &[u8]) -> Option<&Found> {
+    fn found(&self, name: &[u8]) -> Option<&ResolvedRef> {
         let at = self.found.binary_search_by(|found| found.name[..].cmp(name)).ok()?;
         self.found.get(at)
     }
@@ -154,7 +158,7 @@ fn packed<'l>((name, value): (&'l [u8], PackedValue)) -> Listed<'l> {
 /// See [`Listing::iter`].
 struct Iter<'l, P: Iterator<Item = Result<(&'l [u8], PackedValue)>>> {
     listing: &'l Listing,
-    found: Peekable<std::slice::Iter<'l, Found>>,
+    found: Peekable<std::slice::Iter<'l, ResolvedRef>>,
     packed: Peekable<P>,
     /// The last packed one.
     last: &'l [u8],
@@ -205,8 +209,9 @@ mod tests {
 
     fn listing(loose: &[(&str, Option<u8>)], packed: &str, prefixes: &[&str]) -> Listing {
         let value = |digit: u8| PackedValue::loose(ObjectId::from_hex(&[digit; 40]).unwrap());
-        let found =
-            loose.iter().map(|(name, digit)| Found::new(name.as_bytes().to_vec(), (digit.map(value), None)));
+        let found = loose
+            .iter()
+            .map(|(name, digit)| ResolvedRef::new(name.as_bytes().to_vec(), (digit.map(value), None)));
         let map = Map::of_bytes(packed.as_bytes()).unwrap();
         let packed = PackedRefs::parse(Some(map), HashKind::Sha1).unwrap();
         Listing::new(found.collect(), packed, Prefixes::new(prefixes)).unwrap()

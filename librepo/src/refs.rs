@@ -8,7 +8,7 @@ use libgit::{HashKind, ObjectId, ObjectKind};
 
 use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
-use crate::listing::{Found, Listing, Resolved};
+use crate::listing::{Listing, Resolved, ResolvedRef};
 use crate::object::Tag;
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
@@ -125,7 +125,7 @@ impl Refs {
         let prefixes = Prefixes::new(prefixes);
         let mut found = Vec::new();
         if prefixes.matches(b"HEAD") {
-            found.push(Found::new(b"HEAD".to_vec(), self.resolve(b"HEAD")?));
+            found.push(ResolvedRef::new(b"HEAD".to_vec(), self.resolve(b"HEAD")?));
         }
         if !prefixes.may_match_below(b"refs/") {
             return Listing::new(found, PackedRefs::none(self.hash), prefixes);
@@ -192,7 +192,7 @@ impl Refs {
         path: &[u8],
         prefixes: &Prefixes,
         depth: usize,
-        found: &mut Vec<Found>,
+        found: &mut Vec<ResolvedRef>,
     ) -> Result<()> {
         for (entry, kind) in dir.entries(MAX_ENTRIES)? {
             let mut name = [path, &entry].concat();
@@ -218,7 +218,7 @@ impl Refs {
                         Loose::Id(target) => (Some(PackedValue::loose(target)), None),
                         Loose::Symbolic(_) => self.resolve(&name)?,
                     };
-                    found.push(Found::new(name, value));
+                    found.push(ResolvedRef::new(name, value));
                 }
                 _ => {}
             }

@@ -13,7 +13,7 @@ use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::mounts::Look;
 use crate::refs::Refs;
-use crate::store::{Limits, Store};
+use crate::store::{Store, StoreLimits};
 
 /// The largest `config` that is read, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -27,7 +27,7 @@ pub struct Options {
     /// How what is in the repository is opened.
     pub look: Look,
     /// What the object store allows.
-    pub limits: Limits,
+    pub limits: StoreLimits,
     /// Which of its files need not be checked any more, and which were.
     pub checked: Arc<Checked>,
 }

@@ -23,14 +23,14 @@ const KEEP_OPEN: usize = 32;
 
 /// What a [`Store`] allows.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct StoreLimits {
     /// The largest object in bytes that is read into memory; larger ones can only be streamed.
     pub object_bytes: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { object_bytes: 2 << 30 }
+impl Default for StoreLimits {
+    fn default() -> StoreLimits {
+        StoreLimits { object_bytes: 2 << 30 }
     }
 }
 
@@ -88,7 +88,7 @@ const SCANS: usize = 8;
 #[derive(Debug)]
 pub struct Store {
     hash: HashKind,
-    limits: Limits,
+    limits: StoreLimits,
     objects: Vec<Objects>,
     packs: Vec<Pack>,
     about: Vec<StorePack>,
@@ -104,7 +104,7 @@ impl Store {
         objects: Dir,
         alternates: Vec<Dir>,
         hash: HashKind,
-        limits: Limits,
+        limits: StoreLimits,
         checked: Arc<Checked>,
     ) -> Result<Store> {
         let dirs = std::iter::once(objects).chain(alternates).take(usize::from(u16::MAX));
@@ -123,7 +123,7 @@ impl Store {
     }
 
     /// A store without a directory, for packs added by hand.
-    pub fn of_packs(hash: HashKind, limits: Limits) -> Store {
+    pub fn of_packs(hash: HashKind, limits: StoreLimits) -> Store {
         Store {
             hash,
             limits,
@@ -306,7 +306,7 @@ impl Store {
     }
 
     /// The limits it was opened with.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> StoreLimits {
         self.limits
     }
 

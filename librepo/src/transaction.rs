@@ -69,7 +69,7 @@ pub struct Reflog {
 }
 
 /// How references are changed.
-pub struct Options<'a> {
+pub struct TransactionOptions<'a> {
     /// How long to wait for a reference that somebody else has locked.
     pub ref_timeout: Duration,
     /// How long to wait for packed-refs.
@@ -80,9 +80,9 @@ pub struct Options<'a> {
     pub peel: &'a dyn Fn(&ObjectId) -> Peel,
 }
 
-impl Default for Options<'_> {
+impl Default for TransactionOptions<'_> {
     fn default() -> Self {
-        Options {
+        TransactionOptions {
             ref_timeout: Duration::from_secs(2),
             packed_timeout: Duration::from_secs(20),
             reflog: None,
@@ -153,7 +153,7 @@ pub fn commit_each(
     staging: &Staging,
     hash: HashKind,
     updates: &[Update],
-    options: &Options<'_>,
+    options: &TransactionOptions<'_>,
 ) -> Vec<RefResult> {
     let mut work = Work::new(fs, staging, hash, options);
     let mut results: Vec<RefResult> = updates.iter().map(|_| Ok(())).collect();
@@ -196,7 +196,7 @@ pub fn commit_atomic(
     staging: &Staging,
     hash: HashKind,
     updates: &[Update],
-    options: &Options<'_>,
+    options: &TransactionOptions<'_>,
 ) -> Vec<RefResult> {
     let changing: Vec<usize> = (0..updates.len()).filter(|&at| !updates[at].is_noop()).collect();
     if let ([_], 1) = (changing.as_slice(), updates.len()) {
@@ -238,7 +238,7 @@ struct Work<'a> {
     fs: &'a Fs,
     staging: &'a Staging,
     hash: HashKind,
-    options: &'a Options<'a>,
+    options: &'a TransactionOptions<'a>,
     /// Lock files held, by their names.
     locks: Vec<Vec<u8>>,
     /// Directories whose entries changed.
@@ -258,7 +258,7 @@ const PACKED_LOCK: &[u8] = b"packed-refs.lock";
 const MAX_PACKED: u64 = 1 << 30;
 
 impl<'a> Work<'a> {
-    fn new(fs: &'a Fs, staging: &'a Staging, hash: HashKind, options: &'a Options<'a>) -> Self {
+    fn new(fs: &'a Fs, staging: &'a Staging, hash: HashKind, options: &'a TransactionOptions<'a>) -> Self {
         Work {
             fs,
             staging,

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use common::random::{Random, seeds};
 use common::{Collect, count};
 use libgit::{Deepen, Depth, Filter, ObjectId};
-use librepo::fetch::{Fetch, Limits, PackOptions, Policy, Sink, Tips};
+use librepo::fetch::{Fetch, FetchLimits, PackOptions, Policy, Sink, Tips};
 use librepo::{Reader, Repository};
 
 struct Scratch {
@@ -246,7 +246,7 @@ fn ours(server: &Server, question: &Question, threads: usize) -> librepo::Result
     let repository = Repository::open(dir.into(), librepo::Options::default())?;
     let mut reader = Reader::new(repository.store(), 1 << 20);
     let refs = repository.refs().list::<&[u8]>(&[], Some(&mut reader))?;
-    let mut fetch = Fetch::new(&repository, Tips::new(&refs), Policy::Any, Limits::default())?;
+    let mut fetch = Fetch::new(&repository, Tips::new(&refs), Policy::Any, FetchLimits::default())?;
     for want in &question.wants {
         fetch.want(id(want)).map_err(|e| librepo::Error::Invalid(e.to_string()))?;
     }
@@ -664,7 +664,7 @@ fn repetition_costs_nothing() {
     let repository =
         Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
             .unwrap();
-    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
+    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, FetchLimits::default()).unwrap();
     let tip = id(server.commits.last().unwrap());
     for _ in 0..200_000 {
         fetch.want(tip).unwrap();
@@ -694,7 +694,7 @@ fn only_what_is_visible_can_be_wanted() {
             .unwrap();
     let mut reader = Reader::new(repository.store(), 1 << 20);
     let refs = repository.refs().list(&["refs/heads/main"], Some(&mut reader)).unwrap();
-    let fetch = |policy| Fetch::new(&repository, Tips::new(&refs), policy, Limits::default()).unwrap();
+    let fetch = |policy| Fetch::new(&repository, Tips::new(&refs), policy, FetchLimits::default()).unwrap();
     let mut advertised = fetch(Policy::Advertised);
     let mut reachable = fetch(Policy::Reachable);
     for commit in &server.commits {
@@ -743,7 +743,8 @@ fn a_damaged_bitmap_is_ignored() {
         let repository =
             Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
                 .unwrap();
-        let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
+        let mut fetch =
+            Fetch::new(&repository, Tips::default(), Policy::Any, FetchLimits::default()).unwrap();
         fetch.want(id(&tip)).unwrap();
         assert_eq!(fetch.take_log().len(), 1, "damage {damage} goes unnoticed");
         let mut sink = Collect::default();
@@ -773,7 +774,7 @@ fn a_sink_that_fails_ends_the_fetch_and_progress_reads_as_git_has_it() {
     let repository =
         Repository::open(std::fs::File::open(&server.dir).unwrap().into(), librepo::Options::default())
             .unwrap();
-    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
+    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, FetchLimits::default()).unwrap();
     fetch.want(id(server.commits.last().unwrap())).unwrap();
     let error = fetch.write_pack(&mut Broken(30), 1).err().unwrap();
     assert!(matches!(error, librepo::Error::Io(e) if e.kind() == std::io::ErrorKind::BrokenPipe));

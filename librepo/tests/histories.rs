@@ -19,7 +19,7 @@ use common::random::{Random, seeds};
 use common::{Collect, count};
 use libgit::{Deepen, Depth, Filter, HashKind, ObjectId, ObjectKind};
 use librepo::Reader;
-use librepo::fetch::{Fetch, Limits, PackOptions, Policy, Tips};
+use librepo::fetch::{Fetch, FetchLimits, PackOptions, Policy, Tips};
 
 /// Clients of each repository, and questions of each client.
 const CLIENTS: usize = 8;
@@ -60,7 +60,7 @@ fn ask(history: &History, question: &Question) -> Answer {
     assert_eq!(repository.notes().collect::<Vec<_>>(), Vec::<&str>::new());
     let mut reader = Reader::new(repository.store(), 1 << 20);
     let refs = repository.refs().list::<&[u8]>(&[], Some(&mut reader)).unwrap();
-    let mut fetch = Fetch::new(&repository, Tips::new(&refs), Policy::Any, Limits::default()).unwrap();
+    let mut fetch = Fetch::new(&repository, Tips::new(&refs), Policy::Any, FetchLimits::default()).unwrap();
     for want in &question.wants {
         fetch.want(*want).unwrap();
     }

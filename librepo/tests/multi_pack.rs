@@ -12,7 +12,7 @@ use common::random::Random;
 use common::{Collect, Scratch, count};
 use libgit::ObjectId;
 use librepo::Repository;
-use librepo::fetch::{Fetch, Limits, PackOptions, PackStats, Policy, Tips};
+use librepo::fetch::{Fetch, FetchLimits, PackOptions, PackStats, Policy, Tips};
 
 /// Several packs, one object of each branch in two of them, and the wanted commits: the tips of
 /// both branches.
@@ -47,7 +47,7 @@ struct Fetched {
 fn fetch(scratch: &Scratch, wants: &[ObjectId], haves: &[ObjectId]) -> Fetched {
     let repository: Repository = scratch.open();
     let mut log: Vec<String> = repository.notes().map(str::to_owned).collect();
-    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, Limits::default()).unwrap();
+    let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, FetchLimits::default()).unwrap();
     for want in wants {
         fetch.want(*want).unwrap();
     }

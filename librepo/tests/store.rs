@@ -243,7 +243,7 @@ fn packs_that_appear_later() {
 struct All(bool);
 
 impl Lender for All {
-    fn ask(&mut self, places: &[alternates::Place<'_>]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[alternates::AlternatePlace<'_>]) -> Result<Vec<Lending>, String> {
         let answer = if self.0 { Lending::Yes } else { Lending::No("not lent".into()) };
         Ok(vec![answer; places.len()])
     }
@@ -485,7 +485,7 @@ fn large_objects() {
             scratch.git(&["repack", "-adq"]);
         }
         let options =
-            Options { limits: librepo::store::Limits { object_bytes: 1 << 20 }, ..Options::default() };
+            Options { limits: librepo::store::StoreLimits { object_bytes: 1 << 20 }, ..Options::default() };
         let repository = Repository::open(fs::File::open(&scratch.dir).unwrap().into(), options).unwrap();
         let mut reader = Reader::new(repository.store(), 1 << 20);
         let refused = reader.read(&id).unwrap_err().to_string();

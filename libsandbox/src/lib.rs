@@ -60,7 +60,7 @@ compile_error!("this system has no sandbox that libsandbox knows");
 pub mod escape;
 
 pub use promise::{Promise, Promises, UnknownPromise};
-pub use stage::{Access, Coverage, Enforcement, Error, Limits, Report, Stage, Visible};
+pub use stage::{Access, Coverage, Enforcement, Error, Report, ResourceLimits, Stage, Visible};
 pub use words::{Call, openbsd_calls, openbsd_words};
 
 /// Exit status of a process that made a system call outside its promises (128 + `SIGSYS`). Its

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{Error, Limits};
+use crate::{Error, ResourceLimits};
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 type Resource = libc::__rlimit_resource_t;
@@ -10,7 +10,7 @@ type Resource = libc::__rlimit_resource_t;
 type Resource = libc::c_int;
 
 /// Sets the limits of a stage, and core dumps to nothing.
-pub(crate) fn set(limits: &Limits) -> Result<(), Error> {
+pub(crate) fn set(limits: &ResourceLimits) -> Result<(), Error> {
     no_core()?;
     for (name, resource, value) in [
         ("RLIMIT_NOFILE", libc::RLIMIT_NOFILE, limits.nofile),

@@ -94,7 +94,7 @@ impl<'a> Visible<'a> {
 /// Core dumps are always off. There is no limit on address space (it would refuse to map a large
 /// pack) nor on processes (counted per user).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// Highest descriptor number plus one (`RLIMIT_NOFILE`).
     pub nofile: Option<u64>,
     /// Largest file that can be written, in bytes (`RLIMIT_FSIZE`).
@@ -105,9 +105,10 @@ pub struct Limits {
     pub stack: Option<u64>,
 }
 
-impl Limits {
+impl ResourceLimits {
     /// Leaves every limit as it is.
-    pub const UNCHANGED: Limits = Limits { nofile: None, fsize: None, data: None, stack: None };
+    pub const UNCHANGED: ResourceLimits =
+        ResourceLimits { nofile: None, fsize: None, data: None, stack: None };
 }
 
 /// What happens on a kernel that cannot enforce a stage.
@@ -128,7 +129,7 @@ pub struct Stage<'a> {
     /// What it sees of the file system: `None` changes nothing, `Some(&[])` is nothing at all.
     pub paths: Option<&'a [Visible<'a>]>,
     /// Resource limits.
-    pub limits: Limits,
+    pub limits: ResourceLimits,
     /// May the stage be weaker on an old kernel?
     pub enforcement: Enforcement,
 }

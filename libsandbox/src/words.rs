@@ -82,13 +82,13 @@ fn permissions(access: Access) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Enforcement, Limits, Visible};
+    use crate::{Enforcement, ResourceLimits, Visible};
 
     fn stage<'a>(words: &str, paths: Option<&'a [Visible<'a>]>) -> Stage<'a> {
         Stage {
             promises: words.parse().expect("words of the test"),
             paths,
-            limits: Limits::UNCHANGED,
+            limits: ResourceLimits::UNCHANGED,
             enforcement: Enforcement::Required,
         }
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 use libproto::message::parent::Lend;
 use libproto::names::RepoName;
 
-use crate::access::table::{Found, Identity, Table};
+use crate::access::table::{AccessTable, Identity, NameMatch};
 use crate::conf::model::{Action, Repository, RepositoryKind};
 
 /// A block that an objects directory belongs to.
@@ -26,7 +26,7 @@ pub struct Lender<'t> {
 
 impl Lender<'_> {
     /// Whether a `borrow` of the borrower's block names it.
-    pub fn is_named_by(&self, table: &Table, borrower: &Repository) -> bool {
+    pub fn is_named_by(&self, table: &AccessTable, borrower: &Repository) -> bool {
         borrower.borrows.iter().any(|borrow| names(table, &borrow.name, self.block, self.below.as_ref()))
     }
 
@@ -41,7 +41,7 @@ impl Lender<'_> {
 }
 
 /// The blocks that an objects directory belongs to: those with the longest place that contains it.
-pub fn lenders<'t>(table: &'t Table, objects: &Path) -> Vec<Lender<'t>> {
+pub fn lenders<'t>(table: &'t AccessTable, objects: &Path) -> Vec<Lender<'t>> {
     // Only the `objects` directory of a repository is lent. Other directories in it are not, such as
     // the quarantine of a push.
     let Some(repository) = objects.parent().filter(|_| objects.ends_with("objects")) else {
@@ -53,7 +53,7 @@ pub fn lenders<'t>(table: &'t Table, objects: &Path) -> Vec<Lender<'t>> {
 
 /// Whether `identity`, who was granted the repository `asked`, may have objects from the objects
 /// directory `objects`.
-pub fn lend(table: &Table, identity: &Identity, asked: &RepoName, objects: &Path) -> Lend {
+pub fn lend(table: &AccessTable, identity: &Identity, asked: &RepoName, objects: &Path) -> Lend {
     let borrower = table.find(asked).and_then(|(index, _)| table.config().repositories.get(index));
     let answers = lenders(table, objects).into_iter().map(|lender| {
         let named = borrower.is_some_and(|borrower| lender.is_named_by(table, borrower));
@@ -96,16 +96,16 @@ fn name_below(block: &Repository, repository: &Path) -> Option<Option<RepoName>>
 
 /// Whether the name in a `borrow` is that of a block's repository: of itself, or of all in a
 /// `repositories` block, or of the one that has the name `below` in there.
-fn names(table: &Table, borrow: &RepoName, block: &Repository, below: Option<&RepoName>) -> bool {
+fn names(table: &AccessTable, borrow: &RepoName, block: &Repository, below: Option<&RepoName>) -> bool {
     let Some(below) = below else {
         return block.name.as_ref().is_some_and(|name| name.without_suffix() == borrow.without_suffix());
     };
     match table.find(borrow) {
         // A block of its own, which is about another place.
-        Some((_, Found::Configured)) => false,
+        Some((_, NameMatch::Configured)) => false,
         _ if block.name.as_ref() == Some(borrow) => true,
         None => false,
-        Some((index, Found::Below(rest))) => {
+        Some((index, NameMatch::Below(rest))) => {
             let same = table.config().repositories.get(index).is_some_and(|other| std::ptr::eq(other, block));
             same && rest.without_suffix() == below.without_suffix()
         }
@@ -118,13 +118,13 @@ mod tests {
     use crate::conf::resolve::{FixedNames, resolve};
     use crate::conf::source::Texts;
 
-    fn table(text: &str) -> Table {
+    fn table(text: &str) -> AccessTable {
         let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;
         assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
-        Table::new(config)
+        AccessTable::new(config)
     }
 
-    fn ask(table: &Table, uid: Option<u32>, asked: &str, objects: &str) -> Lend {
+    fn ask(table: &AccessTable, uid: Option<u32>, asked: &str, objects: &str) -> Lend {
         let identity =
             uid.map_or(Identity::Anonymous, |uid| table.identify(uid, uid, &[], None).expect("a user"));
         let asked = RepoName::parse(asked.as_bytes()).expect("a good name");

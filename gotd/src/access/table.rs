@@ -36,7 +36,7 @@ pub enum Identity {
         /// Supplementary groups.
         groups: Vec<u32>,
     },
-    /// A user of a shared account: index into [`Config::users`]. Made by [`Table::identify`] only
+    /// A user of a shared account: index into [`Config::users`]. Made by [`AccessTable::identify`] only
     /// for a peer that has the account's uid.
     AccountUser(u32),
     /// A git:// client.
@@ -65,7 +65,7 @@ impl std::error::Error for IdentityError {}
 
 /// How a name led to a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum NameMatch {
     /// The block is that one repository.
     Configured,
     /// The block is a directory, and this is the name below it, `.git` as in the request.
@@ -78,7 +78,7 @@ pub struct Grant {
     /// Index into [`Config::repositories`].
     pub block: usize,
     /// How it was found.
-    pub found: Found,
+    pub found: NameMatch,
     /// What the deciding rule permits; at least what was asked for.
     pub access: Access,
     /// Only where the marker file of git-daemon stands (`export-ok`); else the answer is as for
@@ -135,7 +135,7 @@ pub struct Deciding<'c> {
 /// A configuration with its tables of names. A decision takes time in proportion to the rules of
 /// one block at most.
 #[derive(Debug)]
-pub struct Table {
+pub struct AccessTable {
     config: Config,
     /// Names without `.git`.
     repositories: HashMap<Vec<u8>, usize>,
@@ -148,10 +148,10 @@ pub struct Table {
     places: Places,
 }
 
-impl Table {
+impl AccessTable {
     /// Builds the tables. Of several blocks with one name the first counts; the parser lets none
     /// through.
-    pub fn new(config: Config) -> Table {
+    pub fn new(config: Config) -> AccessTable {
         let (mut repositories, mut prefixes) = (HashMap::new(), HashMap::new());
         for (index, block) in config.repositories.iter().enumerate() {
             let name = block.name.as_ref();
@@ -171,7 +171,7 @@ impl Table {
         let user_names = config.unix_users.iter().map(|u| (u.uid, u.name.clone())).collect();
         let places = Places::new(&config.repositories);
         let owners = Owners::new(&config.subordinates);
-        Table { config, repositories, prefixes, users, account_uids, user_names, owners, places }
+        AccessTable { config, repositories, prefixes, users, account_uids, user_names, owners, places }
     }
 
     /// The configuration.
@@ -181,19 +181,19 @@ impl Table {
 
     /// The block that a name belongs to, and how: a configured repository first, with or without
     /// `.git`, then the longest prefix.
-    pub fn find(&self, name: &RepoName) -> Option<(usize, Found)> {
+    pub fn find(&self, name: &RepoName) -> Option<(usize, NameMatch)> {
         if let Some(&index) = self.repositories.get(name.without_suffix()) {
-            return Some((index, Found::Configured));
+            return Some((index, NameMatch::Configured));
         }
         let bytes = name.as_bytes();
         let slashes = bytes.iter().enumerate().rev().filter(|&(_, &b)| b == b'/').map(|(i, _)| i);
         for cut in slashes {
             if let Some(&index) = self.prefixes.get(&bytes[..cut]) {
                 let rest = RepoName::parse(&bytes[cut + 1..]).ok()?;
-                return Some((index, Found::Below(rest)));
+                return Some((index, NameMatch::Below(rest)));
             }
         }
-        self.prefixes.get(&b""[..]).map(|&index| (index, Found::Below(name.clone())))
+        self.prefixes.get(&b""[..]).map(|&index| (index, NameMatch::Below(name.clone())))
     }
 
     /// Who a peer on a unix socket is: the user of a shared account that it claims to speak for, if
@@ -332,7 +332,7 @@ impl Table {
                 Verdict::NotFound
             }
             _ => {
-                let configured = block.name.as_ref().filter(|_| found == Found::Configured);
+                let configured = block.name.as_ref().filter(|_| found == NameMatch::Configured);
                 Verdict::Denied { name: configured.unwrap_or(name).clone(), at }
             }
         }
@@ -342,7 +342,7 @@ impl Table {
     /// about that place, or one within or around it: the new repository would have rules that
     /// nobody wrote for it.
     pub fn may_create(&self, grant: &Grant) -> bool {
-        let (Some(block), Found::Below(name)) = (self.config.repositories.get(grant.block), &grant.found)
+        let (Some(block), NameMatch::Below(name)) = (self.config.repositories.get(grant.block), &grant.found)
         else {
             return false;
         };
@@ -378,7 +378,7 @@ enum Person {
 
 impl Person {
     /// `None` for one that no rule can be about.
-    fn new(table: &Table, identity: &Identity) -> Option<Person> {
+    fn new(table: &AccessTable, identity: &Identity) -> Option<Person> {
         match identity {
             Identity::Anonymous => Some(Person::Anonymous),
             Identity::AccountUser(index) => Some(Person::Account(*index)),
@@ -398,7 +398,7 @@ impl Person {
         }
     }
 
-    fn matches(&self, table: &Table, rule: &Rule) -> Match {
+    fn matches(&self, table: &AccessTable, rule: &Rule) -> Match {
         let now = match (self, rule.who) {
             (Person::Unix { uid, .. }, Who::Uid(other) | Who::Anonymous(Some(other))) => *uid == other,
             (Person::Unix { groups, .. }, Who::Gid(gid)) => groups.binary_search(&gid).is_ok(),

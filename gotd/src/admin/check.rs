@@ -21,7 +21,7 @@ use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
 use crate::conf::resolve::complaint;
-use crate::repo::find::{Found, repository_at};
+use crate::repo::find::{FoundRepository, repository_at};
 use crate::repo::walk_repositories::{Most, each_repository_of};
 
 /// Repositories that are looked at, of all blocks.
@@ -169,7 +169,7 @@ impl Looks<'_> {
         index: usize,
         block: &Repository,
         name: &str,
-        found: &Found,
+        found: &FoundRepository,
         troubles: &mut Vec<String>,
         warnings: &mut Vec<ConfigError>,
     ) {
@@ -184,7 +184,7 @@ impl Looks<'_> {
     }
 
     /// What the daemon cannot do in a repository that the rules of its block permit.
-    fn in_repository(&self, block: &Repository, found: &Found) -> Option<String> {
+    fn in_repository(&self, block: &Repository, found: &FoundRepository) -> Option<String> {
         let permits = |wanted: &dyn Fn(Action) -> bool| block.rules.iter().any(|rule| wanted(rule.action));
         let bits = match () {
             () if permits(&|action| action == Action::Permit(Access::Write)) => READ | WRITE,

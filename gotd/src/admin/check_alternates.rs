@@ -9,18 +9,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libproto::names::escape;
-use librepo::alternates::{self, Lender, Lending, Place};
+use librepo::alternates::{self, AlternatePlace, Lender, Lending};
 
 use crate::access::lending;
-use crate::access::table::Table;
+use crate::access::table::AccessTable;
 use crate::conf::files::trust;
 use crate::conf::model::{Action, Config, Repository};
 use crate::repo::borrowing;
-use crate::repo::find::Found;
+use crate::repo::find::FoundRepository;
 
 /// What alternates are compared with.
 pub struct Known {
-    table: Table,
+    table: AccessTable,
     /// Where blocks are, as written and as walked.
     places: HashSet<PathBuf>,
 }
@@ -29,7 +29,7 @@ impl Known {
     fn new(config: &Config) -> Known {
         let paths = config.repositories.iter().flat_map(|block| [&block.path, &block.place]);
         let places = paths.filter(|path| !path.is_empty()).map(PathBuf::from).collect();
-        Known { table: Table::new(config.clone()), places }
+        Known { table: AccessTable::new(config.clone()), places }
     }
 }
 
@@ -40,7 +40,7 @@ pub fn warnings(
     known: &mut Option<Known>,
     block: &Repository,
     name: &str,
-    found: &Found,
+    found: &FoundRepository,
 ) -> Vec<String> {
     if !alternates::has_any(&found.directory, found.look).unwrap_or(false) {
         return Vec::new();
@@ -53,7 +53,7 @@ pub fn warnings(
 
 /// Lends what belongs to any repository, and says what not all readers of the block may read.
 struct Readers<'a> {
-    table: &'a Table,
+    table: &'a AccessTable,
     places: &'a HashSet<PathBuf>,
     block: &'a Repository,
     said: Vec<String>,
@@ -73,9 +73,9 @@ impl Lender for Readers<'_> {
         is_walked_to
     }
 
-    fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Result<Vec<Lending>, String> {
         let mut answers = Vec::new();
-        for Place { path: objects, .. } in places {
+        for AlternatePlace { path: objects, .. } in places {
             let shown = escape(objects.as_os_str().as_bytes());
             let lenders = lending::lenders(self.table, objects);
             let text = match lenders.first() {

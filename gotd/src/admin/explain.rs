@@ -5,7 +5,7 @@ use std::fmt;
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};
 
-use crate::access::table::{Found, Identity, Table, Verdict};
+use crate::access::table::{AccessTable, Identity, NameMatch, Verdict};
 use crate::conf::model::{ANONYMOUS, Access, UnixUser};
 use crate::conf::resolve::NameService;
 
@@ -44,7 +44,7 @@ impl fmt::Display for Explanation {
 /// # Errors
 /// A user that is not known, or a name that no repository can have.
 pub fn explain(
-    table: &Table,
+    table: &AccessTable,
     user: &str,
     repository: &str,
     names: &mut dyn NameService,
@@ -56,7 +56,7 @@ pub fn explain(
 }
 
 fn identity(
-    table: &Table,
+    table: &AccessTable,
     user: &str,
     names: &mut dyn NameService,
     groups: &dyn Fn(&UnixUser) -> Vec<u32>,
@@ -88,7 +88,7 @@ fn identity(
     Ok(Identity::UnixUser { uid: known.uid, gid: known.gid, groups: groups(&known) })
 }
 
-fn verdict(table: &Table, identity: &Identity, name: &RepoName) -> Explanation {
+fn verdict(table: &AccessTable, identity: &Identity, name: &RepoName) -> Explanation {
     let config = table.config();
     let nothing = |note: &str| Explanation { access: None, place: None, notes: vec![note.to_owned()] };
     let Some((index, found)) = table.find(name) else {
@@ -98,7 +98,7 @@ fn verdict(table: &Table, identity: &Identity, name: &RepoName) -> Explanation {
         return nothing("no such repository");
     };
     let mut notes = Vec::new();
-    if let Found::Below(rest) = &found {
+    if let NameMatch::Below(rest) = &found {
         notes.push(format!("{rest} below {}", libproto::names::escape(block.path.as_bytes())));
     }
     let Some(deciding) = table.deciding(block, identity) else {
@@ -149,7 +149,7 @@ mod tests {
         );
         let mut config = parse("f", &mut Texts::one("f", text)).config;
         assert_eq!(resolve(&mut config, &mut names).errors, []);
-        let table = Table::new(config);
+        let table = AccessTable::new(config);
         let mut ask =
             |user: &str, repository: &str| match explain(&table, user, repository, &mut names, &|_| vec![]) {
                 Ok(explanation) => explanation.to_string(),

@@ -34,11 +34,11 @@ struct Flags {
     #[arg(short = 'f', value_name = "socket", env = "GOTD_UNIX_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
-    command: Command,
+    command: GotctlCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum GotctlCommand {
     /// Tell about the daemon and its sessions.
     Info {
         /// As JSON.
@@ -116,26 +116,30 @@ enum Command {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let result = match &flags.command {
-        Command::Info { json } => ask(&flags.socket, ControlRequest::Info { json: *json }),
-        Command::Metrics => ask(&flags.socket, ControlRequest::Metrics),
-        Command::Log { level } => ask(&flags.socket, ControlRequest::Log { verbose: level == "verbose" }),
-        Command::Stop { now } => stop(&flags.socket, *now),
-        Command::Reload { config, secrets, check: true } => check(config.as_deref(), secrets.as_deref()),
-        Command::Reload { config, secrets, check: false } => {
+        GotctlCommand::Info { json } => ask(&flags.socket, ControlRequest::Info { json: *json }),
+        GotctlCommand::Metrics => ask(&flags.socket, ControlRequest::Metrics),
+        GotctlCommand::Log { level } => {
+            ask(&flags.socket, ControlRequest::Log { verbose: level == "verbose" })
+        }
+        GotctlCommand::Stop { now } => stop(&flags.socket, *now),
+        GotctlCommand::Reload { config, secrets, check: true } => {
+            check(config.as_deref(), secrets.as_deref())
+        }
+        GotctlCommand::Reload { config, secrets, check: false } => {
             reload(&flags.socket, config.as_deref(), secrets.as_deref())
         }
-        Command::AuthorizedKeys { config, gotsh, account, kind, key } => {
+        GotctlCommand::AuthorizedKeys { config, gotsh, account, kind, key } => {
             let key = kind.as_deref().zip(key.as_deref());
             authorized(config, gotsh.as_deref(), |config, gotsh| {
                 authorized::keys(config, account, key, gotsh)
             })
         }
-        Command::AuthorizedPrincipals { config, gotsh, account } => {
+        GotctlCommand::AuthorizedPrincipals { config, gotsh, account } => {
             authorized(config, gotsh.as_deref(), |config, gotsh| {
                 authorized::principals(config, account, gotsh)
             })
         }
-        Command::Explain { config, user, repository } => explain(config, user, repository),
+        GotctlCommand::Explain { config, user, repository } => explain(config, user, repository),
     };
     match result {
         Ok(status) => ExitCode::from(status),
@@ -215,7 +219,7 @@ fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
         }
         return Err(format!("{}: not usable", config.display()));
     }
-    let table = gotd::access::table::Table::new(loaded.config);
+    let table = gotd::access::table::AccessTable::new(loaded.config);
     let groups = gotd::os::passwd::groups_of;
     let verdict =
         gotd::admin::explain::explain(&table, user, repository, &mut gotd::os::passwd::System, &groups)?;

@@ -267,11 +267,11 @@ pub struct Assembler {
     config: Config,
     count: u64,
     rules: usize,
-    state: State,
+    state: AssemblerState,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum AssemblerState {
     #[default]
     Empty,
     Begun,
@@ -303,11 +303,11 @@ impl Assembler {
     pub fn item(&mut self, batch: &[u8]) -> Result<Option<Config>, WireError> {
         let taken = self.take_batch(batch);
         if taken.is_err() {
-            self.state = State::Broken;
+            self.state = AssemblerState::Broken;
         }
         taken?;
-        Ok((self.state == State::Complete).then(|| {
-            self.state = State::Broken;
+        Ok((self.state == AssemblerState::Complete).then(|| {
+            self.state = AssemblerState::Broken;
             std::mem::take(&mut self.config)
         }))
     }
@@ -330,14 +330,16 @@ impl Assembler {
     /// Takes one item.
     fn one(&mut self, item: ConfigItem) -> Result<(), WireError> {
         match (self.state, &item) {
-            (State::Empty, ConfigItem::Begin(VERSION)) => self.state = State::Begun,
-            (State::Begun, ConfigItem::End(count)) if *count == self.count => {
+            (AssemblerState::Empty, ConfigItem::Begin(VERSION)) => self.state = AssemblerState::Begun,
+            (AssemblerState::Begun, ConfigItem::End(count)) if *count == self.count => {
                 check(!self.config.files.is_empty(), "end without a file")?;
                 check(!self.config.repositories.is_empty(), "end without a repository")?;
-                self.state = State::Complete;
+                self.state = AssemblerState::Complete;
             }
-            (State::Begun, ConfigItem::Begin(_) | ConfigItem::End(_)) => return Err(WireError::Order),
-            (State::Begun, _) => self.take_item(item)?,
+            (AssemblerState::Begun, ConfigItem::Begin(_) | ConfigItem::End(_)) => {
+                return Err(WireError::Order);
+            }
+            (AssemblerState::Begun, _) => self.take_item(item)?,
             _ => return Err(WireError::Order),
         }
         self.count = self.count.saturating_add(1);

@@ -6,17 +6,17 @@ use super::position::Position;
 
 /// All limits of a configuration and where they were set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConfiguredLimits {
     values: Vec<(u64, Option<Position>)>,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { values: TABLE.iter().map(|row| (row.default, None)).collect() }
+impl Default for ConfiguredLimits {
+    fn default() -> ConfiguredLimits {
+        ConfiguredLimits { values: TABLE.iter().map(|row| (row.default, None)).collect() }
     }
 }
 
-impl Limits {
+impl ConfiguredLimits {
     /// The value, in the limit's unit; 0 is "no limit" where the table says so.
     pub fn get(&self, limit: Limit) -> u64 {
         self.values[limit as usize].0

@@ -25,7 +25,7 @@ pub mod source;
 pub mod subuid;
 
 pub use error::ConfigError;
-pub use limits::{Limit, Limits};
+pub use limits::{ConfiguredLimits, Limit};
 pub use model::{Config, Position};
 pub use parser::{Parsed, parse};
 pub use source::Loader;

@@ -11,7 +11,7 @@ pub use libproto::message::rules::{ProtectionKind, branch_name, namespace};
 use libproto::names::{RepoName, UserName};
 use serde::{Deserialize, Serialize};
 
-use super::limits::{Limit, Limits};
+use super::limits::{ConfiguredLimits, Limit};
 pub use super::position::Position;
 
 /// The user that the daemon runs as when the file does not say.
@@ -41,7 +41,7 @@ pub struct Config {
     /// `connection informative errors`: anonymous clients are told "permission denied" too.
     pub informative_errors: bool,
     /// `connection` and `limit`: numbers, with their defaults.
-    pub limits: Limits,
+    pub limits: ConfiguredLimits,
     /// `connection limit user`.
     pub user_limits: Vec<UserLimit>,
     /// `account`.
@@ -533,7 +533,7 @@ impl Repository {
     }
 
     /// A limit, as this block or else the whole configuration sets it.
-    pub fn limit(&self, limit: Limit, global: &Limits) -> u64 {
+    pub fn limit(&self, limit: Limit, global: &ConfiguredLimits) -> u64 {
         self.limits.iter().rev().find(|o| o.limit == limit).map_or_else(|| global.get(limit), |o| o.value)
     }
 }

@@ -80,13 +80,13 @@ impl Words {
     }
 }
 
-struct Dog {
+struct Watchdog {
     /// Who is told, in this order.
     told: Vec<(i32, Words)>,
     limits: SessionStart,
 }
 
-static DOG: OnceLock<Dog> = OnceLock::new();
+static WATCHDOG: OnceLock<Watchdog> = OnceLock::new();
 static PHASE: AtomicU8 = AtomicU8::new(0);
 /// Seconds in this phase, or since the last progress of work.
 static SECONDS: AtomicU32 = AtomicU32::new(0);
@@ -98,7 +98,7 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 /// Starts the watchdog. Those who are told stay open as long as the process lives.
 pub fn start(limits: SessionStart, told: Vec<(BorrowedFd<'_>, Words)>) -> std::io::Result<()> {
     let told = told.into_iter().map(|(fd, words)| (fd.as_raw_fd(), words)).collect();
-    if DOG.set(Dog { told, limits }).is_err() {
+    if WATCHDOG.set(Watchdog { told, limits }).is_err() {
         return Ok(());
     }
     system::before_abort(no_memory)?;
@@ -107,13 +107,13 @@ pub fn start(limits: SessionStart, told: Vec<(BorrowedFd<'_>, Words)>) -> std::i
 
 /// The process aborts. Where it does not panic, it got no memory.
 fn no_memory() {
-    if let (Some(dog), false) = (DOG.get(), std::thread::panicking()) {
+    if let (Some(dog), false) = (WATCHDOG.get(), std::thread::panicking()) {
         bark(dog, |words| &words.memory, NO_MEMORY_STATUS);
     }
 }
 
 /// Says the last words, and ends the process.
-fn bark(dog: &Dog, which: impl Fn(&Words) -> &[u8], status: i32) -> ! {
+fn bark(dog: &Watchdog, which: impl Fn(&Words) -> &[u8], status: i32) -> ! {
     for (fd, words) in &dog.told {
         system::say(*fd, which(words));
     }
@@ -171,7 +171,7 @@ pub fn during<T>(inner: Phase, f: impl FnOnce() -> T) -> T {
 
 /// Once a second, from the signal handler: atomics and last words only.
 fn tick() {
-    let Some(dog) = DOG.get() else { return };
+    let Some(dog) = WATCHDOG.get() else { return };
     let cpu = CPU_LIMIT.load(Ordering::Relaxed);
     if cpu != 0 && system::cpu_time().as_micros() >= u128::from(cpu) {
         bark(dog, |words| &words.cpu, EXPIRED_STATUS);

@@ -16,13 +16,13 @@ use libproto::message::parent::{
 };
 use libproto::names::escape;
 use libproto::refusal;
-use librepo::alternates::{self, Alternates, Lender, Lending, Place, Withheld};
+use librepo::alternates::{self, AlternatePlace, Alternates, Lender, Lending, Withheld};
 use librepo::place::Trust;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::os::system;
-use crate::repo::find::{self, Found};
+use crate::repo::find::{self, FoundRepository};
 use crate::repo::opened::{self, Parent};
 
 /// What is asked about fits what the parent takes.
@@ -50,7 +50,7 @@ const WARNING: usize = 300;
 ///
 /// # Errors
 /// Its alternates file cannot be read.
-pub fn from_parent(parent: &Parent, found: &Found, who: &str) -> Result<Alternates, String> {
+pub fn from_parent(parent: &Parent, found: &FoundRepository, who: &str) -> Result<Alternates, String> {
     of(found, Trust::of_process(), &mut Asking { parent, who })
 }
 
@@ -58,7 +58,7 @@ pub fn from_parent(parent: &Parent, found: &Found, who: &str) -> Result<Alternat
 ///
 /// # Errors
 /// As for [`from_parent`].
-pub fn from_list(lent: &[Lent], found: &Found) -> Result<Alternates, String> {
+pub fn from_list(lent: &[Lent], found: &FoundRepository) -> Result<Alternates, String> {
     of(found, Trust::of_process(), &mut Listed(lent))
 }
 
@@ -66,7 +66,7 @@ pub fn from_list(lent: &[Lent], found: &Found) -> Result<Alternates, String> {
 ///
 /// # Errors
 /// Its alternates file cannot be read.
-pub fn of(found: &Found, trust: Trust, lender: &mut dyn Lender) -> Result<Alternates, String> {
+pub fn of(found: &FoundRepository, trust: Trust, lender: &mut dyn Lender) -> Result<Alternates, String> {
     if !alternates::has_any(&found.directory, found.look).map_err(|e| e.to_string())? {
         return Ok(Alternates::default());
     }
@@ -97,7 +97,7 @@ struct Asking<'a> {
 }
 
 impl Lender for Asking<'_> {
-    fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Result<Vec<Lending>, String> {
         let asked = places.iter().map(|place| FoundAt {
             path: place.path.as_os_str().as_bytes().to_vec(),
             directories: place.directories.iter().map(|inode| find::directory_id(*inode)).collect(),
@@ -129,7 +129,7 @@ fn lending(answer: Lend, who: &str) -> Lending {
 struct Listed<'a>(&'a [Lent]);
 
 impl Lender for Listed<'_> {
-    fn ask(&mut self, places: &[Place<'_>]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Result<Vec<Lending>, String> {
         let of = |place: &Path| match self
             .0
             .iter()

@@ -21,9 +21,9 @@ use librepo::object::Commit;
 use librepo::reader::Reader;
 use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
-use libsandbox::{Access, Enforcement, Limits, Promise, Promises};
+use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits};
 
-use crate::repo::find::Found;
+use crate::repo::find::FoundRepository;
 use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
 use crate::repo::write::judge::{Change, rule};
@@ -43,9 +43,14 @@ const MOST_FILES: usize = 200_000;
 const CACHE: usize = 4 << 20;
 
 /// Does what the grant says, and reports.
-pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(
+    parent: &Parent,
+    serve: &Serve,
+    found: &FoundRepository,
+    enforcement: Enforcement,
+) -> Result<(), String> {
     let rules = serve.push_rules.as_ref().ok_or("rules: none")?;
-    opened::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], Limits::UNCHANGED, enforcement)?;
+    opened::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], ResourceLimits::UNCHANGED, enforcement)?;
     let repository = match opened::open_repository(found, Vec::new()) {
         Ok(repository) => repository,
         Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
@@ -66,13 +71,18 @@ pub fn run(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforceme
 }
 
 /// Tells what there is to know, without writing anything.
-pub fn tell(parent: &Parent, serve: &Serve, found: &Found, enforcement: Enforcement) -> Result<(), String> {
+pub fn tell(
+    parent: &Parent,
+    serve: &Serve,
+    found: &FoundRepository,
+    enforcement: Enforcement,
+) -> Result<(), String> {
     opened::narrow(
         LOOK,
         found,
         Access::READ,
         &[],
-        Limits { fsize: Some(0), ..Limits::UNCHANGED },
+        ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED },
         enforcement,
     )?;
     let repository = match opened::open_repository(found, Vec::new()) {

@@ -13,7 +13,7 @@ use librepo::place::{self, Inode, Permissions, Stopped, Trust, Walked, Why};
 
 /// A repository that was found, and where.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundRepository {
     /// `O_PATH` descriptor of the directory that holds `HEAD`, `objects` and `refs`.
     pub directory: OwnedFd,
     /// Its path, for unveil(2) and the log.
@@ -29,10 +29,10 @@ pub struct Found {
     here: Look,
 }
 
-impl Found {
+impl FoundRepository {
     /// The same, as far as it lies on the mount of its directory.
     #[must_use]
-    pub fn on_its_mount(mut self) -> Found {
+    pub fn on_its_mount(mut self) -> FoundRepository {
         self.look = self.here;
         self
     }
@@ -43,7 +43,7 @@ impl Found {
 /// A configured path may hold symbolic links where nobody but root and the daemon's user can have
 /// put them; nothing below a `repositories` directory may. The name was checked when it became a
 /// `RepoName`, and again here.
-pub fn find(address: &RepoAddress) -> Result<Found, OpenError> {
+pub fn find(address: &RepoAddress) -> Result<FoundRepository, OpenError> {
     let root = root(&address.path, &address.place)?;
     let Some(below) = &address.below else {
         return repository_at(root).ok_or(OpenError::NotFound);
@@ -116,12 +116,12 @@ pub fn directory_id(inode: Inode) -> DirectoryId {
 }
 
 /// The repository in a directory: bare, or the `.git` directory of a worktree.
-pub fn repository_at(directory: Walked) -> Option<Found> {
+pub fn repository_at(directory: Walked) -> Option<FoundRepository> {
     let inner = worktree(&directory);
     let worktree = inner.is_some();
     let found = inner.or_else(|| is_repository(&directory).then_some(directory))?;
     let directories = found.directories().into_iter().map(directory_id).collect();
-    Some(Found {
+    Some(FoundRepository {
         look: found.look(),
         here: found.look_here(),
         permissions: found.permissions(),

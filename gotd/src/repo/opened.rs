@@ -7,16 +7,19 @@ use libproto::channel::{Channel, Received};
 use libproto::message::parent::{Checks, OpenError, Opened, ParentToRepo, RepoToParent};
 use librepo::alternates::Alternate;
 use librepo::repository::{Options, Repository};
-use libsandbox::{Enforcement, Limits, Promises, Stage, Visible};
+use libsandbox::{Enforcement, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::{system, to_parent};
-use crate::repo::find::Found;
+use crate::repo::find::FoundRepository;
 
 /// The link to the parent.
 pub type Parent = Channel<RepoToParent, ParentToRepo>;
 
 /// Opens a repository that was found.
-pub fn open_repository(found: &Found, alternates: Vec<Alternate>) -> librepo::error::Result<Repository> {
+pub fn open_repository(
+    found: &FoundRepository,
+    alternates: Vec<Alternate>,
+) -> librepo::error::Result<Repository> {
     let directory = found.directory.try_clone().map_err(librepo::error::Error::Io)?;
     Repository::open(directory, Options { alternates, look: found.look, ..Options::default() })
 }
@@ -62,10 +65,10 @@ pub(crate) fn await_go(parent: &Parent) -> Checks {
 /// own words.
 pub fn narrow(
     promises: Promises,
-    found: &Found,
+    found: &FoundRepository,
     access: libsandbox::Access,
     alternates: &[Alternate],
-    limits: Limits,
+    limits: ResourceLimits,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     let mut visible = vec![Visible::opened(found.directory.as_fd(), &found.path, access)];

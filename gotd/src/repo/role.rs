@@ -22,11 +22,11 @@ use libproto::refusal::Refusal;
 use librepo::checked::{Checked, Seal};
 use librepo::dir::EntryType;
 use librepo::repository::{Opening, Options};
-use libsandbox::{Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::system;
 use crate::os::watchdog::{self, Words};
-use crate::repo::find::{self, Found};
+use crate::repo::find::{self, FoundRepository};
 use crate::repo::opened::{Parent, await_go, failed, narrow, send, tell};
 use crate::repo::{borrowing, describe, read, write};
 use crate::session::pipes::Output;
@@ -91,7 +91,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
     if start.strangers {
         system::give_way();
     }
-    let limits = Limits { data: Some(start.memory), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { data: Some(start.memory), ..ResourceLimits::UNCHANGED };
     libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
     send(&parent, &RepoToParent::Hello(Build { id: crate::BUILD.into() }));
@@ -170,14 +170,14 @@ fn read(
     output: OwnedFd,
     start: &RepoStart,
     serve: &Serve,
-    found: Found,
+    found: FoundRepository,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     let mut alternates = match borrowing::from_parent(parent, &found, &serve.who) {
         Ok(alternates) => alternates,
         Err(text) => return failed(parent, OpenError::Unusable(text)),
     };
-    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
     let opening = match Opening::new(directory, found.look) {

@@ -13,7 +13,7 @@ use librepo::Error;
 use librepo::dir::{Dir, EntryType};
 use librepo::place::Walked;
 
-use crate::repo::find::{Found, repository_at};
+use crate::repo::find::{FoundRepository, repository_at};
 
 /// Directories within each other that are looked into.
 const MOST_LEVELS: usize = 9;
@@ -23,7 +23,7 @@ const MOST_ENTRIES: usize = 100_000;
 /// A repository and its two names.
 pub struct Below {
     /// Where it is.
-    pub found: Found,
+    pub found: FoundRepository,
     /// The name that a client may use.
     pub name: RepoName,
     /// The name that it has there.

@@ -19,10 +19,10 @@ use libproto::message::parent::{
     Permit, PlaceQuestion, Placed, Question, RepoAddress, SEEN_MAX, Seen, SeenRoot, Verdict, Who,
 };
 use libproto::names::{RepoName, UserName, escape};
-use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::access::lending;
-use crate::access::table::{self, Found, Identity, IdentityError, Table};
+use crate::access::table::{self, AccessTable, Identity, IdentityError, NameMatch};
 use crate::conf::items::Assembler;
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
@@ -40,12 +40,12 @@ type Parent = Channel<AuthToParent, ParentToAuth>;
 
 /// Runs the role until the parent is gone.
 pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
-    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&[]), limits, enforcement })
         .map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);
     say(&parent, 0, &AuthToParent::Hello(Build { id: crate::BUILD.into() }));
-    let mut table: Option<Table> = None;
+    let mut table: Option<AccessTable> = None;
     let mut coming: Option<Assembler> = None;
     loop {
         let received = match parent.recv() {
@@ -63,7 +63,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 let assembler = coming.get_or_insert_with(Assembler::default);
                 if let Some(config) = assembler.item(&item).map_err(|e| e.to_string())? {
                     coming = None;
-                    table = Some(Table::new(config));
+                    table = Some(AccessTable::new(config));
                     say(&parent, 0, &AuthToParent::Configured(()));
                 }
             }
@@ -107,7 +107,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
 
 /// Whether what was found belongs to the block that the question leads to. It is decided anew: the
 /// configuration may have changed meanwhile.
-fn placed(table: &Table, ask: &PlaceQuestion) -> Placed {
+fn placed(table: &AccessTable, ask: &PlaceQuestion) -> Placed {
     let path = Path::new(OsStr::from_bytes(&ask.path));
     let Ok(identity) = identify(table, &ask.question.peer, ask.question.told_user.as_ref()) else {
         return Placed::Elsewhere("no identity any more".into());
@@ -127,7 +127,7 @@ fn placed(table: &Table, ask: &PlaceQuestion) -> Placed {
 }
 
 /// One question.
-fn answer(table: &Table, question: &Question) -> Verdict {
+fn answer(table: &AccessTable, question: &Question) -> Verdict {
     let identity = match identify(table, &question.peer, question.told_user.as_ref()) {
         Ok(identity) => identity,
         Err(e) => return Verdict::NoIdentity(e.to_string()),
@@ -149,7 +149,7 @@ fn answer(table: &Table, question: &Question) -> Verdict {
 }
 
 /// Who asks.
-fn identify(table: &Table, peer: &Peer, told: Option<&UserName>) -> Result<Identity, IdentityError> {
+fn identify(table: &AccessTable, peer: &Peer, told: Option<&UserName>) -> Result<Identity, IdentityError> {
     match peer {
         Peer::Tcp { .. } => Ok(Identity::Anonymous),
         Peer::Unix { uid, gid, groups, .. } => table.identify(*uid, *gid, groups, told),
@@ -157,7 +157,7 @@ fn identify(table: &Table, peer: &Peer, told: Option<&UserName>) -> Result<Ident
 }
 
 /// From which places may be borrowed, for who asked for a repository.
-fn lent(table: &Table, ask: &BorrowAsk) -> Vec<Lend> {
+fn lent(table: &AccessTable, ask: &BorrowAsk) -> Vec<Lend> {
     let Ok(identity) = identify(table, &ask.who.peer, ask.who.told_user.as_ref()) else {
         return vec![Lend::Denied; ask.places.len()];
     };
@@ -166,7 +166,7 @@ fn lent(table: &Table, ask: &BorrowAsk) -> Vec<Lend> {
 }
 
 /// A user of a shared account, who has nothing but this to ask. For others the answer is a shell's.
-fn account_user(table: &Table, who: &Who) -> Result<Identity, String> {
+fn account_user(table: &AccessTable, who: &Who) -> Result<Identity, String> {
     let Peer::Unix { uid, gid, groups, .. } = &who.peer else { return Err(NO_SELF_SERVICE.into()) };
     match table.identify(*uid, *gid, groups, who.told_user.as_ref()) {
         Ok(identity @ Identity::AccountUser(_)) => Ok(identity),
@@ -176,7 +176,7 @@ fn account_user(table: &Table, who: &Who) -> Result<Identity, String> {
 }
 
 /// Tells what the configuration has for a user.
-fn overview(parent: &Parent, number: u64, table: &Table, who: &Who) -> Overview {
+fn overview(parent: &Parent, number: u64, table: &AccessTable, who: &Who) -> Overview {
     let identity = match account_user(table, who) {
         Ok(identity) => identity,
         Err(text) => return Overview::NoIdentity(text),
@@ -206,7 +206,7 @@ fn overview(parent: &Parent, number: u64, table: &Table, who: &Who) -> Overview 
 }
 
 /// What a user may do with a repository that it may at least read.
-fn see(table: &Table, identity: &Identity, name: &RepoName) -> Option<(Seen, table::Grant)> {
+fn see(table: &AccessTable, identity: &Identity, name: &RepoName) -> Option<(Seen, table::Grant)> {
     match table.decide(identity, name, Service::UploadPack) {
         table::Verdict::Granted(grant) => {
             Some((Seen { name: name.clone(), write: grant.access == Access::Write }, grant))
@@ -216,12 +216,12 @@ fn see(table: &Table, identity: &Identity, name: &RepoName) -> Option<(Seen, tab
 }
 
 /// Of repositories that are below a directory, those that the user may see under these names.
-fn seen(table: &Table, filter: &Filter) -> Vec<Seen> {
+fn seen(table: &AccessTable, filter: &Filter) -> Vec<Seen> {
     let Ok(identity) = account_user(table, &filter.who) else { return Vec::new() };
     let root = Path::new(OsStr::from_bytes(&filter.place));
     let here = |grant: &table::Grant, below: &RepoName| {
         let block = table.config().repositories.get(grant.block);
-        grant.found != Found::Configured
+        grant.found != NameMatch::Configured
             && block.is_some_and(|b| b.place().as_bytes() == filter.place)
             && table.holds(grant.block, &root.join(OsStr::from_bytes(below.as_bytes())))
     };
@@ -235,18 +235,23 @@ fn places(block: &Repository, config: &Config, limit: Limit) -> u32 {
 }
 
 /// Connections at once of an identity, and whether a directive of its own says so.
-fn connections(table: &Table, identity: &Identity) -> (u32, bool) {
+fn connections(table: &AccessTable, identity: &Identity) -> (u32, bool) {
     let limit = table.connection_limit(identity);
     let most = limit.map_or(u32::MAX, |(n, _)| u32::try_from(n).unwrap_or(u32::MAX));
     (most, limit.is_some_and(|(_, limit)| limit == Limit::ConnectionsOfUser))
 }
 
-fn permit(table: &Table, identity: &Identity, grant: &table::Grant, service: Service) -> Option<Permit> {
+fn permit(
+    table: &AccessTable,
+    identity: &Identity,
+    grant: &table::Grant,
+    service: Service,
+) -> Option<Permit> {
     let config = table.config();
     let block = config.repositories.get(grant.block)?;
     let below = match &grant.found {
-        Found::Configured => None,
-        Found::Below(name) => Some(name.clone()),
+        NameMatch::Configured => None,
+        NameMatch::Below(name) => Some(name.clone()),
     };
     let counted = table.counted(identity);
     let (connections, own_connections) = connections(table, &counted);
@@ -302,7 +307,7 @@ mod tests {
         let text = "repository \"r\" {\n path \"/r\"\n permit rw 1000\n protect branch main\n}\n";
         let mut config = crate::conf::parse("f", &mut Texts::one("f", text)).config;
         assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
-        let table = Table::new(config);
+        let table = AccessTable::new(config);
         let ask = |uid, service| {
             let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
             let repository = RepoName::parse(b"r.git").expect("a good name");
@@ -332,7 +337,7 @@ mod tests {
         assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
         let range = libproto::message::parent::UidRange { first: 100_000, last: 165_535, owner: 1000 };
         config.subordinates = vec![range];
-        let table = Table::new(config);
+        let table = AccessTable::new(config);
         let ask = |uid| {
             let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
             let repository = RepoName::parse(b"r.git").expect("a good name");
@@ -359,7 +364,7 @@ mod tests {
         assert_eq!(resolve(&mut config, &mut FixedNames::default()).errors, []);
         let reserve = config.limits.get(Limit::DiskReserve);
         let most = config.limits.get(Limit::RepositoriesPerUser);
-        let table = Table::new(config);
+        let table = AccessTable::new(config);
         let may = |uid, service, name: &str| {
             let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
             let repository = RepoName::parse(name.as_bytes()).expect("a good name");

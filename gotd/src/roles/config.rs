@@ -15,7 +15,7 @@ use std::path::Path;
 use libproto::channel::{Channel, Received};
 use libproto::codec::CodecError;
 use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToConfig};
-use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::conf::items::{self, Audience};
 use crate::os::system;
@@ -39,7 +39,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     // Name services may live anywhere, and files that gotd.conf names too: all stays visible for
     // reading.
     let visible = [Visible::named(Path::new("/"), Access::READ)];
-    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     let stage = Stage { promises: WORK, paths: Some(&visible), limits, enforcement: Enforcement::BestEffort };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);

@@ -23,7 +23,7 @@ use librepo::dir::Dir;
 use librepo::fs_ops::Fs;
 use librepo::mounts::Look;
 use librepo::place::{Walked, Why};
-use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat, umask};
@@ -68,7 +68,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     };
     let root = find::root(&start.path, &start.place).map_err(|e| find::why_absent(e, "no such directory"))?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ_WRITE_CREATE)];
-    let limits = Limits { fsize: Some(FILE_SIZE), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { fsize: Some(FILE_SIZE), ..ResourceLimits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]

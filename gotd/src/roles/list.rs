@@ -11,7 +11,7 @@ use libproto::channel::{Channel, Received};
 use libproto::message::parent::{
     Build, DIRECTORY_BYTES, ListStart, ListToParent, ListedRepository, MOST_LISTED, ParentToList, SEEN_MAX,
 };
-use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::system;
 use crate::os::to_parent::say;
@@ -40,7 +40,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
 fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), String> {
     let root = find::root(&start.path, &start.place).map_err(|e| find::why_absent(e, "no such directory"))?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ)];
-    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]

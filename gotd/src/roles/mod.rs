@@ -103,7 +103,7 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
 
 #[cfg(test)]
 mod tests {
-    use libsandbox::{Limits, Promises, Stage, openbsd_words};
+    use libsandbox::{Promises, ResourceLimits, Stage, openbsd_words};
 
     use super::*;
     use crate::repo::describe;
@@ -138,7 +138,7 @@ mod tests {
             let stage = Stage {
                 promises,
                 paths: None,
-                limits: Limits::UNCHANGED,
+                limits: ResourceLimits::UNCHANGED,
                 enforcement: Enforcement::Required,
             };
             assert_eq!(openbsd_words(&stage).0, expected, "{role}");

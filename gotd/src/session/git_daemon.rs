@@ -14,9 +14,9 @@ use libproto::command::Service;
 use libproto::message::parent::{GitAsk, SessionReport, SessionStart, SessionToParent};
 use libproto::pktline::{Decoder, Packet};
 use libproto::refusal::Refusal;
-use libproto::request::daemon::{self, REQUEST_MAX, Request};
+use libproto::request::daemon::{self, DaemonRequest, REQUEST_MAX};
 use libproto::wire_error::WireError;
-use libsandbox::{Enforcement, Limits, Stage};
+use libsandbox::{Enforcement, ResourceLimits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
@@ -40,7 +40,7 @@ pub fn serve(
     limits: SessionStart,
     enforcement: Enforcement,
 ) -> Result<(), String> {
-    let most = Limits { data: Some(memory(&limits)), ..Limits::UNCHANGED };
+    let most = ResourceLimits { data: Some(memory(&limits)), ..ResourceLimits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: None, limits: most, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
@@ -99,7 +99,7 @@ fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, Refusal> {
 
 /// Decodes the request of a fetch.
 fn decode(payload: &[u8]) -> Result<(GitAsk, u8), Refusal> {
-    let request = Request::parse(payload).map_err(|e| Refusal::from(&e))?;
+    let request = DaemonRequest::parse(payload).map_err(|e| Refusal::from(&e))?;
     if request.service != Service::UploadPack {
         return Err(Refusal::Said(daemon::not_enabled(&request.repo)));
     }

@@ -23,7 +23,7 @@ use libproto::message::parent::{
 };
 use libproto::names::{RepoName, escape};
 use libproto::refusal::Refusal;
-use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::os::spawn::ClientPipes;
@@ -72,7 +72,7 @@ pub fn run(
 ) -> Result<(), String> {
     // No limit on descriptors: the kernel compares a sender's with all that its user has under way
     // in sockets.
-    let limits = Limits { fsize: Some(0), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     libsandbox::enter(&Stage { promises: SET_UP, paths: Some(&[]), limits, enforcement })
         .map_err(|e| e.to_string())?;
     let (parent, listen) = (Parent::from(parent), Listen::from(listen));
@@ -96,7 +96,7 @@ pub fn run(
         _ => return Err("listen: a connection of the other kind".into()),
     };
     // From here on no descriptor comes or goes, and only now anything is read from the client.
-    let limits = Limits { data: Some(memory(&start)), ..Limits::UNCHANGED };
+    let limits = ResourceLimits { data: Some(memory(&start)), ..ResourceLimits::UNCHANGED };
     libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement })
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::repo::RefBatch;
 use crate::refusal::Refusal;
-use crate::states::Table;
+use crate::states::StateTable;
 
 /// Most commands in one message.
 pub const BATCH_COMMANDS: usize = 64;
@@ -28,7 +28,7 @@ pub const BATCH_NAME_BYTES: usize = 8 * 1024;
 
 /// One reference that the client wants to change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command {
+pub struct RefCommand {
     /// Its value by the client's word; null: it does not exist.
     pub old: ObjectId,
     /// Its new value; null: delete it.
@@ -54,7 +54,7 @@ crate::messages! {
         /// Send the references.
         1 => List(()),
         /// Some commands, in the client's order.
-        2 => Commands(Vec<Command>),
+        2 => Commands(Vec<RefCommand>),
         /// Commits that the client's history ends at.
         3 => Shallows(Vec<ObjectId>),
         /// That was all: do it.
@@ -211,7 +211,7 @@ pub enum WriteState {
 }
 
 /// Which messages of a session `repo_write` takes in which state.
-pub const WRITE_STATES: &Table<WriteState, SessionToWriterKind> = {
+pub const WRITE_STATES: &StateTable<WriteState, SessionToWriterKind> = {
     use SessionToWriterKind::{Begin, Commands, List, Shallows};
     &[
         (WriteState::Idle, &[List]),
@@ -231,13 +231,13 @@ mod tests {
     #[test]
     fn the_largest_batches_fit_into_a_frame() {
         let id = ObjectId::from_bytes(HashKind::Sha256, &[7; 32]).expect("an id");
-        let command = |n: usize| Command {
+        let command = |n: usize| RefCommand {
             old: id,
             new: id,
             name: RefName::parse(format!("refs/{}", "x".repeat(n)).as_bytes()).expect("a name"),
         };
-        let mut batch: Vec<Command> = (0..BATCH_COMMANDS - 1).map(|_| command(100)).collect();
-        batch.push(Command {
+        let mut batch: Vec<RefCommand> = (0..BATCH_COMMANDS - 1).map(|_| command(100)).collect();
+        batch.push(RefCommand {
             name: RefName::parse(
                 &[b"refs/".as_slice(), "x/".repeat(REF_NAME_MAX / 2 - 3).as_bytes(), b"x"].concat(),
             )

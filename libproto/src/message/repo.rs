@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::refusal::Refusal;
 use crate::request::v0::SideBand;
-use crate::states::Table;
+use crate::states::StateTable;
 
 /// Most object ids in one message.
 pub const BATCH_IDS: usize = 400;
@@ -195,7 +195,7 @@ pub enum ReadState {
 }
 
 /// Which messages of a session the repository process of a fetch takes in which state.
-pub const READ_STATES: &Table<ReadState, SessionToRepoKind> = {
+pub const READ_STATES: &StateTable<ReadState, SessionToRepoKind> = {
     use SessionToRepoKind::{Begin, Bound, Deepen, Haves, Judge, List, Pack, Prefixes, Shallows, Wants};
     &[
         (ReadState::Idle, &[Prefixes, List, Begin]),

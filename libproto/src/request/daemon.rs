@@ -15,7 +15,7 @@ const KEYS_MAX: usize = 16;
 
 /// A git:// request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct DaemonRequest {
     /// The service.
     pub service: Service,
     /// The repository it is for.
@@ -27,9 +27,9 @@ pub struct Request {
     pub parameters: Parameters,
 }
 
-impl Request {
+impl DaemonRequest {
     /// Parses the payload of the packet.
-    pub fn parse(payload: &[u8]) -> Result<Request, WireError> {
+    pub fn parse(payload: &[u8]) -> Result<DaemonRequest, WireError> {
         if payload.len() > REQUEST_MAX {
             return Err(WireError::TooLong);
         }
@@ -65,7 +65,7 @@ impl Request {
             None | Some(b"") => None,
             Some(field) => Some(parse_host(field)?),
         };
-        Ok(Request { service, repo, host, parameters: Parameters::from_keys(keys.iter().copied()) })
+        Ok(DaemonRequest { service, repo, host, parameters: Parameters::from_keys(keys.iter().copied()) })
     }
 }
 
@@ -96,8 +96,8 @@ mod tests {
     use crate::command::Version;
     use proptest::prelude::*;
 
-    fn parse(request: &str) -> Result<Request, WireError> {
-        Request::parse(request.as_bytes())
+    fn parse(request: &str) -> Result<DaemonRequest, WireError> {
+        DaemonRequest::parse(request.as_bytes())
     }
 
     #[test]
@@ -155,8 +155,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
-            let _ = Request::parse(&bytes);
-            let _ = Request::parse(&[b"git-upload-pack /x\0".as_slice(), &bytes].concat());
+            let _ = DaemonRequest::parse(&bytes);
+            let _ = DaemonRequest::parse(&[b"git-upload-pack /x\0".as_slice(), &bytes].concat());
         }
     }
 }

@@ -71,7 +71,7 @@ pub enum Target {
 
 /// One command: the null id as `old` creates, as `new` deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command {
+pub struct PushCommand {
     /// What the client believes the reference to be.
     pub old: ObjectId,
     /// What it is to be.
@@ -86,7 +86,7 @@ pub enum Line {
     /// The client has this commit without its parents.
     Shallow(ObjectId),
     /// A command; the first one brings the capabilities.
-    Command(Command, Option<Capabilities>),
+    Command(PushCommand, Option<Capabilities>),
 }
 
 impl Line {
@@ -112,7 +112,7 @@ impl Line {
         let (Some(old), Some(new), Some(name)) = (words.next(), words.next(), words.next()) else {
             return Err(WireError::UnexpectedLine(quote(line)));
         };
-        let command = Command {
+        let command = PushCommand {
             old: object_id("old object id", old, hash)?,
             new: object_id("new object id", new, hash)?,
             target: match RefName::parse_for_update(name) {

@@ -9,19 +9,19 @@ use crate::wire_error::{WireError, quote};
 
 /// A command of v2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
+pub enum V2Command {
     /// List references.
     LsRefs,
     /// Negotiate and send a pack.
     Fetch,
 }
 
-impl Command {
+impl V2Command {
     /// Its name on the wire.
     pub const fn name(self) -> &'static str {
         match self {
-            Command::LsRefs => "ls-refs",
-            Command::Fetch => "fetch",
+            V2Command::LsRefs => "ls-refs",
+            V2Command::Fetch => "fetch",
         }
     }
 }
@@ -30,7 +30,7 @@ impl Command {
 #[derive(Debug)]
 pub struct Head {
     hash: HashKind,
-    command: Option<Command>,
+    command: Option<V2Command>,
     format: bool,
     lines: Counter,
     /// The client's name for itself, fit for a log line.
@@ -61,7 +61,8 @@ impl Head {
             if self.command.is_some() {
                 return Err(WireError::Duplicate("command"));
             }
-            let command = [Command::LsRefs, Command::Fetch].into_iter().find(|c| c.name().as_bytes() == name);
+            let command =
+                [V2Command::LsRefs, V2Command::Fetch].into_iter().find(|c| c.name().as_bytes() == name);
             self.command = Some(command.ok_or_else(|| WireError::Unknown("command", quote(name)))?);
         } else if let Some(agent) = line.strip_prefix(b"agent=") {
             self.agent = Some(sanitize_agent(agent));
@@ -79,7 +80,7 @@ impl Head {
     /// # Errors
     /// [`WireError::Missing`] without a command; [`WireError::ObjectFormat`] if the client named no
     /// object format (which means SHA-1) and the repository has another.
-    pub fn finish(&self) -> Result<Command, WireError> {
+    pub fn finish(&self) -> Result<V2Command, WireError> {
         let command = self.command.ok_or(WireError::Missing("command requested"))?;
         if !self.format && self.hash != HashKind::Sha1 {
             return Err(WireError::ObjectFormat(self.hash.name(), HashKind::Sha1.name().to_owned()));
@@ -177,7 +178,7 @@ mod tests {
     use libgit::{DeepenLine, Depth};
     use proptest::prelude::*;
 
-    fn head(lines: &[&str], hash: HashKind) -> Result<Command, WireError> {
+    fn head(lines: &[&str], hash: HashKind) -> Result<V2Command, WireError> {
         let mut head = Head::new(hash, 8);
         for line in lines {
             head.line(line.as_bytes())?;
@@ -188,8 +189,8 @@ mod tests {
     #[test]
     fn what_git_sends() {
         let lines = ["command=ls-refs", "agent=git/2.47.3", "object-format=sha1"];
-        assert_eq!(head(&lines, HashKind::Sha1), Ok(Command::LsRefs));
-        assert_eq!(head(&["server-option=x", "command=fetch"], HashKind::Sha1), Ok(Command::Fetch));
+        assert_eq!(head(&lines, HashKind::Sha1), Ok(V2Command::LsRefs));
+        assert_eq!(head(&["server-option=x", "command=fetch"], HashKind::Sha1), Ok(V2Command::Fetch));
     }
 
     #[test]

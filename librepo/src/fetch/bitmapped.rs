@@ -15,7 +15,7 @@ use super::commits::{Commits, Source, missing_below};
 use super::plan::{Edge, Plan, name_hash};
 use super::progress::Progress;
 use super::pseudo_pack::PseudoPack;
-use super::reach::Request;
+use super::reach::ReachRequest;
 use super::space::{First, NO_OBJECT};
 use super::walk::Recent;
 use crate::bitmap::{Bitmap, Expanded};
@@ -47,7 +47,7 @@ pub(crate) struct PackBitmap {
 }
 
 /// What bitmaps could say.
-pub(crate) enum Found {
+pub(crate) enum BitmapAnswer {
     /// The whole plan, but for paths.
     Everything(Plan),
     /// Only what the client has: the rest is better walked.
@@ -184,16 +184,16 @@ fn hex(bytes: &[u8]) -> String {
 pub(crate) fn reach(
     source: &mut Source<'_>,
     bitmap: &PackBitmap,
-    request: &Request<'_>,
+    request: &ReachRequest<'_>,
     progress: &mut Progress<'_>,
-) -> Result<Option<Found>> {
+) -> Result<Option<BitmapAnswer>> {
     let mut walker = Walker { bitmap, expanded: Expanded::default(), names: Vec::new() };
     let mut client = Bits::with_room(source.space.count());
     if !request.haves.is_empty() && !walker.reach(source, request.haves, None, &mut client, progress)? {
         return Ok(None);
     }
     if !request.haves.is_empty() && few(source, request, &client, progress)? {
-        return Ok(Some(Found::Client(client)));
+        return Ok(Some(BitmapAnswer::Client(client)));
     }
     walker.names.clear();
     let mut wanted = Bits::with_room(source.space.count());
@@ -234,13 +234,13 @@ pub(crate) fn reach(
     for (number, name) in walker.names {
         plan.set_name(number, name);
     }
-    Ok(Some(Found::Everything(plan)))
+    Ok(Some(BitmapAnswer::Everything(plan)))
 }
 
 /// Whether so few commits are new that walking their trees is cheap.
 fn few(
     source: &mut Source<'_>,
-    request: &Request<'_>,
+    request: &ReachRequest<'_>,
     client: &Bits,
     progress: &mut Progress<'_>,
 ) -> Result<bool> {

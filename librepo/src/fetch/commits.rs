@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use libgit::{ObjectId, ObjectKind};
 
-use super::space::{First, NO_OBJECT, Place, Space};
+use super::space::{First, NO_OBJECT, ObjectPlace, Space};
 use crate::commit_graph::CommitGraph;
 use crate::error::{Error, Result};
 use crate::id::FastState;
@@ -46,10 +46,10 @@ impl<'s> Source<'s> {
 
     fn location(&self, number: u32) -> Result<(Location, ObjectId)> {
         match self.space.place(number) {
-            Some(Place::Pack { pack, index, offset }) => {
+            Some(ObjectPlace::Pack { pack, index, offset }) => {
                 Ok((Location::Pack { pack, index, offset }, ObjectId::null(self.space.store().hash())))
             }
-            Some(Place::Loose { id, dir }) => Ok((Location::Loose { dir }, id)),
+            Some(ObjectPlace::Loose { id, dir }) => Ok((Location::Loose { dir }, id)),
             None => Err(Error::Limit(format!("no object with the number {number}"))),
         }
     }
@@ -82,7 +82,7 @@ impl<'s> Source<'s> {
     /// Kind of the object with this number.
     pub(crate) fn kind(&mut self, number: u32) -> Result<ObjectKind> {
         match self.space.place(number) {
-            Some(Place::Pack { pack, offset, .. }) => self.reader.kind_packed(pack, offset),
+            Some(ObjectPlace::Pack { pack, offset, .. }) => self.reader.kind_packed(pack, offset),
             _ => Ok(self.header(number)?.0),
         }
     }

@@ -34,7 +34,7 @@ use libgit::Filter;
 
 use crate::error::Result;
 
-pub use negotiate::{Fetch, Limits, Policy, Tips, WantError};
+pub use negotiate::{Fetch, FetchLimits, Policy, Tips, WantError};
 pub use reached::Visible;
 pub use shallow::ShallowInfo;
 

@@ -44,16 +44,16 @@ pub enum Policy {
 
 /// Bounds of one fetch.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct FetchLimits {
     /// Bytes for objects that were read and may be needed again, for each thread.
     pub cache_bytes: usize,
     /// How many different objects may be wanted.
     pub wants: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { cache_bytes: 8 << 20, wants: 1_000_000 }
+impl Default for FetchLimits {
+    fn default() -> FetchLimits {
+        FetchLimits { cache_bytes: 8 << 20, wants: 1_000_000 }
     }
 }
 
@@ -137,7 +137,7 @@ fn estimate(source: &Source<'_>, threads: usize, cache_bytes: usize) -> u64 {
     BASE.saturating_add(objects).saturating_add(threads.min(packs.saturating_mul(4)))
 }
 
-fn source<'r>(repository: &'r Repository, first: First, limits: Limits) -> Result<Source<'r>> {
+fn source<'r>(repository: &'r Repository, first: First, limits: FetchLimits) -> Result<Source<'r>> {
     let mut source = Source::new(repository.store(), first, limits.cache_bytes)?;
     source.graph = repository.commit_graph();
     Ok(source)
@@ -149,7 +149,7 @@ pub struct Fetch<'r> {
     pub(super) source: Source<'r>,
     tips: Arc<Tips>,
     policy: Policy,
-    limits: Limits,
+    limits: FetchLimits,
     pub(super) wants: Vec<u32>,
     wanted: Bits,
     pub(super) haves: Vec<u32>,
@@ -181,7 +181,7 @@ impl<'r> Fetch<'r> {
         repository: &'r Repository,
         tips: impl Into<Arc<Tips>>,
         policy: Policy,
-        limits: Limits,
+        limits: FetchLimits,
     ) -> Result<Fetch<'r>> {
         Ok(Fetch {
             repository,
@@ -214,7 +214,7 @@ impl<'r> Fetch<'r> {
     ///
     /// # Errors
     /// As [`Fetch::new`].
-    pub fn again(self, tips: impl Into<Arc<Tips>>, policy: Policy, limits: Limits) -> Result<Fetch<'r>> {
+    pub fn again(self, tips: impl Into<Arc<Tips>>, policy: Policy, limits: FetchLimits) -> Result<Fetch<'r>> {
         let tips = tips.into();
         let same = Arc::ptr_eq(&tips, &self.tips) || tips.ids == self.tips.ids;
         let mut next = Fetch::new(self.repository, tips, policy, limits)?;
@@ -481,7 +481,7 @@ impl<'r> Fetch<'r> {
         let mut haves = self.haves.clone();
         haves.extend(self.had_at_boundary(&cuts)?);
         let memory = estimate(&self.source, threads, self.limits.cache_bytes);
-        let request = reach::Request {
+        let request = reach::ReachRequest {
             wants: &wants,
             haves: &haves,
             cut: &cuts.cut,

@@ -11,7 +11,7 @@ use super::walk;
 use crate::error::Result;
 
 /// What is asked, in object numbers.
-pub(crate) struct Request<'a> {
+pub(crate) struct ReachRequest<'a> {
     /// What the client wants: objects of any kind.
     pub(crate) wants: &'a [u32],
     /// What the client has: objects of any kind.
@@ -37,7 +37,7 @@ pub(crate) struct Request<'a> {
 pub(crate) fn plan(
     source: &mut Source<'_>,
     bitmap: Option<&PackBitmap>,
-    request: &Request<'_>,
+    request: &ReachRequest<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Plan> {
     // A cut history is not what bitmaps describe, and they know neither sizes nor depths.
@@ -49,14 +49,14 @@ pub(crate) fn plan(
         && let Some(found) = bitmapped::reach(source, bitmap, request, progress)?
     {
         match found {
-            bitmapped::Found::Everything(all) => plan = Some(all),
-            bitmapped::Found::Client(had) => client = had,
+            bitmapped::BitmapAnswer::Everything(all) => plan = Some(all),
+            bitmapped::BitmapAnswer::Client(had) => client = had,
         }
     }
     let mut plan = match plan {
         Some(plan) => plan,
         None => {
-            let walk = walk::Request {
+            let walk = walk::WalkRequest {
                 wants: request.wants,
                 haves: request.haves,
                 cut: request.cut,
@@ -80,7 +80,7 @@ pub(crate) fn plan(
 /// Adds the tags, and tags of tags, of what is sent.
 fn add_tags(
     source: &mut Source<'_>,
-    request: &Request<'_>,
+    request: &ReachRequest<'_>,
     plan: &mut Plan,
     progress: &mut Progress<'_>,
 ) -> Result<()> {

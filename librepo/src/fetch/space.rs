@@ -14,7 +14,7 @@ pub(crate) const NO_OBJECT: u32 = u32::MAX;
 
 /// Where a numbered object lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ObjectPlace {
     /// In a pack: its number, the object's index there (by id), its offset in bytes.
     Pack { pack: u32, index: u32, offset: u64 },
     /// In a file of its own.
@@ -182,17 +182,17 @@ impl<'s> Space<'s> {
     }
 
     /// Where a numbered object lies.
-    pub(crate) fn place(&self, number: u32) -> Option<Place> {
+    pub(crate) fn place(&self, number: u32) -> Option<ObjectPlace> {
         if number >= self.packed {
             let (id, dir) = *self.loose().places.get((number - self.packed) as usize)?;
-            return Some(Place::Loose { id, dir });
+            return Some(ObjectPlace::Loose { id, dir });
         }
         if let First::Packs(packs) = &self.first
             && number < packs.count()
         {
             let (pack, index) = packs.place(self.store, number)?;
             let offset = self.store.packs().get(pack as usize)?.offset_at(index);
-            return Some(Place::Pack { pack, index, offset });
+            return Some(ObjectPlace::Pack { pack, index, offset });
         }
         let (pack, base, _) =
             self.packs().find(|(_, base, count)| (*base..base + count).contains(&number))?;
@@ -202,17 +202,17 @@ impl<'s> Space<'s> {
             First::Pack(first) if first == pack => p.index_of_position(place)?,
             _ => place,
         };
-        Some(Place::Pack { pack, index, offset: p.offset_at(index) })
+        Some(ObjectPlace::Pack { pack, index, offset: p.offset_at(index) })
     }
 
     /// The id of a numbered object; null for a number that was never given.
     pub(crate) fn id(&self, number: u32) -> ObjectId {
         let null = ObjectId::null(self.store.hash());
         match self.place(number) {
-            Some(Place::Pack { pack, index, .. }) => {
+            Some(ObjectPlace::Pack { pack, index, .. }) => {
                 self.store.packs().get(pack as usize).map_or(null, |p| p.id_at(index))
             }
-            Some(Place::Loose { id, .. }) => id,
+            Some(ObjectPlace::Loose { id, .. }) => id,
             None => null,
         }
     }

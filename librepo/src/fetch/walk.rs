@@ -47,7 +47,7 @@ const MOST_TAKEN_BACK: usize = 256;
 const THREADED: usize = 64;
 
 /// What a walk starts from, in object numbers.
-pub(crate) struct Request<'a> {
+pub(crate) struct WalkRequest<'a> {
     /// What the client wants: objects of any kind.
     pub(crate) wants: &'a [u32],
     /// What the client has: objects of any kind.
@@ -70,7 +70,7 @@ pub(crate) struct Request<'a> {
 /// Walks. `plan` may hold objects already; they stay.
 pub(crate) fn walk(
     source: &mut Source<'_>,
-    mut request: Request<'_>,
+    mut request: WalkRequest<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Plan> {
     let client = std::mem::take(&mut request.client);
@@ -402,7 +402,7 @@ impl Walk<'_> {
 
     /// The commits that the client has and that are parents of ones it lacks, and then those given
     /// last.
-    fn border(&mut self, request: &Request<'_>, new: &[u32], haves: &[u32], more: &[u32]) -> Vec<u32> {
+    fn border(&mut self, request: &WalkRequest<'_>, new: &[u32], haves: &[u32], more: &[u32]) -> Vec<u32> {
         let mut edges = Vec::new();
         let mut known = Bits::with_room(self.commits.len());
         for at in new {

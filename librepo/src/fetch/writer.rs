@@ -21,7 +21,7 @@ use super::commits::Source;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::pseudo_pack::PseudoPack;
-use super::space::{First, Place};
+use super::space::{First, ObjectPlace};
 use super::{Means, PackOptions, PackStats};
 use crate::error::{Error, Result};
 use crate::id::FastState;
@@ -620,8 +620,8 @@ impl Writer<'_, '_, '_, '_> {
         named: fn(ObjectId) -> Way,
     ) -> Result<Option<Way>> {
         let written = match self.source.space.place(number) {
-            Some(Place::Loose { .. }) => self.loose.get(&number).copied(),
-            Some(Place::Pack { pack, offset, .. }) => {
+            Some(ObjectPlace::Loose { .. }) => self.loose.get(&number).copied(),
+            Some(ObjectPlace::Pack { pack, offset, .. }) => {
                 let Some(part) = self.parts.iter().position(|part| part.pack == pack) else {
                     return Ok(None);
                 };

@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 use libgit::{ObjectId, ObjectKind};
 
 use super::links::Wanted;
-use super::world::{CommitInfo, Place, World};
+use super::world::{CommitInfo, ObjectOrigin, World};
 use super::{Stage, Ticker, bad};
 use crate::error::Result;
 use crate::id::{IdMap, IdSet};
@@ -111,11 +111,11 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         let mut id = tip;
         for _ in 0..MAX_TAGS {
             match self.world.place(&id, Some(ObjectKind::Commit))? {
-                Some(Place::Old(ObjectKind::Tag)) => match self.world.tag(&id)? {
+                Some(ObjectOrigin::Old(ObjectKind::Tag)) => match self.world.tag(&id)? {
                     Some((target, _)) => id = target,
                     None => return Ok(()),
                 },
-                Some(Place::Old(ObjectKind::Commit) | Place::New(ObjectKind::Commit)) => {
+                Some(ObjectOrigin::Old(ObjectKind::Commit) | ObjectOrigin::New(ObjectKind::Commit)) => {
                     self.reached.remove(&id);
                     return self.reach(id);
                 }
@@ -272,7 +272,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                 expect(&id, Wanted::of(wanted), place.kind())?;
             }
             match place.kind() {
-                _ if matches!(place, Place::Old(_)) && self.world.old_is_whole() => {}
+                _ if matches!(place, ObjectOrigin::Old(_)) && self.world.old_is_whole() => {}
                 ObjectKind::Blob => {}
                 ObjectKind::Tree => {
                     let Some(tree) = self.world.read(&id)? else { return Ok(Some(Gap::Missing(id))) };
@@ -292,7 +292,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                     let Some(commit) = self.world.commit(&id)? else {
                         return Err(bad(format!("object {id}: malformed commit")));
                     };
-                    let old = matches!(place, Place::Old(_)) || self.world.is_old(&id);
+                    let old = matches!(place, ObjectOrigin::Old(_)) || self.world.is_old(&id);
                     if old && self.is_reached(&id, commit.date, ticker)? {
                         continue;
                     }

@@ -18,7 +18,7 @@ use crate::object::TreeEntries;
 
 /// One reference that is to change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Command {
+pub struct RefChange {
     /// Its value by the client's word; null for a creation.
     pub old: ObjectId,
     /// What it shall become; null for a deletion.
@@ -58,7 +58,7 @@ pub struct Facts {
     /// before.
     pub merge: Option<ObjectId>,
     /// The largest blob that came for this tip, with its size in bytes. Where all that came is
-    /// below the limit that matters ([`Options::blob_limit`](super::Options::blob_limit)) and below
+    /// below the limit that matters ([`IndexOptions::blob_limit`](super::IndexOptions::blob_limit)) and below
     /// a megabyte, or a push of several tips is too large to tell them apart, the largest of the
     /// whole push.
     pub largest_blob: Option<(ObjectId, u64)>,
@@ -76,7 +76,7 @@ pub fn facts<'a>(
     files: Option<(&File, &File)>,
     had: impl Into<Had<'a>>,
     tips: &[ObjectId],
-    commands: &[Command],
+    commands: &[RefChange],
     shallow: &Shallow,
     ticker: &mut Ticker<'_>,
 ) -> Result<Vec<Facts>> {
@@ -121,7 +121,7 @@ const FAILED_STEPS: u64 = 2_000_000;
 
 fn about(
     check: &mut Connectivity<'_, '_>,
-    command: &Command,
+    command: &RefChange,
     pack_whole: bool,
     shared: &mut Shared,
     ticker: &mut Ticker<'_>,

@@ -24,7 +24,7 @@ pub(crate) struct Sha1 {
 
 /// One of many objects to hash.
 #[derive(Clone, Copy)]
-pub(crate) struct Job<'d> {
+pub(crate) struct HashJob<'d> {
     pub(crate) kind: ObjectKind,
     pub(crate) data: &'d [u8],
 }
@@ -75,7 +75,7 @@ impl ObjectHasher {
     }
 
     /// The ids of many objects, each `None` as in [`Self::finish`].
-    pub(crate) fn objects(&mut self, jobs: &[Job<'_>], out: &mut Vec<Option<ObjectId>>) {
+    pub(crate) fn objects(&mut self, jobs: &[HashJob<'_>], out: &mut Vec<Option<ObjectId>>) {
         #[cfg(target_arch = "x86_64")]
         if let Self::Sha1(hasher) = self
             && let Some(lanes) = &mut hasher.lanes
@@ -141,7 +141,7 @@ mod tests {
                 let want = Some(hash_object(hash, ObjectKind::Blob, &data));
                 assert_eq!(hasher.object(ObjectKind::Blob, &data), want);
                 let mut ids = Vec::new();
-                hasher.objects(&[Job { kind: ObjectKind::Blob, data: &data }; 20], &mut ids);
+                hasher.objects(&[HashJob { kind: ObjectKind::Blob, data: &data }; 20], &mut ids);
                 assert_eq!(ids, [want; 20]);
             }
         }

@@ -11,8 +11,8 @@ use super::check::{self, Message, Policy, Special};
 use super::had::Had;
 use super::inspect::{self, Findings, Inspector, LARGE_BLOB};
 use super::resolve::{self, Children, Context};
-use super::stream::{self, Table};
-use super::{Limits, Stage, Ticker, bad, index_file, modules, pack_error, thin};
+use super::stream::{self, PackEntries};
+use super::{ReceiveLimits, Stage, Ticker, bad, index_file, modules, pack_error, thin};
 use crate::dir::Map;
 use crate::error::Result;
 use crate::id::IdSet;
@@ -23,9 +23,9 @@ use crate::store::{self, Store};
 
 /// How a pack is received.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct IndexOptions {
     /// What it may bring.
-    pub limits: Limits,
+    pub limits: ReceiveLimits,
     /// Which mistakes in objects are refused.
     pub policy: Policy,
     /// Threads that resolve deltas, besides the calling one; 0 and 1 mean none besides it.
@@ -104,7 +104,7 @@ pub fn index<'a, R: Read + ?Sized>(
     idx: &File,
     hash: HashKind,
     had: impl Into<Had<'a>>,
-    options: &Options,
+    options: &IndexOptions,
     ticker: &mut Ticker<'_>,
 ) -> Result<Indexed> {
     let had: Had<'_> = had.into();
@@ -171,7 +171,7 @@ pub fn index<'a, R: Read + ?Sized>(
 /// Appends the bases that a thin pack lacks, and resolves what lies on them. Gives the number of
 /// deltas resolved in all, and the pack's new checksum.
 fn complete(
-    table: &mut Table,
+    table: &mut PackEntries,
     context: &Context<'_>,
     had: Had<'_>,
     pack: &File,
@@ -213,7 +213,7 @@ fn map(file: &File) -> Result<Map> {
 }
 
 /// Entry numbers in the order of ids.
-fn sorted(table: &Table, allow_duplicates: bool) -> Result<Vec<u32>> {
+fn sorted(table: &PackEntries, allow_duplicates: bool) -> Result<Vec<u32>> {
     let entries = &table.entries;
     let mut order: Vec<u32> = (0..entries.len() as u32).collect();
     order.sort_unstable_by(|&a, &b| entries[a as usize].id.cmp(&entries[b as usize].id).then(a.cmp(&b)));
@@ -235,7 +235,7 @@ pub(super) fn open_pack(pack: &File, idx: &File, hash: HashKind) -> Result<Pack>
 
 /// Compares blobs that are there already and were too large to be held, piece by piece.
 fn compare_large(
-    table: &Table,
+    table: &PackEntries,
     pack: &File,
     store: Option<&Store>,
     findings: &Findings,
@@ -374,7 +374,7 @@ pub(super) struct Own(pub(super) Store);
 
 impl Own {
     pub(super) fn new(pack: Pack, hash: HashKind) -> Result<Own> {
-        let mut store = Store::of_packs(hash, store::Limits::default());
+        let mut store = Store::of_packs(hash, store::StoreLimits::default());
         store.add_pack(pack);
         Ok(Own(store))
     }

@@ -7,7 +7,7 @@ use libgit::{HashKind, ObjectId, ObjectKind};
 
 use super::bad;
 use super::check::{self, Policy, Special};
-use super::hasher::{Job, ObjectHasher};
+use super::hasher::{HashJob, ObjectHasher};
 use super::links::Links;
 use crate::dir::EntryType;
 use crate::error::{Error, Result};
@@ -157,7 +157,7 @@ impl<'s> Inspector<'s> {
     pub(super) fn objects(
         &mut self,
         numbers: &[u32],
-        jobs: &[Job<'_>],
+        jobs: &[HashJob<'_>],
         mut done: impl FnMut(u32, ObjectKind, ObjectId),
     ) -> Result<()> {
         let mut ids = std::mem::take(&mut self.ids);

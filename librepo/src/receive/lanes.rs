@@ -15,14 +15,14 @@ use libgit::{HashKind, ObjectId};
 
 use super::collision::{CONSTANTS, DIFFERENCES, DetectingSha1, START, VECTORS, bytes};
 use super::conditions::CONDITIONS;
-use super::hasher::Job;
+use super::hasher::HashJob;
 
 const LANES: usize = 16;
 /// Fewer busy lanes than this are slower than one hash after another.
 const WORTH: usize = 4;
 
 type V = __m512i;
-type State = [V; 5];
+type LaneState = [V; 5];
 type Block = [u8; 64];
 
 /// Whether this processor can.
@@ -33,7 +33,7 @@ pub(super) fn available() -> bool {
 /// What the lanes work in.
 pub(super) struct Engine {
     words: [V; 80],
-    state: State,
+    state: LaneState,
     /// Suspects whose halves meet at step 58, and those that meet at step 65.
     suspects: [Suspects; 2],
     rest: DetectingSha1,
@@ -46,9 +46,9 @@ struct Suspects {
     /// The other half's expanded message.
     words: [V; 80],
     /// The state in which both halves meet.
-    middle: State,
+    middle: LaneState,
     /// The state that this half ends in.
-    after: State,
+    after: LaneState,
 }
 
 /// An object on its way through a lane: its first block, which holds its header, those within its
@@ -72,7 +72,7 @@ enum Part {
 }
 
 impl<'d> Lane<'d> {
-    fn new(number: usize, job: &Job<'d>) -> Self {
+    fn new(number: usize, job: &HashJob<'d>) -> Self {
         let header = format!("{} {}\0", job.kind.name(), job.data.len());
         let header = header.as_bytes();
         let bits = ((header.len() + job.data.len()) as u64).wrapping_mul(8);
@@ -149,13 +149,13 @@ impl Engine {
 
     /// Hashes all jobs. In `out` each has its hash afterwards, or `None` if it bears the marks of a
     /// collision attack.
-    pub(super) fn hash(&mut self, jobs: &[Job<'_>], out: &mut Vec<Option<ObjectId>>) {
+    pub(super) fn hash(&mut self, jobs: &[HashJob<'_>], out: &mut Vec<Option<ObjectId>>) {
         // SAFETY: there is no engine where the processor lacks what the function was compiled for.
         unsafe { self.hash_all(jobs, out) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn hash_all(&mut self, jobs: &[Job<'_>], out: &mut Vec<Option<ObjectId>>) {
+    fn hash_all(&mut self, jobs: &[HashJob<'_>], out: &mut Vec<Option<ObjectId>>) {
         out.clear();
         out.resize(jobs.len(), None);
         let mut colliding = Vec::new();
@@ -246,7 +246,7 @@ impl Engine {
         &mut self,
         mut some: __mmask16,
         vectors: V,
-        middles: [&State; 2],
+        middles: [&LaneState; 2],
         jobs: &[usize; LANES],
         colliding: &mut Vec<usize>,
     ) {
@@ -384,7 +384,7 @@ fn mix<const Q: usize>(b: V, c: V, d: V) -> V {
 /// belongs to.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn forward<const Q: usize>(s: State, word: V) -> State {
+fn forward<const Q: usize>(s: LaneState, word: V) -> LaneState {
     let [a, b, c, d, e] = s;
     let given = _mm512_add_epi32(_mm512_add_epi32(e, word), _mm512_set1_epi32(CONSTANTS[Q] as i32));
     let sum = _mm512_add_epi32(_mm512_add_epi32(given, mix::<Q>(b, c, d)), _mm512_rol_epi32::<5>(a));
@@ -394,7 +394,7 @@ fn forward<const Q: usize>(s: State, word: V) -> State {
 /// The same step backwards.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn backward<const Q: usize>(s: State, word: V) -> State {
+fn backward<const Q: usize>(s: LaneState, word: V) -> LaneState {
     let [sum, a, b, c, d] = s;
     let b = _mm512_ror_epi32::<30>(b);
     let given = _mm512_add_epi32(_mm512_add_epi32(_mm512_rol_epi32::<5>(a), word), mix::<Q>(b, c, d));
@@ -405,7 +405,7 @@ fn backward<const Q: usize>(s: State, word: V) -> State {
 /// Some steps of one quarter, five at a time so that the registers come back to their places.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn quarter<const Q: usize>(mut s: State, words: &[V]) -> State {
+fn quarter<const Q: usize>(mut s: LaneState, words: &[V]) -> LaneState {
     let (fives, rest) = words.as_chunks::<5>();
     for five in fives {
         s = forward::<Q>(s, five[0]);
@@ -423,7 +423,7 @@ fn quarter<const Q: usize>(mut s: State, words: &[V]) -> State {
 /// The states after step `to`, from those before step `from`.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn forwards(mut s: State, words: &[V; 80], from: usize, to: usize) -> State {
+fn forwards(mut s: LaneState, words: &[V; 80], from: usize, to: usize) -> LaneState {
     s = quarter::<0>(s, &words[from.min(20)..to.min(20)]);
     s = quarter::<1>(s, &words[from.clamp(20, 40)..to.clamp(20, 40)]);
     s = quarter::<2>(s, &words[from.clamp(40, 60)..to.clamp(40, 60)]);
@@ -433,7 +433,7 @@ fn forwards(mut s: State, words: &[V; 80], from: usize, to: usize) -> State {
 /// The states before the first step, from those before step `from`.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn backwards(mut s: State, words: &[V; 80], from: usize) -> State {
+fn backwards(mut s: LaneState, words: &[V; 80], from: usize) -> LaneState {
     for word in words[60.min(from)..from].iter().rev() {
         s = backward::<3>(s, *word);
     }
@@ -451,7 +451,7 @@ fn backwards(mut s: State, words: &[V; 80], from: usize) -> State {
 
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn add(a: State, b: State) -> State {
+fn add(a: LaneState, b: LaneState) -> LaneState {
     [
         _mm512_add_epi32(a[0], b[0]),
         _mm512_add_epi32(a[1], b[1]),
@@ -532,7 +532,8 @@ mod tests {
     use libgit::ObjectKind;
 
     fn hash(contents: &[Vec<u8>]) -> Option<Vec<Option<ObjectId>>> {
-        let jobs: Vec<Job<'_>> = contents.iter().map(|data| Job { kind: ObjectKind::Blob, data }).collect();
+        let jobs: Vec<HashJob<'_>> =
+            contents.iter().map(|data| HashJob { kind: ObjectKind::Blob, data }).collect();
         let mut out = Vec::new();
         let mut engine = Engine::new()?;
         // Twice, because an engine must not remember anything.

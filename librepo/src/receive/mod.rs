@@ -8,7 +8,7 @@
 //!   proven, and how they move in.
 //!
 //! **Invariant:** nothing here allocates by a number that the client named without checking it
-//! against [`Limits`] first, and every loop is bounded by bytes that really came in or by a limit.
+//! against [`ReceiveLimits`] first, and every loop is bounded by bytes that really came in or by a limit.
 
 use std::fmt;
 use std::io;
@@ -40,15 +40,15 @@ mod thin;
 mod world;
 
 pub use depth::check_depth;
-pub use facts::{Command, Facts, Refusal, facts};
+pub use facts::{Facts, RefChange, Refusal, facts};
 pub use had::{Had, Shows};
-pub use index_pack::{Indexed, Options, index};
+pub use index_pack::{IndexOptions, Indexed, index};
 pub use quarantine::Quarantine;
 
 /// What a push may bring. Every field is a number of bytes or objects, and every refusal names its
 /// number and the limit.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct ReceiveLimits {
     /// Bytes of the pack as it comes in.
     pub pack_bytes: u64,
     /// Objects in the pack.
@@ -73,9 +73,9 @@ pub struct Limits {
     pub resolve_bytes: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for ReceiveLimits {
+    fn default() -> ReceiveLimits {
+        ReceiveLimits {
             pack_bytes: 8 << 30,
             objects: 20_000_000,
             blob_bytes: 4 << 30,

@@ -16,10 +16,10 @@ use flate2::{Decompress, FlushDecompress, Status};
 use libgit::{HashKind, ObjectId, ObjectKind};
 
 use super::check::Policy;
-use super::hasher::Job;
+use super::hasher::HashJob;
 use super::inspect::{BATCH_BYTES, BATCH_OBJECT, BATCH_OBJECTS, Findings, Inspector};
-use super::stream::{NONE, Table, at};
-use super::{Limits, Stage, Ticker, limit};
+use super::stream::{NONE, PackEntries, at};
+use super::{ReceiveLimits, Stage, Ticker, limit};
 use crate::delta_apply;
 use crate::error::{Error, Result};
 use crate::id::IdSet;
@@ -40,7 +40,7 @@ pub(super) struct Children {
 
 impl Children {
     /// Sorts the deltas of a table by what they lie on.
-    pub(super) fn new(table: &Table) -> Self {
+    pub(super) fn new(table: &PackEntries) -> Self {
         let entries = &table.entries;
         let mut start = vec![0_u32; entries.len() + 1];
         // Bases lie before their deltas in the pack, so that one pass backwards adds up
@@ -137,10 +137,10 @@ impl Children {
 
 /// What all threads of one round share.
 struct Round<'a> {
-    table: &'a Table,
+    table: &'a PackEntries,
     children: &'a Children,
     pack: &'a [u8],
-    limits: &'a Limits,
+    limits: &'a ReceiveLimits,
     roots: Vec<u32>,
     next: AtomicUsize,
     done: AtomicU64,
@@ -156,7 +156,7 @@ type Resolved = Vec<(u32, ObjectKind, ObjectId)>;
 /// Everything a round needs beside the table.
 pub(super) struct Context<'a> {
     pub(super) children: &'a Children,
-    pub(super) limits: &'a Limits,
+    pub(super) limits: &'a ReceiveLimits,
     pub(super) policy: &'a Arc<Policy>,
     pub(super) store: Option<&'a Store>,
     pub(super) loose: &'a Option<Arc<IdSet>>,
@@ -173,7 +173,7 @@ const DELTAS_PER_THREAD: u64 = 2000;
 /// Resolves all deltas on the entries from `first` on that are whole objects. `done` deltas were
 /// resolved before.
 pub(super) fn round(
-    table: &mut Table,
+    table: &mut PackEntries,
     context: &Context<'_>,
     pack: &[u8],
     first: usize,
@@ -337,7 +337,8 @@ impl Worker<'_, '_, '_> {
     /// Inspects the objects that wait.
     fn inspect(&mut self) -> Result<()> {
         let numbers: Vec<u32> = self.batch.iter().map(|(number, ..)| *number).collect();
-        let jobs: Vec<Job<'_>> = self.batch.iter().map(|(_, kind, data)| Job { kind: *kind, data }).collect();
+        let jobs: Vec<HashJob<'_>> =
+            self.batch.iter().map(|(_, kind, data)| HashJob { kind: *kind, data }).collect();
         let resolved = &mut self.resolved;
         self.inspector.objects(&numbers, &jobs, |number, kind, id| resolved.push((number, kind, id)))?;
         self.batch.clear();

@@ -13,9 +13,9 @@ use std::os::unix::fs::FileExt;
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 use libgit::{HashKind, ObjectId, ObjectKind};
 
-use super::hasher::{Checksum, Job};
+use super::hasher::{Checksum, HashJob};
 use super::inspect::{BATCH_BYTES, BATCH_OBJECT, BATCH_OBJECTS, Inspector};
-use super::{Limits, Stage, Ticker, bad, limit, pack_error};
+use super::{ReceiveLimits, Stage, Ticker, bad, limit, pack_error};
 use crate::delta_apply;
 use crate::error::{Error, Result};
 
@@ -46,7 +46,7 @@ pub(super) struct Entry {
 }
 
 /// What the first pass found.
-pub(super) struct Table {
+pub(super) struct PackEntries {
     pub(super) hash: HashKind,
     /// All entries, sorted by offset.
     pub(super) entries: Vec<Entry>,
@@ -63,14 +63,20 @@ pub(super) fn receive<R: Read + ?Sized>(
     src: &mut R,
     file: &File,
     hash: HashKind,
-    limits: &Limits,
+    limits: &ReceiveLimits,
     inspector: &mut Inspector<'_>,
     ticker: &mut Ticker<'_>,
-) -> Result<Table> {
+) -> Result<PackEntries> {
     let mut input = Input::new(src, file, hash, limits.pack_bytes);
     let count = header(&mut input, limits)?;
     let mut pass = Pass {
-        table: Table { hash, entries: Vec::new(), refs: Vec::new(), end: 0, trailer: ObjectId::null(hash) },
+        table: PackEntries {
+            hash,
+            entries: Vec::new(),
+            refs: Vec::new(),
+            end: 0,
+            trailer: ObjectId::null(hash),
+        },
         z: Decompress::new(true),
         out: vec![0; OUTPUT].into_boxed_slice(),
         batch: Batch::new(),
@@ -92,7 +98,7 @@ pub(super) fn receive<R: Read + ?Sized>(
 }
 
 /// Checks the twelve bytes at the start and gives the number of entries.
-fn header<R: Read + ?Sized>(input: &mut Input<'_, R>, limits: &Limits) -> Result<u32> {
+fn header<R: Read + ?Sized>(input: &mut Input<'_, R>, limits: &ReceiveLimits) -> Result<u32> {
     let mut header = [0; 12];
     for byte in &mut header {
         *byte = input.byte()?;
@@ -112,11 +118,11 @@ fn header<R: Read + ?Sized>(input: &mut Input<'_, R>, limits: &Limits) -> Result
 }
 
 struct Pass<'l> {
-    table: Table,
+    table: PackEntries,
     z: Decompress,
     out: Box<[u8]>,
     batch: Batch,
-    limits: &'l Limits,
+    limits: &'l ReceiveLimits,
 }
 
 /// Whole objects that wait to be inspected together.
@@ -145,8 +151,8 @@ impl Pass<'_> {
     /// Inspects the objects that wait, and gives them their ids.
     fn inspect(&mut self, inspector: &mut Inspector<'_>) -> Result<()> {
         let Batch { data, used, numbers, objects } = &mut self.batch;
-        let jobs: Vec<Job<'_>> =
-            objects.iter().map(|(kind, place)| Job { kind: *kind, data: &data[place.clone()] }).collect();
+        let jobs: Vec<HashJob<'_>> =
+            objects.iter().map(|(kind, place)| HashJob { kind: *kind, data: &data[place.clone()] }).collect();
         let entries = &mut self.table.entries;
         inspector.objects(numbers, &jobs, |number, _, id| entries[number as usize].id = id)?;
         *used = 0;

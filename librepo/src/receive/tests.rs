@@ -95,7 +95,7 @@ fn receive_with(
     pack_bytes: &[u8],
     hash: HashKind,
     repository: Option<&Repository>,
-    options: &Options,
+    options: &IndexOptions,
 ) -> std::result::Result<Received, String> {
     let dir = tempfile::tempdir().unwrap();
     let create = |name: &str| {
@@ -115,7 +115,7 @@ fn receive_with(
 }
 
 fn receive(pack: &[u8]) -> std::result::Result<Received, String> {
-    receive_with(pack, SHA1, None, &Options::default())
+    receive_with(pack, SHA1, None, &IndexOptions::default())
 }
 
 fn refused(pack: &[u8]) -> String {
@@ -129,7 +129,7 @@ fn about(
     received: Option<&Received>,
     repository: &Repository,
     tips: &[ObjectId],
-    commands: &[Command],
+    commands: &[RefChange],
     shallow: &Shallow,
 ) -> std::result::Result<Vec<Facts>, String> {
     let mut quiet = |_: &Progress| Ok(());
@@ -149,7 +149,7 @@ fn packs_and_indexes_are_those_of_git() {
             let args = [&["pack-objects", "--all", "--stdout", "-q"], flags].concat();
             let pack = git(repo.path(), &args, b"").unwrap();
             for threads in [1, 3] {
-                let options = Options { threads, ..Options::default() };
+                let options = IndexOptions { threads, ..IndexOptions::default() };
                 let ours = receive_with(&pack, hash, None, &options).unwrap();
                 assert!(ours.indexed.deltas > 0);
                 let theirs = ours.dir.path().join("g.pack");
@@ -173,13 +173,13 @@ fn thin_packs_are_completed() {
         let args = ["pack-objects", "--revs", "--thin", "--stdout", "-q", "--no-reuse-delta"];
         let pack = git(repo.path(), &args, input.as_bytes()).unwrap();
         let repository = open(repo.path());
-        let ours = receive_with(&pack, ids[0].kind(), Some(&repository), &Options::default()).unwrap();
+        let ours = receive_with(&pack, ids[0].kind(), Some(&repository), &IndexOptions::default()).unwrap();
         assert!(ours.indexed.objects > ours.indexed.received, "not a thin pack");
         git(repo.path(), &["verify-pack", ours.dir.path().join("p.idx").to_str().unwrap()], b"").unwrap();
         // Without the repository the bases are missing; with a limit they are too many.
-        let alone = receive_with(&pack, ids[0].kind(), None, &Options::default()).err().unwrap();
+        let alone = receive_with(&pack, ids[0].kind(), None, &IndexOptions::default()).err().unwrap();
         assert!(alone.contains("bases are missing"), "{alone}");
-        let mut few = Options::default();
+        let mut few = IndexOptions::default();
         few.limits.external_bases = 1;
         let many = receive_with(&pack, ids[0].kind(), Some(&repository), &few).err().unwrap();
         assert!(many.contains("exceed the limit of 1"), "{many}");
@@ -205,7 +205,8 @@ fn a_base_that_the_pack_has_after_all_is_not_appended() {
     let mut pack = TestPack::new(SHA1);
     pack.ref_delta(&hash_object(SHA1, ObjectKind::Blob, &second), &extend(&second, 5));
     pack.ref_delta(&hash_object(SHA1, ObjectKind::Blob, &first), &extend(&first, 3));
-    let ours = receive_with(&pack.finish(), SHA1, Some(&open(repo.path())), &Options::default()).unwrap();
+    let ours =
+        receive_with(&pack.finish(), SHA1, Some(&open(repo.path())), &IndexOptions::default()).unwrap();
     assert_eq!((ours.indexed.objects, ours.indexed.received), (3, 2));
     git(repo.path(), &["verify-pack", ours.dir.path().join("p.idx").to_str().unwrap()], b"").unwrap();
 }
@@ -266,7 +267,7 @@ fn malformed_packs_are_refused() {
     twice.object(ObjectKind::Blob, b"hello");
     let twice = twice.finish();
     assert!(refused(&twice).contains("appears twice"));
-    let lax = Options { allow_duplicates: true, ..Options::default() };
+    let lax = IndexOptions { allow_duplicates: true, ..IndexOptions::default() };
     receive_with(&twice, SHA1, None, &lax).unwrap();
 }
 
@@ -334,7 +335,7 @@ fn cycles_of_deltas_are_refused() {
     assert!(refused(&pack).contains("bases are missing"));
     let (repo, _) = repository("sha1");
     let repository = open(repo.path());
-    assert!(receive_with(&pack, SHA1, Some(&repository), &Options::default()).is_err());
+    assert!(receive_with(&pack, SHA1, Some(&repository), &IndexOptions::default()).is_err());
 }
 
 #[test]
@@ -366,7 +367,7 @@ fn a_bomb_of_deltas_is_refused() {
     }
     let wide = wide.finish();
     assert!(wide.len() < 300_000);
-    let mut options = Options::default();
+    let mut options = IndexOptions::default();
     // The limit scaled down like the test's patience.
     options.limits.work_floor = 32 << 20;
     let text = receive_with(&wide, SHA1, None, &options).err().unwrap();
@@ -410,7 +411,7 @@ fn objects_dropped_for_lack_of_memory_are_made_again() {
     let pack = pack.finish();
     let plenty = receive(&pack).unwrap();
     for resolve_bytes in [0, 15_000, 100_000] {
-        let mut options = Options::default();
+        let mut options = IndexOptions::default();
         options.limits.resolve_bytes = resolve_bytes;
         let tight = receive_with(&pack, SHA1, None, &options).unwrap();
         assert_eq!(tight.indexed.contents, plenty.indexed.contents);
@@ -431,8 +432,8 @@ fn a_limit_on_each_number() {
         pack.object(ObjectKind::Blob, b"x");
         pack.finish()
     };
-    let with = |set: fn(&mut Limits)| {
-        let mut options = Options::default();
+    let with = |set: fn(&mut ReceiveLimits)| {
+        let mut options = IndexOptions::default();
         set(&mut options.limits);
         receive_with(&pack, SHA1, None, &options).err().unwrap()
     };
@@ -461,7 +462,7 @@ fn the_callback_can_end_the_work() {
         &create("i"),
         SHA1,
         None,
-        &Options::default(),
+        &IndexOptions::default(),
         &mut Ticker::new(&mut stop),
     );
     assert_eq!(result.err().unwrap().to_string(), "enough");
@@ -482,7 +483,7 @@ fn large_and_odd_but_honest_objects_are_taken() {
     assert_eq!(received.indexed.largest_blob(), Some((blob, 40 << 20)));
     let (repo, _) = repository("sha1");
     let repository = open(repo.path());
-    let commands = [Command { old: ObjectId::null(SHA1), new: tip }];
+    let commands = [RefChange { old: ObjectId::null(SHA1), new: tip }];
     let facts = about(Some(&received), &repository, &[], &commands, &Shallow::default()).unwrap();
     assert_eq!((facts[0].refusal, facts[0].kind), (None, Some(ObjectKind::Commit)));
     // A name of a megabyte is a warning of git's, which it makes an error for what comes in.
@@ -491,7 +492,7 @@ fn large_and_odd_but_honest_objects_are_taken() {
     long.object(ObjectKind::Tree, &tree(&[("100644", &vec![b'n'; 1 << 20], blob)]));
     let long = long.finish();
     assert!(refused(&long).contains("largePathname"));
-    let lenient = Options { policy: Policy::lenient(), ..Options::default() };
+    let lenient = IndexOptions { policy: Policy::lenient(), ..IndexOptions::default() };
     receive_with(&long, SHA1, None, &lenient).unwrap();
 }
 
@@ -509,10 +510,10 @@ fn the_same_id_with_other_content_is_refused() {
     let mut pack = TestPack::new(SHA1);
     pack.object(ObjectKind::Blob, b"good");
     let pack = pack.finish();
-    receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).unwrap();
+    receive_with(&pack, SHA1, Some(&open(repo.path())), &IndexOptions::default()).unwrap();
     fs::remove_file(hex(&good)).unwrap();
     fs::copy(hex(&other), hex(&good)).unwrap();
-    let text = receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).err().unwrap();
+    let text = receive_with(&pack, SHA1, Some(&open(repo.path())), &IndexOptions::default()).err().unwrap();
     assert!(text.contains("collides"), "{text}");
     // The same for one that is compared as it streams by.
     let large = vec![b'a'; 3 << 20];
@@ -522,11 +523,11 @@ fn the_same_id_with_other_content_is_refused() {
     let mut pack = TestPack::new(SHA1);
     pack.object(ObjectKind::Blob, &large);
     let pack = pack.finish();
-    receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).unwrap();
+    receive_with(&pack, SHA1, Some(&open(repo.path())), &IndexOptions::default()).unwrap();
     let evil_id = id(&write(&evil));
     fs::remove_file(hex(&large_id)).unwrap();
     fs::copy(hex(&evil_id), hex(&large_id)).unwrap();
-    let text = receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).err().unwrap();
+    let text = receive_with(&pack, SHA1, Some(&open(repo.path())), &IndexOptions::default()).err().unwrap();
     assert!(text.contains("collides"), "{text}");
 }
 
@@ -695,10 +696,10 @@ fn modules_are_checked_wherever_their_blob_is() {
     let mut pack = TestPack::new(SHA1);
     pack.object(ObjectKind::Tree, &root);
     let pack = pack.finish();
-    let text = receive_with(&pack, SHA1, Some(&open(repo.path())), &Options::default()).err().unwrap();
+    let text = receive_with(&pack, SHA1, Some(&open(repo.path())), &IndexOptions::default()).err().unwrap();
     assert!(text.contains("gitmodulesUrl"), "{text}");
     let mut policy = Policy::default();
     assert!(policy.tolerate(Message::GitmodulesUrl) && !policy.tolerate(Message::BadTree));
-    let options = Options { policy, ..Options::default() };
+    let options = IndexOptions { policy, ..IndexOptions::default() };
     receive_with(&pack, SHA1, Some(&open(repo.path())), &options).unwrap();
 }

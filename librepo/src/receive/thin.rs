@@ -9,8 +9,8 @@ use libgit::{ObjectId, ObjectKind};
 
 use super::had::Had;
 use super::hasher::Checksum;
-use super::stream::{Entry, NONE, Table};
-use super::{Limits, bad, limit, pack_error};
+use super::stream::{Entry, NONE, PackEntries};
+use super::{ReceiveLimits, bad, limit, pack_error};
 use crate::error::Result;
 use crate::reader::Reader;
 
@@ -20,11 +20,11 @@ const CACHE: usize = 16 << 20;
 /// Appends the objects `ids` of the repository to the pack. Each is read and written once, so that
 /// this is linear in their size.
 pub(super) fn append(
-    table: &mut Table,
+    table: &mut PackEntries,
     file: &File,
     had: Had<'_>,
     ids: &[ObjectId],
-    limits: &Limits,
+    limits: &ReceiveLimits,
     tick: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
     let Some(store) = had.everything() else { return Err(missing(ids)) };
@@ -120,7 +120,11 @@ fn compress(deflate: &mut Compress, data: &[u8], out: &mut Vec<u8>) -> Result<()
 
 /// Writes the final number of objects and the checksum of a pack that has grown, and gives the
 /// checksum.
-pub(super) fn seal(table: &Table, file: &File, tick: &mut dyn FnMut() -> Result<()>) -> Result<ObjectId> {
+pub(super) fn seal(
+    table: &PackEntries,
+    file: &File,
+    tick: &mut dyn FnMut() -> Result<()>,
+) -> Result<ObjectId> {
     let count = u32::try_from(table.entries.len()).map_err(|_| bad("pack: too many objects"))?;
     file.write_all_at(&count.to_be_bytes(), 8).map_err(pack_error)?;
     let mut sum = Checksum::new(table.hash);

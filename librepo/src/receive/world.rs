@@ -19,17 +19,17 @@ pub(super) struct CommitInfo {
 
 /// Where an object lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum ObjectOrigin {
     /// It came with the push.
     New(ObjectKind),
     /// The repository had it before.
     Old(ObjectKind),
 }
 
-impl Place {
+impl ObjectOrigin {
     pub(super) fn kind(self) -> ObjectKind {
         match self {
-            Place::New(kind) | Place::Old(kind) => kind,
+            ObjectOrigin::New(kind) | ObjectOrigin::Old(kind) => kind,
         }
     }
 }
@@ -62,15 +62,15 @@ impl<'a> World<'a> {
     }
 
     /// Where an object lies; `None` if nowhere. `named` is what it is named as, if that is known.
-    pub(super) fn place(&mut self, id: &ObjectId, named: Option<ObjectKind>) -> Result<Option<Place>> {
+    pub(super) fn place(&mut self, id: &ObjectId, named: Option<ObjectKind>) -> Result<Option<ObjectOrigin>> {
         if let Some((_, kind, false)) = self.indexed.find(id) {
-            return Ok(Some(Place::New(*kind)));
+            return Ok(Some(ObjectOrigin::New(*kind)));
         }
         if !self.had.shows(id, named) {
             return Ok(None);
         }
         match &mut self.old {
-            Some(old) => Ok(old.header(id)?.map(|(kind, _)| Place::Old(kind))),
+            Some(old) => Ok(old.header(id)?.map(|(kind, _)| ObjectOrigin::Old(kind))),
             None => Ok(None),
         }
     }

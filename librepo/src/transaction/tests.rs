@@ -68,11 +68,11 @@ fn update(name: &str, old: Option<ObjectId>, new: Option<ObjectId>) -> Update {
     }
 }
 
-fn quick<'a>() -> Options<'a> {
-    Options {
+fn quick<'a>() -> TransactionOptions<'a> {
+    TransactionOptions {
         ref_timeout: Duration::from_millis(50),
         packed_timeout: Duration::from_millis(50),
-        ..Options::default()
+        ..TransactionOptions::default()
     }
 }
 
@@ -287,7 +287,7 @@ fn reflogs_are_written_and_made_for_branches() {
     let fs = fs_of(p);
     let quarantine = Quarantine::create(&fs).unwrap();
     let reflog = Reflog { identity: "P <p@x>".into(), seconds: 1_700_000_000, message: "push\nx".into() };
-    let options = Options { reflog: Some(reflog), ..quick() };
+    let options = TransactionOptions { reflog: Some(reflog), ..quick() };
     let updates = [
         update("refs/heads/main", Some(ids[0]), Some(ids[1])),
         update("refs/heads/new/branch", None, Some(ids[1])),
@@ -329,7 +329,7 @@ fn peeled_values_are_kept_or_promised_no_more() {
             (true, true) => Peel::To(target),
             (true, false) => Peel::Nothing,
         };
-        let options = Options { peel: &peel, ..quick() };
+        let options = TransactionOptions { peel: &peel, ..quick() };
         let updates =
             [update("refs/tags/t2", None, Some(tag)), update("refs/heads/main", None, Some(ids[1]))];
         let results = commit_atomic(&fs, &quarantine.staging(), HashKind::Sha1, &updates, &options);
@@ -349,7 +349,8 @@ fn many_at_once_from_many_threads() {
     let p = dir.path();
     git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
     git(p, &["pack-refs", "--all"]).unwrap();
-    let patient = || Options { ref_timeout: Duration::from_secs(20), ..Options::default() };
+    let patient =
+        || TransactionOptions { ref_timeout: Duration::from_secs(20), ..TransactionOptions::default() };
     let won: usize = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..12)
             .map(|i| {
@@ -536,7 +537,7 @@ fn a_crash_at_any_operation_of_a_push_leaves_a_whole_repository() {
         &idx,
         HashKind::Sha1,
         None,
-        &crate::receive::Options::default(),
+        &crate::receive::IndexOptions::default(),
         &mut crate::receive::Ticker::new(&mut quiet),
     )
     .unwrap();
@@ -601,7 +602,7 @@ fn a_repack_between_pack_and_references_loses_nothing() {
         let (pack, idx) = quarantine.create_files(&fs).unwrap();
         let mut quiet = |_: &crate::receive::Progress| Ok(());
         let mut ticker = crate::receive::Ticker::new(&mut quiet);
-        let options = crate::receive::Options::default();
+        let options = crate::receive::IndexOptions::default();
         let input = &mut bytes.as_slice();
         let indexed =
             crate::receive::index(input, &pack, &idx, HashKind::Sha1, None, &options, &mut ticker).unwrap();

@@ -292,13 +292,13 @@ fn rights(access: Access) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, Promises};
+    use crate::{Promises, ResourceLimits};
 
     fn stage(words: &str) -> Stage<'static> {
         Stage {
             promises: words.parse::<Promises>().expect("words of the test"),
             paths: Some(&[]),
-            limits: Limits::UNCHANGED,
+            limits: ResourceLimits::UNCHANGED,
             enforcement: Enforcement::Required,
         }
     }

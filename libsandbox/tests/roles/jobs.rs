@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use libsandbox::{Access, Coverage, Enforcement, Limits, Promises, Stage, Visible};
+use libsandbox::{Access, Coverage, Enforcement, Promises, ResourceLimits, Stage, Visible};
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::socket::{
@@ -421,7 +421,7 @@ pub(crate) fn limits() -> ExitCode {
     let stage = |nofile, words: &str| Stage {
         promises: words.parse::<Promises>().expect("words of the test"),
         paths: None,
-        limits: Limits {
+        limits: ResourceLimits {
             nofile: Some(nofile),
             data: Some(256 << 20),
             fsize: Some(1000),
@@ -460,7 +460,7 @@ pub(crate) fn report() -> ExitCode {
         let report = libsandbox::enter(&Stage {
             promises: words.parse().expect("words of the test"),
             paths,
-            limits: Limits::UNCHANGED,
+            limits: ResourceLimits::UNCHANGED,
             enforcement: Enforcement::Required,
         })
         .expect("entered");
@@ -501,7 +501,7 @@ pub(crate) fn unfit() -> ExitCode {
     let stage = |enforcement| Stage {
         promises: "stdio narrow".parse().expect("words of the test"),
         paths: Some(&[]),
-        limits: Limits::UNCHANGED,
+        limits: ResourceLimits::UNCHANGED,
         enforcement,
     };
     take_away(libc::SYS_landlock_create_ruleset);

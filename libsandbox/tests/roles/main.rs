@@ -21,7 +21,7 @@ use std::process::{Command, ExitCode, Output, Stdio};
 
 #[cfg(not(feature = "escapes"))]
 use libsandbox::FORBIDDEN_STATUS;
-use libsandbox::{Enforcement, Error, Limits, Promise, Promises, Stage};
+use libsandbox::{Enforcement, Error, Promise, Promises, ResourceLimits, Stage};
 
 const TESTS: &[(&str, fn())] = &[
     ("each_role_does_its_job", table::each_role_does_its_job),
@@ -114,7 +114,7 @@ fn stdio() -> Stage<'static> {
     Stage {
         promises: Promises::of(&[Promise::Stdio]),
         paths: Some(&[]),
-        limits: Limits::UNCHANGED,
+        limits: ResourceLimits::UNCHANGED,
         enforcement: Enforcement::Required,
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Output};
 
-use libsandbox::{Access, Enforcement, FORBIDDEN_STATUS, Limits, Promises, Stage, Visible};
+use libsandbox::{Access, Enforcement, FORBIDDEN_STATUS, Promises, ResourceLimits, Stage, Visible};
 
 use crate::escape::{ATTEMPTS, Outcome, Targets};
 use crate::{jobs, run};
@@ -89,7 +89,7 @@ pub(crate) fn enter(role: &str, directory: &Path, mut after: impl FnMut(usize)) 
         let stage = Stage {
             promises: words.parse().expect("words of the table"),
             paths: visible.as_deref(),
-            limits: Limits { nofile: Some(64), ..Limits::UNCHANGED },
+            limits: ResourceLimits { nofile: Some(64), ..ResourceLimits::UNCHANGED },
             enforcement: Enforcement::Required,
         };
         if let Err(e) = libsandbox::enter(&stage) {

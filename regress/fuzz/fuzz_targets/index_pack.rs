@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use libfuzzer_sys::fuzz_target;
 use libgit::HashKind;
-use librepo::receive::{self, Options, Ticker};
+use librepo::receive::{self, IndexOptions, Ticker};
 
 thread_local! {
     static FILES: RefCell<Option<(File, File)>> = const { RefCell::new(None) };
@@ -33,7 +33,7 @@ fn run(input: &[u8], hash: HashKind) {
         let (pack, idx) = files.get_or_insert_with(|| (scratch("pack"), scratch("idx")));
         pack.set_len(0).expect("truncates");
         idx.set_len(0).expect("truncates");
-        let mut options = Options::default();
+        let mut options = IndexOptions::default();
         options.limits.pack_bytes = 1 << 20;
         options.limits.blob_bytes = 1 << 22;
         options.limits.structure_bytes = 1 << 20;

@@ -7,7 +7,7 @@ use librepo::Reader;
 use librepo::dir::Map;
 use librepo::pack::Pack;
 use librepo::pack_index::PackIndex;
-use librepo::store::{Limits, Store};
+use librepo::store::{Store, StoreLimits};
 
 const OBJECTS: u32 = 8;
 
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     let map = |bytes: &[u8]| Map::of_bytes(bytes).expect("memory");
     let index = PackIndex::parse(map(&index), HashKind::Sha1).expect("a good index");
     let pack = Pack::new("pack".to_owned(), map(&pack), index, None).expect("a good frame");
-    let mut store = Store::of_packs(HashKind::Sha1, Limits { object_bytes: 1 << 16 });
+    let mut store = Store::of_packs(HashKind::Sha1, StoreLimits { object_bytes: 1 << 16 });
     store.add_pack(pack);
     let pack = &store.packs()[0];
     for cache in [0, 1 << 16] {

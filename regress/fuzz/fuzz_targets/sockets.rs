@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use gotd::roles::sockets::ask::{ANSWER_LEN, BIND, NEW, NEW_LEN, NONSENSE, REPLACE, TCP, TCP_LEN, TERMINATE};
-use gotd::roles::sockets::{Table, serve};
+use gotd::roles::sockets::{BindTable, serve};
 use libfuzzer_sys::fuzz_target;
 use libproto::channel::{recv_record_with_fds, send_record};
 
@@ -26,7 +26,7 @@ fn names(directory: PathBuf) -> Vec<std::ffi::OsString> {
 fuzz_target!(|data: &[u8]| {
     let Ok((ours, theirs)) = gotd::os::spawn::pair() else { return };
     let words = ["a", "b"].map(|name| TOP.join("d").join(name).display().to_string());
-    let mut table = Table::open(&words).expect("a directory that is there");
+    let mut table = BindTable::open(&words).expect("a directory that is there");
     let mut asked = Vec::new();
     // All requests are queued before the role reads the first.
     for record in data.split(|byte| *byte == b'\n').take(8).filter(|record| !record.is_empty()) {

@@ -30,7 +30,7 @@ use libproto::request;
 use libproto::states::allowed;
 use librepo::alternates::Withheld;
 use librepo::error::Error;
-use librepo::fetch::{Fetch, Limits, PackOptions, Policy, WantError};
+use librepo::fetch::{Fetch, FetchLimits, PackOptions, Policy, WantError};
 use librepo::id::IdSet;
 use librepo::repository::Repository;
 
@@ -40,7 +40,7 @@ use crate::session::pipes;
 use budget::Budget;
 use pack_out::PackOut;
 pub use queue::PackQueue;
-use refs::{Advertised, Looked};
+use refs::{Advertised, ListExtras};
 
 /// The repository's end of the link to its session.
 pub type Session = Channel<RepoToSession, SessionToRepo>;
@@ -278,7 +278,7 @@ impl<'a> Server<'a> {
     /// Reads the references. Where one names an object that is not there, it came after the
     /// repository was opened: a push is under way, or everything is packed anew. Then the
     /// repository is opened again.
-    fn look(&mut self, ask: libproto::message::repo::ListAsk) -> Result<Looked, Error> {
+    fn look(&mut self, ask: libproto::message::repo::ListAsk) -> Result<ListExtras, Error> {
         let prefixes = self.advertised.taken_prefixes();
         loop {
             let looked = self.advertised.look(ask)?;
@@ -309,7 +309,7 @@ impl<'a> Server<'a> {
             _ if v2 => Policy::Reachable,
             _ => Policy::Advertised,
         };
-        let limits = Limits {
+        let limits = FetchLimits {
             cache_bytes: self.grant.cache_bytes,
             wants: usize::try_from(self.grant.limits.wants).unwrap_or(usize::MAX),
         };
@@ -362,7 +362,7 @@ impl<'a> Server<'a> {
             DeepenLine::Depth(depth) => negotiation.depth = Some(depth),
             DeepenLine::Since(time) => negotiation.since = Some(time),
             DeepenLine::Not(_) => {
-                let most = request::Limits::default().deepen_nots;
+                let most = request::RequestLimits::default().deepen_nots;
                 if negotiation.nots.len() as u64 >= most {
                     return Err(Refusal::TooMany("deepen-not lines".into(), most, None));
                 }

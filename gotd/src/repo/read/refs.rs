@@ -6,7 +6,7 @@ use std::sync::Arc;
 use libgit::{ObjectId, RefName};
 use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine};
 use libproto::refusal::Refusal;
-use libproto::request::Limits;
+use libproto::request::RequestLimits;
 use librepo::error::Error;
 use librepo::fetch::{Tips, Visible};
 use librepo::listing::{Listed, Listing};
@@ -51,7 +51,7 @@ impl<'a> Advertised<'a> {
 
     /// Takes prefixes for the next list, `most` in all.
     pub(super) fn prefixes(&mut self, more: Vec<Vec<u8>>, most: u32) -> Result<(), Refusal> {
-        let limits = Limits { prefixes: most.into(), ..Limits::default() };
+        let limits = RequestLimits { prefixes: most.into(), ..RequestLimits::default() };
         let bytes = more.iter().fold(0_u64, |sum, prefix| sum.saturating_add(prefix.len() as u64));
         self.prefix_bytes = self.prefix_bytes.saturating_add(bytes);
         self.prefixes.extend(more);
@@ -68,7 +68,7 @@ impl<'a> Advertised<'a> {
 
     /// Looks at the references anew, those that are asked for, which are [`Advertised::seen`] from
     /// then on.
-    pub(crate) fn look(&mut self, ask: ListAsk) -> Result<Looked, Error> {
+    pub(crate) fn look(&mut self, ask: ListAsk) -> Result<ListExtras, Error> {
         let prefixes = std::mem::take(&mut self.prefixes);
         self.prefix_bytes = 0;
         // Nobody pays for references that are not asked for.
@@ -79,7 +79,7 @@ impl<'a> Advertised<'a> {
         let unborn = if head_asked && no_head { self.unborn()? } else { None };
         (self.all, self.listed) = if ask.prefixed { (None, Some(listing)) } else { (Some(listing), None) };
         let shallow = if ask.prefixed { Vec::new() } else { self.shallow()? };
-        Ok(Looked { unborn, peel: ask.peel, shallow })
+        Ok(ListExtras { unborn, peel: ask.peel, shallow })
     }
 
     /// The references that were looked at last, and are not hidden.
@@ -92,7 +92,7 @@ impl<'a> Advertised<'a> {
     /// it is asked for, so that the session works on one while the next is made. An error ends it.
     pub(crate) fn batches(
         &self,
-        Looked { unborn, peel, shallow }: Looked,
+        ListExtras { unborn, peel, shallow }: ListExtras,
     ) -> impl Iterator<Item = Result<RefBatch, Error>> {
         let mut reader = peel.then(|| Reader::new(self.repository.store(), CACHE));
         let lines = self.seen().filter_map(move |line| match line {
@@ -195,7 +195,7 @@ fn ref_line(listed: &Listed<'_>, reader: Option<&mut Reader<'_>>) -> Option<RefL
 }
 
 /// What belongs to a list beside the references.
-pub(crate) struct Looked {
+pub(crate) struct ListExtras {
     unborn: Option<RefLine>,
     peel: bool,
     shallow: Vec<ObjectId>,

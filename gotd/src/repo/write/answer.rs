@@ -2,7 +2,7 @@
 //! session, in the client's order, and at last of the pack.
 
 use libproto::message::parent::RefReport;
-use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command, CommandResult, WriterToSession};
+use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, CommandResult, RefCommand, WriterToSession};
 use libproto::refusal::Refusal;
 
 use super::judge::Verdict;
@@ -20,7 +20,7 @@ pub(super) enum Told {
 
 /// Tells what became of each command. `unpack`: why the pack was refused.
 pub(super) fn answer(
-    commands: &[Command],
+    commands: &[RefCommand],
     verdicts: &[Verdict],
     unpack: Option<&Refusal>,
     tell: &mut dyn FnMut(Told),

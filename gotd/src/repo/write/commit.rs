@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use libgit::{HashKind, ObjectId};
 use libproto::message::push::CommandFacts;
 use librepo::fs_ops::Fs;
-use librepo::transaction::{self, Options, Peel, Reflog, Staging, Update};
+use librepo::transaction::{self, Peel, Reflog, Staging, TransactionOptions, Update};
 
-use super::judge::{self, Asked, Verdict};
+use super::judge::{self, CommandList, Verdict};
 
 /// What a transaction works with.
 pub(super) struct Transaction<'a> {
@@ -25,7 +25,12 @@ pub(super) struct Transaction<'a> {
 
 impl Transaction<'_> {
     /// Changes references, and adds to the verdicts what could not be done.
-    pub(super) fn commit(&self, asked: Asked<'_>, facts: &[Option<CommandFacts>], verdicts: &mut [Verdict]) {
+    pub(super) fn commit(
+        &self,
+        asked: CommandList<'_>,
+        facts: &[Option<CommandFacts>],
+        verdicts: &mut [Verdict],
+    ) {
         if asked.atomic && verdicts.iter().any(Result::is_err) {
             return judge::all_or_none(verdicts);
         }
@@ -52,7 +57,7 @@ impl Transaction<'_> {
             seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             message: "push".into(),
         });
-        let options = Options {
+        let options = TransactionOptions {
             ref_timeout: Duration::from_secs(5),
             packed_timeout: Duration::from_secs(30),
             reflog,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use libgit::ObjectKind;
 use libproto::limits::Limit;
-use libproto::message::push::{Command, CommandFacts};
+use libproto::message::push::{CommandFacts, RefCommand};
 use libproto::message::rules::{ProtectionKind, PushRules};
 use libproto::names::escape;
 use libproto::refusal::{Refusal, Rule};
@@ -24,9 +24,9 @@ pub type Verdict = Result<(), Refusal>;
 
 /// What a client wants.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct CommandList<'a> {
     /// The commands, in the client's order.
-    pub commands: &'a [Command],
+    pub commands: &'a [RefCommand],
     /// All or none.
     pub atomic: bool,
 }
@@ -60,7 +60,7 @@ pub enum Change {
 /// was asked about and `None` for the others; empty: nothing is known about objects yet. Whatever
 /// was refused without them is refused with them, for the same reason.
 pub fn judge(
-    asked: Asked<'_>,
+    asked: CommandList<'_>,
     facts: &[Option<CommandFacts>],
     rules: &PushRules,
     world: &World,
@@ -102,7 +102,7 @@ pub fn judge_count(commands: usize, rules: &PushRules) -> Verdict {
 
 /// Whether a command removes what its client says is not there. The decision needs to know whether
 /// that is so; of what no client may name, and what is hidden, nobody looks.
-pub fn must_be_absent(command: &Command, rules: &PushRules) -> bool {
+pub fn must_be_absent(command: &RefCommand, rules: &PushRules) -> bool {
     let name = &command.name;
     let removes = command.old.is_null() && command.new.is_null();
     removes && name.is_below_refs() && hidden(rules, name.as_bytes()).is_ok()
@@ -121,7 +121,7 @@ pub fn not_changed(error: &RefError, hides: bool) -> Refusal {
 
 /// What can be said about a command without looking at objects. `seen` are the names before it.
 fn judge_name<'a>(
-    command: &'a Command,
+    command: &'a RefCommand,
     seen: &mut BTreeSet<&'a [u8]>,
     rules: &PushRules,
     world: &World,
@@ -168,7 +168,7 @@ fn judge_name<'a>(
 }
 
 /// What facts about objects say of a command that its name is no reason to refuse.
-fn judge_facts(command: &Command, facts: &CommandFacts, rules: &PushRules) -> Verdict {
+fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules) -> Verdict {
     let name = command.name.as_bytes();
     if let Some(refused) = &facts.refused {
         return Err(refused.clone());

@@ -21,8 +21,8 @@ use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::limits::Limit;
 use libproto::message::parent::{ParentToRepo, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
-    BATCH_COMMANDS, Command, CommandFacts, IndexedPack, PushBegin, SessionToWriter, WRITE_STATES, WriteState,
-    WriterToSession,
+    BATCH_COMMANDS, CommandFacts, IndexedPack, PushBegin, RefCommand, SessionToWriter, WRITE_STATES,
+    WriteState, WriterToSession,
 };
 use libproto::message::repo::{BATCH_IDS, ListAsk};
 use libproto::message::rules::PushRules;
@@ -32,17 +32,17 @@ use librepo::fs_ops::Fs;
 use librepo::receive::quarantine::{self, Quarantine};
 use librepo::refs::Head;
 use librepo::repository::Repository;
-use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
-use crate::repo::find::Found;
+use crate::repo::find::FoundRepository;
 use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
 use crate::repo::read::refs::Advertised;
 use answer::Told;
 use commit::Transaction;
-use judge::{Asked, Verdict, World};
+use judge::{CommandList, Verdict, World};
 use verifier::Verifier;
 
 /// From the moment its repository is known.
@@ -81,10 +81,10 @@ struct Push<'a> {
     serve: &'a Serve,
     rules: PushRules,
     repository: Repository,
-    found: &'a Found,
+    found: &'a FoundRepository,
     enforcement: Enforcement,
     head: Option<Vec<u8>>,
-    commands: Vec<Command>,
+    commands: Vec<RefCommand>,
     shallows: Vec<ObjectId>,
     report: RepoReport,
 }
@@ -95,7 +95,7 @@ pub fn run(
     session: OwnedFd,
     (verify, input): (OwnedFd, OwnedFd),
     serve: &Serve,
-    found: &Found,
+    found: &FoundRepository,
     enforcement: Enforcement,
 ) -> Result<(), String> {
     let rules = *serve.push_rules.clone().ok_or("rules: none")?;
@@ -104,7 +104,7 @@ pub fn run(
         Err(text) => return opened::failed(parent, libproto::message::parent::OpenError::Unusable(text)),
     };
     let warnings = borrowing::warnings(&alternates).collect();
-    let limits = Limits::UNCHANGED;
+    let limits = ResourceLimits::UNCHANGED;
     opened::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
     let repository = match opened::open_repository(found, alternates.dirs) {
         Ok(repository) => repository,
@@ -205,7 +205,7 @@ impl Push<'_> {
         Ok(())
     }
 
-    fn take(&mut self, batch: Vec<Command>) -> Result<(), Refusal> {
+    fn take(&mut self, batch: Vec<RefCommand>) -> Result<(), Refusal> {
         if batch.len() > BATCH_COMMANDS {
             return Err(Refusal::Internal("session: too many commands in one message".into()));
         }
@@ -227,7 +227,7 @@ impl Push<'_> {
     /// The whole push.
     fn push(&mut self, begin: &PushBegin) -> Result<(), Refusal> {
         let commands = std::mem::take(&mut self.commands);
-        let asked = Asked { commands: &commands, atomic: begin.atomic };
+        let asked = CommandList { commands: &commands, atomic: begin.atomic };
         let world = self.world(&commands);
         let mut verdicts = judge::judge(asked, &[], &self.rules, &world);
         let directory = self.found.directory.try_clone().map_err(internal)?;
@@ -274,7 +274,7 @@ impl Push<'_> {
     }
 
     /// What the decision depends on, as it is now.
-    fn world(&self, commands: &[Command]) -> World {
+    fn world(&self, commands: &[RefCommand]) -> World {
         // A symbolic reference that leads into a hidden namespace is absent, whatever it leads to.
         let hidden = Hidden(&self.serve.hidden);
         let absent = |name: &[u8]| matches!(hidden.find(self.repository.refs(), name), Ok(None));
@@ -295,7 +295,7 @@ impl Push<'_> {
     fn receive_and_commit(
         &mut self,
         fs: &Fs,
-        asked: Asked<'_>,
+        asked: CommandList<'_>,
         questions: &[usize],
         (world, begin): (&World, &PushBegin),
         verdicts: &mut Vec<Verdict>,
@@ -313,7 +313,7 @@ impl Push<'_> {
         &mut self,
         fs: &Fs,
         quarantine: &mut Quarantine,
-        asked: Asked<'_>,
+        asked: CommandList<'_>,
         questions: &[usize],
         (world, begin): (&World, &PushBegin),
         verdicts: &mut Vec<Verdict>,
@@ -349,7 +349,7 @@ impl Push<'_> {
         &mut self,
         fs: &Fs,
         quarantine: &mut Quarantine,
-        commands: &[Command],
+        commands: &[RefCommand],
         questions: &[usize],
         begin: &PushBegin,
     ) -> Result<(Option<IndexedPack>, Vec<Option<CommandFacts>>), Refusal> {
@@ -399,7 +399,7 @@ impl Push<'_> {
     }
 
     /// The log first: what the client is told has been noted.
-    fn answer(&self, commands: &[Command], verdicts: &[Verdict], unpack: Option<&Refusal>) {
+    fn answer(&self, commands: &[RefCommand], verdicts: &[Verdict], unpack: Option<&Refusal>) {
         answer::answer(commands, verdicts, unpack, &mut |told| match told {
             Told::Log(report) => opened::send(self.parent, &RepoToParent::Ref(report)),
             Told::Session(message) => self.say(&message),
@@ -429,7 +429,7 @@ impl Push<'_> {
         let stage = Stage {
             promises: WORK,
             paths: Some(&visible),
-            limits: Limits::UNCHANGED,
+            limits: ResourceLimits::UNCHANGED,
             enforcement: self.enforcement,
         };
         libsandbox::enter(&stage).map_err(internal)?;
@@ -446,7 +446,7 @@ impl Push<'_> {
 
     /// Nothing is handed to anybody any more.
     fn give_up_sending(&self) -> Result<(), Refusal> {
-        let (limits, enforcement) = (Limits::UNCHANGED, self.enforcement);
+        let (limits, enforcement) = (ResourceLimits::UNCHANGED, self.enforcement);
         let stage = Stage { promises: COMMIT, paths: None, limits, enforcement };
         libsandbox::enter(&stage).map_err(internal)?;
         #[cfg(feature = "escapes")]

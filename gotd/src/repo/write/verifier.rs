@@ -10,7 +10,7 @@ use libgit::ObjectId;
 use libproto::channel::{Channel, Received};
 use libproto::limits::Limit;
 use libproto::message::push::{
-    BATCH_COMMANDS, Command, CommandFacts, IndexedPack, VerifyTask, VerifyToWriter, WriterToVerify,
+    BATCH_COMMANDS, CommandFacts, IndexedPack, RefCommand, VerifyTask, VerifyToWriter, WriterToVerify,
 };
 use libproto::message::repo::BATCH_IDS;
 use libproto::message::rules::PushRules;
@@ -23,7 +23,7 @@ const REASON_MAX: usize = 1000;
 
 /// The commands that `verify` is asked about, by their places: those that would make a reference
 /// name something, and that nothing is known against.
-pub(super) fn questions(commands: &[Command], verdicts: &[Verdict]) -> Vec<usize> {
+pub(super) fn questions(commands: &[RefCommand], verdicts: &[Verdict]) -> Vec<usize> {
     let asked = commands.iter().zip(verdicts).enumerate();
     asked
         .filter(|(_, (command, verdict))| verdict.is_ok() && !command.new.is_null())

@@ -26,7 +26,7 @@ use libproto::message::parent::{
     Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, NoSession, ParentToListen, Peer, Pool,
     Refusals,
 };
-use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -34,7 +34,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use self::control::Controls;
 use self::local::Locals;
 use self::reaper::Reaper;
-use self::remote::{Remotes, Turned};
+use self::remote::{RefusedPeer, Remotes};
 use crate::os::system;
 use crate::os::to_parent::say;
 use crate::roles::sockets::BACKLOG;
@@ -106,8 +106,13 @@ struct Listen {
 
 /// Runs the role until the parent is gone.
 pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
-    libsandbox::enter(&Stage { promises: WORK, paths: Some(&[]), limits: Limits::UNCHANGED, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage {
+        promises: WORK,
+        paths: Some(&[]),
+        limits: ResourceLimits::UNCHANGED,
+        enforcement,
+    })
+    .map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);
     parent
         .send(0, 0, &ListenToParent::Hello(Build { id: crate::BUILD.into() }))
@@ -517,7 +522,7 @@ impl Listen {
     }
 
     /// Notes who was turned away.
-    fn turned(&mut self, turned: impl IntoIterator<Item = Turned>) {
+    fn turned(&mut self, turned: impl IntoIterator<Item = RefusedPeer>) {
         for (why, address) in turned {
             self.note(why, Pool::Tcp, Some(address), None);
         }

@@ -21,10 +21,10 @@ use crate::os::system::{self, Progress};
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Why a connection got no session, and where it came from.
-pub type Turned = (NoSession, [u8; 16]);
+pub type RefusedPeer = (NoSession, [u8; 16]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum RemoteState {
     /// Nothing has arrived.
     Silent,
     /// Something has, at this time.
@@ -42,7 +42,7 @@ struct Remote {
     port: u16,
     fd: OwnedFd,
     since: Instant,
-    state: State,
+    state: RemoteState,
     /// How far the peer was when it was looked at last.
     seen: (Progress, Instant),
     slow: bool,
@@ -68,7 +68,7 @@ impl Remotes {
 
     /// Somebody has not been handed to a session yet.
     pub fn is_anybody_waiting(&self) -> bool {
-        self.all.values().any(|r| matches!(r.state, State::Silent | State::Waiting(_)))
+        self.all.values().any(|r| matches!(r.state, RemoteState::Silent | RemoteState::Waiting(_)))
     }
 
     /// How many came, and how far those are that are here.
@@ -76,10 +76,10 @@ impl Remotes {
         let mut counts = GitCounts { accepted: self.accepted, ..GitCounts::default() };
         for remote in self.all.values() {
             let count = match remote.state {
-                State::Silent => &mut counts.silent,
-                State::Waiting(_) => &mut counts.waiting,
-                State::Served(_) => &mut counts.served,
-                State::Ended(_) => continue,
+                RemoteState::Silent => &mut counts.silent,
+                RemoteState::Waiting(_) => &mut counts.waiting,
+                RemoteState::Served(_) => &mut counts.served,
+                RemoteState::Ended(_) => continue,
             };
             *count = count.saturating_add(1);
         }
@@ -94,18 +94,18 @@ impl Remotes {
 
     /// Connections that hold a place of git://.
     fn places(&self) -> usize {
-        self.all.values().filter(|r| !matches!(r.state, State::Ended(_))).count()
+        self.all.values().filter(|r| !matches!(r.state, RemoteState::Ended(_))).count()
     }
 
     /// Whether another one may get a session: no more compute at a time than have places.
     pub fn may_be_served(&self, limits: &ListenLimits) -> bool {
-        let has_session = |r: &&Remote| matches!(r.state, State::Served(_) | State::Ended(_));
+        let has_session = |r: &&Remote| matches!(r.state, RemoteState::Served(_) | RemoteState::Ended(_));
         super::local::count(self.all.values().filter(has_session).count()) < limits.git
     }
 
     /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps
     /// itself.
-    pub fn come(&mut self, fd: OwnedFd, limits: &ListenLimits, now: Instant) -> Result<(), Turned> {
+    pub fn come(&mut self, fd: OwnedFd, limits: &ListenLimits, now: Instant) -> Result<(), RefusedPeer> {
         self.accepted = self.accepted.saturating_add(1);
         // Who is gone already leaves no address.
         let Some((address, port)) = peer(fd.as_fd()) else { return Ok(()) };
@@ -135,7 +135,7 @@ impl Remotes {
         system::prepare_tcp(fd.as_fd());
         self.last = self.last.saturating_add(1);
         let seen = (Progress::default(), now);
-        let state = State::Silent;
+        let state = RemoteState::Silent;
         let remote = Remote { address, port, fd, since: now, state, seen, slow: false, answered: false };
         self.all.insert(self.last, remote);
         self.pace(address, limits);
@@ -145,12 +145,12 @@ impl Remotes {
     fn candidates(&self) -> impl Iterator<Item = Candidate> {
         self.all.iter().filter_map(|(id, remote)| {
             let standing = match remote.state {
-                State::Silent => Standing::Silent,
-                State::Waiting(_) => Standing::Waiting,
+                RemoteState::Silent => Standing::Silent,
+                RemoteState::Waiting(_) => Standing::Waiting,
                 // A single byte gets a session, and is no request yet.
-                State::Served(_) if !remote.answered => Standing::Waiting,
-                State::Served(_) if remote.slow => Standing::Slow,
-                State::Served(_) | State::Ended(_) => return None,
+                RemoteState::Served(_) if !remote.answered => Standing::Waiting,
+                RemoteState::Served(_) if remote.slow => Standing::Slow,
+                RemoteState::Served(_) | RemoteState::Ended(_) => return None,
             };
             Some(Candidate { id: *id, address: remote.address, standing, since: remote.since })
         })
@@ -161,15 +161,15 @@ impl Remotes {
     fn end(&mut self, id: u64) {
         let Some(remote) = self.all.get_mut(&id) else { return };
         match remote.state {
-            State::Served(number) => {
+            RemoteState::Served(number) => {
                 if !remote.answered {
                     tell(&remote.fd, NoSession::GaveWay);
                 }
                 let _ = shutdown(remote.fd.as_raw_fd(), Shutdown::Both);
-                remote.state = State::Ended(number);
+                remote.state = RemoteState::Ended(number);
             }
-            State::Ended(_) => {}
-            State::Silent | State::Waiting(_) => {
+            RemoteState::Ended(_) => {}
+            RemoteState::Silent | RemoteState::Waiting(_) => {
                 tell(&remote.fd, NoSession::GaveWay);
                 self.forget(id);
             }
@@ -184,14 +184,14 @@ impl Remotes {
 
     /// Those that have said nothing yet.
     pub fn silent(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
-        self.all.iter().filter(|(_, r)| r.state == State::Silent).map(|(id, r)| (*id, r.fd.as_fd()))
+        self.all.iter().filter(|(_, r)| r.state == RemoteState::Silent).map(|(id, r)| (*id, r.fd.as_fd()))
     }
 
     /// Something has happened to a silent one: bytes, or its end.
-    pub fn stirred(&mut self, id: u64, now: Instant) -> Option<Turned> {
+    pub fn stirred(&mut self, id: u64, now: Instant) -> Option<RefusedPeer> {
         let remote = self.all.get_mut(&id)?;
         if system::unread(remote.fd.as_fd()).is_ok_and(|bytes| bytes > 0) {
-            remote.state = State::Waiting(now);
+            remote.state = RemoteState::Waiting(now);
             return None;
         }
         let address = remote.address;
@@ -201,7 +201,7 @@ impl Remotes {
 
     /// Turns away who was silent, or waited, for too long; looks at how far the others are.
     /// `why` some wait.
-    pub fn expire(&mut self, limits: &ListenLimits, why: NoSession, now: Instant) -> Vec<Turned> {
+    pub fn expire(&mut self, limits: &ListenLimits, why: NoSession, now: Instant) -> Vec<RefusedPeer> {
         let over = |since: Instant, ms: u32| {
             now.saturating_duration_since(since) >= Duration::from_millis(ms.into())
         };
@@ -209,10 +209,10 @@ impl Remotes {
             .all
             .iter()
             .filter_map(|(id, remote)| match remote.state {
-                State::Silent if over(remote.since, limits.silent_ms) => {
+                RemoteState::Silent if over(remote.since, limits.silent_ms) => {
                     Some((*id, NoSession::FirstRequest, remote.address))
                 }
-                State::Waiting(at) if over(at, limits.queue_ms) => Some((*id, why, remote.address)),
+                RemoteState::Waiting(at) if over(at, limits.queue_ms) => Some((*id, why, remote.address)),
                 _ => None,
             })
             .collect();
@@ -225,7 +225,7 @@ impl Remotes {
         if self.looked.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1)) {
             self.looked = Some(now);
             self.strangers.forget(now);
-            for remote in self.all.values_mut().filter(|r| matches!(r.state, State::Served(_))) {
+            for remote in self.all.values_mut().filter(|r| matches!(r.state, RemoteState::Served(_))) {
                 remote.look(limits.minimum_rate, now);
             }
         }
@@ -235,14 +235,15 @@ impl Remotes {
     /// Who is served next: of the address with the fewest sessions, who has waited longest.
     pub fn next(&self) -> Option<u64> {
         let served = |address: [u8; 16]| {
-            let its =
-                |r: &&Remote| matches!(r.state, State::Served(_)) && Strangers::are_one(r.address, address);
+            let its = |r: &&Remote| {
+                matches!(r.state, RemoteState::Served(_)) && Strangers::are_one(r.address, address)
+            };
             self.all.values().filter(its).count()
         };
         self.all
             .iter()
             .filter_map(|(id, remote)| match remote.state {
-                State::Waiting(at) => Some((served(remote.address), at, *id)),
+                RemoteState::Waiting(at) => Some((served(remote.address), at, *id)),
                 _ => None,
             })
             .min()
@@ -257,13 +258,14 @@ impl Remotes {
     /// A session has it.
     pub fn served(&mut self, id: u64, number: u64) {
         if let Some(remote) = self.all.get_mut(&id) {
-            remote.state = State::Served(number);
+            remote.state = RemoteState::Served(number);
         }
     }
 
     /// A session is over; whether it was one of these.
     pub fn over(&mut self, number: u64, limits: &ListenLimits) -> bool {
-        let its = |r: &Remote| matches!(r.state, State::Served(n) | State::Ended(n) if n == number);
+        let its =
+            |r: &Remote| matches!(r.state, RemoteState::Served(n) | RemoteState::Ended(n) if n == number);
         let Some((id, address)) = self.all.iter().find(|(_, r)| its(r)).map(|(id, r)| (*id, r.address))
         else {
             return false;
@@ -287,14 +289,14 @@ impl Remotes {
 
     /// Turns everybody away who is not being served.
     pub fn drain(&mut self) {
-        self.all.retain(|_, r| matches!(r.state, State::Served(_) | State::Ended(_)));
+        self.all.retain(|_, r| matches!(r.state, RemoteState::Served(_) | RemoteState::Ended(_)));
     }
 }
 
 impl Remote {
     /// Whether its session has begun to answer; where the kernel does not tell, it may have.
     fn hear(&mut self) {
-        if matches!(self.state, State::Served(_)) && !self.answered {
+        if matches!(self.state, RemoteState::Served(_)) && !self.answered {
             let silent = system::progress(self.fd.as_fd()).is_some_and(|p| p.taken == 0 && !p.owed);
             self.answered = !silent;
         }

@@ -13,7 +13,7 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use super::listen_place::Place;
+use super::listen_place::ListenPlace;
 use super::listeners::{Listeners, Origin};
 use super::settings::Settings;
 use super::stderr::last_words;
@@ -24,7 +24,7 @@ use crate::roles::sockets::ask::{self, BIND, FIRST_FREE_PORT, REPLACE};
 const MOST_PASSED: i32 = 64;
 
 /// A socket that the service manager passed.
-pub type Passed = (Place, OwnedFd);
+pub type Passed = (ListenPlace, OwnedFd);
 
 /// The socket creator, every listening socket as it is known, and each with its number and kind.
 pub type Bound = (Child<ParentToListen, ListenToParent>, Listeners, Vec<(u64, Pool, OwnedFd)>);
@@ -53,7 +53,7 @@ pub fn passed_sockets(count: i32) -> Result<Vec<Passed>, String> {
 }
 
 /// Where a listening socket is.
-fn place_of(fd: BorrowedFd<'_>) -> Result<Place, String> {
+fn place_of(fd: BorrowedFd<'_>) -> Result<ListenPlace, String> {
     let text = |e: Errno| e.desc().to_owned();
     if !getsockopt(&fd, sockopt::AcceptConn).map_err(text)? {
         return Err("a socket that does not listen".into());
@@ -61,10 +61,10 @@ fn place_of(fd: BorrowedFd<'_>) -> Result<Place, String> {
     let kind = getsockopt(&fd, sockopt::SockType).map_err(text)?;
     let name: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(text)?;
     match (kind, name.as_sockaddr_in(), name.as_sockaddr_in6(), name.as_unix_addr()) {
-        (SockType::Stream, Some(v4), _, _) => Ok(Place::Tcp((v4.ip(), v4.port()).into())),
-        (SockType::Stream, _, Some(v6), _) => Ok(Place::Tcp((v6.ip(), v6.port()).into())),
+        (SockType::Stream, Some(v4), _, _) => Ok(ListenPlace::Tcp((v4.ip(), v4.port()).into())),
+        (SockType::Stream, _, Some(v6), _) => Ok(ListenPlace::Tcp((v6.ip(), v6.port()).into())),
         (SockType::SeqPacket, _, _, Some(unix)) => {
-            unix.path().map(Place::of_path).ok_or_else(|| "a socket without a path".into())
+            unix.path().map(ListenPlace::of_path).ok_or_else(|| "a socket without a path".into())
         }
         _ => Err("neither a TCP socket nor a unix socket of sequential packets".into()),
     }
@@ -76,8 +76,8 @@ pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Resu
     let to_bind = settings.places.iter().map(|(place, _)| place);
     for place in to_bind.filter(|place| !passed.iter().any(|(other, _)| other == *place)) {
         match place {
-            Place::Unix(path) | Place::Control(path) => unix.push(path),
-            Place::Tcp(address) => tcp.push(*address),
+            ListenPlace::Unix(path) | ListenPlace::Control(path) => unix.push(path),
+            ListenPlace::Tcp(address) => tcp.push(*address),
         }
     }
     let commands: Vec<u8> = unix.iter().map(|path| may_bind(path)).collect::<Result<_, _>>()?;
@@ -92,7 +92,7 @@ pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Resu
     let directories = unix.iter().map(|path| path.parent().unwrap_or(path).to_owned()).collect();
     let mut known = Listeners::new(directories, low);
     let mut listeners = Vec::with_capacity(unix.len() + tcp.len() + passed.len());
-    let mut add = |place: Place, origin: Origin, made: Result<OwnedFd, String>| {
+    let mut add = |place: ListenPlace, origin: Origin, made: Result<OwnedFd, String>| {
         let fd = made.map_err(|e| format!("{place}: {e}{}", last_words(&child.stderr)))?;
         let pool = place.pool();
         listeners.push((known.add(place, origin), pool, fd));
@@ -100,11 +100,11 @@ pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Resu
     };
     for (number, (command, path)) in (0u8..).zip(commands.into_iter().zip(&unix)) {
         let made = ask::listed(child.channel.as_fd(), command, number).map_err(|e| e.to_string());
-        add(Place::of_path(path), Origin::Sockets(Some(number)), made)?;
+        add(ListenPlace::of_path(path), Origin::Sockets(Some(number)), made)?;
     }
     for address in tcp {
         let made = ask::tcp(child.channel.as_fd(), address).map_err(|e| e.to_string());
-        add(Place::Tcp(address), Origin::Sockets(None), made)?;
+        add(ListenPlace::Tcp(address), Origin::Sockets(None), made)?;
     }
     for (place, fd) in passed {
         add(place, Origin::ServiceManager, Ok(fd))?;
@@ -138,7 +138,7 @@ mod tests {
     fn sockets_of_a_service_manager_are_told_by_what_they_are() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = tcp.local_addr().expect("bound");
-        assert_eq!(place_of(tcp.as_fd()), Ok(Place::Tcp(address)));
+        assert_eq!(place_of(tcp.as_fd()), Ok(ListenPlace::Tcp(address)));
         let connection = std::net::TcpStream::connect(address).expect("connects");
         assert!(place_of(connection.as_fd()).is_err());
         let directory = tempfile::tempdir().expect("a directory");
@@ -153,7 +153,7 @@ mod tests {
         assert!(place_of(packets.as_fd()).is_err());
         nix::sys::socket::listen(&packets, nix::sys::socket::Backlog::new(1).expect("small"))
             .expect("listens");
-        assert_eq!(place_of(packets.as_fd()), Ok(Place::Unix(path)));
+        assert_eq!(place_of(packets.as_fd()), Ok(ListenPlace::Unix(path)));
         assert!(place_of(std::fs::File::open("/").expect("opens").as_fd()).is_err());
     }
 }

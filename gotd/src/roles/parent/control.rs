@@ -8,11 +8,11 @@ use libproto::names::escape;
 use libproto::refusal::Refusal;
 use libproto::states::SessionState;
 
-use super::listen_place::Place;
+use super::listen_place::ListenPlace;
 use super::queue::Work;
 use super::report::peer_name;
 use super::session::Session;
-use super::session::table::Table;
+use super::session::table::SessionTable;
 use super::set_limits::SetLimit;
 use super::turns::Counts;
 use super::{End, Parent};
@@ -37,7 +37,7 @@ pub(super) struct Drain {
 impl Parent {
     /// What a client is told who asks for control where it is not to be had.
     fn where_control_is(&self) -> String {
-        let of = |place: &&Place| place.pool() == Pool::Control;
+        let of = |place: &&ListenPlace| place.pool() == Pool::Control;
         let all: Vec<String> = self.listeners.iter().filter(of).map(ToString::to_string).collect();
         format!("control requests are taken at {} alone", all.join(" or "))
     }
@@ -138,7 +138,7 @@ pub(super) fn packed(lines: Vec<String>) -> Vec<ParentToSession> {
 }
 
 /// The sessions that `gotctl info` shows, oldest first.
-fn busy(table: &Table, asking: u64) -> Vec<&Session> {
+fn busy(table: &SessionTable, asking: u64) -> Vec<&Session> {
     let shown = |s: &&Session| s.is_under_way() && s.number != asking;
     let mut busy: Vec<&Session> = table.iter().filter(shown).collect();
     busy.sort_by_key(|s| s.number);
@@ -156,7 +156,7 @@ impl Parent {
             format!("{} sessions under way, {waiting} waiting for a client", busy.len()),
         ];
         lines.extend(self.listeners.iter().map(|place| match place {
-            Place::Control(_) => format!("controlled at {place}"),
+            ListenPlace::Control(_) => format!("controlled at {place}"),
             _ => format!("listening on {place}"),
         }));
         if self.takes_descriptors {
@@ -210,7 +210,7 @@ impl Parent {
             !self.takes_descriptors
         )];
         let texts = |all: &mut dyn Iterator<Item = String>| all.map(|t| text(&t)).collect::<Vec<_>>();
-        let of = |pool| move |place: &&Place| place.pool() == pool;
+        let of = |pool| move |place: &&ListenPlace| place.pool() == pool;
         let (unix, git) = (of(Pool::Unix), of(Pool::Tcp));
         let sockets = texts(&mut self.listeners.iter().filter(unix).map(ToString::to_string));
         lines.extend(array("sockets", &sockets, ","));

@@ -11,9 +11,9 @@ use libproto::message::parent::{
 };
 use libproto::names::escape;
 use libproto::refusal::Refusal;
-use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, Table};
+use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, StateTable};
 
-use super::job::{Heard, JobOf, JobRole};
+use super::job::{JobOf, JobReply, JobRole};
 use super::session::phase::Creation;
 use super::session::{Ending, Session};
 use super::{NO_SUCH, Parent, said};
@@ -33,7 +33,7 @@ impl JobRole for Create {
     type Tells = ParentToCreate;
     type Says = CreateToParent;
     const ROLE: Role = Role::Create;
-    const TABLE: &'static Table<JobState, CreateToParentKind> = CREATE_TO_PARENT;
+    const TABLE: &'static StateTable<JobState, CreateToParentKind> = CREATE_TO_PARENT;
     const PATIENCE: Option<Duration> = Some(PATIENCE);
 
     fn of(session: &Session) -> Option<&JobOf<Create>> {
@@ -50,12 +50,12 @@ impl JobRole for Create {
         }
     }
 
-    fn says(parent: &mut Parent, number: u64, message: CreateToParent) -> Heard {
+    fn says(parent: &mut Parent, number: u64, message: CreateToParent) -> JobReply {
         match message {
-            CreateToParent::Hello(build) => Heard::Greeting(build),
+            CreateToParent::Hello(build) => JobReply::Greeting(build),
             CreateToParent::Done(done) => {
                 parent.created(number, done);
-                Heard::Last
+                JobReply::Last
             }
         }
     }

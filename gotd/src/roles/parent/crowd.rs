@@ -10,7 +10,7 @@ use libproto::message::parent::{Peer, Pool};
 use libproto::states::SessionState;
 
 use super::session::Session;
-use super::session::table::Table;
+use super::session::table::SessionTable;
 use super::settings::Settings;
 use super::{LINGER, Parent, too_many};
 use crate::os::log::Level;
@@ -26,7 +26,7 @@ struct Who(u32, Option<Vec<u8>>);
 
 /// A session as far as it is of interest here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct CountedSession {
     number: u64,
     who: Who,
     /// Since when it is silent, if nothing is lost with it.
@@ -77,14 +77,14 @@ impl Parent {
     }
 }
 
-impl Table {
+impl SessionTable {
     /// The places of unix connections.
-    fn places(&self, settings: &Settings) -> Vec<Place> {
+    fn places(&self, settings: &Settings) -> Vec<CountedSession> {
         let place = |session: &Session| {
             let Some(&Peer::Unix { uid, .. }) = session.peer() else { return None };
             let name = session.hello.as_ref().and_then(|hello| hello.user.clone());
             let mute = matches!(session.state(), SessionState::Waiting | SessionState::Greeted);
-            Some(Place {
+            Some(CountedSession {
                 number: session.number,
                 who: Who(settings.owners.of(uid), name.filter(|_| settings.is_account(uid))),
                 silent: session.accepted().filter(|_| mute && session.killed.is_none()),
@@ -96,13 +96,13 @@ impl Table {
 
 /// Whose connection is ended for one of a user who has `newcomer` sessions: of the user with most of
 /// them, the longest silent one. `None`: nobody's, and the newcomer waits.
-fn gives_way(places: &[Place], newcomer: u32, now: Instant) -> Option<u64> {
+fn gives_way(places: &[CountedSession], newcomer: u32, now: Instant) -> Option<u64> {
     let mut counts = std::collections::HashMap::new();
     for place in places {
         let count: &mut u32 = counts.entry(&place.who).or_default();
         *count = count.saturating_add(1);
     }
-    let candidate = |place: &&Place| {
+    let candidate = |place: &&CountedSession| {
         let since = place.silent.filter(|at| now.saturating_duration_since(*at) >= SILENT)?;
         let count = counts.get(&place.who).copied().unwrap_or(0);
         Some((count, std::cmp::Reverse((since, place.number))))
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_busiest_silent_one_gives_way_and_never_to_one_who_has_as_many() {
         let (start, now) = (Instant::now(), Instant::now() + Duration::from_secs(60));
-        let place = |number: u64, uid: u32, name: Option<&str>, silent: bool| Place {
+        let place = |number: u64, uid: u32, name: Option<&str>, silent: bool| CountedSession {
             number,
             who: Who(uid, name.map(|name| name.as_bytes().to_vec())),
             silent: silent.then_some(start + Duration::from_secs(number)),

@@ -3,12 +3,12 @@
 
 use std::io::Read;
 
-use super::startup::Options;
+use super::startup::DaemonOptions;
 use crate::os::spawn::Starter;
 
 /// Starts the daemon as a process of its own session, waits until it listens, and passes on what it
 /// has to say until then.
-pub(super) fn detach(starter: &Starter, options: &Options) -> Result<(), String> {
+pub(super) fn detach(starter: &Starter, options: &DaemonOptions) -> Result<(), String> {
     let config = std::path::absolute(&options.config).map_err(|e| e.to_string())?;
     let secrets =
         options.secrets.as_deref().map(std::path::absolute).transpose().map_err(|e| e.to_string())?;

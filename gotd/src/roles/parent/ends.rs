@@ -19,7 +19,7 @@ use crate::os::log::Level;
 use crate::os::spawn::{Child, Ender};
 
 /// A process of a session.
-enum Whose {
+enum SessionProcess {
     Session,
     Repository,
     /// The job of this number.
@@ -28,15 +28,15 @@ enum Whose {
 
 impl Session {
     /// Which of its processes the system knows by this pid.
-    fn process(&self, pid: Pid) -> Option<Whose> {
+    fn process(&self, pid: Pid) -> Option<SessionProcess> {
         let is = |ender: Option<Ender>| ender.is_some_and(|ender| ender.is(pid));
         if is(self.session.running().map(Child::ender)) {
-            return Some(Whose::Session);
+            return Some(SessionProcess::Session);
         }
         if is(self.repo.running().map(Child::ender)) {
-            return Some(Whose::Repository);
+            return Some(SessionProcess::Repository);
         }
-        self.jobs().find(|(_, job)| job.ender.is(pid)).map(|(_, job)| Whose::Job(job.number))
+        self.jobs().find(|(_, job)| job.ender.is(pid)).map(|(_, job)| SessionProcess::Job(job.number))
     }
 }
 
@@ -63,7 +63,7 @@ impl Parent {
                 Err(_) => return None,
             };
             let (Some(pid), Some(ending)) = (status.pid(), Ending::of(status)) else { return None };
-            self.complaints.end(pid, &mut self.log);
+            self.stderr_pipes.end(pid, &mut self.log);
             for role in [
                 (&self.sockets.pid, Role::Sockets),
                 (&self.listen.pid, Role::Listen),
@@ -88,9 +88,9 @@ impl Parent {
         self.on_repo(number, usize::MAX);
         self.hear_jobs(number);
         match process {
-            Whose::Session => self.session_ended(number, ending),
-            Whose::Repository => self.repo_ended(number, ending),
-            Whose::Job(job) => self.job_ended(number, job, ending),
+            SessionProcess::Session => self.session_ended(number, ending),
+            SessionProcess::Repository => self.repo_ended(number, ending),
+            SessionProcess::Job(job) => self.job_ended(number, job, ending),
         }
         if self.table.get(number).is_some_and(|s| s.is_over())
             && let Some(session) = self.table.remove(number)

@@ -73,7 +73,7 @@ impl<S: Message, R: Message> Job<S, R> {
 }
 
 /// What a message of a job's process was.
-pub enum Heard {
+pub enum JobReply {
     /// Its first one.
     Greeting(Build),
     /// Part of what it has to say.
@@ -94,7 +94,7 @@ pub trait JobRole {
     /// The role.
     const ROLE: Role;
     /// What it may say, and when.
-    const TABLE: &'static states::Table<JobState, <Self::Says as Message>::Kind>;
+    const TABLE: &'static states::StateTable<JobState, <Self::Says as Message>::Kind>;
     /// How long it may take; without it, as long as its session.
     const PATIENCE: Option<Duration>;
 
@@ -103,7 +103,7 @@ pub trait JobRole {
     /// The same.
     fn of_mut(session: &mut Session) -> Option<&mut JobOf<Self>>;
     /// Takes a message that is allowed now.
-    fn says(parent: &mut Parent, number: u64, message: Self::Says) -> Heard;
+    fn says(parent: &mut Parent, number: u64, message: Self::Says) -> JobReply;
     /// Takes the job out of its session: its process has been reaped.
     fn ended(parent: &mut Parent, number: u64, ending: Ending);
 }
@@ -139,7 +139,7 @@ impl Parent {
         task: &J::Tells,
     ) -> io::Result<(JobOf<J>, bool)> {
         let child: Child<J::Tells, J::Says> = self.starter.start(J::ROLE, &self.settings.flags(), fds)?;
-        self.complaints.watch(child.pid, J::ROLE, &child.stderr);
+        self.stderr_pipes.watch(child.pid, J::ROLE, &child.stderr);
         let job = Job::new(self.table.next_job(), child, J::PATIENCE);
         // The socket is empty: there is room for one message.
         let told = job.tell(number, task).is_ok();
@@ -173,10 +173,10 @@ impl Parent {
                 return self.end_session(number, &text);
             }
             let state = match J::says(self, number, message) {
-                Heard::Greeting(build) if same_build(&build) => JobState::Working,
-                Heard::Greeting(_) => return self.end_session(number, &format!("{role}: another build")),
-                Heard::More => continue,
-                Heard::Last => JobState::Finished,
+                JobReply::Greeting(build) if same_build(&build) => JobState::Working,
+                JobReply::Greeting(_) => return self.end_session(number, &format!("{role}: another build")),
+                JobReply::More => continue,
+                JobReply::Last => JobState::Finished,
             };
             if let Some(job) = self.table.get(number).and_then(J::of_mut) {
                 job.state = state;

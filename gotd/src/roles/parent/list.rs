@@ -8,10 +8,10 @@ use libproto::message::parent::{
     SeenRoot, Who,
 };
 use libproto::names::RepoName;
-use libproto::states::{JobState, LIST_TO_PARENT, Role, Table};
+use libproto::states::{JobState, LIST_TO_PARENT, Role, StateTable};
 
 use super::Parent;
-use super::job::{Heard, JobOf, JobRole};
+use super::job::{JobOf, JobReply, JobRole};
 use super::session::{Ending, Session};
 use crate::os::log::Level;
 
@@ -26,7 +26,7 @@ impl JobRole for List {
     type Tells = ParentToList;
     type Says = ListToParent;
     const ROLE: Role = Role::List;
-    const TABLE: &'static Table<JobState, ListToParentKind> = LIST_TO_PARENT;
+    const TABLE: &'static StateTable<JobState, ListToParentKind> = LIST_TO_PARENT;
     const PATIENCE: Option<Duration> = Some(PATIENCE);
 
     fn of(session: &Session) -> Option<&JobOf<List>> {
@@ -37,18 +37,18 @@ impl JobRole for List {
         session.overview_mut()?.list.as_mut()
     }
 
-    fn says(parent: &mut Parent, number: u64, message: ListToParent) -> Heard {
+    fn says(parent: &mut Parent, number: u64, message: ListToParent) -> JobReply {
         match message {
-            ListToParent::Hello(build) => Heard::Greeting(build),
+            ListToParent::Hello(build) => JobReply::Greeting(build),
             ListToParent::Names(batch) => {
                 parent.listed(number, batch);
-                Heard::More
+                JobReply::More
             }
             ListToParent::Done(whole) => {
                 if let Some(overview) = parent.table.get(number).and_then(Session::overview_mut) {
                     overview.incomplete |= !whole;
                 }
-                Heard::Last
+                JobReply::Last
             }
         }
     }

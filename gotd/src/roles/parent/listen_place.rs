@@ -11,7 +11,7 @@ use crate::roles::sockets::ask;
 
 /// Where a listening socket is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenPlace {
     /// A path.
     Unix(PathBuf),
     /// The path of a control socket.
@@ -20,28 +20,30 @@ pub enum Place {
     Tcp(SocketAddr),
 }
 
-impl Place {
+impl ListenPlace {
     /// The unix socket, or control socket, of this path.
-    pub fn of_path(path: &Path) -> Place {
+    pub fn of_path(path: &Path) -> ListenPlace {
         let control = ask::is_control(path.as_os_str().as_bytes());
-        if control { Place::Control(path.to_owned()) } else { Place::Unix(path.to_owned()) }
+        if control { ListenPlace::Control(path.to_owned()) } else { ListenPlace::Unix(path.to_owned()) }
     }
 
     /// Which waiting sessions its connections take.
     pub fn pool(&self) -> Pool {
         match self {
-            Place::Unix(_) => Pool::Unix,
-            Place::Control(_) => Pool::Control,
-            Place::Tcp(_) => Pool::Tcp,
+            ListenPlace::Unix(_) => Pool::Unix,
+            ListenPlace::Control(_) => Pool::Control,
+            ListenPlace::Tcp(_) => Pool::Tcp,
         }
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ListenPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Place::Unix(path) | Place::Control(path) => f.write_str(&escape(path.as_os_str().as_bytes())),
-            Place::Tcp(address) => address.fmt(f),
+            ListenPlace::Unix(path) | ListenPlace::Control(path) => {
+                f.write_str(&escape(path.as_os_str().as_bytes()))
+            }
+            ListenPlace::Tcp(address) => address.fmt(f),
         }
     }
 }

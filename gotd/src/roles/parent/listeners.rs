@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use libproto::message::parent::{ParentToListen, Pool};
 
 use super::Parent;
-use super::listen_place::Place;
+use super::listen_place::ListenPlace;
 use super::settings::Settings;
 use crate::os::log::Level;
 use crate::roles::sockets::ask::{self, FIRST_FREE_PORT, MOST, Unmade};
@@ -21,7 +21,7 @@ pub struct Listener {
     /// Never repeats while the daemon runs.
     pub number: u64,
     /// Where it is.
-    pub place: Place,
+    pub place: ListenPlace,
     /// Who made it.
     pub origin: Origin,
 }
@@ -49,7 +49,7 @@ pub struct Listeners {
 /// What a configuration that is not in force yet changes.
 #[derive(Debug)]
 pub struct Change {
-    added: Vec<(Place, Origin, OwnedFd)>,
+    added: Vec<(ListenPlace, Origin, OwnedFd)>,
     removed: Vec<u64>,
 }
 
@@ -60,14 +60,14 @@ impl Listeners {
     }
 
     /// Notes one, and returns its number.
-    pub fn add(&mut self, place: Place, origin: Origin) -> u64 {
+    pub fn add(&mut self, place: ListenPlace, origin: Origin) -> u64 {
         self.last = self.last.saturating_add(1);
         self.all.push(Listener { number: self.last, place, origin });
         self.last
     }
 
     /// All of them, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &Place> {
+    pub fn iter(&self) -> impl Iterator<Item = &ListenPlace> {
         self.all.iter().map(|listener| &listener.place)
     }
 
@@ -77,7 +77,7 @@ impl Listeners {
     }
 
     /// Those that go with a configuration that wants these.
-    fn unwanted(&self, wanted: &[(Place, String)]) -> Vec<u64> {
+    fn unwanted(&self, wanted: &[(ListenPlace, String)]) -> Vec<u64> {
         let goes = |listener: &&Listener| {
             listener.origin != Origin::ServiceManager
                 && !wanted.iter().any(|(place, _)| *place == listener.place)
@@ -87,7 +87,7 @@ impl Listeners {
 
     /// Numbers for a new unix socket: its own, and that of its directory. `taken` are not to be
     /// used.
-    fn numbers(&self, path: &Path, taken: &[(Place, Origin, OwnedFd)]) -> Result<(u8, u8), String> {
+    fn numbers(&self, path: &Path, taken: &[(ListenPlace, Origin, OwnedFd)]) -> Result<(u8, u8), String> {
         let at = self.directories.iter().position(|directory| Some(directory.as_path()) == path.parent());
         let like = at
             .and_then(|at| u8::try_from(at).ok())
@@ -109,7 +109,7 @@ impl Listeners {
                 && (other.ip().is_unspecified() || address.ip().is_unspecified())
         };
         self.all.iter().find_map(|listener| match listener.place {
-            Place::Tcp(other) if removed.contains(&listener.number) && in_the_way(other) => {
+            ListenPlace::Tcp(other) if removed.contains(&listener.number) && in_the_way(other) => {
                 Some(format!("overlaps with {other}, which has to go by a reload of its own first"))
             }
             _ => None,
@@ -137,15 +137,15 @@ impl Parent {
         Ok(change)
     }
 
-    fn make(&mut self, place: &Place, change: &Change) -> Result<(Origin, OwnedFd), String> {
+    fn make(&mut self, place: &ListenPlace, change: &Change) -> Result<(Origin, OwnedFd), String> {
         let made = match place {
-            Place::Unix(path) | Place::Control(path) => {
+            ListenPlace::Unix(path) | ListenPlace::Control(path) => {
                 let (number, like) = self.listeners.numbers(path, &change.added)?;
                 let name = path.file_name().unwrap_or_default().as_bytes();
                 ask::new(self.sockets.channel.as_fd(), number, like, name)
                     .map(|fd| (Origin::Sockets(Some(number)), fd))
             }
-            Place::Tcp(address) => {
+            ListenPlace::Tcp(address) => {
                 if let Some(why) = self.listeners.obstacle(*address, &change.removed) {
                     return Err(why);
                 }
@@ -194,7 +194,7 @@ impl Parent {
         }
     }
 
-    fn unlink(&mut self, place: &Place, origin: Origin) {
+    fn unlink(&mut self, place: &ListenPlace, origin: Origin) {
         let Origin::Sockets(Some(number)) = origin else { return };
         if let Err(e) = ask::unlink(self.sockets.channel.as_fd(), number) {
             let why = format!("{place}: {}", self.unmade(e));

@@ -12,7 +12,7 @@ use libproto::names::escape;
 
 use super::negotiation::Spent;
 use super::queue::Work;
-use super::session::table::Table;
+use super::session::table::SessionTable;
 use super::settings::Settings;
 use crate::conf::limits::Limit;
 
@@ -146,7 +146,7 @@ impl Metrics {
     /// All of it as lines, the last of which is `# EOF`.
     pub fn lines(
         &self,
-        table: &Table,
+        table: &SessionTable,
         settings: &Settings,
         spent: &Spent,
         started: Instant,
@@ -197,7 +197,7 @@ impl Metrics {
 }
 
 /// Turns for costly work, and their memory.
-fn write_turns(out: &mut Text, table: &Table, settings: &Settings) {
+fn write_turns(out: &mut Text, table: &SessionTable, settings: &Settings) {
     let (packs, pushes) = (table.turns(Work::Pack), table.turns(Work::Push));
     for (name, help, value) in [
         ("gotd_packs_active", "Packs that are being made for fetches.", packs.running),
@@ -217,7 +217,7 @@ fn write_turns(out: &mut Text, table: &Table, settings: &Settings) {
 }
 
 impl Git {
-    fn write(&self, out: &mut Text, table: &Table) {
+    fn write(&self, out: &mut Text, table: &SessionTable) {
         let GitCounts { accepted, silent, waiting, served } = self.connections;
         out.family("gotd_git_connections", "gauge", "Connections over git://, by how far they are.");
         for (state, value) in [("silent", silent), ("waiting", waiting), ("served", served)] {

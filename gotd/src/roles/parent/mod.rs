@@ -25,8 +25,8 @@ use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::outbox::Outbox;
 use self::reload::Reload;
-use self::session::table::Table;
-use self::stderr::Complaints;
+use self::session::table::SessionTable;
+use self::stderr::StderrPipes;
 use crate::conf::limits::Limit;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::{Child, Starter};
@@ -116,8 +116,8 @@ pub struct Parent {
     listen_out: Outbox,
     auth: Child<ParentToAuth, AuthToParent>,
     auth_out: Outbox,
-    complaints: Complaints,
-    table: Table,
+    stderr_pipes: StderrPipes,
+    table: SessionTable,
     started: Instant,
     served: u64,
     metrics: Metrics,
@@ -126,7 +126,7 @@ pub struct Parent {
     listened: Instant,
     draining: Option<control::Drain>,
     /// Whose turn it was for costly work, the last one at the end.
-    turns: std::collections::VecDeque<queue::Whose>,
+    turns: std::collections::VecDeque<queue::Party>,
     /// Who has used how much processor time before anything was granted.
     spent: negotiation::Spent,
     /// The files that the configuration came from.
@@ -199,7 +199,7 @@ impl Parent {
                     None
                 }
                 Then::Stderr(pid) => {
-                    self.complaints.read(pid, &mut self.log);
+                    self.stderr_pipes.read(pid, &mut self.log);
                     None
                 }
             };
@@ -221,7 +221,7 @@ impl Parent {
     fn wait(&self, all: bool) -> Vec<(Then, PollFlags)> {
         let mut sources = self.lasting();
         self.add_sessions(&mut sources, all);
-        for (pid, fd) in self.complaints.iter().filter(|_| all) {
+        for (pid, fd) in self.stderr_pipes.iter().filter(|_| all) {
             sources.push((Then::Stderr(pid), PollFd::new(fd, PollFlags::POLLIN)));
         }
         if let Some(fd) = self.log.waits_for() {

@@ -19,7 +19,7 @@ use libproto::refusal::Refusal;
 use libproto::states::RepoState;
 
 use super::session::Session;
-use super::session::phase::{Grant, Place};
+use super::session::phase::{Grant, RepoLocation};
 use super::{NO_SUCH, NOT_EXPORTED, Parent, said};
 
 impl Parent {
@@ -27,13 +27,13 @@ impl Parent {
     pub(super) fn found(&mut self, number: u64, at: FoundAt) {
         let Some(session) = self.table.get(number) else { return };
         let question = question(session);
-        let (Some(question), Some(Grant { place: place @ Place::Unknown, .. })) =
+        let (Some(question), Some(Grant { place: place @ RepoLocation::Unknown, .. })) =
             (question, session.grant_mut())
         else {
             return self.end_session(number, "repository: found what nobody asked for");
         };
         let ask = PlaceQuestion { question, path: at.path.clone() };
-        *place = Place::Asked(at, None);
+        *place = RepoLocation::Asked(at, None);
         self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Place(ask));
     }
 
@@ -41,18 +41,18 @@ impl Parent {
     pub(super) fn looked(&mut self, number: u64, result: Result<Opened, OpenError>) {
         let Some(session) = self.table.get(number) else { return };
         match (session.grant_mut().map(|grant| &mut grant.place), result) {
-            (Some(Place::Unknown), Err(OpenError::NotFound)) => self.absent(number),
-            (Some(Place::Unknown), Err(OpenError::Unreachable(text))) => {
+            (Some(RepoLocation::Unknown), Err(OpenError::NotFound)) => self.absent(number),
+            (Some(RepoLocation::Unknown), Err(OpenError::Unreachable(text))) => {
                 session.refused = Some(Refusal::Said(text));
                 self.not_there(number, NO_SUCH);
             }
-            (Some(Place::Unknown), Err(OpenError::Unusable(text))) => {
+            (Some(RepoLocation::Unknown), Err(OpenError::Unusable(text))) => {
                 self.refuse(number, Refusal::Damaged(text))
             }
             // It hears of it when `auth` has answered.
-            (Some(Place::Asked(_, told @ None)), result) => *told = Some(result),
-            (Some(Place::Right(_)), result) => self.opened(number, result),
-            (Some(Place::Wrong), _) => {}
+            (Some(RepoLocation::Asked(_, told @ None)), result) => *told = Some(result),
+            (Some(RepoLocation::Right(_)), result) => self.opened(number, result),
+            (Some(RepoLocation::Wrong), _) => {}
             _ => self.end_session(number, "repository: opened what it has not found"),
         }
     }
@@ -60,8 +60,9 @@ impl Parent {
     /// What `auth` says about the place.
     pub(super) fn placed(&mut self, number: u64, placed: Placed) {
         let Some(session) = self.table.get(number) else { return };
-        let place = session.grant_mut().map(|grant| std::mem::replace(&mut grant.place, Place::Unknown));
-        let Some(Place::Asked(at, told)) = place else {
+        let place =
+            session.grant_mut().map(|grant| std::mem::replace(&mut grant.place, RepoLocation::Unknown));
+        let Some(RepoLocation::Asked(at, told)) = place else {
             return self.end_session(number, "a word about a place that nobody asked for");
         };
         let path = Path::new(OsStr::from_bytes(&at.path));
@@ -73,19 +74,19 @@ impl Parent {
             }),
         };
         if let Some(why) = objection {
-            self.set_place(number, Place::Wrong);
+            self.set_place(number, RepoLocation::Wrong);
             if let Some(session) = self.table.get(number) {
                 session.refused = Some(Refusal::Said(why));
             }
             return self.not_there(number, NO_SUCH);
         }
-        self.set_place(number, Place::Right(at));
+        self.set_place(number, RepoLocation::Right(at));
         if let Some(result) = told {
             self.opened(number, result);
         }
     }
 
-    fn set_place(&mut self, number: u64, place: Place) {
+    fn set_place(&mut self, number: u64, place: RepoLocation) {
         if let Some(grant) = self.table.get(number).and_then(Session::grant_mut) {
             grant.place = place;
         }
@@ -106,8 +107,8 @@ impl Parent {
             Err(OpenError::NotFound) => return self.not_there(number, NO_SUCH),
         };
         let Some(Grant { place, permit, ask, .. }) = session.grant_mut() else { return };
-        *place = match std::mem::replace(place, Place::Unknown) {
-            Place::Right(at) => Place::Open(at, opened.clone()),
+        *place = match std::mem::replace(place, RepoLocation::Unknown) {
+            RepoLocation::Right(at) => RepoLocation::Open(at, opened.clone()),
             other => other,
         };
         let grant = libproto::message::parent::Grant { hash: opened.hash, fetch: permit.fetch };

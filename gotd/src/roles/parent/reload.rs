@@ -73,7 +73,7 @@ impl Parent {
             Err(e) => return self.reload_refused(asked_by, &format!("config: {e}")),
         };
         let child: Child<ParentToConfig, ConfigToParent> = child;
-        self.complaints.watch(child.pid, Role::Config, &child.stderr);
+        self.stderr_pipes.watch(child.pid, Role::Config, &child.stderr);
         // The socket is empty: there is room for one message.
         let _ = child.channel.try_send(0, 0, &ParentToConfig::Load(files.clone()));
         self.reload = Some(Reload {

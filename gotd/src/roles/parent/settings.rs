@@ -12,10 +12,10 @@ use libproto::message::parent::{
 };
 use libsandbox::Enforcement;
 
-use super::listen_place::Place;
+use super::listen_place::ListenPlace;
 use super::set_limits::SetLimits;
 use crate::access::places::Recorded;
-use crate::conf::limits::{Limit, Limits};
+use crate::conf::limits::{ConfiguredLimits, Limit};
 use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, Sandbox};
 use crate::fairness::owners::Owners;
 use crate::roles::sockets::ask;
@@ -33,7 +33,7 @@ const MOST_ROOTS: usize = 48;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where to listen, and the lines that say so.
-    pub places: Vec<(Place, String)>,
+    pub places: Vec<(ListenPlace, String)>,
     /// Waiting sessions of each pool that has a listener.
     pub pools: Vec<(Pool, usize)>,
     /// Limits of a session.
@@ -65,7 +65,7 @@ pub struct Settings {
     /// `sandbox best-effort`.
     pub enforcement: Enforcement,
     /// Numbers.
-    pub limits: Limits,
+    pub limits: ConfiguredLimits,
     /// Those that were set, for gotctl.
     pub set: SetLimits,
     /// `log verbose`.
@@ -177,11 +177,11 @@ impl Settings {
     }
 }
 
-fn number(limits: &Limits, limit: Limit) -> u32 {
+fn number(limits: &ConfiguredLimits, limit: Limit) -> u32 {
     u32::try_from(limits.get(limit)).unwrap_or(u32::MAX)
 }
 
-fn session_limits(limits: &Limits) -> SessionStart {
+fn session_limits(limits: &ConfiguredLimits) -> SessionStart {
     let number = |limit| number(limits, limit);
     SessionStart {
         first_request: number(Limit::FirstRequest),
@@ -198,7 +198,7 @@ fn session_limits(limits: &Limits) -> SessionStart {
     }
 }
 
-fn listen_limits(limits: &Limits) -> ListenLimits {
+fn listen_limits(limits: &ConfiguredLimits) -> ListenLimits {
     let number = |limit| number(limits, limit);
     let total = number(Limit::ConnectionsTotal);
     ListenLimits {
@@ -219,7 +219,7 @@ fn listen_limits(limits: &Limits) -> ListenLimits {
     }
 }
 
-fn rules(limits: &Limits) -> super::queue::Rules {
+fn rules(limits: &ConfiguredLimits) -> super::queue::Rules {
     super::queue::Rules {
         packs: limits.size(Limit::PacksTotal),
         pushes: limits.size(Limit::PushesTotal),
@@ -248,7 +248,7 @@ fn count(n: usize) -> u32 {
 }
 
 /// Bytes of memory for all packs and pushes.
-fn memory_total(limits: &Limits) -> u64 {
+fn memory_total(limits: &ConfiguredLimits) -> u64 {
     // Asked each time: a reload that brings `none` needs what was known before the sandbox.
     let machine = crate::os::memory::at_start();
     match limits.get(Limit::MemoryTotal) {
@@ -259,24 +259,24 @@ fn memory_total(limits: &Limits) -> u64 {
 
 /// Where a configuration wants to listen, and the line of each: control sockets come with those of
 /// clients.
-fn places(config: &Config) -> Vec<(Place, String)> {
-    let mut places: Vec<(Place, String)> = Vec::new();
+fn places(config: &Config) -> Vec<(ListenPlace, String)> {
+    let mut places: Vec<(ListenPlace, String)> = Vec::new();
     for listener in &config.listeners {
         let place = match &listener.address {
-            ListenAddress::Unix(path) => Place::Unix(path.into()),
-            ListenAddress::Git(ip, port) => Place::Tcp(SocketAddr::new(*ip, *port)),
+            ListenAddress::Unix(path) => ListenPlace::Unix(path.into()),
+            ListenAddress::Git(ip, port) => ListenPlace::Tcp(SocketAddr::new(*ip, *port)),
         };
         places.push((place, config.place(listener.at)));
     }
     // Without a unix socket of its own a daemon could not even be stopped.
     if !places.iter().any(|(place, _)| place.pool() == Pool::Unix) {
-        places.push((Place::Unix(model::DEFAULT_SOCKET.into()), "default".into()));
+        places.push((ListenPlace::Unix(model::DEFAULT_SOCKET.into()), "default".into()));
     }
-    let controls: Vec<(Place, String)> = places
+    let controls: Vec<(ListenPlace, String)> = places
         .iter()
         .filter_map(|(place, line)| match place {
-            Place::Unix(path) => Some((Place::Control(ask::control_of(path)), line.clone())),
-            Place::Control(_) | Place::Tcp(_) => None,
+            ListenPlace::Unix(path) => Some((ListenPlace::Control(ask::control_of(path)), line.clone())),
+            ListenPlace::Control(_) | ListenPlace::Tcp(_) => None,
         })
         .collect();
     places.extend(controls);

@@ -14,7 +14,7 @@ use libproto::message::parent::{
 };
 use libproto::names::escape;
 use libproto::states::Role;
-use libsandbox::{Access, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Access, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
@@ -24,10 +24,10 @@ use super::detach::{detach, ready};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
 use super::sd_notify::Manager;
-use super::session::table::Table;
+use super::session::table::SessionTable;
 use super::settings::Settings;
 use super::signals::catch_signals;
-use super::stderr::{Complaints, last_words};
+use super::stderr::{StderrPipes, last_words};
 use super::{Parent, same_build};
 use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::model::{self, Config, LogTo};
@@ -45,7 +45,7 @@ const SYSTEM_PATHS: [&str; 2] = ["/etc", "/usr/share/zoneinfo"];
 
 /// The command line.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct DaemonOptions {
     /// Stay in the foreground.
     pub foreground: bool,
     /// This is the process that has left the terminal.
@@ -80,7 +80,7 @@ impl From<String> for Failure {
 const UNUSABLE: u8 = 78;
 
 /// What the service manager passed; everything else that was open is closed.
-fn inherited(options: &Options) -> Result<Vec<Passed>, Failure> {
+fn inherited(options: &DaemonOptions) -> Result<Vec<Passed>, Failure> {
     let passed = if options.detached { 0 } else { passed_count() };
     // Whatever else the starter of this process had open is none of ours, nor of our children. A
     // daemon that has left its terminal was given one descriptor.
@@ -92,7 +92,7 @@ fn inherited(options: &Options) -> Result<Vec<Passed>, Failure> {
 }
 
 /// Starts the daemon and serves until it ends.
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &DaemonOptions) -> Result<(), Failure> {
     let passed = inherited(options)?;
     let mut starter = Starter::new().map_err(|e| format!("start: {e}"))?;
     if !options.foreground && !options.detached && !options.check {
@@ -155,7 +155,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     parent.serve().map_err(Failure::from)
 }
 
-fn open_log(config: &Config, options: &Options, verbose: bool) -> Log {
+fn open_log(config: &Config, options: &DaemonOptions, verbose: bool) -> Log {
     match config.log_to {
         LogTo::Stderr => Log::stderr(verbose),
         LogTo::Syslog => Log::syslog(verbose),
@@ -170,7 +170,7 @@ fn log_findings(
     sandbox: &[String],
     configuration: &[String],
     places: &[String],
-    options: &Options,
+    options: &DaemonOptions,
 ) {
     for warning in sandbox {
         log.line(Level::Warning, "sandbox", &[("warning", warning)]);
@@ -200,7 +200,7 @@ fn warn_of_descriptors(log: &mut Log, listening: &[(u64, Pool, OwnedFd)]) -> boo
 }
 
 /// The files that the command line names, as absolute paths.
-fn files(options: &Options) -> Result<LoadConfig, String> {
+fn files(options: &DaemonOptions) -> Result<LoadConfig, String> {
     let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
     let secrets = options.secrets.as_deref().map(absolute).transpose()?;
     Ok(LoadConfig {
@@ -313,7 +313,7 @@ fn drop_privilege(config: &Config) -> Result<(), String> {
 }
 
 /// The parent's own sandbox, which holds for all its children.
-fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result<(), String> {
+fn restrict(starter: &Starter, settings: &Settings, options: &DaemonOptions) -> Result<(), String> {
     libsandbox::harden_process("parent").map_err(|e| e.to_string())?;
     let mut named: Vec<(PathBuf, Access)> = libsandbox::loader_paths();
     named.extend(SYSTEM_PATHS.iter().map(|path| (PathBuf::from(path), Access::READ)));
@@ -336,7 +336,7 @@ fn restrict(starter: &Starter, settings: &Settings, options: &Options) -> Result
     libsandbox::enter(&Stage {
         promises: WORK,
         paths: Some(&visible),
-        limits: Limits::UNCHANGED,
+        limits: ResourceLimits::UNCHANGED,
         enforcement,
     })
     .map_err(|e| e.to_string())?;
@@ -360,10 +360,10 @@ fn connect_roles(
         starter.start(Role::Listen, &flags, &[]).map_err(|e| format!("listen: {e}"))?;
     tell_auth(&auth, config)?;
     tell_listen(&listen, &settings, &listening)?;
-    let mut complaints = Complaints::default();
-    complaints.watch(sockets.pid, Role::Sockets, &sockets.stderr);
-    complaints.watch(auth.pid, Role::Auth, &auth.stderr);
-    complaints.watch(listen.pid, Role::Listen, &listen.stderr);
+    let mut stderr_pipes = StderrPipes::default();
+    stderr_pipes.watch(sockets.pid, Role::Sockets, &sockets.stderr);
+    stderr_pipes.watch(auth.pid, Role::Auth, &auth.stderr);
+    stderr_pipes.watch(listen.pid, Role::Listen, &listen.stderr);
     Ok(Parent {
         starter,
         log,
@@ -375,8 +375,8 @@ fn connect_roles(
         listen_out: Outbox::default(),
         auth,
         auth_out: Outbox::default(),
-        complaints,
-        table: Table::default(),
+        stderr_pipes,
+        table: SessionTable::default(),
         started: Instant::now(),
         served: 0,
         metrics: Metrics::default(),
@@ -399,11 +399,11 @@ fn tell_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Resul
         AuthToParent::Hello(build) if same_build(&build) => {}
         _ => return Err("auth: another build".into()),
     }
-    let mut tell = |batch| -> Result<(), Untold> {
-        auth.channel.send(0, 0, &ParentToAuth::Config(batch)).map_err(|e| Untold(format!("auth: {e}")))
+    let mut tell = |batch| -> Result<(), StartupError> {
+        auth.channel.send(0, 0, &ParentToAuth::Config(batch)).map_err(|e| StartupError(format!("auth: {e}")))
     };
     send(config, Audience::Parent, &mut tell)
-        .map_err(|Untold(e)| format!("{e}{}", last_words(&auth.stderr)))?;
+        .map_err(|StartupError(e)| format!("{e}{}", last_words(&auth.stderr)))?;
     match greeting(auth)? {
         AuthToParent::Configured(()) => {}
         _ => return Err("auth: not configured".into()),
@@ -434,11 +434,11 @@ fn tell_listen(
 }
 
 /// Why `auth` could not be told the configuration.
-struct Untold(String);
+struct StartupError(String);
 
-impl From<libproto::codec::CodecError> for Untold {
-    fn from(e: libproto::codec::CodecError) -> Untold {
-        Untold(format!("auth: configuration: {e}"))
+impl From<libproto::codec::CodecError> for StartupError {
+    fn from(e: libproto::codec::CodecError) -> StartupError {
+        StartupError(format!("auth: configuration: {e}"))
     }
 }
 

@@ -13,7 +13,7 @@ const COMPLAINT_BYTES: usize = 16 * 1024;
 /// Lines that it may put there: each is longer in the log than it was.
 const COMPLAINT_LINES: usize = 100;
 
-struct Voice {
+struct StderrPipe {
     role: Role,
     fd: OwnedFd,
     rest: Vec<u8>,
@@ -24,34 +24,34 @@ struct Voice {
 
 /// The standard errors of all children: drained, bounded, escaped.
 #[derive(Default)]
-pub struct Complaints {
-    voices: HashMap<Pid, Voice>,
+pub struct StderrPipes {
+    pipes: HashMap<Pid, StderrPipe>,
 }
 
-impl Complaints {
+impl StderrPipes {
     /// Listens to a process. Its own descriptor stays with the child's record; this is a copy.
     pub fn watch(&mut self, pid: Pid, role: Role, stderr: &OwnedFd) {
         if let Ok(fd) = stderr.try_clone() {
             let (left, lines) = (COMPLAINT_BYTES, COMPLAINT_LINES);
-            self.voices.insert(pid, Voice { role, fd, rest: Vec::new(), left, lines, dropped: 0 });
+            self.pipes.insert(pid, StderrPipe { role, fd, rest: Vec::new(), left, lines, dropped: 0 });
         }
     }
 
     /// Descriptors to poll.
     pub fn iter(&self) -> impl Iterator<Item = (Pid, BorrowedFd<'_>)> {
-        self.voices.iter().map(|(pid, voice)| (*pid, voice.fd.as_fd()))
+        self.pipes.iter().map(|(pid, pipe)| (*pid, pipe.fd.as_fd()))
     }
 
     /// Reads what a process wrote.
     pub fn read(&mut self, pid: Pid, log: &mut Log) {
-        let Some(voice) = self.voices.get_mut(&pid) else { return };
+        let Some(pipe) = self.pipes.get_mut(&pid) else { return };
         let mut buffer = [0; 4096];
-        match nix::unistd::read(&voice.fd, &mut buffer) {
+        match nix::unistd::read(&pipe.fd, &mut buffer) {
             Ok(0) => {
-                voice.say(pid, log, true);
-                self.voices.remove(&pid);
+                pipe.say(pid, log, true);
+                self.pipes.remove(&pid);
             }
-            Ok(n) => voice.hear(&buffer[..n], pid, log),
+            Ok(n) => pipe.hear(&buffer[..n], pid, log),
             Err(_) => {}
         }
     }
@@ -59,22 +59,22 @@ impl Complaints {
     /// The process was reaped: what is left in its pipe, then no more.
     pub fn end(&mut self, pid: Pid, log: &mut Log) {
         for _ in 0..32 {
-            if !self.voices.contains_key(&pid) {
+            if !self.pipes.contains_key(&pid) {
                 return;
             }
-            let before = self.voices.get(&pid).map(|v| v.left + v.rest.len());
+            let before = self.pipes.get(&pid).map(|v| v.left + v.rest.len());
             self.read(pid, log);
-            if before == self.voices.get(&pid).map(|v| v.left + v.rest.len()) {
+            if before == self.pipes.get(&pid).map(|v| v.left + v.rest.len()) {
                 break;
             }
         }
-        if let Some(mut voice) = self.voices.remove(&pid) {
-            voice.say(pid, log, true);
+        if let Some(mut pipe) = self.pipes.remove(&pid) {
+            pipe.say(pid, log, true);
         }
     }
 }
 
-impl Voice {
+impl StderrPipe {
     fn hear(&mut self, bytes: &[u8], pid: Pid, log: &mut Log) {
         let taken = bytes.len().min(self.left);
         self.left -= taken;
@@ -134,9 +134,15 @@ mod tests {
     #[test]
     fn lines_of_standard_error_are_counted_and_not_only_their_bytes() {
         let (_read, write) = nix::unistd::pipe().expect("a pipe");
-        let mut voice =
-            Voice { role: Role::Session, fd: write, rest: Vec::new(), left: 16_000, lines: 3, dropped: 0 };
-        voice.hear(&b"xy\n".repeat(100), Pid::from_raw(1), &mut Log::stderr(false));
-        assert_eq!((voice.lines, voice.dropped), (0, 97 * 2));
+        let mut pipe = StderrPipe {
+            role: Role::Session,
+            fd: write,
+            rest: Vec::new(),
+            left: 16_000,
+            lines: 3,
+            dropped: 0,
+        };
+        pipe.hear(&b"xy\n".repeat(100), Pid::from_raw(1), &mut Log::stderr(false));
+        assert_eq!((pipe.lines, pipe.dropped), (0, 97 * 2));
     }
 }

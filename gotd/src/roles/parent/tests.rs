@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 
 use super::queue::{Turn, Work};
-use super::session::phase::{Connection, Place};
+use super::session::phase::{Connection, RepoLocation};
 use super::session::{Ending, Process, Session};
 use super::settings::Settings;
 use super::*;
@@ -62,8 +62,8 @@ fn parent() -> (Parent, Forged) {
         listen_out: Outbox::default(),
         auth,
         auth_out: Outbox::default(),
-        complaints: Complaints::default(),
-        table: Table::default(),
+        stderr_pipes: StderrPipes::default(),
+        table: SessionTable::default(),
         started: Instant::now(),
         served: 0,
         metrics: Metrics::default(),
@@ -178,9 +178,9 @@ fn references(parent: &mut Parent, number: u64) -> Option<u32> {
 }
 
 /// A repository that was found and opened.
-fn open() -> Place {
+fn open() -> RepoLocation {
     let at = FoundAt { path: b"/srv/git/demo.git".to_vec(), directories: vec![] };
-    Place::Open(at, Opened { device: 1, inode: 2, hash: HashKind::Sha1 })
+    RepoLocation::Open(at, Opened { device: 1, inode: 2, hash: HashKind::Sha1 })
 }
 
 /// The processes of a test end with it.
@@ -273,7 +273,7 @@ fn a_pool_stays_as_long_as_there_is_a_listener_for_it() {
         assert!(parent.on_listen(PollFlags::POLLIN).is_none());
     };
     let address = "127.0.0.1:9418".parse().expect("an address");
-    parent.listeners.add(listen_place::Place::Tcp(address), listeners::Origin::Sockets(None));
+    parent.listeners.add(listen_place::ListenPlace::Tcp(address), listeners::Origin::Sockets(None));
     deserted(&mut parent);
     assert!(has_git(&parent));
     parent.listeners = Listeners::default();
@@ -430,7 +430,7 @@ fn a_session_that_was_killed_and_does_not_end_counts_for_its_user_and_keeps_no_t
     turn.begin();
     grant.turn = Some(turn);
     session.session = Process::Ended(Ending::Signal(9));
-    let holds = |parent: &Parent| (parent.jobs().len(), parent.table.reserved());
+    let holds = |parent: &Parent| (parent.contenders().len(), parent.table.reserved());
     assert_eq!((parent.table.of_identity("user:root"), holds(&parent)), (1, (1, 5)));
     parent.end_session(forged.number, "for the test");
     assert_eq!(holds(&parent), (1, 5), "it may still compute");

@@ -7,9 +7,9 @@ use libproto::message::parent::{PackWait, ParentToRepo, ParentToVerify, Peer, Po
 use libproto::refusal::Refusal;
 
 use super::Parent;
-use super::queue::{self, Job, Rules, Stage, Turn, Wait, Whose, Work};
+use super::queue::{self, Contender, Party, Rules, Stage, Turn, Wait, Work};
 use super::session::Session;
-use super::session::table::Table;
+use super::session::table::SessionTable;
 use super::verify::Verify;
 use crate::conf::limits::Limit;
 use crate::os::log::Level;
@@ -29,7 +29,7 @@ pub struct Counts {
 }
 
 /// Packs for git:// clients.
-pub fn git_packs(table: &Table) -> Counts {
+pub fn git_packs(table: &SessionTable) -> Counts {
     count(table.iter().filter(|s| matches!(s.peer(), Some(Peer::Tcp { .. }))), Work::Pack)
 }
 
@@ -63,8 +63,8 @@ impl Parent {
             _ => return self.end_session(number, "repository: asked for a turn where it may not"),
         }
         self.give_turns();
-        let jobs = self.jobs();
-        if let Some(late) = queue::gives_way(&jobs, number, self.settings.turns.queue) {
+        let contenders = self.contenders();
+        if let Some(late) = queue::gives_way(&contenders, number, self.settings.turns.queue) {
             let limit = Limit::PacksQueue;
             let most = self.settings.turns.queue;
             self.refuse_turn(late, &format!("too many packs wait to be made: at most {most}"), limit);
@@ -121,12 +121,12 @@ impl Parent {
             return;
         }
         loop {
-            let jobs = self.jobs();
-            let Some(job) = queue::next(&jobs, self.rules(), &self.turns) else { return };
-            let (number, whose, work) = (job.number, job.whose.clone(), job.turn.work);
+            let contenders = self.contenders();
+            let Some(contender) = queue::next(&contenders, self.rules(), &self.turns) else { return };
+            let (number, party, work) = (contender.number, contender.party.clone(), contender.turn.work);
             let Some(turn) = self.table.get(number).and_then(Session::turn_mut) else { return };
             turn.begin();
-            queue::remember(&mut self.turns, whose);
+            queue::remember(&mut self.turns, party);
             match work {
                 Work::Pack => self.tell_repo(number, &ParentToRepo::Pack(())),
                 Work::Push => self.tell_job::<Verify>(number, &ParentToVerify::Turn(())),
@@ -149,25 +149,27 @@ impl Parent {
         }
         // The configuration may be another one by now.
         self.give_turns();
-        let (jobs, rules) = (self.jobs(), self.rules());
+        let (contenders, rules) = (self.contenders(), self.rules());
         let longest = rules.longest;
-        let late = |job: &&Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= longest);
-        for job in jobs.iter().filter(late) {
+        let late = |contender: &&Contender| {
+            contender.turn.wait().is_some_and(|wait| wait.since.elapsed() >= longest)
+        };
+        for contender in contenders.iter().filter(late) {
             let seconds = longest.as_secs();
-            match (queue::blocked(&jobs, job, rules), job.turn) {
+            match (queue::blocked(&contenders, contender, rules), contender.turn) {
                 (Some(Limit::MemoryTotal), _) => {
                     let text = format!("no memory within {seconds} seconds");
-                    self.refuse_turn(job.number, &text, Limit::MemoryTotal);
+                    self.refuse_turn(contender.number, &text, Limit::MemoryTotal);
                 }
                 // What has begun goes on, and a push waits as long as it takes.
                 (_, Turn { work: Work::Pack, begun: None, .. }) => {
                     let text = format!("no turn to make a pack within {seconds} seconds");
-                    self.refuse_turn(job.number, &text, Limit::PacksQueueTimeout);
+                    self.refuse_turn(contender.number, &text, Limit::PacksQueueTimeout);
                 }
                 _ => {}
             }
         }
-        if let Some(slow) = queue::evicted(&jobs, rules) {
+        if let Some(slow) = queue::evicted(&contenders, rules) {
             let held = slow.turn.held >> 20;
             let what = match slow.turn.work {
                 Work::Pack => "a pack that is not taken",
@@ -179,8 +181,8 @@ impl Parent {
         self.tell_waiting();
     }
 
-    pub(super) fn jobs(&self) -> Vec<Job> {
-        self.table.iter().filter_map(job).collect()
+    pub(super) fn contenders(&self) -> Vec<Contender> {
+        self.table.iter().filter_map(contender).collect()
     }
 
     fn rules(&self) -> Rules {
@@ -201,30 +203,32 @@ impl Parent {
     /// Tells the clients that wait why they do, at once and when it has changed. The first time is
     /// a line of the log.
     fn tell_waiting(&mut self) {
-        let jobs = self.jobs();
+        let contenders = self.contenders();
         let rules = self.rules();
-        for job in &jobs {
+        for contender in &contenders {
             // A client whose pack has begun is told nothing: the line would come in the middle of an
             // answer.
-            let Some(wait) = job.turn.wait().filter(|_| job.turn.begun.is_none()) else { continue };
-            let Some(limit) = queue::blocked(&jobs, job, rules) else { continue };
-            let ours = |other: &&Job| {
-                other.turn.work == job.turn.work
+            let Some(wait) = contender.turn.wait().filter(|_| contender.turn.begun.is_none()) else {
+                continue;
+            };
+            let Some(limit) = queue::blocked(&contenders, contender, rules) else { continue };
+            let ours = |other: &&Contender| {
+                other.turn.work == contender.turn.work
                     && (matches!(limit, Limit::PacksTotal | Limit::PushesTotal | Limit::MemoryTotal)
-                        || other.repository == job.repository)
+                        || other.repository == contender.repository)
             };
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            let running = |other: &&Job| match limit {
+            let running = |other: &&Contender| match limit {
                 Limit::MemoryTotal => other.turn.held > 0,
                 _ => other.turn.stage == Stage::Running,
             };
-            let made = count(jobs.iter().filter(ours).filter(running).count());
-            let waiting = jobs.iter().filter(ours).filter(|other| other.turn.wait().is_some()).count();
+            let made = count(contenders.iter().filter(ours).filter(running).count());
+            let waiting = contenders.iter().filter(ours).filter(|other| other.turn.wait().is_some()).count();
             let others = count(waiting.saturating_sub(1));
             let news = wait.told.is_none_or(|(before, beside, at)| {
                 (before, beside) != (made, others) && at.elapsed() >= TELL
             });
-            let Some(session) = self.table.get(job.number).filter(|_| news) else { continue };
+            let Some(session) = self.table.get(contender.number).filter(|_| news) else { continue };
             // Once for each session: a process that asks again and again fills no log.
             let Some(grant) = session.grant_mut() else { continue };
             let first = !std::mem::replace(&mut grant.wait_logged, true);
@@ -236,26 +240,26 @@ impl Parent {
             if first {
                 let who = grant.permit.identity.clone();
                 let fields: [(&str, &dyn std::fmt::Display); 5] = [
-                    ("number", &job.number),
+                    ("number", &contender.number),
                     ("who", &who),
                     ("made", &made),
                     ("waiting", &others),
                     ("limit", &directive),
                 ];
-                let event = if job.turn.work == Work::Pack { "pack waits" } else { "push waits" };
+                let event = if contender.turn.work == Work::Pack { "pack waits" } else { "push waits" };
                 self.log.line(Level::Info, event, &fields);
                 self.metrics.limit(Some(limit), 1);
             }
             let wait = PackWait { made, others, limit: directive };
-            match job.turn.work {
-                Work::Pack => self.tell_repo(job.number, &ParentToRepo::Waits(wait)),
-                Work::Push => self.tell_job::<Verify>(job.number, &ParentToVerify::Waits(wait)),
+            match contender.turn.work {
+                Work::Pack => self.tell_repo(contender.number, &ParentToRepo::Waits(wait)),
+                Work::Push => self.tell_job::<Verify>(contender.number, &ParentToVerify::Waits(wait)),
             }
         }
     }
 }
 
-impl Table {
+impl SessionTable {
     /// Turns of one kind of work.
     pub(super) fn turns(&self, work: Work) -> Counts {
         count(self.iter(), work)
@@ -269,19 +273,19 @@ impl Table {
     }
 }
 
-fn job(session: &Session) -> Option<Job> {
+fn contender(session: &Session) -> Option<Contender> {
     let grant = session.grant()?;
     let turn = grant.turn?;
     session.repo.running().filter(|_| !session.is_given_up(Instant::now()))?;
     let (opened, permit) = (grant.opened()?, &grant.permit);
-    let whose = match session.peer()? {
-        Peer::Tcp { address, .. } => Whose::Address(*address),
-        Peer::Unix { .. } => Whose::User(permit.counted.clone()),
+    let party = match session.peer()? {
+        Peer::Tcp { address, .. } => Party::Address(*address),
+        Peer::Unix { .. } => Party::User(permit.counted.clone()),
     };
     let most = match turn.work {
         Work::Pack => permit.packs,
         Work::Push => permit.pushes,
     };
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    Some(Job { number: session.number, whose, repository: (opened.device, opened.inode), most, turn })
+    Some(Contender { number: session.number, party, repository: (opened.device, opened.inode), most, turn })
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use libproto::message::parent::{
     ParentToRepo, ParentToVerify, VerifyStart, VerifyToParent, VerifyToParentKind,
 };
-use libproto::states::{JobState, Role, Table, VERIFY_TO_PARENT};
+use libproto::states::{JobState, Role, StateTable, VERIFY_TO_PARENT};
 
 use super::Parent;
-use super::job::{Heard, JobOf, JobRole};
+use super::job::{JobOf, JobReply, JobRole};
 use super::queue::Work;
-use super::session::phase::{Grant, Place};
+use super::session::phase::{Grant, RepoLocation};
 use super::session::{Ending, Process, Session};
 
 /// Role `verify`. Its limits are its session's: it has no time of its own.
@@ -22,7 +22,7 @@ impl JobRole for Verify {
     type Tells = ParentToVerify;
     type Says = VerifyToParent;
     const ROLE: Role = Role::Verify;
-    const TABLE: &'static Table<JobState, VerifyToParentKind> = VERIFY_TO_PARENT;
+    const TABLE: &'static StateTable<JobState, VerifyToParentKind> = VERIFY_TO_PARENT;
     const PATIENCE: Option<Duration> = None;
 
     fn of(session: &Session) -> Option<&JobOf<Verify>> {
@@ -33,19 +33,19 @@ impl JobRole for Verify {
         session.grant_mut()?.verify.as_mut().and_then(Process::running_mut)
     }
 
-    fn says(parent: &mut Parent, number: u64, message: VerifyToParent) -> Heard {
+    fn says(parent: &mut Parent, number: u64, message: VerifyToParent) -> JobReply {
         match message {
-            VerifyToParent::Hello(build) => return Heard::Greeting(build),
+            VerifyToParent::Hello(build) => return JobReply::Greeting(build),
             VerifyToParent::NeedTurn(memory) => parent.need_turn(number, Work::Push, memory),
             VerifyToParent::Stalled(memory) => parent.turn_stalled(number, memory),
             VerifyToParent::Finished(refusal) => {
                 if let Some(grant) = parent.table.get(number).and_then(Session::grant_mut) {
                     grant.verify_refusal = Some(refusal);
                 }
-                return Heard::Last;
+                return JobReply::Last;
             }
         }
-        Heard::More
+        JobReply::More
     }
 
     fn ended(parent: &mut Parent, number: u64, ending: Ending) {
@@ -65,7 +65,7 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         let ends = session.verify_ends.take();
         let pushing = session.grant().filter(|_| session.is_pushing());
-        let (Some(Grant { permit, borrowing, place: Place::Open(at, found), .. }), Some(ends)) =
+        let (Some(Grant { permit, borrowing, place: RepoLocation::Open(at, found), .. }), Some(ends)) =
             (pushing, ends)
         else {
             return self.end_session(number, "repository: asked for verify where none belongs");

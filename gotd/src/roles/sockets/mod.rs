@@ -30,7 +30,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libproto::channel::send_record_with_fds;
-use libsandbox::{Access, Enforcement, Limits, Promise, Promises, Stage, Visible};
+use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::sys::socket::{
@@ -60,23 +60,23 @@ const LOW_PORTS: u64 = 1 << 10;
 const ANY_DIRECTORY: u64 = 1 << 1;
 
 /// What may be bound. It has its full size from the start.
-pub struct Table {
+pub struct BindTable {
     /// Those of the paths of the start, in their order, each opened once, with its name.
     directories: Vec<(OwnedFd, PathBuf)>,
-    places: [Place; MOST],
+    places: [SocketPath; MOST],
     /// TCP addresses with a low port.
     low: Vec<SocketAddr>,
 }
 
 /// A unix socket: its directory's number and the name in it, empty when nothing has this place.
 #[derive(Clone, Copy)]
-struct Place {
+struct SocketPath {
     directory: usize,
     name: [u8; NAME_LEN],
     bound: bool,
 }
 
-const NOTHING: Place = Place { directory: 0, name: [0; NAME_LEN], bound: false };
+const NOTHING: SocketPath = SocketPath { directory: 0, name: [0; NAME_LEN], bound: false };
 
 /// A socket, nothing, or the call that failed (an index of [`CALLS`](ask::CALLS)) and its errno.
 type Answer = Result<Option<OwnedFd>, (u8, Errno)>;
@@ -84,7 +84,7 @@ type Answer = Result<Option<OwnedFd>, (u8, Errno)>;
 /// Runs the role. `words`: absolute paths of unix sockets, and each TCP address with a low port as
 /// `ADDRESS:PORT`.
 pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Result<(), String> {
-    let mut table = Table::open(words)?;
+    let mut table = BindTable::open(words)?;
     let foreign = !table.directories.iter().all(|(directory, _)| system::may_write(directory.as_fd()));
     let keep = if table.low.is_empty() { 0 } else { LOW_PORTS } | if foreign { ANY_DIRECTORY } else { 0 };
     system::keep_capabilities(keep).map_err(|e| format!("capabilities: {e}"))?;
@@ -92,7 +92,8 @@ pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Resul
         table.directories.iter().map(|(fd, name)| Visible::opened(fd.as_fd(), name, Access::SOCKET));
     let visible: Vec<Visible<'_>> = visible.collect();
     umask(FOR_ALL);
-    let stage = Stage { promises: WORK, paths: Some(&visible), limits: Limits::UNCHANGED, enforcement };
+    let stage =
+        Stage { promises: WORK, paths: Some(&visible), limits: ResourceLimits::UNCHANGED, enforcement };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     serve(parent.as_fd(), &mut table);
     Ok(())
@@ -100,7 +101,7 @@ pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Resul
 
 /// Answers requests until the parent says so, is gone, or talks nonsense; then unlinks what is
 /// bound.
-pub fn serve(parent: BorrowedFd<'_>, table: &mut Table) {
+pub fn serve(parent: BorrowedFd<'_>, table: &mut BindTable) {
     let mut request = [0; NEW_LEN + 1];
     loop {
         let request = match recv(parent.as_raw_fd(), &mut request, MsgFlags::empty()) {
@@ -131,10 +132,10 @@ pub fn serve(parent: BorrowedFd<'_>, table: &mut Table) {
     }
 }
 
-impl Table {
+impl BindTable {
     /// Opens the directories of the paths.
-    pub fn open(words: &[String]) -> Result<Table, String> {
-        let mut table = Table { directories: Vec::new(), places: [NOTHING; MOST], low: Vec::new() };
+    pub fn open(words: &[String]) -> Result<BindTable, String> {
+        let mut table = BindTable { directories: Vec::new(), places: [NOTHING; MOST], low: Vec::new() };
         for word in words {
             if !word.starts_with('/') {
                 table.low.push(word.parse().map_err(|_| format!("{word}: neither a path nor an address"))?);
@@ -157,7 +158,7 @@ impl Table {
 
     /// `None`, here and below: nonsense.
     fn bind_listed(&mut self, number: u8, replace: bool) -> Option<Answer> {
-        let listed = |place: &&mut Place| !place.bound && place.name[0] != 0;
+        let listed = |place: &&mut SocketPath| !place.bound && place.name[0] != 0;
         let place = self.places.get_mut(usize::from(number)).filter(listed)?;
         let answer = create(&self.directories[place.directory].0, place.name(), replace);
         place.bound = answer.is_ok();
@@ -165,7 +166,7 @@ impl Table {
     }
 
     fn bind_new(&mut self, number: u8, like: u8, name: &[u8]) -> Option<Answer> {
-        let new = Place { directory: like.into(), name: name.try_into().ok()?, bound: true };
+        let new = SocketPath { directory: like.into(), name: name.try_into().ok()?, bound: true };
         let (name, rest) = name.split_at(name.iter().position(|byte| *byte == 0)?);
         if name.is_empty() || name.contains(&b'/') || rest.iter().any(|byte| *byte != 0) {
             return None;
@@ -186,7 +187,7 @@ impl Table {
     }
 }
 
-impl Place {
+impl SocketPath {
     fn name(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.name).unwrap_or_default()
     }

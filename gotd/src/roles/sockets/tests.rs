@@ -15,7 +15,7 @@ fn served(test: impl FnOnce(BorrowedFd<'_>, &Path)) {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let words = [path.display().to_string(), "127.0.0.1:999".to_owned()];
-    let mut table = Table::open(&words).expect("opens");
+    let mut table = BindTable::open(&words).expect("opens");
     let role = std::thread::spawn(move || serve(theirs.as_fd(), &mut table));
     test(ours.as_fd(), &path);
     drop(ours);

@@ -34,7 +34,7 @@ use librepo::reader::Reader;
 use librepo::receive::check::{Message, Policy};
 use librepo::receive::connectivity::Shallow;
 use librepo::receive::{
-    self, Command, Facts, Had, Indexed, Limits, Options, Progress, Stage as Step, Ticker,
+    self, Facts, Had, IndexOptions, Indexed, Progress, ReceiveLimits, RefChange, Stage as Step, Ticker,
 };
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
@@ -44,7 +44,7 @@ use crate::os::system;
 use crate::os::to_parent::say;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::repo::borrowing;
-use crate::repo::find::{self, Found};
+use crate::repo::find::{self, FoundRepository};
 use crate::repo::hidden::Hidden;
 use crate::repo::opened;
 use crate::session::pipes::Input;
@@ -74,7 +74,7 @@ struct Task {
     task: VerifyTask,
     pack: File,
     idx: File,
-    commands: Vec<Command>,
+    commands: Vec<RefChange>,
     shallow: IdSet,
 }
 
@@ -93,10 +93,10 @@ pub fn run(
     let found = find(&start)?;
     let alternates = borrowing::from_list(&start.lent, &found)?;
     let withheld = alternates.withheld();
-    let limits = libsandbox::Limits {
+    let limits = libsandbox::ResourceLimits {
         data: Some(start.memory),
         fsize: Some(start.file_size),
-        ..libsandbox::Limits::UNCHANGED
+        ..libsandbox::ResourceLimits::UNCHANGED
     };
     opened::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let repository = opened::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
@@ -108,7 +108,8 @@ pub fn run(
     } else {
         None
     };
-    let stage = Stage { promises: WORK, paths: None, limits: libsandbox::Limits::UNCHANGED, enforcement };
+    let stage =
+        Stage { promises: WORK, paths: None, limits: libsandbox::ResourceLimits::UNCHANGED, enforcement };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("verify", WORK);
@@ -135,7 +136,7 @@ pub fn run(
 }
 
 /// The repository of the start message, if it is still the one that `repo_write` found.
-fn find(start: &VerifyStart) -> Result<Found, String> {
+fn find(start: &VerifyStart) -> Result<FoundRepository, String> {
     let found = find::find(&start.repository).map_err(|error| find::why_absent(error, "repository: gone"))?;
     let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| format!("repository: {e}"))?;
     let same = (stat.st_dev, stat.st_ino) == (start.found.device, start.found.inode);
@@ -160,7 +161,7 @@ fn task(writer: &Writer) -> Result<(Task, OwnedFd), String> {
         match writer.recv().map_err(text)?.message {
             WriterToVerify::Commands(batch) => {
                 for (old, new) in batch {
-                    whole.commands.push(Command { old, new });
+                    whole.commands.push(RefChange { old, new });
                 }
             }
             WriterToVerify::Shallows(batch) => {
@@ -181,7 +182,7 @@ fn await_input(session: &Session) -> Result<(), String> {
 }
 
 /// Tells the session how far the work is, feeds the watchdog, and looks at the disk.
-struct Teller<'a> {
+struct ProgressReporter<'a> {
     session: &'a Session,
     turn: &'a PushTurn<'a>,
     pack: &'a File,
@@ -189,7 +190,7 @@ struct Teller<'a> {
     told: Instant,
 }
 
-impl Teller<'_> {
+impl ProgressReporter<'_> {
     fn tick(&mut self, progress: &Progress) -> std::io::Result<()> {
         watchdog::worked();
         let now = Instant::now();
@@ -221,16 +222,21 @@ fn work(
     turn: &PushTurn<'_>,
 ) -> Result<(), Error> {
     let hash = repository.hash();
-    let mut teller =
-        Teller { session, turn, pack: &task.pack, reserve: task.task.disk_reserve, told: Instant::now() };
+    let mut teller = ProgressReporter {
+        session,
+        turn,
+        pack: &task.pack,
+        reserve: task.task.disk_reserve,
+        told: Instant::now(),
+    };
     let mut callback = |progress: &Progress| teller.tick(progress);
     let mut ticker = Ticker::new(&mut callback);
-    let options = Options {
+    let options = IndexOptions {
         limits: limits(&task.task),
         policy: policy(&task.task),
         threads: threads.into(),
         blob_limit: task.task.blob_bytes,
-        ..Options::default()
+        ..IndexOptions::default()
     };
     let hidden = Hidden(&task.task.hidden);
     let visible = match hidden.is_empty() {
@@ -321,9 +327,9 @@ fn command_facts(facts: &Facts, withheld: Option<Withheld>) -> CommandFacts {
     }
 }
 
-fn limits(task: &VerifyTask) -> Limits {
-    let default = Limits::default();
-    Limits {
+fn limits(task: &VerifyTask) -> ReceiveLimits {
+    let default = ReceiveLimits::default();
+    ReceiveLimits {
         pack_bytes: task.pack_bytes,
         objects: task.objects,
         blob_bytes: task.object_bytes,

@@ -2,13 +2,13 @@
 //! Request"), handed on to `repo_write` in batches as they come.
 
 use libgit::{HashKind, ObjectId, RefName};
-use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, Command as Batched, SessionToWriter};
+use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, RefCommand, SessionToWriter};
 use libproto::message::repo::BATCH_IDS;
 use libproto::names::escape;
 use libproto::pktline::Packet;
 use libproto::refusal::Refusal;
-use libproto::request::push::{self, Capabilities, Command, Line, Target};
-use libproto::request::{Counter, Limits};
+use libproto::request::push::{self, Capabilities, Line, PushCommand, Target};
+use libproto::request::{Counter, RequestLimits};
 use libproto::wire_error::WireError;
 
 use super::writer::{Taken, Writer};
@@ -21,7 +21,7 @@ const OPTIONS_LOG_MAX: usize = 8 * 1024;
 
 /// A command, as far as the report needs it.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct ReportedCommand {
     /// The name as the report says it.
     pub name: Box<[u8]>,
     /// `repo_write` was not asked, because no reference can have this name.
@@ -30,12 +30,12 @@ pub(super) struct Asked {
 
 /// A whole request.
 #[derive(Debug, Default)]
-pub(super) struct Request {
+pub(super) struct PushRequest {
     /// What the client chose.
     pub caps: Capabilities,
     /// All commands in the client's order.
-    pub commands: Vec<Asked>,
-    /// How many of them are [`Asked::funny`].
+    pub commands: Vec<ReportedCommand>,
+    /// How many of them are [`ReportedCommand::funny`].
     pub funny: usize,
     /// A pack follows.
     pub pack: bool,
@@ -47,7 +47,7 @@ pub(super) struct Request {
     pub broken: Option<Refusal>,
 }
 
-impl Request {
+impl PushRequest {
     /// Whether `repo_write` takes part no more.
     pub(super) fn is_over(&self) -> bool {
         self.refused.is_some() || self.broken.is_some()
@@ -64,10 +64,10 @@ pub(super) struct Reader<'w, 'a> {
     options: Counter,
     /// Bytes of names, which are kept for the report, and of options, and how many there may be.
     bytes: (u64, u64),
-    batch: Vec<Batched>,
+    batch: Vec<RefCommand>,
     batch_bytes: usize,
     shallow_batch: Vec<ObjectId>,
-    request: Request,
+    request: PushRequest,
     /// The client named its capabilities, and a side band is among them.
     side_band: bool,
 }
@@ -77,7 +77,7 @@ impl<'w, 'a> Reader<'w, 'a> {
         wire: &'w mut Wire<'a>,
         writer: &'w Writer<'w>,
         hash: HashKind,
-        limits: &Limits,
+        limits: &RequestLimits,
     ) -> Reader<'w, 'a> {
         Reader {
             wire,
@@ -90,13 +90,13 @@ impl<'w, 'a> Reader<'w, 'a> {
             batch: Vec::new(),
             batch_bytes: 0,
             shallow_batch: Vec::new(),
-            request: Request::default(),
+            request: PushRequest::default(),
             side_band: false,
         }
     }
 
     /// What was read, and whether the client expects side bands, also after an error.
-    pub(super) fn finish(self) -> (Request, bool) {
+    pub(super) fn finish(self) -> (PushRequest, bool) {
         (self.request, self.side_band)
     }
 
@@ -151,14 +151,14 @@ impl<'w, 'a> Reader<'w, 'a> {
         Ok(true)
     }
 
-    fn command(&mut self, command: Command) -> Result<(), TalkError> {
+    fn command(&mut self, command: PushCommand) -> Result<(), TalkError> {
         self.request.pack |= !command.new.is_null();
         let (name, funny) = match &command.target {
             Target::Ref(name) => (name.as_bytes(), false),
             Target::Bad(name) => (name.as_bytes(), true),
         };
         let length = name.len();
-        self.request.commands.push(Asked { name: name.into(), funny });
+        self.request.commands.push(ReportedCommand { name: name.into(), funny });
         count_bytes(&mut self.bytes, length)?;
         match command.target {
             Target::Ref(name) => self.batch(command.old, command.new, name),
@@ -169,7 +169,7 @@ impl<'w, 'a> Reader<'w, 'a> {
 
     fn batch(&mut self, old: ObjectId, new: ObjectId, name: RefName) {
         self.batch_bytes += name.as_bytes().len();
-        self.batch.push(Batched { old, new, name });
+        self.batch.push(RefCommand { old, new, name });
         if self.batch.len() >= BATCH_COMMANDS || self.batch_bytes >= BATCH_NAME_BYTES {
             self.hand_on_commands();
         }

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::VerifyLink;
-use super::commands::Request;
+use super::commands::PushRequest;
 use super::farewell::{ROOM, timeout};
 use super::one_line::one_line;
 use super::writer::{self, Writer};
@@ -53,7 +53,7 @@ pub(super) struct Outcome {
 /// Lets the push be done, and waits until it is.
 pub(super) fn run(
     talk: &mut Conversation,
-    request: &Request,
+    request: &PushRequest,
     writer: &Writer<'_>,
     verify: &VerifyLink,
     begins: &dyn Fn(u32),
@@ -97,7 +97,7 @@ impl Outcome {
 struct Work<'a> {
     input: &'a mut Input,
     screen: Screen<'a>,
-    request: &'a Request,
+    request: &'a PushRequest,
     writer: &'a Writer<'a>,
     verify: &'a VerifyLink,
     outcome: Outcome,
@@ -243,7 +243,7 @@ struct Screen<'a> {
 }
 
 impl<'a> Screen<'a> {
-    fn new(output: &'a mut Output, request: &Request) -> Screen<'a> {
+    fn new(output: &'a mut Output, request: &PushRequest) -> Screen<'a> {
         Screen {
             output,
             open: request.caps.side_band,
@@ -268,7 +268,7 @@ impl<'a> Screen<'a> {
     }
 
     /// Tells what C git tells of names that no reference can have.
-    fn funny(&mut self, request: &Request) {
+    fn funny(&mut self, request: &PushRequest) {
         for asked in request.commands.iter().filter(|asked| asked.funny).take(FUNNY_TOLD) {
             let name = String::from_utf8_lossy(&asked.name);
             self.say(&format!("error: refusing to update funny ref '{name}' remotely\n"));

@@ -27,12 +27,12 @@ use libproto::channel::Channel;
 use libproto::message::push::{SessionToVerify, SessionToWriter, VerifyToSession, WriterToSession};
 use libproto::pktline::{self, Band, FLUSH};
 use libproto::refusal::Refusal;
-use libproto::request::Limits;
+use libproto::request::RequestLimits;
 
 use crate::os::watchdog::{self, Phase};
 use crate::session::conversation::{Conversation, Failure};
 use crate::session::packets::{TalkError, Wire};
-use commands::{Reader, Request};
+use commands::{PushRequest, Reader};
 use indexing::Outcome;
 use report::Report;
 use writer::Writer;
@@ -61,11 +61,11 @@ pub fn serve(
 ) -> Result<(), Failure> {
     let hash = talk.grant.hash;
     let writer = Writer::new(writer);
-    let limits = Limits {
+    let limits = RequestLimits {
         shallows: talk.limits.shallows.into(),
         commands: talk.limits.commands.into(),
         command_bytes: talk.limits.command_bytes,
-        ..Limits::default()
+        ..RequestLimits::default()
     };
     let mut wire = Wire::exact(&mut talk.input, &mut talk.output);
     let advertised = advertise(&mut wire, &writer, hash, talk.protocol == 1);
@@ -148,7 +148,7 @@ fn refuse(talk: &mut Conversation, side_band: bool, refusal: Refusal) -> Failure
 }
 
 /// Reports what became of the push.
-fn answer(talk: &mut Conversation, request: Request, outcome: Outcome) -> Result<(), Failure> {
+fn answer(talk: &mut Conversation, request: PushRequest, outcome: Outcome) -> Result<(), Failure> {
     let drain = request.pack && !outcome.input_ended;
     let report = Report::new(request, outcome);
     let aside = report.aside();

@@ -3,7 +3,7 @@
 use libproto::pktline::{self, BAND_MAX, Band, FLUSH};
 use libproto::refusal::Refusal;
 
-use super::commands::{Asked, Request};
+use super::commands::{PushRequest, ReportedCommand};
 use super::indexing::Outcome;
 use super::one_line::one_line;
 
@@ -14,17 +14,17 @@ const GOT: &str = "got/";
 
 /// What became of a push, command by command.
 pub(super) struct Report {
-    request: Request,
+    request: PushRequest,
     outcome: Outcome,
 }
 
 impl Report {
-    pub(super) fn new(request: Request, outcome: Outcome) -> Report {
+    pub(super) fn new(request: PushRequest, outcome: Outcome) -> Report {
         Report { request, outcome }
     }
 
     /// Why this command was refused; `None`: done.
-    fn refusal(&self, at: usize, asked: &Asked) -> Option<Refusal> {
+    fn refusal(&self, at: usize, asked: &ReportedCommand) -> Option<Refusal> {
         if asked.funny {
             return Some(Refusal::FunnyName);
         }
@@ -74,13 +74,14 @@ impl Report {
     /// The bytes for the client.
     pub(super) fn lines(self) -> Lines {
         let caps = &self.request.caps;
-        let state = if caps.report_status || caps.report_status_v2 { State::Unpack } else { State::End };
+        let state =
+            if caps.report_status || caps.report_status_v2 { ReportState::Unpack } else { ReportState::End };
         Lines { state, report: self }
     }
 }
 
 #[derive(Clone, Copy)]
-enum State {
+enum ReportState {
     /// The pack's line is next.
     Unpack,
     /// The line of this command is next.
@@ -94,13 +95,13 @@ enum State {
 /// A report on its way.
 pub(super) struct Lines {
     report: Report,
-    state: State,
+    state: ReportState,
 }
 
 impl Lines {
     /// Appends the next piece; `false` if there was none left.
     pub(super) fn more(&mut self, out: &mut Vec<u8>) -> bool {
-        if matches!(self.state, State::Over) {
+        if matches!(self.state, ReportState::Over) {
             return false;
         }
         let side_band = self.report.request.caps.side_band;
@@ -111,11 +112,11 @@ impl Lines {
         } else {
             out.append(&mut piece);
         }
-        if matches!(self.state, State::End) {
+        if matches!(self.state, ReportState::End) {
             if side_band {
                 out.extend_from_slice(FLUSH);
             }
-            self.state = State::Over;
+            self.state = ReportState::Over;
         }
         true
     }
@@ -124,15 +125,15 @@ impl Lines {
     fn line(&mut self, piece: &mut Vec<u8>) -> bool {
         let report = &self.report;
         let at = match self.state {
-            State::Unpack => {
+            ReportState::Unpack => {
                 let unpack = report.outcome.unpack.as_ref();
                 let unpack = unpack.map_or_else(|| "ok".to_owned(), |refusal| one_line(&refusal.to_string()));
                 packet(piece, &[b"unpack ", unpack.as_bytes()]);
-                self.state = State::Command(0);
+                self.state = ReportState::Command(0);
                 return true;
             }
-            State::Command(at) => at,
-            State::End | State::Over => return false,
+            ReportState::Command(at) => at,
+            ReportState::End | ReportState::Over => return false,
         };
         let Some(asked) = report.request.commands.get(at) else {
             if let Some(error) = report.error() {
@@ -140,7 +141,7 @@ impl Lines {
                     .expect("a name and a reason are far below the limit of a packet");
             }
             piece.extend_from_slice(FLUSH);
-            self.state = State::End;
+            self.state = ReportState::End;
             return true;
         };
         match report.refusal(at, asked) {
@@ -150,7 +151,7 @@ impl Lines {
                 packet(piece, &[b"ng ", &asked.name, b" ", one_line(&refusal.to_string()).as_bytes()]);
             }
         }
-        self.state = State::Command(at + 1);
+        self.state = ReportState::Command(at + 1);
         true
     }
 }

@@ -16,8 +16,7 @@ use libproto::channel::Channel;
 use libproto::command::Service;
 use libproto::message::parent::{Grant, SessionStart};
 use libproto::message::push::{
-    Command as Batched, CommandResult, PushBegin, SessionToVerify, SessionToWriter, VerifyToSession,
-    WriterToSession,
+    CommandResult, PushBegin, RefCommand, SessionToVerify, SessionToWriter, VerifyToSession, WriterToSession,
 };
 use libproto::message::repo::{RefBatch, RefLine};
 use libproto::pktline::{Decoder, Packet};
@@ -131,15 +130,15 @@ fn name(name: &str) -> RefName {
 
 /// A played `repo_write`: what it heard before `Begin`.
 #[derive(Default)]
-struct Heard {
-    commands: Vec<Batched>,
+struct ReceivedPush {
+    commands: Vec<RefCommand>,
     shallows: Vec<ObjectId>,
     begin: Option<PushBegin>,
 }
 
 /// Takes everything up to `Begin`, or the session's end.
-fn hear(writer: &WriterEnd, refs: &[(&str, &str)]) -> Heard {
-    let mut heard = Heard::default();
+fn hear(writer: &WriterEnd, refs: &[(&str, &str)]) -> ReceivedPush {
+    let mut heard = ReceivedPush::default();
     while let Ok(received) = writer.recv() {
         match received.message {
             SessionToWriter::List(()) => list(writer, refs),
@@ -189,9 +188,9 @@ fn shown(failure: &Failure) -> (String, bool) {
 }
 
 /// All commands done, but those whose names are refused here.
-fn decide(writer: &WriterEnd, heard: &Heard, refused: &[(&str, &str)]) {
+fn decide(writer: &WriterEnd, heard: &ReceivedPush, refused: &[(&str, &str)]) {
     for batch in heard.commands.chunks(7) {
-        let result = |command: &Batched| CommandResult {
+        let result = |command: &RefCommand| CommandResult {
             name: command.name.clone(),
             refused: refused
                 .iter()

@@ -16,7 +16,7 @@ mod tests;
 use libgit::{DeepenLine, ObjectId};
 use libproto::message::repo::{BATCH_IDS, BoundaryBatch, ListAsk, PackAsk, SessionToRepo};
 use libproto::pktline;
-use libproto::request::{Counter, Limits, ShallowLine};
+use libproto::request::{Counter, RequestLimits, ShallowLine};
 use libproto::wire_error::WireError;
 
 use crate::session::conversation::{Conversation, Failure, Repo};
@@ -36,12 +36,12 @@ pub fn ask_ahead(repo: &Repo) -> bool {
 
 /// Holds the conversation to its end.
 pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
-    let limits = Limits {
+    let limits = RequestLimits {
         wants: talk.limits.wants.into(),
         haves: talk.limits.haves.into(),
         prefixes: talk.limits.prefixes.into(),
         shallows: talk.limits.shallows.into(),
-        ..Limits::default()
+        ..RequestLimits::default()
     };
     let mut session = Session {
         hash: talk.grant.hash,
@@ -71,7 +71,7 @@ struct Session<'a> {
     any: bool,
     /// Partial clones are served.
     filter: bool,
-    limits: Limits,
+    limits: RequestLimits,
     wire: Wire<'a>,
     repo: Link<'a>,
     agent: &'a mut String,
@@ -175,7 +175,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn new(limits: &Limits) -> Needs {
+    fn new(limits: &RequestLimits) -> Needs {
         Needs {
             wants: Counter::new("wants", limits.wants),
             shallows: Counter::new("shallow lines", limits.shallows),

@@ -9,7 +9,7 @@ use libproto::message::repo::{
 use libproto::pktline::{self, DELIM, FLUSH, Packet};
 use libproto::request::Counter;
 use libproto::request::v0::SideBand;
-use libproto::request::v2::{Command, Fetch, Head, LsRefs};
+use libproto::request::v2::{Fetch, Head, LsRefs, V2Command};
 use libproto::wire_error::WireError;
 
 use super::{Needs, Session};
@@ -24,8 +24,8 @@ impl Session<'_> {
         while let Some((command, arguments)) = self.head()? {
             requests.add()?;
             match command {
-                Command::LsRefs => self.ls_refs(arguments)?,
-                Command::Fetch => self.fetch(arguments, &mut haves)?,
+                V2Command::LsRefs => self.ls_refs(arguments)?,
+                V2Command::Fetch => self.fetch(arguments, &mut haves)?,
             }
             self.wire.flush()?;
         }
@@ -34,7 +34,7 @@ impl Session<'_> {
 
     /// Reads a request up to its arguments. `None`: the client wants nothing more. The flag says
     /// whether a delimiter announced arguments.
-    fn head(&mut self) -> Result<Option<(Command, bool)>, TalkError> {
+    fn head(&mut self) -> Result<Option<(V2Command, bool)>, TalkError> {
         let mut head = Head::new(self.hash, self.limits.capability_lines);
         let arguments = loop {
             let Some(packet) = self.wire.packet()? else {
@@ -98,7 +98,7 @@ impl Session<'_> {
     fn fetch(&mut self, arguments: bool, haves: &mut Counter) -> Result<(), TalkError> {
         self.repo.done(&SessionToRepo::Begin(Begin { v2: true }))?;
         let mut needs = Needs::new(&self.limits);
-        let mut asked = Asked::default();
+        let mut asked = FetchArguments::default();
         loop {
             let packet = if arguments { self.wire.packet() } else { Ok(Some(Packet::Flush)) };
             let line = match packet {
@@ -164,7 +164,7 @@ impl Session<'_> {
         })
     }
 
-    fn have(&mut self, asked: &mut Asked) -> Result<(), TalkError> {
+    fn have(&mut self, asked: &mut FetchArguments) -> Result<(), TalkError> {
         if asked.haves.is_empty() {
             return Ok(());
         }
@@ -176,7 +176,7 @@ impl Session<'_> {
     }
 
     /// Writes the section of acknowledgments. `false`: the client has to go on negotiating.
-    fn acknowledgments(&mut self, asked: &Asked) -> Result<bool, TalkError> {
+    fn acknowledgments(&mut self, asked: &FetchArguments) -> Result<bool, TalkError> {
         pktline::write(&mut self.wire.out, b"acknowledgments\n")?;
         if asked.common.is_empty() {
             pktline::write(&mut self.wire.out, b"NAK\n")?;
@@ -210,7 +210,7 @@ impl Session<'_> {
 
 /// What a fetch asked for beside wants and depth.
 #[derive(Default)]
-struct Asked {
+struct FetchArguments {
     haves: Vec<ObjectId>,
     common: Vec<ObjectId>,
     seen_haves: bool,

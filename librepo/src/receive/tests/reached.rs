@@ -14,8 +14,9 @@ fn connectivity_is_full() {
         for (kind, data) in objects {
             pack.object(*kind, data);
         }
-        let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
-        about(Some(&received), &repository, &tips, &[Command { old, new }], &none)
+        let received =
+            receive_with(&pack.finish(), SHA1, Some(&repository), &IndexOptions::default()).unwrap();
+        about(Some(&received), &repository, &tips, &[RefChange { old, new }], &none)
     };
     let null = ObjectId::null(SHA1);
     let of = |data: &[u8], kind| hash_object(SHA1, kind, data);
@@ -55,7 +56,7 @@ fn connectivity_is_full() {
         let facts = check(&objects, ids[5], tip).unwrap().remove(0);
         assert_eq!(facts.refusal, Some(Refusal::Missing(gone)));
     }
-    let facts = about(None, &repository, &tips, &[Command { old: null, new: gone }], &none).unwrap();
+    let facts = about(None, &repository, &tips, &[RefChange { old: null, new: gone }], &none).unwrap();
     assert_eq!(facts[0].refusal, Some(Refusal::Missing(gone)));
     // A gap that the tip does not need is no reason.
     let facts = check(
@@ -94,7 +95,7 @@ fn what_exists_but_is_not_reached_is_not_trusted() {
     let null = ObjectId::null(SHA1);
     let tips = [ids[5]];
     let verdict = |new: ObjectId, received: Option<&Received>| {
-        about(received, &repository, &tips, &[Command { old: null, new }], &none).unwrap().remove(0).refusal
+        about(received, &repository, &tips, &[RefChange { old: null, new }], &none).unwrap().remove(0).refusal
     };
     // Without any pack.
     assert_eq!(verdict(broken, None), Some(Refusal::Missing(gone)));
@@ -109,7 +110,8 @@ fn what_exists_but_is_not_reached_is_not_trusted() {
     ] {
         let mut pack = TestPack::new(SHA1);
         let (tip, _) = pack.object(ObjectKind::Commit, &commit(&root, &[parent], 2_000_005));
-        let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
+        let received =
+            receive_with(&pack.finish(), SHA1, Some(&repository), &IndexOptions::default()).unwrap();
         assert_eq!(verdict(tip, Some(&received)), want);
     }
 }
@@ -125,9 +127,9 @@ fn a_shallow_client_may_push_what_the_repository_can_complete() {
     let (cut, _) = pack.object(ObjectKind::Commit, &commit(&root, &[gone], 2_000_000));
     let (tip, _) = pack.object(ObjectKind::Commit, &commit(&root, &[cut], 2_000_001));
     let (fine, _) = pack.object(ObjectKind::Commit, &commit(&root, &[ids[4]], 2_000_001));
-    let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
+    let received = receive_with(&pack.finish(), SHA1, Some(&repository), &IndexOptions::default()).unwrap();
     let null = ObjectId::null(SHA1);
-    let commands = [Command { old: null, new: tip }, Command { old: null, new: fine }];
+    let commands = [RefChange { old: null, new: tip }, RefChange { old: null, new: fine }];
     let shallow = Shallow { client: [cut, ids[4]].into_iter().collect(), ..Shallow::default() };
     let facts = about(Some(&received), &repository, &[ids[5]], &commands, &shallow).unwrap();
     assert_eq!(facts[0].refusal, Some(Refusal::Shallow));
@@ -148,8 +150,8 @@ fn the_largest_blob_is_told_for_each_tip() {
     let (b, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", small)]));
     let (a, _) = pack.object(ObjectKind::Commit, &commit(&a, &[ids[5]], 2_000_000));
     let (b, _) = pack.object(ObjectKind::Commit, &commit(&b, &[ids[5]], 2_000_000));
-    let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
-    let commands = [Command { old: null, new: a }, Command { old: null, new: b }];
+    let received = receive_with(&pack.finish(), SHA1, Some(&repository), &IndexOptions::default()).unwrap();
+    let commands = [RefChange { old: null, new: a }, RefChange { old: null, new: b }];
     let facts = about(Some(&received), &repository, &[ids[5]], &commands, &Shallow::default()).unwrap();
     assert_eq!(facts[0].largest_blob, Some((large, 2 << 20)));
     assert_eq!(facts[1].largest_blob, Some((small, 5)));
@@ -161,9 +163,9 @@ fn the_largest_blob_is_told_for_each_tip() {
     let (b, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", small)]));
     let (a, _) = pack.object(ObjectKind::Commit, &commit(&a, &[ids[5]], 2_000_000));
     let (b, _) = pack.object(ObjectKind::Commit, &commit(&b, &[ids[5]], 2_000_000));
-    let options = Options { blob_limit: 1000, ..Options::default() };
+    let options = IndexOptions { blob_limit: 1000, ..IndexOptions::default() };
     let received = receive_with(&pack.finish(), SHA1, Some(&repository), &options).unwrap();
-    let commands = [Command { old: null, new: a }, Command { old: null, new: b }];
+    let commands = [RefChange { old: null, new: a }, RefChange { old: null, new: b }];
     let facts = about(Some(&received), &repository, &[ids[5]], &commands, &Shallow::default()).unwrap();
     assert_eq!(facts[0].largest_blob, Some((large, 2000)));
     assert_eq!(facts[1].largest_blob, Some((small, 5)));
@@ -179,8 +181,8 @@ fn tags_are_peeled() {
     };
     let (inner, _) = pack.object(ObjectKind::Tag, &tag_of(&ids[3], "commit"));
     let (outer, _) = pack.object(ObjectKind::Tag, &tag_of(&inner, "tag"));
-    let received = receive_with(&pack.finish(), SHA1, Some(&repository), &Options::default()).unwrap();
-    let commands = [Command { old: ObjectId::null(SHA1), new: outer }];
+    let received = receive_with(&pack.finish(), SHA1, Some(&repository), &IndexOptions::default()).unwrap();
+    let commands = [RefChange { old: ObjectId::null(SHA1), new: outer }];
     let facts = about(Some(&received), &repository, &[ids[5]], &commands, &Shallow::default()).unwrap();
     assert_eq!(facts[0].refusal, None);
     assert_eq!((facts[0].kind, facts[0].peeled), (Some(ObjectKind::Tag), Some((ids[3], ObjectKind::Commit))));
@@ -209,7 +211,7 @@ fn directories_are_not_nested_without_end() {
     };
     let judge = |pack: &[u8], most: usize| {
         let repository = open(repo.path());
-        let received = receive_with(pack, SHA1, Some(&repository), &Options::default()).unwrap();
+        let received = receive_with(pack, SHA1, Some(&repository), &IndexOptions::default()).unwrap();
         let mut quiet = |_: &Progress| Ok(());
         let files = Some((&received.pack, &received.idx));
         check_depth(&received.indexed, files, Some(repository.store()), most, &mut Ticker::new(&mut quiet))

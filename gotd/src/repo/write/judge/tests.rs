@@ -1,7 +1,7 @@
 //! Every rule, every place in their order and what the client is told, byte by byte.
 
 use libgit::{HashKind, ObjectId, RefName};
-use libproto::message::push::{Command, CommandFacts};
+use libproto::message::push::{CommandFacts, RefCommand};
 
 use super::*;
 use crate::conf::source::Texts;
@@ -44,8 +44,8 @@ fn id(n: u8) -> ObjectId {
     ObjectId::from_bytes(HashKind::Sha1, &[n; 20]).expect("an id")
 }
 
-fn command((old, new, name): Line<'_>) -> Command {
-    Command { old: id(old), new: id(new), name: RefName::parse(name.as_bytes()).expect("a name") }
+fn command((old, new, name): Line<'_>) -> RefCommand {
+    RefCommand { old: id(old), new: id(new), name: RefName::parse(name.as_bytes()).expect("a name") }
 }
 
 /// A good commit that descends from the old one.
@@ -68,7 +68,7 @@ fn told(
     atomic: bool,
     asked: &[(Line<'_>, Option<CommandFacts>)],
 ) -> Vec<String> {
-    let commands: Vec<Command> = asked.iter().map(|(asked, _)| command(*asked)).collect();
+    let commands: Vec<RefCommand> = asked.iter().map(|(asked, _)| command(*asked)).collect();
     let absent = commands.iter().filter(|command| must_be_absent(command, rules));
     let absent = absent.map(|command| command.name.as_bytes());
     let world = World {
@@ -79,7 +79,7 @@ fn told(
             .map(<[u8]>::to_vec)
             .collect(),
     };
-    let asked_of = super::Asked { commands: &commands, atomic };
+    let asked_of = super::CommandList { commands: &commands, atomic };
     let before = judge(asked_of, &[], rules, &world);
     // Nobody asks about the objects of what is refused by its name.
     let facts: Vec<Option<CommandFacts>> = asked

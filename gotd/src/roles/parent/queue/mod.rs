@@ -175,39 +175,39 @@ impl Rules {
 
 /// Who has a turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whose {
+pub enum Party {
     /// A user who came by ssh.
     User(String),
     /// An address of git://.
     Address([u8; 16]),
 }
 
-impl Whose {
-    fn is(&self, other: &Whose) -> bool {
+impl Party {
+    fn is(&self, other: &Party) -> bool {
         match (self, other) {
-            (Whose::User(a), Whose::User(b)) => a == b,
-            (Whose::Address(a), Whose::Address(b)) => Strangers::are_one(*a, *b),
+            (Party::User(a), Party::User(b)) => a == b,
+            (Party::Address(a), Party::Address(b)) => Strangers::are_one(*a, *b),
             _ => false,
         }
     }
 
-    fn is_of_kind(&self, other: &Whose) -> bool {
+    fn is_of_kind(&self, other: &Party) -> bool {
         self.is_stranger() == other.is_stranger()
     }
 
     /// Comes over git://.
     pub fn is_stranger(&self) -> bool {
-        matches!(self, Whose::Address(_))
+        matches!(self, Party::Address(_))
     }
 }
 
 /// A session's turn, with what the choice needs to know about the session.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub struct Contender {
     /// The session.
     pub number: u64,
     /// Whose it is.
-    pub whose: Whose,
+    pub party: Party,
     /// Device and inode of the repository.
     pub repository: (u64, u64),
     /// How many turns of this kind of work the repository may have at a time.
@@ -216,7 +216,7 @@ pub struct Job {
     pub turn: Turn,
 }
 
-impl Job {
+impl Contender {
     /// Counts against the places of this kind of work.
     fn runs(&self, work: Work) -> bool {
         self.turn.stage == Stage::Running && self.turn.work == work
@@ -237,107 +237,112 @@ impl Job {
 }
 
 /// Remembers whose turn it was, the last ones only.
-pub fn remember(turns: &mut VecDeque<Whose>, whose: Whose) {
-    turns.retain(|other| !other.is(&whose));
-    turns.push_back(whose);
+pub fn remember(turns: &mut VecDeque<Party>, party: Party) {
+    turns.retain(|other| !other.is(&party));
+    turns.push_back(party);
     if turns.len() > MOST_TURNS {
         turns.pop_front();
     }
 }
 
 /// The limit that keeps a turn from beginning now.
-pub fn blocked(jobs: &[Job], job: &Job, rules: Rules) -> Option<Limit> {
-    for (limit, places) in job.places(rules) {
+pub fn blocked(contenders: &[Contender], contender: &Contender, rules: Rules) -> Option<Limit> {
+    for (limit, places) in contender.places(rules) {
         let all = matches!(limit, Limit::PacksTotal | Limit::PushesTotal);
-        let ours = |other: &&Job| other.runs(job.turn.work) && (all || other.repository == job.repository);
-        let running = || jobs.iter().filter(ours);
+        let ours = |other: &&Contender| {
+            other.runs(contender.turn.work) && (all || other.repository == contender.repository)
+        };
+        let running = || contenders.iter().filter(ours);
         let most = usize::try_from(rules.of_a_kind(places as u64)).unwrap_or(usize::MAX);
-        let own = running().filter(|other| other.whose.is(&job.whose)).count();
-        let crowds = job.whose.is_stranger() && own >= most.div_ceil(2);
-        let of_kind = running().filter(|other| other.whose.is_of_kind(&job.whose)).count();
+        let own = running().filter(|other| other.party.is(&contender.party)).count();
+        let crowds = contender.party.is_stranger() && own >= most.div_ceil(2);
+        let of_kind = running().filter(|other| other.party.is_of_kind(&contender.party)).count();
         if running().count() >= places || of_kind >= most || crowds {
             return Some(limit);
         }
     }
-    let lacks = lacks_memory(jobs, job, rules, true) || is_behind_own(jobs, job, rules);
+    let lacks =
+        lacks_memory(contenders, contender, rules, true) || is_behind_own(contenders, contender, rules);
     lacks.then_some(Limit::MemoryTotal)
 }
 
 /// Bytes that these hold together.
-pub fn held<'j>(jobs: impl Iterator<Item = &'j Job>) -> u64 {
-    jobs.fold(0, |sum, job| sum.saturating_add(job.turn.held))
+pub fn held<'j>(contenders: impl Iterator<Item = &'j Contender>) -> u64 {
+    contenders.fold(0, |sum, contender| sum.saturating_add(contender.turn.held))
 }
 
 /// Whether the memory is not there that a turn needs. A client that is alone may have all memory,
 /// however much it asks for; otherwise it would wait for ever. `with_own`: what else its client holds counts.
-fn lacks_memory(jobs: &[Job], job: &Job, rules: Rules, with_own: bool) -> bool {
-    let is_own = |other: &Job| other.whose.is(&job.whose);
-    let is_of_kind = |other: &Job| other.whose.is_of_kind(&job.whose);
-    let others = || jobs.iter().filter(|other| other.number != job.number && (with_own || !is_own(other)));
+fn lacks_memory(contenders: &[Contender], contender: &Contender, rules: Rules, with_own: bool) -> bool {
+    let is_own = |other: &Contender| other.party.is(&contender.party);
+    let is_of_kind = |other: &Contender| other.party.is_of_kind(&contender.party);
+    let others =
+        || contenders.iter().filter(|other| other.number != contender.number && (with_own || !is_own(other)));
     let exceeds = |held_by_others: u64, most: u64| {
-        held_by_others > 0 && held_by_others.saturating_add(job.turn.need) > most
+        held_by_others > 0 && held_by_others.saturating_add(contender.turn.need) > most
     };
     let kind = rules.of_a_kind(rules.memory);
     let of_kind = held(others().filter(|other| is_of_kind(other)));
     let own = held(others().filter(|other| is_own(other)));
     let free = rules.memory.saturating_sub(held(others())).min(kind.saturating_sub(of_kind));
     let somebody_waits = || {
-        let waits = |other: &Job| other.more() > 0 && other.turn.wait().is_some();
-        jobs.iter().any(|other| waits(other) && is_of_kind(other) && !is_own(other))
+        let waits = |other: &Contender| other.more() > 0 && other.turn.wait().is_some();
+        contenders.iter().any(|other| waits(other) && is_of_kind(other) && !is_own(other))
     };
     // Somebody may come who needs as much; after a while he is not expected any more.
-    let newcomer = match job.turn.wait() {
-        Some(wait) if wait.since.elapsed() >= ALONE => LEAST.min(job.turn.need),
-        _ => job.turn.need,
+    let newcomer = match contender.turn.wait() {
+        Some(wait) if wait.since.elapsed() >= ALONE => LEAST.min(contender.turn.need),
+        _ => contender.turn.need,
     };
-    let leaves_enough = || free.saturating_sub(job.turn.need) >= newcomer;
+    let leaves_enough = || free.saturating_sub(contender.turn.need) >= newcomer;
     // What has begun goes on beyond its share: two of one client would wait for each other.
     let has_its_share = || {
-        job.turn.held == 0
+        contender.turn.held == 0
             && own > 0
             && (!leaves_enough() || somebody_waits())
-            && exceeds_share(jobs, job, own.saturating_add(job.turn.need), kind)
+            && exceeds_share(contenders, contender, own.saturating_add(contender.turn.need), kind)
     };
-    job.more() > 0
+    contender.more() > 0
         && (exceeds(held(others()), rules.memory)
             || exceeds(of_kind, kind)
-            || job.whose.is_stranger() && exceeds(own, kind / 2)
+            || contender.party.is_stranger() && exceeds(own, kind / 2)
             || has_its_share())
 }
 
 /// Whether the oldest wait of the same client is held up by what that client holds. Nothing younger
 /// of it begins then: a stream of small packs would keep a large one of the same client waiting for
 /// ever.
-fn is_behind_own(jobs: &[Job], job: &Job, rules: Rules) -> bool {
-    let is_fresh = |job: &Job| job.turn.held == 0 && job.turn.need > 0;
-    if !is_fresh(job) {
+fn is_behind_own(contenders: &[Contender], contender: &Contender, rules: Rules) -> bool {
+    let is_fresh = |contender: &Contender| contender.turn.held == 0 && contender.turn.need > 0;
+    if !is_fresh(contender) {
         return false;
     }
-    let oldest = jobs
+    let oldest = contenders
         .iter()
-        .filter(|other| is_fresh(other) && other.whose.is(&job.whose))
+        .filter(|other| is_fresh(other) && other.party.is(&contender.party))
         .filter_map(|other| Some(((other.turn.wait()?.since, other.number), other)))
         .min_by_key(|(age, _)| *age);
-    let held_up =
-        |oldest: &Job| lacks_memory(jobs, oldest, rules, true) && !lacks_memory(jobs, oldest, rules, false);
-    oldest.is_some_and(|(_, oldest)| oldest.number != job.number && held_up(oldest))
+    let held_up = |oldest: &Contender| {
+        lacks_memory(contenders, oldest, rules, true) && !lacks_memory(contenders, oldest, rules, false)
+    };
+    oldest.is_some_and(|(_, oldest)| oldest.number != contender.number && held_up(oldest))
 }
 
 /// Whether so much memory is more than one client's share of what its kind may have, as many as
 /// they are now: the clients that hold some or wait for it.
-fn exceeds_share(jobs: &[Job], job: &Job, wanted: u64, kind: u64) -> bool {
-    let counts = |other: &&Job| {
+fn exceeds_share(contenders: &[Contender], contender: &Contender, wanted: u64, kind: u64) -> bool {
+    let counts = |other: &&Contender| {
         let memory = other.turn.held > 0 || other.turn.wait().is_some() && other.turn.need > 0;
-        memory && other.whose.is_of_kind(&job.whose)
+        memory && other.party.is_of_kind(&contender.party)
     };
-    let mut clients = vec![&job.whose];
+    let mut clients = vec![&contender.party];
     let mut shares = 2;
-    for other in jobs.iter().filter(counts) {
+    for other in contenders.iter().filter(counts) {
         if wanted > kind / shares {
             return true;
         }
-        if !clients.iter().any(|client| client.is(&other.whose)) {
-            clients.push(&other.whose);
+        if !clients.iter().any(|client| client.is(&other.party)) {
+            clients.push(&other.party);
             shares = shares.saturating_add(1);
         }
     }
@@ -347,93 +352,112 @@ fn exceeds_share(jobs: &[Job], job: &Job, wanted: u64, kind: u64) -> bool {
 /// Chooses the next turn of those that no limit holds up, comparing in this order: (1) the kind of
 /// client with the fewest under way, (2) that kind's least recent turn, (3) the client with the
 /// fewest under way, (4) that client's least recent turn, (5) the longest wait.
-pub fn next<'j>(jobs: &'j [Job], rules: Rules, turns: &VecDeque<Whose>) -> Option<&'j Job> {
-    jobs.iter()
-        .filter_map(|job| Some((job, job.turn.wait()?.since)))
-        .filter(|(job, _)| blocked(jobs, job, rules).is_none())
-        .min_by_key(|(job, since)| {
-            let running = || jobs.iter().filter(|other| other.runs(job.turn.work));
-            let kind = |other: &Whose| other.is_of_kind(&job.whose);
-            let own = |other: &Whose| other.is(&job.whose);
+pub fn next<'j>(contenders: &'j [Contender], rules: Rules, turns: &VecDeque<Party>) -> Option<&'j Contender> {
+    contenders
+        .iter()
+        .filter_map(|contender| Some((contender, contender.turn.wait()?.since)))
+        .filter(|(contender, _)| blocked(contenders, contender, rules).is_none())
+        .min_by_key(|(contender, since)| {
+            let running = || contenders.iter().filter(|other| other.runs(contender.turn.work));
+            let kind = |other: &Party| other.is_of_kind(&contender.party);
+            let own = |other: &Party| other.is(&contender.party);
             let last_turn = |at: Option<usize>| at.map_or(0, |at| at.saturating_add(1));
             (
-                running().filter(|other| kind(&other.whose)).count(),
+                running().filter(|other| kind(&other.party)).count(),
                 last_turn(turns.iter().rposition(kind)),
-                running().filter(|other| own(&other.whose)).count(),
+                running().filter(|other| own(&other.party)).count(),
                 last_turn(turns.iter().rposition(own)),
                 *since,
-                job.number,
+                contender.number,
             )
         })
-        .map(|(job, _)| job)
+        .map(|(contender, _)| contender)
 }
 
 /// Picks the waiting pack to refuse when more than `most` of one kind of clients wait: the newest
 /// one of the client with the most waiting; on a tie, of the newcomer's client. One that has begun
 /// is never refused for it.
-pub fn gives_way(jobs: &[Job], newcomer: u64, most: usize) -> Option<u64> {
-    let fresh =
-        |job: &&Job| job.turn.work == Work::Pack && job.turn.begun.is_none() && job.turn.wait().is_some();
-    let new = jobs.iter().filter(fresh).find(|job| job.number == newcomer)?;
-    let waiting = || jobs.iter().filter(fresh).filter(|job| job.whose.is_of_kind(&new.whose));
+pub fn gives_way(contenders: &[Contender], newcomer: u64, most: usize) -> Option<u64> {
+    let fresh = |contender: &&Contender| {
+        contender.turn.work == Work::Pack && contender.turn.begun.is_none() && contender.turn.wait().is_some()
+    };
+    let new = contenders.iter().filter(fresh).find(|contender| contender.number == newcomer)?;
+    let waiting =
+        || contenders.iter().filter(fresh).filter(|contender| contender.party.is_of_kind(&new.party));
     if waiting().count() <= most {
         return None;
     }
-    let late = waiting().max_by_key(|job| {
-        let of_same = waiting().filter(|other| other.whose.is(&job.whose)).count();
-        (of_same, job.whose.is(&new.whose), job.turn.wait().map(|wait| wait.since), job.number)
+    let late = waiting().max_by_key(|contender| {
+        let of_same = waiting().filter(|other| other.party.is(&contender.party)).count();
+        (
+            of_same,
+            contender.party.is(&new.party),
+            contender.turn.wait().map(|wait| wait.since),
+            contender.number,
+        )
     });
-    late.map(|job| job.number)
+    late.map(|contender| contender.number)
 }
 
 /// Whose turn to end for the memory that it holds while somebody else waits for it. One at a time,
 /// and only if who waits can go on once it and those who follow it are ended.
-pub fn evicted(jobs: &[Job], rules: Rules) -> Option<&Job> {
-    if jobs.iter().any(|job| job.turn.stage == Stage::Refused && job.turn.held > 0) {
+pub fn evicted(contenders: &[Contender], rules: Rules) -> Option<&Contender> {
+    if contenders.iter().any(|contender| contender.turn.stage == Stage::Refused && contender.turn.held > 0) {
         return None;
     }
-    let slow = slow(jobs, rules);
-    let is_late = |job: &Job| job.turn.wait().is_some_and(|wait| wait.since.elapsed() >= PATIENCE);
-    jobs.iter()
-        .filter(|job| !slow.is_empty() && is_late(job))
-        .filter(|job| blocked(jobs, job, rules) == Some(Limit::MemoryTotal))
-        .find_map(|job| ended_for(jobs, job, &slow, rules))
+    let slow = slow(contenders, rules);
+    let is_late =
+        |contender: &Contender| contender.turn.wait().is_some_and(|wait| wait.since.elapsed() >= PATIENCE);
+    contenders
+        .iter()
+        .filter(|contender| !slow.is_empty() && is_late(contender))
+        .filter(|contender| blocked(contenders, contender, rules) == Some(Limit::MemoryTotal))
+        .find_map(|contender| ended_for(contenders, contender, &slow, rules))
 }
 
 /// The turns that may be ended: of clients that take or give nothing, strangers or beyond their
 /// share. First those of the client with the most bytes times seconds, and of these the one with
 /// most.
-fn slow(jobs: &[Job], rules: Rules) -> Vec<&Job> {
-    let idle = |job: &Job| job.turn.idle.map_or(Duration::ZERO, |since| since.elapsed());
-    let weight = |job: &Job| u128::from(job.turn.held).saturating_mul(idle(job).as_millis());
-    let is_beyond_share = |job: &Job| {
-        let own = held(jobs.iter().filter(|other| other.whose.is(&job.whose)));
-        exceeds_share(jobs, job, own, rules.of_a_kind(rules.memory))
+fn slow(contenders: &[Contender], rules: Rules) -> Vec<&Contender> {
+    let idle = |contender: &Contender| contender.turn.idle.map_or(Duration::ZERO, |since| since.elapsed());
+    let weight =
+        |contender: &Contender| u128::from(contender.turn.held).saturating_mul(idle(contender).as_millis());
+    let is_beyond_share = |contender: &Contender| {
+        let own = held(contenders.iter().filter(|other| other.party.is(&contender.party)));
+        exceeds_share(contenders, contender, own, rules.of_a_kind(rules.memory))
     };
-    let may_end = |job: &&Job| {
-        let stalled = job.turn.stage == Stage::Stalled && job.turn.held > 0 && idle(job) >= IDLE;
-        stalled && (job.whose.is_stranger() || is_beyond_share(job))
+    let may_end = |contender: &&Contender| {
+        let stalled =
+            contender.turn.stage == Stage::Stalled && contender.turn.held > 0 && idle(contender) >= IDLE;
+        stalled && (contender.party.is_stranger() || is_beyond_share(contender))
     };
-    let all: Vec<&Job> = jobs.iter().filter(may_end).collect();
-    let of_client = |job: &Job| {
-        let own = all.iter().filter(|other| other.whose.is(&job.whose));
+    let all: Vec<&Contender> = contenders.iter().filter(may_end).collect();
+    let of_client = |contender: &Contender| {
+        let own = all.iter().filter(|other| other.party.is(&contender.party));
         own.fold(0, |sum: u128, other| sum.saturating_add(weight(other)))
     };
     let mut slow = all.clone();
-    slow.sort_by_cached_key(|job| std::cmp::Reverse((of_client(job), weight(job), job.number)));
+    slow.sort_by_cached_key(|contender| {
+        std::cmp::Reverse((of_client(contender), weight(contender), contender.number))
+    });
     slow
 }
 
 /// Which turn to end first so that this one goes on: as few as suffice, and none of its own client,
 /// who would help himself.
-fn ended_for<'j>(jobs: &[Job], waiting: &Job, slow: &[&'j Job], rules: Rules) -> Option<&'j Job> {
-    let goes_on = |ended: &[&Job]| {
-        let stays = |job: &&Job| ended.iter().all(|gone| gone.number != job.number);
-        let rest: Vec<Job> = jobs.iter().filter(stays).cloned().collect();
+fn ended_for<'j>(
+    contenders: &[Contender],
+    waiting: &Contender,
+    slow: &[&'j Contender],
+    rules: Rules,
+) -> Option<&'j Contender> {
+    let goes_on = |ended: &[&Contender]| {
+        let stays = |contender: &&Contender| ended.iter().all(|gone| gone.number != contender.number);
+        let rest: Vec<Contender> = contenders.iter().filter(stays).cloned().collect();
         blocked(&rest, waiting, rules).is_none()
     };
-    let others = slow.iter().copied().filter(|job| !job.whose.is(&waiting.whose));
-    let mut ended: Vec<&Job> = others.take(MOST_ENDED).collect();
+    let others = slow.iter().copied().filter(|contender| !contender.party.is(&waiting.party));
+    let mut ended: Vec<&Contender> = others.take(MOST_ENDED).collect();
     if ended.is_empty() || !goes_on(&ended) {
         return None;
     }

@@ -13,49 +13,50 @@ fn rules(total: usize) -> Rules {
     }
 }
 
-fn address(last: u8) -> Whose {
-    Whose::Address(std::net::Ipv4Addr::new(192, 0, 2, last).to_ipv6_mapped().octets())
+fn address(last: u8) -> Party {
+    Party::Address(std::net::Ipv4Addr::new(192, 0, 2, last).to_ipv6_mapped().octets())
 }
 
-fn user(name: &str) -> Whose {
-    Whose::User(format!("user:{name}"))
+fn user(name: &str) -> Party {
+    Party::User(format!("user:{name}"))
 }
 
 /// Jobs that wait, of each in this order, each for a repository of its own.
-fn jobs(whose: &[Whose], most: usize) -> Vec<Job> {
+fn contenders(party: &[Party], most: usize) -> Vec<Contender> {
     let start = Instant::now();
-    let job = |(n, whose): (u64, &Whose)| {
+    let contender = |(n, party): (u64, &Party)| {
         let wait = Wait { since: start + Duration::from_millis(n), told: None };
         let turn = Turn { stage: Stage::Waiting(wait), ..Turn::asked(Work::Pack, 0) };
-        Job { number: n, whose: whose.clone(), repository: (1, n), most, turn }
+        Contender { number: n, party: party.clone(), repository: (1, n), most, turn }
     };
-    (0..).zip(whose).map(job).collect()
+    (0..).zip(party).map(contender).collect()
 }
 
 /// Lets packs run, the one that began first being done first, and returns who got them in which
 /// order.
-fn order(mut jobs: Vec<Job>, rules: Rules) -> Vec<Whose> {
+fn order(mut contenders: Vec<Contender>, rules: Rules) -> Vec<Party> {
     let (mut got, mut turns, mut begun) = (Vec::new(), VecDeque::new(), VecDeque::new());
     loop {
-        while let Some(number) = next(&jobs, rules, &turns).map(|job| job.number) {
-            let job = jobs.iter_mut().find(|job| job.number == number).expect("there");
-            job.turn.begin();
-            remember(&mut turns, job.whose.clone());
-            got.push(job.whose.clone());
+        while let Some(number) = next(&contenders, rules, &turns).map(|contender| contender.number) {
+            let contender =
+                contenders.iter_mut().find(|contender| contender.number == number).expect("there");
+            contender.turn.begin();
+            remember(&mut turns, contender.party.clone());
+            got.push(contender.party.clone());
             begun.push_back(number);
         }
         assert!(begun.len() <= rules.packs);
         let Some(done) = begun.pop_front() else { return got };
-        jobs.retain(|job| job.number != done);
+        contenders.retain(|contender| contender.number != done);
     }
 }
 
 #[test]
 fn nobody_starves_the_others() {
     for (flood, others) in [(address(66), [address(1), address(2)]), (user("ci"), [user("a"), user("b")])] {
-        let mut whose = vec![flood.clone(); 20];
-        whose.extend(others.clone());
-        let got = order(jobs(&whose, 100), rules(1));
+        let mut party = vec![flood.clone(); 20];
+        party.extend(others.clone());
+        let got = order(contenders(&party, 100), rules(1));
         assert_eq!(got.len(), 22);
         // However many wait before them: after one of the flood it is the others' turn.
         assert_eq!(got[..3], [flood, others[0].clone(), others[1].clone()]);
@@ -65,27 +66,27 @@ fn nobody_starves_the_others() {
 #[test]
 fn a_crowd_of_strangers_does_not_starve_a_user_nor_users_a_stranger() {
     // Each from an address that never had a turn before.
-    let mut whose: Vec<Whose> = (1..=20).map(address).collect();
-    whose.extend([user("alice"), user("alice")]);
-    let got = order(jobs(&whose, 100), rules(1));
+    let mut party: Vec<Party> = (1..=20).map(address).collect();
+    party.extend([user("alice"), user("alice")]);
+    let got = order(contenders(&party, 100), rules(1));
     assert_eq!(got[..5], [address(1), user("alice"), address(2), user("alice"), address(3)]);
-    let mut whose: Vec<Whose> = (1..=20).map(|n| user(&n.to_string())).collect();
-    whose.push(address(9));
-    let got = order(jobs(&whose, 100), rules(1));
+    let mut party: Vec<Party> = (1..=20).map(|n| user(&n.to_string())).collect();
+    party.push(address(9));
+    let got = order(contenders(&party, 100), rules(1));
     assert_eq!(got[..2], [user("1"), address(9)]);
 }
 
 #[test]
 fn clients_that_stay_do_not_have_the_last_places() {
-    let held = |whose: &[Whose], rules: Rules| {
-        let (mut jobs, mut turns) = (jobs(whose, 100), VecDeque::new());
-        while let Some(number) = next(&jobs, rules, &turns).map(|job| job.number) {
-            jobs[usize::try_from(number).expect("small")].turn.begin();
-            remember(&mut turns, whose[usize::try_from(number).expect("small")].clone());
+    let held = |party: &[Party], rules: Rules| {
+        let (mut contenders, mut turns) = (contenders(party, 100), VecDeque::new());
+        while let Some(number) = next(&contenders, rules, &turns).map(|contender| contender.number) {
+            contenders[usize::try_from(number).expect("small")].turn.begin();
+            remember(&mut turns, party[usize::try_from(number).expect("small")].clone());
         }
-        jobs.iter().filter(|job| job.turn.stage == Stage::Running).count()
+        contenders.iter().filter(|contender| contender.turn.stage == Stage::Running).count()
     };
-    let strangers: Vec<Whose> = (1..=30).map(address).collect();
+    let strangers: Vec<Party> = (1..=30).map(address).collect();
     assert_eq!(held(&strangers, rules(16)), 12);
     assert_eq!(held(&vec![address(1); 30], rules(16)), 6);
     assert_eq!(held(&vec![user("ci"); 30], rules(16)), 12);
@@ -96,14 +97,16 @@ fn clients_that_stay_do_not_have_the_last_places() {
 
 #[test]
 fn a_repository_has_so_many_packs_at_a_time() {
-    let mut all = jobs(&[user("a"), user("b"), user("c")], 2);
-    for job in &mut all {
-        job.repository = (1, 1);
+    let mut all = contenders(&[user("a"), user("b"), user("c")], 2);
+    for contender in &mut all {
+        contender.repository = (1, 1);
     }
     all[0].turn.begin();
     all[1].turn.begin();
     let alone = |total| Rules { both: false, ..rules(total) };
-    let first = |all: &[Job], total| next(all, alone(total), &VecDeque::new()).map(|job| job.number);
+    let first = |all: &[Contender], total| {
+        next(all, alone(total), &VecDeque::new()).map(|contender| contender.number)
+    };
     assert_eq!(first(&all, 16), None);
     assert_eq!(blocked(&all, &all[2], alone(16)), Some(Limit::PacksPerRepository));
     all[2].most = 3;
@@ -116,9 +119,9 @@ fn a_repository_has_so_many_packs_at_a_time() {
 
 #[test]
 fn whoever_has_most_packs_waiting_gives_way_and_each_kind_has_a_queue_of_its_own() {
-    let way = |whose: &[Whose]| {
-        let jobs = jobs(whose, 100);
-        gives_way(&jobs, jobs.last().expect("some").number, 3)
+    let way = |party: &[Party]| {
+        let contenders = contenders(party, 100);
+        gives_way(&contenders, contenders.last().expect("some").number, 3)
     };
     let (a, b) = (user("a"), user("b"));
     assert_eq!(way(&[a.clone(), a.clone(), a.clone()]), None);
@@ -131,15 +134,15 @@ fn whoever_has_most_packs_waiting_gives_way_and_each_kind_has_a_queue_of_its_own
     assert_eq!(way(&[a.clone(), a.clone(), a.clone(), a, address(1)]), None);
 }
 
-/// A job that holds memory, or asks for it where `stage` is `None`.
-fn holder(number: u64, whose: Whose, memory: u64, stage: Option<Stage>) -> Job {
+/// A contender that holds memory, or asks for it where `stage` is `None`.
+fn holder(number: u64, party: Party, memory: u64, stage: Option<Stage>) -> Contender {
     let mut turn = Turn::asked(Work::Pack, memory);
     if let Some(stage) = stage {
         turn.begin();
         turn.stage = stage;
         turn.idle = (stage == Stage::Stalled).then(|| before(9));
     }
-    Job { number, whose, repository: (1, 1), most: 100, turn }
+    Contender { number, party, repository: (1, 1), most: 100, turn }
 }
 
 fn before(seconds: u64) -> Instant {
@@ -147,56 +150,56 @@ fn before(seconds: u64) -> Instant {
 }
 
 /// Makes what waits have waited long.
-fn aged(mut jobs: Vec<Job>) -> Vec<Job> {
-    for job in &mut jobs {
-        if let Stage::Waiting(wait) = &mut job.turn.stage {
+fn aged(mut contenders: Vec<Contender>) -> Vec<Contender> {
+    for contender in &mut contenders {
+        if let Stage::Waiting(wait) = &mut contender.turn.stage {
             wait.since = wait.since.checked_sub(PATIENCE * 2).expect("the clock runs");
         }
     }
-    jobs
+    contenders
 }
 
 #[test]
 fn a_pack_that_stalls_leaves_its_place_and_keeps_its_memory() {
     let memory = Rules { memory: 100, both: false, ..rules(1) };
-    let mut jobs = vec![
+    let mut contenders = vec![
         holder(1, user("a"), 60, Some(Stage::Running)),
         holder(2, user("b"), 30, None),
         holder(3, user("c"), 50, None),
     ];
-    assert_eq!(next(&jobs, memory, &VecDeque::new()).map(|job| job.number), None);
-    assert_eq!(blocked(&jobs, &jobs[1], memory), Some(Limit::PacksTotal));
-    jobs[0].turn.stage = Stage::Stalled;
-    assert_eq!(next(&jobs, memory, &VecDeque::new()).map(|job| job.number), Some(2));
-    assert_eq!(blocked(&jobs, &jobs[2], memory), Some(Limit::MemoryTotal));
+    assert_eq!(next(&contenders, memory, &VecDeque::new()).map(|contender| contender.number), None);
+    assert_eq!(blocked(&contenders, &contenders[1], memory), Some(Limit::PacksTotal));
+    contenders[0].turn.stage = Stage::Stalled;
+    assert_eq!(next(&contenders, memory, &VecDeque::new()).map(|contender| contender.number), Some(2));
+    assert_eq!(blocked(&contenders, &contenders[2], memory), Some(Limit::MemoryTotal));
     // It needs no more than it holds: memory does not keep it from going on.
-    jobs[0].turn.stage = Stage::Waiting(Wait { since: Instant::now(), told: None });
-    jobs[1].turn.stage = Stage::Stalled;
-    jobs[1].turn.held = 90;
-    assert_eq!(blocked(&jobs, &jobs[0], memory), None);
+    contenders[0].turn.stage = Stage::Waiting(Wait { since: Instant::now(), told: None });
+    contenders[1].turn.stage = Stage::Stalled;
+    contenders[1].turn.held = 90;
+    assert_eq!(blocked(&contenders, &contenders[0], memory), None);
 }
 
 #[test]
 fn who_is_alone_may_have_more_memory_than_there_is() {
     let memory = Rules { memory: 100, ..rules(8) };
-    let mut jobs = vec![holder(1, address(1), 1000, None)];
-    assert_eq!(blocked(&jobs, &jobs[0], memory), None);
-    jobs[0].turn.begin();
-    jobs.push(holder(2, user("a"), 1, None));
-    assert_eq!(blocked(&jobs, &jobs[1], memory), Some(Limit::MemoryTotal));
+    let mut contenders = vec![holder(1, address(1), 1000, None)];
+    assert_eq!(blocked(&contenders, &contenders[0], memory), None);
+    contenders[0].turn.begin();
+    contenders.push(holder(2, user("a"), 1, None));
+    assert_eq!(blocked(&contenders, &contenders[1], memory), Some(Limit::MemoryTotal));
 }
 
 #[test]
 fn strangers_leave_users_a_quarter_of_the_memory_and_one_another_half() {
     let memory = Rules { memory: 400, ..rules(8) };
-    let jobs = vec![
+    let contenders = vec![
         holder(1, address(1), 140, Some(Stage::Stalled)),
         holder(2, address(2), 140, Some(Stage::Stalled)),
         holder(3, address(3), 40, None),
         holder(4, user("a"), 120, None),
         holder(5, address(1), 20, None),
     ];
-    let why = |at: usize| blocked(&jobs, &jobs[at], memory);
+    let why = |at: usize| blocked(&contenders, &contenders[at], memory);
     assert_eq!((why(2), why(3), why(4)), (Some(Limit::MemoryTotal), None, Some(Limit::MemoryTotal)));
 }
 
@@ -227,46 +230,46 @@ fn each_client_has_a_share_of_the_memory_and_one_is_left_for_a_newcomer() {
         (&[(1, 10), (2, 10), (3, 10)], (4, 91), false),
     ];
     for (held, (who, need), begins) in table {
-        let mut jobs: Vec<Job> = (0..)
+        let mut contenders: Vec<Contender> = (0..)
             .zip(*held)
             .map(|(n, (who, held))| holder(n, user(*who), *held, Some(Stage::Stalled)))
             .collect();
-        jobs.push(holder(99, user(*who), *need, None));
-        let last = jobs.last().expect("some");
-        assert_eq!(blocked(&jobs, last, memory).is_none(), *begins, "{held:?} {who} {need}");
+        contenders.push(holder(99, user(*who), *need, None));
+        let last = contenders.last().expect("some");
+        assert_eq!(blocked(&contenders, last, memory).is_none(), *begins, "{held:?} {who} {need}");
     }
     // Those who wait count as those who hold, and the other kind does not.
-    let mut jobs = vec![
+    let mut contenders = vec![
         holder(1, user(1), 40, Some(Stage::Stalled)),
         holder(2, user(1), 20, None),
         holder(3, address(3), 0, None),
     ];
-    assert_eq!(blocked(&jobs, &jobs[1], memory), None);
+    assert_eq!(blocked(&contenders, &contenders[1], memory), None);
     // The share holds as soon as somebody waits.
-    jobs.push(holder(4, user(2), 5, None));
-    assert_eq!(blocked(&jobs, &jobs[1], memory), Some(Limit::MemoryTotal));
+    contenders.push(holder(4, user(2), 5, None));
+    assert_eq!(blocked(&contenders, &contenders[1], memory), Some(Limit::MemoryTotal));
     // What has begun goes on: it would wait for its own.
-    jobs[1].turn.held = 19;
-    assert_eq!(blocked(&jobs, &jobs[1], memory), None);
+    contenders[1].turn.held = 19;
+    assert_eq!(blocked(&contenders, &contenders[1], memory), None);
 }
 
 #[test]
 fn nobody_is_ended_for_one_who_has_his_share() {
     let memory = Rules { memory: 400, ..rules(8) };
-    let jobs = aged(vec![
+    let contenders = aged(vec![
         holder(1, address(1), 140, Some(Stage::Stalled)),
         holder(2, address(2), 10, Some(Stage::Stalled)),
         holder(3, address(1), 20, None),
     ]);
-    assert_eq!(blocked(&jobs, &jobs[2], memory), Some(Limit::MemoryTotal));
-    assert!(evicted(&jobs, memory).is_none());
+    assert_eq!(blocked(&contenders, &contenders[2], memory), Some(Limit::MemoryTotal));
+    assert!(evicted(&contenders, memory).is_none());
 }
 
 #[test]
 fn who_holds_most_for_longest_is_ended_when_the_memory_is_used_up() {
     let memory = Rules { memory: 100, ..rules(8) };
     let stalled = Some(Stage::Stalled);
-    let jobs = |waiting: Job| {
+    let contenders = |waiting: Contender| {
         vec![
             holder(1, user("slow"), 25, stalled),
             holder(2, address(2), 10, stalled),
@@ -275,11 +278,11 @@ fn who_holds_most_for_longest_is_ended_when_the_memory_is_used_up() {
             waiting,
         ]
     };
-    let ended = |jobs: &[Job]| evicted(jobs, memory).map(|job| job.number);
+    let ended = |contenders: &[Contender]| evicted(contenders, memory).map(|contender| contender.number);
     // Nobody as long as there is enough, nor at once.
-    assert_eq!(ended(&aged(jobs(holder(5, user("a"), 5, None)))), None);
-    assert_eq!(ended(&jobs(holder(5, user("a"), 10, None))), None);
-    let mut all = aged(jobs(holder(5, user("a"), 10, None)));
+    assert_eq!(ended(&aged(contenders(holder(5, user("a"), 5, None)))), None);
+    assert_eq!(ended(&contenders(holder(5, user("a"), 10, None))), None);
+    let mut all = aged(contenders(holder(5, user("a"), 10, None)));
     assert_eq!(ended(&all), Some(3));
     // A small pack that is not taken for long before a large one that was taken a while ago; who
     // has just taken some stays.
@@ -300,10 +303,10 @@ fn who_holds_most_for_longest_is_ended_when_the_memory_is_used_up() {
 #[test]
 fn a_user_beyond_his_share_who_stalls_is_ended_for_who_waits() {
     let memory = Rules { memory: 100, both: false, ..rules(8) };
-    let ended = |holding: u64, idle: Instant, stage: Stage, waiting: Job| {
-        let mut jobs = aged(vec![holder(1, user("b"), holding, Some(stage)), waiting]);
-        jobs[0].turn.idle = Some(idle);
-        evicted(&jobs, memory).map(|job| job.number)
+    let ended = |holding: u64, idle: Instant, stage: Stage, waiting: Contender| {
+        let mut contenders = aged(vec![holder(1, user("b"), holding, Some(stage)), waiting]);
+        contenders[0].turn.idle = Some(idle);
+        evicted(&contenders, memory).map(|contender| contender.number)
     };
     let other = || holder(2, user("a"), 80, None);
     // Of two who are there a third is the share.
@@ -313,12 +316,12 @@ fn a_user_beyond_his_share_who_stalls_is_ended_for_who_waits() {
     assert_eq!(ended(90, before(1), Stage::Stalled, other()), None);
     assert_eq!(ended(90, before(9), Stage::Running, other()), None);
     assert_eq!(ended(90, before(9), Stage::Stalled, holder(2, user("b"), 80, None)), None);
-    let jobs = aged(vec![
+    let contenders = aged(vec![
         holder(1, user("b"), 40, Some(Stage::Stalled)),
         holder(3, user("c"), 50, Some(Stage::Running)),
         other(),
     ]);
-    assert!(evicted(&jobs, memory).is_none());
+    assert!(evicted(&contenders, memory).is_none());
 }
 
 /// What counted was the total: the stalled pack of another address was ended although the waiter's
@@ -327,7 +330,8 @@ fn a_user_beyond_his_share_who_stalls_is_ended_for_who_waits() {
 fn nobody_is_ended_unless_that_lets_the_waiter_go_on() {
     let memory = Rules { memory: 100, ..rules(8) };
     let stalled = Some(Stage::Stalled);
-    let ended = |jobs: Vec<Job>| evicted(&aged(jobs), memory).map(|job| job.number);
+    let ended =
+        |contenders: Vec<Contender>| evicted(&aged(contenders), memory).map(|contender| contender.number);
     // Half of 75 for each address: 20 and 20 more are too many, whatever the other one holds.
     let own = vec![
         holder(1, address(1), 50, stalled),
@@ -362,7 +366,7 @@ fn nobody_is_ended_unless_that_lets_the_waiter_go_on() {
     computes[2].turn.stage = Stage::Running;
     assert_eq!(ended(computes), None);
     // The packs of one address count together.
-    let mut many: Vec<Job> = (1..=4).map(|n| holder(n, address(1), 10, stalled)).collect();
+    let mut many: Vec<Contender> = (1..=4).map(|n| holder(n, address(1), 10, stalled)).collect();
     many.extend([holder(5, address(2), 20, stalled), holder(6, address(3), 20, None)]);
     assert_eq!(ended(many), Some(4));
 }
@@ -372,30 +376,32 @@ fn nobody_is_ended_unless_that_lets_the_waiter_go_on() {
 #[test]
 fn who_is_alone_is_served_beyond_his_share_and_his_oldest_wait_first() {
     let memory = Rules { memory: 140 << 20, both: false, ..rules(8) };
-    let first = |jobs: &[Job]| next(jobs, memory, &VecDeque::new()).map(|job| job.number);
-    let mib = |number, whose, n: u64, stage| holder(number, whose, n << 20, stage);
-    let mut jobs = vec![
+    let first = |contenders: &[Contender]| {
+        next(contenders, memory, &VecDeque::new()).map(|contender| contender.number)
+    };
+    let mib = |number, party, n: u64, stage| holder(number, party, n << 20, stage);
+    let mut contenders = vec![
         mib(1, user("alice"), 53, Some(Stage::Stalled)),
         mib(2, user("alice"), 72, None),
         mib(3, user("alice"), 8, None),
     ];
     // A newcomer might need as much: the second waits, and nothing younger of hers begins before
     // it.
-    assert_eq!(first(&jobs), None);
-    assert_eq!(blocked(&jobs, &jobs[2], memory), Some(Limit::MemoryTotal));
-    jobs[1].turn.stage = Stage::Waiting(Wait { since: before(6), told: None });
-    assert_eq!(first(&jobs), Some(2));
+    assert_eq!(first(&contenders), None);
+    assert_eq!(blocked(&contenders, &contenders[2], memory), Some(Limit::MemoryTotal));
+    contenders[1].turn.stage = Stage::Waiting(Wait { since: before(6), told: None });
+    assert_eq!(first(&contenders), Some(2));
     // Not while somebody else waits for memory.
-    jobs.push(mib(4, user("bob"), 120, None));
-    assert_eq!(first(&jobs), None);
-    jobs.pop();
+    contenders.push(mib(4, user("bob"), 120, None));
+    assert_eq!(first(&contenders), None);
+    contenders.pop();
     // The least that a newcomer needs is left in any case.
-    jobs[1].turn.need = 80 << 20;
-    assert_eq!(first(&jobs), None);
+    contenders[1].turn.need = 80 << 20;
+    assert_eq!(first(&contenders), None);
     // Once there is nothing of hers it begins, however large.
-    jobs[1].turn.need = 140 << 20;
-    assert_eq!(first(&jobs), None);
-    assert_eq!(first(&jobs[1..]), Some(2));
+    contenders[1].turn.need = 140 << 20;
+    assert_eq!(first(&contenders), None);
+    assert_eq!(first(&contenders[1..]), Some(2));
     // What others hold up holds up nothing younger.
     let others = vec![
         mib(1, user("bob"), 100, Some(Stage::Running)),
@@ -407,20 +413,20 @@ fn who_is_alone_is_served_beyond_his_share_and_his_oldest_wait_first() {
 
 #[test]
 fn packs_and_pushes_have_places_of_their_own() {
-    let mut jobs = vec![
+    let mut contenders = vec![
         holder(1, user("a"), 0, Some(Stage::Running)),
         holder(2, user("b"), 0, None),
         holder(3, user("c"), 0, None),
     ];
-    jobs[1].turn.work = Work::Push;
-    jobs[2].turn.work = Work::Push;
-    assert_eq!(blocked(&jobs, &jobs[1], rules(1)), None);
-    jobs[1].turn.begin();
-    assert_eq!(blocked(&jobs, &jobs[2], rules(1)), Some(Limit::PushesTotal));
+    contenders[1].turn.work = Work::Push;
+    contenders[2].turn.work = Work::Push;
+    assert_eq!(blocked(&contenders, &contenders[1], rules(1)), None);
+    contenders[1].turn.begin();
+    assert_eq!(blocked(&contenders, &contenders[2], rules(1)), Some(Limit::PushesTotal));
     let many = Rules { pushes: 9, both: false, ..rules(1) };
-    assert_eq!(blocked(&jobs, &jobs[2], many), None);
-    jobs[2].most = 1;
-    assert_eq!(blocked(&jobs, &jobs[2], many), Some(Limit::PushesPerRepository));
+    assert_eq!(blocked(&contenders, &contenders[2], many), None);
+    contenders[2].most = 1;
+    assert_eq!(blocked(&contenders, &contenders[2], many), Some(Limit::PushesPerRepository));
     // However many pushes wait, none of them gives way.
-    assert_eq!(gives_way(&jobs, 3, 0), None);
+    assert_eq!(gives_way(&contenders, 3, 0), None);
 }

@@ -74,7 +74,7 @@ pub struct Grant {
     /// What was granted.
     pub permit: Permit,
     /// Where the repository was found.
-    pub place: Place,
+    pub place: RepoLocation,
     /// What the repository asked to borrow from.
     pub borrowing: Borrowing,
     /// The repository that is made, once it was not there.
@@ -96,7 +96,7 @@ pub struct Grant {
 
 /// How far it is known where a repository is.
 #[derive(Debug)]
-pub enum Place {
+pub enum RepoLocation {
     /// The repository process has not found it.
     Unknown,
     /// `auth` was asked about this path. The repository process may have tried to open it
@@ -134,7 +134,7 @@ impl Grant {
         Grant {
             ask,
             permit,
-            place: Place::Unknown,
+            place: RepoLocation::Unknown,
             borrowing: Borrowing::default(),
             creation: None,
             turn: None,
@@ -149,7 +149,7 @@ impl Grant {
     /// The repository, as it was opened.
     pub fn opened(&self) -> Option<&Opened> {
         match &self.place {
-            Place::Open(_, opened) => Some(opened),
+            RepoLocation::Open(_, opened) => Some(opened),
             _ => None,
         }
     }

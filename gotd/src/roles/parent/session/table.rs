@@ -12,13 +12,13 @@ const FIRST_ANSWER: Duration = Duration::from_millis(15);
 
 /// All sessions by number.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct SessionTable {
     sessions: HashMap<u64, Session>,
     last: u64,
     last_job: u64,
 }
 
-impl Table {
+impl SessionTable {
     /// A number that was never used.
     pub fn next_number(&mut self) -> u64 {
         self.last = self.last.saturating_add(1);

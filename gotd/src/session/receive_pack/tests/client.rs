@@ -118,7 +118,7 @@ fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
         verify.send(0, 0, &VerifyToSession::InputEnd(0)).unwrap();
     }
     let current = |name: &str| refs.iter().find(|(_, n)| *n == name).map_or(NULL, |(id, _)| id).to_owned();
-    let stale = |c: &Batched| current(&String::from_utf8_lossy(c.name.as_bytes())) != c.old.to_string();
+    let stale = |c: &RefCommand| current(&String::from_utf8_lossy(c.name.as_bytes())) != c.old.to_string();
     let mut refused = Vec::new();
     for command in &heard.commands {
         let name = String::from_utf8(command.name.as_bytes().to_vec()).unwrap();
