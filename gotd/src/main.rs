@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, status }) => {
             // Nobody may be listening any more, or somebody who takes nothing.
-            gotd::os::log::say(&format!("gotd: {text}"));
+            gotd::os::log::write_to_stderr(&format!("gotd: {text}"));
             ExitCode::from(status)
         }
     }

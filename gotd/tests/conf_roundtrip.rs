@@ -10,7 +10,7 @@ use gotd::conf::print::{print, quote};
 use gotd::conf::repository_blocks::FSCK_KINDS;
 use gotd::conf::source::Texts;
 use gotd::conf::{ConfiguredLimits, parse};
-use gotd::fairness::owners::{are_in_order, settle};
+use gotd::fairness::owners::{are_in_order, put_in_order};
 use libproto::codec::CodecError;
 use libproto::message::parent::UidRange;
 use libproto::names::{RepoName, UserName};
@@ -190,7 +190,7 @@ fn subordinates() -> impl Strategy<Value = Vec<UidRange>> {
         let range = |(first, count, owner): (u32, u32, u32)| {
             Some(UidRange { first, last: first.checked_add(count - 1)?, owner })
         };
-        settle(ranges.into_iter().filter_map(range).collect(), &[0].into())
+        put_in_order(ranges.into_iter().filter_map(range).collect(), &[0].into())
     })
 }
 

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
             return ExitCode::from(1);
         }
         Err(error) => {
-            tell(&error.to_string());
+            send_err_packet(&error.to_string());
             complain(&error.to_string());
             return ExitCode::from(1);
         }
@@ -112,7 +112,7 @@ fn shell(user: &str) -> ExitCode {
         });
         ask_for(&session, &hello, &request)?;
         match first(&session)? {
-            First::Message(message) => heard(message).map_or_else(|| wait(&session), Ok),
+            First::Message(message) => print_message(message).map_or_else(|| wait(&session), Ok),
             // There is nothing to relay: the answer comes in messages.
             First::Pipes(..) => wait(&session),
         }
@@ -127,7 +127,7 @@ fn shell(user: &str) -> ExitCode {
 }
 
 /// A client waits for Git's protocol, and shows what stands in an ERR packet.
-fn tell(text: &str) {
+fn send_err_packet(text: &str) {
     let mut packet = Vec::new();
     pktline::write_err(&mut packet, text);
     let mut stdout = std::io::stdout();
@@ -149,7 +149,7 @@ fn inetd() -> ExitCode {
 
 /// Tells a client of git:// why it is not served.
 fn refuse(text: &str) -> ExitCode {
-    tell(text);
+    send_err_packet(text);
     ExitCode::from(1)
 }
 
@@ -222,7 +222,7 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<CommandLine, String>) -
     ask_for(&session, &hello, &request)?;
     let (to, from) = match first(&session)? {
         First::Pipes(to, from) => (to, from),
-        First::Message(message) => return heard(message).map_or_else(|| wait(&session), Ok),
+        First::Message(message) => return print_message(message).map_or_else(|| wait(&session), Ok),
     };
     // While the daemon looks at the request.
     sandbox(WORK, None);
@@ -273,16 +273,16 @@ fn dial(path: &std::ffi::OsStr) -> Result<Session, String> {
 /// Waits for the end of the session.
 fn wait(session: &Session) -> Result<u8, String> {
     loop {
-        if let Some(status) = hear(session)? {
+        if let Some(status) = receive(session)? {
             return Ok(status);
         }
     }
 }
 
 /// Receives one message; the status when it was the last.
-fn hear(session: &Session) -> Result<Option<u8>, String> {
+fn receive(session: &Session) -> Result<Option<u8>, String> {
     match session.recv() {
-        Ok(Received { message, .. }) => Ok(heard(message)),
+        Ok(Received { message, .. }) => Ok(print_message(message)),
         Err(RecvError::Closed) => Err("the session ended unexpectedly".into()),
         Err(e) if e.is_transient() => Ok(None),
         Err(e) => Err(format!("gotd: {e}")),
@@ -290,7 +290,7 @@ fn hear(session: &Session) -> Result<Option<u8>, String> {
 }
 
 /// Prints what a message says; the status when it was the last.
-fn heard(message: SessionToClient) -> Option<u8> {
+fn print_message(message: SessionToClient) -> Option<u8> {
     match message {
         SessionToClient::Exit(exit) => {
             if !exit.text.is_empty() {

@@ -287,7 +287,7 @@ impl Relay {
             (self.up, self.down) = (None, None);
         }
         if found.session {
-            self.status = match crate::hear(session) {
+            self.status = match crate::receive(session) {
                 Ok(None) => None,
                 Ok(Some(status)) => Some(Ok(status)),
                 Err(text) => Some(Err(text)),

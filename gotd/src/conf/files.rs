@@ -85,7 +85,7 @@ fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService
     warnings.extend(findings.warnings);
     read_subuid(&mut config, names, &mut warnings);
     let mut loaded = Loaded { errors, warnings, ..Loaded::of(config) };
-    settle_places(&mut loaded);
+    resolve_places(&mut loaded);
     let warnings = &mut loaded.warnings;
     // Ten thousand repositories that do not exist yet need no line each.
     if warnings.len() > WARNINGS_MAX {
@@ -226,7 +226,7 @@ fn read_subuid(config: &mut Config, names: &mut dyn NameService, warnings: &mut 
 
 /// Walks to the configured places, as each request does it. One that is not there yet is a warning,
 /// as for C gotd.
-fn settle_places(loaded: &mut Loaded) {
+fn resolve_places(loaded: &mut Loaded) {
     let Loaded { config, errors, warnings, notes, directories } = loaded;
     let mut repositories = std::mem::take(&mut config.repositories);
     let trust = trust(config);

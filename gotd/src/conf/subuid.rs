@@ -93,7 +93,7 @@ fn take_within(
     bad.warn(warnings);
     covering.warn(config, warnings);
     names.warn(warnings);
-    config.subordinates = owners::settle(ranges, &own);
+    config.subordinates = owners::put_in_order(ranges, &own);
 }
 
 /// A range that is nobody's. It counts as one of its uids, which must not be anybody's either.

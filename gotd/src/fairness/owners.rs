@@ -43,7 +43,7 @@ pub fn are_in_order(ranges: &[UidRange]) -> bool {
 /// Puts ranges in order. Where two meet the one that begins lower has what both have: their owners
 /// can be each other anyhow. A uid in `own`, which the system or the configuration knows, stays
 /// somebody of its own. At most [`RANGES_MAX`] are left.
-pub fn settle(mut ranges: Vec<UidRange>, own: &std::collections::BTreeSet<u32>) -> Vec<UidRange> {
+pub fn put_in_order(mut ranges: Vec<UidRange>, own: &std::collections::BTreeSet<u32>) -> Vec<UidRange> {
     ranges.sort_by_key(|range| range.first);
     let mut settled: Vec<UidRange> = Vec::new();
     for range in ranges {
@@ -95,12 +95,12 @@ mod tests {
     fn ranges_that_meet_are_put_in_order_and_who_is_named_stays_their_own() {
         let own = [150, 199, 200, 5000].into();
         let given = vec![range(180, 260, 8), range(100, 199, 7), range(120, 130, 9), range(200, 200, 6)];
-        let settled = settle(given, &own);
+        let settled = put_in_order(given, &own);
         let expected = [range(100, 149, 7), range(151, 198, 7), range(201, 260, 8)];
         assert_eq!(settled, expected);
         assert!(are_in_order(&settled) && !are_in_order(&[range(1, 2, 1), range(2, 3, 1)]));
         let all = [range(0, u32::MAX, 1)];
-        assert_eq!(settle(vec![all[0], range(5, 5, 2)], &Default::default()), all);
-        assert_eq!(settle(vec![range(u32::MAX, u32::MAX, 2)], &[u32::MAX].into()), []);
+        assert_eq!(put_in_order(vec![all[0], range(5, 5, 2)], &Default::default()), all);
+        assert_eq!(put_in_order(vec![range(u32::MAX, u32::MAX, 2)], &[u32::MAX].into()), []);
     }
 }

@@ -454,7 +454,7 @@ extern "C" fn on_alarm(_: libc::c_int) {
 }
 
 /// Calls `tick` once a second from a signal handler, whatever the process is stuck in. `tick` must
-/// do nothing but look at atomics and call [`say`] and [`exit_now`]. No thread is started.
+/// do nothing but look at atomics and call [`send_record`] and [`exit_now`]. No thread is started.
 pub fn tick_every_second(tick: fn()) -> io::Result<()> {
     TICK.store(tick as usize, Ordering::Release);
     let second = libc::timeval { tv_sec: 1, tv_usec: 0 };
@@ -487,7 +487,7 @@ extern "C" fn on_abort(_: libc::c_int) {
 }
 
 /// Calls `last` when the process aborts, from the signal's handler; when it returns, the process
-/// ends by the signal. It must do nothing but look at atomics and call [`say`] and [`exit_now`].
+/// ends by the signal. It must do nothing but look at atomics and call [`send_record`] and [`exit_now`].
 pub fn before_abort(last: fn()) -> io::Result<()> {
     ABORT.store(last as usize, Ordering::Release);
     // SAFETY: the handler is async-signal-safe by this function's contract; the structure is
@@ -501,7 +501,7 @@ pub fn before_abort(last: fn()) -> io::Result<()> {
 }
 
 /// Sends one record without waiting. For signal handlers: nothing here allocates or locks.
-pub fn say(fd: RawFd, record: &[u8]) {
+pub fn send_record(fd: RawFd, record: &[u8]) {
     if !record.is_empty() {
         // SAFETY: send(2) is async-signal-safe; a bad descriptor only makes it fail.
         unsafe {

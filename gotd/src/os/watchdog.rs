@@ -115,7 +115,7 @@ fn no_memory() {
 /// Says the last words, and ends the process.
 fn bark(dog: &Watchdog, which: impl Fn(&Words) -> &[u8], status: i32) -> ! {
     for (fd, words) in &dog.told {
-        system::say(*fd, which(words));
+        system::send_record(*fd, which(words));
     }
     system::exit_now(status)
 }

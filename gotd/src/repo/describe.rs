@@ -71,7 +71,7 @@ pub fn run(
 }
 
 /// Tells what there is to know, without writing anything.
-pub fn tell(
+pub fn send_info(
     parent: &Parent,
     serve: &Serve,
     found: &FoundRepository,

@@ -34,18 +34,18 @@ pub fn failed(parent: &Parent, error: OpenError) -> Result<(), String> {
 
 /// A repository process without a parent has nothing left to do.
 pub fn send(parent: &Parent, message: &RepoToParent) {
-    to_parent::say(parent, 0, message);
+    to_parent::send(parent, 0, message);
 }
 
 /// Tells the parent what was found and waits for its word that this is the right one.
 pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
-    tell(parent, found, hash)?;
+    send_opened(parent, found, hash)?;
     await_go(parent);
     Ok(())
 }
 
 /// Tells the parent what was found.
-pub(crate) fn tell(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
+pub(crate) fn send_opened(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
     let stat = libsandbox::fstat(found).map_err(|e| format!("stat: {e}"))?;
     let opened = Opened { device: stat.st_dev, inode: stat.st_ino, hash };
     send(parent, &RepoToParent::Opened(opened));

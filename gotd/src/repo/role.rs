@@ -27,7 +27,7 @@ use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage, Visible}
 use crate::os::system;
 use crate::os::watchdog::{self, Words};
 use crate::repo::find::{self, FoundRepository};
-use crate::repo::opened::{Parent, await_go, failed, narrow, send, tell};
+use crate::repo::opened::{Parent, await_go, failed, narrow, send, send_opened};
 use crate::repo::{borrowing, describe, read, write};
 use crate::session::pipes::Output;
 
@@ -136,7 +136,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         return failed(&parent, OpenError::NotExported);
     }
     match serve.access {
-        Access::Read if serve.task != Task::Git => describe::tell(&parent, &serve, &found, enforcement),
+        Access::Read if serve.task != Task::Git => describe::send_info(&parent, &serve, &found, enforcement),
         Access::Read => read(&parent, session, output, &start, &serve, found, enforcement),
         Access::Write if serve.task != Task::Git => describe::run(&parent, &serve, &found, enforcement),
         Access::Write => {
@@ -184,7 +184,7 @@ fn read(
         Ok(opening) => opening,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
-    tell(parent, found.directory.as_fd(), opening.hash())?;
+    send_opened(parent, found.directory.as_fd(), opening.hash())?;
     // While the parent looks at what was found.
     let checked = Arc::<Checked>::default();
     let dirs = std::mem::take(&mut alternates.dirs);

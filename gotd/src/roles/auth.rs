@@ -28,7 +28,7 @@ use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
 use crate::conf::push_rules;
 use crate::os::system;
-use crate::os::to_parent::say;
+use crate::os::to_parent::send;
 
 /// Nothing but its channel.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
@@ -44,7 +44,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&[]), limits, enforcement })
         .map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);
-    say(&parent, 0, &AuthToParent::Hello(Build { id: crate::BUILD.into() }));
+    send(&parent, 0, &AuthToParent::Hello(Build { id: crate::BUILD.into() }));
     let mut table: Option<AccessTable> = None;
     let mut coming: Option<Assembler> = None;
     loop {
@@ -52,7 +52,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
             Ok(received) => received,
             Err(RecvError::Closed) => system::exit_now(0),
             Err(RecvError::UnknownType(_, kind, _)) => {
-                say(&parent, 0, &AuthToParent::NotSupported(kind));
+                send(&parent, 0, &AuthToParent::NotSupported(kind));
                 continue;
             }
             Err(e) if e.is_transient() => continue,
@@ -64,7 +64,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 if let Some(config) = assembler.item(&item).map_err(|e| e.to_string())? {
                     coming = None;
                     table = Some(AccessTable::new(config));
-                    say(&parent, 0, &AuthToParent::Configured(()));
+                    send(&parent, 0, &AuthToParent::Configured(()));
                 }
             }
             ParentToAuth::Ask(question) => {
@@ -74,32 +74,32 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                     Some(table) => answer(table, &question),
                     None => Verdict::NoIdentity("not configured yet".into()),
                 };
-                say(&parent, received.peer, &AuthToParent::Verdict(verdict));
+                send(&parent, received.peer, &AuthToParent::Verdict(verdict));
             }
             ParentToAuth::Overview(who) => {
                 let end = match &table {
                     Some(table) => overview(&parent, received.peer, table, &who),
                     None => Overview::NoIdentity("not configured yet".into()),
                 };
-                say(&parent, received.peer, &AuthToParent::Overview(end));
+                send(&parent, received.peer, &AuthToParent::Overview(end));
             }
             ParentToAuth::Place(ask) => {
                 let placed = match &table {
                     Some(table) => placed(table, &ask),
                     None => Placed::Elsewhere("not configured yet".into()),
                 };
-                say(&parent, received.peer, &AuthToParent::Placed(placed));
+                send(&parent, received.peer, &AuthToParent::Placed(placed));
             }
             ParentToAuth::Filter(filter) => {
                 let seen = table.as_ref().map_or_else(Vec::new, |table| seen(table, &filter));
-                say(&parent, received.peer, &AuthToParent::Seen(seen));
+                send(&parent, received.peer, &AuthToParent::Seen(seen));
             }
             ParentToAuth::Borrow(ask) => {
                 let lent = match &table {
                     Some(table) => lent(table, &ask),
                     None => vec![Lend::Denied; ask.places.len()],
                 };
-                say(&parent, received.peer, &AuthToParent::Lent(lent));
+                send(&parent, received.peer, &AuthToParent::Lent(lent));
             }
         }
     }
@@ -192,15 +192,15 @@ fn overview(parent: &Parent, number: u64, table: &AccessTable, who: &Who) -> Ove
                     place: block.place().into(),
                     prefix: prefix.clone(),
                 };
-                say(parent, number, &AuthToParent::Root(root));
+                send(parent, number, &AuthToParent::Root(root));
             }
             _ => {}
         }
         if batch.len() >= SEEN_MAX {
-            say(parent, number, &AuthToParent::Seen(std::mem::take(&mut batch)));
+            send(parent, number, &AuthToParent::Seen(std::mem::take(&mut batch)));
         }
     }
-    say(parent, number, &AuthToParent::Seen(batch));
+    send(parent, number, &AuthToParent::Seen(batch));
     let (connections, own_connections) = connections(table, &identity);
     Overview::Known { identity: table.display(&identity), connections, own_connections }
 }

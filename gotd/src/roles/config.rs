@@ -19,7 +19,7 @@ use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, 
 
 use crate::conf::items::{self, Audience};
 use crate::os::system;
-use crate::os::to_parent::say;
+use crate::os::to_parent::send;
 
 /// Reading files, and the system's users and groups.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);
@@ -43,7 +43,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     let stage = Stage { promises: WORK, paths: Some(&visible), limits, enforcement: Enforcement::BestEffort };
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);
-    say(&parent, 0, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
+    send(&parent, 0, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
     let (load, check) = match parent.recv() {
         Ok(Received { message: ParentToConfig::Load(load), .. }) => (load, false),
         Ok(Received { message: ParentToConfig::Check(load), .. }) => (load, true),
@@ -57,26 +57,26 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
         loaded.warnings.truncate(WARNINGS_MAX);
     }
     for note in &loaded.notes {
-        say(&parent, 0, &ConfigToParent::Note(bounded(note.as_note())));
+        send(&parent, 0, &ConfigToParent::Note(bounded(note.as_note())));
     }
     for warning in &loaded.warnings {
-        say(&parent, 0, &ConfigToParent::Warning(bounded(warning.as_warning())));
+        send(&parent, 0, &ConfigToParent::Warning(bounded(warning.as_warning())));
     }
     for error in &loaded.errors {
-        say(&parent, 0, &ConfigToParent::Error(bounded(error.to_string())));
+        send(&parent, 0, &ConfigToParent::Error(bounded(error.to_string())));
     }
     let good = loaded.errors.is_empty();
     if good {
         let mut sink = |batch| -> Result<(), CodecError> {
-            say(&parent, 0, &ConfigToParent::Item(batch));
+            send(&parent, 0, &ConfigToParent::Item(batch));
             Ok(())
         };
         items::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
         for blocks in loaded.directories.chunks(OWN_BLOCKS_MAX) {
-            say(&parent, 0, &ConfigToParent::OwnBlocks(blocks.to_vec()));
+            send(&parent, 0, &ConfigToParent::OwnBlocks(blocks.to_vec()));
         }
     }
-    say(&parent, 0, &ConfigToParent::End(good));
+    send(&parent, 0, &ConfigToParent::End(good));
     Ok(())
 }
 

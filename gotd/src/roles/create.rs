@@ -32,7 +32,7 @@ use nix::unistd::geteuid;
 use crate::conf::limits::Limit;
 use crate::os::free_space::check_reserve;
 use crate::os::system;
-use crate::os::to_parent::say;
+use crate::os::to_parent::send;
 use crate::repo::find::{self, is_in_repository};
 use crate::repo::made_by;
 
@@ -74,9 +74,9 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("create", WORK);
     umask(Mode::from_bits_truncate(0o022));
-    say(&parent, 0, &CreateToParent::Hello(Build { id: crate::BUILD.into() }));
+    send(&parent, 0, &CreateToParent::Hello(Build { id: crate::BUILD.into() }));
     let done = make(&root, &start).unwrap_or_else(Created::Failed);
-    say(&parent, 0, &CreateToParent::Done(done));
+    send(&parent, 0, &CreateToParent::Done(done));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use libproto::message::parent::{
 use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::system;
-use crate::os::to_parent::say;
+use crate::os::to_parent::send;
 use crate::repo::find;
 use crate::repo::walk_repositories::{Below, each_repository};
 
@@ -45,11 +45,11 @@ fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<
         .map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("list", WORK);
-    say(parent, 0, &ListToParent::Hello(Build { id: crate::BUILD.into() }));
+    send(parent, 0, &ListToParent::Hello(Build { id: crate::BUILD.into() }));
     let mut names = Names { parent, batch: Vec::new(), bytes: 0, left: MOST_LISTED };
     let whole = each_repository(&root, &mut |below| names.found(below));
     names.flush();
-    say(parent, 0, &ListToParent::Done(whole));
+    send(parent, 0, &ListToParent::Done(whole));
     Ok(())
 }
 
@@ -67,7 +67,7 @@ impl Names<'_> {
     fn flush(&mut self) {
         self.bytes = 0;
         if !self.batch.is_empty() {
-            say(self.parent, 0, &ListToParent::Names(std::mem::take(&mut self.batch)));
+            send(self.parent, 0, &ListToParent::Names(std::mem::take(&mut self.batch)));
         }
     }
 

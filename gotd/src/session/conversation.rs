@@ -107,5 +107,5 @@ pub(crate) fn words_for_log(limits: &SessionStart) -> Words {
 
 /// A session without a parent has nothing left to do.
 pub(crate) fn send(parent: &Parent, message: &SessionToParent) {
-    to_parent::say(parent, 0, message);
+    to_parent::send(parent, 0, message);
 }

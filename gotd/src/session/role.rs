@@ -86,7 +86,7 @@ pub fn run(
             let client = ClientSocket::from(connection);
             // gotctl's answers come in messages.
             if pool == Pool::Unix {
-                give_pipes(&parent, &client, pipes.theirs);
+                send_pipes(&parent, &client, pipes.theirs);
             }
             (client, verify, Input::new(pipes.input), Output::new(pipes.output))
         }
@@ -164,7 +164,7 @@ fn wait_for_end(listen: &Listen) {
 /// Sends the client its ends of the pipes, and keeps none. Those that it never takes stay in its
 /// queue until it closes the connection, on our user's account: `listen` counts the connection
 /// until then.
-fn give_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, OwnedFd)) {
+fn send_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, OwnedFd)) {
     let sent = channel::send_record_with_fds(client.as_fd(), &pipes_record(), &[to.as_fd(), from.as_fd()]);
     if let Err(e) = sent {
         let refusal = match e.kind() {
@@ -310,7 +310,7 @@ fn pass_on(parent: &Parent, client: &ClientSocket) -> SessionReport {
     }
 }
 
-fn say_exit(client: &ClientSocket, status: u8, text: &str) {
+fn send_exit(client: &ClientSocket, status: u8, text: &str) {
     let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() }));
 }
 
@@ -322,6 +322,6 @@ fn last_word(text: &str, status: u8) -> Vec<u8> {
 /// The end: the parent's log line first, so that it is there when the client has gone on.
 fn finish(parent: &Parent, client: &ClientSocket, report: SessionReport) -> Result<(), String> {
     send(parent, &SessionToParent::Finished(report.clone()));
-    say_exit(client, report.status, &report.refusal.map(|r| r.to_string()).unwrap_or_default());
+    send_exit(client, report.status, &report.refusal.map(|r| r.to_string()).unwrap_or_default());
     Ok(())
 }

@@ -104,7 +104,7 @@ impl Shared {
         new
     }
 
-    fn give(&self, directory: Directory) {
+    fn enqueue(&self, directory: Directory) {
         if directory.trees.is_empty() {
             return;
         }
@@ -210,7 +210,7 @@ impl Shared {
             }
         }
         for child in children {
-            self.give(child);
+            self.enqueue(child);
         }
         Ok(())
     }
@@ -227,7 +227,7 @@ pub(super) fn trees(
 ) -> Result<()> {
     let shared = Shared::new(source, plan, threads.max(1));
     let roots = roots.into_iter().filter(|root| shared.meet(*root, 0)).collect();
-    shared.give(Directory { prefix: 0, trees: roots });
+    shared.enqueue(Directory { prefix: 0, trees: roots });
     let store = source.space.store();
     std::thread::scope(|scope| {
         let mut helpers = Vec::new();

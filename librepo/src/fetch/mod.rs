@@ -158,7 +158,7 @@ fn send(
         }
     };
     let whole = if stats.whole_pack { (stats.reused, 1) } else { (0, 0) };
-    progress.say(&format!(
+    progress.send_line(&format!(
         "Total {} (delta {}), reused {} (delta {}), pack-reused {} (from {})\n",
         stats.objects, stats.deltas, stats.reused, stats.reused_deltas, whole.0, whole.1
     ))?;

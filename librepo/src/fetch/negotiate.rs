@@ -443,7 +443,7 @@ impl<'r> Fetch<'r> {
     /// # Errors
     /// When the repository cannot be read, or nothing is left after the cut (`Invalid`).
     pub fn shallow_info(&mut self) -> Result<ShallowInfo> {
-        self.settle_shallow()?;
+        self.resolve_shallow()?;
         Ok(self.cuts.as_ref().map(|cuts| cuts.info.clone()).unwrap_or_default())
     }
 
@@ -472,7 +472,7 @@ impl<'r> Fetch<'r> {
     /// `Missing` when something that must be sent is not here, `Io` when the sink fails, and
     /// whatever reading the repository yields. A pack that was begun is then incomplete.
     pub fn write_pack(&mut self, sink: &mut dyn Sink, threads: usize) -> Result<PackStats> {
-        self.settle_shallow()?;
+        self.resolve_shallow()?;
         let mut progress = Progress::new(sink);
         progress.start("Enumerating objects", 0);
         let cuts = self.cuts.take().unwrap_or_default();

@@ -85,7 +85,7 @@ impl<'a> Progress<'a> {
     }
 
     /// A line of its own.
-    pub(crate) fn say(&mut self, line: &str) -> Result<()> {
+    pub(crate) fn send_line(&mut self, line: &str) -> Result<()> {
         self.sink.progress(line).map_err(Error::Io)
     }
 

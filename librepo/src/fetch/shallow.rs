@@ -41,7 +41,7 @@ pub(super) struct Cuts {
 
 impl Fetch<'_> {
     /// Computes the boundary, once.
-    pub(super) fn settle_shallow(&mut self) -> Result<()> {
+    pub(super) fn resolve_shallow(&mut self) -> Result<()> {
         if self.cuts.is_some() {
             return Ok(());
         }

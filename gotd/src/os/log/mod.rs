@@ -105,7 +105,7 @@ impl Log {
             }
         }
         if self.queue.has_room(line.len()) {
-            self.tell_dropped();
+            self.queue_dropped();
             let bytes = self.form(level, &line);
             self.queue.push(Record { bytes, tells: 0 });
         } else {
@@ -129,7 +129,7 @@ impl Log {
                 self.queue.pop();
             }
             if self.queue.records.is_empty() {
-                self.tell_dropped();
+                self.queue_dropped();
             }
         }
     }
@@ -160,7 +160,7 @@ impl Log {
     }
 
     /// Puts a line about those that were lost behind the others.
-    fn tell_dropped(&mut self) {
+    fn queue_dropped(&mut self) {
         let tells = std::mem::take(&mut self.queue.untold);
         if tells > 0 {
             let bytes = self.form(Level::Warning, &format!("log dropped={tells}"));
@@ -217,7 +217,7 @@ impl Queue {
 
 /// Writes a line to standard error from outside of the log, in any process of the daemon, and waits
 /// no longer than the last words of a daemon may take.
-pub fn say(text: &str) {
+pub fn write_to_stderr(text: &str) {
     let mut log = Log::to(Sink::shared_stderr(), false);
     log.queue.push(Record { bytes: format!("{text}\n").into_bytes(), tells: 0 });
     log.finish();

@@ -184,7 +184,7 @@ impl<'a> Server<'a> {
         match answer? {
             Ok(answer) => self.send(&answer),
             Err(refusal) => {
-                let refusal = told(self.grant, refusal);
+                let refusal = for_client(self.grant, refusal);
                 self.report.refusal = Some(refusal.clone());
                 self.send(&RepoToSession::Refused(refusal))
             }
@@ -373,7 +373,7 @@ impl<'a> Server<'a> {
     }
 
     fn bound(&mut self, relative: bool) -> Result<Result<RepoToSession, Refusal>, Broken> {
-        let boundary = match self.settle(relative) {
+        let boundary = match self.resolve_boundary(relative) {
             Ok(boundary) => boundary,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -396,7 +396,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn settle(&mut self, relative: bool) -> Result<librepo::fetch::ShallowInfo, Refusal> {
+    fn resolve_boundary(&mut self, relative: bool) -> Result<librepo::fetch::ShallowInfo, Refusal> {
         let negotiation = self.negotiation()?;
         let (depth, since, not) =
             (negotiation.depth, negotiation.since, std::mem::take(&mut negotiation.nots));
@@ -464,7 +464,7 @@ impl<'a> Server<'a> {
                 out.finish().map(|()| PackReport { objects: stats.objects, bytes: stats.bytes })
             }
             Err(error) => {
-                let refusal = told(self.grant, broken(error));
+                let refusal = for_client(self.grant, broken(error));
                 out.fail(&refusal.to_string());
                 return Err(refusal);
             }
@@ -497,7 +497,7 @@ fn broken(error: Error) -> Refusal {
 }
 
 /// A refusal in the words for the client: whether an object is missing for want of an alternate.
-fn told(grant: &Grant<'_>, refusal: Refusal) -> Refusal {
+fn for_client(grant: &Grant<'_>, refusal: Refusal) -> Refusal {
     match (grant.withheld, refusal) {
         (Some(why), Refusal::Missing(id) | Refusal::NotFound(id)) => {
             Refusal::Withheld(id, borrowing::lender(why))

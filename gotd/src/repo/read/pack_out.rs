@@ -148,7 +148,7 @@ impl<'a> PackOut<'a> {
                 self.sign_of_life()?;
                 continue;
             }
-            match queue.hear() {
+            match queue.recv() {
                 Word::Begin => break,
                 Word::Wait(text) => self.progress(&text)?,
                 Word::Refused(refusal) => return Err(refusal.into()),
@@ -203,7 +203,7 @@ impl<'a> PackOut<'a> {
                     queue.copies(self.memory);
                     self.turn = Turn::Copies;
                 }
-                if word && let Word::Refused(refusal) = queue.hear() {
+                if word && let Word::Refused(refusal) = queue.recv() {
                     return Err(refusal.into());
                 }
             }

@@ -77,7 +77,7 @@ impl<'a> PackQueue<'a> {
                 break Refusal::ClientGone;
             }
             watchdog::worked();
-            match self.hear() {
+            match self.recv() {
                 Word::Begin => return Ok(()),
                 Word::Refused(refusal) => break refusal,
                 Word::Wait(_) | Word::Nothing => {}
@@ -93,7 +93,7 @@ impl<'a> PackQueue<'a> {
     }
 
     /// Takes a word of the parent. Without a parent there is nothing left to do.
-    pub(super) fn hear(&self) -> Word {
+    pub(super) fn recv(&self) -> Word {
         match self.parent.try_recv() {
             Ok(Received { message: ParentToRepo::Pack(()), .. }) => Word::Begin,
             Ok(Received { message: ParentToRepo::NoPack(refusal), .. }) => Word::Refused(refusal),

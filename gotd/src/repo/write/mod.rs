@@ -168,21 +168,21 @@ impl Push<'_> {
                         return self.refuse(Refusal::Internal("too many shallow lines".into()));
                     }
                     state = WriteState::Commands;
-                    self.say(&WriterToSession::Taken(()));
+                    self.send(&WriterToSession::Taken(()));
                 }
                 SessionToWriter::Begin(begin) => return self.push(&begin),
             }
         }
     }
 
-    fn say(&self, message: &WriterToSession) {
+    fn send(&self, message: &WriterToSession) {
         // A session that is gone does not stop a push that was decided.
         let _ = self.session.send(0, 0, message);
     }
 
     /// Nothing was changed, and this is why.
     fn refuse(&self, refusal: Refusal) -> Result<(), Refusal> {
-        self.say(&WriterToSession::Refused(refusal.clone()));
+        self.send(&WriterToSession::Refused(refusal.clone()));
         Err(refusal)
     }
 
@@ -200,7 +200,7 @@ impl Push<'_> {
                 Err(e) => return self.refuse(damaged(e)),
             };
             batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
-            self.say(&WriterToSession::Refs(batch));
+            self.send(&WriterToSession::Refs(batch));
         }
         Ok(())
     }
@@ -218,7 +218,7 @@ impl Push<'_> {
             return Err(Refusal::Internal("session: object id of another hash".into()));
         }
         self.commands.extend(batch);
-        self.say(&WriterToSession::Taken(()));
+        self.send(&WriterToSession::Taken(()));
         Ok(())
     }
 
@@ -372,7 +372,7 @@ impl Push<'_> {
         self.give_up_sending()?;
         sent?;
         if begin.pack {
-            self.say(&WriterToSession::TakePack(()));
+            self.send(&WriterToSession::TakePack(()));
         }
         let facts = self.verifier.facts(questions.len());
         // Only when it is gone nobody can change the files any more.
@@ -402,7 +402,7 @@ impl Push<'_> {
     fn answer(&self, commands: &[RefCommand], verdicts: &[Verdict], unpack: Option<&Refusal>) {
         answer::answer(commands, verdicts, unpack, &mut |told| match told {
             Told::Log(report) => opened::send(self.parent, &RepoToParent::Ref(report)),
-            Told::Session(message) => self.say(&message),
+            Told::Session(message) => self.send(&message),
         });
     }
 

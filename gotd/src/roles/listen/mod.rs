@@ -36,7 +36,7 @@ use self::local::Locals;
 use self::reaper::Reaper;
 use self::remote::{RefusedPeer, Remotes};
 use crate::os::system;
-use crate::os::to_parent::say;
+use crate::os::to_parent::send;
 use crate::roles::sockets::BACKLOG;
 
 /// Accept, hand over, and nothing of the file system.
@@ -211,7 +211,7 @@ impl Listen {
         }
         self.serve_queue(now);
         self.reap(now);
-        self.tell_deserted();
+        self.report_deserted();
         self.report(now);
         Ok(())
     }
@@ -293,7 +293,7 @@ impl Listen {
                 let known = self.waiting.len() != before;
                 // One that is not here has been handed a connection, and the parent was told.
                 if known {
-                    say(&self.parent, received.peer, &ListenToParent::Recalled(()));
+                    send(&self.parent, received.peer, &ListenToParent::Recalled(()));
                 }
             }
             (ParentToListen::Drain(()), None) => {
@@ -374,13 +374,13 @@ impl Listen {
     }
 
     /// Tells the parent when no git:// client can come any more and none waits.
-    fn tell_deserted(&mut self) {
+    fn report_deserted(&mut self) {
         let can_come = self.listeners.iter().any(|listener| listener.pool == Pool::Tcp);
         if !self.git || can_come || self.remotes.is_anybody_waiting() {
             return;
         }
         self.git = false;
-        say(&self.parent, 0, &ListenToParent::Deserted(()));
+        send(&self.parent, 0, &ListenToParent::Deserted(()));
     }
 
     /// Refuses whoever gives way if more wait than may.
@@ -464,7 +464,7 @@ impl Listen {
         }
         let Some(sessions) = self.locals.sessions_of_first(&self.limits, now) else { return };
         self.full_told = Some(now);
-        say(&self.parent, 0, &ListenToParent::Full(sessions));
+        send(&self.parent, 0, &ListenToParent::Full(sessions));
     }
 
     fn has_waiting(&self, pool: Pool) -> bool {
@@ -517,7 +517,7 @@ impl Listen {
                     self.reaper.add(uid, connection, now);
                 }
             }
-            say(&self.parent, number, &ListenToParent::EndsWith(uid));
+            send(&self.parent, number, &ListenToParent::EndsWith(uid));
         }
     }
 
@@ -558,7 +558,7 @@ impl Listen {
             messages.push(ListenToParent::Git(counts));
         }
         for message in messages {
-            say(&self.parent, 0, &message);
+            send(&self.parent, 0, &message);
         }
     }
 }
@@ -577,5 +577,5 @@ fn hand_over(parent: &Parent, waiting: &Waiting, connection: BorrowedFd<'_>, pee
         Ok(()) => ListenToParent::Accepted(peer),
         Err(e) => ListenToParent::HandoverFailed(e.to_string()),
     };
-    say(parent, number, &message);
+    send(parent, number, &message);
 }

@@ -116,16 +116,16 @@ impl Remotes {
                 Refused::Rate => NoSession::RatePerAddress,
                 Refused::Networks => NoSession::GitTotal,
             };
-            tell(&fd, why);
+            send_refusal(&fd, why);
             return Err((why, address));
         }
         let mut turned = Ok(());
         if self.places() >= usize::try_from(limits.git).unwrap_or(usize::MAX) {
             // The newcomer has been counted above: without it the comparison is as the rule says.
             self.strangers.leave(address);
-            self.all.values_mut().for_each(Remote::hear);
+            self.all.values_mut().for_each(Remote::look_for_answer);
             let Some(victim) = self.strangers.gives_way(self.candidates(), address) else {
-                tell(&fd, NoSession::GitTotal);
+                send_refusal(&fd, NoSession::GitTotal);
                 return Err((NoSession::GitTotal, address));
             };
             self.strangers.enter(address);
@@ -163,14 +163,14 @@ impl Remotes {
         match remote.state {
             RemoteState::Served(number) => {
                 if !remote.answered {
-                    tell(&remote.fd, NoSession::GaveWay);
+                    send_refusal(&remote.fd, NoSession::GaveWay);
                 }
                 let _ = shutdown(remote.fd.as_raw_fd(), Shutdown::Both);
                 remote.state = RemoteState::Ended(number);
             }
             RemoteState::Ended(_) => {}
             RemoteState::Silent | RemoteState::Waiting(_) => {
-                tell(&remote.fd, NoSession::GaveWay);
+                send_refusal(&remote.fd, NoSession::GaveWay);
                 self.forget(id);
             }
         }
@@ -218,7 +218,7 @@ impl Remotes {
             .collect();
         for (id, why, _) in &late {
             if let Some(remote) = self.all.get(id) {
-                tell(&remote.fd, *why);
+                send_refusal(&remote.fd, *why);
             }
             self.forget(*id);
         }
@@ -295,7 +295,7 @@ impl Remotes {
 
 impl Remote {
     /// Whether its session has begun to answer; where the kernel does not tell, it may have.
-    fn hear(&mut self) {
+    fn look_for_answer(&mut self) {
         if matches!(self.state, RemoteState::Served(_)) && !self.answered {
             let silent = system::progress(self.fd.as_fd()).is_some_and(|p| p.taken == 0 && !p.owed);
             self.answered = !silent;
@@ -323,7 +323,7 @@ impl Remote {
 
 /// Tells a client which line of the configuration refuses it, if that needs no waiting. Nothing is
 /// read from it.
-fn tell(fd: &OwnedFd, why: NoSession) {
+fn send_refusal(fd: &OwnedFd, why: NoSession) {
     let mut packet = Vec::new();
     pktline::write_err(&mut packet, &format!("too many connections ({})", why.text()));
     let _ = send(fd.as_raw_fd(), &packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);

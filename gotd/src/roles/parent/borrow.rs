@@ -40,6 +40,6 @@ impl Parent {
             return self.end_session(number, "auth: not an answer for each place");
         };
         session.repo_state = RepoState::Opening;
-        self.tell_repo(number, &ParentToRepo::Lent(answers));
+        self.send_to_repo(number, &ParentToRepo::Lent(answers));
     }
 }

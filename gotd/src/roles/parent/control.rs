@@ -86,7 +86,7 @@ impl Parent {
                 return self.reload(Some(files), Some(number));
             }
         };
-        self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
+        self.send_to_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
     }
 
     /// While draining: whether nothing is left to wait for.
@@ -101,14 +101,14 @@ impl Parent {
         if late || others == 0 {
             drain.until = Instant::now() + HURRY;
             for number in std::mem::take(&mut drain.asking) {
-                self.tell_control(number, [ParentToSession::Done(())].into_iter());
+                self.send_to_control(number, [ParentToSession::Done(())].into_iter());
             }
         }
         None
     }
 
     /// Sends the answer to a control request.
-    pub(super) fn tell_control(&mut self, number: u64, mut answer: impl Iterator<Item = ParentToSession>) {
+    pub(super) fn send_to_control(&mut self, number: u64, mut answer: impl Iterator<Item = ParentToSession>) {
         let Some(session) = self.table.get(number) else { return };
         let Some(child) = session.session.running() else { return };
         let sent = answer.try_for_each(|message| child.channel.try_send(0, number, &message));

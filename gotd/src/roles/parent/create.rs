@@ -30,8 +30,8 @@ const NOT_CREATED: &str = "the repository cannot be created";
 pub struct Create;
 
 impl JobRole for Create {
-    type Tells = ParentToCreate;
-    type Says = CreateToParent;
+    type ToJob = ParentToCreate;
+    type FromJob = CreateToParent;
     const ROLE: Role = Role::Create;
     const TABLE: &'static StateTable<JobState, CreateToParentKind> = CREATE_TO_PARENT;
     const PATIENCE: Option<Duration> = Some(PATIENCE);
@@ -50,7 +50,7 @@ impl JobRole for Create {
         }
     }
 
-    fn says(parent: &mut Parent, number: u64, message: CreateToParent) -> JobReply {
+    fn on_message(parent: &mut Parent, number: u64, message: CreateToParent) -> JobReply {
         match message {
             CreateToParent::Hello(build) => JobReply::Greeting(build),
             CreateToParent::Done(done) => {
@@ -68,7 +68,7 @@ impl JobRole for Create {
             session.refused.get_or_insert_with(|| Refusal::Internal(format!("create {ending}")));
             parent.refuse(number, said(NOT_CREATED));
         }
-        parent.give_creations();
+        parent.start_creation();
     }
 }
 
@@ -85,7 +85,7 @@ impl Parent {
             (None, Some(_)) => {
                 grant.creation = Some(Creation::Waiting(Instant::now()));
                 session.repo_state = RepoState::Absent;
-                self.give_creations();
+                self.start_creation();
             }
             (None, None) => self.not_there(number, NO_SUCH),
             (Some(_), _) => {
@@ -98,7 +98,7 @@ impl Parent {
     }
 
     /// Starts the next one, if none is under way.
-    pub(super) fn give_creations(&mut self) {
+    pub(super) fn start_creation(&mut self) {
         loop {
             let now = Instant::now();
             let place = |s: &Session| s.permit().map(|permit| permit.repository.place.clone());
@@ -167,7 +167,7 @@ impl Parent {
         match done {
             Created::Made | Created::Exists => {
                 session.repo_state = RepoState::Opening;
-                self.tell_repo(number, &ParentToRepo::Again(()));
+                self.send_to_repo(number, &ParentToRepo::Again(()));
             }
             Created::Refused(why) => {
                 // As if it were not there, which it is not.

@@ -86,7 +86,7 @@ impl Parent {
         // What it said last may still be unread.
         self.on_session(number);
         self.on_repo(number, usize::MAX);
-        self.hear_jobs(number);
+        self.recv_from_jobs(number);
         match process {
             SessionProcess::Session => self.session_ended(number, ending),
             SessionProcess::Repository => self.repo_ended(number, ending),
@@ -101,7 +101,7 @@ impl Parent {
             }
             self.log_session(&session);
         }
-        self.give_turns();
+        self.start_turns();
     }
 
     fn session_ended(&mut self, number: u64, ending: Ending) {

@@ -61,7 +61,7 @@ impl<S: Message, R: Message> Job<S, R> {
         self.until.is_some_and(|until| until <= now)
     }
 
-    fn tell(&self, session: u64, message: &S) -> Result<(), SendError> {
+    fn send(&self, session: u64, message: &S) -> Result<(), SendError> {
         self.channel.try_send(0, session, message)
     }
 
@@ -83,18 +83,18 @@ pub enum JobReply {
 }
 
 /// The job of a role.
-pub type JobOf<J> = Job<<J as JobRole>::Tells, <J as JobRole>::Says>;
+pub type JobOf<J> = Job<<J as JobRole>::ToJob, <J as JobRole>::FromJob>;
 
 /// A role whose processes do one thing and end; a session has one of them at a time.
 pub trait JobRole {
     /// What the process is told.
-    type Tells: Message + 'static;
+    type ToJob: Message + 'static;
     /// What it says.
-    type Says: Message + 'static;
+    type FromJob: Message + 'static;
     /// The role.
     const ROLE: Role;
     /// What it may say, and when.
-    const TABLE: &'static states::StateTable<JobState, <Self::Says as Message>::Kind>;
+    const TABLE: &'static states::StateTable<JobState, <Self::FromJob as Message>::Kind>;
     /// How long it may take; without it, as long as its session.
     const PATIENCE: Option<Duration>;
 
@@ -103,7 +103,7 @@ pub trait JobRole {
     /// The same.
     fn of_mut(session: &mut Session) -> Option<&mut JobOf<Self>>;
     /// Takes a message that is allowed now.
-    fn says(parent: &mut Parent, number: u64, message: Self::Says) -> JobReply;
+    fn on_message(parent: &mut Parent, number: u64, message: Self::FromJob) -> JobReply;
     /// Takes the job out of its session: its process has been reaped.
     fn ended(parent: &mut Parent, number: u64, ending: Ending);
 }
@@ -113,7 +113,7 @@ pub struct Row {
     /// The job of a session.
     pub of: for<'s> fn(&'s Session) -> Option<AnyJob<'s>>,
     /// Reads what it says.
-    pub hear: fn(&mut Parent, u64),
+    pub recv: fn(&mut Parent, u64),
     /// Its process has been reaped.
     pub ended: fn(&mut Parent, u64, Ending),
 }
@@ -121,7 +121,7 @@ pub struct Row {
 impl Row {
     /// That of a role.
     pub const fn of<J: JobRole>() -> Row {
-        Row { of: any_of::<J>, hear: Parent::hear_job::<J>, ended: J::ended }
+        Row { of: any_of::<J>, recv: Parent::recv_from_job::<J>, ended: J::ended }
     }
 }
 
@@ -136,26 +136,26 @@ impl Parent {
         &mut self,
         number: u64,
         fds: &[BorrowedFd<'_>],
-        task: &J::Tells,
+        task: &J::ToJob,
     ) -> io::Result<(JobOf<J>, bool)> {
-        let child: Child<J::Tells, J::Says> = self.starter.start(J::ROLE, &self.settings.flags(), fds)?;
+        let child: Child<J::ToJob, J::FromJob> = self.starter.start(J::ROLE, &self.settings.flags(), fds)?;
         self.stderr_pipes.watch(child.pid, J::ROLE, &child.stderr);
         let job = Job::new(self.table.next_job(), child, J::PATIENCE);
         // The socket is empty: there is room for one message.
-        let told = job.tell(number, task).is_ok();
+        let told = job.send(number, task).is_ok();
         Ok((job, told))
     }
 
     /// Tells the job of a session, if there is one, something more.
-    pub(super) fn tell_job<J: JobRole>(&mut self, number: u64, message: &J::Tells) {
+    pub(super) fn send_to_job<J: JobRole>(&mut self, number: u64, message: &J::ToJob) {
         let job = self.table.get(number).and_then(|session| J::of(session));
-        if job.is_some_and(|job| job.tell(number, message).is_err()) {
+        if job.is_some_and(|job| job.send(number, message).is_err()) {
             self.end_session(number, "does not listen");
         }
     }
 
     /// What the job of a session says. A message out of order ends the session.
-    fn hear_job<J: JobRole>(&mut self, number: u64) {
+    fn recv_from_job<J: JobRole>(&mut self, number: u64) {
         let role = J::ROLE.name();
         loop {
             let Some(job) = self.table.get(number).and_then(J::of_mut) else { return };
@@ -172,7 +172,7 @@ impl Parent {
                 let text = format!("{role}: {} in state {:?}", message.name(), job.state);
                 return self.end_session(number, &text);
             }
-            let state = match J::says(self, number, message) {
+            let state = match J::on_message(self, number, message) {
                 JobReply::Greeting(build) if same_build(&build) => JobState::Working,
                 JobReply::Greeting(_) => return self.end_session(number, &format!("{role}: another build")),
                 JobReply::More => continue,

@@ -34,9 +34,9 @@ impl Session {
 
 impl Parent {
     /// What the jobs of a session have said that is unread.
-    pub(super) fn hear_jobs(&mut self, number: u64) {
+    pub(super) fn recv_from_jobs(&mut self, number: u64) {
         for row in &JOBS {
-            (row.hear)(self, number);
+            (row.recv)(self, number);
         }
     }
 

@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct List;
 
 impl JobRole for List {
-    type Tells = ParentToList;
-    type Says = ListToParent;
+    type ToJob = ParentToList;
+    type FromJob = ListToParent;
     const ROLE: Role = Role::List;
     const TABLE: &'static StateTable<JobState, ListToParentKind> = LIST_TO_PARENT;
     const PATIENCE: Option<Duration> = Some(PATIENCE);
@@ -37,7 +37,7 @@ impl JobRole for List {
         session.overview_mut()?.list.as_mut()
     }
 
-    fn says(parent: &mut Parent, number: u64, message: ListToParent) -> JobReply {
+    fn on_message(parent: &mut Parent, number: u64, message: ListToParent) -> JobReply {
         match message {
             ListToParent::Hello(build) => JobReply::Greeting(build),
             ListToParent::Names(batch) => {

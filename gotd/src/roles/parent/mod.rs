@@ -211,7 +211,7 @@ impl Parent {
         self.expire_turns();
         self.expire_reload();
         self.expire_jobs();
-        self.give_creations();
+        self.start_creation();
         self.refill();
         self.unsound.take().map(End::Lost).or_else(|| self.drained())
     }
@@ -269,16 +269,16 @@ impl Parent {
             // It may have more of an answer to take.
             let answer = session.overview().is_some_and(|overview| !overview.out.is_empty());
             let events = if answer { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-            add(number, Parent::hear_session, child.map(|child| child.channel.as_fd()), events);
+            add(number, Parent::recv_from_session, child.map(|child| child.channel.as_fd()), events);
             // One that waits says nothing, and if it ends there is a signal.
             let silent = session.repo_state == RepoState::Waiting && !all;
             let finished = session.repo_state == RepoState::Finished;
             let child = session.repo.running().filter(|_| !silent && !finished);
-            add(number, Parent::hear_repo, child.map(|child| child.channel.as_fd()), PollFlags::POLLIN);
+            add(number, Parent::recv_from_repo, child.map(|child| child.channel.as_fd()), PollFlags::POLLIN);
         }
         for session in self.table.iter() {
             for (row, job) in session.jobs() {
-                add(session.number, row.hear, job.link, PollFlags::POLLIN);
+                add(session.number, row.recv, job.link, PollFlags::POLLIN);
             }
         }
     }
@@ -305,12 +305,12 @@ impl Parent {
         None
     }
 
-    fn hear_session(&mut self, number: u64) {
+    fn recv_from_session(&mut self, number: u64) {
         self.flush_shell(number);
         self.on_session(number);
     }
 
-    fn hear_repo(&mut self, number: u64) {
+    fn recv_from_repo(&mut self, number: u64) {
         self.on_repo(number, AT_ONCE);
     }
 }

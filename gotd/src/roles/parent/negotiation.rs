@@ -188,7 +188,7 @@ impl Parent {
         let spenders = self.table.get(number).map(|session| session.spenders()).unwrap_or_default();
         match self.left_for(&spenders) {
             Ok(_) => self.need_turn(number, Work::Pack, 0),
-            Err(refusal) => self.tell_repo(number, &ParentToRepo::NoPack(refusal)),
+            Err(refusal) => self.send_to_repo(number, &ParentToRepo::NoPack(refusal)),
         }
     }
 }

@@ -93,11 +93,11 @@ impl Parent {
 
     /// What `config` says.
     pub(super) fn on_config(&mut self, _: PollFlags) -> Option<End> {
-        self.hear_config();
+        self.recv_from_config();
         None
     }
 
-    fn hear_config(&mut self) {
+    fn recv_from_config(&mut self) {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(reload) = &mut self.reload else { return };
             let message = match reload.child.channel.try_recv() {
@@ -234,7 +234,7 @@ impl Parent {
             Some(why) => ParentToSession::Refused(said(why)),
             None => ParentToSession::Done(()),
         };
-        self.tell_control(number, super::control::packed(lines).into_iter().chain([last]));
+        self.send_to_control(number, super::control::packed(lines).into_iter().chain([last]));
     }
 }
 

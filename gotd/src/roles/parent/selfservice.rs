@@ -67,7 +67,7 @@ impl Parent {
             return self.refuse(number, refusal);
         }
         let lines = std::mem::take(info);
-        self.tell_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
+        self.send_to_control(number, packed(lines).into_iter().chain([ParentToSession::Done(())]));
     }
 
     /// The repository process tells about its repository.

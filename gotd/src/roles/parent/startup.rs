@@ -358,8 +358,8 @@ fn connect_roles(
         starter.start(Role::Auth, &flags, &[]).map_err(|e| format!("auth: {e}"))?;
     let listen: Child<ParentToListen, ListenToParent> =
         starter.start(Role::Listen, &flags, &[]).map_err(|e| format!("listen: {e}"))?;
-    tell_auth(&auth, config)?;
-    tell_listen(&listen, &settings, &listening)?;
+    configure_auth(&auth, config)?;
+    configure_listen(&listen, &settings, &listening)?;
     let mut stderr_pipes = StderrPipes::default();
     stderr_pipes.watch(sockets.pid, Role::Sockets, &sockets.stderr);
     stderr_pipes.watch(auth.pid, Role::Auth, &auth.stderr);
@@ -394,7 +394,7 @@ fn connect_roles(
     })
 }
 
-fn tell_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Result<(), String> {
+fn configure_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Result<(), String> {
     match greeting(auth)? {
         AuthToParent::Hello(build) if same_build(&build) => {}
         _ => return Err("auth: another build".into()),
@@ -411,7 +411,7 @@ fn tell_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Resul
     Ok(())
 }
 
-fn tell_listen(
+fn configure_listen(
     listen: &Child<ParentToListen, ListenToParent>,
     settings: &Settings,
     listening: &[(u64, Pool, OwnedFd)],

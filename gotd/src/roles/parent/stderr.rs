@@ -48,10 +48,10 @@ impl StderrPipes {
         let mut buffer = [0; 4096];
         match nix::unistd::read(&pipe.fd, &mut buffer) {
             Ok(0) => {
-                pipe.say(pid, log, true);
+                pipe.log_lines(pid, log, true);
                 self.pipes.remove(&pid);
             }
-            Ok(n) => pipe.hear(&buffer[..n], pid, log),
+            Ok(n) => pipe.add(&buffer[..n], pid, log),
             Err(_) => {}
         }
     }
@@ -69,22 +69,22 @@ impl StderrPipes {
             }
         }
         if let Some(mut pipe) = self.pipes.remove(&pid) {
-            pipe.say(pid, log, true);
+            pipe.log_lines(pid, log, true);
         }
     }
 }
 
 impl StderrPipe {
-    fn hear(&mut self, bytes: &[u8], pid: Pid, log: &mut Log) {
+    fn add(&mut self, bytes: &[u8], pid: Pid, log: &mut Log) {
         let taken = bytes.len().min(self.left);
         self.left -= taken;
         self.dropped += bytes.len() - taken;
         self.rest.extend_from_slice(&bytes[..taken]);
-        self.say(pid, log, false);
+        self.log_lines(pid, log, false);
     }
 
     /// Logs whole lines; with `all` the rest too.
-    fn say(&mut self, pid: Pid, log: &mut Log, all: bool) {
+    fn log_lines(&mut self, pid: Pid, log: &mut Log, all: bool) {
         while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             self.line(&line[..end], pid, log);
@@ -142,7 +142,7 @@ mod tests {
             lines: 3,
             dropped: 0,
         };
-        pipe.hear(&b"xy\n".repeat(100), Pid::from_raw(1), &mut Log::stderr(false));
+        pipe.add(&b"xy\n".repeat(100), Pid::from_raw(1), &mut Log::stderr(false));
         assert_eq!((pipe.lines, pipe.dropped), (0, 97 * 2));
     }
 }

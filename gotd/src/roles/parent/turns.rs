@@ -62,7 +62,7 @@ impl Parent {
             }
             _ => return self.end_session(number, "repository: asked for a turn where it may not"),
         }
-        self.give_turns();
+        self.start_turns();
         let contenders = self.contenders();
         if let Some(late) = queue::gives_way(&contenders, number, self.settings.turns.queue) {
             let limit = Limit::PacksQueue;
@@ -76,7 +76,7 @@ impl Parent {
         if self.table.get(number).is_some_and(waits) {
             self.metrics.git.queued = self.metrics.git.queued.saturating_add(1);
         }
-        self.tell_waiting();
+        self.report_waits();
     }
 
     /// The client of a turn does not take more, or gives no more: others may have its place. It
@@ -88,7 +88,7 @@ impl Parent {
             Some(turn) if turn.stage == Stage::Refused => return,
             _ => return self.end_session(number, "repository: gave up a turn that it did not have"),
         }
-        self.give_turns();
+        self.start_turns();
     }
 
     /// The pack is only copied from here on, or its client takes more of it again: that needs no
@@ -100,7 +100,7 @@ impl Parent {
             Some(turn) if turn.stage == Stage::Refused => return,
             _ => return self.end_session(number, "repository: copies in a turn that it did not have"),
         }
-        self.give_turns();
+        self.start_turns();
     }
 
     /// The work is done, or its client is gone.
@@ -108,7 +108,7 @@ impl Parent {
         if let Some(session) = self.table.get(number) {
             session.end_turn();
         }
-        self.give_turns();
+        self.start_turns();
     }
 
     fn does_a_turn_wait(&self) -> bool {
@@ -116,7 +116,7 @@ impl Parent {
     }
 
     /// Lets turns begin, as many as may.
-    pub(super) fn give_turns(&mut self) {
+    pub(super) fn start_turns(&mut self) {
         if !self.does_a_turn_wait() {
             return;
         }
@@ -128,8 +128,8 @@ impl Parent {
             turn.begin();
             queue::remember(&mut self.turns, party);
             match work {
-                Work::Pack => self.tell_repo(number, &ParentToRepo::Pack(())),
-                Work::Push => self.tell_job::<Verify>(number, &ParentToVerify::Turn(())),
+                Work::Pack => self.send_to_repo(number, &ParentToRepo::Pack(())),
+                Work::Push => self.send_to_job::<Verify>(number, &ParentToVerify::Turn(())),
             }
         }
     }
@@ -148,7 +148,7 @@ impl Parent {
             return;
         }
         // The configuration may be another one by now.
-        self.give_turns();
+        self.start_turns();
         let (contenders, rules) = (self.contenders(), self.rules());
         let longest = rules.longest;
         let late = |contender: &&Contender| {
@@ -178,7 +178,7 @@ impl Parent {
             let text = format!("others wait for the {held} megabytes of {what}");
             self.refuse_turn(slow.number, &text, Limit::MemoryTotal);
         }
-        self.tell_waiting();
+        self.report_waits();
     }
 
     pub(super) fn contenders(&self) -> Vec<Contender> {
@@ -195,14 +195,14 @@ impl Parent {
         turn.refuse();
         let refusal = Refusal::Limit(limit, text.to_owned());
         match turn.work {
-            Work::Pack => self.tell_repo(number, &ParentToRepo::NoPack(refusal)),
-            Work::Push => self.tell_job::<Verify>(number, &ParentToVerify::NoTurn(refusal)),
+            Work::Pack => self.send_to_repo(number, &ParentToRepo::NoPack(refusal)),
+            Work::Push => self.send_to_job::<Verify>(number, &ParentToVerify::NoTurn(refusal)),
         }
     }
 
     /// Tells the clients that wait why they do, at once and when it has changed. The first time is
     /// a line of the log.
-    fn tell_waiting(&mut self) {
+    fn report_waits(&mut self) {
         let contenders = self.contenders();
         let rules = self.rules();
         for contender in &contenders {
@@ -252,8 +252,8 @@ impl Parent {
             }
             let wait = PackWait { made, others, limit: directive };
             match contender.turn.work {
-                Work::Pack => self.tell_repo(contender.number, &ParentToRepo::Waits(wait)),
-                Work::Push => self.tell_job::<Verify>(contender.number, &ParentToVerify::Waits(wait)),
+                Work::Pack => self.send_to_repo(contender.number, &ParentToRepo::Waits(wait)),
+                Work::Push => self.send_to_job::<Verify>(contender.number, &ParentToVerify::Waits(wait)),
             }
         }
     }

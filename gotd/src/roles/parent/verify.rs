@@ -19,8 +19,8 @@ use super::session::{Ending, Process, Session};
 pub struct Verify;
 
 impl JobRole for Verify {
-    type Tells = ParentToVerify;
-    type Says = VerifyToParent;
+    type ToJob = ParentToVerify;
+    type FromJob = VerifyToParent;
     const ROLE: Role = Role::Verify;
     const TABLE: &'static StateTable<JobState, VerifyToParentKind> = VERIFY_TO_PARENT;
     const PATIENCE: Option<Duration> = None;
@@ -33,7 +33,7 @@ impl JobRole for Verify {
         session.grant_mut()?.verify.as_mut().and_then(Process::running_mut)
     }
 
-    fn says(parent: &mut Parent, number: u64, message: VerifyToParent) -> JobReply {
+    fn on_message(parent: &mut Parent, number: u64, message: VerifyToParent) -> JobReply {
         match message {
             VerifyToParent::Hello(build) => return JobReply::Greeting(build),
             VerifyToParent::NeedTurn(memory) => parent.need_turn(number, Work::Push, memory),
@@ -53,7 +53,7 @@ impl JobRole for Verify {
             grant.verify = Some(Process::Ended(ending));
             grant.turn = None;
         }
-        parent.tell_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
+        parent.send_to_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
     }
 }
 
@@ -87,6 +87,6 @@ impl Parent {
         if let (Some((job, _)), Some(grant)) = (started, grant) {
             grant.verify = Some(Process::Running(job));
         }
-        self.tell_repo(number, &ParentToRepo::Verify(told));
+        self.send_to_repo(number, &ParentToRepo::Verify(told));
     }
 }

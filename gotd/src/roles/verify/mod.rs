@@ -41,7 +41,7 @@ use libsandbox::{Enforcement, Promise, Promises, Stage};
 
 use crate::os::free_space::check_reserve;
 use crate::os::system;
-use crate::os::to_parent::say;
+use crate::os::to_parent::send;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::repo::borrowing;
 use crate::repo::find::{self, FoundRepository};
@@ -100,7 +100,7 @@ pub fn run(
     };
     opened::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let repository = opened::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
-    say(&parent, 0, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
+    send(&parent, 0, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
     let (task, input) = task(&writer)?;
     let input = if task.task.pack {
         await_input(&session)?;
@@ -129,7 +129,7 @@ pub fn run(
             watchdog::phase(Phase::Off);
             // The writer first: it waits. The parent's log has the long form.
             let _ = writer.send(0, 0, &VerifyToWriter::Failed(told.bounded(REASON_MAX)));
-            say(&parent, 0, &VerifyToParent::Finished(refusal(&e).bounded(REASON_MAX)));
+            send(&parent, 0, &VerifyToParent::Finished(refusal(&e).bounded(REASON_MAX)));
             Ok(())
         }
     }
@@ -280,11 +280,11 @@ fn work(
     let shallow = Shallow { client: task.shallow, own };
     let facts = receive::facts(&indexed, files, had, &tips, &task.commands, &shallow, &mut ticker)?;
     watchdog::phase(Phase::Off);
-    let said = tell(writer, &indexed, &facts, withheld);
+    let said = send_facts(writer, &indexed, &facts, withheld);
     said.map_err(|e| Error::Limit(format!("repo_write: {e}")))
 }
 
-fn tell(
+fn send_facts(
     writer: &Writer,
     indexed: &Indexed,
     facts: &[Facts],

@@ -12,7 +12,7 @@ use libproto::message::push::VerifyToSession;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Parent, Session, say};
+use super::{Parent, Session, send};
 use crate::os::system;
 use crate::os::watchdog::{self, Phase};
 use crate::session::pipes::Input;
@@ -58,7 +58,7 @@ impl<'a> PushTurn<'a> {
     }
 
     fn ask(&self) -> io::Result<()> {
-        say(self.parent, 0, &VerifyToParent::NeedTurn(self.memory.get()));
+        send(self.parent, 0, &VerifyToParent::NeedTurn(self.memory.get()));
         loop {
             let mut fds = [PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
@@ -68,7 +68,7 @@ impl<'a> PushTurn<'a> {
             watchdog::worked();
             match self.parent.try_recv() {
                 Ok(Received { message: ParentToVerify::Turn(()), .. }) => break,
-                Ok(Received { message: ParentToVerify::Waits(wait), .. }) => self.tell(&wait),
+                Ok(Received { message: ParentToVerify::Waits(wait), .. }) => self.send_wait(&wait),
                 Ok(Received { message: ParentToVerify::NoTurn(refusal), .. }) => {
                     return Err(refusal.into());
                 }
@@ -82,7 +82,7 @@ impl<'a> PushTurn<'a> {
     }
 
     /// Tells the client why it waits, if the session listens.
-    fn tell(&self, PackWait { made, others, limit }: &PackWait) {
+    fn send_wait(&self, PackWait { made, others, limit }: &PackWait) {
         let line =
             format!("waiting for other pushes: {made} being checked, {others} more in the queue ({limit})");
         let _ = self.session.try_send(0, 0, &VerifyToSession::Progress((line, true)));
@@ -106,7 +106,7 @@ impl<'a> PushTurn<'a> {
             let [ready, word] = fds.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
             let waited = self.waited.get().saturating_add(begun.elapsed());
             if !ready && waited >= PATIENCE && self.held.replace(false) {
-                say(self.parent, 0, &VerifyToParent::Stalled(self.memory.get()));
+                send(self.parent, 0, &VerifyToParent::Stalled(self.memory.get()));
             }
             if word {
                 match self.parent.try_recv() {

@@ -179,24 +179,24 @@ impl<'w, 'a> Reader<'w, 'a> {
         self.batch_bytes = 0;
         if !self.batch.is_empty() {
             let batch = std::mem::take(&mut self.batch);
-            self.give(&SessionToWriter::Commands(batch));
+            self.send_batch(&SessionToWriter::Commands(batch));
         }
     }
 
     fn hand_on_shallows(&mut self) {
         if !self.shallow_batch.is_empty() {
             let batch = std::mem::take(&mut self.shallow_batch);
-            self.give(&SessionToWriter::Shallows(batch));
+            self.send_batch(&SessionToWriter::Shallows(batch));
         }
     }
 
     /// Hands a batch on. After a refusal the rest is read all the same, because the report names
     /// every command.
-    fn give(&mut self, batch: &SessionToWriter) {
+    fn send_batch(&mut self, batch: &SessionToWriter) {
         if self.request.is_over() {
             return;
         }
-        match self.writer.give(batch) {
+        match self.writer.send_batch(batch) {
             Ok(Taken::Yes) => {}
             Ok(Taken::Refused(refusal)) => self.request.refused = Some(refusal),
             Err(error) => self.request.broken = Some(error.failure().refusal),

@@ -121,11 +121,11 @@ impl Work<'_> {
         loop {
             let (from_writer, from_verify) = self.wait(listening)?;
             if from_verify {
-                listening = self.hear_verify();
+                listening = self.recv_from_verify();
             }
             if from_writer
                 && let Some(message) = self.writer.try_receive()?
-                && self.hear_writer(message)?
+                && self.on_writer_message(message)?
             {
                 return Ok(());
             }
@@ -151,10 +151,10 @@ impl Work<'_> {
     }
 
     /// Hears one message of `repo_write`; `true`: the push is over.
-    fn hear_writer(&mut self, message: WriterToSession) -> Result<bool, TalkError> {
+    fn on_writer_message(&mut self, message: WriterToSession) -> Result<bool, TalkError> {
         watchdog::worked();
         match message {
-            WriterToSession::TakePack(()) if self.request.pack && !self.given => self.give_input()?,
+            WriterToSession::TakePack(()) if self.request.pack && !self.given => self.send_input()?,
             WriterToSession::Results(results) => self.results(results)?,
             WriterToSession::End(refused) => {
                 self.outcome.input_ended |= self.given && refused.is_none();
@@ -172,7 +172,7 @@ impl Work<'_> {
     }
 
     /// From here on the client's input is `verify`'s.
-    fn give_input(&mut self) -> Result<(), TalkError> {
+    fn send_input(&mut self) -> Result<(), TalkError> {
         self.given = true;
         self.verify
             .send(0, 0, &SessionToVerify::Input(()))
@@ -198,7 +198,7 @@ impl Work<'_> {
     }
 
     /// Hears one message of `verify`; `false`: it says no more.
-    fn hear_verify(&mut self) -> bool {
+    fn recv_from_verify(&mut self) -> bool {
         match self.verify.try_recv() {
             Ok(received) => {
                 watchdog::worked();
@@ -220,7 +220,7 @@ impl Work<'_> {
         for _ in 0..1024 {
             let mut fds = [PollFd::new(self.verify.as_fd(), PollFlags::POLLIN)];
             let waiting = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0);
-            if !waiting || !self.hear_verify() {
+            if !waiting || !self.recv_from_verify() {
                 return;
             }
         }
@@ -271,7 +271,7 @@ impl<'a> Screen<'a> {
     fn funny(&mut self, request: &PushRequest) {
         for asked in request.commands.iter().filter(|asked| asked.funny).take(FUNNY_TOLD) {
             let name = String::from_utf8_lossy(&asked.name);
-            self.say(&format!("error: refusing to update funny ref '{name}' remotely\n"));
+            self.send_progress(&format!("error: refusing to update funny ref '{name}' remotely\n"));
         }
     }
 
@@ -289,7 +289,7 @@ impl<'a> Screen<'a> {
         if !last && self.unfinished.as_ref() == Some(&line) {
             return;
         }
-        self.say(&format!("{line}{}", if last { '\n' } else { '\r' }));
+        self.send_progress(&format!("{line}{}", if last { '\n' } else { '\r' }));
         (self.last_progress, self.unfinished) =
             if last { (None, None) } else { (Some(Instant::now()), Some(line)) };
     }
@@ -297,11 +297,11 @@ impl<'a> Screen<'a> {
     /// Ends an unfinished line, so that the report has one of its own.
     fn close(&mut self) {
         if let Some(line) = self.unfinished.take() {
-            self.say(&format!("{line}\n"));
+            self.send_progress(&format!("{line}\n"));
         }
     }
 
-    fn say(&mut self, text: &str) {
+    fn send_progress(&mut self, text: &str) {
         let mut packet = Vec::new();
         pktline::write_band(&mut packet, Band::Progress, text.as_bytes(), BAND_MAX);
         self.offer(&packet);

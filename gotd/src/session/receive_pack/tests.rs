@@ -137,26 +137,26 @@ struct ReceivedPush {
 }
 
 /// Takes everything up to `Begin`, or the session's end.
-fn hear(writer: &WriterEnd, refs: &[(&str, &str)]) -> ReceivedPush {
-    let mut heard = ReceivedPush::default();
+fn receive_push(writer: &WriterEnd, refs: &[(&str, &str)]) -> ReceivedPush {
+    let mut asked = ReceivedPush::default();
     while let Ok(received) = writer.recv() {
         match received.message {
             SessionToWriter::List(()) => list(writer, refs),
             SessionToWriter::Commands(batch) => {
-                heard.commands.extend(batch);
-                say(writer, WriterToSession::Taken(()));
+                asked.commands.extend(batch);
+                send(writer, WriterToSession::Taken(()));
             }
             SessionToWriter::Shallows(batch) => {
-                heard.shallows.extend(batch);
-                say(writer, WriterToSession::Taken(()));
+                asked.shallows.extend(batch);
+                send(writer, WriterToSession::Taken(()));
             }
             SessionToWriter::Begin(begin) => {
-                heard.begin = Some(begin);
+                asked.begin = Some(begin);
                 break;
             }
         }
     }
-    heard
+    asked
 }
 
 fn list(writer: &WriterEnd, refs: &[(&str, &str)]) {
@@ -167,10 +167,10 @@ fn list(writer: &WriterEnd, refs: &[(&str, &str)]) {
         target: None,
     };
     let refs = refs.iter().map(line).collect();
-    say(writer, WriterToSession::Refs(RefBatch { refs, shallow: Vec::new(), last: true }));
+    send(writer, WriterToSession::Refs(RefBatch { refs, shallow: Vec::new(), last: true }));
 }
 
-fn say(writer: &WriterEnd, message: WriterToSession) {
+fn send(writer: &WriterEnd, message: WriterToSession) {
     let _ = writer.send(0, 0, &message);
 }
 
@@ -188,8 +188,8 @@ fn shown(failure: &Failure) -> (String, bool) {
 }
 
 /// All commands done, but those whose names are refused here.
-fn decide(writer: &WriterEnd, heard: &ReceivedPush, refused: &[(&str, &str)]) {
-    for batch in heard.commands.chunks(7) {
+fn decide(writer: &WriterEnd, asked: &ReceivedPush, refused: &[(&str, &str)]) {
+    for batch in asked.commands.chunks(7) {
         let result = |command: &RefCommand| CommandResult {
             name: command.name.clone(),
             refused: refused
@@ -197,9 +197,9 @@ fn decide(writer: &WriterEnd, heard: &ReceivedPush, refused: &[(&str, &str)]) {
                 .find(|(name, _)| name.as_bytes() == command.name.as_bytes())
                 .map(|(_, reason)| refusal_of(reason)),
         };
-        say(writer, WriterToSession::Results(batch.iter().map(result).collect()));
+        send(writer, WriterToSession::Results(batch.iter().map(result).collect()));
     }
-    say(writer, WriterToSession::End(None));
+    send(writer, WriterToSession::End(None));
 }
 
 /// A played `verify`: takes the client's input.
@@ -210,7 +210,7 @@ fn take_input(verify: &VerifyEnd) -> File {
 
 /// Reads an empty pack, as `verify` does.
 fn take_empty_pack(writer: &WriterEnd, verify: &VerifyEnd) {
-    say(writer, WriterToSession::TakePack(()));
+    send(writer, WriterToSession::TakePack(()));
     let mut pack = [0; 32];
     take_input(verify).read_exact(&mut pack).unwrap();
     assert_eq!(pack, EMPTY_PACK);
@@ -394,7 +394,7 @@ fn references_are_told_as_c_git_tells_them_and_a_client_may_go() {
             let (ours, end) = converse(version, bytes, move |writer, _| {
                 let refs = ["HEAD", "refs/heads/main", "refs/heads/old", "refs/heads/other"];
                 let refs: Vec<(&str, &str)> = refs.iter().map(|name| (commit.as_str(), *name)).collect();
-                assert!(hear(writer, &refs).begin.is_none());
+                assert!(receive_push(writer, &refs).begin.is_none());
             });
             assert_eq!(normal(packets(&ours)), normal(packets(&theirs)), "version {version}");
             assert_eq!(end.result, Ok(()));
@@ -407,7 +407,7 @@ fn an_empty_a_shallow_and_a_borrowing_repository() {
     let empty = tempfile::tempdir().unwrap();
     run(empty.path(), &["init", "-q", "--bare", "."], b"");
     let theirs = oracle(empty.path(), 0, b"0000");
-    let (ours, _) = converse(0, b"0000", |writer, _| drop(hear(writer, &[])));
+    let (ours, _) = converse(0, b"0000", |writer, _| drop(receive_push(writer, &[])));
     assert_eq!(normal(packets(&ours)), normal(packets(&theirs)));
     // Clients take no reference behind a shallow line, whatever order the repository process has.
     let (ours, end) = converse(0, b"0000", |writer, _| {
@@ -425,9 +425,9 @@ fn an_empty_a_shallow_and_a_borrowing_repository() {
                 last,
             })
         };
-        say(writer, batch(&[(ONE, "refs/heads/a")], &[], false));
-        say(writer, batch(&[], &[ONE], false));
-        say(writer, batch(&[(TWO, "refs/heads/b")], &[TWO], true));
+        send(writer, batch(&[(ONE, "refs/heads/a")], &[], false));
+        send(writer, batch(&[], &[ONE], false));
+        send(writer, batch(&[(TWO, "refs/heads/b")], &[TWO], true));
     });
     let lines = packets(&ours);
     assert!(lines[0].starts_with(&format!("{ONE} refs/heads/a\0")), "{lines:?}");
@@ -463,11 +463,11 @@ fn reports_are_c_gits_byte_by_byte() {
         let stale =
             theirs.iter().find_map(|l| l.strip_prefix("ng refs/heads/other ")).unwrap_or("stale").to_owned();
         let (ours, end) = converse(0, &bytes, move |writer, verify| {
-            let heard = hear(writer, &[]);
-            assert_eq!(heard.commands.len(), 3);
-            assert_eq!(heard.begin.as_ref().map(|b| (b.atomic, b.pack)), Some((false, true)));
+            let asked = receive_push(writer, &[]);
+            assert_eq!(asked.commands.len(), 3);
+            assert_eq!(asked.begin.as_ref().map(|b| (b.atomic, b.pack)), Some((false, true)));
             take_empty_pack(writer, verify);
-            decide(writer, &heard, &[("refs/heads/other", &stale)]);
+            decide(writer, &asked, &[("refs/heads/other", &stale)]);
         });
         let ours: Vec<_> = after_advertisement(&ours).into_iter().filter(|l| !l.starts_with("2: ")).collect();
         let theirs: Vec<_> = theirs.into_iter().filter(|l| !l.starts_with("2: ")).collect();
@@ -498,16 +498,16 @@ fn the_pack_is_left_to_verify_from_its_first_byte_on() {
     let pack: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
     let bytes = [request(&lines), pack.clone()].concat();
     let (answer, end) = converse(1, &bytes, move |writer, verify| {
-        let heard = hear(writer, &[]);
-        assert_eq!(heard.shallows, [id(ONE)]);
-        let begin = heard.begin.clone().unwrap();
+        let asked = receive_push(writer, &[]);
+        assert_eq!(asked.shallows, [id(ONE)]);
+        let begin = asked.begin.clone().unwrap();
         assert!(begin.atomic && begin.pack);
         assert_eq!(begin.options, ["ci.skip", "with \\x22quotes\\x22"]);
-        say(writer, WriterToSession::TakePack(()));
+        send(writer, WriterToSession::TakePack(()));
         let mut read = Vec::new();
         take_input(verify).read_to_end(&mut read).unwrap();
         assert!(read == pack, "verify reads the pack and nothing else");
-        decide(writer, &heard, &[]);
+        decide(writer, &asked, &[]);
     });
     assert_eq!(after_advertisement(&answer), ["unpack ok\n", "ok refs/heads/a\n", "0000"]);
     assert_eq!(end.result, Ok(()));
@@ -522,9 +522,9 @@ fn deletions_come_without_a_pack_and_in_the_order_sent() {
     let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     lines.push("0000");
     let (answer, end) = converse(0, &request(&lines), |writer, _| {
-        let heard = hear(writer, &[]);
-        assert!(!heard.begin.as_ref().unwrap().pack);
-        decide(writer, &heard, &[("refs/heads/b7", "deletion\nprohibited\x1b[2J")]);
+        let asked = receive_push(writer, &[]);
+        assert!(!asked.begin.as_ref().unwrap().pack);
+        decide(writer, &asked, &[("refs/heads/b7", "deletion\nprohibited\x1b[2J")]);
     });
     let expected: Vec<String> = std::iter::once("unpack ok\n".to_owned())
         .chain((0..300).rev().map(|n| match n {
@@ -543,7 +543,7 @@ fn progress_and_keepalives_reach_the_client_unless_it_wants_quiet() {
         let line = format!("{NULL} {ONE} refs/heads/a\0report-status side-band-64k{quiet}");
         let bytes = [request(&[&line, "0000"]), EMPTY_PACK.to_vec()].concat();
         let (answer, _) = converse(0, &bytes, |writer, verify| {
-            let heard = hear(writer, &[]);
+            let asked = receive_push(writer, &[]);
             take_empty_pack(writer, verify);
             let progress = |line: &str, last| {
                 verify.send(0, 0, &VerifyToSession::Progress((line.into(), last))).unwrap();
@@ -557,7 +557,7 @@ fn progress_and_keepalives_reach_the_client_unless_it_wants_quiet() {
                 std::thread::sleep(std::time::Duration::from_millis(500));
             }
             progress("Checking \x1b]0;evil\x07objects:  50%", false);
-            decide(writer, &heard, &[]);
+            decide(writer, &asked, &[]);
         });
         let lines = after_advertisement(&answer);
         let (progress, rest): (Vec<&str>, Vec<&str>) =

@@ -86,7 +86,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Hands on a batch of what the client said.
-    pub(super) fn give(&self, batch: &SessionToWriter) -> Result<Taken, TalkError> {
+    pub(super) fn send_batch(&self, batch: &SessionToWriter) -> Result<Taken, TalkError> {
         watchdog::phase(Phase::Work);
         self.send(batch)?;
         match self.receive()? {

@@ -129,7 +129,7 @@ impl Session<'_> {
 
     /// Says that wants and depth are complete. With `tell`, writes the boundary's lines for the
     /// client, and returns whether there were any.
-    fn settle(&mut self, needs: &mut Needs, tell: bool) -> Result<bool, TalkError> {
+    fn resolve_boundary(&mut self, needs: &mut Needs, tell: bool) -> Result<bool, TalkError> {
         self.flush_wants(needs)?;
         self.flush_shallows(needs)?;
         if needs.depth && needs.cut {

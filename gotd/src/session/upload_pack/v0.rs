@@ -139,7 +139,7 @@ impl Session<'_> {
         needs.relative = caps.deepen_relative;
         if needs.wants.count() > 0 {
             let tell = needs.deepens();
-            self.settle(&mut needs, tell)?;
+            self.resolve_boundary(&mut needs, tell)?;
             if tell {
                 self.wire.out.extend_from_slice(FLUSH);
             }

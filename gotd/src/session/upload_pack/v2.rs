@@ -198,7 +198,7 @@ impl Session<'_> {
     fn shallow_info(&mut self, needs: &mut Needs) -> Result<(), TalkError> {
         let before = self.wire.out.len();
         pktline::write(&mut self.wire.out, b"shallow-info\n")?;
-        let told = self.settle(needs, true)?;
+        let told = self.resolve_boundary(needs, true)?;
         if told || needs.deepens() || needs.shallows.count() > 0 {
             self.wire.out.extend_from_slice(DELIM);
         } else {

@@ -70,7 +70,7 @@ impl Parent {
     }
 
     /// Tells the repository process of a session something; one that does not listen is ended.
-    pub(in crate::roles::parent) fn tell_repo(&mut self, number: u64, message: &ParentToRepo) {
+    pub(in crate::roles::parent) fn send_to_repo(&mut self, number: u64, message: &ParentToRepo) {
         let Some(session) = self.table.get(number) else { return };
         let sent = session.repo.running().is_none_or(|c| c.channel.try_send(0, number, message).is_ok());
         if !sent {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 /// The answer to a request that is refused before anything is asked of `repo_write`.
 fn refusal(bytes: &[u8]) -> (Vec<String>, Failure) {
     let (answer, end) = converse(0, bytes, |writer, _| {
-        assert!(hear(writer, &[]).begin.is_none());
+        assert!(receive_push(writer, &[]).begin.is_none());
     });
     (after_advertisement(&answer), end.result.unwrap_err())
 }
@@ -80,11 +80,11 @@ fn too_many_commands_or_options() {
     lines.push("0000");
     let bytes = [request(&lines), EMPTY_PACK.to_vec()].concat();
     let (_, end) = converse(0, &bytes, |writer, verify| {
-        let heard = hear(writer, &[]);
-        let options = heard.begin.clone().unwrap().options;
+        let asked = receive_push(writer, &[]);
+        let options = asked.begin.clone().unwrap().options;
         assert!(!options.is_empty() && options.iter().map(String::len).sum::<usize>() <= 8192);
         take_empty_pack(writer, verify);
-        decide(writer, &heard, &[]);
+        decide(writer, &asked, &[]);
     });
     assert_eq!(end.result, Ok(()));
 }
@@ -107,9 +107,9 @@ fn a_push_that_is_refused_before_its_pack_is_read_is_reported_to_a_client_that_o
         let bytes = [request(&lines), vec![7; 5 << 20]].concat();
         let Stage { mut input, mut output, writer, verify, session } = stage(0);
         let others = std::thread::spawn(move || {
-            let heard = hear(&writer, &[]);
-            assert_eq!(heard.commands.len(), 2000);
-            say(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
+            let asked = receive_push(&writer, &[]);
+            assert_eq!(asked.commands.len(), 2000);
+            send(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
             drop((writer, verify));
         });
         // It closes only when it has read everything, as libgit2 does.
@@ -149,22 +149,22 @@ fn a_push_that_repo_write_does_not_take_is_reported_by_command() {
         let SessionToWriter::List(()) = writer.recv().unwrap().message else { panic!("not a list") };
         list(writer, &[]);
         writer.recv().unwrap();
-        say(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
+        send(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
         assert!(writer.recv().is_err(), "nothing more is asked");
     });
     let expected = ["unpack disk is full\n", "ng refs/heads/a unpacker error\n", "0000", "band end"];
     assert_eq!(after_advertisement(&answer), expected);
     assert_eq!(end.result, Ok(()));
     let (answer, end) = converse(0, &bytes, |writer, _| {
-        hear(writer, &[]);
-        say(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
+        receive_push(writer, &[]);
+        send(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
     });
     assert_eq!(after_advertisement(&answer), expected);
     assert_eq!(end.result, Ok(()));
     // Not even a list: the client has said nothing yet, and an `ERR` packet is what it understands.
     let (answer, end) = converse(0, &bytes, |writer, _| {
         writer.recv().unwrap();
-        say(writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
+        send(writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
     });
     assert_eq!(packets(&answer), ["ERR repository is busy"]);
     assert_eq!(end.result.as_ref().map_err(shown), Err(("repository is busy".to_owned(), false)));
@@ -178,8 +178,8 @@ fn protected_references_are_told_on_standard_error_too() {
     ] {
         let bytes = request(&[&format!("{ONE} {NULL} refs/heads/main\0report-status"), "0000"]);
         let (answer, end) = converse(0, &bytes, |writer, _| {
-            let heard = hear(writer, &[]);
-            decide(writer, &heard, &[("refs/heads/main", reason)]);
+            let asked = receive_push(writer, &[]);
+            decide(writer, &asked, &[("refs/heads/main", reason)]);
         });
         assert_eq!(after_advertisement(&answer)[1], format!("ng refs/heads/main {reason}\n"));
         assert_eq!(end.result.as_ref().map_err(shown), Err((told.to_owned(), true)));
@@ -196,10 +196,10 @@ fn a_got_client_is_told_of_protected_references_by_an_error() {
         "0000",
     ]);
     let (answer, end) = converse(0, &bytes, |writer, _| {
-        let heard = hear(writer, &[]);
+        let asked = receive_push(writer, &[]);
         decide(
             writer,
-            &heard,
+            &asked,
             &[
                 ("refs/heads/main", "refs/heads/main: reference is protected"),
                 ("refs/heads/b", "no such reference"),
@@ -224,7 +224,7 @@ fn an_impossible_name_in_an_atomic_push_refuses_all_of_it() {
         "0000",
     ]);
     let (answer, end) = converse(0, &bytes, |writer, _| {
-        assert!(hear(writer, &[]).begin.is_none(), "nothing is begun");
+        assert!(receive_push(writer, &[]).begin.is_none(), "nothing is begun");
     });
     assert_eq!(
         after_advertisement(&answer),
@@ -257,10 +257,10 @@ fn a_failing_process_is_reported_and_what_was_decided_is_not_lost() {
     assert!(end.result.unwrap_err().told);
     // After it was told to begin.
     let (answer, end) = converse(0, &bytes, |writer, verify| {
-        let heard = hear(writer, &[]);
+        let asked = receive_push(writer, &[]);
         take_empty_pack(writer, verify);
-        let done = CommandResult { name: heard.commands[0].name.clone(), refused: None };
-        say(writer, WriterToSession::Results(vec![done]));
+        let done = CommandResult { name: asked.commands[0].name.clone(), refused: None };
+        send(writer, WriterToSession::Results(vec![done]));
     });
     let answer = after_advertisement(&answer);
     assert_eq!(answer[0], format!("unpack {ended}\n"));
@@ -269,10 +269,10 @@ fn a_failing_process_is_reported_and_what_was_decided_is_not_lost() {
     // `verify` failed, and `repo_write` says so; the client's pack is still under way.
     let long = [request(&lines), vec![1; 3 << 20]].concat();
     let (answer, end) = converse(0, &long, |writer, verify| {
-        hear(writer, &[]);
-        say(writer, WriterToSession::TakePack(()));
+        receive_push(writer, &[]);
+        send(writer, WriterToSession::TakePack(()));
         drop(take_input(verify));
-        say(writer, WriterToSession::End(Some(Refusal::Said("pack is damaged: bad checksum".into()))));
+        send(writer, WriterToSession::End(Some(Refusal::Said("pack is damaged: bad checksum".into()))));
     });
     let answer = after_advertisement(&answer);
     assert_eq!(answer[..2], ["unpack pack is damaged: bad checksum\n", "ng refs/heads/a unpacker error\n"]);
@@ -291,16 +291,16 @@ fn a_repository_process_that_answers_out_of_turn_is_not_believed() {
         (vec![WriterToSession::Taken(())], none),
     ] {
         let (answer, end) = converse(0, &bytes, move |writer, _| {
-            hear(writer, &[]);
-            messages.into_iter().for_each(|message| say(writer, message));
+            receive_push(writer, &[]);
+            messages.into_iter().for_each(|message| send(writer, message));
         });
         let answer = after_advertisement(&answer);
         assert!(answer[0] != "unpack ok\n" && answer[1].starts_with(told), "{answer:?}");
         assert!(end.result.is_err());
     }
     let (answer, _) = converse(0, &bytes, |writer, _| {
-        hear(writer, &[]);
-        say(writer, WriterToSession::End(None));
+        receive_push(writer, &[]);
+        send(writer, WriterToSession::End(None));
     });
     assert!(after_advertisement(&answer)[1].starts_with(none));
 }
@@ -315,7 +315,7 @@ fn a_client_that_goes_or_does_not_read_stops_nobody() {
     for goes in [true, false] {
         let Stage { mut input, output, writer, verify, session } = stage(0);
         input.write_all(&bytes).unwrap();
-        let heard = hear(&writer, &[]);
+        let asked = receive_push(&writer, &[]);
         take_empty_pack(&writer, &verify);
         let mut output = Some(output);
         if goes {
@@ -326,7 +326,7 @@ fn a_client_that_goes_or_does_not_read_stops_nobody() {
             let line = format!("{n} {}", "x".repeat(100));
             verify.send(0, 0, &VerifyToSession::Progress((line, true))).unwrap();
         }
-        decide(&writer, &heard, &[]);
+        decide(&writer, &asked, &[]);
         if let Some(mut output) = output {
             let mut answer = Vec::new();
             output.read_to_end(&mut answer).unwrap();
@@ -351,9 +351,9 @@ proptest! {
         }
         all.extend_from_slice(&bytes);
         let (answer, _) = converse(0, &all, |writer, _| {
-            let heard = hear(writer, &[]);
-            if heard.begin.is_some() {
-                decide(writer, &heard, &[]);
+            let asked = receive_push(writer, &[]);
+            if asked.begin.is_some() {
+                decide(writer, &asked, &[]);
             }
         });
         packets(&answer);

@@ -102,10 +102,10 @@ impl Pair {
 fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
     let refs = line(server, &["for-each-ref", "--format=%(objectname) %(refname)"]);
     let refs: Vec<(&str, &str)> = refs.lines().filter_map(|l| l.split_once(' ')).collect();
-    let heard = hear(writer, &refs);
-    let Some(begin) = &heard.begin else { return };
+    let asked = receive_push(writer, &refs);
+    let Some(begin) = &asked.begin else { return };
     if begin.pack {
-        say(writer, WriterToSession::TakePack(()));
+        send(writer, WriterToSession::TakePack(()));
         verify.send(0, 0, &VerifyToSession::Progress(("Receiving".into(), true))).unwrap();
         let output = git(&["index-pack", "--stdin", "--fix-thin"])
             .current_dir(server)
@@ -113,16 +113,19 @@ fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
             .output()
             .unwrap();
         if !output.status.success() {
-            return say(writer, WriterToSession::End(Some(Refusal::Said("index-pack abnormal exit".into()))));
+            return send(
+                writer,
+                WriterToSession::End(Some(Refusal::Said("index-pack abnormal exit".into()))),
+            );
         }
         verify.send(0, 0, &VerifyToSession::InputEnd(0)).unwrap();
     }
     let current = |name: &str| refs.iter().find(|(_, n)| *n == name).map_or(NULL, |(id, _)| id).to_owned();
     let stale = |c: &RefCommand| current(&String::from_utf8_lossy(c.name.as_bytes())) != c.old.to_string();
     let mut refused = Vec::new();
-    for command in &heard.commands {
+    for command in &asked.commands {
         let name = String::from_utf8(command.name.as_bytes().to_vec()).unwrap();
-        if begin.atomic && heard.commands.iter().any(stale) {
+        if begin.atomic && asked.commands.iter().any(stale) {
             refused.push((name, "atomic push failure"));
         } else if stale(command) {
             refused.push((name, "failed to update ref"));
@@ -132,12 +135,12 @@ fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
             run(server, &["update-ref", &name, &command.new.to_string()], b"");
         }
     }
-    let shallow: String = heard.shallows.iter().map(|id| format!("{id}\n")).collect();
+    let shallow: String = asked.shallows.iter().map(|id| format!("{id}\n")).collect();
     if !shallow.is_empty() {
         std::fs::write(server.join("shallow"), shallow).unwrap();
     }
     let refused: Vec<(&str, &str)> = refused.iter().map(|(name, reason)| (name.as_str(), *reason)).collect();
-    decide(writer, &heard, &refused);
+    decide(writer, &asked, &refused);
 }
 
 #[test]
@@ -193,9 +196,9 @@ fn what_a_refused_client_shows() {
             let (writer, _verify, session) = session(input.into(), output.into(), 0);
             if case == 2 {
                 writer.recv().unwrap();
-                say(&writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
-            } else if hear(&writer, &[]).begin.is_some() {
-                say(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
+                send(&writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
+            } else if receive_push(&writer, &[]).begin.is_some() {
+                send(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
             }
             session.join().unwrap()
         });
