@@ -38,7 +38,8 @@ pub fn passed_count() -> i32 {
     number("LISTEN_FDS").and_then(|count| i32::try_from(count).ok()).unwrap_or(0).clamp(0, MOST_PASSED)
 }
 
-/// Takes over the sockets that were passed. An error: one of them is not what clients can come to.
+/// Takes over the sockets that the service manager passed. Fails if clients cannot connect to one
+/// of them.
 pub fn passed_sockets(count: i32) -> Result<Vec<Passed>, String> {
     let take = |number: i32| {
         let text = |e: &dyn std::fmt::Display| format!("descriptor {number} of the service manager: {e}");

@@ -1,8 +1,8 @@
 //! What a repository may borrow from: the questions of its process, put to `auth` for the client of
 //! its session.
 //!
-//! **Invariant:** whom the question is about is the parent's own knowledge: the kernel's word and
-//! the client's greeting, never what the repository process or the session says.
+//! **Invariant:** the parent itself knows which user the question is about, from the kernel's word
+//! and the client's greeting. It never takes that from the repository process or the session.
 
 use libproto::message::parent::{BorrowAsk, FoundAt, Lend, ParentToAuth, ParentToRepo, Who};
 use libproto::states::RepoState;

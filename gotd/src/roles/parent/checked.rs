@@ -1,4 +1,5 @@
-//! What repository processes checked, kept for those that come after.
+//! The files that repository processes have checked, remembered so that later processes need not
+//! check them again.
 //!
 //! Checking a repository's bitmap and the order of its largest pack takes longer than a small
 //! fetch. Each process that did says so at its end, and the next one of the same repository hears
@@ -27,7 +28,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Those of a repository.
+    /// The checks of a repository that still hold.
     pub fn of(&self, repository: &Opened, now: Instant) -> Checks {
         let known = self.known.get(&(repository.device, repository.inode));
         known.into_iter().flatten().filter(|(_, until)| *until > now).map(|(check, _)| *check).collect()
@@ -48,7 +49,7 @@ impl Checked {
         let known = self.known.entry(key).or_default();
         known.retain(|(check, until)| *until > now && !checks.contains(check));
         known.extend(checks.iter().take(MOST).map(|check| (*check, now + HOLDS)));
-        // The oldest are those of files that are gone.
+        // The oldest checks are likely to be about files that are gone.
         known.drain(..known.len().saturating_sub(MOST));
     }
 }

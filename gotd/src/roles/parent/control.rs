@@ -21,8 +21,8 @@ use super::{End, Parent};
 const MOST_SESSIONS: usize = 512;
 /// How long `gotctl stop` waits for sessions under way.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How long `gotctl stop --now` waits for them once they are ended, and how long the answer to
-/// either may take.
+/// How long `gotctl stop --now` waits for sessions that it has ended, and how long the answer to
+/// either form of `gotctl stop` may take.
 const HURRY: Duration = Duration::from_secs(1);
 
 /// `gotctl stop` was asked for.
@@ -30,12 +30,12 @@ const HURRY: Duration = Duration::from_secs(1);
 pub(super) struct Drain {
     /// When it is waited no longer.
     until: Instant,
-    /// The sessions of those who asked, and who are told when it is over.
+    /// The control sessions that asked for the stop, and get an answer when it is done.
     asking: Vec<u64>,
 }
 
 impl Parent {
-    /// What a client is told who asks for control where it is not to be had.
+    /// The refusal of a control request that came to another socket than the control socket.
     fn where_control_is(&self) -> String {
         let of = |place: &&ListenPlace| place.pool() == Pool::Control;
         let all: Vec<String> = self.listeners.iter().filter(of).map(ToString::to_string).collect();
@@ -146,7 +146,7 @@ fn busy(table: &SessionTable, asking: u64) -> Vec<&Session> {
 }
 
 impl Parent {
-    /// The lines of `gotctl info`. `asking` is the session of the one who asks, which is left out.
+    /// The lines of `gotctl info`. `asking` is the session that asks; it is left out.
     fn info(&self, asking: u64) -> Vec<String> {
         let busy = busy(&self.table, asking);
         let waiting = self.table.waiting();

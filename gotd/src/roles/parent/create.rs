@@ -1,7 +1,7 @@
-//! Making a repository that a permitted push names and that is not there: one `create` process at a
-//! time, so that none removes what another is just making, and of two pushes to one name the second
-//! finds the first one's. One that takes too long, and that the system does not let go of, keeps
-//! only its own directory from others.
+//! Making a repository that a permitted push names and that is not there. One `create` process runs
+//! at a time, so that none removes what another is just making; of two pushes to the same name the
+//! second finds the repository that the first has made. A process that takes too long, and that
+//! cannot be ended because it hangs in a file system, blocks only creations in its own directory.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::os::log::Level;
 /// How long making a repository may take. Its client is told after 30 seconds by its own session,
 /// unless configured otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What the client is told when it cannot even be tried.
+/// The client's text when the creation cannot even be tried.
 const NOT_CREATED: &str = "the repository cannot be created";
 
 /// Role `create`.
@@ -60,7 +60,7 @@ impl JobRole for Create {
         }
     }
 
-    /// One that has not said what it did has failed.
+    /// A process that ended without a result has failed.
     fn ended(parent: &mut Parent, number: u64, ending: Ending) {
         parent.set_creation(number, Creation::Over);
         let Some(session) = parent.table.get(number) else { return };
@@ -89,7 +89,7 @@ impl Parent {
             }
             (None, None) => self.not_there(number, NO_SUCH),
             (Some(_), _) => {
-                // It was there a moment ago, by name.
+                // The repository was there a moment ago, by name.
                 session.refused =
                     Some(said("something that is no repository has the name of one to be created"));
                 self.not_there(number, NO_SUCH);
@@ -155,7 +155,8 @@ impl Parent {
         }
     }
 
-    /// What became of it: the repository process looks again, or the client is told.
+    /// Takes the result of a creation: the repository process looks for the repository again, or
+    /// the client gets the refusal.
     fn created(&mut self, number: u64, done: Created) {
         if done == Created::Made {
             self.log_created(number);
@@ -170,7 +171,7 @@ impl Parent {
                 self.send_to_repo(number, &ParentToRepo::Again(()));
             }
             Created::Refused(why) => {
-                // As if it were not there, which it is not.
+                // The answer is that of a repository that is not there, and it is true.
                 session.refused = Some(why);
                 self.not_there(number, NO_SUCH);
             }

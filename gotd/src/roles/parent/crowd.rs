@@ -1,7 +1,8 @@
 //! Many connections: of one user of a shared account, and of all when every place is taken.
 //!
-//! `listen` counts by uid, before a session is spent on anybody. Here is what it cannot know: the
-//! name that a user of a shared account goes by, and who has not asked for anything yet.
+//! `listen` counts by uid, before a session is spent on anybody. This file adds what `listen`
+//! cannot know: the name of a user of a shared account, and which sessions have not asked for
+//! anything yet.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +16,17 @@ use super::settings::Settings;
 use super::{LINGER, Parent, too_many};
 use crate::os::log::Level;
 
-/// A connection that is younger is not taken for a silent one.
+/// A connection younger than this does not count as silent.
 const SILENT: Duration = Duration::from_secs(1);
 /// Why a session was ended for the one of somebody else.
 const GAVE_WAY: &str = "gave way to another user (connection limit total)";
 
-/// Who is counted: a Unix user, or a user of a shared account by the name that was told.
+/// The user that connections are counted for: a Unix user by uid, or a user of a shared account by
+/// uid and the name from the greeting.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Who(u32, Option<Vec<u8>>);
 
-/// A session as far as it is of interest here.
+/// The properties of a session that decide which one gives way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CountedSession {
     number: u64,
@@ -34,9 +36,9 @@ struct CountedSession {
 }
 
 impl Parent {
-    /// Refuses a user of a shared account who has far more connections than they can use, once the
-    /// kernel has said that it is one of the account and the greeting who: those that never ask for
-    /// anything must not take the places of the others.
+    /// Refuses a user of a shared account who has far more connections than they can use. The
+    /// kernel's word (the account) and the greeting (the name) must be known by then. Without this,
+    /// connections that never ask for anything would take the places of the account's other users.
     pub(super) fn consider_user(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
         let (Some(Peer::Unix { uid, .. }), Some(hello)) = (session.peer(), &session.hello) else { return };
@@ -94,8 +96,9 @@ impl SessionTable {
     }
 }
 
-/// Whose connection is ended for one of a user who has `newcomer` sessions: of the user with most of
-/// them, the longest silent one. `None`: nobody's, and the newcomer waits.
+/// Picks the connection to end for a newcomer whose user has `newcomer` sessions: the longest
+/// silent connection of the user with most sessions. `None`: no connection is ended, and the
+/// newcomer waits.
 fn gives_way(places: &[CountedSession], newcomer: u32, now: Instant) -> Option<u64> {
     let mut counts = std::collections::HashMap::new();
     for place in places {

@@ -1,13 +1,13 @@
-//! Leaving the terminal: the process that was started waits for the daemon, and says what it has to
-//! say until then.
+//! Leaving the terminal: the process that the shell started waits until the daemon listens, and
+//! prints the daemon's messages until then.
 
 use std::io::Read;
 
 use super::startup::DaemonOptions;
 use crate::os::spawn::Starter;
 
-/// Starts the daemon as a process of its own session, waits until it listens, and passes on what it
-/// has to say until then.
+/// Starts the daemon in a session of its own (setsid(2)), waits until it listens, and prints its
+/// messages until then.
 pub(super) fn detach(starter: &Starter, options: &DaemonOptions) -> Result<(), String> {
     let config = std::path::absolute(&options.config).map_err(|e| e.to_string())?;
     let secrets =

@@ -54,7 +54,7 @@ impl Parent {
         end
     }
 
-    /// Reaps whoever has ended; never waits.
+    /// Reaps all processes that have ended; never waits.
     pub(super) fn reap(&mut self) -> Option<End> {
         loop {
             let status = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
@@ -77,13 +77,13 @@ impl Parent {
         }
     }
 
-    /// A process has been reaped: whose it was, and what that means.
+    /// Finds what a reaped process belonged to, and takes the consequences.
     fn process_ended(&mut self, pid: Pid, ending: Ending) {
         let Some((number, process)) = self.table.iter().find_map(|s| Some((s.number, s.process(pid)?)))
         else {
             return;
         };
-        // What it said last may still be unread.
+        // The session's last message may still be unread.
         self.on_session(number);
         self.on_repo(number, usize::MAX);
         self.recv_from_jobs(number);
@@ -95,7 +95,7 @@ impl Parent {
         if self.table.get(number).is_some_and(|s| s.is_over())
             && let Some(session) = self.table.remove(number)
         {
-            // Not sooner: a process that cannot end counts for whom it served.
+            // Not sooner: a process that cannot end still counts for the user it served.
             if session.connection.is_known() {
                 self.listen_out.send(&self.listen.channel, number, &ParentToListen::Over(()));
             }
@@ -117,7 +117,7 @@ impl Parent {
         if session.connection.is_known() {
             self.listen_out.send(&self.listen.channel, number, &ParentToListen::Gone(()));
         }
-        // One that was never told to go on waits for the parent's word alone.
+        // A repository process that was never told to go on waits only for the parent's word.
         let before = [RepoState::Waiting, RepoState::Opening, RepoState::Borrowing, RepoState::Absent];
         let told = !before.contains(&session.repo_state);
         // A pack that nobody waits for any more frees its place.

@@ -1,8 +1,8 @@
 //! A job: a process that is started for one thing, answers, and ends.
 //!
-//! A role whose processes are such is a file that implements [`JobRole`] and a row in
-//! [`JOBS`](super::jobs::JOBS). Here is what they have in common: start, greeting, table of states,
-//! deadline. How one is reaped is in [`ends`](super::ends).
+//! A role with such processes is a file that implements [`JobRole`] and a row in
+//! [`JOBS`](super::jobs::JOBS). This file has what these roles share: start, greeting, table of
+//! states, deadline. Reaping is in [`ends`](super::ends).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,8 +16,8 @@ use super::session::{Ending, Session};
 use super::{Parent, same_build};
 use crate::os::spawn::{Child, Ender};
 
-/// A process that does one thing and ends. It is known by its number: who started it, and how the
-/// system calls it, is its [`Ender`]'s to know.
+/// A process that does one thing and ends. The parent knows it by its number; only its [`Ender`]
+/// knows what started it and its pid.
 #[derive(Debug)]
 pub struct Job<S, R> {
     number: u64,
@@ -72,11 +72,11 @@ impl<S: Message, R: Message> Job<S, R> {
     }
 }
 
-/// What a message of a job's process was.
+/// The place of a message in a job's conversation.
 pub enum JobReply {
     /// Its first one.
     Greeting(Build),
-    /// Part of what it has to say.
+    /// Part of its answer; more follows.
     More,
     /// The last one.
     Last,
@@ -87,13 +87,13 @@ pub type JobOf<J> = Job<<J as JobRole>::ToJob, <J as JobRole>::FromJob>;
 
 /// A role whose processes do one thing and end; a session has one of them at a time.
 pub trait JobRole {
-    /// What the process is told.
+    /// Messages to the process.
     type ToJob: Message + 'static;
     /// What it says.
     type FromJob: Message + 'static;
     /// The role.
     const ROLE: Role;
-    /// What it may say, and when.
+    /// The messages that the process may send in each state.
     const TABLE: &'static states::StateTable<JobState, <Self::FromJob as Message>::Kind>;
     /// How long it may take; without it, as long as its session.
     const PATIENCE: Option<Duration>;
@@ -108,18 +108,18 @@ pub trait JobRole {
     fn ended(parent: &mut Parent, number: u64, ending: Ending);
 }
 
-/// A row of the table of such roles: what is done with its jobs without knowing their messages.
+/// A row of the table of job roles: the operations that do not depend on the role's messages.
 pub struct Row {
     /// The job of a session.
     pub of: for<'s> fn(&'s Session) -> Option<AnyJob<'s>>,
-    /// Reads what it says.
+    /// Reads the job's messages.
     pub recv: fn(&mut Parent, u64),
     /// Its process has been reaped.
     pub ended: fn(&mut Parent, u64, Ending),
 }
 
 impl Row {
-    /// That of a role.
+    /// The row of a role.
     pub const fn of<J: JobRole>() -> Row {
         Row { of: any_of::<J>, recv: Parent::recv_from_job::<J>, ended: J::ended }
     }
@@ -130,7 +130,7 @@ fn any_of<J: JobRole>(session: &Session) -> Option<AnyJob<'_>> {
 }
 
 impl Parent {
-    /// Starts the process of a job and tells it what to do; and whether it could be told. The
+    /// Starts the process of a job and sends it its task; returns whether that could be sent. The
     /// caller keeps the job, until it has ended, where [`JobRole::of`] finds it.
     pub(super) fn start_job<J: JobRole>(
         &mut self,
@@ -154,7 +154,7 @@ impl Parent {
         }
     }
 
-    /// What the job of a session says. A message out of order ends the session.
+    /// Reads the messages of a session's job. A message out of order ends the session.
     fn recv_from_job<J: JobRole>(&mut self, number: u64) {
         let role = J::ROLE.name();
         loop {

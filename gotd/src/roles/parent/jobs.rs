@@ -1,4 +1,4 @@
-//! The roles whose processes do one thing and end, and what is done with all of them.
+//! The table of roles whose processes do one thing and end, and the operations on all of them.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ impl Session {
 }
 
 impl Parent {
-    /// What the jobs of a session have said that is unread.
+    /// Reads the unread messages of a session's jobs.
     pub(super) fn recv_from_jobs(&mut self, number: u64) {
         for row in &JOBS {
             (row.recv)(self, number);
@@ -49,7 +49,7 @@ impl Parent {
         }
     }
 
-    /// Ends those that take too long.
+    /// Ends jobs that take too long.
     pub(super) fn expire_jobs(&mut self) {
         let now = Instant::now();
         for (_, job) in self.table.iter().flat_map(Session::jobs) {

@@ -53,7 +53,7 @@ impl JobRole for List {
         }
     }
 
-    /// One that has not said that this was all has ended early.
+    /// A `list` process that has not sent its last message has ended early.
     fn ended(parent: &mut Parent, number: u64, _: Ending) {
         let Some(overview) = parent.table.get(number).and_then(Session::overview_mut) else { return };
         overview.incomplete |= !overview.list.take().is_some_and(|job| job.is_done());
@@ -82,13 +82,14 @@ impl Parent {
         }
     }
 
-    /// Repositories that were found: `auth` says which of them the user may see.
+    /// Takes repositories that a `list` process found, and asks `auth` which of them the user may
+    /// see.
     fn listed(&mut self, number: u64, batch: Vec<ListedRepository>) {
         let Some(session) = self.table.get(number) else { return };
         let (peer, told_user) = (session.peer().cloned(), session.told_user().ok().flatten());
         let (Some(peer), Some(overview)) = (peer, session.overview_mut()) else { return };
         let Some(root) = &overview.current else { return };
-        // What was recorded for another path is listed by that one.
+        // A repository that was recorded for another path is listed under that path.
         let recorded = &self.settings.recorded;
         let own = |found: &ListedRepository| {
             recorded.other_path_below(&root.place, found.below.as_bytes(), &found.directories).is_none()

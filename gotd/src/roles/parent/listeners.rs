@@ -1,5 +1,5 @@
-//! The listening sockets that `listen` has, and how a reload changes them: new ones are made before
-//! anything else is changed, so that one that cannot be made leaves everything as it is; those that
+//! The listening sockets that `listen` has, and how a reload changes them: new sockets are made
+//! before anything else is changed. If one cannot be made, everything stays as it is. Sockets that
 //! stay are not touched.
 
 use std::net::SocketAddr;
@@ -54,7 +54,7 @@ pub struct Change {
 }
 
 impl Listeners {
-    /// None yet. `directories` and `low` are what `sockets` was started with.
+    /// No sockets yet. `directories` and `low` are the arguments that `sockets` was started with.
     pub fn new(directories: Vec<PathBuf>, low: Vec<SocketAddr>) -> Listeners {
         Listeners { all: Vec::new(), last: 0, directories, low }
     }
@@ -76,7 +76,7 @@ impl Listeners {
         self.iter().any(|place| place.pool() == pool)
     }
 
-    /// Those that go with a configuration that wants these.
+    /// The sockets to close under a configuration that wants only `wanted`.
     fn unwanted(&self, wanted: &[(ListenPlace, String)]) -> Vec<u64> {
         let goes = |listener: &&Listener| {
             listener.origin != Origin::ServiceManager
@@ -85,8 +85,7 @@ impl Listeners {
         self.all.iter().filter(goes).map(|listener| listener.number).collect()
     }
 
-    /// Numbers for a new unix socket: its own, and that of its directory. `taken` are not to be
-    /// used.
+    /// Numbers for a new unix socket: its own and its directory's. Those in `taken` are in use.
     fn numbers(&self, path: &Path, taken: &[(ListenPlace, Origin, OwnedFd)]) -> Result<(u8, u8), String> {
         let at = self.directories.iter().position(|directory| Some(directory.as_path()) == path.parent());
         let like = at
@@ -98,7 +97,7 @@ impl Listeners {
         Ok((free.ok_or("more unix sockets at a time than there can be")?, like))
     }
 
-    /// Why a TCP address cannot even be tried. `removed` are those that go.
+    /// Why a TCP address cannot even be tried. `removed` are the sockets that this reload closes.
     fn obstacle(&self, address: SocketAddr, removed: &[u64]) -> Option<String> {
         if address.port() < FIRST_FREE_PORT && !self.low.contains(&address) {
             return Some("a port below 1024 that was not there at the start: it needs a restart".into());
@@ -118,8 +117,8 @@ impl Listeners {
 }
 
 impl Parent {
-    /// Makes the listening sockets that a new configuration has and this one has not. When one of
-    /// them cannot be made, none is left.
+    /// Makes the listening sockets that a new configuration adds. If one of them cannot be made,
+    /// the others are removed again.
     pub(super) fn make_listeners(&mut self, settings: &Settings) -> Result<Change, String> {
         let mut change = Change { added: Vec::new(), removed: self.listeners.unwanted(&settings.places) };
         for (place, line) in &settings.places {

@@ -38,7 +38,7 @@ pub struct Metrics {
 pub struct Git {
     /// What `listen` said last.
     pub connections: GitCounts,
-    /// Those that got no session.
+    /// Connections that got no session, by reason.
     refused: BTreeMap<NoSession, u64>,
     /// Packs that could not be begun at once.
     pub queued: u64,
@@ -180,8 +180,8 @@ impl Metrics {
         );
         out.sample("gotd_informative_errors", &[], settings.informative_errors.into());
         out.family("gotd_limit", "gauge", "Limits that were set, other than none.");
-        // What is `none` has no number. It is left out rather than infinite, because it is not
-        // always: of `limit memory total` it means half of the machine's, which
+        // A limit of `none` has no number and is left out. It is not written as infinite, because
+        // it is not always: for `limit memory total` it means half of the machine's memory, which
         // gotd_memory_limit_bytes tells.
         for set in &settings.set.told {
             let Some(number) = set.number() else { continue };

@@ -1,5 +1,5 @@
-//! How much processor time clients take before anything is granted to them: lists of references,
-//! wants, haves, cuts of history.
+//! The processor time that clients use before they get a pack: for lists of references, wants,
+//! haves and cuts of history.
 //!
 //! Each answer costs its client next to nothing to ask for, and the repository process a walk. So
 //! it adds up what the kernel says that it has used, asks for a turn, as for a pack, once that is
@@ -23,18 +23,17 @@ use crate::repo::read::budget::over;
 
 /// For how long used time is remembered, in minutes.
 const MINUTES: usize = 10;
-/// Most clients that are remembered by themselves; what others use is counted for all of them
-/// together.
+/// Most clients with an account of their own; all further clients share one.
 const MOST: usize = 50_000;
 
-/// Whose time it is.
+/// The client, or group of clients, that time is counted for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Client {
     /// A user who came by ssh, as limits count.
     User(String),
     /// A network of git:// clients.
     Network(Network),
-    /// All that there was no room for.
+    /// All clients that there was no room for.
     Others,
 }
 
@@ -48,7 +47,7 @@ impl Used {
     }
 }
 
-/// Who has used how much.
+/// How much time each client has used.
 #[derive(Debug)]
 pub struct Spent {
     clients: HashMap<Client, Used>,
@@ -65,7 +64,8 @@ impl Default for Spent {
     }
 }
 
-/// Whom a session's time is counted for, each with the factor of what may be used.
+/// The clients that a session's time is counted for, each with the factor by which its budget is
+/// larger.
 fn clients(peer: Option<&Peer>, identity: Option<&str>) -> Vec<(Client, u64)> {
     match (peer, identity) {
         (Some(Peer::Tcp { address, .. }), _) => networks(*address)
@@ -77,7 +77,7 @@ fn clients(peer: Option<&Peer>, identity: Option<&str>) -> Vec<(Client, u64)> {
 }
 
 impl Spent {
-    /// Forgets what is more than ten minutes ago.
+    /// Forgets time that was used more than ten minutes ago.
     fn advance(&mut self, now: Instant) {
         let mut passed = now.saturating_duration_since(self.minute).as_secs() / 60;
         if passed == 0 {
@@ -116,7 +116,7 @@ impl Spent {
         self.advance(now);
         let used = |client: &Client| self.clients.get(client).map(Used::total);
         let left = clients.iter().map(|(client, factor)| {
-            // Where there is no room for a client of its own, all share the place of one.
+            // Clients that found no room share one budget.
             let full = || (self.clients.len() >= MOST).then(|| used(&Client::Others)).flatten();
             let (used, factor) = match used(client) {
                 Some(used) => (used, *factor),
@@ -135,8 +135,8 @@ impl Session {
 }
 
 impl Parent {
-    /// What a session's negotiation may use, by who it is for; the error is what the client is
-    /// told. Only a fetch negotiates.
+    /// The budget of a session's negotiation, which depends on its user. The error is the client's
+    /// refusal. Only a fetch negotiates.
     pub(super) fn negotiation(&mut self, number: u64, identity: &str) -> Result<Negotiation, Refusal> {
         let Some(session) = self.table.get(number) else { return Ok(Negotiation::default()) };
         if session.is_push() || session.shell().is_some() {
@@ -157,7 +157,7 @@ impl Parent {
         Ok(Negotiation { connection: ms(connection), left: ms(left), per_client: ms(per_client) })
     }
 
-    /// A session's negotiation has used so many milliseconds in all.
+    /// Counts a session's negotiation, which has used `total` milliseconds so far.
     pub(super) fn spend(&mut self, number: u64, total: u32) {
         let Some(session) = self.table.get(number) else { return };
         let Some(grant) = session.grant_mut() else { return };
@@ -167,8 +167,8 @@ impl Parent {
         self.spent.add(spenders, more, Instant::now());
     }
 
-    /// A repository process is about to be killed and can say nothing any more. Unless it makes a
-    /// pack, all the time it has used was for negotiation, as far as that may go: nobody gets a
+    /// Counts the time of a repository process that is about to be killed and cannot report it.
+    /// Unless it makes a pack, all its time was for negotiation, up to the budget: no client gets a
     /// walk for nothing by hanging up.
     pub(super) fn spend_at_end(&mut self, number: u64) {
         let most = self.settings.limits.get(Limit::NegotiationCpu).saturating_mul(1000);

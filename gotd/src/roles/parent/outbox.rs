@@ -1,4 +1,5 @@
-//! Queues for processes that may be slower than the parent, which waits for none of them.
+//! Queues of messages to processes that may be slower than the parent. The parent waits for no
+//! process.
 
 use std::collections::VecDeque;
 use std::io;
@@ -60,7 +61,8 @@ impl Outbox {
     }
 }
 
-/// More descriptors are on their way between processes than the system lets one user have there.
+/// Whether the system refused because more descriptors are in flight between processes than one
+/// user may have.
 fn is_crowded(e: &io::Error) -> bool {
     e.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32)
 }

@@ -1,5 +1,5 @@
-//! Whether the repository that was found is the one that was permitted: `auth` says so of its path,
-//! and the inodes of when the configuration was loaded may object.
+//! Whether the repository that was found is the one that was permitted: `auth` confirms its path,
+//! and the inodes recorded when the configuration was loaded may refuse it.
 //!
 //! The repository process opens it meanwhile. Nothing of what it finds reaches the client before
 //! both have agreed.
@@ -37,7 +37,8 @@ impl Parent {
         self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Place(ask));
     }
 
-    /// The repository process has opened what it found, or not, or has found nothing.
+    /// Takes the repository process's result: it has opened what it found, could not open it, or
+    /// has found nothing.
     pub(super) fn looked(&mut self, number: u64, result: Result<Opened, OpenError>) {
         let Some(session) = self.table.get(number) else { return };
         match (session.grant_mut().map(|grant| &mut grant.place), result) {
@@ -49,7 +50,7 @@ impl Parent {
             (Some(RepoLocation::Unknown), Err(OpenError::Unusable(text))) => {
                 self.refuse(number, Refusal::Damaged(text))
             }
-            // It hears of it when `auth` has answered.
+            // The repository process gets its answer when `auth` has answered.
             (Some(RepoLocation::Asked(_, told @ None)), result) => *told = Some(result),
             (Some(RepoLocation::Right(_)), result) => self.opened(number, result),
             (Some(RepoLocation::Wrong), _) => {}

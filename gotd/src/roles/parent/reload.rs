@@ -1,9 +1,9 @@
 //! A new configuration for the running daemon: read by a fresh `config` process, checked, told to
 //! `auth`, and only then in force.
 //!
-//! Nothing changes before all of it is good and every new listening socket is made. Sessions under
-//! way go on with what they were granted; processes that wait for a client are replaced, because
-//! they were started with the old limits.
+//! Nothing changes before the whole configuration is good and every new listening socket is made.
+//! Sessions under way keep what they were granted; processes that wait for a client are replaced,
+//! because they were started with the old limits.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,9 +30,9 @@ use crate::os::spawn::Child;
 
 /// Longest that reading a configuration may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Most lines about one reload that gotctl is told.
+/// Most lines about one reload that gotctl prints.
 const TOLD_LINES: usize = 200;
-/// Most of them that are logged.
+/// Most of these lines that are logged.
 const LOGGED_LINES: usize = 20;
 /// Messages of `config` in one turn, so that clients need not wait.
 const MESSAGES_PER_TURN: usize = 64;
@@ -126,7 +126,7 @@ impl Parent {
         }
     }
 
-    /// All was read: is it good, and can it come into force without a restart?
+    /// The configuration was read: is it good, and can it come into force without a restart?
     fn config_read(&mut self, good: bool) {
         let Some(reload) = &mut self.reload else { return };
         let (true, false, Some(config)) = (good, reload.errors, reload.config.take()) else {
@@ -134,7 +134,7 @@ impl Parent {
             return self.reload_failed(&format!("{file}: not usable, nothing has changed"));
         };
         let mut settings = Settings::new(&config, &reload.seen);
-        // Who started the daemon does not change, though its user has.
+        // The user who started the daemon stays a controller, though the daemon's user has changed.
         settings.listen.controllers.clone_from(&self.settings.listen.controllers);
         // The sandbox is the start's for as long as the daemon runs.
         settings.granted.clone_from(&self.settings.granted);
@@ -168,7 +168,8 @@ impl Parent {
             self.listen_out.send(&self.listen.channel, 0, &message);
         }
         reload.lines.extend(self.change_listeners(change));
-        // Whoever has come to a socket that is about to be closed is still served: see `deserted`.
+        // Clients in the backlog of a socket that is about to be closed are still served: see
+        // `deserted`.
         let needed = |pool: Pool| self.listeners.has(pool) || pools.iter().any(|(other, _)| *other == pool);
         self.settings.pools.retain(|(pool, _)| needed(*pool));
         // They wait with the limits and directories of before.

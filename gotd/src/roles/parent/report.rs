@@ -51,7 +51,7 @@ impl Parent {
         let ms = session.accepted().map_or(0, |at| at.elapsed().as_millis());
         let refusal = session.refused.as_ref().or_else(|| report.and_then(|r| r.refusal.as_ref()));
         let refused = session.refused.is_some() || session.is_push() && repo.refusal.is_some();
-        // The one that is told last in the line.
+        // The cause that stands last in the line.
         let causes =
             [session.grant().and_then(|grant| grant.verify_refusal.as_ref()), repo.refusal.as_ref(), refusal];
         let limit = session.gave_way.or_else(|| causes.into_iter().flatten().find_map(Refusal::limit));
@@ -62,8 +62,8 @@ impl Parent {
         let error = joined([text(refusal), text(repo.refusal.as_ref()), troubles]);
         let control = session.hello.as_ref().is_some_and(|h| h.kind == ClientKind::Control);
         let event = if control { "control" } else { "session" };
-        // The pack of a fetch goes to the client past the session; that of a push the session has
-        // counted.
+        // The session does not see the pack of a fetch; the bytes of a push are counted by the
+        // session.
         let sent = if session.is_push() { sent } else { sent.saturating_add(repo.bytes) };
         if !control {
             let objects = repo.objects;
@@ -159,7 +159,7 @@ fn result(status: Option<u8>, refused: bool) -> &'static str {
     }
 }
 
-/// Those of these texts that say something that the one before has not said.
+/// Joins the texts, leaving out those that only repeat the one before.
 fn joined(texts: [String; 3]) -> String {
     let mut texts = Vec::from(texts);
     texts.retain(|text| !text.is_empty());
@@ -201,7 +201,7 @@ fn troubles(session: &Session) -> String {
     troubles.join(", ")
 }
 
-/// Who is at the other end, in the system's words.
+/// The peer as the system knows it: uid, or address and port.
 pub(super) fn peer_name(peer: &Peer) -> String {
     match peer {
         Peer::Unix { uid, pid, .. } => format!("uid {uid} pid {pid}"),

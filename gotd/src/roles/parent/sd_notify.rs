@@ -12,8 +12,8 @@ use crate::os::system::unix_address;
 pub struct Manager(Option<UnixDatagram>);
 
 impl Manager {
-    /// The one that the environment names. A manager that cannot be reached is none: clients are
-    /// served all the same.
+    /// The service manager that the environment names. If it cannot be reached, the daemon serves
+    /// clients without it.
     pub fn of_environment() -> Manager {
         let named = std::env::var_os("NOTIFY_SOCKET");
         Manager(named.and_then(|name| connected(name.as_bytes()).ok()))

@@ -1,8 +1,8 @@
-//! What users of shared accounts ask through ssh without git: which repositories there are for
-//! them.
+//! Self-service: what users of shared accounts ask through ssh without git, such as the list of
+//! their repositories.
 //!
 //! `auth` names the configured ones and the directories; a `list` process looks into one directory
-//! after the other; and of what it finds, `auth` says what this user may see.
+//! after the other; `auth` then says which of the found repositories this user may see.
 
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
@@ -46,7 +46,7 @@ impl Parent {
                 shell.work = ShellWork::Overview(Box::default());
                 ParentToAuth::Overview(Who { peer, told_user })
             }
-            // Without a name it is an account's own, or somebody's who has a shell.
+            // A client without a name is the account itself, or a user who has a shell.
             Some(_) if told_user.is_none() => return self.refuse(number, said("--user: no name")),
             Some((repository, _)) => {
                 let (service, repository) = (shell.ask.command.service(), repository.clone());
@@ -174,8 +174,8 @@ impl Parent {
     }
 }
 
-/// A moment in UTC as ISO 8601 writes it, from seconds since 1970; a year of more than four digits
-/// is somebody's invention, and is told as those seconds.
+/// A moment in UTC as ISO 8601 writes it, from seconds since 1970; a date with a year of more than
+/// four digits is invented and is shown as those seconds.
 fn moment(seconds: u64) -> String {
     const DAY: u64 = 86_400;
     const FOUR_HUNDRED_YEARS: u64 = 146_097;

@@ -4,7 +4,7 @@
 use crate::conf::limits::Limit;
 use crate::conf::model::{Config, RepositoryKind};
 
-/// Most of them that are told.
+/// Most limits that are reported one by one.
 const MOST: usize = 1024;
 
 /// A limit that was set.
@@ -12,13 +12,13 @@ const MOST: usize = 1024;
 pub struct SetLimit {
     /// Which.
     pub limit: Limit,
-    /// What it is about, where it is not about everything: a word of gotd.conf and a name.
+    /// The block that the limit is set in, unless it is global: a word of gotd.conf and a name.
     pub of: Option<(&'static str, String)>,
     /// In its unit.
     value: u64,
 }
 
-/// Those that were set, in the order of the table, and how many more there are.
+/// The limits that were set, in the order of the table, and how many more there are.
 #[derive(Debug, Clone, Default)]
 pub struct SetLimits {
     /// At most [`MOST`].

@@ -1,4 +1,4 @@
-//! What the parent takes from the configuration, each part as its reader needs it.
+//! The parent's part of the configuration, each value in the form that its reader needs.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ use crate::roles::sockets::ask;
 /// Connections that nobody has been granted anything for are refused beyond this many times what
 /// their user may have: a session that has ended counts until its processes have.
 const UNNAMED_FACTOR: u32 = 4;
-/// Sessions started ahead of time for control sockets: whoever controls the daemon waits for the
-/// next one, if need be.
+/// Sessions started ahead of time for control sockets: a second gotctl waits for the next session,
+/// if need be.
 const CONTROLS_WAITING: usize = 1;
 /// Most directories that a waiting repository process is restricted to; with more, their parents.
 const MOST_ROOTS: usize = 48;
@@ -52,7 +52,7 @@ pub struct Settings {
     pub recorded: Recorded,
     /// Uids of shared accounts: their users are counted by name.
     accounts: BTreeSet<u32>,
-    /// Whom subordinate uids count as.
+    /// The owners of subordinate uids, which these uids count as.
     pub owners: Owners,
     subordinates: Vec<UidRange>,
     /// Connections of a Unix user, and of some in particular.
@@ -105,8 +105,8 @@ impl Settings {
         self.accounts.contains(&uid)
     }
 
-    /// Connections that somebody who says this name may have before it is known what they want, and
-    /// whether a line of the configuration is about them.
+    /// The number of connections that a user of this name may have before its request is known, and
+    /// whether a line of the configuration sets it.
     pub fn limit_of_name(&self, name: &str) -> (usize, bool) {
         let own = self.named.get(name);
         let limit = own.copied().unwrap_or(self.per_user);
@@ -138,8 +138,8 @@ impl Settings {
             )),
             _ => None,
         });
-        // Each block may have a limit of its own; verify enforces that one, this is the kernel's
-        // bound.
+        // Each block may have a limit of its own, which verify enforces; this is the kernel's bound
+        // for all.
         let own_sizes = config.repositories.iter().map(|r| r.limit(Limit::PackSize, limits));
         let file_size = own_sizes.max().unwrap_or_else(|| limits.get(Limit::PackSize)).saturating_mul(2);
         Settings {
@@ -284,10 +284,10 @@ fn places(config: &Config) -> Vec<(ListenPlace, String)> {
 }
 
 /// The directories that the sandbox lets repository processes reach before they know which
-/// repository is theirs. A rule of the kernel's is about a directory and not about its path, so for
-/// one that may be replaced while the daemon runs it is about the directory above: for each
-/// `repository`, and for a directory of repositories that is not there, empty, a mount point or
-/// behind a link.
+/// repository is theirs. A kernel rule follows the directory and not its path. For a directory that
+/// may be replaced while the daemon runs, the rule is therefore about the directory above. This
+/// holds for each `repository`, and for a directory of repositories that is absent, empty, a mount
+/// point or behind a link.
 fn granted(config: &Config, seen: &[OwnDirectory]) -> Vec<PathBuf> {
     let stays: HashSet<u32> = seen.iter().filter(|own| own.stays).map(|own| own.block).collect();
     let blocks = (0..).zip(&config.repositories);
@@ -307,7 +307,7 @@ fn granted(config: &Config, seen: &[OwnDirectory]) -> Vec<PathBuf> {
 fn few(mut roots: BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let depth = |root: &Path| root.components().count();
     loop {
-        // What lies below another root is granted by that one.
+        // A root below another root is covered by that one.
         let all = roots.clone();
         roots.retain(|root| !root.ancestors().skip(1).any(|above| all.contains(above)));
         let deepest = roots.iter().map(|root| depth(root)).max().unwrap_or_default();

@@ -103,12 +103,11 @@ pub fn run(options: &DaemonOptions) -> Result<(), Failure> {
     }
     let files = files(options)?;
     let loaded = load(&starter, &files, options.check);
-    // Who only asks is told no more than that it is wrong.
+    // A mere check (`-n`) reports only that the configuration is wrong.
     let Loaded { config, seen, notes, warnings } =
         if options.check { loaded.map_err(|e| Failure { status: 1, ..e })? } else { loaded? };
     if options.check {
-        // A second -v is about the configuration itself: what includes, macros and defaults came
-        // to.
+        // A second -v shows the configuration itself, with includes, macros and defaults resolved.
         if options.verbose > 1 {
             print!("{}", crate::conf::print::print(&config));
         }
@@ -178,7 +177,7 @@ fn log_findings(
     for warning in configuration.iter().take(MOST_WARNINGS) {
         log.line(Level::Warning, "configuration", &[("warning", warning)]);
     }
-    // Whoever starts a daemon that leaves the terminal is still there.
+    // The process that started the daemon from the terminal is still there.
     if options.detached {
         configuration.iter().for_each(|text| eprintln!("{text}"));
     }
@@ -222,8 +221,8 @@ struct Loaded {
     warnings: Vec<String>,
 }
 
-/// Reads the configuration in a process of its own; prints every error and warning, and notes for
-/// who `asks`.
+/// Reads the configuration in a process of its own; prints every error and warning, and with `asks`
+/// the notes.
 fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Failure> {
     let child: Child<ParentToConfig, ConfigToParent> =
         starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;

@@ -22,7 +22,7 @@ const TELL: Duration = Duration::from_secs(5);
 pub struct Counts {
     /// With a place.
     pub running: usize,
-    /// That wait for one.
+    /// Turns that wait.
     pub waiting: usize,
     /// That wait for their client.
     pub stalled: usize,
@@ -46,8 +46,8 @@ fn count<'s>(sessions: impl Iterator<Item = &'s Session>, work: Work) -> Counts 
 }
 
 impl Parent {
-    /// A process is about to do costly work, for which it takes so many bytes of memory; or wants
-    /// to go on with it, perhaps with more.
+    /// A process is about to do costly work, for which it takes so many bytes of memory; or it
+    /// wants to go on with work that had stalled, perhaps with more memory.
     pub(super) fn need_turn(&mut self, number: u64, work: Work, memory: u64) {
         let most = self.settings.turns.memory;
         let Some(session) = self.table.get(number) else { return };

@@ -40,8 +40,8 @@ impl Default for Pause {
     }
 }
 
-/// One for each kind of waiting sessions: what strangers of git:// bring about holds up no user,
-/// and nobody root.
+/// A pause for each kind of waiting sessions: strangers of git:// hold up no user, and neither
+/// holds up root.
 #[derive(Debug)]
 pub struct Pauses {
     unix: Pause,
@@ -57,7 +57,7 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// That of a kind.
+    /// The pause of a kind.
     pub fn of(&mut self, pool: Pool) -> &mut Pause {
         match pool {
             Pool::Unix => &mut self.unix,
@@ -66,14 +66,14 @@ impl Pauses {
         }
     }
 
-    /// When the first of them is over.
+    /// Time until the first pause ends.
     pub fn left(&self, now: Instant) -> Option<Duration> {
         [&self.unix, &self.tcp, &self.control].into_iter().filter_map(|pause| pause.left(now)).min()
     }
 }
 
 impl Pause {
-    /// A waiting session has ended before anybody was served. Those that end together make one
+    /// A waiting session has ended before it served a client. Sessions that end together cause one
     /// pause.
     pub fn lost(&mut self, now: Instant) {
         if self.is_on(now) {
@@ -87,10 +87,10 @@ impl Pause {
         self.until = Some(now + pause);
     }
 
-    /// One was taken by a client. That it was offered says nothing yet: it can still be lost
-    /// before, and a pause that is forgotten with each offer never grows. One that serves makes up
-    /// for one pause and no more, so that whoever connects as fast as he can does not keep the
-    /// pauses short while the others die.
+    /// A client has taken a session. An offered session does not count: it can still be lost, and a
+    /// pause that is forgotten with each offer never grows. A served client makes up for one pause
+    /// and no more. Otherwise a client that connects as fast as it can would keep the pauses short
+    /// while the other sessions die.
     pub fn served(&mut self) {
         self.losses = self.losses.saturating_sub(1);
     }
@@ -99,13 +99,14 @@ impl Pause {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// How long it still is.
+    /// The rest of the pause.
     pub fn left(&self, now: Instant) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 }
 
-/// All that joins the processes of one session, made before they are: whose ends are whose.
+/// The sockets and pipes that join the processes of one session. They are made before the processes
+/// start.
 struct Links {
     /// In the order in which role `session` takes them.
     session: Vec<OwnedFd>,
@@ -120,10 +121,10 @@ impl Links {
     /// `listen` gives the connection to the repository process as well.
     ///
     /// The parent closes its copies of the pipes' ends as soon as both processes are started,
-    /// before any client has one, and no process that serves more than one session holds any:
-    /// whoever closes an end of a pipe waits, beyond SIGKILL, for whoever is reading or writing at
-    /// the other, and a client does that with memory of its choice, a mapped file of a dead server
-    /// say. The repository process has the copy for `verify`.
+    /// before any client has one. No process that serves more than one session holds an end. The
+    /// reason: closing an end of a pipe waits, even beyond SIGKILL, for a read or write at the
+    /// other end, and a client can make that last for ever with memory of its choice, such as a
+    /// mapped file of a dead server. The repository process has the copy for `verify`.
     fn new(pool: Pool) -> std::io::Result<Links> {
         let (session_end, repo_end) = spawn::pair()?;
         let (listen_session, from_listen) = spawn::pair()?;
@@ -165,7 +166,7 @@ impl Parent {
                 continue;
             }
             // At most one in each turn, and while somebody waits for an answer only the last
-            // reserve is replaced at once: whoever is being served comes first.
+            // reserve is replaced at once: clients that are being served come first.
             if self.table.free(pool) < if self.table.is_anybody_waiting() { 1 } else { wanted }
                 && let Err(e) = self.start_session(pool)
             {
@@ -217,8 +218,8 @@ impl Parent {
             Pool::Tcp => ParentToListen::WaitingGit(()),
             pool => ParentToListen::Waiting(pool),
         };
-        // A session that `listen` cannot take yet waits in line. Ending it would only start the next
-        // one, which would wait too.
+        // A session that `listen` cannot take yet waits in the queue. Ending it would only start
+        // another, which would wait too.
         self.listen_out.send_fds(&self.listen.channel, number, &message, end);
     }
 }

@@ -36,8 +36,8 @@ impl Parent {
         }
     }
 
-    /// A session that was already gone when it was to be given a connection. Whoever connects can
-    /// bring it about, and no other connection waits for that.
+    /// `listen` tried to give a connection to a session that was already gone. Any client can bring
+    /// this about, so no other connection waits because of it.
     pub(in crate::roles::parent) fn handover_failed(&mut self, number: u64, why: &str) {
         self.log.line(Level::Warning, "handover", &[("session", &number), ("error", &why)]);
         if let Some(session) = self.table.get(number) {

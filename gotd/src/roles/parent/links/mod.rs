@@ -1,5 +1,5 @@
-//! What the processes say that the parent talks to: a file for each link, which takes its messages
-//! apart and hands each to what it is about.
+//! The parent's links: a file for each kind of process that it talks to, which dispatches that
+//! process's messages.
 
 mod auth;
 mod listen;

@@ -12,7 +12,7 @@ use super::super::session::phase::Grant;
 use super::super::{Parent, same_build};
 
 impl Parent {
-    /// What a repository process says, at most so many messages.
+    /// Reads messages of a repository process, a bounded number at a time.
     pub(in crate::roles::parent) fn on_repo(&mut self, number: u64, most: usize) {
         for _ in 0..most {
             let Some(session) = self.table.get(number) else { return };
@@ -69,7 +69,8 @@ impl Parent {
         }
     }
 
-    /// Tells the repository process of a session something; one that does not listen is ended.
+    /// Sends a message to a session's repository process. A process that does not read its messages
+    /// is ended with its session.
     pub(in crate::roles::parent) fn send_to_repo(&mut self, number: u64, message: &ParentToRepo) {
         let Some(session) = self.table.get(number) else { return };
         let sent = session.repo.running().is_none_or(|c| c.channel.try_send(0, number, message).is_ok());
@@ -78,12 +79,13 @@ impl Parent {
         }
     }
 
-    /// One reference of a push, for the log: as many as the session has handed on commands. Whoever
-    /// has taken over a repository process could fill the disk with lines otherwise.
+    /// Logs one reference of a push. There are at most as many lines as the session handed on
+    /// commands: a repository process that was taken over could fill the disk with lines otherwise.
     pub(in crate::roles::parent) fn reference(&mut self, number: u64, report: &RefReport) {
         let begun = |session: &mut Session| session.grant().is_some_and(|grant| grant.references.is_some());
         if !self.table.get(number).is_some_and(begun) {
-            // What the session said before it told the repository process to begin may be unread.
+            // Messages that the session sent before it told the repository process to begin may be
+            // unread.
             self.on_session(number);
         }
         let grant = self.table.get(number).and_then(Session::grant_mut);

@@ -1,4 +1,4 @@
-//! What sessions say: it came from a client.
+//! The messages of sessions. Their content came from a client.
 
 use std::time::Instant;
 

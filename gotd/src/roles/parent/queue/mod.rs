@@ -1,20 +1,19 @@
-//! Which costly work begins now, which waits, and which is refused, as pure functions: making a
-//! pack is the most expensive thing that a client can ask for, and indexing a pushed one comes
-//! next.
+//! Decides, as pure functions, which costly work begins now, which waits, and which is refused.
+//! Making a pack is the most expensive thing that a client can ask for; indexing a pushed pack
+//! comes next.
 //!
 //! Two things are bounded. A *place* is held only while something is computed: a pack whose client
 //! does not take it gives its place up and waits for another turn once the client takes more.
 //! *Memory* is held from the first turn to the end.
 //!
-//! Users who come by ssh and strangers of git:// are the two *kinds* of clients. Turns go to the
-//! kinds first and then within a kind to the users or addresses, so that neither a crowd of
-//! strangers keeps a user waiting nor the other way round. As a turn that was given lasts as long
-//! as the work does, no kind has the last quarter of the places or of the memory, and no address
-//! more than half of the places that strangers may have. Of a kind's memory each of its users and
-//! addresses has one share, and there is one share more than there are such clients. Where another
-//! one waits, or a newcomer would find nothing, nobody begins more than his share. A client
-//! that neither takes nor gives is ended where that lets a waiting one go on: a stranger always, a
-//! user only while holding more than one share.
+//! Users who come by ssh and strangers of git:// are the two *kinds* of clients. Turns alternate
+//! between the kinds first, and within a kind between its users or addresses. So a crowd of
+//! strangers keeps no user waiting, nor the other way round. A turn lasts as long as its work.
+//! Therefore no kind gets the last quarter of the places or of the memory, and no address more than
+//! half of the places that strangers may have. A kind's memory is divided into one share for each
+//! of its clients, and one more. Where another client waits, or a newcomer would find nothing, no
+//! client begins more than its share. A client that neither takes nor gives is ended where that
+//! lets a waiting one go on: a stranger always, a user only while holding more than one share.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -24,23 +23,24 @@ use crate::fairness::Strangers;
 
 /// Users and addresses whose last turn is remembered.
 const MOST_TURNS: usize = 256;
-/// How long somebody waits for memory before anybody is ended for it.
+/// How long a client waits for memory before another client is ended for it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a client neither takes nor gives anything before it may be ended for its memory. A
-/// connection says that it takes more only when a good part of its buffer is free again, so a
-/// client of a usual pace may look idle for less than this.
+/// How long a client neither takes nor gives anything before it may be ended for its memory. The
+/// kernel reports room in a connection's buffer only when a good part of it is free again, so a
+/// client of a usual pace may look idle for a time shorter than this.
 const IDLE: Duration = Duration::from_secs(3);
-/// Turns at most that are ended, one after the other, for one that waits.
+/// Most turns that are ended, one after the other, for one waiting turn.
 const MOST_ENDED: usize = 32;
-/// How long a client waits beyond its share before it is as good as alone, if nobody else waits.
+/// How long a client that wants more than its share waits, while no other client does, before it
+/// gets the memory as if it were alone.
 const ALONE: Duration = Duration::from_secs(5);
 /// Bytes of memory that are always left for a newcomer by a client that holds some: the least that
 /// a pack takes.
 const LEAST: u64 = 8 << 20;
-/// How long a process may take to give a turn back that was refused. An honest one does it at once.
+/// How long a process may take to give back a refused turn. An honest process does it at once.
 const GIVES_BACK: Duration = Duration::from_secs(10);
 
-/// What is done in a turn.
+/// The work that a turn is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// A pack is made for a fetch.
@@ -79,7 +79,7 @@ pub enum Stage {
     Copying,
     /// Waits for its client, without a place.
     Stalled,
-    /// Was refused; what it holds is free when it has ended.
+    /// Refused; its memory becomes free when the process has ended.
     Refused,
 }
 
@@ -107,7 +107,7 @@ impl Turn {
         }
     }
 
-    /// Its client takes or gives nothing from now on. It keeps at most so many bytes of memory.
+    /// The client takes or gives nothing from now on. The process keeps at most `memory` bytes.
     pub fn stall(&mut self, memory: u64) {
         self.stage = Stage::Stalled;
         self.idle = Some(Instant::now());
@@ -115,7 +115,7 @@ impl Turn {
         self.need = self.held;
     }
 
-    /// Nothing is computed any more, and its client takes what is copied.
+    /// The computation is over; the rest of the pack is copied to the client.
     pub fn copies(&mut self, memory: u64) {
         self.stall(memory);
         self.stage = Stage::Copying;
@@ -129,14 +129,14 @@ impl Turn {
         self.need = need.max(self.held);
     }
 
-    /// It is refused, and is given back by the process that had asked for it.
+    /// Refuses the turn. The process that asked for it gives it back.
     pub fn refuse(&mut self) {
         self.stage = Stage::Refused;
         self.refused.get_or_insert_with(Instant::now);
     }
 
-    /// Whether it was refused so long ago that this process does not listen: what it holds is kept
-    /// from others.
+    /// Whether it was refused so long ago that the process evidently does not listen and keeps its
+    /// memory from others.
     pub fn is_overdue(&self) -> bool {
         self.refused.is_some_and(|at| at.elapsed() >= GIVES_BACK)
     }
@@ -167,13 +167,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// How much of a number one kind of clients may have.
+    /// How many of `all` places or bytes one kind of clients may have.
     fn of_a_kind(&self, all: u64) -> u64 {
         if self.both && all > 1 { all - (all / 4).max(1) } else { all }
     }
 }
 
-/// Who has a turn.
+/// The client that has a turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Party {
     /// A user who came by ssh.
@@ -201,7 +201,7 @@ impl Party {
     }
 }
 
-/// A session's turn, with what the choice needs to know about the session.
+/// A session's turn, with the session's properties that the choice depends on.
 #[derive(Debug, Clone)]
 pub struct Contender {
     /// The session.
@@ -236,7 +236,7 @@ impl Contender {
     }
 }
 
-/// Remembers whose turn it was, the last ones only.
+/// Remembers the client that had a turn. Only the most recent clients are kept.
 pub fn remember(turns: &mut VecDeque<Party>, party: Party) {
     turns.retain(|other| !other.is(&party));
     turns.push_back(party);
@@ -289,13 +289,14 @@ fn lacks_memory(contenders: &[Contender], contender: &Contender, rules: Rules, w
         let waits = |other: &Contender| other.more() > 0 && other.turn.wait().is_some();
         contenders.iter().any(|other| waits(other) && is_of_kind(other) && !is_own(other))
     };
-    // Somebody may come who needs as much; after a while he is not expected any more.
+    // A newcomer may come and need as much; after a while none is expected any more.
     let newcomer = match contender.turn.wait() {
         Some(wait) if wait.since.elapsed() >= ALONE => LEAST.min(contender.turn.need),
         _ => contender.turn.need,
     };
     let leaves_enough = || free.saturating_sub(contender.turn.need) >= newcomer;
-    // What has begun goes on beyond its share: two of one client would wait for each other.
+    // Work that has begun may exceed its client's share: else two packs of one client would wait
+    // for each other.
     let has_its_share = || {
         contender.turn.held == 0
             && own > 0
@@ -375,8 +376,8 @@ pub fn next<'j>(contenders: &'j [Contender], rules: Rules, turns: &VecDeque<Part
 }
 
 /// Picks the waiting pack to refuse when more than `most` of one kind of clients wait: the newest
-/// one of the client with the most waiting; on a tie, of the newcomer's client. One that has begun
-/// is never refused for it.
+/// one of the client with the most waiting; on a tie, of the newcomer's client. A pack that has
+/// begun is never refused for this.
 pub fn gives_way(contenders: &[Contender], newcomer: u64, most: usize) -> Option<u64> {
     let fresh = |contender: &&Contender| {
         contender.turn.work == Work::Pack && contender.turn.begun.is_none() && contender.turn.wait().is_some()
@@ -399,8 +400,8 @@ pub fn gives_way(contenders: &[Contender], newcomer: u64, most: usize) -> Option
     late.map(|contender| contender.number)
 }
 
-/// Whose turn to end for the memory that it holds while somebody else waits for it. One at a time,
-/// and only if who waits can go on once it and those who follow it are ended.
+/// Picks the turn to end because another client waits for its memory. One turn is ended at a time,
+/// and only if ending it and the next candidates lets the waiting client go on.
 pub fn evicted(contenders: &[Contender], rules: Rules) -> Option<&Contender> {
     if contenders.iter().any(|contender| contender.turn.stage == Stage::Refused && contender.turn.held > 0) {
         return None;
@@ -415,9 +416,9 @@ pub fn evicted(contenders: &[Contender], rules: Rules) -> Option<&Contender> {
         .find_map(|contender| ended_for(contenders, contender, &slow, rules))
 }
 
-/// The turns that may be ended: of clients that take or give nothing, strangers or beyond their
-/// share. First those of the client with the most bytes times seconds, and of these the one with
-/// most.
+/// The turns that may be ended: those of clients that take or give nothing and are strangers or
+/// beyond their share. They are sorted by client, the largest product of bytes and seconds first,
+/// and within a client by that product.
 fn slow(contenders: &[Contender], rules: Rules) -> Vec<&Contender> {
     let idle = |contender: &Contender| contender.turn.idle.map_or(Duration::ZERO, |since| since.elapsed());
     let weight =
@@ -443,8 +444,8 @@ fn slow(contenders: &[Contender], rules: Rules) -> Vec<&Contender> {
     slow
 }
 
-/// Which turn to end first so that this one goes on: as few as suffice, and none of its own client,
-/// who would help himself.
+/// Picks the turn to end first so that `waiting` can go on. As few turns are ended as suffice, and
+/// none of the waiting client's own: it would help itself.
 fn ended_for<'j>(
     contenders: &[Contender],
     waiting: &Contender,
@@ -461,7 +462,7 @@ fn ended_for<'j>(
     if ended.is_empty() || !goes_on(&ended) {
         return None;
     }
-    // From the lightest on: who is not needed for it stays.
+    // From the lightest on: a turn that need not end for this stays.
     for at in (0..ended.len()).rev() {
         let gone = ended.remove(at);
         if !goes_on(&ended) {

@@ -1,4 +1,4 @@
-//! What the repository of a session may borrow from, as far as it was asked and answered.
+//! The questions of a session's repository process about borrowing, and the answers so far.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,7 @@ use libproto::message::parent::{
 
 use crate::access::places::Recorded;
 
-/// What was asked so far for one session, and what was lent.
+/// The questions asked so far for one session, and the loans granted.
 #[derive(Debug, Default)]
 pub struct Borrowing {
     questions: u8,

@@ -1,4 +1,4 @@
-//! What the parent knows about a session: two processes, three for a push, and what they said.
+//! The parent's record of a session: its two processes (three for a push) and their reports.
 
 pub mod borrowing;
 pub mod phase;
@@ -105,7 +105,7 @@ pub struct Killed {
 pub struct Session {
     /// Never repeats while the daemon runs.
     pub number: u64,
-    /// Which connections it may take.
+    /// The kind of connections that it may take.
     pub pool: Pool,
     /// The `session` process.
     pub session: Process<SessionChild>,
@@ -128,7 +128,7 @@ pub struct Session {
     pub gave_way: Option<Limit>,
     /// Why it was refused.
     pub refused: Option<Refusal>,
-    /// Whom a rule, or the lack of one, kept out; only for the log, no limit counts them.
+    /// The user whom a rule, or the lack of one, kept out; only for the log, no limit counts it.
     pub turned_away: Option<String>,
     /// When this session has to be over, once it is ending.
     pub deadline: Option<Instant>,
@@ -186,7 +186,8 @@ impl Session {
         }
     }
 
-    /// `listen` is not to give it a client, or failed to. One that has a client keeps it.
+    /// `listen` must not give it a client any more, or failed to. A session that has a client keeps
+    /// it.
     pub fn recall(&mut self) {
         if self.peer().is_none() {
             self.connection = Connection::Recalled;
@@ -251,12 +252,12 @@ impl Session {
         }
     }
 
-    /// Whom logs name, once it is known.
+    /// The identity in the log, once it is known.
     pub fn identity(&self) -> Option<&str> {
         self.permit().map(|permit| permit.identity.as_str()).or(self.overview_identity())
     }
 
-    /// Whom limits count, once it is known.
+    /// The identity that limits count, once it is known.
     pub fn counted(&self) -> Option<&str> {
         self.permit().map(|permit| permit.counted.as_str()).or(self.overview_identity())
     }
@@ -275,9 +276,9 @@ impl Session {
         self.repo_state == RepoState::Serving && self.is_push()
     }
 
-    /// Whether it was killed so long ago that what is left of it waits in the kernel, for a file
-    /// system or a client that does not let go: it has no memory any more and computes nothing, and
-    /// must not keep others from their turns for ever.
+    /// Whether it was killed so long ago that its process must be stuck in the kernel, waiting for
+    /// a file system or for a client. Such a process has no memory and computes nothing, so it must
+    /// not keep others from their turns.
     pub fn is_given_up(&self, now: Instant) -> bool {
         self.killed.as_ref().is_some_and(|killed| now.saturating_duration_since(killed.at) >= GIVEN_UP)
     }

@@ -1,4 +1,4 @@
-//! How far a session is, and what is known only from there on.
+//! The phase of a session, with the facts that are known only from that phase on.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -31,8 +31,8 @@ pub enum Connection {
     Taken(Peer, Instant),
 }
 
-/// How far a session is with its client. What was true in one phase and is needed in the next goes
-/// with it.
+/// The phase of a session with its client. Facts of one phase that the next one needs move on with
+/// it.
 #[derive(Debug)]
 pub enum Phase {
     /// The process has not greeted.
@@ -49,11 +49,10 @@ pub enum Phase {
     Control(Option<ControlRequest>),
     /// A request of self-service was forwarded.
     Shell(Box<Shell>),
-    /// A request of self-service was forwarded by one whose client had been refused. Nobody looks
-    /// at it.
+    /// A session whose client had been refused forwarded a request of self-service. It is ignored.
     Ignored,
-    /// The session has reported its end, or is gone. A push goes on without it, and the log tells
-    /// what it was.
+    /// The session has reported its end, or is gone. A push goes on without it, and the log line
+    /// needs its last phase.
     Over(Box<Over>),
 }
 
@@ -85,8 +84,8 @@ pub struct Grant {
     pub wait_logged: bool,
     /// Milliseconds of processor time that its negotiation has used, as far as is known.
     pub negotiated: u32,
-    /// How many references its repository process may still report on; `None`: its session has not
-    /// said that it begins.
+    /// How many references the repository process may still report on; `None`: the session has not
+    /// begun the push.
     pub references: Option<u32>,
     /// The `verify` process of a push, once it was needed.
     pub verify: Option<Process<Job<ParentToVerify, VerifyToParent>>>,
@@ -94,7 +93,7 @@ pub struct Grant {
     pub verify_refusal: Option<Refusal>,
 }
 
-/// How far it is known where a repository is.
+/// How far the location of a repository is known and confirmed.
 #[derive(Debug)]
 pub enum RepoLocation {
     /// The repository process has not found it.
@@ -102,11 +101,11 @@ pub enum RepoLocation {
     /// `auth` was asked about this path. The repository process may have tried to open it
     /// meanwhile.
     Asked(FoundAt, Option<Result<Opened, OpenError>>),
-    /// It is the right one, and is not open.
+    /// The repository is confirmed, and not open yet.
     Right(FoundAt),
-    /// It is the right one, and open.
+    /// The repository is confirmed and open.
     Open(FoundAt, Opened),
-    /// It is not, and its client was told that there is none.
+    /// It is not the permitted repository; the client was told that there is none.
     Wrong,
 }
 
@@ -163,7 +162,7 @@ impl Phase {
             Phase::Waiting => SessionState::Waiting,
             Phase::Greeted => SessionState::Greeted,
             Phase::Asked(_) => SessionState::Asked,
-            // To the session a grant is one when the repository is open.
+            // A session gets its grant only when the repository is open.
             Phase::Granted(grant) if grant.opened().is_none() => SessionState::Asked,
             Phase::Granted(_) => SessionState::Granted,
             Phase::Control(_) => SessionState::Control,

@@ -40,7 +40,7 @@ pub enum ShellWork {
 /// The repositories that there are for a user, as far as they are known.
 #[derive(Debug, Default)]
 pub struct Overview {
-    /// Whom limits and logs count, once `auth` has said it, and all that the configuration has.
+    /// The identity for limits and logs, and the configured repositories, once `auth` has answered.
     pub identity: Option<String>,
     seen: Vec<(String, bool)>,
     /// Directories that are still to be listed.
@@ -58,7 +58,7 @@ pub struct Overview {
 }
 
 impl Shell {
-    /// One that `auth` was not asked about.
+    /// A request that `auth` was not asked about yet.
     pub fn new(ask: ShellAsk) -> Shell {
         Shell { ask, work: ShellWork::New }
     }

@@ -68,7 +68,7 @@ impl SessionTable {
         })
     }
 
-    /// Sessions that an identity has at this moment, those included of which a process is still
+    /// Sessions of an identity at this moment, including ended ones of which a process is still
     /// there.
     pub fn of_identity(&self, identity: &str) -> usize {
         self.iter().filter(|s| s.counted() == Some(identity)).count()
