@@ -232,7 +232,7 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<CommandLine, String>) -
 /// Says who we are and what is asked for. The daemon may already have refused and closed the
 /// connection: that is no error here, because the reason can still be received.
 fn ask_for(session: &Session, hello: &Hello, request: &ClientToSession) -> Result<(), String> {
-    let request = libproto::channel::encode(0, 0, request).map_err(|e| format!("gotd: {e}"))?;
+    let request = libproto::channel::encode(0, request).map_err(|e| format!("gotd: {e}"))?;
     [hello.encode().as_slice(), request.as_slice()]
         .into_iter()
         .try_for_each(|record| libproto::channel::send_first_words(session.as_fd(), record))

@@ -45,8 +45,6 @@ pub trait Message: Sized {
 /// A message as it came in.
 #[derive(Debug)]
 pub struct Received<M> {
-    /// Request id, or 0.
-    pub id: u64,
     /// Session number, or 0.
     pub peer: u64,
     /// The message.
@@ -66,8 +64,8 @@ pub enum RecvError {
     Truncated,
     /// Not a frame.
     Frame(FrameError),
-    /// A type that this direction does not have: link, type, request id. Wants a typed refusal.
-    UnknownType(&'static str, u16, u64),
+    /// A type that this direction does not have: link, type. Wants a typed refusal.
+    UnknownType(&'static str, u16),
     /// The number of descriptors is not the one that this type of message carries.
     Descriptors(&'static str, usize),
     /// The body is not what the type says.
@@ -81,7 +79,7 @@ impl std::fmt::Display for RecvError {
             RecvError::Io(e) => write!(f, "receive: {e}"),
             RecvError::Truncated => write!(f, "receive: truncated record"),
             RecvError::Frame(e) => e.fmt(f),
-            RecvError::UnknownType(link, kind, _) => write!(f, "{link}: unknown message type {kind}"),
+            RecvError::UnknownType(link, kind) => write!(f, "{link}: unknown message type {kind}"),
             RecvError::Descriptors(link, n) => write!(f, "{link}: {n} descriptors where none belong"),
             RecvError::Body(link, kind, e) => write!(f, "{link}: type {kind}: {e}"),
         }
@@ -122,13 +120,13 @@ impl std::fmt::Display for SendError {
 impl std::error::Error for SendError {}
 
 /// The frame of one message, ready to be sent: for senders that queue.
-pub fn encode<M: Message>(id: u64, peer: u64, message: &M) -> Result<Vec<u8>, SendError> {
+pub fn encode<M: Message>(peer: u64, message: &M) -> Result<Vec<u8>, SendError> {
     let mut out = vec![0; frame::HEADER_LEN];
     message.encode_body(&mut out).map_err(SendError::Codec)?;
     let length =
         u32::try_from(out.len() - frame::HEADER_LEN).map_err(|_| SendError::Codec(CodecError::TooLarge))?;
     let fds = M::descriptors(message.number()).and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
-    let header = Header { kind: message.number(), fds, length, id, peer };
+    let header = Header { kind: message.number(), fds, length, peer };
     out[..frame::HEADER_LEN].copy_from_slice(&header.encode());
     Ok(out)
 }
@@ -136,14 +134,14 @@ pub fn encode<M: Message>(id: u64, peer: u64, message: &M) -> Result<Vec<u8>, Se
 /// Decodes one record that came with `fds`.
 pub fn decode<M: Message>(record: &[u8], fds: Vec<OwnedFd>) -> Result<Received<M>, RecvError> {
     let (header, body) = frame::split(record, fds.len()).map_err(RecvError::Frame)?;
-    let unknown = || RecvError::UnknownType(M::LINK, header.kind, header.id);
+    let unknown = || RecvError::UnknownType(M::LINK, header.kind);
     if M::descriptors(header.kind).ok_or_else(unknown)? != fds.len() {
         return Err(RecvError::Descriptors(M::LINK, fds.len()));
     }
     let message = M::decode_body(header.kind, body)
         .ok_or_else(unknown)?
         .map_err(|e| RecvError::Body(M::LINK, header.kind, e))?;
-    Ok(Received { id: header.id, peer: header.peer, message, fds })
+    Ok(Received { peer: header.peer, message, fds })
 }
 
 /// Sends one finished frame, without descriptors. `wait`: block until there is room.
@@ -267,35 +265,29 @@ impl<S, R> From<Channel<S, R>> for OwnedFd {
 
 impl<S: Message, R: Message> Channel<S, R> {
     /// Sends one message without descriptors; blocks until there is room.
-    pub fn send(&self, id: u64, peer: u64, message: &S) -> Result<(), SendError> {
-        self.send_as(id, peer, message, true)
+    pub fn send(&self, peer: u64, message: &S) -> Result<(), SendError> {
+        self.send_as(peer, message, true)
     }
 
     /// Sends one message without descriptors; `EAGAIN` when there is no room.
-    pub fn try_send(&self, id: u64, peer: u64, message: &S) -> Result<(), SendError> {
-        self.send_as(id, peer, message, false)
+    pub fn try_send(&self, peer: u64, message: &S) -> Result<(), SendError> {
+        self.send_as(peer, message, false)
     }
 
-    fn send_as(&self, id: u64, peer: u64, message: &S, wait: bool) -> Result<(), SendError> {
+    fn send_as(&self, peer: u64, message: &S, wait: bool) -> Result<(), SendError> {
         if S::descriptors(message.number()) != Some(0) {
             return Err(SendError::Descriptors(S::LINK));
         }
-        send_record(self.as_fd(), &encode(id, peer, message)?, wait).map_err(SendError::Io)
+        send_record(self.as_fd(), &encode(peer, message)?, wait).map_err(SendError::Io)
     }
 
     /// Sends one message with descriptors, as many as its type carries; does not wait for room,
     /// because a receiver that does not take its descriptors must not stop the sender.
-    pub fn send_with_fds(
-        &self,
-        id: u64,
-        peer: u64,
-        message: &S,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(), SendError> {
+    pub fn send_with_fds(&self, peer: u64, message: &S, fds: &[BorrowedFd<'_>]) -> Result<(), SendError> {
         if S::descriptors(message.number()) != Some(fds.len()) || fds.len() > MAX_FDS {
             return Err(SendError::Descriptors(S::LINK));
         }
-        send_record_with_fds(self.as_fd(), &encode(id, peer, message)?, fds).map_err(SendError::Io)
+        send_record_with_fds(self.as_fd(), &encode(peer, message)?, fds).map_err(SendError::Io)
     }
 
     /// Receives one message of a type that carries no descriptors. Needs no right to receive
@@ -406,8 +398,8 @@ mod tests {
     fn a_last_word_is_heard_though_something_was_left_unread() {
         for with_fds in [false, true] {
             let (a, b) = pair();
-            a.send(0, 0, &Ask::Number(1)).expect("sends");
-            b.send(0, 0, &Answer::Text("no".into())).expect("sends");
+            a.send(0, &Ask::Number(1)).expect("sends");
+            b.send(0, &Answer::Text("no".into())).expect("sends");
             drop(b);
             let heard = if with_fds { a.recv_with_fds() } else { a.recv() };
             assert_eq!(heard.expect("the last word").message, Answer::Text("no".into()));
@@ -418,14 +410,14 @@ mod tests {
     #[test]
     fn messages_and_descriptors_arrive_together() {
         let (a, b) = pair();
-        a.send(1, 2, &Ask::Number(3)).expect("sends");
+        a.send(2, &Ask::Number(3)).expect("sends");
         let (x, _y) = raw_pair();
-        a.send_with_fds(4, 5, &Ask::Give(()), &[x.as_fd()]).expect("sends");
+        a.send_with_fds(5, &Ask::Give(()), &[x.as_fd()]).expect("sends");
         let first = b.recv_with_fds().expect("receives");
-        assert_eq!((first.id, first.peer, first.message, first.fds.len()), (1, 2, Ask::Number(3), 0));
+        assert_eq!((first.peer, first.message, first.fds.len()), (2, Ask::Number(3), 0));
         let second = b.recv_with_fds().expect("receives");
-        assert_eq!((second.id, second.peer, second.message, second.fds.len()), (4, 5, Ask::Give(()), 1));
-        b.send(1, 2, &Answer::Text("yes".into())).expect("sends");
+        assert_eq!((second.peer, second.message, second.fds.len()), (5, Ask::Give(()), 1));
+        b.send(2, &Answer::Text("yes".into())).expect("sends");
         assert_eq!(a.recv().expect("receives").message, Answer::Text("yes".into()));
     }
 
@@ -433,7 +425,7 @@ mod tests {
     fn an_unexpected_descriptor_is_an_error() {
         let (a, b) = pair();
         let (x, _y) = raw_pair();
-        let mut record = encode(0, 0, &Ask::Number(1)).expect("encodes");
+        let mut record = encode(0, &Ask::Number(1)).expect("encodes");
         record[2] = 1; // says one descriptor, for a type that has none
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -446,10 +438,10 @@ mod tests {
     #[test]
     fn a_missing_descriptor_is_an_error() {
         let (a, b) = pair();
-        let record = encode(0, 0, &Ask::Give(())).expect("encodes");
+        let record = encode(0, &Ask::Give(())).expect("encodes");
         send_record(a.as_fd(), &record, true).expect("sends");
         assert!(matches!(b.recv_with_fds(), Err(RecvError::Frame(FrameError::Descriptors { .. }))));
-        assert!(matches!(a.send(0, 0, &Ask::Give(())), Err(SendError::Descriptors("ask"))));
+        assert!(matches!(a.send(0, &Ask::Give(())), Err(SendError::Descriptors("ask"))));
     }
 
     #[test]
@@ -462,7 +454,7 @@ mod tests {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        let record = encode(0, 0, &Ask::Number(1)).expect("encodes");
+        let record = encode(0, &Ask::Number(1)).expect("encodes");
         sendmsg(a.as_fd(), &[io::IoSlice::new(&record)], &mut control, SendFlags::empty()).expect("sends");
         assert!(matches!(b.recv_with_fds(), Err(RecvError::Truncated)));
     }
@@ -470,9 +462,9 @@ mod tests {
     #[test]
     fn unknown_types_long_records_and_the_end_are_told_apart() {
         let (a, b) = pair();
-        let header = Header { kind: 99, fds: 0, length: 0, id: 7, peer: 0 };
+        let header = Header { kind: 99, fds: 0, length: 0, peer: 0 };
         send_record(a.as_fd(), &header.encode(), true).expect("sends");
-        assert!(matches!(b.recv(), Err(RecvError::UnknownType("ask", 99, 7))));
+        assert!(matches!(b.recv(), Err(RecvError::UnknownType("ask", 99))));
         send_record(a.as_fd(), &vec![0; MAX_FRAME + 1], true).expect("sends");
         assert!(matches!(b.recv(), Err(RecvError::Truncated)));
         drop(a);
@@ -487,7 +479,7 @@ mod tests {
             if !too_late {
                 send_first_words(b.as_fd(), b"hello").expect("sends");
             }
-            a.send(0, 0, &Ask::Number(7)).expect("sends");
+            a.send(0, &Ask::Number(7)).expect("sends");
             drop(a);
             send_first_words(b.as_fd(), b"hello").expect("is no error");
             assert!(matches!(b.recv(), Ok(Received { message: Ask::Number(7), .. })));
@@ -498,7 +490,7 @@ mod tests {
     #[test]
     fn a_sender_that_does_not_wait_is_told() {
         let (a, _b) = pair();
-        let full = (0..100_000).find_map(|n| a.try_send(0, 0, &Ask::Number(n)).err()).expect("fills up");
+        let full = (0..100_000).find_map(|n| a.try_send(0, &Ask::Number(n)).err()).expect("fills up");
         assert!(matches!(full, SendError::Io(e) if e.kind() == io::ErrorKind::WouldBlock));
     }
 }

@@ -8,11 +8,12 @@
 //! | 0 | 2 | type of the message, unique within its direction |
 //! | 2 | 2 | number of descriptors that travel with it |
 //! | 4 | 4 | length of the body in bytes |
-//! | 8 | 8 | request id, chosen by the asker and repeated in the answer; 0: none |
-//! | 16 | 8 | peer: the session number that the message is about; 0: none |
+//! | 8 | 8 | peer: the session number that the message is about; 0: none |
+//!
+//! A question and its answer are about the same session, so that no number of a question is needed.
 
 /// Length of a header in bytes.
-pub const HEADER_LEN: usize = 24;
+pub const HEADER_LEN: usize = 16;
 /// Longest body in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
 /// Longest frame in bytes.
@@ -30,8 +31,6 @@ pub struct Header {
     pub fds: u16,
     /// Length of the body in bytes.
     pub length: u32,
-    /// Request id, or 0.
-    pub id: u64,
     /// Session number, or 0.
     pub peer: u64,
 }
@@ -83,8 +82,7 @@ impl Header {
         out[0..2].copy_from_slice(&self.kind.to_le_bytes());
         out[2..4].copy_from_slice(&self.fds.to_le_bytes());
         out[4..8].copy_from_slice(&self.length.to_le_bytes());
-        out[8..16].copy_from_slice(&self.id.to_le_bytes());
-        out[16..24].copy_from_slice(&self.peer.to_le_bytes());
+        out[8..16].copy_from_slice(&self.peer.to_le_bytes());
         out
     }
 }
@@ -98,14 +96,12 @@ pub fn split(record: &[u8], fds: usize) -> Result<(Header, &[u8]), FrameError> {
     let Some((head, body)) = record.split_first_chunk::<HEADER_LEN>() else {
         return Err(FrameError::Short(record.len()));
     };
-    let [k0, k1, f0, f1, l0, l1, l2, l3, rest @ ..] = *head;
-    let [i0, i1, i2, i3, i4, i5, i6, i7, p @ ..] = rest;
+    let [k0, k1, f0, f1, l0, l1, l2, l3, peer @ ..] = *head;
     let header = Header {
         kind: u16::from_le_bytes([k0, k1]),
         fds: u16::from_le_bytes([f0, f1]),
         length: u32::from_le_bytes([l0, l1, l2, l3]),
-        id: u64::from_le_bytes([i0, i1, i2, i3, i4, i5, i6, i7]),
-        peer: u64::from_le_bytes(p),
+        peer: u64::from_le_bytes(peer),
     };
     if usize::try_from(header.length) != Ok(body.len()) {
         return Err(FrameError::Length { claimed: header.length, arrived: body.len() });
@@ -121,7 +117,7 @@ mod tests {
     use super::*;
 
     fn frame(body: &[u8]) -> Vec<u8> {
-        let header = Header { kind: 3, fds: 0, length: body.len() as u32, id: 9, peer: u64::MAX };
+        let header = Header { kind: 3, fds: 0, length: body.len() as u32, peer: u64::MAX };
         let mut record = header.encode().to_vec();
         record.extend_from_slice(body);
         record
@@ -131,7 +127,7 @@ mod tests {
     fn round_trip() {
         let record = frame(b"body");
         let (header, body) = split(&record, 0).expect("a frame");
-        assert_eq!((header.kind, header.id, header.peer), (3, 9, u64::MAX));
+        assert_eq!((header.kind, header.peer), (3, u64::MAX));
         assert_eq!(body, b"body");
         assert_eq!(header.encode(), record[..HEADER_LEN]);
     }

@@ -120,7 +120,7 @@ impl Connection {
 
 /// The record of a request.
 pub fn frame(request: &GitRequest) -> Vec<u8> {
-    channel::encode(0, 0, &ClientToSession::Git(request.clone())).expect("encodes")
+    channel::encode(0, &ClientToSession::Git(request.clone())).expect("encodes")
 }
 
 /// A request for a fetch.

@@ -259,7 +259,7 @@ fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
     let session = Channel::<ClientToSession, SessionToClient>::from(fd);
     let hello = Hello::new(ClientKind::Control, None).ok_or("greeting")?;
     let request =
-        libproto::channel::encode(0, 0, &ClientToSession::Control(request)).map_err(|e| e.to_string())?;
+        libproto::channel::encode(0, &ClientToSession::Control(request)).map_err(|e| e.to_string())?;
     for record in [hello.encode().as_slice(), request.as_slice()] {
         libproto::channel::send_first_words(session.as_fd(), record).map_err(|e| e.to_string())?;
     }

@@ -228,16 +228,16 @@ fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), 
     let (allowed, cpu) = read::budget::first_reached(&serve.negotiation);
     let for_log = |refusal: Refusal| {
         let report = RepoReport { refusal: Some(refusal), ..RepoReport::default() };
-        channel::encode(0, 0, &RepoToParent::Finished(report)).unwrap_or_default()
+        channel::encode(0, &RepoToParent::Finished(report)).unwrap_or_default()
     };
     let for_client =
-        |refusal: Refusal| channel::encode(0, 0, &RepoToSession::Refused(refusal)).unwrap_or_default();
+        |refusal: Refusal| channel::encode(0, &RepoToSession::Refused(refusal)).unwrap_or_default();
     let spent = RepoReport {
         refusal: Some(cpu.clone()),
         negotiated: read::budget::milliseconds(allowed),
         ..RepoReport::default()
     };
-    let spent = channel::encode(0, 0, &RepoToParent::Finished(spent)).unwrap_or_default();
+    let spent = channel::encode(0, &RepoToParent::Finished(spent)).unwrap_or_default();
     let told = vec![
         (parent.as_fd(), Words::new(limits, for_log, Vec::new()).with_cpu(spent)),
         (session.as_fd(), Words::new(limits, for_client, Vec::new()).with_cpu(for_client(cpu))),

@@ -51,7 +51,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
         let received = match parent.recv() {
             Ok(received) => received,
             Err(RecvError::Closed) => system::exit_now(0),
-            Err(RecvError::UnknownType(_, kind, _)) => {
+            Err(RecvError::UnknownType(_, kind)) => {
                 send(&parent, 0, &AuthToParent::NotSupported(kind));
                 continue;
             }

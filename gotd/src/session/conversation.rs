@@ -101,7 +101,7 @@ pub(crate) fn refused(output: &mut Output, refusal: Refusal) -> SessionReport {
 
 /// What the watchdog tells the parent.
 pub(crate) fn words_for_log(limits: &SessionStart) -> Words {
-    let said = |report| channel::encode(0, 0, &SessionToParent::Finished(report)).unwrap_or_default();
+    let said = |report| channel::encode(0, &SessionToParent::Finished(report)).unwrap_or_default();
     Words::new(limits, |refusal| said(failed(refusal)), said(report(0, None)))
 }
 

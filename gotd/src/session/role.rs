@@ -15,7 +15,8 @@ use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{CommandError, Parameters, Service};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
-    ClientToSession, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, ShellRequest, VERSION, pipes_record,
+    ClientToSession, Exit, GitRequest, HELLO_LEN, Hello, SessionToClient, ShellRequest, VERSION, exit_record,
+    pipes_record,
 };
 use libproto::message::parent::{
     Build, ClientHello, GitAsk, ListenToSession, ParentToSession, Pool, SessionReport, SessionStart,
@@ -192,7 +193,9 @@ fn receive(parent: &Parent, client: &ClientSocket) -> Vec<u8> {
             "client speaks version {} of gotd's protocol, the daemon version {VERSION}: install the same version of both",
             hello.version
         );
-        let _ = finish(parent, client, failed(Refusal::Said(text)));
+        send(parent, &SessionToParent::Finished(failed(Refusal::Said(text.clone()))));
+        let record = exit_record(hello.version, Exit { status: 1, text });
+        let _ = channel::send_record(client.as_fd(), &record, false);
         system::exit_now(1);
     }
     let mut buffer = vec![0; MAX_FRAME + 1];
@@ -298,7 +301,7 @@ fn pass_on(parent: &Parent, client: &ClientSocket) -> SessionReport {
     loop {
         match parent.recv() {
             Ok(Received { message: ParentToSession::Line(line), .. }) => {
-                if client.send(0, 0, &SessionToClient::Line(line)).is_err() {
+                if client.send(0, &SessionToClient::Line(line)).is_err() {
                     return failed(Refusal::Said("client went away".into()));
                 }
             }
@@ -311,12 +314,12 @@ fn pass_on(parent: &Parent, client: &ClientSocket) -> SessionReport {
 }
 
 fn send_exit(client: &ClientSocket, status: u8, text: &str) {
-    let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() }));
+    let _ = client.try_send(0, &SessionToClient::Exit(Exit { status, text: text.into() }));
 }
 
 /// The record that a watchdog sends to the client.
 fn last_word(text: &str, status: u8) -> Vec<u8> {
-    channel::encode(0, 0, &SessionToClient::Exit(Exit { status, text: text.into() })).unwrap_or_default()
+    channel::encode(0, &SessionToClient::Exit(Exit { status, text: text.into() })).unwrap_or_default()
 }
 
 /// The end: the parent's log line first, so that it is there when the client has gone on.

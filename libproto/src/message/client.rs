@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::{self, Received, RecvError};
 
-/// Version of this protocol. A difference is answered with an [`Exit`] that says so; `Hello` and
-/// `Exit` keep their shape in all versions.
-pub const VERSION: u16 = 2;
+/// Version of this protocol. A difference is answered with an [`exit_record`] that says so. `Hello`
+/// keeps its shape in all versions.
+pub const VERSION: u16 = 3;
 
 /// First bytes of a [`Hello`].
 const MAGIC: [u8; 4] = *b"GOTD";
@@ -197,8 +197,17 @@ const TOO_OLD: &str =
 /// and the frame beside them is an `Exit` for a client of version 1, which takes no descriptors: it
 /// says this text and ends.
 pub fn pipes_record() -> Vec<u8> {
-    let exit = Exit { status: 1, text: TOO_OLD.into() };
-    channel::encode(0, 0, &SessionToClient::Exit(exit)).unwrap_or_default()
+    exit_record(1, Exit { status: 1, text: TOO_OLD.into() })
+}
+
+/// The end of a session as a client of this version reads it. Up to version 2 a header had eight
+/// bytes more, behind the length.
+pub fn exit_record(version: u16, exit: Exit) -> Vec<u8> {
+    let record = channel::encode(0, &SessionToClient::Exit(exit)).unwrap_or_default();
+    match record.split_at_checked(8) {
+        Some((before, after)) if version < 3 => [before, &[0; 8], after].concat(),
+        _ => record,
+    }
 }
 
 /// The first record that a client receives.
@@ -232,7 +241,10 @@ mod tests {
 
     #[test]
     fn the_record_with_the_pipes_is_a_clear_end_for_an_old_client() {
-        let received = channel::decode::<SessionToClient>(&pipes_record(), Vec::new()).expect("a frame");
+        let record = pipes_record();
+        assert_eq!(record[4..8], u32::try_from(record.len() - 24).expect("short").to_le_bytes());
+        let record = [&record[..8], &record[16..]].concat();
+        let received = channel::decode::<SessionToClient>(&record, Vec::new()).expect("a frame");
         let SessionToClient::Exit(exit) = received.message else { panic!("not an end") };
         assert!(exit.status == 1 && exit.text.contains("install the same version of both"));
     }
@@ -242,7 +254,8 @@ mod tests {
         let record = pipes_record();
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").expect("opens"));
         assert!(matches!(First::decode(&record, vec![null(), null()]), Ok(First::Pipes(..))));
-        assert!(matches!(First::decode(&record, vec![]), Ok(First::Message(SessionToClient::Exit(_)))));
+        let exit = exit_record(VERSION, Exit { status: 0, text: String::new() });
+        assert!(matches!(First::decode(&exit, vec![]), Ok(First::Message(SessionToClient::Exit(_)))));
         assert!(First::decode(&record, vec![null()]).is_err());
         assert!(First::decode(b"x", vec![]).is_err());
     }

@@ -26,7 +26,7 @@ fn asks_for_info(connection: &Connection) {
     let hello = Hello::new(ClientKind::Control, None).expect("no name fits");
     let _ = connection.send(&hello.encode(), &[]);
     let request = ClientToSession::Control(ControlRequest::Info { json: false });
-    let _ = connection.send(&channel::encode(0, 0, &request).expect("encodes"), &[]);
+    let _ = connection.send(&channel::encode(0, &request).expect("encodes"), &[]);
 }
 
 #[test]

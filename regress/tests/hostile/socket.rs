@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use libproto::frame::{Header, MAX_FRAME};
+use libproto::frame::{HEADER_LEN, Header, MAX_FRAME};
 use libproto::message::client::{ClientKind, Hello, VERSION};
 use regress::raw::{Connection, End, Session, fetch_request, frame};
 use regress::run::wait_until;
@@ -30,7 +30,7 @@ fn garbage_frames() {
     let (site, mut daemon) = start();
     let hello = Hello::new(ClientKind::Git, None).expect("fits").encode();
     let request = frame(&fetch_request("demo.git", 0));
-    let header = |kind, fds, length| Header { kind, fds, length, id: 0, peer: 0 }.encode().to_vec();
+    let header = |kind, fds, length| Header { kind, fds, length, peer: 0 }.encode().to_vec();
     let mut records: Vec<Vec<Vec<u8>>> = vec![
         vec![b"x".to_vec()],
         vec![vec![0; 10]],
@@ -45,7 +45,7 @@ fn garbage_frames() {
     let after_hello = [
         b"x".to_vec(),
         hello.to_vec(),
-        vec![0; 24],
+        vec![0; HEADER_LEN],
         vec![0xff; 24],
         vec![0xff; MAX_FRAME + 1],
         vec![0; 100_000],
@@ -78,12 +78,22 @@ fn garbage_frames() {
 #[test]
 fn another_version_is_told_so() {
     let (site, mut daemon) = start();
-    let mut hello = Hello::new(ClientKind::Git, None).expect("fits").encode();
-    hello[4..6].copy_from_slice(&(VERSION + 7).to_le_bytes());
-    let connection = Connection::open(&site.socket());
-    connection.send(&hello, &[]).expect("sends");
-    let End::Exit(1, text) = connection.end(10) else { panic!("no clear error") };
+    let open = |version: u16| {
+        let mut hello = Hello::new(ClientKind::Git, None).expect("fits").encode();
+        hello[4..6].copy_from_slice(&version.to_le_bytes());
+        let connection = Connection::open(&site.socket());
+        connection.send(&hello, &[]).expect("sends");
+        connection
+    };
+    let End::Exit(1, text) = open(VERSION + 7).end(10) else { panic!("no clear error") };
     assert!(text.contains("install the same version of both"), "{text}");
+    // The header of version 2 was longer: its client is told with that.
+    let connection = open(2);
+    let (_pipes, mut record) = (connection.pipes(10).expect("pipes"), vec![0; 1024]);
+    let n = libproto::channel::recv_record(connection.fd.as_fd(), &mut record).expect("a record");
+    record.truncate(n);
+    assert_eq!(record[4..8], u32::try_from(record.len() - 24).expect("short").to_le_bytes());
+    assert!(record.ends_with(b"install the same version of both"), "{record:?}");
     assert_serves(&site, &mut daemon);
 }
 

@@ -115,7 +115,7 @@ pub fn serve(
 pub fn refuse(link: &Session, text: &str) -> RepoReport {
     let text: String = escape(text.as_bytes()).chars().take(500).collect();
     if link.recv().is_ok() {
-        let _ = link.send(0, 0, &RepoToSession::Refused(Refusal::Damaged(text.clone())));
+        let _ = link.send(0, &RepoToSession::Refused(Refusal::Damaged(text.clone())));
     }
     RepoReport { refusal: Some(Refusal::Damaged(text)), ..RepoReport::default() }
 }
@@ -229,7 +229,7 @@ impl<'a> Server<'a> {
     }
 
     fn send(&self, answer: &RepoToSession) -> Result<(), Broken> {
-        self.link.send(0, 0, answer).map_err(|_| Broken::Closed)
+        self.link.send(0, answer).map_err(|_| Broken::Closed)
     }
 
     /// The outer error ends the session, the inner one is told to it.

@@ -743,7 +743,7 @@ mod tests {
             }
             let over = matches!(received.message, RepoToParent::PackDone(()));
             if let Some(answer) = parent(received.message) {
-                theirs.send(0, 0, &answer).unwrap();
+                theirs.send(0, &answer).unwrap();
             }
             if over {
                 break;
@@ -804,12 +804,12 @@ mod tests {
             }
         });
         assert!(matches!(theirs.recv().unwrap().message, RepoToParent::NeedPack(_)));
-        theirs.send(0, 0, &ParentToRepo::Pack(())).unwrap();
+        theirs.send(0, &ParentToRepo::Pack(())).unwrap();
         let begun = Instant::now();
         assert!(matches!(theirs.recv().unwrap().message, RepoToParent::PackStalled(_)));
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         // Without a place it ends like one that is refused.
-        theirs.send(0, 0, &ParentToRepo::NoPack(Refusal::Said("over".into()))).unwrap();
+        theirs.send(0, &ParentToRepo::NoPack(Refusal::Said("over".into()))).unwrap();
         writer.join().unwrap();
     }
 
@@ -845,7 +845,7 @@ mod tests {
         });
         let next = || theirs.recv().unwrap().message;
         assert!(matches!(next(), RepoToParent::NeedPack(_)));
-        theirs.send(0, 0, &ParentToRepo::Pack(())).unwrap();
+        theirs.send(0, &ParentToRepo::Pack(())).unwrap();
         assert!(matches!(next(), RepoToParent::PackCopied(COPIED)));
         assert!(matches!(next(), RepoToParent::PackStalled(COPIED)));
         let mut all = vec![0; 300_000];

@@ -177,7 +177,7 @@ impl Push<'_> {
 
     fn send(&self, message: &WriterToSession) {
         // A session that is gone does not stop a push that was decided.
-        let _ = self.session.send(0, 0, message);
+        let _ = self.session.send(0, message);
     }
 
     /// Nothing was changed, and this is why.

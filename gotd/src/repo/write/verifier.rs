@@ -80,14 +80,14 @@ impl Verifier {
         let input = self.input.take().ok_or_else(|| failed("asked for twice"))?;
         let send = || {
             let fds = [pack.as_fd(), idx.as_fd(), input.as_fd()];
-            self.link.send_with_fds(0, 0, &WriterToVerify::Files(task), &fds)?;
+            self.link.send_with_fds(0, &WriterToVerify::Files(task), &fds)?;
             for batch in asked.chunks(BATCH_COMMANDS) {
-                self.link.send(0, 0, &WriterToVerify::Commands(batch.to_vec()))?;
+                self.link.send(0, &WriterToVerify::Commands(batch.to_vec()))?;
             }
             for batch in shallows.chunks(BATCH_IDS) {
-                self.link.send(0, 0, &WriterToVerify::Shallows(batch.to_vec()))?;
+                self.link.send(0, &WriterToVerify::Shallows(batch.to_vec()))?;
             }
-            self.link.send(0, 0, &WriterToVerify::Go(()))
+            self.link.send(0, &WriterToVerify::Go(()))
         };
         send().map_err(|e: libproto::channel::SendError| failed(&e.to_string()))
     }

@@ -114,9 +114,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     })
     .map_err(|e| e.to_string())?;
     let parent = Parent::from(parent);
-    parent
-        .send(0, 0, &ListenToParent::Hello(Build { id: crate::BUILD.into() }))
-        .map_err(|e| e.to_string())?;
+    parent.send(0, &ListenToParent::Hello(Build { id: crate::BUILD.into() })).map_err(|e| e.to_string())?;
     let mut locals = Locals::default();
     let limits = loop {
         match parent.recv() {
@@ -488,7 +486,7 @@ impl Listen {
             why => format!("too many connections ({})", why.text()),
         };
         let client = Channel::<SessionToClient, SessionToClient>::from(connection);
-        let _ = client.try_send(0, 0, &SessionToClient::Exit(Exit { status: 1, text }));
+        let _ = client.try_send(0, &SessionToClient::Exit(Exit { status: 1, text }));
         self.hand_to_reaper(client.into(), uid);
         self.note(why, pool, None, uid);
     }
@@ -511,7 +509,7 @@ impl Listen {
             self.locals.ends_with(number, uid);
             for connection in self.reaper.take(uid, number) {
                 let sent =
-                    session.send_with_fds(0, number, &ListenToSession::EndWith(()), &[connection.as_fd()]);
+                    session.send_with_fds(number, &ListenToSession::EndWith(()), &[connection.as_fd()]);
                 // The copy here is not the last one: the session waits for the end of the link.
                 if sent.is_err() {
                     self.reaper.add(uid, connection, now);
@@ -572,7 +570,7 @@ fn hand_over(parent: &Parent, waiting: &Waiting, connection: BorrowedFd<'_>, pee
     let Waiting { number, pool, session, repo } = waiting;
     let (number, message) = (*number, ListenToSession::Connection(*pool));
     let mut links = repo.iter().chain([session]);
-    let sent = links.try_for_each(|link| link.send_with_fds(0, number, &message, &[connection]));
+    let sent = links.try_for_each(|link| link.send_with_fds(number, &message, &[connection]));
     let message = match sent {
         Ok(()) => ListenToParent::Accepted(peer),
         Err(e) => ListenToParent::HandoverFailed(e.to_string()),

@@ -111,7 +111,7 @@ impl Parent {
     pub(super) fn send_to_control(&mut self, number: u64, mut answer: impl Iterator<Item = ParentToSession>) {
         let Some(session) = self.table.get(number) else { return };
         let Some(child) = session.session.running() else { return };
-        let sent = answer.try_for_each(|message| child.channel.try_send(0, number, &message));
+        let sent = answer.try_for_each(|message| child.channel.try_send(number, &message));
         if sent.is_err() {
             self.end_session(number, "does not listen");
         }

@@ -62,7 +62,7 @@ impl<S: Message, R: Message> Job<S, R> {
     }
 
     fn send(&self, session: u64, message: &S) -> Result<(), SendError> {
-        self.channel.try_send(0, session, message)
+        self.channel.try_send(session, message)
     }
 
     fn any(&self) -> AnyJob<'_> {

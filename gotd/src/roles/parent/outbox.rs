@@ -22,7 +22,7 @@ impl Outbox {
 
     /// Sends a message about a session, behind those that wait.
     pub fn send<S: Message, R: Message>(&mut self, channel: &Channel<S, R>, peer: u64, message: &S) {
-        if let Ok(frame) = channel::encode(0, peer, message) {
+        if let Ok(frame) = channel::encode(peer, message) {
             self.frames.push_back((frame, Vec::new()));
             self.flush(channel);
         }
@@ -36,7 +36,7 @@ impl Outbox {
         message: &S,
         fds: Vec<OwnedFd>,
     ) {
-        if let Ok(frame) = channel::encode(0, peer, message) {
+        if let Ok(frame) = channel::encode(peer, message) {
             self.frames.push_back((frame, fds));
             self.flush(channel);
         }

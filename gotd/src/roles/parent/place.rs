@@ -121,11 +121,12 @@ impl Parent {
         let told = session
             .repo
             .running()
-            .is_some_and(|c| c.channel.try_send(0, number, &ParentToRepo::Go(checked)).is_ok())
+            .is_some_and(|c| c.channel.try_send(number, &ParentToRepo::Go(checked)).is_ok())
             && (session.shell().is_some()
-                || session.session.running().is_some_and(|c| {
-                    c.channel.try_send(0, number, &ParentToSession::Granted(grant)).is_ok()
-                }));
+                || session
+                    .session
+                    .running()
+                    .is_some_and(|c| c.channel.try_send(number, &ParentToSession::Granted(grant)).is_ok()));
         if !told {
             self.end_session(number, "does not listen");
         }

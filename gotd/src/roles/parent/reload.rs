@@ -75,7 +75,7 @@ impl Parent {
         let child: Child<ParentToConfig, ConfigToParent> = child;
         self.stderr_pipes.watch(child.pid, Role::Config, &child.stderr);
         // The socket is empty: there is room for one message.
-        let _ = child.channel.try_send(0, 0, &ParentToConfig::Load(files.clone()));
+        let _ = child.channel.try_send(0, &ParentToConfig::Load(files.clone()));
         self.reload = Some(Reload {
             child,
             assembler: Assembler::default(),

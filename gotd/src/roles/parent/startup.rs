@@ -230,7 +230,7 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Fai
         true => ParentToConfig::Check(files.clone()),
         false => ParentToConfig::Load(files.clone()),
     };
-    child.channel.send(0, 0, &message).map_err(|e| format!("config: {e}"))?;
+    child.channel.send(0, &message).map_err(|e| format!("config: {e}"))?;
     let (mut assembler, mut config) = (Assembler::default(), None);
     let (mut errors, mut seen, mut notes, mut warnings) = (0usize, Vec::new(), Vec::new(), Vec::new());
     let good = loop {
@@ -399,7 +399,7 @@ fn configure_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> 
         _ => return Err("auth: another build".into()),
     }
     let mut tell = |batch| -> Result<(), StartupError> {
-        auth.channel.send(0, 0, &ParentToAuth::Config(batch)).map_err(|e| StartupError(format!("auth: {e}")))
+        auth.channel.send(0, &ParentToAuth::Config(batch)).map_err(|e| StartupError(format!("auth: {e}")))
     };
     send(config, Audience::Parent, &mut tell)
         .map_err(|StartupError(e)| format!("{e}{}", last_words(&auth.stderr)))?;
@@ -421,12 +421,12 @@ fn configure_listen(
     }
     let text = |e: libproto::channel::SendError| format!("listen: {e}");
     for message in settings.for_listen() {
-        listen.channel.send(0, 0, &message).map_err(text)?;
+        listen.channel.send(0, &message).map_err(text)?;
     }
     for (number, pool, listener) in listening {
         listen
             .channel
-            .send_with_fds(0, *number, &ParentToListen::Listener(*pool), &[listener.as_fd()])
+            .send_with_fds(*number, &ParentToListen::Listener(*pool), &[listener.as_fd()])
             .map_err(text)?;
     }
     Ok(())

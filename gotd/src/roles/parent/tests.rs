@@ -92,8 +92,8 @@ fn parent() -> (Parent, Forged) {
     let session = Session::waiting(number, Pool::Unix, (session, repo), None, vec![listen_end]);
     parent.table.insert(session);
     let build = Build { id: crate::BUILD.into() };
-    forged.session.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
-    forged.repo.send(0, number, &RepoToParent::Hello(build)).expect("sends");
+    forged.session.send(number, &SessionToParent::Hello(build.clone())).expect("sends");
+    forged.repo.send(number, &RepoToParent::Hello(build)).expect("sends");
     parent.on_session(number);
     parent.on_repo(number, AT_ONCE);
     let offer = forged.listen.recv_with_fds().expect("an offer");
@@ -105,7 +105,7 @@ impl Forged {
     /// `listen` says this about a number.
     fn accepted(&self, parent: &mut Parent, number: u64, uid: u32) {
         let peer = Peer::Unix { pid: 1, uid, gid: uid, groups: vec![] };
-        self.listen.send(0, number, &ListenToParent::Accepted(peer)).expect("sends");
+        self.listen.send(number, &ListenToParent::Accepted(peer)).expect("sends");
         assert!(parent.on_listen(PollFlags::POLLIN).is_none());
     }
 
@@ -118,8 +118,8 @@ impl Forged {
             protocol: 2,
             told_address: String::new(),
         };
-        self.session.send(0, self.number, &SessionToParent::Client(hello)).expect("sends");
-        self.session.send(0, self.number, &SessionToParent::Git(ask)).expect("sends");
+        self.session.send(self.number, &SessionToParent::Client(hello)).expect("sends");
+        self.session.send(self.number, &SessionToParent::Git(ask)).expect("sends");
         parent.on_session(self.number);
     }
 
@@ -145,7 +145,7 @@ impl Forged {
             write: true,
             create: None,
         };
-        self.auth.send(0, self.number, &AuthToParent::Verdict(Verdict::Granted(permit))).expect("sends");
+        self.auth.send(self.number, &AuthToParent::Verdict(Verdict::Granted(permit))).expect("sends");
         assert!(parent.on_auth(PollFlags::POLLIN).is_none());
     }
 
@@ -269,7 +269,7 @@ fn a_pool_stays_as_long_as_there_is_a_listener_for_it() {
     let (mut parent, forged) = parent();
     let has_git = |parent: &Parent| parent.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp);
     let deserted = |parent: &mut Parent| {
-        forged.listen.send(0, 0, &ListenToParent::Deserted(())).expect("sends");
+        forged.listen.send(0, &ListenToParent::Deserted(())).expect("sends");
         assert!(parent.on_listen(PollFlags::POLLIN).is_none());
     };
     let address = "127.0.0.1:9418".parse().expect("an address");
@@ -306,8 +306,8 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     let listen_ends = vec![spawn::pair().expect("a pair").0];
     parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), None, listen_ends));
     let build = Build { id: crate::BUILD.into() };
-    session_end.send(0, number, &SessionToParent::Hello(build.clone())).expect("sends");
-    repo_end.send(0, number, &RepoToParent::Hello(build)).expect("sends");
+    session_end.send(number, &SessionToParent::Hello(build.clone())).expect("sends");
+    repo_end.send(number, &RepoToParent::Hello(build)).expect("sends");
     parent.on_session(number);
     parent.on_repo(number, AT_ONCE);
     let kept = parent.table.get(number).expect("is there");
@@ -338,8 +338,8 @@ impl Forged {
             protocol: 0,
             told_address: String::new(),
         };
-        self.session.send(0, self.number, &SessionToParent::Client(hello)).expect("sends");
-        self.session.send(0, self.number, &SessionToParent::Git(ask)).expect("sends");
+        self.session.send(self.number, &SessionToParent::Client(hello)).expect("sends");
+        self.session.send(self.number, &SessionToParent::Git(ask)).expect("sends");
         parent.on_session(self.number);
         self.grants(parent);
         let session = parent.table.get(self.number).expect("is there");
@@ -356,7 +356,7 @@ impl Forged {
                 new: "1".repeat(40),
                 refused: None,
             };
-            self.repo.send(0, self.number, &RepoToParent::Ref(report)).expect("sends");
+            self.repo.send(self.number, &RepoToParent::Ref(report)).expect("sends");
             parent.on_repo(self.number, AT_ONCE);
         }
     }
@@ -367,7 +367,7 @@ fn a_repository_process_reports_on_as_many_references_as_there_were_commands() {
     let (mut parent, forged) = parent();
     forged.pushes(&mut parent);
     // Unread until the first report comes.
-    forged.session.send(0, forged.number, &SessionToParent::Begins(3)).expect("sends");
+    forged.session.send(forged.number, &SessionToParent::Begins(3)).expect("sends");
     forged.reports(&mut parent, 3);
     assert_eq!(killed(parent.table.get(forged.number).expect("is there")), None);
     forged.reports(&mut parent, 1);
@@ -387,7 +387,7 @@ fn a_push_begins_once_and_with_no_more_commands_than_the_limit() {
     let (mut parent, forged) = parent();
     forged.pushes(&mut parent);
     for _ in 0..2 {
-        forged.session.send(0, forged.number, &SessionToParent::Begins(u32::MAX)).expect("sends");
+        forged.session.send(forged.number, &SessionToParent::Begins(u32::MAX)).expect("sends");
     }
     parent.on_session(forged.number);
     let limit = parent.settings.session.commands;
@@ -400,12 +400,12 @@ fn a_push_begins_once_and_with_no_more_commands_than_the_limit() {
 fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
     let (mut parent, forged) = parent();
     forged.pushes(&mut parent);
-    forged.session.send(0, forged.number, &SessionToParent::Begins(100)).expect("sends");
+    forged.session.send(forged.number, &SessionToParent::Begins(100)).expect("sends");
     parent.on_session(forged.number);
     let report =
         |name: &str| RefReport { name: name.into(), old: "0".repeat(40), new: "1".repeat(40), refused: None };
     for _ in 0..100 {
-        forged.repo.send(0, forged.number, &RepoToParent::Ref(report("refs/heads/x"))).expect("sends");
+        forged.repo.send(forged.number, &RepoToParent::Ref(report("refs/heads/x"))).expect("sends");
     }
     let mut left = |most: usize| {
         parent.on_repo(forged.number, most);

@@ -195,9 +195,9 @@ impl Parent {
         let Links { verify, listen, .. } = links;
         self.stderr_pipes.watch(session.pid, Role::Session, &session.stderr);
         self.stderr_pipes.watch(repo.pid, Role::Repository, &repo.stderr);
-        let _ = session.channel.try_send(0, number, &ParentToSession::Start(self.settings.session.clone()));
+        let _ = session.channel.try_send(number, &ParentToSession::Start(self.settings.session.clone()));
         let start = RepoStart { strangers: pool == Pool::Tcp, ..self.settings.repo.clone() };
-        let _ = repo.channel.try_send(0, number, &ParentToRepo::Start(start));
+        let _ = repo.channel.try_send(number, &ParentToRepo::Start(start));
         self.table.insert(Session::waiting(number, pool, (session, repo), verify, listen));
         Ok(())
     }

@@ -113,8 +113,7 @@ pub fn run(
     libsandbox::enter(&stage).map_err(|e| e.to_string())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("verify", WORK);
-    let expired =
-        |refusal: Refusal| channel::encode(0, 0, &VerifyToWriter::Failed(refusal)).unwrap_or_default();
+    let expired = |refusal: Refusal| channel::encode(0, &VerifyToWriter::Failed(refusal)).unwrap_or_default();
     let words = Words::new(&start.limits, expired, Vec::new());
     watchdog::start(start.limits.clone(), vec![(writer.as_fd(), words)])
         .map_err(|e| format!("watchdog: {e}"))?;
@@ -128,7 +127,7 @@ pub fn run(
             };
             watchdog::phase(Phase::Off);
             // The writer first: it waits. The parent's log has the long form.
-            let _ = writer.send(0, 0, &VerifyToWriter::Failed(told.bounded(REASON_MAX)));
+            let _ = writer.send(0, &VerifyToWriter::Failed(told.bounded(REASON_MAX)));
             send(&parent, 0, &VerifyToParent::Finished(refusal(&e).bounded(REASON_MAX)));
             Ok(())
         }
@@ -202,11 +201,8 @@ impl ProgressReporter<'_> {
             self.turn.objects(progress.done, progress.total)?;
         }
         // A session that does not listen is no reason to give up: the push is decided without it.
-        let _ = self.session.try_send(
-            0,
-            0,
-            &VerifyToSession::Progress((progress.to_string(), progress.finished)),
-        );
+        let _ =
+            self.session.try_send(0, &VerifyToSession::Progress((progress.to_string(), progress.finished)));
         check_reserve(self.pack, self.reserve)
     }
 }
@@ -265,7 +261,7 @@ fn work(
             let mut input = InTurn { input, turn };
             let indexed =
                 receive::index(&mut input, &task.pack, &task.idx, hash, had, &options, &mut ticker)?;
-            let _ = session.try_send(0, 0, &VerifyToSession::InputEnd(input.input.received));
+            let _ = session.try_send(0, &VerifyToSession::InputEnd(input.input.received));
             indexed
         }
         None => Indexed::nothing(hash),
@@ -292,7 +288,6 @@ fn send_facts(
 ) -> Result<(), channel::SendError> {
     writer.send(
         0,
-        0,
         &VerifyToWriter::Indexed(IndexedPack {
             objects: indexed.objects,
             received: indexed.received,
@@ -302,9 +297,9 @@ fn send_facts(
     )?;
     for batch in facts.chunks(BATCH_COMMANDS) {
         let batch = batch.iter().map(|facts| command_facts(facts, withheld)).collect();
-        writer.send(0, 0, &VerifyToWriter::Facts(batch))?;
+        writer.send(0, &VerifyToWriter::Facts(batch))?;
     }
-    writer.send(0, 0, &VerifyToWriter::Done(()))
+    writer.send(0, &VerifyToWriter::Done(()))
 }
 
 fn command_facts(facts: &Facts, withheld: Option<Withheld>) -> CommandFacts {

@@ -85,7 +85,7 @@ impl<'a> PushTurn<'a> {
     fn send_wait(&self, PackWait { made, others, limit }: &PackWait) {
         let line =
             format!("waiting for other pushes: {made} being checked, {others} more in the queue ({limit})");
-        let _ = self.session.try_send(0, 0, &VerifyToSession::Progress((line, true)));
+        let _ = self.session.try_send(0, &VerifyToSession::Progress((line, true)));
     }
 
     /// Waits until the client has sent something. After a while others get the place, however often

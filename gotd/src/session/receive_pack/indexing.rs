@@ -174,9 +174,7 @@ impl Work<'_> {
     /// From here on the client's input is `verify`'s.
     fn send_input(&mut self) -> Result<(), TalkError> {
         self.given = true;
-        self.verify
-            .send(0, 0, &SessionToVerify::Input(()))
-            .map_err(|e| TalkError::Link(format!("verify: {e}")))
+        self.verify.send(0, &SessionToVerify::Input(())).map_err(|e| TalkError::Link(format!("verify: {e}")))
     }
 
     /// Takes results, which come in the order of the commands that `repo_write` was asked.

@@ -171,7 +171,7 @@ fn list(writer: &WriterEnd, refs: &[(&str, &str)]) {
 }
 
 fn send(writer: &WriterEnd, message: WriterToSession) {
-    let _ = writer.send(0, 0, &message);
+    let _ = writer.send(0, &message);
 }
 
 /// A refusal with this text.
@@ -214,7 +214,7 @@ fn take_empty_pack(writer: &WriterEnd, verify: &VerifyEnd) {
     let mut pack = [0; 32];
     take_input(verify).read_exact(&mut pack).unwrap();
     assert_eq!(pack, EMPTY_PACK);
-    verify.send(0, 0, &VerifyToSession::InputEnd(32)).unwrap();
+    verify.send(0, &VerifyToSession::InputEnd(32)).unwrap();
 }
 
 /// Lines of a request; the capabilities stand behind the first command.
@@ -546,7 +546,7 @@ fn progress_and_keepalives_reach_the_client_unless_it_wants_quiet() {
             let asked = receive_push(writer, &[]);
             take_empty_pack(writer, verify);
             let progress = |line: &str, last| {
-                verify.send(0, 0, &VerifyToSession::Progress((line.into(), last))).unwrap();
+                verify.send(0, &VerifyToSession::Progress((line.into(), last))).unwrap();
             };
             progress("Indexing objects:   0% (0/9)", false);
             progress("Indexing objects:  11% (1/9)", false);

@@ -38,7 +38,7 @@ impl<'a> Writer<'a> {
 
     /// Sends a message without waiting for its answer.
     pub(super) fn send(&self, message: &SessionToWriter) -> Result<(), TalkError> {
-        self.link.send(0, 0, message).map_err(|e| TalkError::Link(format!("repository: {e}")))
+        self.link.send(0, message).map_err(|e| TalkError::Link(format!("repository: {e}")))
     }
 
     /// Waits for the next message.

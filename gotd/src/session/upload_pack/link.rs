@@ -26,7 +26,7 @@ impl<'a> Link<'a> {
     }
 
     fn send(&self, question: &SessionToRepo) -> Result<(), TalkError> {
-        self.repo.send(0, 0, question).map_err(|e| TalkError::Link(format!("repository: {e}")))
+        self.repo.send(0, question).map_err(|e| TalkError::Link(format!("repository: {e}")))
     }
 
     fn receive(&self) -> Result<RepoToSession, TalkError> {

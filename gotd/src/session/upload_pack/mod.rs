@@ -31,7 +31,7 @@ const ADVERTISEMENT: ListAsk = ListAsk { prefixed: false, peel: true };
 /// granted: the repository process looks at its link when the parent has told it to, and not
 /// before. `false`: it is not there any more.
 pub fn ask_ahead(repo: &Repo) -> bool {
-    repo.try_send(0, 0, &SessionToRepo::List(ADVERTISEMENT)).is_ok()
+    repo.try_send(0, &SessionToRepo::List(ADVERTISEMENT)).is_ok()
 }
 
 /// Holds the conversation to its end.

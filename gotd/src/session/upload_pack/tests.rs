@@ -669,7 +669,7 @@ fn the_repository_process_does_not_take_a_pack_before_its_wants_are_settled() {
         side_band,
         progress: false,
     };
-    repo.send(0, 0, &SessionToRepo::Pack(ask)).unwrap();
+    repo.send(0, &SessionToRepo::Pack(ask)).unwrap();
     assert!(repo.recv().is_err());
     assert_eq!(server.join().unwrap(), "session: Pack in state Idle");
 }
@@ -679,7 +679,7 @@ fn the_repository_process_judges_wants_and_counts_haves_itself() {
     let fixture = Fixture::new("sha1");
     let (repo, server) = hostile(&fixture);
     let ask = |question: SessionToRepo| {
-        repo.send(0, 0, &question).unwrap();
+        repo.send(0, &question).unwrap();
         repo.recv().unwrap().message
     };
     let id = |name: &str| ObjectId::from_hex(fixture.id(name).as_bytes()).unwrap();

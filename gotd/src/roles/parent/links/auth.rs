@@ -103,7 +103,7 @@ impl Parent {
         let sent = session
             .repo
             .running()
-            .is_some_and(|child| child.channel.try_send(0, number, &ParentToRepo::Serve(serve)).is_ok());
+            .is_some_and(|child| child.channel.try_send(number, &ParentToRepo::Serve(serve)).is_ok());
         if !sent {
             self.refuse(number, Refusal::RepositoryEnded);
         }

@@ -73,7 +73,7 @@ impl Parent {
     /// is ended with its session.
     pub(in crate::roles::parent) fn send_to_repo(&mut self, number: u64, message: &ParentToRepo) {
         let Some(session) = self.table.get(number) else { return };
-        let sent = session.repo.running().is_none_or(|c| c.channel.try_send(0, number, message).is_ok());
+        let sent = session.repo.running().is_none_or(|c| c.channel.try_send(number, message).is_ok());
         if !sent {
             self.end_session(number, "does not listen");
         }

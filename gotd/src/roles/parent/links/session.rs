@@ -147,7 +147,7 @@ impl Parent {
         session.refused.get_or_insert_with(|| refusal.clone());
         let message = ParentToSession::Refused(refusal);
         let running = session.session.running();
-        let sent = running.is_none_or(|child| child.channel.try_send(0, number, &message).is_ok());
+        let sent = running.is_none_or(|child| child.channel.try_send(number, &message).is_ok());
         if !sent {
             self.end_session(number, "does not listen");
         }

@@ -324,7 +324,7 @@ fn a_client_that_goes_or_does_not_read_stops_nobody() {
         // Far more progress than a pipe holds: `verify` is never kept waiting.
         for n in 0..5000 {
             let line = format!("{n} {}", "x".repeat(100));
-            verify.send(0, 0, &VerifyToSession::Progress((line, true))).unwrap();
+            verify.send(0, &VerifyToSession::Progress((line, true))).unwrap();
         }
         decide(&writer, &asked, &[]);
         if let Some(mut output) = output {

@@ -106,7 +106,7 @@ fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
     let Some(begin) = &asked.begin else { return };
     if begin.pack {
         send(writer, WriterToSession::TakePack(()));
-        verify.send(0, 0, &VerifyToSession::Progress(("Receiving".into(), true))).unwrap();
+        verify.send(0, &VerifyToSession::Progress(("Receiving".into(), true))).unwrap();
         let output = git(&["index-pack", "--stdin", "--fix-thin"])
             .current_dir(server)
             .stdin(take_input(verify))
@@ -118,7 +118,7 @@ fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
                 WriterToSession::End(Some(Refusal::Said("index-pack abnormal exit".into()))),
             );
         }
-        verify.send(0, 0, &VerifyToSession::InputEnd(0)).unwrap();
+        verify.send(0, &VerifyToSession::InputEnd(0)).unwrap();
     }
     let current = |name: &str| refs.iter().find(|(_, n)| *n == name).map_or(NULL, |(id, _)| id).to_owned();
     let stale = |c: &RefCommand| current(&String::from_utf8_lossy(c.name.as_bytes())) != c.old.to_string();
