@@ -12,7 +12,6 @@ use std::time::Instant;
 use libproto::command::Service;
 use libproto::message::parent::{
     Checks, FoundAt, OpenError, Opened, ParentToAuth, ParentToRepo, ParentToSession, PlaceQuestion, Placed,
-    Question,
 };
 use libproto::names::escape;
 use libproto::refusal::Refusal;
@@ -26,7 +25,7 @@ impl Parent {
     /// The repository process has found a repository.
     pub(super) fn found(&mut self, number: u64, at: FoundAt) {
         let Some(session) = self.table.get(number) else { return };
-        let question = question(session);
+        let question = session.question();
         let (Some(question), Some(Grant { place: place @ RepoLocation::Unknown, .. })) =
             (question, session.grant_mut())
         else {
@@ -131,12 +130,4 @@ impl Parent {
             self.end_session(number, "does not listen");
         }
     }
-}
-
-/// What a session asked of `auth`.
-fn question(session: &Session) -> Option<Question> {
-    let ask = session.ask()?;
-    let told_user = session.told_user().ok()?;
-    let (peer, repository) = (session.peer().cloned()?, ask.repository.clone());
-    Some(Question { peer, told_user, service: ask.service, repository })
 }

@@ -6,7 +6,7 @@
 
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    self as message, GitAsk, ParentToAuth, ParentToSession, Question, RepoInfo, Seen, SeenRoot, Task, Who,
+    self as message, GitAsk, ParentToAuth, ParentToSession, RepoInfo, Seen, SeenRoot, Task, Who,
 };
 use libproto::names::escape;
 use libproto::refusal::Refusal;
@@ -51,9 +51,12 @@ impl Parent {
             Some((repository, _)) => {
                 let (service, repository) = (shell.ask.command.service(), repository.clone());
                 let told_address = shell.ask.told_address.clone();
-                let ask = GitAsk { service, repository: repository.clone(), protocol: 0, told_address };
+                let ask = GitAsk { service, repository, protocol: 0, told_address };
                 shell.work = ShellWork::Asked(ask);
-                ParentToAuth::Ask(Question { peer, told_user, service, repository })
+                match session.question() {
+                    Some(question) => ParentToAuth::Ask(question),
+                    None => return,
+                }
             }
         };
         self.auth_out.send(&self.auth.channel, number, &message);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use libproto::channel::{Message, Received, RecvError};
 use libproto::message::client::ClientKind;
-use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, Question, SessionToParent, ShellAsk};
+use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, SessionToParent, ShellAsk};
 use libproto::refusal::Refusal;
 use libproto::request::daemon;
 use libproto::states::{self, SESSION_TO_PARENT};
@@ -119,7 +119,9 @@ impl Parent {
     /// Asks `auth` once both are known: who it is, and what it wants.
     pub(in crate::roles::parent) fn consider(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        let (Some(peer), Phase::Asked(ask)) = (session.peer(), &session.phase) else { return };
+        if session.peer().is_none() || !matches!(session.phase, Phase::Asked(_)) {
+            return;
+        }
         if session.refused.is_some() {
             // Told already.
             return;
@@ -127,18 +129,13 @@ impl Parent {
         if session.pool == Pool::Control {
             return self.refuse(number, said(CONTROL_ALONE));
         }
-        let Ok(told_user) = session.told_user() else {
+        if session.told_user().is_err() {
             return self.refuse(number, said("--user: not a user name"));
-        };
+        }
         if session.hello.as_ref().is_some_and(|hello| hello.kind != ClientKind::Git) {
             return self.end_session(number, "a Git request of a control client");
         }
-        let question = Question {
-            peer: peer.clone(),
-            told_user,
-            service: ask.service,
-            repository: ask.repository.clone(),
-        };
+        let Some(question) = session.question() else { return };
         self.auth_out.send(&self.auth.channel, number, &ParentToAuth::Ask(question));
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use libproto::command::Service;
 use libproto::limits::Limit;
 use libproto::message::parent::{
-    ClientHello, GitAsk, ParentToRepo, ParentToSession, Peer, Permit, Pool, RepoReport, RepoToParent,
-    SessionToParent,
+    ClientHello, GitAsk, ParentToRepo, ParentToSession, Peer, Permit, Pool, Question, RepoReport,
+    RepoToParent, SessionToParent,
 };
 use libproto::names::{NameError, UserName};
 use libproto::refusal::Refusal;
@@ -203,6 +203,14 @@ impl Session {
     /// The request for a repository.
     pub fn ask(&self) -> Option<&GitAsk> {
         self.phase.ask()
+    }
+
+    /// What `auth` is asked about it; `None`: its client, or what that wants, is not known.
+    pub fn question(&self) -> Option<Question> {
+        let ask = self.ask()?;
+        let told_user = self.told_user().ok()?;
+        let (peer, repository) = (self.peer().cloned()?, ask.repository.clone());
+        Some(Question { peer, told_user, service: ask.service, repository })
     }
 
     /// What was granted, and what is done with it.
