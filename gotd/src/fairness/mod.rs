@@ -1,22 +1,22 @@
-//! Who of many strangers gets a place: counts and rates by network address, and who gives way when
-//! all places are taken. Pure: no descriptor, no clock of its own. The users of unix sockets have
-//! the same rules with other names: [`users`].
+//! Places for strangers: counts and rates by network address, and the choice of the connection that
+//! gives way when all places are taken. Pure: no descriptor, no clock of its own. The users of unix
+//! sockets have the same rules with other names: [`users`].
 //!
-//! An IPv4 address is one stranger. An IPv6 /64 is one too, but whoever has one easily has a /56 or
-//! a /48 of them, so these are counted beside it: a /56 may have twice, a /48 four times what a
-//! single /64 may.
+//! An IPv4 address is one stranger. An IPv6 /64 is one too. The owner of a /64 easily has a whole
+//! /56 or /48, so these are counted as well: a /56 may have twice, a /48 four times as much as a
+//! single /64.
 //!
 //! **When all places are taken** and somebody new comes:
-//! 1. Only connections with which nothing is lost can be ended: those that have not sent their
-//!    request, those that wait for a session or for the beginning of its answer, and slow ones. A
-//!    peer is slow if it takes less than the minimum rate of what it is owed, or if it is owed
-//!    nothing, takes nothing and sends less than that. No other connection is ended.
-//! 2. Of these the one whose network has most connections gives way: the IPv4 address or /48 with
-//!    most of them first, in it the /56, in that the /64.
-//! 3. Within one network: first who has not sent a request, the longest silent one; then who waits,
-//!    the last one to come; then the slow ones.
-//! 4. The newcomer is counted too. If its network would have more than that of the one to give way,
-//!    the newcomer is refused; if they are equal, only a silent one gives way to it.
+//! 1. Only connections whose end costs little are ended: silent ones (no request yet), waiting ones
+//!    (for a session, or for the beginning of its answer), and slow ones. A peer is slow if it
+//!    reads our pending output below the minimum rate or, with none pending, reads nothing and
+//!    sends below that rate. No other connection is ended.
+//! 2. The network with most connections gives way: first the IPv4 address or /48 with most of them
+//!    is chosen, in it the /56, in that the /64.
+//! 3. Within one network the order is: silent connections, the longest silent first; then waiting
+//!    ones, the newest first; then slow ones.
+//! 4. The newcomer is counted too. If its network would have more than the network that is to give
+//!    way, the newcomer is refused; if they are equal, only a silent one gives way to it.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ const MOST_NETWORKS: usize = 200_000;
 /// Tokens of a bucket for one connection.
 const TOKEN: u64 = 1_000_000;
 
-/// What is counted together.
+/// A network whose connections are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Network {
     /// An IPv4 address.
@@ -39,7 +39,8 @@ pub(crate) enum Network {
     V6(u64, u8),
 }
 
-/// The networks of an address, the widest first, each with the factor of what it may have.
+/// The networks of an address, the widest first, each with the factor by which its limits are
+/// larger.
 pub(crate) fn networks(address: [u8; 16]) -> impl DoubleEndedIterator<Item = (Network, u32)> {
     let ip = std::net::Ipv6Addr::from(address);
     let list = match ip.to_ipv4_mapped() {
@@ -56,7 +57,7 @@ pub(crate) fn networks(address: [u8; 16]) -> impl DoubleEndedIterator<Item = (Ne
     list.into_iter().flatten()
 }
 
-/// What one address may have.
+/// The limits of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerAddress {
     /// Connections at a time.
@@ -68,9 +69,9 @@ pub struct PerAddress {
 /// Why a connection gets no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Its network has as many as it may have.
+    /// Its network has as many connections as it may have.
     Connections,
-    /// Too many new ones in a short time.
+    /// Too many new connections in a short time.
     Rate,
     /// More networks than can be counted.
     Networks,
@@ -83,12 +84,12 @@ struct Counts {
     since: Instant,
 }
 
-/// How far a connection is that could be ended, in the order in which they give way.
+/// The states in which a connection may be ended, in the order in which they give way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// It takes, or is idle and sends, less than the minimum rate.
     Slow,
-    /// Its request, or the beginning of it, is here, and it waits for a session or its answer.
+    /// Its request has arrived, at least in part; it waits for a session or for the answer.
     Waiting,
     /// It has not sent its request.
     Silent,
@@ -107,7 +108,7 @@ pub struct Candidate {
     pub since: Instant,
 }
 
-/// All strangers who have a place.
+/// All strangers that have a place.
 #[derive(Debug, Default)]
 pub struct Strangers {
     networks: HashMap<Network, Counts>,
@@ -186,7 +187,7 @@ impl Strangers {
         narrowest.and_then(|(network, _)| self.networks.get(&network)).map_or(0, |counts| counts.connections)
     }
 
-    /// Who gives way to a newcomer that has no place yet; `None`: the newcomer does.
+    /// Picks the connection that gives way to a newcomer; `None`: the newcomer is refused.
     pub fn gives_way(
         &self,
         candidates: impl Iterator<Item = Candidate>,

@@ -1,17 +1,17 @@
-//! Whom a subordinate uid counts as.
+//! The owners of subordinate uids: a subordinate uid counts as its owner.
 //!
-//! Whoever has a line in subuid(5) may take its uids for processes of a container, 65,536 of them
-//! by default, without asking anybody. If each uid counted as a user, one user would have a
-//! user's share for each of them. So a uid in such a range counts as the owner of the range. What it
-//! may read and write is decided by the uid itself.
+//! A user with a line in subuid(5) may run container processes under the uids of that line, 65,536
+//! of them by default, without asking anybody. If each uid counted as a user, that user would have
+//! 65,536 shares. So a uid in such a range counts as the owner of the range. Its permissions are
+//! still those of the uid itself.
 
 use libproto::message::parent::UidRange;
 
-/// Most ranges that are kept; more than are read, because one is cut where a uid in it is somebody
-/// of their own.
+/// Most ranges that are kept. There can be more than were read: a range is cut in two where a uid
+/// in it is a known user.
 pub const RANGES_MAX: usize = 100_000;
 
-/// Ranges in order, none of which meets another.
+/// Ranges in order, without overlaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owners(Vec<UidRange>);
 
@@ -21,13 +21,13 @@ impl Owners {
         Owners(ranges.to_vec())
     }
 
-    /// More of them, behind those that are there.
+    /// Appends ranges.
     pub fn extend(&mut self, ranges: Vec<UidRange>) {
         let room = RANGES_MAX.saturating_sub(self.0.len());
         self.0.extend(ranges.into_iter().take(room));
     }
 
-    /// Whom a uid counts as: itself, or the owner of the range that it lies in.
+    /// The uid that a uid counts as: itself, or the owner of the range that it lies in.
     pub fn of(&self, uid: u32) -> u32 {
         let at = self.0.partition_point(|range| range.last < uid);
         self.0.get(at).filter(|range| range.first <= uid).map_or(uid, |range| range.owner)
@@ -40,9 +40,9 @@ pub fn are_in_order(ranges: &[UidRange]) -> bool {
         && ranges.windows(2).all(|two| two[0].last < two[1].first)
 }
 
-/// Puts ranges in order. Where two meet the one that begins lower has what both have: their owners
-/// can be each other anyhow. A uid in `own`, which the system or the configuration knows, stays
-/// somebody of its own. At most [`RANGES_MAX`] are left.
+/// Puts ranges in order. Where two overlap, the lower range gets the common part: either owner can
+/// become the other anyhow. A uid in `own`, which the system or the configuration knows, counts as
+/// itself. At most [`RANGES_MAX`] are left.
 pub fn put_in_order(mut ranges: Vec<UidRange>, own: &std::collections::BTreeSet<u32>) -> Vec<UidRange> {
     ranges.sort_by_key(|range| range.first);
     let mut settled: Vec<UidRange> = Vec::new();

@@ -1,30 +1,29 @@
 //! The users of the unix sockets: the rules of strangers, with the uid in the place of the network.
 //!
-//! 1. A uid has at most so many connections, those that wait for a session included. One more is
-//!    refused.
-//! 2. A uid gets at most so many new sessions a second. Connections beyond that are not refused,
-//!    they wait.
+//! 1. A uid has a largest number of connections, including those that wait for a session. One more
+//!    is refused.
+//! 2. A uid has a largest rate of new sessions. Connections beyond that are not refused, they wait.
 //! 3. The next connection served is that of the uid with the fewest sessions; on a tie, the one that
 //!    has waited longest.
 //! 4. When too many wait, the uid with most waiting loses its newest. The newcomer is counted too,
 //!    so of equals the newcomer is refused.
-//! 5. The uid of a shared account stands for many people, who are told apart when they have said
-//!    their names. It has no number, no rate and no share of its own here; among those that wait
-//!    each of its connections is like one of a uid without sessions. Root has no rate.
-//! 6. All accounts together get at most three quarters of the sessions, and of the places of the
-//!    line, while other uids want more than the rest: one person of an account could else keep
-//!    everybody waiting.
+//! 5. The uid of a shared account stands for many people, and only the greeting tells them apart.
+//!    Such a uid has no number, no rate and no share here; in the queue each of its connections
+//!    counts like the connection of a uid without sessions. Root has no rate.
+//! 6. All accounts together get at most three quarters of the sessions, and of the places in the
+//!    queue, while other uids want more than the rest. Otherwise one person of an account could
+//!    keep everybody waiting.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{Counts, TOKEN};
 
-/// Most uids that are remembered; others are refused until some are forgotten. Ranges of
-/// subordinate uids are one each ([`super::owners`]), but not all of them need be known.
+/// Most uids that are remembered; others are refused until some are forgotten. A range of
+/// subordinate uids counts as one uid ([`super::owners`]), but not every range need be known.
 const MOST_USERS: usize = 200_000;
 
-/// What one uid may have; `None`: as much as there is.
+/// The limits of one uid; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerUser {
     /// Connections at a time.
@@ -34,7 +33,7 @@ pub struct PerUser {
 }
 
 impl PerUser {
-    /// Of a shared account: many people, who are not told apart yet.
+    /// Whether the uid is a shared account: many people, not told apart yet.
     fn is_account(&self) -> bool {
         self.connections.is_none()
     }
@@ -64,7 +63,7 @@ struct User {
     waiting: u32,
 }
 
-/// All of them who have a connection.
+/// All uids that have a connection.
 #[derive(Debug, Default)]
 pub struct Users {
     all: HashMap<u32, User>,
@@ -73,8 +72,8 @@ pub struct Users {
 }
 
 impl Users {
-    /// A connection comes and waits for a session; whether it may. It must [`Users::serve`] or
-    /// [`Users::give_up`].
+    /// Counts a new connection, which waits for a session; returns whether it may. [`Users::serve`]
+    /// or [`Users::give_up`] must follow.
     pub fn come(&mut self, uid: u32, may: PerUser, now: Instant) -> bool {
         if self.all.len() >= MOST_USERS && !self.all.contains_key(&uid) {
             return false;
@@ -90,7 +89,7 @@ impl Users {
         admitted
     }
 
-    /// One that waits has got a session, which must be [`Users::over`] one day.
+    /// A waiting connection has got a session. [`Users::over`] must follow at its end.
     pub fn serve(&mut self, uid: u32, may: PerUser) {
         self.in_a_row = if may.is_account() { self.in_a_row.saturating_add(1) } else { 0 };
         if let Some(user) = self.all.get_mut(&uid) {
@@ -110,7 +109,7 @@ impl Users {
         }
     }
 
-    /// One that waits does so no longer.
+    /// A waiting connection has gone, or was refused.
     pub fn give_up(&mut self, uid: u32) {
         if let Some(user) = self.all.get_mut(&uid) {
             user.waiting = user.waiting.saturating_sub(1);
@@ -136,7 +135,7 @@ impl Users {
         user.counts.tokens >= TOKEN
     }
 
-    /// Who is served next.
+    /// Picks the connection to serve next.
     pub fn next(&mut self, waiting: impl Iterator<Item = Waiting>, now: Instant) -> Option<u64> {
         let accounts_go_last = self.in_a_row >= ACCOUNTS;
         let rank = |of: Waiting| {
@@ -148,7 +147,8 @@ impl Users {
         waiting.filter_map(rank).min().map(|(.., id)| id)
     }
 
-    /// Who gives way when more wait than may: perhaps the newcomer, who is the last of them.
+    /// Picks the connection to refuse when the queue is too long. It may be the newcomer, which is
+    /// the last in it.
     pub fn gives_way(&self, waiting: &[Waiting]) -> Option<u64> {
         let accounts = waiting.iter().filter(|of| of.may.is_account()).count();
         let too_many = accounts.saturating_mul(PARTS) > waiting.len().saturating_mul(ACCOUNTS);

@@ -1,12 +1,11 @@
-//! How much memory there is for the daemon: what the machine has, or less where its control group
-//! says so.
+//! The memory that the daemon may use: the machine's, or less if its control group says so.
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::os::system;
 
-/// What is assumed where the system does not tell.
+/// Assumed where the system does not tell.
 const UNKNOWN: u64 = 1 << 30;
 /// Where the control groups of version 2 are.
 const GROUPS: &str = "/sys/fs/cgroup";

@@ -1,6 +1,6 @@
-//! What the system is asked for: descriptors, processes, accounts, memory, the log. All `unsafe`
-//! code of this crate is here; what only one system has and the sandbox does not cover is in
-//! [`system`].
+//! Calls to the operating system: descriptors, processes, accounts, memory, the log. All `unsafe`
+//! code of this crate is here. Calls that only Linux or only OpenBSD has are in [`system`], unless
+//! they belong to the sandbox.
 
 pub mod free_space;
 pub mod log;

@@ -1,6 +1,6 @@
-//! The C library's functions for copying and comparing bytes, where that is musl: its own go byte
-//! by byte or start a string instruction for every few bytes, which makes a pack a fifth dearer.
-//! The names and the meaning are those of string.h.
+//! The C library's functions for copying and comparing bytes, where that is musl: musl's functions
+//! go byte by byte, or start a string instruction for every few bytes. With them a pack costs a
+//! fifth more. The names and the meaning are those of string.h.
 //!
 //! No loop here may look like one of these functions to the compiler, which would call them from
 //! themselves.

@@ -27,7 +27,8 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Closes every descriptor from `first` on: a child keeps exactly what it was given.
+/// Closes every descriptor from `first` on: a child keeps exactly the descriptors that it was
+/// given.
 pub fn close_from(first: RawFd) {
     #[cfg(target_os = "linux")]
     // SAFETY: called before any descriptor above `first` is owned by a value in this process.
@@ -196,8 +197,8 @@ pub fn peer(connection: BorrowedFd<'_>) -> Result<(Peer, u32), u32> {
 #[cfg(target_os = "linux")]
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// Has the kernel refuse descriptors that clients of a listening unix socket send: with them comes
-/// what closing them may take. Whether it can.
+/// Makes the kernel refuse descriptors that clients of a listening unix socket send: closing such a
+/// descriptor may take for ever. Returns whether the kernel can.
 pub fn take_no_descriptors(listener: BorrowedFd<'_>) -> io::Result<bool> {
     #[cfg(target_os = "linux")]
     {
@@ -578,8 +579,8 @@ pub fn duplicate_above(fd: impl AsFd, least: RawFd) -> io::Result<OwnedFd> {
 /// Renames a directory to a name that nothing has; fails with `EEXIST` or `ENOTEMPTY` where
 /// something has it.
 ///
-/// Where the system or the file system cannot refuse to replace, rename(2) itself does, of a
-/// directory: it takes the place of an empty directory and of nothing else.
+/// Where the system or the file system has no such flag, plain rename(2) suffices for a directory:
+/// it replaces an empty directory and nothing else.
 pub fn rename_new(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, new: &[u8]) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {

@@ -1,9 +1,9 @@
 //! Ends a process whose client is too slow, whatever the process is stuck in, or that gets no more
 //! memory.
 //!
-//! A timer signal looks once a second at a few atomics, so it works inside a blocking read or write
-//! of a descriptor that the client has switched to blocking under us. One process serves one
-//! client: the state is the process's.
+//! A timer signal looks once a second at a few atomics. So it works even inside a blocking read or
+//! write, on a descriptor that the client has switched to blocking under us. One process serves one
+//! client, so the state is global.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
@@ -38,7 +38,7 @@ pub enum Phase {
     Done = 5,
 }
 
-/// What is said when a phase lasts too long: one record for each, sent to one descriptor.
+/// The last words for one descriptor: a record for each phase that may last too long.
 #[derive(Debug)]
 pub struct Words {
     /// For [`Phase::FirstRequest`].
@@ -58,8 +58,8 @@ pub struct Words {
 }
 
 impl Words {
-    /// What everybody says; `record` makes it what the listener understands, and `done` is said
-    /// after a complete answer.
+    /// The texts that all processes use. `record` encodes a refusal for the listener, and `done` is
+    /// sent after a complete answer.
     pub fn new(limits: &SessionStart, record: impl Fn(Refusal) -> Vec<u8>, done: Vec<u8>) -> Words {
         let SessionStart { first_request, idle, work, .. } = limits;
         let reached = |limit, text| record(Refusal::Limit(limit, text));
@@ -74,14 +74,14 @@ impl Words {
         }
     }
 
-    /// The same, with what is said by a process that has used up its processor time.
+    /// The same, with a record for a process that has used up its processor time.
     pub fn with_cpu(self, cpu: Vec<u8>) -> Words {
         Words { cpu, ..self }
     }
 }
 
 struct Watchdog {
-    /// Who is told, in this order.
+    /// The descriptors that get the last words, in this order.
     told: Vec<(i32, Words)>,
     limits: SessionStart,
 }
@@ -95,7 +95,7 @@ static CPU_LIMIT: AtomicU64 = AtomicU64::new(0);
 /// Bytes moved in this window.
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// Starts the watchdog. Those who are told stay open as long as the process lives.
+/// Starts the watchdog. The descriptors in `told` must stay open as long as the process lives.
 pub fn start(limits: SessionStart, told: Vec<(BorrowedFd<'_>, Words)>) -> std::io::Result<()> {
     let told = told.into_iter().map(|(fd, words)| (fd.as_raw_fd(), words)).collect();
     if WATCHDOG.set(Watchdog { told, limits }).is_err() {

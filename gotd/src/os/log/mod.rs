@@ -1,9 +1,9 @@
 //! Where log lines go: standard error in the foreground, syslog(3)'s socket otherwise.
 //!
 //! Lines are built by `parent` from typed values; values are escaped here, so that nothing a client
-//! or a child wrote can look like a line of its own. Nobody waits for a log: whoever reads it may
-//! stop, as a pager does, and the daemon goes on. Lines that it does not take wait here, up to a
-//! bound; what is lost beyond that is counted, and the count is a line.
+//! or a child wrote can look like a line of its own. The daemon never waits for the reader of its
+//! log, which may stop, as a pager does. Lines that the reader does not take wait here, up to a
+//! bound. Lines lost beyond that are counted, and the count is logged.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use self::sink::{Sink, has_room};
 
 mod sink;
 
-/// Bytes of lines that wait for a reader who is slow.
+/// Most bytes of lines that wait for a slow reader.
 const WAITING_BYTES: usize = 256 * 1024;
 /// Longest value in a line, in bytes: the longest name of a reference fits.
 const VALUE_BYTES: usize = 4096;
@@ -58,7 +58,7 @@ struct Queue {
     taken: usize,
     /// Lines that are lost.
     dropped: u64,
-    /// Those of them that no line has told of.
+    /// Lost lines that no log line has counted yet.
     untold: u64,
 }
 
@@ -114,7 +114,7 @@ impl Log {
         self.flush();
     }
 
-    /// Writes what is taken of the lines that wait.
+    /// Writes as many waiting lines as the reader takes.
     pub fn flush(&mut self) {
         while let Some(record) = self.queue.records.front() {
             match self.sink.write(&record.bytes[self.queue.taken..]) {
@@ -122,7 +122,7 @@ impl Log {
                 Ok(n) => self.queue.taken += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // Nobody is there to take anything.
+                // The log has no reader any more.
                 Err(_) => return self.queue.lose_all(),
             }
             if self.queue.taken >= record.bytes.len() {
@@ -159,7 +159,7 @@ impl Log {
         self.queue.dropped
     }
 
-    /// Puts a line about those that were lost behind the others.
+    /// Queues a line with the number of lost lines.
     fn queue_dropped(&mut self) {
         let tells = std::mem::take(&mut self.queue.untold);
         if tells > 0 {
@@ -186,8 +186,9 @@ impl Queue {
         }
     }
 
-    /// Whether a line of this length is taken. Once lines were lost, only when half of the room is
-    /// free again: a reader who is a little too slow is told of many lost lines in one.
+    /// Whether there is room for a line of this length. Once lines were lost, there is room only
+    /// when half of the queue is free again: so a reader that is a little too slow gets one count
+    /// of many lost lines.
     fn has_room(&self, length: usize) -> bool {
         let most = if self.untold > 0 { WAITING_BYTES / 2 } else { WAITING_BYTES };
         self.bytes.saturating_add(length) <= most
@@ -231,8 +232,8 @@ fn stderr_is_journal() -> bool {
     known.is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// A value as it stands in a line: harmless, not too long, and in quotes when it would otherwise
-/// run into the next field. A value that was escaped before is not escaped again.
+/// Forms a value for a line: escaped, bounded, and in quotes when it would otherwise run into the
+/// next field. A value that was escaped before is not escaped again.
 fn quote(value: &str) -> String {
     let harmless = |b: u8| (b.is_ascii_graphic() || b == b' ') && b != b'"';
     let mut text = if value.bytes().all(harmless) { value.to_owned() } else { escape(value.as_bytes()) };

@@ -1,4 +1,4 @@
-//! Where bytes of the log go, without ever waiting for whoever takes them.
+//! Where bytes of the log go. A write never waits for the reader.
 //!
 //! Standard error is often shared with others: a terminal with its shell, a pipe with the rest of a
 //! script. So it is not made non-blocking where there is another way: a pipe or a terminal is
@@ -46,8 +46,8 @@ impl Sink {
                 if let Some(own) = once_more() {
                     return Sink::File(own);
                 }
-                // The pipe of another user, whom this process was once: only its writers share what
-                // is set here.
+                // A pipe of the user that this process ran as before: only its writers share the
+                // flag that is set here.
                 let flags = fcntl(&fd, FcntlArg::F_GETFL).map_or(OFlag::empty(), OFlag::from_bits_retain);
                 match fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)) {
                     Ok(_) => Sink::File(fd.into()),
@@ -94,7 +94,7 @@ impl Sink {
         }
     }
 
-    /// Writes what is taken at once; `WouldBlock` if that is nothing.
+    /// Writes as much as fits at once; `WouldBlock` if nothing does.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let wrote = match self {
             Sink::Nowhere => Err(io::ErrorKind::BrokenPipe.into()),

@@ -1,8 +1,8 @@
 //! Starting processes: `posix_spawn`, always an exec of our own program, never a bare fork.
 //!
-//! The program may lie there a second time, linked statically. That one starts in a sixth of the
-//! time, which is most of what a short session costs; only `config` is always our own binary,
-//! because name services are modules that a static program cannot load.
+//! Beside the program there may be the same build linked statically. It starts in a sixth of the
+//! time, and starting is most of the cost of a short session. Only `config` always runs the dynamic
+//! program, because name services are modules that a static program cannot load.
 //!
 //! A child gets an empty environment, /dev/null as 0 and 1, a pipe to the parent as 2, its channel
 //! to the parent as 3, and from 4 on exactly the descriptors that its role is given.
@@ -29,7 +29,7 @@ use crate::os::system;
 
 /// The descriptor of a child's channel to the parent.
 pub const PARENT_FD: RawFd = 3;
-/// First descriptor of those that a role is given.
+/// First of the descriptors that a role gets.
 pub const FIRST_FD: RawFd = 4;
 /// Below this number no descriptor is kept that is to be placed in a child, so that placing one
 /// never overwrites another.
@@ -48,9 +48,9 @@ const STDERR: usize = 4096;
 /// switch it to another mode.
 #[derive(Debug)]
 pub struct ClientPipes {
-    /// Where the daemon reads what the client sends.
+    /// The pipe's end from which the daemon reads the client's bytes.
     pub input: OwnedFd,
-    /// Where the daemon writes what the client reads.
+    /// The pipe's end to which the daemon writes bytes for the client.
     pub output: OwnedFd,
     /// The client's ends: where it writes, and where it reads.
     pub theirs: (OwnedFd, OwnedFd),
@@ -88,7 +88,7 @@ impl Program {
         Ok(Program { binary, path })
     }
 
-    /// Whether another program can only be changed by those who can change this one.
+    /// Whether every user who can change the other program can change this one, too.
     fn is_as_safe(&self, other: &Program) -> io::Result<bool> {
         let (own, other) =
             (libsandbox::fstat(self.binary.as_fd())?, libsandbox::fstat(other.binary.as_fd())?);
@@ -96,7 +96,7 @@ impl Program {
     }
 }
 
-/// What is needed to start a process.
+/// Everything that starting a process takes.
 #[derive(Debug)]
 pub struct Starter {
     own: Program,
@@ -105,7 +105,7 @@ pub struct Starter {
     null: OwnedFd,
     /// What exec(2) does not set back by itself.
     ignored: SigSet,
-    /// Whom the system ends first.
+    /// Sets which processes the system ends first.
     oom: Option<OomScore>,
 }
 
@@ -122,8 +122,8 @@ pub struct Child<S, R> {
     pub stderr: OwnedFd,
 }
 
-/// All that whoever holds a process needs of the system: to end it, and to know it when it has
-/// ended. So far each is a child of our own, which the system knows by a pid.
+/// The handle of a process: it ends the process, and recognises it when it has ended. So far each
+/// process is our own child, known by its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ender(Pid);
 
@@ -172,8 +172,8 @@ impl Starter {
         Ok(Starter { own, quick: None, null, ignored, oom: OomScore::open() })
     }
 
-    /// Looks for our program linked statically, and uses it from then on. Whether it was found; an
-    /// error says why one that is there is not used.
+    /// Looks for the statically linked program, and uses it from then on. Returns whether it was
+    /// found; the error says why a program that is there is not used.
     #[cfg(target_os = "linux")]
     pub fn quicken(&mut self) -> Result<bool, String> {
         let own = std::env::current_exe().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Who goes first when the machine has no more memory: processes of sessions, and not those without
-//! which the daemon ends.
+//! The order in which the system ends processes when memory runs out: first those of sessions, last
+//! those without which the daemon ends.
 
 use std::fs::File;
 use std::io::Write;
@@ -34,7 +34,7 @@ impl OomScore {
     }
 
     fn set(&self, score: i32) {
-        // Where the system does not let us, all are the same to it.
+        // Without the right to set it, all processes have the same score.
         let _ = (&self.file).write_all(score.to_string().as_bytes());
     }
 }
