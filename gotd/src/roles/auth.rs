@@ -33,7 +33,7 @@ use crate::os::to_parent::send;
 /// Nothing but its channel.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
 
-/// What somebody is told who has an account of their own.
+/// The refusal of self-service for a user with an account of their own.
 const NO_SELF_SERVICE: &str = "commands other than git's are for users of a shared account";
 
 type Parent = Channel<AuthToParent, ParentToAuth>;
@@ -156,7 +156,7 @@ fn identify(table: &AccessTable, peer: &Peer, told: Option<&UserName>) -> Result
     }
 }
 
-/// From which places may be borrowed, for who asked for a repository.
+/// Answers from which places the user of a session may borrow.
 fn lent(table: &AccessTable, ask: &BorrowAsk) -> Vec<Lend> {
     let Ok(identity) = identify(table, &ask.who.peer, ask.who.told_user.as_ref()) else {
         return vec![Lend::Denied; ask.places.len()];
@@ -165,7 +165,8 @@ fn lent(table: &AccessTable, ask: &BorrowAsk) -> Vec<Lend> {
     ask.places.iter().map(|place| lending::lend(table, &identity, &ask.repository, &path(place))).collect()
 }
 
-/// A user of a shared account, who has nothing but this to ask. For others the answer is a shell's.
+/// Identifies a user of a shared account. Self-service is for these users only; others have a
+/// shell.
 fn account_user(table: &AccessTable, who: &Who) -> Result<Identity, String> {
     let Peer::Unix { uid, gid, groups, .. } = &who.peer else { return Err(NO_SELF_SERVICE.into()) };
     match table.identify(*uid, *gid, groups, who.told_user.as_ref()) {
@@ -205,7 +206,7 @@ fn overview(parent: &Parent, number: u64, table: &AccessTable, who: &Who) -> Ove
     Overview::Known { identity: table.display(&identity), connections, own_connections }
 }
 
-/// What a user may do with a repository that it may at least read.
+/// The rights of a user to a repository that it may at least read.
 fn see(table: &AccessTable, identity: &Identity, name: &RepoName) -> Option<(Seen, table::Grant)> {
     match table.decide(identity, name, Service::UploadPack) {
         table::Verdict::Granted(grant) => {
@@ -215,7 +216,7 @@ fn see(table: &AccessTable, identity: &Identity, name: &RepoName) -> Option<(See
     }
 }
 
-/// Of repositories that are below a directory, those that the user may see under these names.
+/// Those of the repositories below a directory that the user may see under these names.
 fn seen(table: &AccessTable, filter: &Filter) -> Vec<Seen> {
     let Ok(identity) = account_user(table, &filter.who) else { return Vec::new() };
     let root = Path::new(OsStr::from_bytes(&filter.place));

@@ -30,8 +30,9 @@ const WARNINGS_MAX: usize = 400;
 
 type Parent = Channel<ConfigToParent, ParentToConfig>;
 
-/// Runs the role. Whether the sandbox is required is known only from the configuration: here it is
-/// used as far as the system has it, because no client can have written what is read.
+/// Runs the role. Only the configuration says whether the sandbox is required. This process reads
+/// it, so it uses the sandbox as far as the system has it. That is enough, because no client can
+/// have written these files.
 pub fn run(parent: OwnedFd) -> Result<(), String> {
     // The first question may load a library of the name service, which the sandbox forbids.
     let _ = nix::unistd::User::from_name("root");

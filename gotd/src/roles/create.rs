@@ -1,14 +1,14 @@
 //! `create`: makes one repository below a `repositories` directory.
 //!
 //! Duty: an empty repository under a name that a permitted push asked for and that nothing has. It
-//! is made in a directory that no client can name, put on the disk, and then gets its name in one
-//! step that replaces nothing: a crash leaves no half of a repository there, and what it leaves
-//! elsewhere the next of these processes removes. Waits on: the parent, once. Talks to: the parent
-//! alone.
+//! is made in a directory that no client can name, written to disk, and then renamed into place,
+//! replacing nothing. So a crash leaves no half repository under its name; leftovers in the other
+//! directory are removed by the next `create` process. Waits on: the parent, once. Talks to: the
+//! parent alone.
 //!
 //! **Invariant:** sees that one directory, and never a client's descriptor. Of a client it knows
-//! the name that it asked for, which `RepoName` has checked and which is checked again here,
-//! component by component.
+//! only the requested name, which `RepoName` has checked and which is checked again here, component
+//! by component.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,8 +43,8 @@ pub const WORK: Promises =
 /// starts with a dot. Where something else has that name, a directory of this name and 16 random
 /// digits.
 const STAGING: &[u8] = b".gotd-create";
-/// What is in there: repositories that are being made, and what crashes left of others. Each has 16
-/// digits behind this.
+/// Prefix, followed by 16 digits, of the entries there: repositories that are being made, and
+/// leftovers of crashes.
 const MADE: &str = "new-";
 const LEFT: &str = "left-";
 const DIGITS: usize = 16;
@@ -102,7 +102,7 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, Refusal> {
     let done = done.map_err(|e| e.to_string());
     let done = done.and_then(|()| put(&fs, &staging, &staged, &name.with_suffix()));
     if done != Ok(Created::Made) {
-        // What is left is the next one's to remove.
+        // Whatever remains is removed by the next `create` process.
         let _ = create::remove_tree(&staging.fs, &staged);
     }
     let _ = fs.remove_dir(&staging.name);
@@ -114,9 +114,9 @@ fn fresh(kind: &str) -> String {
     format!("{kind}{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
-/// The directory in which a repository is made. It is the daemon's alone, or whoever may write in
-/// the `repositories` directory could put something else there; and it is known by its descriptor
-/// from then on, whatever is renamed.
+/// The directory in which a repository is made. It belongs to the daemon alone: otherwise a user
+/// who may write in the `repositories` directory could put something else there. From then on it is
+/// used by its descriptor, whatever is renamed.
 struct Staging {
     name: Vec<u8>,
     fs: Fs,
@@ -144,8 +144,8 @@ impl Staging {
         let listed = directory.try_clone_to_owned().ok().map(|fd| Dir::new(fd, "").entries(MOST_LEFT));
         let names = listed.and_then(Result::ok).unwrap_or_default();
         for (name, _) in names.into_iter().filter(|(name, _)| is_ours(name)) {
-            // A directory with such a name in which clients made repositories, and whose own
-            // directory was moved here.
+            // A directory of repositories that clients made, which merely has such a name and was
+            // moved here.
             let inside = self.fs.list(&name, MOST_LEFT).unwrap_or_default();
             if inside.iter().any(|(name, _)| name.ends_with(b".git")) {
                 continue;
@@ -187,7 +187,7 @@ fn own_directory(root: &Fs, look: Look, name: &[u8]) -> Result<OwnedFd, Errno> {
     openat(&directory, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Whether the name is one that a repository may get here, and free. `None`: it is.
+/// Checks that the name is allowed here and free. `None`: it is.
 fn look(root: &Walked, name: &RepoName) -> Option<Created> {
     let refused = |why: &str| Some(Created::Refused(Refusal::Said(why.to_owned())));
     let whole = name.with_suffix();
@@ -202,7 +202,7 @@ fn look(root: &Walked, name: &RepoName) -> Option<Created> {
     if components.iter().any(|c| c.is_empty() || c.starts_with(b".") || c.contains(&0)) {
         return refused("a repository to be created: a component of its name starts with a dot");
     }
-    // Such a directory would have the name of a repository, and keep it from everybody.
+    // Such a directory would block the name of a repository for everybody.
     if parents.iter().any(|c| c.to_ascii_lowercase().ends_with(b".git")) {
         return refused("a repository to be created: a directory's name ends in .git");
     }
@@ -245,8 +245,8 @@ fn put(fs: &Fs, staging: &Staging, staged: &[u8], name: &[u8]) -> Result<Created
         };
         let to = to.as_ref().map_or(fs.root(), AsFd::as_fd);
         system::rename_new(staging.fs.root(), staged, to, last)?;
-        // From here on it is there, whatever else happens: a push that goes on will say if it does
-        // not last.
+        // From here on the repository is there. If the directory cannot be synced, the push that
+        // follows will report it.
         let _ = fs.sync_dir(parent);
         Ok(())
     };

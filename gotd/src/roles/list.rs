@@ -1,7 +1,8 @@
 //! `list`: finds the repositories below one `repositories` directory.
 //!
-//! Duty: the names of what is there, in bounded batches; who may see which of them is `auth`'s to
-//! say, and what is told the parent's. Waits on: the parent, once. Talks to: the parent alone.
+//! Duty: sends the names of the repositories in a directory, in bounded batches. `auth` decides
+//! which of them a user may see, and the parent writes the answer. Waits on: the parent, once.
+//! Talks to: the parent alone.
 //!
 //! **Invariant:** sees that one directory, reads no file in it, and knows nothing of the client.
 
@@ -21,8 +22,8 @@ use crate::repo::walk_repositories::{Below, each_repository};
 /// From the first message on.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
 
-/// What travels in one message, which has room for 16 kB: the deeper a repository lies, the more
-/// there is to say.
+/// Most bytes of one batch; a message has room for 16 kB. A repository takes more bytes the deeper
+/// it lies.
 const BATCH_BYTES: usize = 12_000;
 
 type Parent = Channel<ListToParent, ParentToList>;

@@ -31,8 +31,8 @@ const fn given(role: Role, git: bool) -> i32 {
     }
 }
 
-/// Bytes of memory that a role may take (`RLIMIT_DATA`), far above what it needs: one that is made
-/// to take more ends, and the machine goes on. Those that are told a limit of gotd.conf set that
+/// Bytes of memory that a role may take (`RLIMIT_DATA`), far above its needs. A process that is
+/// made to take more ends, and the machine goes on. Roles that have a limit in gotd.conf set that
 /// one.
 const fn memory(role: Role) -> Option<u64> {
     const M: u64 = 1 << 20;

@@ -1,4 +1,4 @@
-//! Connections of control sockets: whose they are, and which of them are served.
+//! Connections of control sockets: their users, and which of them are served.
 //!
 //! They have places of their own, so that no number of clients keeps root from asking the daemon
 //! what they do, or from stopping it.
@@ -25,8 +25,8 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// A connection has been accepted. The kernel's word about who it is decides, and nothing that
-    /// it could say.
+    /// Takes an accepted connection. Only the kernel's word about the peer decides, and nothing
+    /// that the client could send.
     pub fn come(
         &mut self,
         connection: OwnedFd,

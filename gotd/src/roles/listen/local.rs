@@ -1,9 +1,9 @@
-//! Connections of the unix sockets, from accept to the end of their session: whose they are, who is
-//! next, who gives way.
+//! Connections of the unix sockets, from accept to the end of their session: their users, the next
+//! to be served, the one that gives way.
 //!
-//! A session is spent on nobody who has not been admitted and counted by the kernel's word about
-//! the uid, and a connection counts for its uid until all processes of its session have been reaped
-//! and its client has taken, or thrown away, what it was sent.
+//! A connection gets a session only after its uid, by the kernel's word, has been admitted and
+//! counted. It counts for its uid until all processes of its session have been reaped and its
+//! client has read, or thrown away, everything it was sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,9 +23,9 @@ const ROOT: u32 = 0;
 #[derive(Debug)]
 pub struct Queued {
     id: u64,
-    /// Whom it counts for.
+    /// The uid that it counts for.
     pub uid: u32,
-    /// The kernel's word about who it is.
+    /// The kernel's word about the peer.
     pub peer: Peer,
     /// It.
     pub connection: OwnedFd,
@@ -37,7 +37,7 @@ pub struct Queued {
 #[derive(Debug)]
 struct Served {
     uid: u32,
-    /// A copy of it; none for a session that only ends with connections.
+    /// A copy of the connection; none for a session that only closes connections (see `reaper`).
     connection: Option<OwnedFd>,
 }
 
@@ -47,17 +47,17 @@ pub struct Locals {
     queue: VecDeque<Queued>,
     /// Sessions that have one.
     sessions: HashMap<u64, Served>,
-    /// Connections whose session is over, and whose client has not taken what it was sent. They
-    /// count for their uid.
+    /// Connections whose session is over, but whose client has not read everything it was sent.
+    /// They count for their uid.
     untaken: Vec<(u32, OwnedFd)>,
     users: Users,
-    /// New ones per second, over all.
+    /// New sessions per second, over all uids.
     rate: Bucket,
     last: u64,
     /// What the configuration says about users.
     known: Known,
-    /// The same of a configuration whose messages are still coming. Until the last one is here, the
-    /// one before is in force: a user who may have more than others must not be refused in between.
+    /// The same of a configuration whose messages are still coming. Until the last message the old
+    /// configuration is in force: a user with a larger limit must not be refused in between.
     coming: Known,
     forgot: Option<Instant>,
 }
@@ -84,7 +84,7 @@ impl Locals {
         self.coming.owners.extend(ranges);
     }
 
-    /// That was all: from here on it is in force.
+    /// The configuration is complete: from here on it is in force.
     pub fn learnt(&mut self) {
         self.known = std::mem::take(&mut self.coming);
     }
@@ -102,7 +102,7 @@ impl Locals {
         self.queue.iter().map(of).collect()
     }
 
-    /// A connection has been accepted. An error: it is refused.
+    /// Takes an accepted connection. An error: it is refused.
     pub fn come(
         &mut self,
         connection: OwnedFd,
@@ -115,7 +115,8 @@ impl Locals {
             Ok(peer) => peer,
             Err(uid) => return Err((connection, NoSession::Groups, self.known.owners.of(uid))),
         };
-        // From here on this is who is counted; what they may do is decided by what the kernel said.
+        // From here on the connection counts for this uid; its rights are still those of the uid
+        // that the kernel reported.
         let uid = self.known.owners.of(uid);
         let own = self.known.own.contains_key(&uid);
         if !self.users.come(uid, self.may(uid, limits), now) {
@@ -131,7 +132,7 @@ impl Locals {
         count(self.queue.len()) > limits.queue
     }
 
-    /// Who gives way, if more wait than may.
+    /// Takes out the connection to refuse, if the queue is too long.
     pub fn shorten(&mut self, limits: &ListenLimits) -> Option<Queued> {
         if !self.is_crowded(limits) {
             return None;
@@ -147,7 +148,7 @@ impl Locals {
         Some(queued)
     }
 
-    /// Who is served next, if the rates allow anybody.
+    /// The connection to serve next, if the rates allow one.
     pub fn next(&mut self, limits: &ListenLimits, now: Instant) -> Option<u64> {
         if self.queue.is_empty() || !self.rate.has(limits.rate, now) {
             return None;
@@ -167,7 +168,8 @@ impl Locals {
         Some((peer, connection.as_fd()))
     }
 
-    /// Takes out who has waited too long, and why each of them had to; `otherwise` if by no rate.
+    /// Takes out the connections that have waited too long, each with the limit that made it wait;
+    /// `otherwise` if no rate did.
     pub fn expire(
         &mut self,
         limits: &ListenLimits,
@@ -240,8 +242,8 @@ impl Locals {
         self.sessions.len()
     }
 
-    /// How many sessions the uid has whose connection would be next, by its rate too: of an
-    /// account none are counted.
+    /// The number of sessions of the uid whose connection would be served next, its rate
+    /// considered; 0 for a shared account.
     pub fn sessions_of_first(&mut self, limits: &ListenLimits, now: Instant) -> Option<u32> {
         let waiting = self.waiting(limits);
         let id = self.users.next(waiting.into_iter(), now)?;
@@ -254,7 +256,7 @@ impl Locals {
         self.queue.is_empty()
     }
 
-    /// How long until the rate in total allows another one.
+    /// Time until the total rate allows another session.
     pub fn pause(&mut self, limits: &ListenLimits, now: Instant) -> Option<Duration> {
         if self.queue.is_empty() || self.rate.has(limits.rate, now) {
             return None;

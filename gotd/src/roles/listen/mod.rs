@@ -8,8 +8,8 @@
 //! descriptors from the parent alone.
 //!
 //! The kinds of connections share nothing but the total, and those of [`control`] sockets not even
-//! that. Users come to unix sockets, whose places [`local`] gives out; git:// ones are strangers
-//! whose places [`remote`] gives out.
+//! that. [`local`] gives places to the users of unix sockets, [`remote`] to the strangers of
+//! git://.
 
 mod control;
 mod local;
@@ -47,12 +47,12 @@ const ACCEPT_AT_ONCE: usize = 64;
 /// Connections that can have come to a listening socket before it is closed: there is no room for
 /// more.
 const MOST_COME: usize = BACKLOG as usize + 1;
-/// So long nobody is accepted after there was no descriptor left for a connection.
+/// Pause before the next accept after there was no descriptor left for a connection.
 const NO_ROOM: Duration = Duration::from_millis(100);
 /// Different refusals that are told apart within a second.
 const MOST_REFUSALS: usize = 16;
 
-/// Stands for who is not counted.
+/// Stands for a user that is not counted.
 const NOBODY: u32 = u32::MAX;
 
 type Parent = Channel<ListenToParent, ParentToListen>;
@@ -73,7 +73,7 @@ struct Listener {
     number: u64,
     pool: Pool,
     fd: OwnedFd,
-    /// It is to be closed when all who have come to it are accepted; at most as many as this.
+    /// It is to be closed when its backlog is accepted; at most this many connections more.
     closing: Option<usize>,
 }
 
@@ -89,8 +89,8 @@ struct Listen {
     remotes: Remotes,
     controls: Controls,
     reaper: Reaper,
-    /// When there was no descriptor left for a connection: whoever has come is still there then,
-    /// and asking again at once would do nothing else.
+    /// When there was no descriptor left for a connection. The connection stays in the backlog, so
+    /// asking again at once would only fail again.
     no_room: Option<Instant>,
     second: Instant,
     /// git:// connections handed over in this second.
@@ -153,7 +153,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     }
 }
 
-/// What was ready, of what poll looked at.
+/// The descriptors that poll(2) found ready.
 #[derive(Clone, Copy)]
 enum Source {
     Parent,
@@ -228,7 +228,7 @@ impl Listen {
         {
             return PollTimeout::NONE;
         }
-        // Whoever waits for the rate alone waits no longer than that.
+        // A connection that waits only for the rate waits no longer than that.
         let pause = self.locals.pause(&self.limits, Instant::now());
         let pause = pause.and_then(|pause| u8::try_from(pause.as_millis()).ok());
         PollTimeout::from(pause.map_or(100, |pause| pause.clamp(1, 100)))
@@ -289,14 +289,14 @@ impl Listen {
                 let before = self.waiting.len();
                 self.waiting.retain(|waiting| waiting.number != received.peer);
                 let known = self.waiting.len() != before;
-                // One that is not here has been handed a connection, and the parent was told.
+                // A session that is not here has been handed a connection, and the parent was told.
                 if known {
                     send(&self.parent, received.peer, &ListenToParent::Recalled(()));
                 }
             }
             (ParentToListen::Drain(()), None) => {
                 self.draining = true;
-                // Who has told the daemon to stop may tell it to hurry.
+                // Root may still connect to a control socket, to hurry a stop.
                 let (stay, go) = std::mem::take(&mut self.listeners)
                     .into_iter()
                     .partition(|listener| listener.pool == Pool::Control);
@@ -309,8 +309,8 @@ impl Listen {
         Ok(())
     }
 
-    /// Accepts what has come to the listener at `at`: one unix connection, or a number of git://
-    /// ones. Whether nobody else is there.
+    /// Accepts from the listener at `at`: one unix connection, or several git:// ones. Returns
+    /// whether its backlog is empty.
     fn accept(&mut self, at: usize, now: Instant) -> bool {
         let Some(pool) = self.listeners.get(at).map(|listener| listener.pool) else { return true };
         for _ in 0..if pool == Pool::Tcp { ACCEPT_AT_ONCE } else { 1 } {
@@ -343,7 +343,7 @@ impl Listen {
                     }
                 }
                 Pool::Tcp => {
-                    // What users have of the places in total is not there for strangers.
+                    // Strangers get what users leave of the total.
                     let left = self.limits.connections.saturating_sub(local::count(self.locals.count()));
                     let limits = ListenLimits { git: self.limits.git.min(left), ..self.limits.clone() };
                     let turned = self.remotes.come(connection, &limits, now).err();
@@ -381,7 +381,7 @@ impl Listen {
         send(&self.parent, 0, &ListenToParent::Deserted(()));
     }
 
-    /// Refuses whoever gives way if more wait than may.
+    /// Refuses a connection if the queue is too long.
     fn shorten_queue(&mut self, now: Instant) {
         if self.locals.is_crowded(&self.limits) {
             self.serve_queue(now);
@@ -407,7 +407,7 @@ impl Listen {
         local::count(self.locals.count().saturating_add(self.remotes.count())) >= self.limits.connections
     }
 
-    /// Hands connections to waiting sessions, and refuses those that waited too long.
+    /// Hands connections to waiting sessions, and refuses connections that waited too long.
     fn serve_queue(&mut self, now: Instant) {
         if now.duration_since(self.second) >= Duration::from_secs(1) {
             self.second = now;
@@ -501,7 +501,7 @@ impl Listen {
         }
     }
 
-    /// Has sessions end with what must not be closed here.
+    /// Hands connections that must not be closed here to sessions that end with them.
     fn reap(&mut self, now: Instant) {
         while let Some(uid) = self.reaper.due(now)
             && let Some(Waiting { number, session, .. }) = self.session(Pool::Unix)
@@ -519,7 +519,7 @@ impl Listen {
         }
     }
 
-    /// Notes who was turned away.
+    /// Notes refused git:// connections.
     fn turned(&mut self, turned: impl IntoIterator<Item = RefusedPeer>) {
         for (why, address) in turned {
             self.note(why, Pool::Tcp, Some(address), None);
@@ -537,8 +537,8 @@ impl Listen {
         }
     }
 
-    /// What has happened in a second: a few lines at most, however many were refused. Nothing is
-    /// told at once, because whoever has just come is served first.
+    /// Reports the refusals of the last second: a few messages at most, however many connections
+    /// were refused. They are not reported at once, because serving a new connection comes first.
     fn report(&mut self, now: Instant) {
         let counts = self.remotes.counts();
         if self.refusals.is_empty() && counts == self.counts_told {

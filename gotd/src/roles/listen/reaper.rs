@@ -1,8 +1,8 @@
 //! Connections that must not be closed here.
 //!
-//! A descriptor that a client has sent is closed by whoever closes the connection last, received or
-//! not, and closing a file of a hostile file system, or a socket that lingers, can take for ever.
-//! Where the kernel refuses descriptors (`SO_PASSRIGHTS`, Linux 6.16) there is nothing to do.
+//! A descriptor that a client has sent, received or not, is closed by the process that closes the
+//! connection last. Closing a file of a hostile file system, or a socket that lingers, can take for
+//! ever. Where the kernel refuses descriptors (`SO_PASSRIGHTS`, Linux 6.16) there is nothing to do.
 //! Elsewhere `listen` never lets go of the last reference to a client's connection, nor to a
 //! listening socket that some have come to: they go to a waiting session, many at once, that ends
 //! with them. It counts as a session of their user until it has been reaped.
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 const AT_ONCE: usize = 64;
 /// Fewer wait so long for others.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Processes of one uid at a time: one that hangs must not keep all others of its user here.
+/// Processes that close connections of one uid at a time: if one hangs, the uid's other connections
+/// must still be closed.
 const AT_A_TIME: usize = 4;
 /// With so many here nobody else is accepted.
 const MOST: usize = if cfg!(test) { 200 } else { 4096 };
@@ -26,12 +27,12 @@ struct Batch {
     since: Instant,
 }
 
-/// All of them, by the uid that connected.
+/// Connections to close, by the uid that connected.
 #[derive(Debug, Default)]
 pub struct Reaper {
     all: HashMap<u32, Batch>,
     count: usize,
-    /// Sessions that end with some of them.
+    /// The sessions that close some of them, with their uid.
     reaping: HashMap<u64, u32>,
 }
 
@@ -58,7 +59,7 @@ impl Reaper {
         self.all.iter().find(due).map(|(uid, _)| *uid)
     }
 
-    /// Those that go to the session of that number.
+    /// Takes out the connections for the session of that number.
     pub fn take(&mut self, uid: u32, number: u64) -> Vec<OwnedFd> {
         let Some(mut batch) = self.all.remove(&uid) else { return Vec::new() };
         let rest = batch.connections.split_off(AT_ONCE.min(batch.connections.len()));

@@ -1,5 +1,5 @@
-//! git:// connections, from accept to the end of their session: who has a place, who is next, who
-//! gives way.
+//! git:// connections, from accept to the end of their session: which has a place, which is next,
+//! which gives way.
 //!
 //! `listen` keeps a copy of each such connection while it is served: to ask the kernel how far its
 //! peer is, to pace it, and to end it. It never reads from one; whether something has arrived the
@@ -16,8 +16,8 @@ use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, getpeername, send, s
 use crate::fairness::{Candidate, PerAddress, Refused, Standing, Strangers};
 use crate::os::system::{self, Progress};
 
-/// A peer is looked at again after this time: who has taken, or given, less than the minimum rate
-/// may be slow.
+/// A peer's progress is measured over this time: a peer that read, or sent, less than the minimum
+/// rate may be slow.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Why a connection got no session, and where it came from.
@@ -31,8 +31,8 @@ enum RemoteState {
     Waiting(Instant),
     /// The session of that number has it.
     Served(u64),
-    /// The same, but it was ended from here: until its session is over it counts, and gives way to
-    /// nobody.
+    /// The same, but this process ended it. It counts until its session is over, and cannot give
+    /// way again.
     Ended(u64),
 }
 
@@ -43,7 +43,7 @@ struct Remote {
     fd: OwnedFd,
     since: Instant,
     state: RemoteState,
-    /// How far the peer was when it was looked at last.
+    /// The peer's progress at the last look.
     seen: (Progress, Instant),
     slow: bool,
     /// Its session has begun to answer.
@@ -71,7 +71,7 @@ impl Remotes {
         self.all.values().any(|r| matches!(r.state, RemoteState::Silent | RemoteState::Waiting(_)))
     }
 
-    /// How many came, and how far those are that are here.
+    /// Counts of connections: all that came, and those present in each state.
     pub fn counts(&self) -> GitCounts {
         let mut counts = GitCounts { accepted: self.accepted, ..GitCounts::default() };
         for remote in self.all.values() {
@@ -103,11 +103,11 @@ impl Remotes {
         super::local::count(self.all.values().filter(has_session).count()) < limits.git
     }
 
-    /// A connection has been accepted. Errors: everybody who was turned away for it, perhaps
-    /// itself.
+    /// Takes an accepted connection. Errors: the connections that were refused because of it,
+    /// perhaps itself.
     pub fn come(&mut self, fd: OwnedFd, limits: &ListenLimits, now: Instant) -> Result<(), RefusedPeer> {
         self.accepted = self.accepted.saturating_add(1);
-        // Who is gone already leaves no address.
+        // A peer that is gone already has no address.
         let Some((address, port)) = peer(fd.as_fd()) else { return Ok(()) };
         let per = PerAddress { connections: limits.per_address, rate: limits.rate_per_address };
         if let Err(refused) = self.strangers.admit(address, per, now) {
@@ -182,7 +182,7 @@ impl Remotes {
         }
     }
 
-    /// Those that have said nothing yet.
+    /// Connections that have sent nothing yet.
     pub fn silent(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
         self.all.iter().filter(|(_, r)| r.state == RemoteState::Silent).map(|(id, r)| (*id, r.fd.as_fd()))
     }
@@ -199,8 +199,8 @@ impl Remotes {
         Some((NoSession::Silent, address))
     }
 
-    /// Turns away who was silent, or waited, for too long; looks at how far the others are.
-    /// `why` some wait.
+    /// Refuses connections that were silent, or waited, for too long, and measures the progress of
+    /// the others. `why` is the reason why connections wait.
     pub fn expire(&mut self, limits: &ListenLimits, why: NoSession, now: Instant) -> Vec<RefusedPeer> {
         let over = |since: Instant, ms: u32| {
             now.saturating_duration_since(since) >= Duration::from_millis(ms.into())
@@ -232,7 +232,8 @@ impl Remotes {
         late.into_iter().map(|(_, why, address)| (why, address)).collect()
     }
 
-    /// Who is served next: of the address with the fewest sessions, who has waited longest.
+    /// The connection to serve next: of the address with the fewest sessions, the one that has
+    /// waited longest.
     pub fn next(&self) -> Option<u64> {
         let served = |address: [u8; 16]| {
             let its = |r: &&Remote| {
@@ -255,7 +256,7 @@ impl Remotes {
         self.all.get(&id).map(|r| (r.fd.as_fd(), r.address, r.port))
     }
 
-    /// A session has it.
+    /// The connection was handed to a session.
     pub fn served(&mut self, id: u64, number: u64) {
         if let Some(remote) = self.all.get_mut(&id) {
             remote.state = RemoteState::Served(number);
@@ -287,7 +288,7 @@ impl Remotes {
         }
     }
 
-    /// Turns everybody away who is not being served.
+    /// Refuses all connections that are not being served.
     pub fn drain(&mut self) {
         self.all.retain(|_, r| matches!(r.state, RemoteState::Served(_) | RemoteState::Ended(_)));
     }

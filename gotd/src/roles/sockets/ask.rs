@@ -29,11 +29,11 @@ pub const NAME_LEN: usize = 104;
 pub const NEW_LEN: usize = 3 + NAME_LEN;
 /// Length of an answer in bytes: the call that failed, and its errno in little-endian order.
 pub const ANSWER_LEN: usize = 5;
-/// The first byte of the answer to what is no request.
+/// The first byte of the answer to a record that is no request.
 pub const NONSENSE: u8 = 0xff;
 /// Most unix sockets, control sockets included, and most entries of the start-up table.
 pub const MOST: usize = 128;
-/// What the name of a control socket ends in; nothing else may end so.
+/// The ending of a control socket's name; no other socket may have it.
 pub const CONTROL: &str = ".ctl";
 /// The calls that an answer can name.
 pub const CALLS: [&str; 7] = ["none", "unlink", "socket", "bind", "listen", "chdir", "setsockopt"];
@@ -66,7 +66,7 @@ pub fn is_control(name: &[u8]) -> bool {
 pub enum Unmade {
     /// A call failed: which, and why.
     Call(String),
-    /// There was no answer, or one that is none: `sockets` cannot be asked again.
+    /// There was no answer, or no valid one: `sockets` cannot be asked again.
     Broken(String),
 }
 

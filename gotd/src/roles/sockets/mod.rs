@@ -56,19 +56,20 @@ const FOR_ALL: Mode = Mode::from_bits_truncate(0o111);
 const FOR_OWNER: Mode = Mode::from_bits_truncate(0o177);
 /// CAP_NET_BIND_SERVICE: low ports.
 const LOW_PORTS: u64 = 1 << 10;
-/// CAP_DAC_OVERRIDE: writing to a directory of somebody else, of those that Landlock leaves.
+/// CAP_DAC_OVERRIDE: writing to another user's directory, among those that Landlock allows.
 const ANY_DIRECTORY: u64 = 1 << 1;
 
-/// What may be bound. It has its full size from the start.
+/// The sockets that may be bound. The table has its full size from the start.
 pub struct BindTable {
-    /// Those of the paths of the start, in their order, each opened once, with its name.
+    /// The directories of the command line's paths, in their order, each opened once, with its
+    /// name.
     directories: Vec<(OwnedFd, PathBuf)>,
     places: [SocketPath; MOST],
     /// TCP addresses with a low port.
     low: Vec<SocketAddr>,
 }
 
-/// A unix socket: its directory's number and the name in it, empty when nothing has this place.
+/// A unix socket: its directory's number and its name there, empty when this place is free.
 #[derive(Clone, Copy)]
 struct SocketPath {
     directory: usize,
@@ -99,8 +100,8 @@ pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Resul
     Ok(())
 }
 
-/// Answers requests until the parent says so, is gone, or talks nonsense; then unlinks what is
-/// bound.
+/// Answers requests until the parent ends the role, is gone, or sends nonsense; then unlinks the
+/// bound sockets.
 pub fn serve(parent: BorrowedFd<'_>, table: &mut BindTable) {
     let mut request = [0; NEW_LEN + 1];
     loop {
@@ -195,7 +196,8 @@ impl SocketPath {
 
 /// Makes one listening unix socket.
 fn create(directory: &OwnedFd, name: &CStr, replace: bool) -> Answer {
-    // There is no bind beneath a directory descriptor; the working directory stands for it.
+    // There is no bind(2) relative to a directory descriptor; the working directory stands in for
+    // it.
     fchdir(directory).map_err(|e| (5, e))?;
     if replace {
         match unlinkat(AT_FDCWD, name, UnlinkatFlags::NoRemoveDir) {
@@ -205,8 +207,7 @@ fn create(directory: &OwnedFd, name: &CStr, replace: bool) -> Answer {
     }
     let cloexec = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::SeqPacket, cloexec, None).map_err(|e| (2, e))?;
-    // The creator has nothing else to do with whoever connects: what they may send is the kernel's
-    // to say.
+    // Clients' descriptors are refused by the kernel, for the whole life of the socket.
     if !ask::is_control(name.to_bytes()) {
         let failed = |e: std::io::Error| (6, Errno::from_raw(e.raw_os_error().unwrap_or(libc::EINVAL)));
         system::take_no_descriptors(fd.as_fd()).map_err(failed)?;

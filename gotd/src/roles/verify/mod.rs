@@ -62,7 +62,7 @@ const SHALLOW_FILE: u64 = 16 << 20;
 /// How often the client is told how far the work is.
 const TELL: Duration = Duration::from_millis(200);
 
-/// Most bytes of what is said to be wrong with a pack.
+/// Most bytes of the text that says what is wrong with a pack.
 const REASON_MAX: usize = 1000;
 
 type Parent = Channel<VerifyToParent, ParentToVerify>;
@@ -200,7 +200,7 @@ impl ProgressReporter<'_> {
         if progress.stage == Step::Receiving {
             self.turn.objects(progress.done, progress.total)?;
         }
-        // A session that does not listen is no reason to give up: the push is decided without it.
+        // A session that does not read is no reason to give up: the push is decided without it.
         let _ =
             self.session.try_send(0, &VerifyToSession::Progress((progress.to_string(), progress.finished)));
         check_reserve(self.pack, self.reserve)

@@ -39,7 +39,7 @@ pub(super) struct PushTurn<'a> {
 }
 
 impl<'a> PushTurn<'a> {
-    /// One that was not asked for yet.
+    /// A turn that was not asked for yet.
     pub(super) fn new(parent: &'a Parent, session: &'a Session) -> PushTurn<'a> {
         PushTurn { parent, session, held: Cell::new(false), waited: Cell::default(), memory: Cell::new(BASE) }
     }
@@ -49,8 +49,8 @@ impl<'a> PushTurn<'a> {
         if self.held.get() { Ok(()) } else { watchdog::during(Phase::Work, || self.ask()) }
     }
 
-    /// So many objects have come of as many as the pack is said to have: memory for more is waited
-    /// for where it is due.
+    /// `come` objects have arrived, of `claimed` in the pack's header. Waits for memory for more
+    /// where that is due.
     pub(super) fn objects(&self, come: u64, claimed: u64) -> io::Result<()> {
         let Some(needed) = more_memory(self.memory.get(), come, claimed) else { return Ok(()) };
         self.memory.set(needed);
@@ -125,9 +125,9 @@ impl<'a> PushTurn<'a> {
     }
 }
 
-/// What to reserve once so many objects have come: memory for twice as many. `None`: what is
-/// reserved suffices. The number in a pack's header is a claim of twelve bytes and reserves
-/// nothing: it only keeps this from being more than the pack is said to need.
+/// The memory to reserve once `come` objects have arrived: enough for twice as many. `None`: the
+/// reserved memory suffices. The number in a pack's header is a mere claim and reserves nothing: it
+/// only bounds this reservation.
 fn more_memory(reserved: u64, come: u64, claimed: u64) -> Option<u64> {
     let memory = |objects: u64| BASE.saturating_add(objects.saturating_mul(PER_OBJECT));
     // An eighth more is not worth a wait.
