@@ -12,13 +12,14 @@ use std::sync::{Mutex, PoisonError};
 use libsandbox::Promises;
 use libsandbox::escape::{Outcome, make_all};
 
-/// What the attempts aim at; the program `escape-targets` fills it, outside of any sandbox.
+/// The directory of files and sockets that the attempts try to reach; the program `escape-targets`
+/// fills it, outside of any sandbox.
 pub const TARGETS: &str = "/tmp/gotd-escape-targets";
 
 /// Stages of this process whose attempts have been made.
 static DONE: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
-/// Makes every attempt, once in each stage of a process. `promises` are those that it holds now.
+/// Makes every attempt, once in each stage of a process. `promises` are the promises of that stage.
 pub fn attempt(role: &'static str, promises: Promises) {
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     if done.contains(&role) {

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, status }) => {
-            // Nobody may be listening any more, or somebody who takes nothing.
+            // The reader of standard error may be gone, or not read.
             gotd::os::log::write_to_stderr(&format!("gotd: {text}"));
             ExitCode::from(status)
         }

@@ -1,8 +1,9 @@
-//! From which repositories another one may borrow objects (`objects/info/alternates`).
+//! Decides from which repositories another repository may borrow objects
+//! (`objects/info/alternates`).
 //!
-//! Whoever can write in a repository can have it borrow from any place, and its readers would then
-//! read that place through the daemon. So a place is lent only to who may read it anyway, or where
-//! the administrator says `borrow`.
+//! A user who can write in a repository can make it borrow from any place, and would then read that
+//! place through the daemon. So a place is lent only to users who may read it anyway, or where the
+//! administrator says `borrow`.
 //!
 //! **Invariant:** nothing here looks at the file system. The place is a path as walked, so that no
 //! link leads from it to another one.
@@ -60,8 +61,8 @@ pub fn lend(table: &AccessTable, identity: &Identity, asked: &RepoName, objects:
         if named && lender.block.hidden.is_empty() {
             return Lend::Permitted;
         }
-        // Whoever reads a repository that hides references is not shown all of its objects, and
-        // here nothing could tell which.
+        // A repository that hides references does not show all its objects to its readers, and a
+        // borrower could not tell which.
         match table.deciding(lender.block, identity).map(|deciding| deciding.rule.action) {
             Some(Action::Deny) | None => Lend::Denied,
             Some(_) if !lender.block.hidden.is_empty() => Lend::Hides,
@@ -94,8 +95,8 @@ fn name_below(block: &Repository, repository: &Path) -> Option<Option<RepoName>>
     }
 }
 
-/// Whether the name in a `borrow` is that of a block's repository: of itself, or of all in a
-/// `repositories` block, or of the one that has the name `below` in there.
+/// Whether the name in a `borrow` names a block's repository: the block's own one, all those of a
+/// `repositories` block, or the one called `below` in it.
 fn names(table: &AccessTable, borrow: &RepoName, block: &Repository, below: Option<&RepoName>) -> bool {
     let Some(below) = below else {
         return block.name.as_ref().is_some_and(|name| name.without_suffix() == borrow.without_suffix());

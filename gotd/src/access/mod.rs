@@ -1,4 +1,4 @@
-//! Who may do what: decisions about a configuration, without a descriptor or a process.
+//! Decisions about who may do what under a configuration, without a descriptor or a process.
 
 pub mod lending;
 pub mod places;

@@ -1,7 +1,8 @@
-//! Which block a directory belongs to: the one whose place is the longest that contains it.
+//! The block that a directory belongs to: of all blocks whose place contains it, the one with the
+//! longest place.
 //!
-//! A place is a path as it was walked (`librepo::place`), without links. Whoever can rename a
-//! directory changes what is found under a path, and never whose rules hold there.
+//! A place is a path as it was walked (`librepo::place`), without links. A user who can rename a
+//! directory changes what lies under a path, but never which block's rules hold there.
 //!
 //! Inodes are a second opinion, which can only refuse: see [`Recorded`].
 
@@ -41,18 +42,18 @@ impl Places {
     }
 }
 
-/// The directories that blocks were about when the configuration was loaded: one that is reached by
-/// another path (a bind mount, a file system that does not tell `a` from `A`) has rules that this
-/// path would walk around.
+/// The directories of the blocks, recorded when the configuration was loaded. If such a directory
+/// is reached by another path (a bind mount, a file system that does not tell `a` from `A`), that
+/// path would evade its rules.
 ///
-/// One that is gone has left its inode number to others, but not the moment when it was made.
+/// A directory that is gone leaves its inode number to others, but not its time of birth.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
     paths: HashMap<DirectoryId, Vec<PathBuf>>,
 }
 
 impl Recorded {
-    /// From what role `config` saw of these blocks.
+    /// Builds the table from what role `config` saw of the blocks' directories.
     pub fn new(blocks: &[Repository], seen: &[OwnDirectory]) -> Recorded {
         let mut paths: HashMap<DirectoryId, Vec<PathBuf>> = HashMap::new();
         for own in seen {
@@ -66,8 +67,8 @@ impl Recorded {
         Recorded { paths }
     }
 
-    /// The recorded path of a directory on the way to `walked` that was reached by another one.
-    /// `directories` are that of `walked`, the one above it and so on.
+    /// The recorded path, if some directory on the way to `walked` was recorded under another path.
+    /// `directories` are the directory `walked`, its parent and so on.
     pub fn other_path(&self, walked: &Path, directories: &[DirectoryId]) -> Option<&Path> {
         walked.ancestors().zip(directories).find_map(|(path, id)| {
             let known = self.paths.get(id)?;

@@ -24,7 +24,8 @@ use crate::fairness::owners::Owners;
 /// `deny :group`.
 pub const GROUPS_MAX: usize = 1024;
 
-/// Who asks. Tagged, never a bare name, so that no name of one kind can stand for one of another.
+/// The identity of a client. Tagged, never a bare name, so that a name of one kind cannot stand for
+/// a name of another kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// A Unix user, by the kernel's word.
@@ -48,7 +49,7 @@ pub enum Identity {
 pub enum IdentityError {
     /// More groups than [`GROUPS_MAX`].
     TooManyGroups,
-    /// It claims to speak for a user that does not exist, or whose account it is not.
+    /// The client claims to be a user that does not exist, or that belongs to another account.
     NotThatAccount,
 }
 
@@ -95,13 +96,13 @@ pub struct Grant {
 pub enum Verdict {
     /// Yes.
     Granted(Grant),
-    /// There is no such repository. Also for anonymous clients who are not to know that there is
-    /// one.
+    /// There is no such repository. Anonymous clients get this answer too where they must not learn
+    /// that there is one.
     NotFound,
-    /// No rule is about them in the block that the name leads to. Clients cannot tell this from the
-    /// former, unless the administrator wants anonymous ones told.
+    /// No rule of the named block is about the client. A client cannot tell this from `NotFound`,
+    /// unless the administrator enables informative errors.
     NoRule,
-    /// A rule matched and does not permit it.
+    /// A rule matched and denies the access.
     Denied {
         /// The repository's name, as the client is told.
         name: RepoName,
@@ -128,7 +129,7 @@ pub struct Deciding<'c> {
     pub index: usize,
     /// The rule.
     pub rule: &'c Rule,
-    /// Whether a group matched only by who was in it when the configuration was loaded.
+    /// Whether a group matched only by its members at the time when the configuration was loaded.
     pub by_membership_at_load: bool,
 }
 
@@ -196,8 +197,8 @@ impl AccessTable {
         self.prefixes.get(&b""[..]).map(|&index| (index, NameMatch::Below(name.clone())))
     }
 
-    /// Who a peer on a unix socket is: the user of a shared account that it claims to speak for, if
-    /// it has that account's uid, else the Unix user.
+    /// Identifies a peer of a unix socket: as the user of a shared account that it claims to be, if
+    /// it has that account's uid, else as the Unix user.
     ///
     /// # Errors
     /// A claim that the peer has no right to, or too many groups.
@@ -241,7 +242,7 @@ impl AccessTable {
         }
     }
 
-    /// Whom limits count: of a subordinate uid its owner.
+    /// The identity that limits count: for a subordinate uid, its owner.
     pub fn counted(&self, identity: &Identity) -> Identity {
         match identity {
             Identity::UnixUser { uid, gid, groups } => {
@@ -377,13 +378,14 @@ enum Person {
 }
 
 impl Person {
-    /// `None` for one that no rule can be about.
+    /// `None` for an identity that no rule can be about.
     fn new(table: &AccessTable, identity: &Identity) -> Option<Person> {
         match identity {
             Identity::Anonymous => Some(Person::Anonymous),
             Identity::AccountUser(index) => Some(Person::Account(*index)),
             Identity::UnixUser { uid, gid, groups } => {
-                // The uid of a shared account says nothing about who it is.
+                // The overflow uid (any unmapped uid) and the uid of a shared account identify
+                // nobody.
                 if table.is_overflow_uid(*uid)
                     || table.account_uids.contains(uid)
                     || groups.len() > GROUPS_MAX

@@ -25,8 +25,8 @@ impl ShellPath {
     }
 }
 
-/// Lines of authorized_keys for an account: all of them, or those of one key, which is its kind and
-/// its base64.
+/// Lines of authorized_keys for an account: all of them, or those of one key, given as its kind and
+/// its base64 text.
 pub fn keys(config: &Config, account: &str, key: Option<(&str, &str)>, gotsh: &ShellPath) -> String {
     let mut out = String::new();
     for user in users(config, account) {

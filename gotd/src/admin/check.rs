@@ -1,14 +1,15 @@
-//! What `gotd -n` and `gotctl reload -n` look at besides the text: whether the daemon's user is
-//! there and can do in the repositories what the rules permit, and what they borrow.
+//! The checks of `gotd -n` and `gotctl reload -n` beyond the configuration's text: whether the
+//! daemon's user exists and can do in the repositories what the rules permit, and what the
+//! repositories borrow.
 //!
-//! Owner and mode are compared, not an access control list: so what is found is a warning. Nothing
-//! is opened that a request would not open, and at most [`MOST_REPOSITORIES`] repositories are
-//! looked at.
+//! Only owner and mode are compared, no access control lists, so a finding is a warning. Nothing is
+//! opened that a request would not open, and at most [`MOST_REPOSITORIES`] repositories are looked
+//! at.
 //!
-//! **Invariant:** root runs this over directories of users, so behind a walk nothing is named by
-//! its path again. What is told of a directory is what the kernel knows of the descriptor that the
-//! walk came to: a file system that its owner mounts meanwhile, whose server never answers, is
-//! asked nothing. Behind a mount point inside of a repository nothing is looked at.
+//! **Invariant:** root runs this over directories of users, so after a walk no path is used again.
+//! A directory's facts are those that the kernel has for the walk's descriptor: a file system that
+//! a user mounts meanwhile, and whose server never answers, is asked nothing. Nothing behind a
+//! mount point inside a repository is looked at.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -26,15 +27,15 @@ use crate::repo::walk_repositories::{Most, each_repository_of};
 
 /// Repositories that are looked at, of all blocks.
 const MOST_REPOSITORIES: usize = 1000;
-/// Directories that are looked at to find them, and names in these: whoever owns one of a
-/// `repositories` block may have made any number.
+/// Most directories, and names in them, that are read to find repositories: the owner of a
+/// directory below a `repositories` block may have made any number.
 const MOST: Most = Most { directories: 20_000, names: 1_000_000 };
 /// Directories of a repository: a push writes in each of them.
 const DIRECTORIES: [&str; 5] = ["", "objects", "objects/pack", "refs", "refs/heads"];
 const READ: u32 = 0o5;
 const WRITE: u32 = 0o3;
 
-/// Adds what is wrong to the errors and warnings of a configuration that was read.
+/// Adds its findings to the errors and warnings of a configuration that was read.
 pub fn check(loaded: &mut Loaded) {
     let daemon = match daemon(&loaded.config) {
         Ok(daemon) => Some(daemon),
@@ -71,7 +72,7 @@ pub fn check(loaded: &mut Loaded) {
     loaded.warnings.extend(warnings);
 }
 
-/// Who the daemon works as.
+/// The user and groups that the daemon works as.
 struct Daemon {
     uid: u32,
     groups: Vec<u32>,
@@ -173,7 +174,7 @@ impl Looks<'_> {
         troubles: &mut Vec<String>,
         warnings: &mut Vec<ConfigError>,
     ) {
-        // What has a block of its own is looked at for that one.
+        // A repository with a block of its own is checked for that block.
         let own = self.places.of(&found.path).contains(&index);
         if self.seen.len() >= MOST_REPOSITORIES || !own || !self.seen.insert((index, found.path.clone())) {
             return;

@@ -1,8 +1,8 @@
-//! What `gotd -n` says about alternates: where a repository borrows from one that some of its
-//! readers may not read.
+//! The warnings of `gotd -n` about alternates: a repository borrows from another one that some of
+//! its readers may not read.
 //!
-//! Only rules are compared that name the same user or group. Who is refused in the end is said by
-//! [`lending`](crate::access::lending) for each client.
+//! Only rules that name the same user or group are compared. The decision for each client is made
+//! by [`lending`](crate::access::lending).
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -102,8 +102,8 @@ impl Lender for Readers<'_> {
     }
 }
 
-/// Whether everybody whom the rules of one block let read is let read by the other, as far as both
-/// name the same people.
+/// Whether all readers of one block may read the other, as far as the rules of both name the same
+/// users and groups.
 fn reads_as_much(borrower: &Repository, lender: &Repository) -> bool {
     let last = |block: &Repository, subject: &crate::conf::model::Subject| {
         block.rules.iter().rev().find(|rule| rule.subject == *subject).map(|rule| rule.action)

@@ -9,16 +9,15 @@ use crate::access::table::{AccessTable, Identity, NameMatch, Verdict};
 use crate::conf::model::{ANONYMOUS, Access, UnixUser};
 use crate::conf::resolve::NameService;
 
-/// What somebody may do with a repository. Displays as one line: `permit rw /etc/gotd.conf:12`,
-/// `deny /etc/gotd.conf:13` or `deny (no rule matches)`, with what else there is to know in
-/// parentheses.
+/// The access of a user to a repository. Displays as one line: `permit rw /etc/gotd.conf:12`, `deny
+/// /etc/gotd.conf:13` or `deny (no rule matches)`, with notes in parentheses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// What is permitted, `None` for nothing.
     pub access: Option<Access>,
     /// `file:line` of the rule that decides, if one does.
     pub place: Option<String>,
-    /// What else there is to know.
+    /// Notes, which stand in parentheses.
     pub notes: Vec<String>,
 }
 

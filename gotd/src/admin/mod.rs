@@ -1,5 +1,4 @@
-//! What is answered from the configuration and the file system, without the daemon: by gotctl, and
-//! by `gotd -n`.
+//! Answers of gotctl and `gotd -n` that need the configuration and the file system, but no daemon.
 
 pub mod authorized;
 pub mod check;

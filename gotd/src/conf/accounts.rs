@@ -97,7 +97,7 @@ impl Parser<'_> {
     }
 
     fn push_key(&mut self, user: &mut AccountUser, key: Key) -> Outcome {
-        // sshd would take the first of them, whoever was meant.
+        // sshd would take the first of two lines with one key, whichever user was meant.
         if let Some(&before) = self.keys.get(&key.base64) {
             let place = self.config.place(before);
             return self.fail(key.at, format!("the same key is already in {place}"));

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! An error in a configuration, with its place.
 
 use std::fmt;
 
@@ -25,7 +25,8 @@ impl ConfigError {
         ConfigError { file: file.to_owned(), line: 0, column: 0, message: message.into() }
     }
 
-    /// As what is no reason to refuse the file: `file:line:column: warning: message`.
+    /// Formats it as a warning, which is no reason to refuse the file: `file:line:column: warning:
+    /// message`.
     pub fn as_warning(&self) -> String {
         ConfigError { message: format!("warning: {}", self.message), ..self.clone() }.to_string()
     }

@@ -26,7 +26,7 @@ use crate::os::passwd::System;
 
 /// Where gotd.conf is when nothing is said.
 pub const DEFAULT_PATH: &str = "/etc/gotd.conf";
-/// Where the secrets are when nothing is said; the file need not exist there.
+/// The secrets file where none is given; it need not exist.
 pub const DEFAULT_SECRETS: &str = "/etc/gotd-secrets.conf";
 
 /// Most warnings that are shown.
@@ -35,13 +35,13 @@ const WARNINGS_MAX: usize = 200;
 /// A configuration that was read, checked and resolved.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// To be used only if there are no errors.
+    /// The configuration, to be used only if there are no errors.
     pub config: Config,
     /// What is wrong.
     pub errors: Vec<ConfigError>,
-    /// What may not be what was meant.
+    /// Warnings: the text is valid, but may not mean what was intended.
     pub warnings: Vec<ConfigError>,
-    /// What is worth knowing about places.
+    /// Notes about places.
     pub notes: Vec<ConfigError>,
     /// The directories that blocks are about, as far as they are there.
     pub directories: Vec<OwnDirectory>,
@@ -119,7 +119,7 @@ fn open_regular(path: &str) -> Result<(File, std::fs::Metadata), String> {
     if meta.is_file() { Ok((file, meta)) } else { Err("not a regular file".to_owned()) }
 }
 
-/// What to do about a file that this process may not read: at a reload it has the user of the
+/// Advice about a file that this process may not read: at a reload it runs as the user of the
 /// daemon.
 fn reader() -> String {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
@@ -138,7 +138,7 @@ fn read_bounded(file: File, most: usize) -> Result<Vec<u8>, String> {
     if bytes.len() > most { Err(format!("larger than {most} bytes")) } else { Ok(bytes) }
 }
 
-/// Whether a file can have been written only by root or by who runs this.
+/// Whether only root, or the user who runs this, can have written a file.
 fn trusted_owner(meta: &std::fs::Metadata) -> bool {
     let me = nix::unistd::geteuid().as_raw();
     meta.uid() == 0 || meta.uid() == me
@@ -224,8 +224,8 @@ fn read_subuid(config: &mut Config, names: &mut dyn NameService, warnings: &mut 
     }
 }
 
-/// Walks to the configured places, as each request does it. One that is not there yet is a warning,
-/// as for C gotd.
+/// Walks to the configured places, as each request does it. A place that is not there yet is a
+/// warning, as for C gotd.
 fn resolve_places(loaded: &mut Loaded) {
     let Loaded { config, errors, warnings, notes, directories } = loaded;
     let mut repositories = std::mem::take(&mut config.repositories);
@@ -296,7 +296,7 @@ fn resolve_places(loaded: &mut Loaded) {
     config.repositories = repositories;
 }
 
-/// Whose directories are trusted: those of the user that the daemon works as.
+/// Directories of the user that the daemon works as are trusted.
 pub fn trust(config: &Config) -> Trust {
     let me = nix::unistd::geteuid();
     let daemon = config.user.as_ref().and_then(|user| user.ids).map(|(uid, _)| uid);
@@ -306,8 +306,8 @@ pub fn trust(config: &Config) -> Trust {
 /// Whether it is nobody's doing but the administrator's that a path leads nowhere. What others can
 /// change must not keep a daemon from its start.
 fn is_admins(stopped: &Stopped) -> bool {
-    // What the path itself is wrong in. Other errors may be those of a file system that is mounted
-    // there, whose user could otherwise keep the daemon from its start.
+    // Errors in the path itself. Other errors may come from a file system that is mounted there; if
+    // they were fatal, its user could keep the daemon from starting.
     let system = |errno| matches!(errno, Errno::EINVAL | Errno::ENAMETOOLONG);
     stopped.foreign.is_none()
         && match stopped.why {
@@ -326,8 +326,8 @@ fn own_directories(number: u32, block: &Repository, walked: &Walked) -> Vec<OwnD
         worktree,
         stays,
     };
-    // What a request is to find there may be another directory by then: a disk that is mounted, a
-    // repository made anew, the end of a link that was turned.
+    // A later request may find another directory there: a mounted disk, a repository made anew, the
+    // new target of a link.
     let stays = !one
         && walked.path.components().eq(Path::new(&block.path).components())
         && !walked.is_mount_point()

@@ -1,4 +1,5 @@
-//! How a configuration travels: from `config` to `parent`, and from there to `auth`.
+//! The encoding in which a configuration travels: from `config` to `parent`, and from there to
+//! `auth`.
 //!
 //! A configuration is a sequence of small [`ConfigItem`]s, packed into batches that each fit into
 //! one message. The receiver does not trust the sender: [`Assembler`] checks order, ranges,
@@ -114,7 +115,7 @@ pub struct RepositoryHead {
     at: Position,
 }
 
-/// For whom a configuration is sent.
+/// The receiver of a configuration, which gets only the parts that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
     /// All of it.

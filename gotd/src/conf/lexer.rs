@@ -41,7 +41,8 @@ pub enum TokenKind {
     End,
 }
 
-/// A piece of the text and where it starts. Pieces of a macro's value are where the macro was used.
+/// A piece of the text and where it starts. Pieces of a macro's value have the position where the
+/// macro was used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// What it is.
@@ -185,7 +186,7 @@ impl Lexer {
             if self.peek() != Some('$') || self.expansion.is_some() {
                 return self.plain_token(at);
             }
-            // A macro's value may be empty: then the text goes on behind it.
+            // A macro's value may be empty: then the next token is the one behind it.
             self.used_at = at;
             if !self.expand(at, macros) {
                 return Token { kind: TokenKind::Bad, at };

@@ -43,7 +43,7 @@ impl ConfiguredLimits {
         allowed
     }
 
-    /// Those that were set, in the order of the table.
+    /// The limits that were set, in the order of the table.
     pub fn changed(&self) -> impl Iterator<Item = (Limit, u64, Position)> + '_ {
         TABLE.iter().filter_map(|row| self.set_at(row.limit).map(|at| (row.limit, self.get(row.limit), at)))
     }

@@ -123,7 +123,7 @@ pub enum LogTo {
     Syslog,
 }
 
-/// Who a rule or limit is about, as written.
+/// The subject of a rule or limit, as written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// Whether it was written with a colon.
@@ -138,7 +138,7 @@ impl std::fmt::Display for Subject {
     }
 }
 
-/// Who a rule or limit is about, once resolved.
+/// The subject of a rule or limit, resolved to uids and gids.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Who {
     /// Nobody: unknown, or not resolved yet.
@@ -246,7 +246,7 @@ pub struct Repository {
     pub kind: RepositoryKind,
     /// Absolute path, as written.
     pub path: String,
-    /// The same as walked when the configuration was loaded, without links; empty: it was not
+    /// The path as walked when the configuration was loaded, without links; empty: it was not
     /// walked.
     pub place: String,
     /// Access rules in order; the last that matches decides.
@@ -255,7 +255,7 @@ pub struct Repository {
     pub protections: Vec<Protection>,
     /// Hidden namespaces, with a slash at the end.
     pub hidden: Vec<Hidden>,
-    /// Repositories that it may borrow objects from, whoever reads it.
+    /// Repositories that it may borrow objects from, for all its readers.
     pub borrows: Vec<Borrow>,
     /// Kinds of fsck findings that a push may have.
     pub tolerated: Vec<Tolerated>,
@@ -311,9 +311,9 @@ pub enum Wants {
 pub struct Rule {
     /// What it says.
     pub action: Action,
-    /// About whom, as written.
+    /// Its subject, as written.
     pub subject: Subject,
-    /// About whom, resolved.
+    /// Its subject, resolved.
     pub who: Who,
     /// Where it stands.
     pub at: Position,
@@ -485,7 +485,7 @@ impl Secret {
     }
 }
 
-/// Never shows what it keeps.
+/// Never shows the secret.
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self {
@@ -526,13 +526,13 @@ impl Repository {
         if self.place.is_empty() { &self.path } else { &self.place }
     }
 
-    /// Whether a name is that of this one repository.
+    /// Whether a name is the name of this block's single repository.
     pub fn is_itself(&self, name: &RepoName) -> bool {
         let own = self.name.as_ref().filter(|_| self.kind == RepositoryKind::One);
         own.is_some_and(|own| own.without_suffix() == name.without_suffix())
     }
 
-    /// A limit, as this block or else the whole configuration sets it.
+    /// The value of a limit for this block: its own, else that of the whole configuration.
     pub fn limit(&self, limit: Limit, global: &ConfiguredLimits) -> u64 {
         self.limits.iter().rev().find(|o| o.limit == limit).map_or_else(|| global.get(limit), |o| o.value)
     }

@@ -34,7 +34,8 @@ pub const RULES_MAX: usize = 2_000_000;
 /// What came out of parsing.
 #[derive(Debug, Clone)]
 pub struct Parsed {
-    /// What was understood; to be used only if there are no errors. Names are not resolved yet.
+    /// The parsed configuration, to be used only if there are no errors. Names are not resolved
+    /// yet.
     pub config: Config,
     /// In the order of the files.
     pub errors: Vec<ConfigError>,
@@ -88,7 +89,7 @@ pub(super) struct Word {
 #[derive(Debug, Clone)]
 pub(super) struct LimitItem {
     pub limit: Limit,
-    /// Of whom, where it is one of a user's own.
+    /// The user, for a limit of a single user.
     pub user: Option<UserName>,
     pub value: u64,
     pub at: Position,
@@ -196,7 +197,8 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// A file that is not gotd.conf itself, such as one of keys; it counts like the others.
+    /// Loads a file other than gotd.conf, such as a file of keys; it counts towards the same limit
+    /// of files.
     pub fn load_aside(&mut self, path: &str) -> Result<String, String> {
         let bytes = self.loader.load(path)?;
         self.total = self.total.saturating_add(bytes.len());
@@ -485,7 +487,7 @@ impl Parser<'_> {
                 return self
                     .fail(host.at, format!("expected an IPv4 or IPv6 address, found \"{}\"", host.text));
             };
-            // One that is for IPv6 alone cannot have it.
+            // A socket for IPv6 alone cannot have such an address.
             if let IpAddr::V6(v6) = address
                 && let Some(v4) = v6.to_ipv4_mapped()
             {
@@ -577,8 +579,8 @@ impl Parser<'_> {
         })
     }
 
-    /// The words of a row of the table of limits, for whom, and a value. `others` are words that
-    /// may stand there as well.
+    /// Parses a limit: the words of a row of the table of limits, a user where the row has one, and
+    /// a value. `others` are words that may stand there instead.
     pub fn limit_item(
         &mut self,
         at: Position,
@@ -607,7 +609,7 @@ impl Parser<'_> {
             if rows.is_empty() {
                 return Err(Skip);
             }
-            // Words may go on with those of another row: no value is one of them.
+            // The next words may be those of a longer row; no value looks like such a word.
             let further: Vec<&str> = rows.iter().filter_map(|row| row.words.get(depth).copied()).collect();
             if let Some(row) = rows.iter().find(|row| row.words.len() == depth)
                 && !further.iter().any(|word| self.at_keyword(word))
@@ -626,8 +628,8 @@ impl Parser<'_> {
         }
     }
 
-    /// What is said about a limit that has its place elsewhere: behind `connection`, behind
-    /// `limit`, outside of blocks.
+    /// The error for a limit that belongs elsewhere: behind `connection`, behind `limit`, or
+    /// outside of blocks.
     fn limit_elsewhere(&mut self, scopes: &[Scope]) -> Option<String> {
         let TokenKind::Word { text, quoted: false } = &self.peek().kind else { return None };
         let behind = scopes.first()?.word();

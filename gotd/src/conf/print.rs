@@ -40,8 +40,8 @@ fn in_quotes(word: &str) -> String {
     while let Some(c) = chars.next() {
         match c {
             '"' => out.push_str("\\\""),
-            // A backslash is itself unless it stands before one of these, which then need one of
-            // their own.
+            // A backslash stands for itself, unless one of these characters follows: then it must
+            // be escaped.
             '\\' if matches!(chars.peek(), Some(' ' | '\t')) => {
                 out.push_str("\\\\");
                 out.extend(chars.next());

@@ -21,7 +21,7 @@ pub const NO_ID: u32 = u32::MAX;
 pub struct UnixGroup {
     /// Group id.
     pub gid: u32,
-    /// Login names of its members, those for whom it is the primary group left out.
+    /// Login names of its members, without users whose primary group it is.
     pub members: Vec<String>,
 }
 
@@ -268,8 +268,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Names for the log, and who is in the groups that rules deny: the groups that a process has
-    /// now may be fewer, because a user namespace lets anybody drop groups.
+    /// Resolves names for the log, and the members of groups that rules deny. A process's own list
+    /// of groups may be shorter, because a user namespace lets anybody drop groups.
     fn unix_users(&mut self, config: &mut Config) {
         let mut all: BTreeMap<u32, UnixUser> = BTreeMap::new();
         let listed = self.names.users();

@@ -1,11 +1,11 @@
 //! subuid(5): which users have which subordinate uids.
 //!
-//! The system's own file, which others write; so what is wrong in it is a warning, and the line is
-//! passed over.
+//! Other programs write this system file. So an error in it is only a warning, and the line is
+//! skipped.
 //!
-//! A uid in a range counts as the owner of the range, unless it is that of somebody whom the system
-//! or the configuration knows: a directory service may well give its users uids that `useradd`
-//! hands out as subordinate ones.
+//! A uid in a range counts as the owner of the range, unless the system or the configuration knows
+//! a user with this uid: a directory service may well give its users uids that `useradd` hands out
+//! as subordinate ones.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -76,13 +76,13 @@ fn take_within(
         match uid {
             Some(0) => of_root.push((first, last)),
             Some(owner) => ranges.push(UidRange { first, last, owner }),
-            // Nobody could have one without an account. The range is somebody of its own.
+            // A range whose owner has no account counts as a user of its own.
             None => ranges.extend(of_nobody(first, last, &own)),
         }
     }
-    // Root needs no range to be anybody, and has no rate that could be used up: what its containers
-    // do is not root's. Such a range may be that of all containers, or cover a whole directory:
-    // each part of it is somebody of its own.
+    // Ranges of root do not count as root: root has no rate, so a container's connections would not
+    // be limited. Such a range may serve all containers, or cover a whole directory service: each
+    // part of it counts as a user of its own.
     let own_uids = &own;
     let blocks = of_root.iter().flat_map(|&(first, last)| {
         let starts = (first..=last).step_by(BLOCK as usize);
@@ -96,14 +96,15 @@ fn take_within(
     config.subordinates = owners::put_in_order(ranges, &own);
 }
 
-/// A range that is nobody's. It counts as one of its uids, which must not be anybody's either.
+/// A range without an owner. It counts as one of its own uids, which must not belong to a known
+/// user.
 fn of_nobody(first: u32, last: u32, own: &BTreeSet<u32>) -> Option<UidRange> {
     let owner = (first..=last).find(|uid| !own.contains(uid))?;
     Some(UidRange { first, last, owner })
 }
 
-/// The uids that are somebody's own, whatever range they lie in: those of all whom the system
-/// lists, whom the configuration names, and who are members of a group that it names.
+/// The uids of known users, which never count as a range's owner: users that the system lists, that
+/// the configuration names, or that are members of a group that it names.
 fn own(config: &Config, names: &mut Names<'_>) -> BTreeSet<u32> {
     let listed: HashMap<&str, u32> =
         config.unix_users.iter().map(|user| (user.name.as_str(), user.uid)).collect();
