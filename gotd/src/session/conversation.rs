@@ -1,4 +1,4 @@
-//! What a conversation with a client works with, and how it ends.
+//! The parts of a conversation with a client, and the ways it ends.
 
 use std::io::Write;
 
@@ -23,7 +23,7 @@ pub(crate) type Parent = Channel<SessionToParent, ParentToSession>;
 /// The link to the repository process.
 pub type Repo = Channel<SessionToRepo, RepoToSession>;
 
-/// How a conversation ended when it did not end well.
+/// How a conversation failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// For the client, on its standard error.
@@ -38,7 +38,7 @@ impl Failure {
         Failure { refusal, told: false }
     }
 
-    /// A failure that has been told, or that nobody can be told.
+    /// A failure that the client knows already, or cannot be told.
     pub fn told(refusal: Refusal) -> Failure {
         Failure { refusal, told: true }
     }
@@ -65,8 +65,8 @@ pub struct Conversation {
     pub agent: String,
 }
 
-/// Bytes of memory that a session may take, far above what it needs for what gotd.conf permits in
-/// one request.
+/// Bytes of memory that a session may take, far above its needs for the largest request that
+/// gotd.conf permits.
 pub fn memory(start: &SessionStart) -> u64 {
     const BASE: u64 = 256 << 20;
     let lines =

@@ -1,9 +1,8 @@
 //! A session over git://: the connection is the client's input and output at once, and its first
 //! packet is the request.
 //!
-//! Duty: read that packet, refuse what is no fetch, and go on as every session does. Nobody has
-//! proven anything here: whoever comes this way is anonymous, by `listen`'s word to the parent and
-//! not by ours.
+//! Duty: read that packet, refuse any service but fetching, and go on as every session does. Such a
+//! client has proven nothing: it is anonymous, by `listen`'s word to the parent and not by ours.
 //!
 //! **Invariant:** no byte is read while a descriptor can still be sent or received.
 
@@ -28,8 +27,8 @@ use crate::session::talk::talk;
 /// Milliseconds that a client may take to hear why it was refused, before its connection is closed
 /// for good.
 const FAREWELL_MS: u16 = 1000;
-/// Bytes that are dropped meanwhile: what is unread when a connection is closed would take the
-/// answer with it.
+/// Most bytes that are read and dropped meanwhile: unread bytes at the close of a connection would
+/// take the answer with them.
 const FAREWELL_BYTES: usize = 1 << 20;
 
 /// Serves one connection.
@@ -108,7 +107,7 @@ fn decode(payload: &[u8]) -> Result<(GitAsk, u8), Refusal> {
     Ok((GitAsk { service, repository, protocol, told_address: String::new() }, protocol))
 }
 
-/// Lets a client hear what it was told: drops what it still sends, with a bound.
+/// Lets the refusal reach the client: reads and drops what the client still sends, with a bound.
 fn farewell(connection: &OwnedFd) {
     let end = std::time::Instant::now() + std::time::Duration::from_millis(FAREWELL_MS.into());
     let mut buffer = [0; 16 * 1024];

@@ -1,5 +1,5 @@
-//! The client's two pipes as packets: reading exactly or ahead, and a buffer of what is to be
-//! written, which goes out before every read that could wait.
+//! The client's two pipes as packets. It reads exactly or ahead, and gathers output in a buffer
+//! that is written before every read that could wait.
 
 use std::io::{self, Read, Write};
 
@@ -67,14 +67,14 @@ pub struct Wire<'a> {
     exact: bool,
     /// What the client is expected to do next, for the watchdog.
     waiting: Phase,
-    /// How much may gather before it is written.
+    /// Bytes that may gather before they are written.
     late: usize,
     /// Packets that are to be written.
     pub out: Vec<u8>,
 }
 
 impl<'a> Wire<'a> {
-    /// The pipes of a client of whom nobody else reads: reads ahead.
+    /// The pipes of a client whose input no other process reads: reads ahead.
     pub fn new(input: &'a mut Input, output: &'a mut Output) -> Wire<'a> {
         let (decoder, buffer) = (Decoder::new(), vec![0; READ_AHEAD]);
         let waiting = Phase::FirstRequest;
@@ -110,7 +110,7 @@ impl<'a> Wire<'a> {
     /// The next packet; `None` at the end of the input, if no packet has begun.
     ///
     /// # Errors
-    /// What is wrong with the packet, or [`WireError::UnexpectedEof`] in the middle of one.
+    /// The error in the packet, or [`WireError::UnexpectedEof`] in the middle of one.
     pub fn packet(&mut self) -> Result<Option<Packet<'_>>, TalkError> {
         Ok(if self.advance()? { self.decoder.packet() } else { None })
     }
@@ -152,7 +152,7 @@ impl<'a> Wire<'a> {
     fn fill(&mut self) -> Result<bool, TalkError> {
         self.flush()?;
         self.late = WRITE_FIRST;
-        // A byte a second is no progress within a packet, and between packets there need not be any
+        // Within a packet a byte a second is no progress; between packets a client may be silent
         // for a while.
         let phase = match (self.decoder.at_boundary(), self.waiting) {
             (false, Phase::Idle | Phase::Done) => Phase::Transfer,
@@ -170,8 +170,8 @@ impl<'a> Wire<'a> {
         Ok(n > 0)
     }
 
-    /// Behind a pack a client may stay for long: its pipe is made small again once it has been
-    /// taken.
+    /// After a pack a client may stay connected for long: its pipe is made small again once the
+    /// pack is read.
     fn narrow(&mut self) {
         while !pipes::ready_within(self.input.fd(), PollFlags::POLLIN, LEISURE_MS) {
             if self.output.narrow() {
@@ -180,7 +180,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Writes what is to be written.
+    /// Writes the gathered output.
     pub fn flush(&mut self) -> Result<(), TalkError> {
         if self.out.is_empty() {
             return Ok(());

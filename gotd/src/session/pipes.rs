@@ -12,13 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::os::{system, watchdog};
 
-/// How large a pipe is made that has much to carry, in bytes. In one of the usual size, 64 kB, the
-/// two sides wait for each other more often than copying takes.
+/// Size in bytes of a pipe that has much to carry. With the usual 64 kB the two sides wait for each
+/// other longer than they copy.
 const PIPE: usize = 256 << 10;
-/// How large it is otherwise, in bytes. What is larger is taken from what the daemon's user may
-/// have in pipes.
+/// Size in bytes of other pipes. Larger pipes count against the limit on pipe memory of the
+/// daemon's user.
 const NARROW: usize = 64 << 10;
-/// Whoever writes so many bytes at once has much to send.
+/// A single write of this many bytes shows that there is much to send.
 const MUCH: usize = 32 << 10;
 
 /// Whether `fd` is ready for `events`, or never will be, before these milliseconds have passed.
@@ -56,8 +56,8 @@ impl Input {
 }
 
 impl io::Read for Input {
-    /// Reads what is there, at least one byte; 0: the client has closed its end. Never reads more
-    /// than the buffer holds: what follows may be for another process.
+    /// Reads the available bytes, at least one; 0: the client has closed its end. Never reads more
+    /// than the buffer holds: the following bytes may be for another process.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match nix::unistd::read(&self.fd, buffer) {
@@ -195,8 +195,8 @@ impl io::Write for Output {
     }
 }
 
-/// Whether this is a TCP connection, before anything else is done with it. No file system is asked:
-/// what is no socket is told apart by the kernel before it looks further.
+/// Whether this is a TCP connection; checked before anything else is done with it. No file system
+/// is asked: the kernel refuses the call for anything but a socket.
 pub fn is_tcp(fd: BorrowedFd<'_>) -> bool {
     system::is_tcp(fd).unwrap_or(false)
 }

@@ -44,7 +44,7 @@ pub const SET_UP: Promises =
 type Listen = Channel<ListenToSession, ListenToSession>;
 type ClientSocket = Channel<SessionToClient, ClientToSession>;
 
-/// What is answered to a command that is none.
+/// The answer to an unknown command.
 const SHELL_USAGE: &str = "usage: ssh host [list | info repository | head repository branch | describe repository text], or git with the name of a repository";
 /// Bytes of a description.
 const DESCRIPTION_MAX: usize = 500;
@@ -59,7 +59,7 @@ pub enum Ends {
         /// Both ends of both pipes.
         pipes: ClientPipes,
     },
-    /// For a client of git://, whose connection is all there is.
+    /// For a client of git://: the connection is its only link.
     Git,
 }
 
@@ -141,7 +141,8 @@ fn connection(parent: &Parent, listen: Listen) -> (Pool, OwnedFd) {
         match listen.recv_with_fds() {
             Ok(mut received) => match (received.message, received.fds.pop()) {
                 (ListenToSession::Connection(pool), Some(fd)) => return (pool, fd),
-                // More of them are in the queue of the link, which ends with this process as well.
+                // More descriptors are in the queue of the link, and are closed with this process
+                // as well.
                 (ListenToSession::EndWith(()), Some(fd)) => {
                     let _ = fd.into_raw_fd();
                     wait_for_end(&listen);
@@ -162,9 +163,9 @@ fn wait_for_end(listen: &Listen) {
     {}
 }
 
-/// Sends the client its ends of the pipes, and keeps none. Those that it never takes stay in its
-/// queue until it closes the connection, on our user's account: `listen` counts the connection
-/// until then.
+/// Sends the client its ends of the pipes, and keeps none. If the client never receives them, they
+/// stay in its queue until it closes the connection, and count as our user's: `listen` counts the
+/// connection until then.
 fn send_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, OwnedFd)) {
     let sent = channel::send_record_with_fds(client.as_fd(), &pipes_record(), &[to.as_fd(), from.as_fd()]);
     if let Err(e) = sent {
@@ -269,7 +270,7 @@ fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> Sess
     pass_on(parent, client)
 }
 
-/// Turns a line of self-service into what is asked; `None`: it is no command.
+/// Parses a line of self-service; `None`: it is no command.
 pub fn command(line: &[u8]) -> Option<ShellCommand> {
     match line {
         b"" => return Some(ShellCommand::Greet),

@@ -1,5 +1,5 @@
-//! What a client wants to change: its lines up to the pack (`gitprotocol-pack`, "Reference Update
-//! Request"), handed on to `repo_write` in batches as they come.
+//! Reads the commands of a push: the client's lines up to the pack (`gitprotocol-pack`, "Reference
+//! Update Request"), handed on to `repo_write` in batches as they come.
 
 use libgit::{HashKind, ObjectId, RefName};
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, RefCommand, SessionToWriter};

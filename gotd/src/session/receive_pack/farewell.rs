@@ -1,9 +1,9 @@
 //! The last words to a client, which may still be writing the pack of a push that was decided
 //! without it.
 //!
-//! If its input were closed under it, it would end with a broken pipe and never read why. So what
-//! it sends is taken and dropped while the last words are written and for a while after, within
-//! bounds.
+//! If the pipe were closed while it sends, it would end with a broken pipe and never read the
+//! reason. So its bytes are read and dropped while the last words are written and for a while
+//! after, within bounds.
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -19,9 +19,9 @@ use crate::session::pipes::{Input, Output};
 const DROP_BYTES: u64 = 256 << 20;
 /// Longest time for it.
 const DROP_TIME: Duration = Duration::from_secs(60);
-/// Longest silence after the last words that is waited for the end of the input: some clients
-/// (JGit) wait for the end of ours instead. One that is only slow has its report by then, and git
-/// reads that when its pack is refused.
+/// Longest silence after the last words before we give up waiting for the end of the input: some
+/// clients (JGit) wait for us to close first. A client that is only slow has its report by then,
+/// and git reads the report when its pack is refused.
 const DROP_SILENCE: Duration = Duration::from_millis(700);
 /// A pipe that has room at all has room for so many bytes: pipe(7), `PIPE_BUF`.
 pub(super) const ROOM: usize = 4096;
@@ -44,7 +44,7 @@ pub(super) fn write(
         watchdog::phase(Phase::Transfer);
         words?;
     }
-    // What is left after the bounds, or all if the client is only reading.
+    // Writes the rest after the bounds, or everything if the client only reads.
     loop {
         output.write_all(&pending)?;
         pending.clear();

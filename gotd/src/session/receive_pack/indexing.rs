@@ -32,7 +32,7 @@ const PROGRESS_MAX: usize = 200;
 /// Names that cannot be that are told one by one.
 const FUNNY_TOLD: usize = 16;
 
-/// What became of one command that `repo_write` was asked.
+/// The result of a command that `repo_write` was asked for.
 pub(super) type Done = Result<(), Refusal>;
 
 /// What became of a push.
@@ -40,7 +40,7 @@ pub(super) type Done = Result<(), Refusal>;
 pub(super) struct Outcome {
     /// Why the pack was refused; `None`: it was not.
     pub unpack: Option<Refusal>,
-    /// For each command what became of it, if that is known.
+    /// The result of each command, if it is known.
     pub results: Vec<Option<Done>>,
     /// `repo_write` had all it needs to do it.
     pub begun: bool,
@@ -116,7 +116,7 @@ impl Work<'_> {
         };
         self.writer.send(&SessionToWriter::Begin(begin))?;
         self.outcome.begun = true;
-        // As long as it is there; that it ended is for `repo_write` to judge.
+        // Whether `verify` is still there; what its end means is for `repo_write` to judge.
         let mut listening = true;
         loop {
             let (from_writer, from_verify) = self.wait(listening)?;
@@ -228,7 +228,7 @@ impl Work<'_> {
 /// The client's side band, on which nothing that may be lost is ever waited for.
 struct Screen<'a> {
     output: &'a mut Output,
-    /// There is a side band, and somebody reads it.
+    /// There is a side band, and the client reads it.
     open: bool,
     /// No progress.
     quiet: bool,

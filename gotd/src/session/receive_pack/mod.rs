@@ -5,8 +5,7 @@
 //! batches, hands the client's input to `verify` where the pack begins, passes progress on, and
 //! reports what `repo_write` decided.
 //!
-//! A client that is gone changes nothing about what becomes of its push: `repo_write` is waited for
-//! all the same.
+//! A push goes on when its client is gone: the session waits for `repo_write` all the same.
 //!
 //! **Invariant:** no byte of a pack is looked at here, and no reference is decided on: names that
 //! no reference can have are the only refusals that come from here.

@@ -7,7 +7,7 @@ use super::commands::{PushRequest, ReportedCommand};
 use super::indexing::Outcome;
 use super::one_line::one_line;
 
-/// A piece of the report is handed on when it has so many bytes.
+/// Size in bytes from which a piece of the report is written.
 const PIECE: usize = 32 * 1024;
 /// Game of Trees' client: it takes `ng` for a success, and fails on nothing but an `ERR` packet.
 const GOT: &str = "got/";
@@ -39,8 +39,8 @@ impl Report {
         }
     }
 
-    /// What the client's standard error has to say: what no report can, and the words of C gotd
-    /// that sites look for there.
+    /// The text for the client's standard error: failures that no report can carry, and C gotd's
+    /// words that sites look for there.
     pub(super) fn aside(&self) -> Option<Refusal> {
         let caps = &self.request.caps;
         let reports = caps.report_status || caps.report_status_v2;

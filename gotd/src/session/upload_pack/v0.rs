@@ -11,8 +11,9 @@ use libproto::wire_error::WireError;
 use super::{ADVERTISEMENT, Needs, Session};
 use crate::session::packets::TalkError;
 
-/// With more references than this, the time to the first packet does not begin to run when the last
-/// of them is in the pipe: a slow line has megabytes to carry before the client can choose.
+/// With more references than this, the timeout for the client's first packet does not start when
+/// the last of them is in the pipe: a slow line has megabytes to carry before the client can
+/// choose.
 const MANY_REFS: usize = 2_000;
 
 /// How far acknowledging is.
@@ -20,7 +21,7 @@ const MANY_REFS: usize = 2_000;
 struct Acks {
     /// The last object that is common.
     last: Option<ObjectId>,
-    /// How many different ones are.
+    /// The number of distinct common objects.
     count: u64,
     /// Since the last flush packet: a have was common, a have was not.
     got_common: bool,
@@ -98,7 +99,7 @@ impl Session<'_> {
                 Ok(true) => {}
                 Ok(false) if !begun => return Ok(None),
                 ended => {
-                    // The client may have gone because it got its answer: what it wanted is judged
+                    // The client may have gone because it got its answer: its wants are judged
                     // first.
                     self.flush_wants(&mut needs)?;
                     ended?;

@@ -116,8 +116,7 @@ impl Session<'_> {
                     asked.seen_haves = true;
                     asked.haves.push(id);
                     if asked.haves.len() >= BATCH_IDS {
-                        // Wants go first, so that what is common is judged by all of them that came
-                        // before.
+                        // Wants go first, so that "enough in common" is judged by all wants so far.
                         self.flush_wants(&mut needs)?;
                         self.have(&mut asked)?;
                     }
@@ -169,7 +168,7 @@ impl Session<'_> {
             return Ok(());
         }
         let statuses = self.repo.haves(&asked.haves, false)?;
-        // After a `done` nobody is told what is common.
+        // After a `done` the client is not told which commits are common.
         let known = asked.haves.drain(..).zip(statuses);
         asked.common.extend(known.filter(|(_, status)| *status == HaveStatus::Common).map(|(id, _)| id));
         Ok(())
