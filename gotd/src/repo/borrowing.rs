@@ -1,4 +1,4 @@
-//! What a repository process borrows from, and how it asks.
+//! The alternates of a repository process, and its questions about them.
 //!
 //! An alternates file is read when the repository was found and before the process narrows itself.
 //! Each place it names is walked to; whether the client may have what lies there is said by `auth`,
@@ -25,7 +25,7 @@ use crate::os::system;
 use crate::repo::find::{self, FoundRepository};
 use crate::repo::opened::{self, Parent};
 
-/// What is asked about fits what the parent takes.
+/// A question must fit into a message that the parent takes.
 const _: () = assert!(
     alternates::MAX_ALTERNATES == BORROW_PLACES
         && alternates::MAX_PATHS == BORROW_BYTES
@@ -42,8 +42,8 @@ pub fn lender(withheld: Withheld) -> refusal::Lender {
         Withheld::Absent => refusal::Lender::Absent,
     }
 }
-/// Most characters of one: a path of any length is the repository's, and all of the report is one
-/// message.
+/// Most characters of one warning: the repository chooses the length of a path, and the whole
+/// report is one message.
 const WARNING: usize = 300;
 
 /// The alternates of a repository that may be used for the client of its session.
@@ -54,7 +54,7 @@ pub fn from_parent(parent: &Parent, found: &FoundRepository, who: &str) -> Resul
     of(found, Trust::of_process(), &mut Asking { parent, who })
 }
 
-/// Those of them that were lent to the process that found them.
+/// The alternates that were lent to the process that found them.
 ///
 /// # Errors
 /// As for [`from_parent`].
@@ -62,7 +62,7 @@ pub fn from_list(lent: &[Lent], found: &FoundRepository) -> Result<Alternates, S
     of(found, Trust::of_process(), &mut Listed(lent))
 }
 
-/// Resolves them, whoever lends.
+/// Resolves the alternates with any lender.
 ///
 /// # Errors
 /// Its alternates file cannot be read.

@@ -125,7 +125,7 @@ fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo
         branches: below(b"refs/heads/"),
         tags: below(b"refs/tags/"),
         changed: changed(repository, &refs),
-        // What is hidden is not told by the growth of its files either.
+        // The size would tell of hidden references: their files grow, too.
         size: if hidden.is_empty() { size(repository.dir())? } else { None },
         description,
     })
@@ -159,7 +159,7 @@ fn size(repository: &Dir) -> librepo::Result<Option<u64>> {
         left -= entries.len();
         for (name, kind) in entries {
             match kind {
-                // What is gone in the meantime is nobody's loss.
+                // A file that has gone in the meantime does not count.
                 EntryType::Dir => waiting.extend(directory.open_dir(&name).ok().flatten()),
                 EntryType::File => {
                     let bytes = directory.stat(&name)?.and_then(|(_, stat)| u64::try_from(stat.st_size).ok());
@@ -186,13 +186,13 @@ fn head(
     if hidden.find(repository.refs(), name).map_err(text)?.is_none() {
         return Err(format!("{shown}: no such branch"));
     }
-    // Whoever may not rewrite the branch that clones begin with may not put another in its place
-    // either.
+    // A user who may not rewrite the branch that clones begin with may not replace it by another
+    // branch either.
     if let Head::Symbolic(now, Some(_)) = repository.refs().head().map_err(text)?
         && now != name
         && rule(rules, &now, Change::Update { fast_forward: false }, false).is_err()
     {
-        // A hidden one has no name here.
+        // The error must not name a hidden branch.
         return Err(match hidden.covers(&now) {
             true => "HEAD: reference is protected".into(),
             false => format!("HEAD: {}: reference is protected", escape(&now)),

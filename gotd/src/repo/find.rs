@@ -22,15 +22,15 @@ pub struct FoundRepository {
     pub worktree: bool,
     /// How its entries are looked at.
     pub look: Look,
-    /// It, the directory above it and so on, to the one at the top.
+    /// The directory, its parent and so on, up to the root.
     pub directories: Vec<DirectoryId>,
-    /// Who may do what in each of them.
+    /// Owner and mode of each of them.
     pub permissions: Vec<Permissions>,
     here: Look,
 }
 
 impl FoundRepository {
-    /// The same, as far as it lies on the mount of its directory.
+    /// The same repository, with access only to what lies on the mount of its directory.
     #[must_use]
     pub fn on_its_mount(mut self) -> FoundRepository {
         self.look = self.here;
@@ -62,8 +62,7 @@ pub fn find(address: &RepoAddress) -> Result<FoundRepository, OpenError> {
     Err(OpenError::NotFound)
 }
 
-/// Walks to a configured directory, which has to be the one that it was when the configuration was
-/// loaded.
+/// Walks to a configured directory, which must be the same as when the configuration was loaded.
 pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
     let path = Path::new(OsStr::from_bytes(path));
     match place::walk(path, Trust::of_process()) {
@@ -110,7 +109,7 @@ fn descend(root: &Walked, name: &[u8]) -> Result<Option<Walked>, OpenError> {
     Ok(Some(at))
 }
 
-/// A directory as messages have it.
+/// A directory's identity in the form of messages.
 pub fn directory_id(inode: Inode) -> DirectoryId {
     DirectoryId { device: inode.device, inode: inode.inode, born: inode.born }
 }
@@ -137,7 +136,7 @@ fn worktree(directory: &Walked) -> Option<Walked> {
     directory.child(b".git").ok().filter(is_repository)
 }
 
-/// Whether what is in this directory lies inside of a repository.
+/// Whether entries of this directory lie inside a repository.
 pub fn is_in_repository(directory: &Walked) -> bool {
     is_repository(directory) || worktree(directory).is_some()
 }
@@ -151,10 +150,10 @@ fn is_repository(directory: &Walked) -> bool {
         && !is("commondir", EntryType::File)
 }
 
-/// Opens directories for a sandbox's rules. Of one that is not there yet the part that is, so that
-/// it can be reached when it has come; but never all of the file system. One that is refused for
-/// another reason gets nothing: a user's link or file system in its place would else open what is
-/// around it, the homes of all others.
+/// Opens directories for a sandbox's rules. For a directory that is not there yet, the deepest
+/// existing parent is opened, so that the directory can be reached once it exists; but never the
+/// root. A path that is refused for another reason opens nothing: otherwise a user's link or file
+/// system in its place would open its surroundings, such as all homes.
 pub fn visible(paths: &[PathBuf]) -> BTreeMap<PathBuf, OwnedFd> {
     let trust = Trust::of_process();
     let walk = |path: &PathBuf| match place::walk(path, trust) {

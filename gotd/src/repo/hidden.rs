@@ -1,4 +1,4 @@
-//! Which references exist for clients: the one answer for lists, tips, pushes, `info` and HEAD.
+//! Decides which references exist for clients, for lists, tips, pushes, `info` and HEAD alike.
 //!
 //! **Invariant:** whatever tells a client about references, or does something for it by their
 //! names, has them from here.
@@ -41,8 +41,8 @@ impl Hidden<'_> {
         }
     }
 
-    /// Whether a client may know of a reference: neither it nor what it names in the end is hidden.
-    /// `symref_target` is the last of the chain, for a symbolic one.
+    /// Whether a client may know of a reference: neither the reference nor its final target is
+    /// hidden. `symref_target` is the last name of the chain, for a symbolic reference.
     pub fn shows(&self, name: &[u8], symref_target: Option<&[u8]>) -> bool {
         !self.covers(name) && !symref_target.is_some_and(|target| self.covers(target))
     }

@@ -1,5 +1,5 @@
-//! Who made a repository by pushing: a file in it that gotd writes once and no client can, so that
-//! the repositories of each user can be counted.
+//! The file that records which user made a repository by pushing, so that each user's repositories
+//! can be counted. gotd writes it once, and no client can.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::repo::walk_repositories::each_repository;
 
 /// The file, in the repository's own directory.
 const FILE: &[u8] = b"gotd-creator";
-/// The longest one that is read: a user's name and a line feed.
+/// The longest such file that is read: a user's name and a line feed.
 const LONGEST: u64 = 1024;
 
 /// Puts the name into a repository that nobody sees yet.

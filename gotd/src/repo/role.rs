@@ -42,7 +42,7 @@ pub const WAITING: Promises = Promises::of(&[
     Promise::Sendfd,
     Promise::Unveil,
 ]);
-/// While waiting for a client of git://, who can only fetch, and whose connection is still to come.
+/// While waiting for a client of git://. It can only fetch, and its connection is still to come.
 pub const WAITING_GIT: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
 
@@ -56,8 +56,8 @@ const CACHE_BYTES: usize = 8 << 20;
 /// What a repository process is given beside its link to its session.
 #[derive(Debug)]
 pub enum Ends {
-    /// For a client of the unix socket: the link to `verify`, where the client reads, and where it
-    /// writes.
+    /// For a client of the unix socket: the link to `verify`, the end of the pipe to the client,
+    /// and the end of the pipe from it.
     Unix {
         /// The link to `verify`.
         verify: OwnedFd,
@@ -141,7 +141,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         Access::Write if serve.task != Task::Git => describe::run(&parent, &serve, &found, enforcement),
         Access::Write => {
             let for_verify = for_push.ok_or("git:// is for fetching only")?;
-            // Whoever writes to the repository says nothing to its client.
+            // A process that writes to the repository sends its client nothing.
             drop(output);
             write::run(&parent, session, for_verify, &serve, &found, enforcement)
         }

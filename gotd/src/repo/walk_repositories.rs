@@ -30,10 +30,10 @@ pub struct Below {
     pub below: RepoName,
 }
 
-/// What is looked at in all, at most. It becomes less.
+/// How much may still be read. It counts down.
 #[derive(Debug, Clone, Copy)]
 pub struct Most {
-    /// Directories, those of repositories among them.
+    /// Directories, including those of repositories.
     pub directories: usize,
     /// Names in them, whatever they are.
     pub names: usize,

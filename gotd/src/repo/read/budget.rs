@@ -8,11 +8,11 @@ use libproto::refusal::Refusal;
 
 use crate::os::{system, watchdog};
 
-/// From so much time on since the last turn, another is waited for: what most clients use in all is
-/// a tenth of it.
+/// Processor time after which the process waits for another turn. Most clients use a tenth of it in
+/// all.
 const TURN: Duration = Duration::from_millis(250);
 
-/// What a client is told that has used so many milliseconds.
+/// The refusal for a client that has used `ms` milliseconds.
 pub fn over(limit: Limit, ms: u64) -> Refusal {
     let within = if limit == Limit::NegotiationCpuPerClient { " in 10 minutes" } else { "" };
     Refusal::Limit(limit, format!("negotiation: more than {} seconds of processor time{within}", ms / 1000))
@@ -23,7 +23,7 @@ pub fn over(limit: Limit, ms: u64) -> Refusal {
 #[derive(Debug)]
 pub(super) struct Budget {
     allowed: Duration,
-    /// What is said beyond it.
+    /// The refusal beyond it.
     refusal: Refusal,
     /// The process's time that does not count: before the first question, and for packs.
     free: Duration,
@@ -31,7 +31,7 @@ pub(super) struct Budget {
     turned: Duration,
 }
 
-/// The limit that a negotiation reaches first, and what is said then.
+/// The limit that a negotiation reaches first, and its refusal.
 pub(crate) fn first_reached(negotiation: &Negotiation) -> (Duration, Refusal) {
     let Negotiation { connection, left, per_client } = *negotiation;
     let (ms, refusal) = if left < connection {

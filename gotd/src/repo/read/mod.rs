@@ -5,8 +5,8 @@
 //! the session, and the client one way.
 //!
 //! **Invariant:** reads no byte that a client wrote except object ids and names in typed messages,
-//! and treats the session as if it had been taken over: what it may say when is [`READ_STATES`],
-//! and every want is judged here.
+//! and treats the session as if it had been taken over: [`READ_STATES`] says which message is
+//! allowed when, and every want is judged here.
 
 pub(crate) mod budget;
 mod pack_out;
@@ -45,7 +45,7 @@ use refs::{Advertised, ListExtras};
 /// The repository's end of the link to its session.
 pub type Session = Channel<RepoToSession, SessionToRepo>;
 
-/// What was granted, and how much work it may be.
+/// The grant, with the limits of the work for it.
 #[derive(Debug)]
 pub struct Grant<'a> {
     /// What fetches may ask for.
@@ -60,7 +60,7 @@ pub struct Grant<'a> {
     pub cache_bytes: usize,
     /// Why alternates were left out, if any were: a missing object is told with that.
     pub withheld: Option<Withheld>,
-    /// Who says when a pack may be made; `None`: at once.
+    /// The queue that says when a pack may be made; `None`: at once.
     pub queue: Option<PackQueue<'a>>,
     /// Processor time that may be used beside packs.
     pub negotiation: NegotiationTime,
@@ -120,15 +120,15 @@ pub fn refuse(link: &Session, text: &str) -> RepoReport {
     RepoReport { refusal: Some(Refusal::Damaged(text)), ..RepoReport::default() }
 }
 
-/// How often on one connection it may be looked at whether enough is common. Each look may cost a
-/// walk over much of the history, and a client could make every one of its haves ask for one;
-/// afterwards the answer is "not yet".
+/// How often on one connection the process checks whether enough commits are common. Each check may
+/// cost a walk over much of the history, and a client could ask for one with each of its haves.
+/// Beyond this number the answer is "not yet".
 const LOOKS: u32 = 2_000;
 
 /// One negotiation.
 struct Negotiation<'a> {
     fetch: Fetch<'a>,
-    /// Depth and time, or what is to be left out; applied when everything was said.
+    /// Depth, time and references to cut at; applied when the request is complete.
     depth: Option<Depth>,
     since: Option<u64>,
     nots: Vec<ObjectId>,
@@ -145,11 +145,11 @@ struct Server<'a> {
     state: ReadState,
     advertised: Advertised<'a>,
     negotiation: Option<Negotiation<'a>>,
-    /// The last one that ended: what it learnt of the repository serves the next.
+    /// The fetch before: what it learnt about the repository serves the next one.
     before: Option<Fetch<'a>>,
     /// Haves that may still come on this connection.
     haves_left: u64,
-    /// How often it may still be looked at whether enough is common.
+    /// How many checks for enough common commits are left.
     looks_left: u32,
     output: pipes::Output,
     report: RepoReport,
@@ -191,8 +191,8 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Answers within the connection's processor time. Whoever has used much of it waits for a turn
-    /// before each further bit, in the same queue as those who want packs.
+    /// Answers within the connection's processor time. A client that has used much of it waits for
+    /// a turn before each further part, in the same queue as packs.
     fn negotiate(
         &mut self,
         question: SessionToRepo,

@@ -19,8 +19,7 @@ use crate::session::pipes::Output;
 
 /// How long a side band may be silent, as in C git.
 const QUIET: Duration = Duration::from_secs(5);
-/// How long a client may be waited for in one turn, all waits together, before others get its
-/// place.
+/// How long one turn may wait for its client, all waits together, before others get its place.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Time between signs of life for a client that waits for its turn. So many, because a program
 /// between it and us, such as ssh or another system, notices that it is gone only when it is given
@@ -30,14 +29,14 @@ const TICK: Duration = Duration::from_secs(1);
 const HEADER: usize = 5;
 /// Bytes of a raw pack that are gathered for one write.
 const RAW: usize = 64 * 1024;
-/// From this many bytes of a file on the kernel is asked to take them by itself.
+/// From this many bytes of a file on, sendfile(2) copies them inside the kernel.
 const DIRECT: u64 = 1 << 20;
 /// Bytes that a pipe or connection with any room takes at once.
 const SMALL: usize = 4096;
 /// Memory for a pack that is only copied, in bytes.
 const COPIED: u64 = 4 << 20;
 
-/// Who the pack's client is to us.
+/// The state of this pack's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// Nothing costly was done yet.
@@ -47,7 +46,7 @@ enum Turn {
     /// The client took nothing for a while, and others have the place. What was made still goes
     /// out; before more is made, another turn is waited for.
     Stalled,
-    /// Nothing costly follows: no place is needed, and the parent knows what memory is kept.
+    /// Nothing costly follows: no place is needed, and the parent knows how much memory is kept.
     Copies,
     /// The same, and the parent knows that the client takes nothing.
     CopyStalled,
@@ -57,11 +56,11 @@ enum Turn {
 
 /// Writes a pack to the client.
 ///
-/// What is computed goes into a buffer, and a full buffer goes to the client; the two never happen
-/// at a time, because while the pack is written no other thread works at it. So a place can be
-/// given back whenever the client does not take the buffer. Everything but the pack itself, of
-/// which nothing depends, goes out only where there is room for it at once: other threads may be at
-/// work then, and must not be without a place.
+/// Computed bytes go into a buffer, and a full buffer goes to the client. The two never happen at
+/// the same time, because no other thread works while the pack is written. So the place can be
+/// given back whenever the client does not take the buffer. Progress and keepalives are optional:
+/// they go out only where there is room at once, because other threads may be at work then, and
+/// need the place.
 pub(super) struct PackOut<'a> {
     output: &'a mut Output,
     /// Most data in one packet; `None`: raw, and then there is no room for progress, keepalives and
@@ -78,7 +77,7 @@ pub(super) struct PackOut<'a> {
     direct: Option<bool>,
     /// A packet was begun and not completed: nothing that follows would be understood.
     cut: bool,
-    /// Who gives turns; `None`: it is always ours.
+    /// The queue that gives turns; `None`: this process always has one.
     queue: Option<PackQueue<'a>>,
     turn: Turn,
     /// How long the client was waited for in this turn.
@@ -246,7 +245,7 @@ impl<'a> PackOut<'a> {
         if self.turn == Turn::Stalled { self.take_turn() } else { Ok(()) }
     }
 
-    /// Sends a small packet of which nothing depends, where there is room for it now.
+    /// Sends a small, optional packet if there is room for it now.
     fn offer(&mut self, packet: &[u8]) -> io::Result<()> {
         let mut fds = [PollFd::new(self.output.fd(), PollFlags::POLLOUT)];
         let room = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0);
@@ -256,7 +255,7 @@ impl<'a> PackOut<'a> {
         self.last_sent = Instant::now();
         match self.output.write_now(packet) {
             Ok(n) if n == packet.len() => Ok(()),
-            // A connection may take a part of it.
+            // A connection may take only a part of the packet.
             Ok(n) => self.send_bytes(packet.get(n..).unwrap_or_default()),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(e) => Err(e),
@@ -455,8 +454,8 @@ fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<u
     }
 }
 
-/// What the client took, against the time that we waited for it. Our own work does not count: the
-/// watchdog looks into each single write, this adds them up.
+/// The bytes that the client took, against the time that we waited for it. Our own work does not
+/// count. The watchdog bounds each single write; this bounds their sum.
 struct Pace {
     rate: u64,
     window: Duration,

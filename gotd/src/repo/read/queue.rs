@@ -34,7 +34,7 @@ pub(super) enum Word {
 }
 
 impl<'a> PackQueue<'a> {
-    /// A pack is due, or goes on, which takes so many bytes of memory.
+    /// Asks for a turn: a pack is due, or goes on, and takes `memory` bytes.
     pub(super) fn need(&self, memory: u64) {
         send(self.parent, &RepoToParent::NeedPack(memory));
     }

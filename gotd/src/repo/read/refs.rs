@@ -22,13 +22,13 @@ const CACHE: usize = 4 << 20;
 /// Largest `shallow` file, in bytes.
 const SHALLOW_FILE: u64 = 16 << 20;
 
-/// The references as they were listed last on this connection: what is advertised may be wanted.
+/// The references as they were last listed on this connection: advertised objects may be wanted.
 pub(crate) struct Advertised<'a> {
     repository: &'a Repository,
     hidden: Hidden<'a>,
     /// All of them.
     all: Option<Listing>,
-    /// Those that were listed, where a prefix left others out.
+    /// The listed references, where a prefix left others out.
     listed: Option<Listing>,
     prefixes: Vec<Vec<u8>>,
     prefix_bytes: u64,
@@ -66,8 +66,7 @@ impl<'a> Advertised<'a> {
         self.prefixes.clone()
     }
 
-    /// Looks at the references anew, those that are asked for, which are [`Advertised::seen`] from
-    /// then on.
+    /// Reads the requested references anew. From then on they are [`Advertised::seen`].
     pub(crate) fn look(&mut self, ask: ListAsk) -> Result<ListExtras, Error> {
         let prefixes = std::mem::take(&mut self.prefixes);
         self.prefix_bytes = 0;
@@ -88,8 +87,9 @@ impl<'a> Advertised<'a> {
         listings.flat_map(|listing| self.hidden.shown(listing))
     }
 
-    /// What was looked at last, in batches that fit into messages, at least one; each is made when
-    /// it is asked for, so that the session works on one while the next is made. An error ends it.
+    /// The references read last, in batches that fit into messages; at least one batch. Each batch
+    /// is made on demand, so that the session works on one while the next is made. An error ends
+    /// the iteration.
     pub(crate) fn batches(
         &self,
         ListExtras { unborn, peel, shallow }: ListExtras,
@@ -110,7 +110,8 @@ impl<'a> Advertised<'a> {
         Ok(())
     }
 
-    /// What may be wanted: what was listed, or would be. Looked up once for each list.
+    /// The tips that may be wanted: those that were listed, or would be. Looked up once for each
+    /// list.
     pub(super) fn tips(&mut self) -> Result<Arc<Tips>, Error> {
         if let Some(tips) = &self.tips {
             return Ok(tips.clone());
@@ -128,8 +129,8 @@ impl<'a> Advertised<'a> {
         Ok(self.tips.insert(Arc::new(tips)).clone())
     }
 
-    /// The object of a reference in any of the ways to abbreviate its name, if only one of them is
-    /// a reference.
+    /// The object of a reference whose name may be abbreviated in any of Git's ways, if exactly one
+    /// reference matches.
     pub(super) fn resolve(&mut self, name: &RefName) -> Result<ObjectId, Refusal> {
         self.look_at_all().map_err(super::broken)?;
         let short = name.as_bytes();
@@ -167,7 +168,7 @@ impl<'a> Advertised<'a> {
         }))
     }
 
-    /// Commits at which the repository itself is shallow, those that the client may know of.
+    /// Commits at which the repository itself is shallow, as far as the client may know of them.
     fn shallow(&self) -> Result<Vec<ObjectId>, Error> {
         let file = self.repository.dir().read(b"shallow", SHALLOW_FILE)?.unwrap_or_default();
         let mut ids: Vec<_> = file.split(|&b| b == b'\n').filter_map(ObjectId::from_hex).collect();

@@ -7,7 +7,7 @@ use libproto::refusal::Refusal;
 
 use super::judge::Verdict;
 
-/// Most bytes of a reason that a client is told of one command.
+/// Most bytes of the reason in a client's report about one command.
 const REASON_MAX: usize = 500;
 
 /// A piece of the answer.

@@ -16,7 +16,7 @@ pub(super) struct Transaction<'a> {
     pub fs: &'a Fs,
     pub staging: Staging,
     pub hash: HashKind,
-    /// Who pushes, for reference logs.
+    /// The user who pushes, for reference logs.
     pub who: &'a str,
     pub reflog: bool,
     /// Some references are hidden from this client.

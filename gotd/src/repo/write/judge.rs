@@ -19,7 +19,7 @@ use crate::repo::hidden::is_below;
 /// Namespaces that nobody may write to, creation included.
 const ALWAYS_PROTECTED: [&str; 2] = ["refs/got/", "refs/remotes/"];
 
-/// What becomes of a command. `Ok`: no reason is known to refuse it.
+/// The decision about a command. `Ok`: no reason is known to refuse it.
 pub type Verdict = Result<(), Refusal>;
 
 /// What a client wants.
@@ -36,9 +36,9 @@ pub struct CommandList<'a> {
 pub struct World {
     /// The branch that HEAD names.
     pub head: Option<Vec<u8>>,
-    /// There are files that were checked out of it.
+    /// The repository belongs to a worktree with checked-out files.
     pub checked_out: bool,
-    /// Of the names that [`must_be_absent`] is true for, those that are not there.
+    /// Those of the names for which [`must_be_absent`] is true that do not exist.
     pub absent: BTreeSet<Vec<u8>>,
 }
 
@@ -47,7 +47,7 @@ pub struct World {
 pub enum Change {
     /// The reference does not exist yet.
     Create,
-    /// It exists; whether the new value has the old one in its history.
+    /// Changes it; says whether the old value is in the new one's history.
     Update {
         /// The old commit is an ancestor of the new one.
         fast_forward: bool,
@@ -91,7 +91,7 @@ pub fn all_or_none(verdicts: &mut [Verdict]) {
     }
 }
 
-/// Whether a push with so many commands has too many of them.
+/// Whether a push with this number of commands has too many.
 ///
 /// # Errors
 /// It has.
@@ -100,18 +100,19 @@ pub fn judge_count(commands: usize, rules: &PushRules) -> Verdict {
     if commands as u64 > most { Err(Refusal::Commands(most)) } else { Ok(()) }
 }
 
-/// Whether a command removes what its client says is not there. The decision needs to know whether
-/// that is so; of what no client may name, and what is hidden, nobody looks.
+/// Whether a command deletes a reference that, by its client's word, does not exist. For these the
+/// decision needs to know whether that is true. Names that no client may use, and hidden ones, are
+/// not looked up.
 pub fn must_be_absent(command: &RefCommand, rules: &PushRules) -> bool {
     let name = &command.name;
     let removes = command.old.is_null() && command.new.is_null();
     removes && name.is_below_refs() && hidden(rules, name.as_bytes()).is_ok()
 }
 
-/// What is told of a reference that the transaction refused. `hides`: some references are hidden
+/// The refusal for a reference that the transaction refused. `hides`: some references are hidden
 /// from this client.
 pub fn not_changed(error: &RefError, hides: bool) -> Refusal {
-    // A name that stands in the way may be a hidden one.
+    // The conflicting name may be a hidden one.
     let tells = matches!(error, RefError::Conflict(_) | RefError::Symbolic);
     Refusal::Reference(match tells && hides {
         true => "failed to update ref".into(),
@@ -119,7 +120,8 @@ pub fn not_changed(error: &RefError, hides: bool) -> Refusal {
     })
 }
 
-/// What can be said about a command without looking at objects. `seen` are the names before it.
+/// Judges a command as far as that needs no objects. `seen` are the names of the commands before
+/// it.
 fn judge_name<'a>(
     command: &'a RefCommand,
     seen: &mut BTreeSet<&'a [u8]>,
@@ -134,7 +136,7 @@ fn judge_name<'a>(
         // Whether it is one is decided by facts; here only what holds for every update.
         (false, false) => Change::Update { fast_forward: true },
     };
-    // As git: what has only one level below refs/ may be removed, but not made.
+    // As in git: a name with only one level below refs/ may be deleted, but not created.
     let one_level = name.iter().filter(|b| **b == b'/').count() < 2 && change != Change::Delete;
     if command.name.check_update().is_err() || one_level {
         return Err(Refusal::FunnyName);
@@ -142,19 +144,18 @@ fn judge_name<'a>(
     if !seen.insert(name) {
         return Err(Refusal::Twice);
     }
-    // Before it matters what is there: a hidden reference that is there is refused like one that is
+    // This comes before existence matters: a hidden reference is refused alike whether it exists or
     // not.
     hidden(rules, name)?;
     if change != Change::Delete {
         above_hidden(rules, name)?;
     }
     if command.old.is_null() && command.new.is_null() {
-        // What is not there is gone already, as for C git.
+        // A reference that does not exist is deleted already, as for C git.
         return if world.absent.contains(name) { Ok(()) } else { Err(Refusal::Exists) };
     }
     if change == Change::Delete && is_head {
-        // A rule is the better reason: it says what was configured, in the words that C gotd has
-        // for it.
+        // A rule is the better reason: it names the configuration, in C gotd's words.
         return rule(rules, name, change, false).and(Err(Refusal::CurrentBranch));
     }
     if is_head && world.checked_out {
@@ -190,8 +191,8 @@ fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules) ->
     rule(rules, name, change, facts.merges)
 }
 
-/// What `protect` and `hide` say of a change. `merges`: it brings merge commits that the reference
-/// did not have.
+/// Judges a change by `protect` and `hide`. `merges`: it brings merge commits that are new to the
+/// reference.
 ///
 /// # Errors
 /// The first rule, in the order of the configuration, that forbids it.
@@ -231,9 +232,9 @@ fn always_protected(reference: &[u8]) -> Verdict {
     }
 }
 
-/// A reference whose name is a part of the way to a hidden namespace cannot be there beside what is
-/// hidden: that it is made, or is not, would tell. It is refused, whether anything is there or not.
-/// One from before the namespace was hidden can be removed.
+/// A reference whose name is a leading part of a hidden namespace cannot exist beside a hidden
+/// reference, so success or failure of its creation would tell of one. It is always refused. A
+/// reference from before the namespace was hidden can be deleted.
 fn above_hidden(rules: &PushRules, reference: &[u8]) -> Verdict {
     match rules.hidden.iter().find(|namespace| is_below(namespace.as_bytes(), reference)) {
         Some(namespace) => Err(Refusal::Hidden(namespace.clone())),
@@ -241,7 +242,7 @@ fn above_hidden(rules: &PushRules, reference: &[u8]) -> Verdict {
     }
 }
 
-/// A command that names a hidden reference is refused, whether that is there or not.
+/// A command that names a hidden reference is refused, whether that reference exists or not.
 fn hidden(rules: &PushRules, reference: &[u8]) -> Verdict {
     match rules.hidden.iter().find(|namespace| is_below(reference, namespace.as_bytes())) {
         Some(namespace) => Err(Refusal::Hidden(namespace.clone())),

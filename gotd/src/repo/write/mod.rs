@@ -4,9 +4,9 @@
 //! facts that `verify` reports, and make what is accepted durable. Waits on: its session, `verify`,
 //! and the parent's word that `verify` is gone. Talks to: all three.
 //!
-//! **Invariant:** never parses a pack; never writes `config` or `hooks`; the session is hostile:
-//! what it may say when is a table, and every rule is applied here. Nothing that a client sent is
-//! visible before it is proven and on the disk.
+//! **Invariant:** never parses a pack; never writes `config` or `hooks`; the session counts as
+//! hostile: a table says which message is allowed when, and every rule is applied here. Nothing
+//! that a client sent is visible before it is proven and on the disk.
 
 mod answer;
 mod commit;
@@ -67,8 +67,7 @@ pub const WORK: Promises = Promises::of(&[
     Promise::Sendfd,
     Promise::Narrow,
 ]);
-/// From the moment `verify` has its files, or none are needed: before anything that it says about
-/// them is heard.
+/// From the moment `verify` has its files, or none are needed: before any of its reports is read.
 pub const COMMIT: Promises = WORK.without(Promise::Sendfd).without(Promise::Narrow);
 
 type Session = Channel<WriterToSession, SessionToWriter>;
@@ -232,8 +231,9 @@ impl Push<'_> {
         let mut verdicts = judge::judge(asked, &[], &self.rules, &world);
         let directory = self.found.directory.try_clone().map_err(internal)?;
         let fs = Fs::new(directory, self.repository.config().shared).within(self.found.look);
-        // What a crash left is removed first; whoever is alive holds a lock on his. Before the
-        // sandbox is narrowed: a lock on packed-refs may be among it.
+        // Leftovers of crashes are removed first; a living process holds a lock on its quarantine.
+        // This comes before the sandbox is narrowed, because a lock file of packed-refs may be
+        // among the leftovers.
         if let Err(e) = quarantine::sweep(&fs) {
             self.report.warnings.push(format!("quarantine: {e}"));
         }
@@ -249,7 +249,8 @@ impl Push<'_> {
         self.restrict(begin.atomic || deletes)?;
         let questions = verifier::questions(&commands, &verdicts);
         if questions.is_empty() {
-            // A client that goes on writing hears that nobody reads as soon as its session is gone.
+            // With this end closed, a client that goes on writing gets a broken pipe as soon as its
+            // session is gone.
             self.verifier.give_up_input();
             self.give_up_sending()?;
         }
@@ -273,7 +274,7 @@ impl Push<'_> {
         }
     }
 
-    /// What the decision depends on, as it is now.
+    /// The repository's present state, as far as the decision depends on it.
     fn world(&self, commands: &[RefCommand]) -> World {
         // A symbolic reference that leads into a hidden namespace is absent, whatever it leads to.
         let hidden = Hidden(&self.serve.hidden);
@@ -343,8 +344,8 @@ impl Push<'_> {
         Ok(())
     }
 
-    /// Has the pack received and checked, and waits until whoever did it is gone. Facts are by
-    /// command, `None` for those that were not asked about.
+    /// Has `verify` receive and check the pack, and waits until that process is gone. Facts are by
+    /// command, `None` for commands that were not asked about.
     fn verify(
         &mut self,
         fs: &Fs,

@@ -1,4 +1,4 @@
-//! The link to `verify`: what it is told to do, and what it reports.
+//! The link to `verify`: its task, and its reports.
 //!
 //! **Invariant:** its facts are taken by position, so that there are exactly as many as it was
 //! asked for, or none.
@@ -18,11 +18,11 @@ use libproto::refusal::Refusal;
 
 use super::judge::Verdict;
 
-/// Most bytes of what it says is wrong with a pack.
+/// Most bytes of its text about an error in a pack.
 const REASON_MAX: usize = 1000;
 
-/// The commands that `verify` is asked about, by their places: those that would make a reference
-/// name something, and that nothing is known against.
+/// The positions of the commands that `verify` is asked about: those that set a reference, and that
+/// were not refused so far.
 pub(super) fn questions(commands: &[RefCommand], verdicts: &[Verdict]) -> Vec<usize> {
     let asked = commands.iter().zip(verdicts).enumerate();
     asked
@@ -31,7 +31,7 @@ pub(super) fn questions(commands: &[RefCommand], verdicts: &[Verdict]) -> Vec<us
         .collect()
 }
 
-/// What it is to do. `pack`: one is coming.
+/// The task for `verify`. `pack`: a pack is coming.
 pub(super) fn task(rules: &PushRules, pack: bool, hidden: &[Vec<u8>]) -> VerifyTask {
     let limit = |limit: Limit| rules.limit(limit);
     VerifyTask {
@@ -92,8 +92,8 @@ impl Verifier {
         send().map_err(|e: libproto::channel::SendError| failed(&e.to_string()))
     }
 
-    /// What it reports: about the pack, and about each of so many commands that it was asked about.
-    /// Its own error texts are for the client.
+    /// Receives its reports: about the pack, and about each of the `asked` commands. Its error
+    /// texts are for the client.
     pub(super) fn facts(&self, asked: usize) -> Result<(IndexedPack, Vec<CommandFacts>), Refusal> {
         let (mut indexed, mut facts) = (None, Vec::new());
         loop {

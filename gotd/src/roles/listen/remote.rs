@@ -103,8 +103,8 @@ impl Remotes {
         super::local::count(self.all.values().filter(has_session).count()) < limits.git
     }
 
-    /// Takes an accepted connection. Errors: the connections that were refused because of it,
-    /// perhaps itself.
+    /// Takes an accepted connection. Error: the connection that was refused because of it, perhaps
+    /// itself.
     pub fn come(&mut self, fd: OwnedFd, limits: &ListenLimits, now: Instant) -> Result<(), RefusedPeer> {
         self.accepted = self.accepted.saturating_add(1);
         // A peer that is gone already has no address.

@@ -17,8 +17,7 @@ use crate::os::system;
 use crate::os::watchdog::{self, Phase};
 use crate::session::pipes::Input;
 
-/// How long a client may be waited for in one turn, all waits together, before others get its
-/// place.
+/// How long one turn may wait for its client, all waits together, before others get its place.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Time between two looks at the watchdog while a turn is waited for.
 const TICK: Duration = Duration::from_secs(1);
