@@ -1,8 +1,8 @@
 //! `gotsh --inetd`: a git:// connection that inetd(8) or a service manager accepted and put on
 //! standard input and output.
 //!
-//! The first packet is read here, strictly and within a time, and only a fetch goes on. Who the
-//! client is, is the Unix user that the service manager runs this as.
+//! The first packet is read here, strictly and within a time limit, and only a fetch goes on. For
+//! gotd the client is the Unix user as which the service manager runs this program.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -3,8 +3,8 @@
 //! Duty: find out what the client asks for, connect to gotd, take two pipes from it, relay between
 //! them and standard input and output, and exit with the status that comes back.
 //!
-//! **Invariant:** decides nothing: who this is, the kernel tells gotd; what is allowed, gotd tells
-//! us. It hands nothing over.
+//! **Invariant:** decides nothing: the kernel tells gotd which user runs gotsh, and gotd decides
+//! what is allowed. gotsh sends no descriptor.
 
 #![forbid(unsafe_code)]
 
@@ -36,7 +36,7 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 /// Where gotd listens when `GOTD_UNIX_SOCKET` does not say.
 const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
-/// A longer one is no name of a repository, whatever it is.
+/// A longer value cannot be the name of a repository.
 const VARIABLE_MAX: usize = 4096;
 
 /// Once connected, until the pipes are here.
@@ -52,7 +52,7 @@ struct CommandLine {
     user: Option<String>,
     /// The versions of Git's protocol that the client can speak.
     git_protocol: Vec<u8>,
-    /// Where it is said to come from.
+    /// The client's address, by sshd's word.
     from: Vec<u8>,
 }
 
@@ -85,8 +85,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The user of a shared account that a forced command names: what is none of Git's commands is for
-/// gotd to answer.
+/// The user of a shared account that a forced command names. For such a user gotd answers all
+/// commands that are not Git's.
 fn self_service_user() -> Option<String> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).take(3).collect();
     match arguments.as_slice() {
@@ -126,7 +126,7 @@ fn shell(user: &str) -> ExitCode {
     )
 }
 
-/// A client waits for Git's protocol, and shows what stands in an ERR packet.
+/// Writes an ERR packet: a Git client waits for Git's protocol, and shows the packet's text.
 fn send_err_packet(text: &str) {
     let mut packet = Vec::new();
     pktline::write_err(&mut packet, text);
@@ -199,7 +199,7 @@ fn original_command() -> Result<Vec<u8>, CommandError> {
     std::env::var_os("SSH_ORIGINAL_COMMAND").map(OsString::into_vec).ok_or(CommandError::Usage)
 }
 
-/// A variable of the environment, or nothing when it is absent or too long to be honest.
+/// A variable of the environment; empty if it is absent or too long to be honest.
 fn variable(name: &str) -> Vec<u8> {
     std::env::var_os(name).map(OsString::into_vec).filter(|v| v.len() <= VARIABLE_MAX).unwrap_or_default()
 }
@@ -229,8 +229,8 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<CommandLine, String>) -
     relay::run(&session, to, from)
 }
 
-/// Says who we are and what is asked for. The daemon may already have refused and closed the
-/// connection: that is no error here, because the reason can still be received.
+/// Sends the greeting and the request. The daemon may already have refused and closed the
+/// connection. That is no error here, because its reason can still be received.
 fn ask_for(session: &Session, hello: &Hello, request: &ClientToSession) -> Result<(), String> {
     let request = libproto::channel::encode(0, request).map_err(|e| format!("gotd: {e}"))?;
     [hello.encode().as_slice(), request.as_slice()]
@@ -312,8 +312,8 @@ fn print(text: &str) {
     let _ = writeln!(stdout, "{harmless}").and_then(|()| stdout.flush());
 }
 
-/// One line on standard error, harmless to a terminal, and no panic when nobody reads it. In one
-/// write: a client writes there, too, and would come in between.
+/// One line on standard error, harmless to a terminal, and no panic when nobody reads it. It is a
+/// single write, because the Git client writes there, too, and its text could come in between.
 fn complain(text: &str) {
     if SILENT.load(Ordering::Relaxed) {
         return;

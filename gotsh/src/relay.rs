@@ -1,9 +1,9 @@
 //! Between our standard input and output and the two pipes that the daemon gave us.
 //!
-//! One loop copies in both directions. Where one side can, the kernel moves the bytes by splice(2)
-//! without showing them to us; the rest is read and written: terminals, files that are appended to,
-//! and sockets on the output, because a splice into a socket can block. No descriptor of ours
-//! leaves this process.
+//! One loop copies in both directions. Where one side is able to, the kernel moves the bytes by
+//! splice(2). Otherwise they are read and written: with terminals, files opened for appending, and
+//! output sockets, because a splice into a socket can block. No descriptor of ours leaves this
+//! process.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use nix::sys::stat::SFlag;
 
 use crate::Session;
 
-/// Bytes that one splice may move. Pipes hold less.
+/// Most bytes that one splice may move. Pipes hold less.
 const MUCH: usize = 1 << 20;
 /// Bytes that are read at once where they are copied.
 const BUFFER: usize = 64 * 1024;
@@ -42,7 +42,7 @@ enum Step {
     Moved(usize),
     /// There is nothing to move.
     Empty,
-    /// There is no room for them.
+    /// There is no room for bytes.
     Full,
     /// The input has ended and all of it was moved.
     Ended,
@@ -50,7 +50,7 @@ enum Step {
     Refused,
 }
 
-/// What is waited for.
+/// The event to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
     Input,
@@ -74,8 +74,8 @@ struct Direction {
     to: OwnedFd,
     sink: Sink,
     splice: bool,
-    /// A splice from it can block although it was asked not to: TCP looks at the mode of the
-    /// socket, which others share.
+    /// A splice from it can block even with SPLICE_F_NONBLOCK: TCP looks at the mode of the socket,
+    /// which other processes share.
     blocks: bool,
     /// What was read and not yet written, where the bytes are copied.
     bytes: Vec<u8>,
@@ -237,7 +237,7 @@ fn widen(fd: BorrowedFd<'_>) {
 struct Relay {
     up: Option<Direction>,
     down: Option<Direction>,
-    /// Our own standard output, of which it is asked whether anybody reads it.
+    /// Our own standard output; poll(2) tells whether it still has a reader.
     stdout: OwnedFd,
     wide: bool,
     status: Option<Result<u8, String>>,
@@ -279,7 +279,7 @@ pub fn run(session: &Session, to: OwnedFd, from: OwnedFd) -> Result<u8, String> 
 }
 
 impl Relay {
-    /// One turn of the loop; the end, when it has come.
+    /// One turn of the loop; returns the result at the end.
     fn turn(&mut self, session: &Session) -> Result<Option<Result<u8, String>>, String> {
         let found = self.wait(session)?;
         let Some(found) = found else { return Ok(self.status.clone()) };

@@ -30,7 +30,7 @@ impl<'de> Deserialize<'de> for Depth {
     }
 }
 
-/// What one line of a client says about depth.
+/// A client's line about depth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeepenLine {
     /// So many commits.
@@ -41,7 +41,7 @@ pub enum DeepenLine {
     Not(RefName),
 }
 
-/// Where a client wants its history cut: what all its lines say together.
+/// The depth of a fetch, from all of the client's lines about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deepen {
     /// After `depth` commits from the tips, or (`relative`) so many more than it has.

@@ -44,7 +44,7 @@ impl Filter {
     /// ones.
     ///
     /// # Errors
-    /// For anything else, `sparse:` among it.
+    /// For anything else, including `sparse:`.
     pub fn parse(spec: &[u8]) -> Result<Filter, FilterError> {
         if spec.len() > SPEC_MAX {
             return Err(FilterError::Value(spec.to_vec()));

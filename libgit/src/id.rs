@@ -115,7 +115,8 @@ impl ObjectId {
             _ => return None,
         };
         let mut bytes = [0; 32];
-        // One accumulated check instead of one per digit: ids are parsed by the hundred thousand.
+        // A single check at the end instead of one for each digit: ids are parsed by the hundred
+        // thousand.
         let mut bad = 0;
         for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
             let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);

@@ -15,7 +15,7 @@ pub const REF_NAME_MAX: usize = 2048;
 /// Longest component of a reference that is to be written, in bytes: a file name with room for
 /// `.lock`. A longer one can only lie in packed-refs.
 pub const REF_COMPONENT_MAX: usize = 250;
-/// A reference name of up to so many bytes is kept without an allocation.
+/// A reference name of at most this many bytes is kept without an allocation.
 const REF_NAME_USUAL: usize = 40;
 
 /// The name of a reference: `HEAD`, or `refs/…` by the rules of git-check-ref-format(1). Any bytes
@@ -57,7 +57,7 @@ impl RefName {
     /// A name that a push may create, change or delete, see [`RefName::check_update`].
     ///
     /// # Errors
-    /// Those of [`RefName::parse`] and of [`RefName::check_update`].
+    /// The errors of [`RefName::parse`] and of [`RefName::check_update`].
     pub fn parse_for_update(name: &[u8]) -> Result<RefName, RefNameError> {
         let name = RefName::parse(name)?;
         name.check_update()?;
