@@ -12,7 +12,7 @@ use crate::wire_error::WireError;
 /// The name of this server, as capability and for `gotctl info`.
 pub const AGENT: &str = concat!("gotd/", env!("CARGO_PKG_VERSION"));
 
-/// What a fetch in v0 or v1 is offered beyond what is always there.
+/// Capabilities offered to a fetch in v0 or v1 that depend on the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchOffer<'a> {
     /// The repository's hash.

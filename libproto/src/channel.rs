@@ -34,7 +34,7 @@ pub trait Message: Sized {
     fn number(&self) -> u16;
     /// The message's name, for logs.
     fn name(&self) -> &'static str;
-    /// How many descriptors a message of this type carries; `None`: no such type.
+    /// The number of descriptors that a message of this type carries; `None`: no such type.
     fn descriptors(kind: u16) -> Option<usize>;
     /// Appends the body.
     fn encode_body(&self, out: &mut Vec<u8>) -> Result<(), CodecError>;
@@ -156,9 +156,9 @@ pub fn send_record(fd: BorrowedFd<'_>, record: &[u8], wait: bool) -> io::Result<
     }
 }
 
-/// As [`send_record`], for the first words of a client. Whoever refuses a connection says why and
-/// closes it, perhaps before anything has arrived there; that it is closed is no error here,
-/// because what was said can still be received.
+/// As [`send_record`], for the first words of a client. The daemon may have refused and closed the
+/// connection before they arrive. That is no error here, because the daemon's reason can still be
+/// received.
 pub fn send_first_words(fd: BorrowedFd<'_>, record: &[u8]) -> io::Result<()> {
     match send_record(fd, record, true) {
         Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
@@ -183,8 +183,8 @@ pub fn send_record_with_fds(fd: BorrowedFd<'_>, record: &[u8], fds: &[BorrowedFd
     }
 }
 
-/// Receives one record of at most `buffer.len() - 1` bytes into `buffer`, without descriptors: what
-/// is attached is discarded by the kernel. Returns its length; a longer one is an error.
+/// Receives one record of at most `buffer.len() - 1` bytes into `buffer`, without descriptors: the
+/// kernel discards attached ones. Returns the record's length; a longer record is an error.
 pub fn recv_record(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, RecvError> {
     recv_record_as(fd, buffer, RecvFlags::empty())
 }

@@ -66,8 +66,7 @@ impl std::fmt::Display for CommandError {
             }
             CommandError::Quoting => f.write_str("repository name: bad quoting"),
             CommandError::Name(NameError::TooLong) => NameError::TooLong.fmt(f),
-            // What is no name at all cannot be the name of a repository either, and is answered the
-            // same.
+            // A malformed name gets the same answer as the name of an absent repository.
             CommandError::Name(_) => f.write_str("no git repository found"),
         }
     }

@@ -26,7 +26,7 @@ pub enum Scope {
     User,
     /// `limit { … }` at the top.
     Global,
-    /// `limit { … }` at the top, and in a repository for that one.
+    /// In `limit { … }` at the top level, and in a repository's block for that repository.
     Repository,
 }
 
@@ -131,7 +131,7 @@ limits! {
     PushesPerRepository: Repository ["pushes" "per" "repository"] Count 4, 1, 65_536;
     /// Seconds of processor time that a connection's negotiation may use.
     NegotiationCpu: Global ["negotiation" "cpu"] Seconds 10, 1, DAY;
-    /// The same for one user or network address in ten minutes.
+    /// Processor time of the negotiations of one user or network address in ten minutes.
     NegotiationCpuPerClient: Global ["negotiation" "cpu" "per" "client"] Seconds 60, 1, 10 * DAY;
     /// Distinct objects that one request may want.
     Wants: Global ["wants"] Count 131_072, 1, 10_000_000;

@@ -1,4 +1,4 @@
-//! Who may talk to whom, and what they say: one enum per direction of each link.
+//! The messages between processes: one enum for each direction of each link.
 //!
 //! | link | carries |
 //! |---|---|

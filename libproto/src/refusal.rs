@@ -30,12 +30,12 @@ pub enum Rule {
     Merges,
 }
 
-/// Why a repository does not have what it would borrow.
+/// Why a repository lacks objects that it would borrow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lender {
-    /// The client may not read what it borrows from.
+    /// The client may not read the lender.
     Denied,
-    /// It may, and nothing is there.
+    /// The client may read it, but it does not exist.
     Absent,
 }
 
@@ -75,18 +75,18 @@ pub enum Refusal {
     BlobSize(u64, u64),
     /// The push has more commands than this limit.
     Commands(u64),
-    /// Nobody said what became of a command.
+    /// No result of a command was reported.
     NoAnswer,
     /// A wanted object that is not there or that the client may not have, which must look the same.
     NotFound(ObjectId),
     /// An object that another one needs, or that a reference names, is not there.
     Missing(ObjectId),
-    /// The same where the repository borrows: why it does not have what it would borrow.
+    /// An object that is missing because the repository borrows, with the reason.
     Withheld(ObjectId, Lender),
     /// No reference has this name, or more than one.
     NoSuchRef(RefName),
-    /// More of something than may be: what, how many may be, and the limit of gotd.conf, where one
-    /// says so.
+    /// Too many of something: its plural, the largest number, and the limit of gotd.conf if there
+    /// is one.
     TooMany(String, u64, Option<Limit>),
     /// A limit of gotd.conf is reached: which, and how.
     Limit(Limit, String),
@@ -102,15 +102,15 @@ pub enum Refusal {
     RepositoryEnded,
     /// What the reference transaction says.
     Reference(String),
-    /// What is wrong with the objects that the command needs.
+    /// The error in the objects that the command needs.
     Objects(String),
-    /// What is wrong with the pack.
+    /// The error in the pack.
     Pack(String),
     /// Something in the repository makes no sense: which file, and how.
     Damaged(String),
-    /// A process, or what it needs of the system, failed: which, and how.
+    /// A process, or a system call of it, failed: a text that names it.
     Internal(String),
-    /// Something that nobody decides by: who may not do what, what is not there.
+    /// Any other refusal. No decision depends on it.
     Said(String),
 }
 
@@ -151,7 +151,8 @@ impl Refusal {
         }
     }
 
-    /// The same with no more than so many bytes of text, escaped once more on its way to a client.
+    /// The same with its text escaped and cut to `most` bytes. It is escaped once more on its way
+    /// to a client.
     #[must_use]
     pub fn bounded(self, most: usize) -> Refusal {
         self.map_text(|text| {
@@ -161,8 +162,8 @@ impl Refusal {
         })
     }
 
-    /// The same with its free text made fit for where it goes; another process may have put
-    /// anything into it.
+    /// The same with its free text passed through `change`: another process may have put anything
+    /// into it.
     #[must_use]
     pub fn map_text(mut self, change: impl FnOnce(&str) -> String) -> Refusal {
         if let Refusal::Limit(_, text)

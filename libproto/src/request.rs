@@ -1,8 +1,8 @@
 //! What clients ask in Git's wire protocol, line by line and typed.
 //!
 //! Nothing here collects: each parser turns one line into one value, so that a session can hand
-//! wants and haves on in batches and hold none of them. What has to be counted is counted by a
-//! [`Counter`], whose limit is in its error.
+//! wants and haves on in batches and hold none of them. A [`Counter`] counts lines; its error
+//! contains the limit.
 
 pub mod daemon;
 pub mod push;
@@ -13,7 +13,7 @@ use libgit::{DeepenLine, Depth, FILTER_PARTS_MAX, Filter, FilterError, HashKind,
 
 use crate::wire_error::{WireError, quote};
 
-/// Most a client may say in one request.
+/// The limits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
     /// Want lines.

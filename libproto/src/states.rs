@@ -1,4 +1,4 @@
-//! Who exists, who may talk to whom, and which messages are allowed now: tables, in one place.
+//! The tables of roles, of their links, and of the messages that each state allows.
 
 use serde::{Deserialize, Serialize};
 
@@ -58,13 +58,13 @@ roles! {
 }
 
 impl Role {
-    /// The role of that name, of those that can be started.
+    /// The started role of this name; `None` for any other name.
     pub fn from_name(name: &str) -> Option<Role> {
         Role::STARTED.iter().copied().find(|role| role.name() == name)
     }
 }
 
-/// How far a session is, as `parent` sees it.
+/// The state of a session, as `parent` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionState {
     /// Started; has not greeted.
@@ -97,7 +97,7 @@ pub const SESSION_TO_PARENT: &StateTable<SessionState, Session> = &[
     (SessionState::Finished, &[]),
 ];
 
-/// How far a repository process is, as `parent` sees it.
+/// The state of a repository process, as `parent` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepoState {
     /// Started; has not greeted.
@@ -106,7 +106,7 @@ pub enum RepoState {
     Waiting,
     /// Was told; looks for it.
     Opening,
-    /// Asked what it may borrow from; waits for the answer.
+    /// Has asked which places it may borrow from; waits for the answer.
     Borrowing,
     /// Found nothing; waits while it is made.
     Absent,
@@ -140,7 +140,7 @@ pub const REPO_TO_PARENT: &StateTable<RepoState, Repo> = &[
     (RepoState::Finished, &[]),
 ];
 
-/// How far a verify, create or list process is, as `parent` sees it.
+/// The state of a verify, create or list process, as `parent` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobState {
     /// Started; has not greeted.

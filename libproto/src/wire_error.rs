@@ -1,6 +1,6 @@
-//! What can be wrong with bytes of Git's wire protocol. The text of a [`WireError`] goes to the
-//! client as it is (`ERR` packet, side band 3 or gotsh's stderr), so several of them are C gotd's
-//! words, which sites know.
+//! Errors in bytes of Git's wire protocol. The text of a [`WireError`] goes to the client as it is
+//! (`ERR` packet, side band 3 or gotsh's stderr), so several of them are C gotd's words, which
+//! sites know.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub enum WireError {
     UnexpectedDelim,
     /// A response-end packet where none belongs.
     UnexpectedResponseEnd,
-    /// A want line without one capability that we know, though it names some.
+    /// A want line that names capabilities, none of which we know.
     WantLine,
     /// A line that is no line of this state of the conversation; holds its beginning, escaped.
     UnexpectedLine(String),
@@ -39,7 +39,7 @@ pub enum WireError {
     Conflict(&'static str),
     /// Something that must be there and is not.
     Missing(&'static str),
-    /// More of something than the configuration allows: what, and how many.
+    /// More of something than the configuration allows: its plural, and the limit.
     Limit(&'static str, u64),
     /// An object format other than the repository's: ours, and the client's.
     ObjectFormat(&'static str, String),

@@ -5,9 +5,9 @@
 //! waiting for the pipes. The session answers with frames of [`SessionToClient`]; the last one is
 //! `Exit`.
 //!
-//! No descriptor ever goes from a client to the daemon: one on its way hangs whoever closes it, if
-//! its file is made for that. And what a client is given are pipes, because a socket in its hand
-//! could carry descriptors again.
+//! No descriptor ever goes from a client to the daemon: closing a hostile file's descriptor can
+//! hang the process that closes it. And a client gets pipes, because a socket could carry
+//! descriptors again.
 
 use std::os::fd::OwnedFd;
 
@@ -37,7 +37,7 @@ pub enum ClientKind {
     Shell,
 }
 
-/// The greeting: fixed size, so that the session can forward whom it was told to speak for before
+/// The greeting. It has a fixed size, so that the session can forward the claimed user name before
 /// it decodes a single string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
@@ -193,9 +193,9 @@ const TOO_OLD: &str =
     "client speaks version 1 of gotd's protocol, the daemon a later one: install the same version of both";
 
 /// The record with which a session gives its client two descriptors: the writing end of the pipe
-/// that it reads from, and the reading end of the one that it writes to. They belong to no frame,
-/// and the frame beside them is an `Exit` for a client of version 1, which takes no descriptors: it
-/// says this text and ends.
+/// that it reads from, and the reading end of the one that it writes to. The frame in the same
+/// record is an `Exit` message. A client of version 1, which takes no descriptors, prints its text
+/// and ends.
 pub fn pipes_record() -> Vec<u8> {
     exit_record(1, Exit { status: 1, text: TOO_OLD.into() })
 }
@@ -215,7 +215,7 @@ pub fn exit_record(version: u16, exit: Exit) -> Vec<u8> {
 pub enum First {
     /// Where the client writes, and where it reads.
     Pipes(OwnedFd, OwnedFd),
-    /// An ordinary message: whoever accepted the connection has no session for it.
+    /// An ordinary message: `listen` has no session for the connection and says why.
     Message(SessionToClient),
 }
 

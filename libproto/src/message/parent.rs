@@ -1,7 +1,7 @@
 //! Between `parent` and the processes it started.
 //!
-//! A file for each of them; what several use is here. The header's `peer` field is the session
-//! number wherever a message is about one session.
+//! Each process has a file; types that several of them use are here. The header's `peer` field is
+//! the session number wherever a message is about one session.
 
 mod auth;
 mod config;
@@ -23,7 +23,7 @@ pub use repository::*;
 pub use session::*;
 pub use verify::*;
 
-/// The kernel's word about who is at the other end of a connection.
+/// The peer of a connection, by the kernel's word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Peer {
     /// `SO_PEERCRED` and `SO_PEERGROUPS`, or `getpeereid`.

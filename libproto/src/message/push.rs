@@ -57,7 +57,7 @@ crate::messages! {
         2 => Commands(Vec<RefCommand>),
         /// Commits that the client's history ends at.
         3 => Shallows(Vec<ObjectId>),
-        /// That was all: do it.
+        /// The request is complete: begin.
         4 => Begin(PushBegin),
     }
 }
@@ -101,7 +101,7 @@ crate::messages! {
 crate::messages! {
     /// What `verify` tells its `session`.
     pub enum VerifyToSession, VerifyToSessionKind: "verify to session" {
-        /// A line of progress, without a line end; the flag says that it is this stage's last.
+        /// A line of progress, without a line end; the flag marks the last line of a stage.
         1 => Progress((String, bool)),
         /// The pack has been read to its end; a client that sends more breaks the protocol.
         2 => InputEnd(u64),
@@ -199,7 +199,7 @@ crate::messages! {
     }
 }
 
-/// How far a push is, as `repo_write` sees it.
+/// The state of a push, as `repo_write` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteState {
     /// Nothing was said yet.

@@ -1,10 +1,10 @@
 //! Between a `session` and its repository process: what a fetch asks and what the repository
 //! answers.
 //!
-//! The session asks, the repository answers each message with exactly one, except that references
-//! and shallow boundaries come in batches of which the last one says so. The repository process
-//! treats the session as hostile: [`READ_STATES`] is what it may say when, and every batch is
-//! bounded by the size of a frame and by [`BATCH_IDS`].
+//! The session asks, and the repository process answers each message with exactly one message. Only
+//! references and shallow boundaries come in several batches; the last batch is marked. The
+//! repository process treats the session as hostile: [`READ_STATES`] says which message is allowed
+//! when, and every batch is bounded by the size of a frame and by [`BATCH_IDS`].
 
 use libgit::{DeepenLine, Filter, ObjectId, RefName};
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ pub struct Prefixes {
 /// Which references to list, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListAsk {
-    /// Only those that the [`Prefixes`] before this message name.
+    /// Only references that the [`Prefixes`] before this message name.
     pub prefixed: bool,
     /// Look up what annotated tags point to.
     pub peel: bool,
@@ -79,11 +79,11 @@ pub struct Begin {
 pub struct Haves {
     /// At most [`BATCH_IDS`].
     pub ids: Vec<ObjectId>,
-    /// Tell for unknown ones whether enough is common already.
+    /// For unknown haves, say whether enough is common already.
     pub judge: bool,
 }
 
-/// What the repository knows of one have.
+/// The status of a have in the repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HaveStatus {
     /// Not here.
@@ -181,7 +181,7 @@ crate::messages! {
     }
 }
 
-/// How far a fetch is, as the repository process sees it.
+/// The state of a fetch, as the repository process sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadState {
     /// No negotiation is under way.

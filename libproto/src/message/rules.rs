@@ -82,7 +82,7 @@ impl TryFrom<Unchecked> for PushRules {
 }
 
 impl PushRules {
-    /// A limit of this repository; for one that is not about pushes, the table's default.
+    /// A limit of this repository; for a limit that is not about pushes, the table's default.
     pub fn limit(&self, limit: Limit) -> u64 {
         self.limits.iter().find(|(l, _)| *l == limit).map_or(limit.row().default, |(_, value)| *value)
     }

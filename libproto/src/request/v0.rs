@@ -121,8 +121,8 @@ pub enum Need {
 }
 
 impl Need {
-    /// Parses one line. `first`: no want line has come yet; only the first one names capabilities,
-    /// those of later ones are ignored, as clients that repeat them expect.
+    /// Parses one line. `first`: no want line has come yet. Only the first want line names
+    /// capabilities; those of later lines are ignored, as clients that repeat them expect.
     pub fn parse(line: &[u8], first: bool, hash: HashKind) -> Result<Need, WireError> {
         if let Some(shallow) = shallow_line(line, hash) {
             return shallow.map(Need::Shallow);

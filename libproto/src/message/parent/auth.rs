@@ -27,7 +27,7 @@ pub struct Filter {
     pub names: Vec<(RepoName, RepoName)>,
 }
 
-/// A repository was found: does it belong to the block that the question led to?
+/// Asks whether a found repository belongs to the block that permitted it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaceQuestion {
     /// What was permitted.
@@ -61,16 +61,16 @@ pub struct SeenRoot {
     pub path: Vec<u8>,
     /// Where it has to lead.
     pub place: Vec<u8>,
-    /// The prefix of the names of what is in it.
+    /// The prefix of the names of the repositories in it.
     pub prefix: Option<RepoName>,
 }
 
 /// The end of what a configuration has for a user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Overview {
-    /// It is a user who may ask.
+    /// The client is a user of a shared account.
     Known {
-        /// Whom limits and logs count.
+        /// The identity for limits and logs.
         identity: String,
         /// Connections at once of this identity.
         connections: u32,
@@ -134,9 +134,9 @@ pub enum Verdict {
 /// What was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permit {
-    /// Whom logs name: `alice`, `git/bob`, `anonymous`, `uid 1234`.
+    /// The identity in the log: `alice`, `git/bob`, `anonymous`, `uid 1234`.
     pub identity: String,
-    /// Whom limits count, in the same words: for a subordinate uid its owner.
+    /// The identity that limits count, in the same form: for a subordinate uid, its owner.
     pub counted: String,
     /// Connections at once of this identity.
     pub connections: u32,

@@ -32,8 +32,8 @@ pub struct OwnDirectory {
     pub id: DirectoryId,
     /// It is the `.git` in the block's place, and not that itself.
     pub worktree: bool,
-    /// It is one that others are not put in the place of while the daemon runs: no mount point, not
-    /// empty, not behind a link.
+    /// The directory will not be replaced by another while the daemon runs: it is no mount point,
+    /// not empty, and not behind a link.
     pub stays: bool,
 }
 
@@ -53,8 +53,7 @@ crate::messages! {
         4 => Error(String),
         /// All was sent: whether the configuration is good.
         5 => End(bool),
-        /// The directories that blocks are about, as far as they are there; at most
-        /// [`OWN_BLOCKS_MAX`] of them.
+        /// The directories of the blocks, as far as they exist; at most [`OWN_BLOCKS_MAX`] of them.
         6 => OwnBlocks(Vec<OwnDirectory>),
         /// Something about a place that an administrator may want to know.
         7 => Note(String),

@@ -21,7 +21,7 @@ pub struct CreateStart {
     pub rules: CreateRules,
 }
 
-/// What is to hold when a repository is made.
+/// The conditions under which a repository is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateRules {
     /// Bytes of the disk that stay free.

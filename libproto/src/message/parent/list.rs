@@ -19,7 +19,7 @@ pub struct ListStart {
     pub place: Vec<u8>,
 }
 
-/// A repository that is there.
+/// A repository that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedRepository {
     /// Its name in a request, below the directory.

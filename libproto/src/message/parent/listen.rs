@@ -1,5 +1,4 @@
-//! What `parent` and `listen` say to each other, and the one message of `listen` to a waiting
-//! session.
+//! The messages between `parent` and `listen`, and those of `listen` to a waiting session.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +12,11 @@ pub enum Pool {
     Unix,
     /// git:// connections.
     Tcp,
-    /// Connections of a control socket, which is root's or whose who started the daemon.
+    /// Connections of a control socket, which root and the user who started the daemon may use.
     Control,
 }
 
-/// What `listen` needs to know before it accepts.
+/// The settings that `listen` needs before it accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenLimits {
     /// Uids of those who may control the daemon.
@@ -36,11 +35,11 @@ pub struct ListenLimits {
     pub queue: u32,
     /// git:// connections at once, silent and waiting ones included.
     pub git: u32,
-    /// Of these, from one address.
+    /// git:// connections at once from one address.
     pub per_address: u32,
-    /// New ones per second from one address.
+    /// New connections per second from one address.
     pub rate_per_address: u32,
-    /// How long one may say nothing, in milliseconds.
+    /// How long a connection may send nothing, in milliseconds.
     pub silent_ms: u32,
     /// Bytes per second that a session's client must take.
     pub minimum_rate: u32,
@@ -63,14 +62,14 @@ pub struct UserLimits {
 /// Most ranges in one message.
 pub const BATCH_RANGES: usize = 500;
 
-/// Uids that count as another one: those that a user may take for the processes of a container.
+/// A range of uids that count as another uid: a user may use them for the processes of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UidRange {
     /// The lowest.
     pub first: u32,
     /// The highest.
     pub last: u32,
-    /// Whom they count as.
+    /// The uid that they count as.
     pub owner: u32,
 }
 
@@ -93,21 +92,21 @@ pub enum NoSession {
     RatePerUser,
     /// Its network has all the connections that it may have.
     PerAddress,
-    /// Its network had too many new ones in a short time.
+    /// Its network opened too many connections in a short time.
     RatePerAddress,
     /// All places of git:// are taken by others that do not give way.
     GitTotal,
-    /// A control socket was used by somebody who does not control the daemon.
+    /// A user who does not control the daemon used a control socket.
     NotController,
     /// As many as may control the daemon at a time do.
     Controls,
-    /// The kernel does not say who it is, or in more groups than a rule could be asked for.
+    /// The kernel does not say which user it is, or the user is in too many groups for the rules.
     Groups,
     /// It said nothing for too long.
     FirstRequest,
     /// It went without having said anything: its own doing.
     Silent,
-    /// It was accepted, and ended for one of a network that has fewer.
+    /// It was accepted, and ended for a connection of a network that has fewer.
     GaveWay,
 }
 
@@ -154,7 +153,7 @@ pub struct GitCounts {
     pub silent: u32,
     /// There, and wait for a session.
     pub waiting: u32,
-    /// There, and have one.
+    /// Connections that have a session.
     pub served: u32,
 }
 
@@ -169,7 +168,7 @@ pub struct Refusals {
     pub pool: Pool,
     /// From where; `None`: from several addresses, or over the unix socket.
     pub address: Option<[u8; 16]>,
-    /// Whose they were; `None`: of several users, or over TCP.
+    /// The uid of the connections; `None`: several users, or TCP.
     pub uid: Option<u32>,
 }
 
@@ -190,8 +189,7 @@ crate::messages! {
         5 => Drain(()),
         /// The waiting session of the header's peer must not be given a client any more.
         6 => Recall(()),
-        /// The listening socket of that number is to be closed, once all who have come to it are
-        /// accepted.
+        /// Close the listening socket of this number once its backlog is accepted.
         7 => Close(()),
         /// What some users may have, ahead of the limits.
         8 => Users(UserLimits),
@@ -201,7 +199,8 @@ crate::messages! {
         /// The process that had the connection is gone, and its client may know; the session still
         /// counts.
         10 => Gone(()),
-        /// Uids that count as another one, ahead of the limits: in order, and none in two of them.
+        /// Ranges of uids that count as another uid; sent ahead of the limits, in order, without
+        /// overlaps.
         11 => Ranges(Vec<UidRange>),
     }
 }
@@ -219,13 +218,13 @@ crate::messages! {
         4 => HandoverFailed(String),
         /// The session of the header's peer was taken from the waiting ones; it never had a client.
         5 => Recalled(()),
-        /// No git:// client can come any more: the last of their listening sockets is closed, and
-        /// nobody who came to it waits for a session.
+        /// No git:// client can come any more: the last git:// socket is closed, and none of its
+        /// connections waits for a session.
         6 => Deserted(()),
         /// The git:// connections, when something has changed; at most once a second.
         7 => Git(GitCounts),
-        /// All places are taken, and a connection waits: of a user who has so many sessions (of a shared
-        /// account none are counted). A user who has more may have to give way.
+        /// All places are taken, and a connection waits. The number is how many sessions its user
+        /// has (0 for a shared account). A user who has more may have to give way.
         8 => Full(u32),
         /// The session of the header's peer ends with connections of this uid, and never has a
         /// client.
@@ -234,8 +233,8 @@ crate::messages! {
 }
 
 crate::messages! {
-    /// What `listen` says to a waiting session: one connection, over git:// to its repository
-    /// process too, or several to end with.
+    /// Messages of `listen` to a waiting session: a connection (over git:// to its repository
+    /// process, too), or several connections to close.
     pub enum ListenToSession, ListenToSessionKind: "listen to session" {
         /// The accepted connection.
         1 => Connection(Pool) with 1,

@@ -8,7 +8,7 @@ use crate::message::rules::PushRules;
 use crate::names::RepoName;
 use crate::refusal::Refusal;
 
-/// What a repository process does once it is told.
+/// The task of a repository process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
     /// Fetches: `repo_read`.
@@ -26,7 +26,7 @@ pub struct RepoAddress {
     pub place: Vec<u8>,
     /// The name below that directory, for a `repositories` block.
     pub below: Option<RepoName>,
-    /// For a `repositories` block: serve only what holds git-daemon's export marker.
+    /// For a `repositories` block: serve only repositories with git-daemon's export marker.
     pub export_ok: bool,
 }
 
@@ -39,7 +39,7 @@ pub struct RepoStart {
     pub memory: u64,
     /// Threads that may work on one pack.
     pub threads: u8,
-    /// For strangers: whoever has an account here comes first where processors are short.
+    /// For strangers: users with an account come first where processors are short.
     pub strangers: bool,
 }
 
@@ -89,7 +89,7 @@ pub struct Serve {
     pub limits: SessionStart,
     /// Rules of a push; `None`: reading.
     pub push_rules: Option<Box<PushRules>>,
-    /// Whom this is for, for reference logs.
+    /// The user, for reference logs.
     pub who: String,
     /// What to do.
     pub task: Task,
@@ -97,8 +97,8 @@ pub struct Serve {
     pub negotiation: Negotiation,
 }
 
-/// A directory's inode, and when it was made, for those that get the number of one that was
-/// removed.
+/// A directory's inode number and its time of birth. The time tells it from a removed directory
+/// that had the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DirectoryId {
     /// Device number.
@@ -109,7 +109,7 @@ pub struct DirectoryId {
     pub born: u64,
 }
 
-/// Where a walk ended, said before anything there is opened.
+/// The end of a walk, sent before anything there is opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundAt {
     /// The repository's path as it was walked: absolute, without links.
@@ -148,11 +148,12 @@ pub enum Lend {
     Exported,
     /// It is not the objects directory of any repository of the configuration.
     NoRepository,
-    /// Its inode or one above it is that of another block's place, which would be walked around.
+    /// It, or a directory above it, belongs to another block's place: this path would evade that
+    /// block's rules.
     Elsewhere,
     /// No rule lets the client read it, and no `borrow` names it.
     Denied,
-    /// Some of its references are hidden, which a reader of its objects would see; and no `borrow`
+    /// Some of its references are hidden, and a borrower would read their objects; no `borrow`
     /// names it.
     Hides,
 }
@@ -175,11 +176,11 @@ pub type Checks = Vec<[u8; 32]>;
 pub enum OpenError {
     /// Nothing that is a repository has this name.
     NotFound,
-    /// There is one, but only what `git-daemon-export-ok` marks was granted.
+    /// It exists, but lacks the file `git-daemon-export-ok`, which the grant requires.
     NotExported,
-    /// There is one, but it cannot be served: the reason, for client and log.
+    /// It exists, but cannot be served: the reason, for client and log.
     Unusable(String),
-    /// The way there is not one that may be walked: the reason, for the log alone.
+    /// The path may not be walked: the reason, for the log alone.
     Unreachable(String),
 }
 
@@ -214,7 +215,7 @@ pub struct PackWait {
 /// What a user is told about a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepoInfo {
-    /// What HEAD names, or the id that it is at.
+    /// The branch that HEAD names, or the id of a detached HEAD.
     pub head: Vec<u8>,
     /// That is there.
     pub born: bool,
@@ -268,7 +269,7 @@ crate::messages! {
         8 => NoPack(Refusal),
         /// What was not found has been made since: look again.
         9 => Again(()),
-        /// What may be borrowed from, of what was asked about, in its order.
+        /// The answers to a question about alternates, in its order.
         10 => Lent(Vec<Lend>),
     }
 }
@@ -288,14 +289,14 @@ crate::messages! {
         5 => Ref(RefReport),
         /// The pack of this push is about to come: start `verify`.
         6 => NeedVerify(()),
-        /// A pack is due, or goes on, which takes so many bytes of memory: wait for the word to
-        /// make it.
+        /// A pack is due, or goes on, and takes this many bytes of memory: the process waits for
+        /// its turn.
         7 => NeedPack(u64),
         /// That pack is made, or will not be.
         8 => PackDone(()),
         /// What was asked about the repository.
         9 => Info(RepoInfo),
-        /// Where it was found: comes before the word that it was opened.
+        /// Where the repository was found; sent before the message that it was opened.
         10 => Found(FoundAt),
         /// May the client read what lies at these places, objects directories as walked? Asked
         /// before they are opened; at most [`BORROW_PLACES`].
@@ -306,8 +307,8 @@ crate::messages! {
         /// Negotiation has used so many milliseconds of processor time in all: wait for a turn,
         /// given and ended as for a pack.
         13 => NeedTurn(u32),
-        /// What follows is only copied, or its client takes it again: no place is needed, and so
-        /// many bytes of memory are.
+        /// The rest is only copied, or its client reads again: no place is needed, and this many
+        /// bytes of memory are.
         14 => PackCopied(u64),
     }
 }

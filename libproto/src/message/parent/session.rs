@@ -67,7 +67,7 @@ pub enum ShellCommand {
     Greet,
     /// The repositories of this user.
     List,
-    /// What there is to know about a repository.
+    /// Describe a repository.
     Info(RepoName),
     /// Make HEAD of a repository name this branch.
     Head(RepoName, RefName),
@@ -87,7 +87,7 @@ impl ShellCommand {
         }
     }
 
-    /// The service that is permitted to whom this is.
+    /// The service whose permission this command needs.
     pub const fn service(&self) -> Service {
         match self {
             ShellCommand::Greet | ShellCommand::List | ShellCommand::Info(_) => Service::UploadPack,
@@ -183,8 +183,8 @@ crate::messages! {
         6 => Remote(()),
         /// A request of self-service.
         7 => Shell(ShellAsk),
-        /// So many commands were handed to `repo_write`, which is told to begin next: it may report
-        /// on as many references.
+        /// This many commands were handed to `repo_write`, which is told to begin next. It may
+        /// report on as many references.
         8 => Begins(u32),
     }
 }
