@@ -15,7 +15,7 @@ use super::session::Session;
 use super::session::table::SessionTable;
 use super::set_limits::SetLimit;
 use super::turns::Counts;
-use super::{End, Parent};
+use super::{Drain, End, Parent};
 
 /// Most sessions that one answer lists.
 const MOST_SESSIONS: usize = 512;
@@ -24,15 +24,6 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// How long `gotctl stop --now` waits for sessions that it has ended, and how long the answer to
 /// either form of `gotctl stop` may take.
 const HURRY: Duration = Duration::from_secs(1);
-
-/// `gotctl stop` was asked for.
-#[derive(Debug)]
-pub(super) struct Drain {
-    /// When it is waited no longer.
-    until: Instant,
-    /// The control sessions that asked for the stop, and get an answer when it is done.
-    asking: Vec<u64>,
-}
 
 impl Parent {
     /// The refusal of a control request that came to another socket than the control socket.

@@ -14,8 +14,9 @@ use libproto::refusal::Refusal;
 use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, StateTable};
 
 use super::job::{JobOf, JobReply, JobRole};
-use super::session::phase::Creation;
-use super::session::{Ending, Session};
+use super::session::Session;
+use super::session::grant::Creation;
+use super::session::process::Ending;
 use super::{NO_SUCH, Parent, said};
 use crate::os::log::Level;
 

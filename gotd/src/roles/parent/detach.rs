@@ -3,21 +3,12 @@
 
 use std::io::Read;
 
-use super::startup::DaemonOptions;
 use crate::os::spawn::Starter;
 
-/// Starts the daemon in a session of its own (setsid(2)), waits until it listens, and prints its
+/// Starts the daemon, with these arguments, in a session of its own (setsid(2)), waits until it listens, and prints its
 /// messages until then.
-pub(super) fn detach(starter: &Starter, options: &DaemonOptions) -> Result<(), String> {
-    let config = std::path::absolute(&options.config).map_err(|e| e.to_string())?;
-    let secrets =
-        options.secrets.as_deref().map(std::path::absolute).transpose().map_err(|e| e.to_string())?;
-    let mut arguments = vec!["--detached".to_owned(), "-f".to_owned(), config.to_string_lossy().into_owned()];
-    arguments.extend(std::iter::repeat_n("-v".to_owned(), options.verbose.into()));
-    if let Some(secrets) = secrets {
-        arguments.extend(["-s".to_owned(), secrets.to_string_lossy().into_owned()]);
-    }
-    let (status, stderr) = starter.start_daemon(&arguments).map_err(|e| format!("start: {e}"))?;
+pub(super) fn detach(starter: &Starter, arguments: &[String]) -> Result<(), String> {
+    let (status, stderr) = starter.start_daemon(arguments).map_err(|e| format!("start: {e}"))?;
     let mut said = String::new();
     let _ = std::fs::File::from(stderr).take(64 * 1024).read_to_string(&mut said);
     eprint!("{said}");

@@ -12,9 +12,10 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::reload::Reload;
-use super::session::{Ending, Killed, Process, Session};
-use super::{End, LINGER, Parent, REAP, signals};
+use super::reloading::Reload;
+use super::session::process::{Ending, Process};
+use super::session::{Killed, Session};
+use super::{End, LINGER, Parent, signals};
 use crate::os::log::Level;
 use crate::os::spawn::{Child, Ender};
 
@@ -173,18 +174,4 @@ impl Parent {
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
         self.log.finish();
     }
-}
-
-/// The end of a process that the daemon cannot do without. Its link ends a moment before it can be
-/// reaped, and only its status tells why.
-pub(super) fn lost(pid: Pid, role: Role, error: &str) -> End {
-    let until = Instant::now() + REAP;
-    while Instant::now() < until {
-        match waitpid(pid, Some(WaitPidFlag::WNOHANG)).map(Ending::of) {
-            Ok(Some(ending)) => return End::Lost(format!("{}: {ending}", role.name())),
-            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
-            Err(_) => break,
-        }
-    }
-    End::Lost(format!("{}: {error}", role.name()))
 }

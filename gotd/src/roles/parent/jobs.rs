@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use super::Parent;
 use super::create::Create;
-use super::job::{AnyJob, Row};
+use super::job::Row;
 use super::list::List;
-use super::session::{Ending, Session};
+use super::session::Session;
+use super::session::job::AnyJob;
+use super::session::process::Ending;
 use super::verify::Verify;
 use crate::os::spawn::{Child, Ender};
 

@@ -12,7 +12,8 @@ use libproto::states::{JobState, LIST_TO_PARENT, Role, StateTable};
 
 use super::Parent;
 use super::job::{JobOf, JobReply, JobRole};
-use super::session::{Ending, Session};
+use super::session::Session;
+use super::session::process::Ending;
 use crate::os::log::Level;
 
 /// How long one directory may take.

@@ -10,10 +10,10 @@ use std::time::Instant;
 use libproto::message::parent::{GitCounts, NoSession, Pool, Refusals};
 use libproto::names::escape;
 
-use super::negotiation::Spent;
 use super::queue::Work;
 use super::session::table::SessionTable;
 use super::settings::Settings;
+use super::spent::Spent;
 use crate::conf::limits::Limit;
 
 /// Counters since the start of the daemon.

@@ -17,15 +17,20 @@ use libproto::message::parent::{
 use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role, SessionState};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use self::checked::Checked;
-use self::ends::lost;
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::outbox::Outbox;
-use self::reload::Reload;
+use self::pauses::Pauses;
+use self::queue::Party;
+use self::reloading::Reload;
+use self::session::process::Ending;
 use self::session::table::SessionTable;
+use self::settings::Settings;
+use self::spent::Spent;
 use self::stderr::StderrPipes;
 use crate::conf::limits::Limit;
 use crate::os::log::{Level, Log};
@@ -48,9 +53,12 @@ pub mod listeners;
 pub mod metrics;
 pub mod negotiation;
 pub mod outbox;
+pub mod pauses;
 pub mod place;
 pub mod queue;
+pub mod relisten;
 pub mod reload;
+pub mod reloading;
 pub mod report;
 pub mod sd_notify;
 pub mod selfservice;
@@ -58,6 +66,7 @@ pub mod session;
 pub mod set_limits;
 pub mod settings;
 pub mod signals;
+pub mod spent;
 pub mod startup;
 pub mod stderr;
 #[cfg(test)]
@@ -108,7 +117,7 @@ fn said(text: &str) -> Refusal {
 pub struct Parent {
     starter: Starter,
     log: Log,
-    settings: settings::Settings,
+    settings: Settings,
     signals: UnixStream,
     sockets: Child<ParentToListen, ListenToParent>,
     listeners: Listeners,
@@ -124,22 +133,31 @@ pub struct Parent {
     checked: Checked,
     /// When rarely active descriptors were last polled; see [`SELDOM`].
     listened: Instant,
-    draining: Option<control::Drain>,
+    draining: Option<Drain>,
     /// Whose turn it was for costly work, the last one at the end.
-    turns: std::collections::VecDeque<queue::Party>,
+    turns: std::collections::VecDeque<Party>,
     /// Who has used how much processor time before anything was granted.
-    spent: negotiation::Spent,
+    spent: Spent,
     /// The files that the configuration came from.
     files: LoadConfig,
     /// `-v`, whatever the configuration says.
     verbose: bool,
     reload: Option<Reload>,
     /// When a waiting session may be started after some that did not live.
-    pauses: waiting_pool::Pauses,
+    pauses: Pauses,
     /// Why the daemon cannot go on, found while something else was done.
     unsound: Option<String>,
     /// Clients can send descriptors, because the kernel cannot refuse them.
     takes_descriptors: bool,
+}
+
+/// `gotctl stop` was asked for.
+#[derive(Debug)]
+struct Drain {
+    /// When it is waited no longer.
+    until: Instant,
+    /// The control sessions that asked for the stop, and get an answer when it is done.
+    asking: Vec<u64>,
 }
 
 /// Why the loop ended.
@@ -317,4 +335,18 @@ impl Parent {
 
 fn same_build(build: &Build) -> bool {
     build.id == crate::BUILD
+}
+
+/// The end of a process that the daemon cannot do without. Its link ends a moment before it can be
+/// reaped, and only its status tells why.
+fn lost(pid: Pid, role: Role, error: &str) -> End {
+    let until = Instant::now() + REAP;
+    while Instant::now() < until {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)).map(Ending::of) {
+            Ok(Some(ending)) => return End::Lost(format!("{}: {ending}", role.name())),
+            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+            Err(_) => break,
+        }
+    }
+    End::Lost(format!("{}: {error}", role.name()))
 }

@@ -18,7 +18,7 @@ use libproto::refusal::Refusal;
 use libproto::states::RepoState;
 
 use super::session::Session;
-use super::session::phase::{Grant, RepoLocation};
+use super::session::grant::{Grant, RepoLocation};
 use super::{NO_SUCH, NOT_EXPORTED, Parent, said};
 
 impl Parent {

@@ -6,60 +6,31 @@
 //! because they were started with the old limits.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libproto::channel::RecvError;
 use libproto::message::parent::{
-    ConfigToParent, LoadConfig, OwnDirectory, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession,
-    Pool,
+    ConfigToParent, LoadConfig, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession, Pool,
 };
 use libproto::names::escape;
 use libproto::states::Role;
 use nix::poll::PollFlags;
 
-use super::listeners::Change;
+use super::reloading::Reload;
 use super::session::Session;
 use super::session::phase::Connection;
 use super::settings::Settings;
 use super::startup::MOST_NOTES;
 use super::{End, Parent, said, same_build};
-use crate::conf::items::{Assembler, Audience, send};
+use crate::conf::items::{Audience, send};
 use crate::conf::model::Config;
 use crate::os::log::Level;
 use crate::os::spawn::Child;
 
-/// Longest that reading a configuration may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Most lines about one reload that gotctl prints.
-const TOLD_LINES: usize = 200;
-/// Most of these lines that are logged.
+/// Most lines about one reload that are logged.
 const LOGGED_LINES: usize = 20;
 /// Messages of `config` in one turn, so that clients need not wait.
 const MESSAGES_PER_TURN: usize = 64;
-
-/// A reload under way.
-pub struct Reload {
-    child: Child<ParentToConfig, ConfigToParent>,
-    assembler: Assembler,
-    config: Option<Config>,
-    seen: Vec<OwnDirectory>,
-    notes: Vec<String>,
-    lines: Vec<String>,
-    errors: bool,
-    /// The session of gotctl, if it was not a signal.
-    asked_by: Option<u64>,
-    files: LoadConfig,
-    until: Instant,
-    /// What comes into force when `auth` has taken the configuration.
-    settings: Option<Box<(Settings, Change)>>,
-}
-
-impl Reload {
-    /// The process that reads, as long as it is of interest.
-    pub fn config(&self) -> Option<&Child<ParentToConfig, ConfigToParent>> {
-        self.settings.is_none().then_some(&self.child)
-    }
-}
 
 impl Parent {
     /// Starts reading the configuration anew. Without `files` those of the start are read.
@@ -76,19 +47,7 @@ impl Parent {
         self.stderr_pipes.watch(child.pid, Role::Config, &child.stderr);
         // The socket is empty: there is room for one message.
         let _ = child.channel.try_send(0, &ParentToConfig::Load(files.clone()));
-        self.reload = Some(Reload {
-            child,
-            assembler: Assembler::default(),
-            config: None,
-            seen: Vec::new(),
-            notes: Vec::new(),
-            lines: Vec::new(),
-            errors: false,
-            asked_by,
-            files,
-            until: Instant::now() + PATIENCE,
-            settings: None,
-        });
+        self.reload = Some(Reload::new(child, asked_by, files));
     }
 
     /// What `config` says.
@@ -236,14 +195,6 @@ impl Parent {
             None => ParentToSession::Done(()),
         };
         self.send_to_control(number, super::control::packed(lines).into_iter().chain([last]));
-    }
-}
-
-impl Reload {
-    fn note(&mut self, text: String) {
-        if self.lines.len() < TOLD_LINES {
-            self.lines.push(text);
-        }
     }
 }
 

@@ -9,8 +9,9 @@ use libproto::refusal::Refusal;
 
 use super::Parent;
 use super::metrics::Ended;
+use super::session::Session;
 use super::session::phase::Connection;
-use super::session::{Ending, Process, Session};
+use super::session::process::{Ending, Process};
 use crate::os::log::Level;
 
 impl Parent {

@@ -60,6 +60,22 @@ pub struct DaemonOptions {
     pub secrets: Option<PathBuf>,
 }
 
+impl DaemonOptions {
+    /// The command line of the process that leaves the terminal.
+    fn detached_arguments(&self) -> Result<Vec<String>, String> {
+        let config = std::path::absolute(&self.config).map_err(|e| e.to_string())?;
+        let secrets =
+            self.secrets.as_deref().map(std::path::absolute).transpose().map_err(|e| e.to_string())?;
+        let mut arguments =
+            vec!["--detached".to_owned(), "-f".to_owned(), config.to_string_lossy().into_owned()];
+        arguments.extend(std::iter::repeat_n("-v".to_owned(), self.verbose.into()));
+        if let Some(secrets) = secrets {
+            arguments.extend(["-s".to_owned(), secrets.to_string_lossy().into_owned()]);
+        }
+        Ok(arguments)
+    }
+}
+
 /// Why the daemon ends, and its exit status.
 #[derive(Debug)]
 pub struct Failure {
@@ -96,7 +112,7 @@ pub fn run(options: &DaemonOptions) -> Result<(), Failure> {
     let passed = inherited(options)?;
     let mut starter = Starter::new().map_err(|e| format!("start: {e}"))?;
     if !options.foreground && !options.detached && !options.check {
-        return Ok(detach(&starter, options)?);
+        return Ok(detach(&starter, &options.detached_arguments()?)?);
     }
     if options.detached {
         nix::unistd::setsid().map_err(|e| format!("setsid: {e}"))?;
@@ -383,11 +399,11 @@ fn connect_roles(
         listened: Instant::now(),
         draining: None,
         turns: std::collections::VecDeque::new(),
-        spent: super::negotiation::Spent::default(),
+        spent: super::spent::Spent::default(),
         files,
         verbose: false,
         reload: None,
-        pauses: super::waiting_pool::Pauses::default(),
+        pauses: super::pauses::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
     })

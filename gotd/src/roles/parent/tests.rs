@@ -18,8 +18,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 
 use super::queue::{Turn, Work};
-use super::session::phase::{Connection, RepoLocation};
-use super::session::{Ending, Process, Session};
+use super::session::Session;
+use super::session::grant::RepoLocation;
+use super::session::phase::Connection;
+use super::session::process::{Ending, Process};
 use super::settings::Settings;
 use super::*;
 use crate::conf::model::Config;
@@ -71,11 +73,11 @@ fn parent() -> (Parent, Forged) {
         listened: Instant::now(),
         draining: None,
         turns: std::collections::VecDeque::new(),
-        spent: super::negotiation::Spent::default(),
+        spent: super::spent::Spent::default(),
         files: LoadConfig { path: Vec::new(), secrets: Vec::new() },
         verbose: false,
         reload: None,
-        pauses: waiting_pool::Pauses::default(),
+        pauses: pauses::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
     };

@@ -11,8 +11,9 @@ use libproto::states::{JobState, Role, StateTable, VERIFY_TO_PARENT};
 use super::Parent;
 use super::job::{JobOf, JobReply, JobRole};
 use super::queue::Work;
-use super::session::phase::{Grant, RepoLocation};
-use super::session::{Ending, Process, Session};
+use super::session::Session;
+use super::session::grant::{Grant, RepoLocation};
+use super::session::process::{Ending, Process};
 
 /// Role `verify`. Its limits are its session's: it has no time of its own.
 #[derive(Debug)]

@@ -6,9 +6,8 @@ use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role};
 use nix::poll::PollFlags;
 
-use super::super::ends::lost;
-use super::super::session::phase::Grant;
-use super::super::{End, NO_SUCH, NOT_PERMITTED, Parent, selfservice, too_many};
+use super::super::session::grant::Grant;
+use super::super::{End, NO_SUCH, NOT_PERMITTED, Parent, lost, selfservice, too_many};
 use crate::os::log::Level;
 
 impl Parent {

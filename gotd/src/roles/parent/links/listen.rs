@@ -6,9 +6,8 @@ use libproto::message::parent::{ListenToParent, Peer, Pool};
 use libproto::states::Role;
 use nix::poll::PollFlags;
 
-use super::super::ends::lost;
 use super::super::session::phase::Connection;
-use super::super::{End, Parent, report};
+use super::super::{End, Parent, lost, report};
 use crate::os::log::Level;
 
 impl Parent {

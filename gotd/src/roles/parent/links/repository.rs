@@ -8,7 +8,7 @@ use libproto::states::{self, REPO_TO_PARENT, RepoState};
 
 use super::super::queue::Work;
 use super::super::session::Session;
-use super::super::session::phase::Grant;
+use super::super::session::grant::Grant;
 use super::super::{Parent, same_build};
 
 impl Parent {

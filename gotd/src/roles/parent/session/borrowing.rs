@@ -29,7 +29,7 @@ impl Borrowing {
     }
 
     /// Takes a question, if it is within all bounds.
-    pub(in crate::roles::parent) fn ask(&mut self, places: Vec<FoundAt>) -> bool {
+    pub fn ask(&mut self, places: Vec<FoundAt>) -> bool {
         self.questions = self.questions.saturating_add(1);
         self.places = self.places.saturating_add(places.len());
         let bytes = |place: &FoundAt| place.path.len() + DIRECTORY_BYTES * place.directories.len();
@@ -45,11 +45,7 @@ impl Borrowing {
 
     /// Takes the answer of `auth`; inodes can only object to it. `None` if it is not an answer for
     /// each place.
-    pub(in crate::roles::parent) fn answer(
-        &mut self,
-        mut answers: Vec<Lend>,
-        recorded: &Recorded,
-    ) -> Option<Vec<Lend>> {
+    pub fn answer(&mut self, mut answers: Vec<Lend>, recorded: &Recorded) -> Option<Vec<Lend>> {
         let pending = std::mem::take(&mut self.pending);
         if pending.len() != answers.len() {
             return None;

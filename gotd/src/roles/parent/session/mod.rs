@@ -1,7 +1,10 @@
 //! The parent's record of a session: its two processes (three for a push) and their reports.
 
 pub mod borrowing;
+pub mod grant;
+pub mod job;
 pub mod phase;
+pub mod process;
 pub mod shell;
 pub mod table;
 
@@ -17,9 +20,10 @@ use libproto::message::parent::{
 use libproto::names::{NameError, UserName};
 use libproto::refusal::Refusal;
 use libproto::states::{RepoState, SessionState};
-use nix::sys::wait::WaitStatus;
 
-use self::phase::{Connection, Grant, Phase};
+use self::grant::Grant;
+use self::phase::{Connection, Phase};
+use self::process::Process;
 use self::shell::{Overview, Shell};
 use super::queue::Turn;
 use crate::os::spawn::Child;
@@ -34,62 +38,6 @@ pub type VerifyEnds = [OwnedFd; 2];
 pub type SessionChild = Child<ParentToSession, SessionToParent>;
 /// A repository process.
 pub type RepoChild = Child<ParentToRepo, RepoToParent>;
-
-/// A process of a session: there, or how it ended.
-#[derive(Debug)]
-pub enum Process<C> {
-    /// Not reaped yet.
-    Running(C),
-    /// Reaped.
-    Ended(Ending),
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// With this status.
-    Exit(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
-impl Ending {
-    /// From wait(2); `None`: still running.
-    pub fn of(status: WaitStatus) -> Option<Ending> {
-        match status {
-            WaitStatus::Exited(_, status) => Some(Ending::Exit(status)),
-            WaitStatus::Signaled(_, signal, _) => Some(Ending::Signal(signal as i32)),
-            _ => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Ending::Exit(status) => write!(f, "exit {status}"),
-            Ending::Signal(signal) => write!(f, "signal {signal}"),
-        }
-    }
-}
-
-impl<C> Process<C> {
-    /// The process, while it runs.
-    pub fn running(&self) -> Option<&C> {
-        match self {
-            Process::Running(child) => Some(child),
-            Process::Ended(_) => None,
-        }
-    }
-
-    /// The same.
-    pub fn running_mut(&mut self) -> Option<&mut C> {
-        match self {
-            Process::Running(child) => Some(child),
-            Process::Ended(_) => None,
-        }
-    }
-}
 
 /// Why the parent ended a session, and when it first did.
 #[derive(Debug)]

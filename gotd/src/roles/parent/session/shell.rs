@@ -6,9 +6,9 @@ use libproto::message::parent::{
     GitAsk, ListToParent, MOST_LISTED, ParentToList, Permit, SeenRoot, ShellAsk, ShellCommand,
 };
 
-use super::super::job::Job;
 use super::super::outbox::Outbox;
-use super::phase::Grant;
+use super::grant::Grant;
+use super::job::Job;
 
 /// A request of self-service under way.
 #[derive(Debug)]

@@ -1,0 +1,70 @@
+//! The process of a job, as its session knows it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use libproto::channel::{Channel, Message, SendError};
+use libproto::states::JobState;
+
+use crate::os::spawn::{Child, Ender};
+
+/// A process that does one thing and ends. The parent knows it by its number; only its [`Ender`]
+/// knows what started it and its pid.
+#[derive(Debug)]
+pub struct Job<S, R> {
+    number: u64,
+    ender: Ender,
+    /// The link to it.
+    pub channel: Channel<S, R>,
+    /// The log has a copy; without a reader, whatever the process says would end it.
+    _stderr: OwnedFd,
+    /// What it may say now.
+    pub state: JobState,
+    /// Its link has ended.
+    pub closed: bool,
+    until: Option<Instant>,
+}
+
+/// A job, whatever its role.
+#[derive(Debug, Clone, Copy)]
+pub struct AnyJob<'j> {
+    /// Never repeats while the daemon runs.
+    pub number: u64,
+    /// How it is ended.
+    pub ender: Ender,
+    /// Its link, until its last word.
+    pub link: Option<BorrowedFd<'j>>,
+    /// When it has to be over.
+    pub until: Option<Instant>,
+}
+
+impl<S: Message, R: Message> Job<S, R> {
+    /// Of a process that has just been started.
+    pub fn new(number: u64, child: Child<S, R>, patience: Option<Duration>) -> Job<S, R> {
+        let (ender, until) = (child.ender(), patience.map(|patience| Instant::now() + patience));
+        let Child { channel, stderr, .. } = child;
+        Job { number, ender, channel, _stderr: stderr, state: JobState::Starting, closed: false, until }
+    }
+
+    /// Whether it has said all that it had to.
+    pub fn is_done(&self) -> bool {
+        self.state == JobState::Finished
+    }
+
+    /// Whether it has had all the time that it may take.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    /// Sends it a message; does not wait for room.
+    pub fn send(&self, session: u64, message: &S) -> Result<(), SendError> {
+        self.channel.try_send(session, message)
+    }
+
+    /// What is known without its messages.
+    pub fn any(&self) -> AnyJob<'_> {
+        // A link that has said its last word would report its end at once and for ever.
+        let link = (!self.closed && !self.is_done()).then(|| self.channel.as_fd());
+        AnyJob { number: self.number, ender: self.ender, link, until: self.until }
+    }
+}
