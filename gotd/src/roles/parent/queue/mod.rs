@@ -32,7 +32,7 @@ const IDLE: Duration = Duration::from_secs(3);
 /// Most turns that are ended, one after the other, for one waiting turn.
 const MOST_ENDED: usize = 32;
 /// How long a client that wants more than its share waits, while no other client does, before it
-/// gets the memory as if it were alone.
+/// has to leave a newcomer only [`LEAST`] bytes.
 const ALONE: Duration = Duration::from_secs(5);
 /// Bytes of memory that are always left for a newcomer by a client that holds some: the least that
 /// a pack takes.
@@ -271,8 +271,9 @@ pub fn held<'j>(contenders: impl Iterator<Item = &'j Contender>) -> u64 {
     contenders.fold(0, |sum, contender| sum.saturating_add(contender.turn.held))
 }
 
-/// Whether the memory is not there that a turn needs. A client that is alone may have all memory,
-/// however much it asks for; otherwise it would wait for ever. `with_own`: what else its client holds counts.
+/// Whether the memory that a turn needs is missing. A client that is alone may have all memory,
+/// however much it asks for; otherwise it would wait for ever. `with_own`: the memory of the same
+/// client's other turns counts.
 fn lacks_memory(contenders: &[Contender], contender: &Contender, rules: Rules, with_own: bool) -> bool {
     let is_own = |other: &Contender| other.party.is(&contender.party);
     let is_of_kind = |other: &Contender| other.party.is_of_kind(&contender.party);
@@ -310,9 +311,9 @@ fn lacks_memory(contenders: &[Contender], contender: &Contender, rules: Rules, w
             || has_its_share())
 }
 
-/// Whether the oldest wait of the same client is held up by what that client holds. Nothing younger
-/// of it begins then: a stream of small packs would keep a large one of the same client waiting for
-/// ever.
+/// Whether the oldest waiting turn of the same client is held up by memory that this client holds
+/// itself. Then no younger turn of the client begins: otherwise a stream of small packs would keep
+/// a large pack of the same client waiting for ever.
 fn is_behind_own(contenders: &[Contender], contender: &Contender, rules: Rules) -> bool {
     let is_fresh = |contender: &Contender| contender.turn.held == 0 && contender.turn.need > 0;
     if !is_fresh(contender) {
