@@ -1,11 +1,11 @@
 //! Object directories that a repository borrows from (`objects/info/alternates`,
 //! `gitrepository-layout`).
 //!
-//! An alternates file is part of a repository. Whoever may write there can name any place in it,
-//! and the server would read that place for him: one line and one commit id were enough to read a
-//! repository that denies the reader (CVE-2022-39253 is of this kind). So a line is only a wish.
-//! Each place is walked to (see [`place`](crate::place)), and [`Lender`] says whether it may be
-//! borrowed from, before anything in it is opened, at each level.
+//! An alternates file is part of a repository. A user who may write there can name any place in it,
+//! and the server would read that place for that user: one line and one commit id were enough to
+//! read a repository that denies the reader (CVE-2022-39253 is of this kind). So a line is only a
+//! wish. Each place is walked to (see [`place`](crate::place)), and [`Lender`] says whether it may
+//! be borrowed from, before anything in it is opened, at each level.
 //!
 //! All of this happens before a process narrows its sandbox: [`resolve`] gives directories, the
 //! sandbox gets a rule for each, and [`Options::alternates`](crate::repository::Options) takes
@@ -26,8 +26,7 @@ use crate::place::{self, Inode, Trust, Walked};
 pub const MAX_DEPTH: usize = 5;
 /// How many object directories one repository may borrow from.
 pub const MAX_ALTERNATES: usize = 64;
-/// Bytes of all their paths and of what is told of the directories on the way: they travel in one
-/// message.
+/// Most bytes of all their paths and of the directories on the way: they travel in one message.
 pub const MAX_PATHS: usize = 12_000;
 /// Bytes that one directory takes there.
 pub const DIRECTORY_BYTES: usize = 28;
@@ -44,7 +43,7 @@ const MAX_LINE: usize = 4096;
 pub enum Withheld {
     /// Something may not be borrowed from.
     Refused,
-    /// All of it may be, and is not there.
+    /// All lines may be followed, and a place is not there.
     Absent,
 }
 
@@ -59,7 +58,7 @@ pub enum Lending {
     No(String),
 }
 
-/// Who says what may be borrowed from.
+/// Decides which places may be borrowed from.
 pub trait Lender {
     /// Asks about the places of one level.
     ///
@@ -80,7 +79,7 @@ pub trait Lender {
 pub struct AlternatePlace<'p> {
     /// The path of an object directory as walked, and of an absent one where it would be.
     pub path: &'p Path,
-    /// That directory, the one above it and so on; none of an absent one.
+    /// That directory, its parent and so on; empty for an absent directory.
     pub directories: &'p [Inode],
 }
 
@@ -101,7 +100,7 @@ pub struct Alternates {
     /// The directories, in the order in which objects are looked for: those of the repository's own
     /// file first.
     pub dirs: Vec<Alternate>,
-    /// Those that were left out, with the reason, for the log.
+    /// The directories that were left out, with the reason, for the log.
     pub refused: Vec<(PathBuf, String)>,
     /// Something was left out that may not be borrowed from.
     denied: bool,
@@ -116,7 +115,7 @@ struct Source {
 /// A place that a line names, before it is known whether it may be used.
 struct AlternateLine {
     path: PathBuf,
-    /// What the walk came to; nothing there is opened yet.
+    /// The result of the walk; nothing there is opened yet.
     found: std::result::Result<Walked, String>,
     directories: Vec<Inode>,
 }
@@ -166,7 +165,7 @@ struct Search {
 }
 
 impl Search {
-    /// What the lines of one file name, as far as it was not named before.
+    /// The places that the lines of a file name, without those named before.
     fn wishes(
         &mut self,
         source: &Source,
@@ -231,8 +230,8 @@ impl Search {
         Ok(wishes)
     }
 
-    /// Those of one level that may be used. About absent ones it is asked all the same: who may not
-    /// read a place is not to learn from the time whether it is there.
+    /// The places of one level that may be used. The lender is asked about absent places, too: a
+    /// client that may not read a place must not learn from the time whether it exists.
     fn granted(&mut self, wishes: Vec<AlternateLine>, lender: &mut dyn Lender) -> Result<Vec<Source>> {
         let places: Vec<AlternatePlace<'_>> = wishes
             .iter()
@@ -283,9 +282,9 @@ fn is_exported(objects: &Walked) -> bool {
     objects.entry("../git-daemon-export-ok") == Some(EntryType::File)
 }
 
-/// A path without `..`, read as C git reads such a line: as text, before anything is looked at.
-/// Were each `..` walked back from where the name before it leads, what is told of a line would
-/// tell whether that name is there.
+/// A path without `..`, read as C git reads such a line: as text, before anything is looked at. If
+/// each `..` were walked back from the place that the name before it leads to, the message about a
+/// line would tell whether that name exists.
 fn plain(path: &Path) -> Option<PathBuf> {
     let mut plain = PathBuf::from("/");
     for component in path.components() {
@@ -312,8 +311,8 @@ pub fn has_any(directory: &OwnedFd, look: Look) -> Result<bool> {
 }
 
 impl Alternates {
-    /// Whether anything was left out, so that objects may be missing. That something is absent is
-    /// told only to whoever may read it: of the rest it cannot be told from what may not be read.
+    /// Whether a place was left out, so that objects may be missing. Only a client that may read a
+    /// place learns that it is absent; for others an absent place looks like a forbidden one.
     pub fn withheld(&self) -> Option<Withheld> {
         let why = if self.denied { Withheld::Refused } else { Withheld::Absent };
         (!self.refused.is_empty()).then_some(why)

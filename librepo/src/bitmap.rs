@@ -1,12 +1,12 @@
 //! Reachability bitmaps: for chosen commits, the set of all objects that can be reached from them
 //! (`gitformat-bitmap`, version 1, of a pack or of a multi-pack index).
 //!
-//! A bitmap speeds a fetch up and says nothing that a walk would not: whatever is wrong with one,
-//! it is not used. What is checked: the structure, that it belongs to this pack or multi-pack
-//! index, the file's own checksum as long as the file is small enough for that to cost little and
-//! nobody has done it before (damage in the middle would otherwise make packs that lack objects),
-//! and of each commit's set that the commit itself is in it. Pseudo-merges are skipped: they only
-//! add more sets.
+//! A bitmap speeds a fetch up and says nothing that a walk would not: a bitmap with any error is
+//! not used. What is checked: the structure, that it belongs to this pack or multi-pack index, the
+//! file's own checksum as long as the file is small enough for that to cost little and nobody has
+//! done it before (damage in the middle would otherwise make packs that lack objects), and of each
+//! commit's set that the commit itself is in it. Pseudo-merges are skipped: they only add more
+//! sets.
 
 use std::collections::HashMap;
 use std::ops::Deref;

@@ -1,10 +1,10 @@
 //! Checks of whole files that need not be made twice.
 //!
 //! A `.rev` file or a bitmap is read to its end before it is believed, and for a small fetch that
-//! is a large part of the work. Whoever starts one process after the other for the same repository
-//! can hand on to the next what the last found right. A file is told by device, inode, size and
-//! times, as Git tells those of its index; the seal of one that changed so lately that it could
-//! change again within the same tick of the clock is not given.
+//! is a large part of the work. A parent that starts one process after the other for the same
+//! repository can hand on the results of such checks. A file is identified by device, inode, size
+//! and times, as in Git's index. A file that changed so lately that it could change again within
+//! the same tick of the clock gets no seal.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -105,7 +105,7 @@ impl Checked {
         self.seals().before.extend(seals.into_iter().take(MOST));
     }
 
-    /// What this process checked that nobody had vouched for.
+    /// The checks that this process made itself.
     #[must_use]
     pub fn found(&self) -> Vec<Seal> {
         self.seals().new.clone()

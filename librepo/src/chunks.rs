@@ -1,5 +1,5 @@
-//! What multi-pack indexes and commit graphs have in common: a table of chunks (`gitformat-chunk`),
-//! and ids in order behind a fan-out table, as pack indexes have them too.
+//! The common parts of multi-pack indexes and commit graphs: a table of chunks (`gitformat-chunk`),
+//! and sorted ids behind a fan-out table, which pack indexes have, too.
 
 use std::cmp::Ordering;
 use std::ops::Range;

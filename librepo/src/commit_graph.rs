@@ -217,8 +217,8 @@ impl CommitGraph {
         id.unwrap_or(ObjectId::null(self.hash))
     }
 
-    /// What the graph knows about a commit. `None` if it is damaged there: its parents must be in
-    /// the graph, and on lower levels. Then the commit itself is to be read.
+    /// The graph's entry of a commit. `None` if the graph is damaged there: parents must be in the
+    /// graph, and on lower levels. Then the caller reads the commit itself.
     pub fn commit(&self, number: u32) -> Option<GraphCommit> {
         let (layer, index) = self.layer(number)?;
         let data: &[u8] = &layer.map;

@@ -2,14 +2,14 @@
 //! `gitrepository-layout`, "repository version").
 //!
 //! The whole file must be well formed, but nothing else in it has an effect, and `include` is not
-//! followed: whoever can write a repository's configuration must not be able to make the server do
-//! anything.
+//! followed: a user who can write a repository's configuration must not be able to make the server
+//! do anything.
 
 use libgit::HashKind;
 
 use crate::error::{Error, Result};
 
-/// Who may read and write what is created in a repository (`core.sharedRepository`).
+/// The permissions of new files in a repository (`core.sharedRepository`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shared {
     /// As the umask has it.

@@ -69,12 +69,12 @@ impl Dir {
         Dir::within(fd, name, Look::ANYWHERE)
     }
 
-    /// The same, and of what is below it only what `look` lets see.
+    /// The same; of the entries below it only those that `look` permits are visible.
     pub fn within(fd: OwnedFd, name: impl Into<PathBuf>, look: Look) -> Dir {
         Dir { fd, name: name.into(), look }
     }
 
-    /// How what is below it is opened.
+    /// How entries below it are opened.
     pub fn look(&self) -> Look {
         self.look
     }
@@ -109,8 +109,8 @@ impl Dir {
     pub fn open_dir(&self, path: &[u8]) -> Result<Option<Dir>> {
         match self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Ok(fd) => Ok(Some(Dir::within(fd, self.name_of(path), self.look))),
-            // A link to a directory is told from nothing at all: what lies behind it would silently
-            // be missed.
+            // A link to a directory is an error, and not treated as absent: the entries behind it
+            // would silently be missed.
             Err(Errno::ENOTDIR) if matches!(self.stat(path)?, Some((EntryType::Symlink, _))) => {
                 Err(Error::Corrupt(self.name_of(path), "symbolic link, which is not followed"))
             }
@@ -186,7 +186,8 @@ impl Dir {
     /// The names in this directory, `.` and `..` left out, in no order, `limit` of them at most.
     pub fn entries(&self, limit: usize) -> Result<Vec<(Vec<u8>, EntryType)>> {
         let fail = |errno| Error::Read(self.name.clone(), io(errno));
-        // A fresh description: the position of a shared one would be left wherever it was.
+        // A fresh open file description: a shared one would start at the position where another
+        // reader left it.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = nix::dir::Dir::openat(&self.fd, ".", flags, Mode::empty()).map_err(fail)?;
         let mut names = Vec::new();
@@ -247,8 +248,8 @@ impl EntryType {
 /// file.
 ///
 /// Git never changes a pack, index or packed-refs file in place: it renames a new one over it,
-/// which leaves this one as it was. Whoever truncates one all the same ends the process that reads
-/// it (SIGBUS), and no other.
+/// which leaves this one as it was. A user who truncates a mapped file all the same ends only the
+/// process that reads it (SIGBUS).
 #[derive(Debug)]
 pub struct Map {
     bytes: memmap2::Mmap,
@@ -271,7 +272,7 @@ impl Map {
         map.make_read_only().map(|bytes| Map { bytes, id: None })
     }
 
-    /// Which file it is, if it was opened by its name.
+    /// The file's identity, if it was opened by its name.
     pub(crate) fn file_id(&self) -> Option<FileId> {
         self.id
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use libgit::ObjectId;
 
-/// What can go wrong with one repository. The text names the object first and the cause last.
+/// The errors of one repository. The text names the object first and the cause last.
 ///
 /// Paths are relative to the repository (or to an alternate's object directory): a client may see
 /// the text, and where a repository lies on disk is none of its business.
@@ -43,12 +43,11 @@ pub enum Error {
     EntryTooLarge(String, u64, u64, u64),
     /// Any other limit was reached, one that cannot be set; the text names it.
     Limit(String),
-    /// A limit was reached that whoever serves the repository has set: what was said of it, and its
-    /// words in gotd.conf.
+    /// A configured limit was reached: the text, and the limit's words in gotd.conf.
     SetLimit(String, &'static str),
     /// The other end (a sink or a source of the caller's) failed.
     Io(io::Error),
-    /// A rule of Git's protocol or formats was broken by what the other end sent.
+    /// The other end broke a rule of Git's protocol or formats.
     Invalid(String),
 }
 
@@ -84,8 +83,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// What a full disk, or a mount point in the way, is called in an error, so that a client can tell
-/// its administrator: the system's own words are about a device.
+/// The words for a full disk, or for a mount point in the way, in an error, so that a client can
+/// tell its administrator: the system's own words are about a device.
 fn full(e: &io::Error) -> &'static str {
     match e.kind() {
         io::ErrorKind::StorageFull => "the disk is full: ",

@@ -2,8 +2,8 @@
 //! remove.
 //!
 //! All paths are relative to the repository's directory and are walked component by component
-//! without following symbolic links. An observer sees the operations in their order, which is how
-//! the tests replay what a power cut could have left at any moment.
+//! without following symbolic links. An observer sees the operations in their order. With it the
+//! tests replay every state that a power cut could leave.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -30,7 +30,7 @@ pub enum Op {
     Append(Vec<u8>, Vec<u8>),
     /// A file cut to so many bytes.
     Cut(Vec<u8>, u64),
-    /// A file that somebody else filled through a descriptor: its name only.
+    /// A file that another process filled through a descriptor: its name only.
     Filled(Vec<u8>),
     /// A file's content is on the disk.
     SyncFile(Vec<u8>),
@@ -340,14 +340,15 @@ impl Fs {
             Shared::Mode(mode) => mode,
         };
         let now = fstat(file)?.st_mode & 0o7777;
-        // Who may not write the file may not through sharing either: packs stay read-only.
+        // Sharing gives no right to write where the owner has none: packs stay read-only.
         let bits = if now & 0o200 == 0 && !dir { bits & !0o222 } else { bits };
         let mut mode = match self.shared {
             Shared::Mode(_) => (now & !0o777) | bits,
             _ => now | bits,
         };
         if dir {
-            // Whoever may read may enter, and new files belong to the directory's group.
+            // The right to read a directory includes the right to enter it, and new files belong to
+            // the directory's group.
             mode |= (mode & 0o444) >> 2 | 0o2000;
         }
         fchmod(file, Mode::from_bits_truncate(mode))

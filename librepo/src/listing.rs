@@ -1,8 +1,8 @@
 //! A listing of references: the loose ones in memory, the packed ones as they lie in `packed-refs`.
 //!
-//! For a packed reference nothing is kept, however many there are. Whoever goes through a listing
-//! twice meets the same twice: `packed-refs` is never changed, but replaced, and the listing keeps
-//! the file that it opened.
+//! For a packed reference nothing is kept, however many there are. Two passes over a listing see
+//! the same references: `packed-refs` is never changed, but replaced, and the listing keeps the
+//! file that it opened.
 
 use std::iter::Peekable;
 
@@ -87,7 +87,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// What was found loose, and the packed ones that it does not hide.
+    /// A listing of the loose references, and of the packed ones that these do not hide.
     pub(crate) fn new(
         mut found: Vec<ResolvedRef>,
         packed: PackedRefs,
@@ -109,8 +109,8 @@ impl Listing {
     }
 
     /// Goes through it: `HEAD` first, the others sorted by name. Broken references are passed over.
-    /// A reference whose object is missing is there, as C git lists it: who wants it is to fail,
-    /// and nobody to take it for deleted.
+    /// A reference whose object is missing is listed, as in C git: a client that wants it must
+    /// fail, and no client may take it for deleted.
     ///
     /// # Errors
     /// Each line of `packed-refs` is read when its turn comes; a bad one is an error, and nothing

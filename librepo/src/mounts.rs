@@ -1,13 +1,13 @@
-//! What the kernel knows about mounts, and how something is opened without crossing into one.
+//! The kernel's knowledge of mounts, and ways to open a file without crossing into one.
 //!
-//! Whoever owns a directory can mount a file system in user space on it, or on a file in it. Its
-//! server may never answer, and then whoever asks it something hangs beyond SIGKILL. So in a place
-//! that others may change no mount point is crossed, down to the last file ([`Look`]).
+//! The owner of a directory can mount a file system in user space on it, or on a file in it. Its
+//! server may never answer, and then a process that asks it something hangs beyond SIGKILL. So in a
+//! place that others may change no mount point is crossed, down to the last file ([`Look`]).
 //!
-//! That a name is a mount point is found out without a question to what is mounted there: `O_PATH`
-//! opens its root, which the kernel has, and statx(2) with `AT_STATX_DONT_SYNC` tells the id of its
-//! mount. The look-up of a name does ask the file system that the name is in: that is the
-//! repository's own, which the walk to it came to.
+//! A mount point is recognised without asking the mounted file system: `O_PATH` opens its root,
+//! which the kernel knows, and statx(2) with `AT_STATX_DONT_SYNC` tells the id of its mount. The
+//! look-up of a name does ask the file system that contains the name. That is the repository's own,
+//! which the walk has reached already.
 //!
 //! openat2(2) with `RESOLVE_NO_XDEV` would do it in one call. Its flags lie behind a pointer, where
 //! a system call filter cannot see them: a process that may only read could open files for writing
@@ -22,13 +22,13 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::dir::EntryType;
 
-/// To look at a directory and ask nobody for it.
+/// Flags to look at a directory without asking its file system.
 #[cfg(target_os = "linux")]
 pub(crate) const DIRECTORY: OFlag =
     OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 pub(crate) const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-/// To look at an entry of a directory, whatever it is, and ask nobody for it.
+/// Flags to look at any entry of a directory without asking its file system.
 #[cfg(target_os = "linux")]
 pub(crate) const ENTRY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 #[cfg(not(target_os = "linux"))]
@@ -36,8 +36,8 @@ pub(crate) const ENTRY: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union
 /// A file that must be new.
 const NEW: OFlag = OFlag::O_CREAT.union(OFlag::O_EXCL);
 
-/// How what is in a directory is opened: anywhere, or without asking a file system that others may
-/// have mounted there, since it may never answer.
+/// How entries of a directory are opened: without restriction, or without asking a file system that
+/// others may have mounted there, since it may never answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
     /// Only what lies on this one.
@@ -65,16 +65,16 @@ impl Look {
         mode: Mode,
     ) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // What is new cannot be a mount point, and a directory's own descriptor is behind none.
+        // A new file cannot be a mount point, and a directory's own descriptor is not behind one.
         if self.mount.is_none() || flags.contains(NEW) || name == b"." {
             return openat(directory, name, flags, mode);
         }
         self.open_here(directory, name, flags)
     }
 
-    /// The same of something that is there, and only if nothing is mounted on it. It is looked at
-    /// first and then opened by the descriptor that was looked at, so that there is no moment
-    /// between the two to mount something.
+    /// Opens an existing entry, but only if nothing is mounted on it. The entry is opened through
+    /// the descriptor by which it was checked, so that nothing can be mounted between check and
+    /// open.
     #[cfg(target_os = "linux")]
     fn open_here(self, directory: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
         use std::os::fd::AsRawFd as _;
@@ -89,8 +89,8 @@ impl Look {
             EntryType::File | EntryType::Other => {
                 let by_descriptor = format!("/proc/self/fd/{}", found.as_raw_fd());
                 match nix::fcntl::open(&*by_descriptor, flags & !OFlag::O_NOFOLLOW, Mode::empty()) {
-                    // Without /proc there is only the name: who mounts something just now is not
-                    // noticed.
+                    // Without /proc there is only the name: a mount made between check and open
+                    // goes unnoticed.
                     Err(Errno::ENOENT) => openat(directory, name, flags, Mode::empty()),
                     done => done,
                 }
@@ -192,9 +192,9 @@ impl Look {
     }
 }
 
-/// What tells one mount from another: its id, and where the kernel does not tell that, the device.
-/// A bind mount of the same file system is not noticed then; that the path is known by where it was
-/// walked holds all the same.
+/// The identity of a mount: its id or, where the kernel does not tell that, the device. With the
+/// device a bind mount of the same file system goes unnoticed; the path is still known as it was
+/// walked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mount {
     id: Option<u64>,
@@ -210,7 +210,7 @@ impl Mount {
     }
 }
 
-/// Who may do what in a directory, as far as its mode says.
+/// Owner, group and mode of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {
     /// Its owner.
@@ -311,19 +311,19 @@ pub(crate) fn facts(directory: BorrowedFd<'_>) -> Result<Facts, Errno> {
 #[cfg(target_os = "linux")]
 const STATX_MNT_ID_UNIQUE: nix::libc::c_uint = 0x4000;
 
-/// Who has mounted a file system.
+/// The user who has mounted a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MountedBy {
     /// Only root can have.
     Root,
-    /// Its server in user space is that of somebody else, or may be.
+    /// Its server in user space belongs, or may belong, to another user than root.
     User,
     /// The kernel does not say, and the file system may be one in user space.
     NotKnown,
 }
 
-/// Who has mounted the file system on which a directory lies. The kernel alone is asked, by
-/// statmount(2): statfs(2) would ask the server of a file system in user space.
+/// Finds which user has mounted the file system on which a directory lies. Only the kernel is
+/// asked, by statmount(2): statfs(2) would ask the server of a file system in user space.
 #[cfg(target_os = "linux")]
 pub(crate) fn mounted_by(facts: &Facts) -> MountedBy {
     // A file system in user space has no device, but for one that only root can have mounted.
@@ -333,7 +333,7 @@ pub(crate) fn mounted_by(facts: &Facts) -> MountedBy {
         Ok(basic) if basic.has(SB_BASIC) && basic.number(24) != FUSE_SUPER_MAGIC => MountedBy::Root,
         Ok(basic) if basic.has(SB_BASIC) => match statmount(mount, FS_TYPE | MNT_OPTS) {
             Ok(fuse) if fuse.is_roots() => MountedBy::Root,
-            // Or nobody says who has mounted it (Linux before 6.11).
+            // Or the kernel does not say which user has mounted it (Linux before 6.11).
             _ => MountedBy::User,
         },
         Err(Errno::ENOSYS) => unknown,

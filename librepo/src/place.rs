@@ -1,19 +1,19 @@
 //! Where a place is: a path walked from `/`, one component after the other.
 //!
-//! Whoever can write a directory can put a symbolic link where a component was, and so make a path
-//! lead to whatever the daemon's user may read. So the kernel never resolves more than one
-//! component here, and links are read by this code: one is followed only where nobody but root and
-//! the daemon's user can have put it.
+//! A user who can write a directory can put a symbolic link in place of a component, and so make a
+//! path lead to anything that the daemon's user may read. So the kernel never resolves more than
+//! one component here. Links are read by this code: a link is followed only where only root or the
+//! daemon's user can have put it.
 //!
 //! A directory is *trusted* if root or the daemon's user owns it and neither group nor others may
-//! write to it (an access control list shows in the group's bits). The first other one of a path,
-//! and all that is below it, is *foreign*: there no link is followed and no mount point crossed.
-//! What is asked of a directory is what the kernel knows already, because the server of somebody's
-//! file system in user space may never answer.
+//! write to it (an access control list shows in the group's bits). The first directory of a path
+//! that is not trusted, and all that is below it, is *foreign*: there no link is followed and no
+//! mount point crossed. A directory's facts are only those that the kernel has already, because the
+//! server of a user's file system in user space may never answer.
 //!
-//! A mount point in a trusted directory may be somebody's all the same: a file system in user space
-//! is mounted by its user, on a directory that he owns, and what it says of its own owner is what
-//! its server likes. The kernel knows who mounted it.
+//! A mount point in a trusted directory may still belong to a user: a user can mount a file system
+//! in user space on a directory of their own, and its server chooses the owner that it shows. The
+//! kernel knows which user mounted it.
 //!
 //! The path as it was walked has no links, and is what a place is known by. Of inodes that cannot
 //! be said: file systems use them again, and some change them.
@@ -187,8 +187,7 @@ struct Step {
     facts: Facts,
     foreign: Option<Foreign>,
     mount_point: bool,
-    /// It lies behind a mount of which the kernel does not say whose it is. No link is followed
-    /// there.
+    /// It lies behind a mount whose user the kernel does not tell. No link is followed there.
     doubtful: bool,
 }
 
@@ -237,8 +236,8 @@ pub fn walk(path: &Path, trust: Trust) -> Result<Walked, Stopped> {
     }
     while let Some(name) = pending.pop_front() {
         if name == b".." {
-            // Back to the directory that was come from, whatever has become of the one that is
-            // left.
+            // Goes back to the directory that the walk came from, even if the present one was moved
+            // meanwhile.
             if steps.len() > 1 {
                 steps.pop();
             }
@@ -319,8 +318,8 @@ impl Walked {
         }
     }
 
-    /// What this name is in this directory, as far as it lies there and not behind a mount point
-    /// that others may have made: whose file system that is may never answer. `None`: nothing.
+    /// The type of this name in this directory; `None`: there is nothing, or it lies behind a mount
+    /// point that others may have made, whose file system may never answer.
     #[must_use]
     pub fn entry(&self, name: &str) -> Option<EntryType> {
         self.look().at(&self.directory, name).ok()
@@ -333,8 +332,7 @@ impl Walked {
         Look::only(self.foreign.is_some().then_some(self.mount))
     }
 
-    /// How what lies on the same mount is looked at, and nothing else: what is behind a mount point
-    /// is not there, whoever has made it.
+    /// A look at entries of the same mount only: entries behind any mount point count as absent.
     #[must_use]
     pub fn look_here(&self) -> Look {
         Look::only(Some(self.mount))
@@ -346,15 +344,15 @@ impl Walked {
         openat(&self.directory, name, ENTRY, Mode::empty()).err() != Some(Errno::ENOENT)
     }
 
-    /// This directory, the one that the walk came from and so on to the one at the top.
+    /// This directory, the directory that the walk came from, and so on up to the root.
     #[must_use]
     pub fn directories(&self) -> Vec<Inode> {
         self.passed().map(|passed| passed.inode).collect()
     }
 
-    /// Who may do what in the same ones, as it was when the walk came through them. Asked by path
-    /// later, another directory may answer, or the server of a file system that was mounted
-    /// meanwhile, which may as well never do it.
+    /// Owner and mode of the same directories, as they were during the walk. Asked by path later,
+    /// another directory could answer, or the server of a file system mounted meanwhile, which may
+    /// never do so.
     #[must_use]
     pub fn permissions(&self) -> Vec<Permissions> {
         self.passed().map(|passed| passed.permissions).collect()
@@ -457,7 +455,7 @@ fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec)
 }
 
-/// What is left of a path that leads nowhere, as plain names.
+/// The rest of a path that leads nowhere, as plain names.
 fn plain(names: impl Iterator<Item = Vec<u8>>) -> PathBuf {
     let mut path = PathBuf::new();
     for name in names {

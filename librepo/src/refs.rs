@@ -130,8 +130,8 @@ impl Refs {
         if !prefixes.may_match_below(b"refs/") {
             return Listing::new(found, PackedRefs::none(self.hash), prefixes);
         }
-        // All loose ones first: what is packed and removed under us is in the packed-refs that is
-        // opened after.
+        // All loose references first: a reference that is packed and removed under us is in
+        // packed-refs, which is opened after.
         if let Some(dir) = self.dir.open_dir(b"refs")? {
             self.walk(&dir, b"refs/", &prefixes, 0, &mut found)?;
         }

@@ -24,7 +24,7 @@ pub struct Options {
     /// Object directories to borrow from, as [`alternates::resolve`](crate::alternates::resolve)
     /// found them. `objects/info/alternates` itself is not read by [`Repository::open`].
     pub alternates: Vec<Alternate>,
-    /// How what is in the repository is opened.
+    /// How entries of the repository are opened.
     pub look: Look,
     /// What the object store allows.
     pub limits: StoreLimits,
@@ -44,7 +44,7 @@ pub struct Repository {
     notes: Vec<String>,
 }
 
-/// A repository of which no more is known yet than that it is one, and what its `config` says.
+/// A repository that is recognised, with its `config` read, and not opened yet.
 #[derive(Debug)]
 pub struct Opening {
     dir: Dir,
@@ -57,7 +57,7 @@ impl Opening {
     /// worktree. Everything is opened beneath that descriptor, following no symbolic link.
     pub fn new(dir: OwnedFd, look: Look) -> Result<Opening> {
         let dir = Dir::within(dir, "", look);
-        // A linked worktree keeps everything elsewhere, and would lead there.
+        // A linked worktree keeps everything in another place, and would lead there.
         if dir.stat(b"commondir")?.is_some() {
             return Err(Error::NotARepository("a linked worktree"));
         }
