@@ -100,7 +100,7 @@ impl PackBitmap {
         None
     }
 
-    /// Where the bitmap's file has what it knows about an object.
+    /// The position of an object's set in the bitmap's file.
     fn index_of(&self, source: &Source<'_>, number: u32) -> Option<u32> {
         let store = source.space.store();
         match &self.numbers {
@@ -210,7 +210,8 @@ pub(crate) fn reach(
                     named.set(number);
                 }
             }
-            // A client that filters may lack what its haves imply: this is how it asks for it.
+            // A client that filters may lack objects that its haves imply, and asks for them in
+            // this way.
             if let Some((number, ObjectKind::Tree | ObjectKind::Blob)) = target {
                 named.set(number);
             }
@@ -286,8 +287,8 @@ impl Walker<'_> {
         set: &mut Bits,
         progress: &mut Progress<'_>,
     ) -> Result<bool> {
-        // What a tag names that bitmaps count, they count, too: once all of that is reached, no tag
-        // need be read. A clone may want thousands.
+        // Bitmaps that count a tag count its target, too: once all targets are reached, no tag need
+        // be read. A clone may want thousands of tags.
         let counted = self.bitmap.bitmap.objects();
         let (mut tags, mut others) = (Vec::new(), Vec::new());
         for tip in tips {

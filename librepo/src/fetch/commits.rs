@@ -60,7 +60,7 @@ impl<'s> Source<'s> {
         self.reader.read_at(location, &id)?.ok_or(Error::Missing(id))
     }
 
-    /// The same if neither it nor what it is built upon has more than `limit` bytes.
+    /// The same, if neither the object nor any of its bases has more than `limit` bytes.
     pub(crate) fn read_within(&mut self, number: u32, limit: u64) -> Result<Option<Object>> {
         let (location, id) = self.location(number)?;
         self.reader.read_at_within(location, &id, limit)
@@ -142,8 +142,8 @@ impl Commits {
         self.load_as(source, number, false)
     }
 
-    /// The same; where `with_tree`, its tree is looked for at once: of a commit that the client
-    /// has, it is hardly ever asked.
+    /// The same; with `with_tree` its tree is looked up at once. The tree of a commit that the
+    /// client has is hardly ever needed.
     fn load_as(&mut self, source: &mut Source<'_>, number: u32, with_tree: bool) -> Result<Option<u32>> {
         if let Some(at) = self.by_number.get(&number) {
             return Ok(Some(*at));

@@ -78,7 +78,7 @@ impl Shared {
         }
     }
 
-    /// Claims an object; true for the one that is first.
+    /// Claims an object; true for the first thread that claims it.
     fn meet(&self, number: u32, name: u32) -> bool {
         let new = match self.met.get((number / 64) as usize) {
             Some(word) if number < self.packed => {

@@ -38,7 +38,7 @@ pub use negotiate::{Fetch, FetchLimits, Policy, Tips, WantError};
 pub use reached::Visible;
 pub use shallow::ShallowInfo;
 
-/// Where a pack goes, and who hears how it comes along. An error ends the fetch with
+/// The receiver of a pack and of its progress. An error ends the fetch with
 /// [`crate::error::Error::Io`]; that is also how a caller cancels it.
 pub trait Sink {
     /// The next bytes of the pack, any number of them.
@@ -121,7 +121,7 @@ pub struct PackStats {
     pub whole_pack: bool,
 }
 
-/// What there is to make a pack with.
+/// The resources for making a pack.
 struct Means {
     /// How many threads may work.
     threads: usize,

@@ -77,8 +77,8 @@ impl Tips {
         tips
     }
 
-    /// There are other references, and nothing that only they reach exists for the client, whatever
-    /// the policy.
+    /// There are hidden references. Objects that only these reach do not exist for the client,
+    /// whatever the policy.
     pub fn hide_others(&mut self) {
         self.hides = true;
     }
@@ -127,9 +127,9 @@ impl From<Error> for WantError {
     }
 }
 
-/// Bytes of memory that making a pack takes, roughly: what is known of each object, and for each
-/// thread its cache, the indexes of bases and what it looks at; small repositories do not fill
-/// these. Large objects come on top.
+/// Bytes of memory that making a pack takes, roughly: the record of each object, and for each
+/// thread its cache, the indexes of bases and the objects under comparison. Small repositories do
+/// not fill these. Large objects come on top.
 fn estimate(source: &Source<'_>, threads: usize, cache_bytes: usize) -> u64 {
     let objects = u64::from(source.space.packed()).saturating_mul(PER_OBJECT);
     let packs: u64 = source.space.store().packs().iter().map(|pack| pack.bytes().len() as u64).sum();
@@ -153,7 +153,7 @@ pub struct Fetch<'r> {
     pub(super) wants: Vec<u32>,
     wanted: Bits,
     pub(super) haves: Vec<u32>,
-    /// What the client said it has, as far as we have it too.
+    /// The client's haves, as far as we have them, too.
     common: Bits,
     /// The same and the parents.
     has: Bits,
@@ -249,8 +249,8 @@ impl<'r> Fetch<'r> {
             self.hidden_want(&id)?
         } else {
             let number = self.source.space.number(&id).ok_or(WantError::NotFound)?;
-            // A client that lacks single files or directories asks for them one after the other:
-            // about those bitmaps say nothing.
+            // A client that lacks single files or directories asks for them one after the other;
+            // bitmaps say nothing about these.
             if self.wants.is_empty()
                 && matches!(self.source.kind(number)?, ObjectKind::Commit | ObjectKind::Tag)
             {
@@ -415,7 +415,7 @@ impl<'r> Fetch<'r> {
     /// The client has this commit but not its parents.
     ///
     /// # Errors
-    /// `Invalid` if the object is no commit. One that is not here is passed over, as in git.
+    /// `Invalid` if the object is no commit. An object that is not here is passed over, as in git.
     pub fn shallow(&mut self, id: ObjectId) -> Result<()> {
         let Some(number) = self.visible(&id)? else { return Ok(()) };
         if self.shallow_set.get(number) {
@@ -436,8 +436,8 @@ impl<'r> Fetch<'r> {
         self.cuts = None;
     }
 
-    /// What changes in the client's shallow boundary, for the protocol's `shallow-info`. To be
-    /// asked after all wants and shallow lines. With protocol v0 it is sent only if the client
+    /// The changes of the client's shallow boundary, for the protocol's `shallow-info`. To be
+    /// called after all wants and shallow lines. With protocol v0 it is sent only if the client
     /// asked to deepen.
     ///
     /// # Errors
@@ -493,8 +493,8 @@ impl<'r> Fetch<'r> {
             memory,
         };
         let bitmap = self.bitmap.as_ref();
-        // A clone that bitmaps answer is often a copy of one file, which costs nothing: whether it
-        // is, they tell at once.
+        // A clone that bitmaps answer is often a copy of one file, which costs nothing; the bitmaps
+        // tell at once whether it is.
         let quick = bitmap.is_some() && haves.is_empty() && cuts.cut.count() == 0 && request.filter.is_none();
         if !quick {
             progress.turn(memory)?;

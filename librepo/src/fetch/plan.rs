@@ -1,4 +1,4 @@
-//! What a walk found out: the objects to send, and what the client can build upon.
+//! The result of a walk: the objects to send, and those of the client that they can build upon.
 
 use libgit::ObjectKind;
 
@@ -18,7 +18,7 @@ pub(crate) struct Edge {
 pub(crate) struct Plan {
     /// What is sent.
     pub(crate) wanted: Bits,
-    /// What the client is known to have. Not all of it.
+    /// Objects that the client is known to have, though not all of them.
     pub(crate) client: Bits,
     /// Hash of a path for each wanted object.
     pub(crate) names: Names,

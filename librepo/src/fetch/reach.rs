@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::walk;
 use crate::error::Result;
 
-/// What is asked, in object numbers.
+/// The request, in object numbers.
 pub(crate) struct ReachRequest<'a> {
     /// What the client wants: objects of any kind.
     pub(crate) wants: &'a [u32],
@@ -40,7 +40,7 @@ pub(crate) fn plan(
     request: &ReachRequest<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Plan> {
-    // A cut history is not what bitmaps describe, and they know neither sizes nor depths.
+    // Bitmaps describe no cut history, and know neither sizes nor depths.
     let measured = request.filter.is_some_and(|filter| filter.needs_size() || filter.needs_depth());
     let bitmap = bitmap.filter(|_| request.cut.count() == 0 && !measured);
     let mut plan = None;
@@ -99,8 +99,8 @@ fn add_tags(
     Ok(())
 }
 
-/// A client that asks for a filter may have asked for one before: what it is said to have, it need
-/// not have.
+/// A client that asks for a filter may have asked for one before: it need not have all objects that
+/// its haves imply.
 fn forget_filtered(
     source: &mut Source<'_>,
     bitmap: Option<&PackBitmap>,

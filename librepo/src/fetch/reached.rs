@@ -1,9 +1,9 @@
-//! What can be reached from references, found as far as somebody asks.
+//! The objects that references reach, found only as far as they are asked for.
 //!
 //! Where some references are hidden, an object exists for a client if and only if it is found here,
-//! and never because it lies in a pack. So that the time of an answer tells nothing either, an
-//! object that is not there and one that only a hidden reference reaches cost the same: the rest of
-//! one walk, which is then over for good.
+//! and never because it lies in a pack. The time of an answer must tell nothing either. So an
+//! absent object and an object that only a hidden reference reaches cost the same: the rest of one
+//! walk, which is then over for good.
 
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -20,7 +20,8 @@ use crate::repository::Repository;
 /// Most ids that are remembered as not reached; beyond that all are forgotten, and each costs a
 /// look again.
 const DENIED: usize = 65_536;
-/// How often an object that no pack holds is looked for among what was met.
+/// A search for an object that no pack holds looks among the objects met so far only once in this
+/// many steps.
 const LOOK: u32 = 1024;
 
 /// Commits and tags, and where somebody asks for more, trees and blobs.
@@ -60,7 +61,7 @@ impl Reached {
             }
             match target {
                 Some((commit, ObjectKind::Commit)) if reached.seen.set(commit) => {
-                    // The newest trees are those that are asked for, not those of old tags.
+                    // Clients ask for the newest trees, not for those of old tags.
                     let date = if content { parents_of(source, commit, &mut Vec::new()) } else { None };
                     reached.queue.push((date.map_or(u64::MAX, |(_, seconds)| seconds), commit));
                 }
@@ -132,9 +133,9 @@ impl Reached {
         self.search(source, id, EVERYTHING, Reached::step_content)
     }
 
-    /// Asked for again, an id that is not reached costs the same whether it is there or not: no
-    /// pack is asked. To measure the time of that one look again, a client has to connect again and
-    /// pay for the whole walk.
+    /// A second question about an unreached id costs the same whether the object exists or not: no
+    /// pack is searched. To measure the first search again, a client has to connect again and pay
+    /// for the whole walk.
     fn search(
         &mut self,
         source: &mut Source<'_>,

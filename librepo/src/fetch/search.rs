@@ -30,7 +30,7 @@ use crate::pack::{Entry, EntryKind};
 
 /// Smaller objects (bytes) are not worth a delta.
 const SMALLEST: u64 = 50;
-/// Larger ones are not worth the memory.
+/// Larger objects are not worth the memory.
 const LARGEST: u64 = 16 << 20;
 /// A delta or object that occupies fewer bytes than this on disk is good enough.
 const GOOD_ENOUGH: u64 = 1024;
@@ -41,7 +41,7 @@ const SMALL_PART: u64 = 4;
 /// How many versions before an object are tried, and how many that the client has.
 const WINDOW: usize = 8;
 const EDGES: usize = 4;
-/// How many times smaller a delta may become when it is compressed: what it inserts is mostly text.
+/// How many times smaller a delta may become by compression: its insertions are mostly text.
 const COMPRESSES: u64 = 4;
 /// How many deltas made here build upon each other.
 const DEEPEST: u8 = 40;
@@ -65,8 +65,8 @@ enum Why {
     Whole,
     /// It lies on disk with this many bytes: only what the client has could make it smaller.
     Large(u64),
-    /// The same, as a delta against something that is not sent: versions that are sent could make
-    /// it smaller too.
+    /// The same, as a delta against an object that is not sent: versions that are sent could make
+    /// it smaller, too.
     Foreign(u64),
 }
 
@@ -191,7 +191,7 @@ fn targets(
             let entry = pack.entry(offset)?;
             let number = || source.space.number_of_position(part.pack, position);
             let stored = end - offset;
-            // Of a path of which the client has versions.
+            // Whether the client has versions of the object's path.
             let known = || number().filter(|number| named.contains(&plan.name(*number)));
             if let EntryKind::Base(kind) = entry.kind {
                 let may = matches!(kind, ObjectKind::Tree | ObjectKind::Blob) && !named.is_empty();
@@ -335,7 +335,7 @@ fn run(
         };
         let mut told = 0;
         let [trees, blobs] = &shared.queues;
-        // Its reader has read trees to find out what is to be sent.
+        // Its reader has read the trees that decide what is sent.
         let mut outcome = Worker::new(source, &shared, &mut means.z).run([trees, blobs], &mut || {
             if shared.work.load(Relaxed) > ALONE {
                 get_help();
@@ -434,7 +434,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         let near = near.filter(|(_, depth)| **depth < DEEPEST).map(|(v, depth)| (v.number, false, depth + 1));
         let edges = group.edges.iter().take(EDGES).map(|edge| (*edge, true, 1));
         let enough = target.len() / 64 + 32;
-        // A delta that could not compress to less than what lies on disk is given up on the way.
+        // A delta that could not compress to less than the entry on disk is given up on the way.
         let worth = match why {
             Why::Whole => target.len() / 2,
             Why::Large(stored) | Why::Foreign(stored) => usize::try_from(stored.saturating_mul(COMPRESSES))
@@ -442,7 +442,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         };
         let mut best: Option<(u32, bool, u8, Vec<u8>)> = None;
         for (base, thin, depth) in near.chain(edges) {
-            // What the client has may be unreadable here: then it is no base.
+            // An object that the client has may be unreadable here: then it is no base.
             let Ok(Some(base_data)) = self.version(base) else { continue };
             let limit = best.as_ref().map_or(worth, |(.., delta)| delta.len().saturating_sub(8));
             let grows = target.len().saturating_sub(base_data.len());

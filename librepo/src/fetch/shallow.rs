@@ -80,8 +80,8 @@ impl Fetch<'_> {
                     &own,
                 )?;
                 if !own_list.is_empty() {
-                    // What is new to the client may end where this repository does: git forgets
-                    // that.
+                    // History that is new to the client may end at this repository's own boundary,
+                    // a case that git forgets.
                     let mut ends = own.clone();
                     ends.or(self.shallow_set.words());
                     for number in &edge.boundary {
@@ -146,9 +146,9 @@ impl Fetch<'_> {
         Ok(visible)
     }
 
-    /// Those commits off the boundary that the client has, with their trees. Not all that it named:
-    /// git keeps commits in its list that it never got (cut off by another one), so only what can
-    /// be reached from its haves counts.
+    /// The commits off the boundary that the client has, with their trees. Only commits reachable
+    /// from its haves count, not all that it named: git keeps commits in its list that it never got
+    /// (cut off by another one).
     pub(super) fn had_at_boundary(&mut self, cuts: &Cuts) -> Result<Vec<u32>> {
         if cuts.unshallow.is_empty() {
             return Ok(Vec::new());
@@ -211,8 +211,8 @@ fn boundary_of(source: &mut Source<'_>, heads: &[u32], shallow: &Bits, own: &Bit
     Ok(found)
 }
 
-/// The commits not older than `since` that can be reached through such ones alone: as git has it,
-/// an old one says nothing about its ancestors that are reached on another way.
+/// The commits not older than `since` that can be reached through such commits alone: as in git, an
+/// old commit says nothing about ancestors that are reached on another way.
 fn younger(
     commits: &mut Commits,
     source: &mut Source<'_>,

@@ -27,9 +27,9 @@ pub(crate) enum First {
     /// None: there is no bitmap.
     #[default]
     None,
-    /// Those of a pack, by their position in it.
+    /// The objects of a pack, by their position in it.
     Pack(u32),
-    /// Those of a multi-pack index, by their position in its order.
+    /// The objects of a multi-pack index, by their position in its order.
     Packs(Arc<PseudoPack>),
 }
 
@@ -66,8 +66,8 @@ impl<'s> Space<'s> {
         let too_many = || Error::Limit("more objects than can be numbered".to_owned());
         let mut bases = vec![0; store.packs().len()];
         let mut order: Vec<u32> = (0u32..).take(bases.len()).collect();
-        // The largest packs first: they answer most questions, and hold the best deltas. Those of a
-        // multi-pack index are asked through it, and themselves only for what it should have known.
+        // The largest packs first: they answer most questions, and hold the best deltas. Packs of a
+        // multi-pack index are searched through it, and directly only if it is damaged.
         let count = |pack: u32| store.packs().get(pack as usize).map_or(0, |p| p.count());
         let rank = |pack: u32| match &first {
             First::Pack(first) if *first == pack => 2,

@@ -1,11 +1,11 @@
-//! Which objects a client lacks, found by walking: commits by date from both sides until only what
-//! the client has is left, then the trees of the new commits path by path beside those of their
-//! nearest commits that the client has.
+//! Finds by walking which objects a client lacks. First it walks commits by date from both sides,
+//! until only commits that the client has are left. Then it compares the trees of the new commits,
+//! path by path, with those of the nearest commits that the client has.
 //!
 //! As in C git the result may hold a few objects more than are missing (an old version that came
 //! back, a copy of a file in a directory that did not change): only trees at the border are
-//! compared, and of those only directories in which something is new. A client is never sent what C
-//! git would not send it, except where that reads all trees of what a shallow client has, which
+//! compared, and in them only directories with something new. A client never gets objects that C
+//! git would not send, except where C git reads all trees of a shallow client's commits, which
 //! costs more than it saves.
 
 use std::cmp::Reverse;
@@ -32,8 +32,8 @@ const SEEN: u8 = 4;
 /// Taken from the queue.
 const DONE: u8 = 8;
 
-/// How many commits that the client has are looked at after the last one it lacks, in case the
-/// dates lie. C git looks at five.
+/// How many commits that the client has are read after the last commit that it lacks, in case the
+/// dates lie. C git reads five.
 const SLOP: u32 = 32;
 
 /// How many trees are read once more because they lie at another path, too, where the client has
@@ -63,7 +63,7 @@ pub(crate) struct WalkRequest<'a> {
     pub(crate) threads: usize,
     /// Bytes of cache for each thread.
     pub(crate) cache_bytes: usize,
-    /// All of what the client has, where bitmaps say so; else empty.
+    /// All objects of the client, where bitmaps tell them; else empty.
     pub(crate) client: Bits,
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn walk(
         }
     }
     for at in edges {
-        // What the client has may be damaged or gone here: then it is no help, and no harm.
+        // The client's object may be damaged or gone here: then it is no help, and no harm.
         roots.client.extend(walk.commits.tree(source, at).ok().flatten());
     }
     let plain = request.filter.is_none() && roots.client.is_empty() && !walk.complete;
@@ -171,7 +171,7 @@ pub(super) fn paint(
             };
             let node = commits.node_mut(at);
             let flag = if limits.has(node) { HAVE } else { flag };
-            // Where all that the client has is known, none of it need be walked.
+            // Where all objects of the client are known, none of them need be walked.
             let queued = flag == WANT || limits.known.is_none();
             if node.flags & SEEN == 0 && queued {
                 queue.push((node.seconds, Reverse(at)));
@@ -287,14 +287,14 @@ struct Walk<'a> {
     depths: HashMap<u32, i64, FastState>,
     /// Asked for by name, and so sent whatever the filter says.
     named: Bits,
-    /// The trees and blobs among them. A client that filters may lack those that its haves imply:
-    /// this is how it asks for them.
+    /// The trees and blobs among the wants. A client that filters may lack objects that its haves
+    /// imply, and asks for them in this way.
     named_content: Bits,
     /// Whether `plan.client` was complete from the start.
     complete: bool,
     /// Trees of the client's that are or will be read.
     edge_trees: Bits,
-    /// What is in the client's trees that were read.
+    /// The entries of the client's trees that were read.
     had: IdSet,
     /// How many trees may still be read once more.
     again: u32,
@@ -400,8 +400,8 @@ impl Walk<'_> {
         Ok(commits)
     }
 
-    /// The commits that the client has and that are parents of ones it lacks, and then those given
-    /// last.
+    /// The commits that the client has and that are parents of commits it lacks, followed by
+    /// `more`.
     fn border(&mut self, request: &WalkRequest<'_>, new: &[u32], haves: &[u32], more: &[u32]) -> Vec<u32> {
         let mut edges = Vec::new();
         let mut known = Bits::with_room(self.commits.len());
@@ -515,13 +515,14 @@ impl Walk<'_> {
             children.len() - 1
         };
 
-        // What the client has here, by name alone: most of it is unchanged and need not be found.
+        // The client's entries here, by name alone: most of them are unchanged and need not be
+        // looked up.
         let mut old = Vec::new();
         let mut had = IdSet::default();
         let mut recent = Recent::new(directory.client.len());
         for tree in &directory.client {
             progress.step(0)?;
-            // What the client has may be damaged or gone here: then it is no help, and no harm.
+            // The client's object may be damaged or gone here: then it is no help, and no harm.
             let Ok(object) = source.read(*tree) else { continue };
             for entry in TreeEntries::new(&object.data, hash) {
                 let Ok(entry) = entry else { break };
@@ -597,8 +598,8 @@ impl Walk<'_> {
                 }
                 let name = name_hash(directory.prefix, entry.name);
                 let changes = changed.contains(&name);
-                // What stayed as it is serves nobody; what changed or went away may turn up
-                // elsewhere.
+                // An unchanged entry is no base for anything; an entry that changed or went away
+                // may turn up elsewhere.
                 if !changes && recent.has(entry.id_bytes) {
                     continue;
                 }
@@ -648,7 +649,7 @@ impl Walk<'_> {
         // With a filter trees are read that are not sent themselves.
         let read = self.depths.keys().copied();
         let mut stack: Vec<u32> = self.plan.wanted.iter().chain(read).filter(known).collect();
-        // A client with another depth of the same tree need not have what is below it.
+        // A client that has the same tree with another depth need not have the entries below it.
         let deep = self.filter.is_some_and(Filter::needs_depth);
         while let Some(number) = stack.pop() {
             progress.step(0)?;

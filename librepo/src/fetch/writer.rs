@@ -175,7 +175,7 @@ pub(crate) fn compressor() -> LazyCell<Compress> {
     LazyCell::new(|| Compress::new(GIT_S, true))
 }
 
-/// What is sent of one pack.
+/// The objects of one pack that are sent.
 pub(super) struct Part {
     pub(super) pack: u32,
     /// The wanted positions.
@@ -239,7 +239,7 @@ struct Writer<'w, 's, 'p, 'k> {
     moved: HashMap<(u32, u32), u64, FastState>,
     /// Offsets of objects that no pack holds, by number.
     loose: HashMap<u32, u64, FastState>,
-    /// What is being written: bases ahead of their turn.
+    /// The objects being written: bases ahead of their turn.
     stack: Vec<(u32, u32)>,
     head: Vec<u8>,
     z: &'w mut LazyCell<Compress>,
@@ -297,7 +297,7 @@ pub(super) fn write(
     Ok(writer.stats)
 }
 
-/// What is wanted of each pack, in pack order.
+/// The wanted objects of each pack, in pack order.
 pub(super) fn parts(source: &Source<'_>, plan: &Plan) -> Result<Vec<Part>> {
     let space = &source.space;
     let words = plan.wanted.words();
@@ -341,7 +341,7 @@ pub(super) fn parts(source: &Source<'_>, plan: &Plan) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// What is wanted of the packs of a multi-pack index, as bits by position in each.
+/// The wanted objects of the packs of a multi-pack index, as bits by position in each.
 fn of_packs(
     source: &Source<'_>,
     packs: &PseudoPack,
@@ -443,7 +443,7 @@ impl Writer<'_, '_, '_, '_> {
         self.end_run(part)
     }
 
-    /// Writes an object, and what it builds upon before it.
+    /// Writes an object, after the bases that it builds upon.
     fn one(&mut self, part: u32, position: u32) -> Result<()> {
         self.stack.clear();
         self.stack.push((part, position));
@@ -741,8 +741,8 @@ impl Writer<'_, '_, '_, '_> {
         compress(z, &[], FlushCompress::Finish, &mut room, out)
     }
 
-    /// A packed object whose delta's base is not sent, where one of the two is large: it is never
-    /// in memory as a whole.
+    /// Writes a packed object whose delta's base is not sent, where one of the two is large: it is
+    /// never in memory as a whole.
     fn streamed_packed(&mut self, pack: u32, offset: u64) -> Result<()> {
         let (kind, size) = self.source.reader.header_packed(pack, offset)?;
         self.begin_stream(kind, size)?;
