@@ -40,9 +40,9 @@ pub(crate) use staging::release_stale;
 pub struct Update {
     /// Which.
     pub name: RefName,
-    /// What it must be now; null: it must not exist.
+    /// The value it must have now; null: it must not exist.
     pub old: ObjectId,
-    /// What it becomes; null: it is deleted.
+    /// The new value; null: it is deleted.
     pub new: ObjectId,
 }
 
@@ -56,11 +56,11 @@ impl Update {
     }
 }
 
-/// What goes into reflogs. Branches and notes that have none get one, as with git's
-/// `core.logAllRefUpdates`.
+/// The author and message of reflog entries. Branches and notes without a reflog get one, as with
+/// git's `core.logAllRefUpdates`.
 #[derive(Clone, Debug)]
 pub struct Reflog {
-    /// `name <mail>` of who pushes; control bytes and angle brackets beyond those two are left out.
+    /// `name <mail>` of the pushing user; control bytes and other angle brackets are left out.
     pub identity: String,
     /// Seconds since 1970.
     pub seconds: u64,
@@ -70,7 +70,7 @@ pub struct Reflog {
 
 /// How references are changed.
 pub struct TransactionOptions<'a> {
-    /// How long to wait for a reference that somebody else has locked.
+    /// How long to wait for a reference that another process has locked.
     pub ref_timeout: Duration,
     /// How long to wait for packed-refs.
     pub packed_timeout: Duration,
@@ -94,11 +94,11 @@ impl Default for TransactionOptions<'_> {
 /// Why one reference was not changed.
 #[derive(Debug)]
 pub enum RefError {
-    /// Somebody else holds its lock, or that of packed-refs.
+    /// Another process holds its lock, or that of packed-refs.
     Locked,
     /// It has another value by now; `None`: it does not exist.
     Changed(Option<ObjectId>),
-    /// It cannot exist beside this one.
+    /// It cannot exist beside this reference.
     Conflict(Vec<u8>),
     /// It is a symbolic reference.
     Symbolic,
@@ -144,8 +144,8 @@ impl From<Error> for RefError {
 /// Result of one update.
 pub type RefResult = Result<(), RefError>;
 
-/// Makes each update by itself: one that fails leaves the others be. The results come in the order
-/// of `updates`.
+/// Makes each update by itself: an update that fails does not affect the others. The results come
+/// in the order of `updates`.
 ///
 /// When this returns, everything that succeeded is on the disk.
 pub fn commit_each(
@@ -172,7 +172,7 @@ pub fn commit_each(
             results[at] = Err(RefError::Twice);
         }
     }
-    // Deletions first: a name that goes may stand in the way of one that comes.
+    // Deletions first: a deleted name may stand in the way of a new one.
     work.delete(updates, &mut results);
     for (at, update) in updates.iter().enumerate() {
         if results[at].is_ok() && !update.is_noop() && !update.is_deletion() {
@@ -332,7 +332,7 @@ impl<'a> Work<'a> {
         }
         if let Err(e) = self.unpack(updates, &held) {
             let text = match &e {
-                // What went wrong with each of them will be said around it.
+                // The caller adds the reference's name to the text.
                 RefError::Failed(why) => why.to_string(),
                 e => e.to_string(),
             };
@@ -616,7 +616,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Whether a new reference may exist beside those that there are.
+    /// Whether a new reference may exist beside the existing ones.
     fn available(&self, name: &[u8], packed: &Packed) -> RefResult {
         for (at, _) in name.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
             let dir = &name[..at];

@@ -1,9 +1,9 @@
 //! Whether anything is missing behind the new tips.
 //!
-//! What is behind an existing reference is taken to be whole, nothing else: an object that exists
-//! but that no reference reaches may lack anything, and is walked like a new one. The common case
-//! needs no walk at all: while the pack was indexed, every name in every object was noted. If all
-//! of them are in the pack, or in trees and commits that references reach, everything is there.
+//! Only history behind an existing reference is taken to be whole. An object that exists but that
+//! no reference reaches may lack anything, and is walked like a new one. The common case needs no
+//! walk at all: while the pack was indexed, every name in every object was noted. If all of them
+//! are in the pack, or in trees and commits that references reach, everything is there.
 
 use std::collections::BinaryHeap;
 
@@ -34,7 +34,7 @@ pub struct Shallow {
     pub own: IdSet,
 }
 
-/// The check, with what it has learnt so far.
+/// The check, with its results so far.
 pub(super) struct Connectivity<'w, 'a> {
     pub(super) world: &'w mut World<'a>,
     tips: &'w [ObjectId],
@@ -88,7 +88,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                 self.reach_tip(*tip)?;
             }
         }
-        // Clocks are not to be trusted to the day; what is missed here is walked instead.
+        // Clocks are not reliable to the day; objects missed here are walked instead.
         const SLOP: u64 = 3 * 86_400;
         while let Some(&(newest, next)) = self.reached_queue.peek() {
             if self.reached.contains(id) {
@@ -158,7 +158,7 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                 Some(place) => {
                     expect(id, *wanted, place.kind())?;
                     match place.kind() {
-                        // Nothing is behind a blob: that it is there is all there is to know.
+                        // A blob names nothing: its existence is all that counts.
                         ObjectKind::Blob => {
                             self.trusted.insert(*id);
                         }
@@ -256,8 +256,8 @@ impl<'w, 'a> Connectivity<'w, 'a> {
         Ok(())
     }
 
-    /// Walks everything behind an object, up to what is known to be whole. Gives what is missing,
-    /// if anything is.
+    /// Walks everything behind an object, up to objects that are known to be whole. Returns a
+    /// missing object, if there is one.
     pub(super) fn walk(&mut self, start: &ObjectId, ticker: &mut Ticker<'_>) -> Result<Option<Gap>> {
         let mut seen = IdSet::default();
         let mut stack: Vec<(ObjectId, Option<ObjectKind>)> = vec![(*start, None)];

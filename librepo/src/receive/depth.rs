@@ -14,11 +14,10 @@ use crate::error::Result;
 use crate::id::IdMap;
 use crate::object::TreeEntries;
 
-/// So many levels are nobody's attack: trees that the repository had are looked into only below
-/// more of them.
+/// This many levels are no attack: trees that the repository had are read only below more levels.
 const USUAL: usize = 64;
-/// Trees that are read for this, newest commits first: what is left of a larger import is not
-/// looked at.
+/// Most trees that are read for this, newest commits first: the rest of a larger import is not
+/// checked.
 const BUDGET: usize = 20_000;
 
 /// Refuses trees that are nested more than `most` deep: those of the pack, and those of the
@@ -31,7 +30,7 @@ pub fn check_depth<'a>(
     ticker: &mut Ticker<'_>,
 ) -> Result<()> {
     let trees = indexed.contents.iter().filter(|(_, kind, external)| *kind == ObjectKind::Tree && !external);
-    // Levels are distinct objects; those of an honest small push are few.
+    // Each level is a distinct object, so a small honest push has few.
     let (Some((pack, idx)), true) = (files, trees.take(USUAL + 1).count() > most.min(USUAL)) else {
         return Ok(());
     };
@@ -58,7 +57,7 @@ struct Level {
     id: ObjectId,
     /// Directories in it that are still to be looked at.
     below: Vec<ObjectId>,
-    /// Levels below it, of those that were looked at.
+    /// Levels below it, as far as they were read.
     height: usize,
 }
 

@@ -1,9 +1,9 @@
 //! Names that some file system takes for `.git`, `.gitmodules` or `.gitattributes` (CVE-2014-9390,
 //! CVE-2018-11235).
 //!
-//! HFS+ ignores case and some invisible characters; NTFS ignores case, trailing dots and blanks,
-//! what follows a colon, and has short names such as `GIT~1`. Rules and short names are those of
-//! git's `path.c` and `utf8.c`.
+//! HFS+ ignores case and some invisible characters. NTFS ignores case, trailing dots and blanks,
+//! and everything behind a colon; it has short names such as `GIT~1`. Rules and short names are
+//! those of git's `path.c` and `utf8.c`.
 
 /// Whether a name needs the closer look below. Almost none does.
 #[inline]

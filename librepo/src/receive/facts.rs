@@ -1,4 +1,4 @@
-//! What rules are decided on: for each command the tip's kind, where it comes from, and what it
+//! The facts that rules are decided on: for each command the tip's kind, its origin, and what it
 //! brings.
 
 use std::collections::BinaryHeap;
@@ -43,7 +43,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What is known about one command. All fields are empty for a deletion.
+/// The facts about a command. All fields are empty for a deletion.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
     /// The reason to refuse it.
@@ -100,7 +100,7 @@ pub fn facts<'a>(
     Ok(all)
 }
 
-/// What is learnt about one tip and spares work for the next: a push may have thousands of them.
+/// Results about one tip that spare work for the next: a push may have thousands of tips.
 struct Shared {
     /// Commands that create or change something.
     creations: usize,
@@ -177,7 +177,8 @@ fn about(
 
 /// Whether `new` is `old` or descends from it.
 ///
-/// Paints history from both, newest first, until nothing is left that only one of them reaches.
+/// Paints history from both commits, newest first, until no commit is left that only one of them
+/// reaches.
 fn descends(world: &mut World<'_>, new: &ObjectId, old: &ObjectId, ticker: &mut Ticker<'_>) -> Result<bool> {
     const NEW: u8 = 1;
     const OLD: u8 = 2;

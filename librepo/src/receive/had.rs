@@ -4,11 +4,11 @@ use libgit::{ObjectId, ObjectKind};
 
 use crate::store::Store;
 
-/// Answers whether an object exists for the client. The kind is what it is named as, where that is
-/// known.
+/// Answers whether an object exists for the client. The kind is the one that the naming object
+/// expects, where that is known.
 pub type Shows<'a> = dyn Fn(&ObjectId, Option<ObjectKind>) -> bool + 'a;
 
-/// All of them, or those that the client may know of.
+/// All objects that the repository had, or only those that the client may know of.
 #[derive(Clone, Copy, Default)]
 pub struct Had<'a> {
     store: Option<&'a Store>,
@@ -28,8 +28,8 @@ impl<'a> From<Option<&'a Store>> for Had<'a> {
 }
 
 impl<'a> Had<'a> {
-    /// Those of `store` that `shows` says exist. It must say so of whole histories only: of what
-    /// can be reached from references.
+    /// The objects of `store` that exist by the word of `shows`. It must say so of whole histories
+    /// only: of objects that references reach.
     pub fn shown(store: &'a Store, shows: &'a Shows<'a>) -> Had<'a> {
         Had { store: Some(store), shows: Some(shows) }
     }
@@ -45,8 +45,8 @@ impl<'a> Had<'a> {
         self.shows.is_some()
     }
 
-    /// Whether an object, if it is there, exists for the client. To be asked before anything is
-    /// read, so that what is hidden takes as long as what is not there.
+    /// Whether an object, if it is in the store, exists for the client. To be asked before anything
+    /// is read, so that a hidden object takes as long as an absent one.
     pub(super) fn shows(self, id: &ObjectId, kind: Option<ObjectKind>) -> bool {
         self.shows.is_none_or(|shows| shows(id, kind))
     }

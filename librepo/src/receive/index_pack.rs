@@ -24,7 +24,7 @@ use crate::store::{self, Store};
 /// How a pack is received.
 #[derive(Clone, Debug, Default)]
 pub struct IndexOptions {
-    /// What it may bring.
+    /// The limits of the pack.
     pub limits: ReceiveLimits,
     /// Which mistakes in objects are refused.
     pub policy: Policy,
@@ -33,12 +33,13 @@ pub struct IndexOptions {
     /// Whether a pack that names one object twice is taken, as `git index-pack` does unless it is
     /// strict.
     pub allow_duplicates: bool,
-    /// Bytes above which it matters which tip brings a blob; 0: only that of large ones is told.
+    /// Size in bytes above which blobs are attributed to the tip that brings them; 0: only large
+    /// blobs are.
     pub blob_limit: u64,
 }
 
-/// A pack that was received, indexed and checked object by object. What is behind it is for
-/// [`connectivity`](super::connectivity).
+/// A pack that was received, indexed and checked object by object. The objects behind it are
+/// checked by [`connectivity`](super::connectivity).
 pub struct Indexed {
     /// Objects in the pack file, those appended to complete it included.
     pub objects: u64,
@@ -188,9 +189,9 @@ fn complete(
         thin::append(table, pack, had, &missing, context.limits, &mut || ticker.poll())?;
         let checksum = thin::seal(table, pack, &mut || ticker.poll())?;
         let done = resolve::round(table, context, &map(pack)?, first, before, findings, ticker)?;
-        // A base may turn out to be in the pack all the same, as a delta on another one that was
-        // missing. Then it must not be there twice: again, without it. Nobody's honest pack needs
-        // more than a few attempts; the rest is refused for its duplicates.
+        // An appended base may turn out to be in the pack, too, as a delta on another missing base.
+        // It must not be there twice, so the attempt is repeated without it. An honest pack needs a
+        // few attempts at most; other packs are refused for their duplicates.
         let appended: IdSet = table.entries[first..].iter().map(|entry| entry.id).collect();
         let known = own.len();
         let resolved = table.entries[..first].iter().filter(|entry| entry.kind.is_some());

@@ -1,5 +1,5 @@
-//! What is done with every object as soon as its content is known: hash, check, note what it names,
-//! compare with what is there.
+//! Inspects every object as soon as its content is known: hashes it, checks it, notes the objects
+//! that it names, and compares it with an existing copy.
 
 use std::sync::Arc;
 
@@ -254,7 +254,7 @@ impl<'s> Inspector<'s> {
                 self.findings.compare.push(index);
                 Ok(())
             }
-            // A damaged copy is replaced by the good one that came, as C git has it.
+            // A damaged copy is replaced by the good one that arrived, as in C git.
             Err(Error::CorruptObject(..) | Error::CorruptEntry(..)) => Ok(()),
             Err(e) => Err(e),
         }

@@ -1,9 +1,9 @@
 //! SHA-1 of many objects at once, with detection of collision attacks: sixteen objects side by
 //! side, one in each lane of the processor's widest registers (AVX-512).
 //!
-//! One hash alone waits for itself at every step; sixteen of them do not, and the expanded message,
-//! which both the hash and the [conditions](super::conditions) need, is made once for both.
-//! Measured, the bytes of a push are hashed and checked in a quarter of the time that
+//! A single hash waits for its own result at every step; sixteen side by side do not. The expanded
+//! message, which both the hash and the [conditions](super::conditions) need, is made once for
+//! both. Measured, the bytes of a push are hashed and checked in a quarter of the time that
 //! [`DetectingSha1`] takes with the processor's own SHA-1.
 //!
 //! A lane that has finished its object takes the next one. When too few objects are left to fill

@@ -29,8 +29,9 @@ impl Wanted {
     }
 }
 
-/// A set of ids with what each is wanted as. A history's trees name the same objects a hundred
-/// times each, so this is a table of its own: ids packed without padding, found by their own bytes.
+/// A set of ids, each with the kind that it is expected to have. A history's trees name the same
+/// objects a hundred times each, so this is a table of its own: ids packed without padding, found
+/// by their own bytes.
 pub(super) struct Links {
     hash: HashKind,
     ids: Vec<u8>,
@@ -120,7 +121,7 @@ impl Links {
         self.ids.chunks_exact(self.hash.len()).zip(self.wanted.iter().copied())
     }
 
-    /// All ids, with what each is wanted as.
+    /// All ids, each with the kind that it is expected to have.
     pub(super) fn iter(&self) -> impl Iterator<Item = (ObjectId, Wanted)> {
         let null = ObjectId::null(self.hash);
         self.iter_bytes()

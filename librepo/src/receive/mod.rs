@@ -91,7 +91,7 @@ impl Default for ReceiveLimits {
     }
 }
 
-/// What is being worked at.
+/// The stage of the work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// Bytes come in, and whole objects are checked.
@@ -105,7 +105,7 @@ pub enum Stage {
 /// How far the work is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// What is being done.
+    /// The present stage.
     pub stage: Stage,
     /// Objects done.
     pub done: u64,

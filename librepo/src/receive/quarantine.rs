@@ -1,4 +1,4 @@
-//! Where a push lies until it is proven, and how it moves in.
+//! The quarantine: a push lies there until it is proven, and then moves into the repository.
 //!
 //! The directory lies in the repository's own object store, so that moving in is a matter of names.
 //! Readers do not look into it, C git's `prune` does not know its name, and a lock on it lives
@@ -27,8 +27,7 @@ const PREFIX: &[u8] = b"gotd-incoming-";
 const DIGITS: usize = 16;
 /// The file in it that becomes the pack's `.keep` file.
 const KEEP: &str = "keep";
-/// How long somebody else's pack that is just moving in is waited for: that is a matter of two
-/// names.
+/// How long to wait for another push's pack that is just moving in, which takes two renames.
 const MOVING: Duration = Duration::from_secs(2);
 /// How many names in `objects` are looked at.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -49,7 +48,7 @@ pub struct Quarantine {
 impl Quarantine {
     /// Makes a new one.
     pub fn create(fs: &Fs) -> Result<Quarantine> {
-        // A sweep of somebody else's may take the directory in the moment before it is locked.
+        // Another process's sweep may take the directory in the moment before it is locked.
         for _ in 0..16 {
             let number = RandomState::new().hash_one(std::process::id());
             let dir = [b"objects/".as_slice(), PREFIX, format!("{number:016x}").as_bytes()].concat();
@@ -96,8 +95,8 @@ impl Quarantine {
     /// reason a pack of that name which is there already is left alone, and this one gets another
     /// name: a repacking under way may have the old one on its list.
     ///
-    /// To be called when whoever filled the files is gone. `checksum` is what it said the pack's
-    /// checksum is; it is compared with the end of both files.
+    /// To be called when the process that filled the files is gone. `checksum` is the pack's
+    /// checksum by that process's word; it is compared with the end of both files.
     pub fn install(&mut self, fs: &Fs, hash: HashKind, checksum: &ObjectId) -> Result<()> {
         let (pack, idx) = self.files.take().ok_or_else(|| bad("incoming pack: not created"))?;
         let (pack_path, idx_path) = (self.file("pack"), self.file("idx"));
@@ -226,8 +225,8 @@ fn lock_packs(fs: &Fs) -> Result<Option<File>> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
-            // Whoever may read the directory can hold a lock on it: that must not stop pushes for
-            // long.
+            // A user who may read the directory can hold a lock on it, which must not stop pushes
+            // for long.
             Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(2));
             }

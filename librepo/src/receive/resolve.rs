@@ -135,7 +135,7 @@ impl Children {
     }
 }
 
-/// What all threads of one round share.
+/// The state that all threads of a round share.
 struct Round<'a> {
     table: &'a PackEntries,
     children: &'a Children,

@@ -330,7 +330,7 @@ impl Pass<'_> {
     }
 }
 
-/// What one step of inflating used up and gave.
+/// Bytes that one step of inflating consumed and produced.
 struct Step {
     consumed: usize,
     produced: usize,

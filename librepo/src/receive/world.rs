@@ -61,7 +61,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Where an object lies; `None` if nowhere. `named` is what it is named as, if that is known.
+    /// The origin of an object; `None` if it is nowhere. `named` is the kind that the naming object
+    /// expects, if that is known.
     pub(super) fn place(&mut self, id: &ObjectId, named: Option<ObjectKind>) -> Result<Option<ObjectOrigin>> {
         if let Some((_, kind, false)) = self.indexed.find(id) {
             return Ok(Some(ObjectOrigin::New(*kind)));
@@ -81,8 +82,8 @@ impl<'a> World<'a> {
         self.had.hides()
     }
 
-    /// Whether the repository had the object before. Where something is hidden, it may have: who
-    /// asks goes on to ask whether references reach it.
+    /// Whether the repository had the object before. With hidden references the answer is only
+    /// "perhaps": the caller must then ask whether visible references reach it.
     pub(super) fn is_old(&self, id: &ObjectId) -> bool {
         self.had.hides() || self.old.as_ref().is_some_and(|old| old.store().contains(id))
     }

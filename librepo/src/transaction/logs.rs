@@ -21,8 +21,8 @@ pub(super) struct Logged {
 }
 
 impl Work<'_> {
-    /// Appends to the reflogs what is about to happen. What was written is given back, for the case
-    /// that it does not.
+    /// Appends an update to the reflogs before it happens. Returns the written entries, so that
+    /// they can be taken back if it fails.
     pub(super) fn log(&mut self, update: &Update) -> Result<Vec<Logged>, Error> {
         let Some(reflog) = &self.options.reflog else { return Ok(Vec::new()) };
         let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();

@@ -8,7 +8,7 @@ use libgit::{HashKind, ObjectId};
 use crate::error::{Error, Result};
 use crate::fs_ops::Fs;
 
-/// What is known about what an id finally names.
+/// What is known about the object that an id finally names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peel {
     /// It is an annotated tag of this object.

@@ -1,5 +1,5 @@
-//! Where locks are made before they are linked to their names, so that those of a dead process can
-//! be told and removed.
+//! The directory in which locks are made before they are linked to their names. By it the locks of
+//! a dead process can be recognised and removed.
 
 use std::fs::File;
 
@@ -69,8 +69,8 @@ impl Staging {
     /// Takes a lock: fails with EEXIST while somebody has it.
     pub(super) fn acquire(&self, fs: &Fs, source: &[u8], lock: &[u8]) -> Result<()> {
         match fs.link(source, lock) {
-            // A file system without hard links: the lock works all the same, but nobody will know
-            // it for ours after a crash.
+            // A file system without hard links: the lock works all the same, but after a crash it
+            // cannot be recognised as ours.
             Err(e)
                 if matches!(
                     fs_ops::errno(&e),
