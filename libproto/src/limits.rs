@@ -4,6 +4,8 @@
 //! The parser, the printer, the messages that refuse something and the checks on arrival all read
 //! this table. It lies below the daemon, so that what travels can name a limit.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// What a limit counts.
@@ -172,6 +174,78 @@ limits! {
     MemoryTotal: Global ["memory" "total"] Bytes 0, 16 * M, 64 * T, none;
 }
 
+/// What a client may send only so many of in one request or conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Counted {
+    /// Objects that a fetch wants.
+    Wants,
+    /// Objects that a client says it has.
+    Haves,
+    /// Lines about the client's shallow commits.
+    Shallows,
+    /// References whose history is not wanted.
+    DeepenNots,
+    /// Prefixes of the references to list.
+    Prefixes,
+    /// Parts of a filter.
+    Filters,
+    /// Lines of capabilities.
+    Capabilities,
+    /// Requests on one connection.
+    Requests,
+    /// Rounds of a negotiation.
+    Rounds,
+    /// Arguments of the first packet over git://.
+    Arguments,
+    /// Commands of a push.
+    Commands,
+    /// Bytes of a push before its pack.
+    CommandBytes,
+    /// Options of a push.
+    PushOptions,
+}
+
+impl Counted {
+    /// The limit of gotd.conf that says how many there may be; some are fixed.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            Counted::Wants => Some(Limit::Wants),
+            Counted::Haves => Some(Limit::Haves),
+            Counted::Shallows => Some(Limit::Shallows),
+            Counted::Commands => Some(Limit::Commands),
+            Counted::CommandBytes => Some(Limit::CommandBytes),
+            Counted::DeepenNots
+            | Counted::Prefixes
+            | Counted::Filters
+            | Counted::Capabilities
+            | Counted::Requests
+            | Counted::Rounds
+            | Counted::Arguments
+            | Counted::PushOptions => None,
+        }
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Counted::Wants => "wants",
+            Counted::Haves => "haves",
+            Counted::Shallows => "shallow lines",
+            Counted::DeepenNots => "deepen-not lines",
+            Counted::Prefixes => "reference prefixes",
+            Counted::Filters => "filters",
+            Counted::Capabilities => "capabilities",
+            Counted::Requests => "requests",
+            Counted::Rounds => "rounds",
+            Counted::Arguments => "arguments",
+            Counted::Commands => "commands",
+            Counted::CommandBytes => "bytes of reference names and push options",
+            Counted::PushOptions => "push options",
+        })
+    }
+}
+
 impl Scope {
     /// The word that its directives begin with.
     pub fn word(self) -> &'static str {
@@ -200,23 +274,35 @@ impl Limit {
         format!("({})", self.directive())
     }
 
-    /// The limit of what Git's protocol counts, by the word that its error has for it.
-    pub fn of_counted(what: &str) -> Option<Limit> {
-        match what {
-            "wants" => Some(Limit::Wants),
-            "haves" => Some(Limit::Haves),
-            "shallow lines" => Some(Limit::Shallows),
-            "commands" => Some(Limit::Commands),
-            "bytes of reference names and push options" => Some(Limit::CommandBytes),
-            _ => None,
-        }
-    }
-
     /// The limit with these words, behind `connection` or `limit`: `pack objects`.
     pub fn from_words(words: &str) -> Option<Limit> {
         TABLE.iter().find(|row| row.words.join(" ") == words).map(|row| row.limit)
     }
 }
+
+/// A word that is no value of a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueError {
+    limit: Limit,
+    word: String,
+}
+
+impl fmt::Display for ValueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = self.limit.row();
+        write!(
+            f,
+            "expected {} from {} to {}{}, found \"{}\"",
+            row.what(),
+            row.spell_range(row.min),
+            row.spell(row.max),
+            if row.none { ", or none" } else { "" },
+            self.word
+        )
+    }
+}
+
+impl std::error::Error for ValueError {}
 
 impl Row {
     /// Whether a value is in range.
@@ -248,19 +334,11 @@ impl Row {
     }
 
     /// The value of a word, or what was expected.
-    pub fn value(&self, word: &str) -> Result<u64, String> {
+    pub fn value(&self, word: &str) -> Result<u64, ValueError> {
         if self.none && word == "none" {
             return Ok(0);
         }
-        let range = || {
-            let none = if self.none { ", or none" } else { "" };
-            format!(
-                "expected {} from {} to {}{none}, found \"{word}\"",
-                self.what(),
-                self.spell_range(self.min),
-                self.spell(self.max)
-            )
-        };
+        let range = || ValueError { limit: self.limit, word: word.to_owned() };
         let (digits, size) = self
             .suffixes()
             .iter()
@@ -334,7 +412,7 @@ mod tests {
         assert_eq!(Limit::PackSize.row().value("2g"), Ok(2 << 30));
         assert_eq!(Limit::BlobSize.row().value("none"), Ok(0));
         assert_eq!(
-            Limit::Wants.row().value("1K").unwrap_err(),
+            Limit::Wants.row().value("1K").unwrap_err().to_string(),
             "expected a number from 1 to 10000000, found \"1K\""
         );
     }

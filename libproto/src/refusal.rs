@@ -10,7 +10,7 @@ use std::fmt;
 use libgit::{ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::Limit;
+use crate::limits::{Counted, Limit};
 use crate::names::escape;
 use crate::wire_error::WireError;
 
@@ -85,9 +85,8 @@ pub enum Refusal {
     Withheld(ObjectId, Lender),
     /// No reference has this name, or more than one.
     NoSuchRef(RefName),
-    /// Too many of something: its plural, the largest number, and the limit of gotd.conf if there
-    /// is one.
-    TooMany(String, u64, Option<Limit>),
+    /// More of something than may be: what, and how many may be.
+    TooMany(Counted, u64),
     /// A limit of gotd.conf is reached: which, and how.
     Limit(Limit, String),
     /// The client takes or gives less than the minimum rate.
@@ -120,7 +119,7 @@ impl Refusal {
         match self {
             Refusal::BlobSize(..) => Some(Limit::BlobSize),
             Refusal::Commands(_) => Some(Limit::Commands),
-            Refusal::TooMany(_, _, limit) => *limit,
+            Refusal::TooMany(counted, _) => counted.limit(),
             Refusal::Limit(limit, _) => Some(*limit),
             Refusal::TooSlow => Some(Limit::MinimumRate),
             _ => None,
@@ -167,7 +166,6 @@ impl Refusal {
     #[must_use]
     pub fn map_text(mut self, change: impl FnOnce(&str) -> String) -> Refusal {
         if let Refusal::Limit(_, text)
-        | Refusal::TooMany(text, ..)
         | Refusal::Malformed(text)
         | Refusal::Connection(text)
         | Refusal::Reference(text)
@@ -202,9 +200,7 @@ impl From<Refusal> for std::io::Error {
 impl From<&WireError> for Refusal {
     fn from(error: &WireError) -> Refusal {
         match error {
-            WireError::Limit(what, most) => {
-                Refusal::TooMany((*what).to_owned(), *most, Limit::of_counted(what))
-            }
+            WireError::Limit(what, most) => Refusal::TooMany(*what, *most),
             error => Refusal::Malformed(error.to_string()),
         }
     }
@@ -254,7 +250,7 @@ impl fmt::Display for Said<'_> {
             Refusal::Missing(id) => write!(f, "object {id}: missing"),
             Refusal::Withheld(id, lender) => write!(f, "object {id}: missing: {lender}"),
             Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
-            Refusal::TooMany(what, most, _) => write!(f, "too many {what}: at most {most}"),
+            Refusal::TooMany(what, most) => write!(f, "too many {what}: at most {most}"),
             Refusal::TooSlow => f.write_str("transfer is too slow"),
             Refusal::ClientGone => f.write_str("connection closed by client"),
             Refusal::Connection(text) => write!(f, "client's connection: {text}"),
@@ -306,12 +302,12 @@ mod tests {
             ),
             (Refusal::NoSuchRef(name), text("deepen-not is not a ref: refs/heads/x"), None),
             (
-                Refusal::from(&WireError::Limit("push options", 7)),
+                Refusal::from(&WireError::Limit(Counted::PushOptions, 7)),
                 text("too many push options: at most 7"),
                 None,
             ),
             (
-                Refusal::from(&WireError::Limit("wants", 7)),
+                Refusal::from(&WireError::Limit(Counted::Wants, 7)),
                 text("too many wants: at most 7 (limit wants)"),
                 Some(Limit::Wants),
             ),

@@ -11,6 +11,7 @@ pub mod v2;
 
 use libgit::{DeepenLine, Depth, FILTER_PARTS_MAX, Filter, FilterError, HashKind, ObjectId, RefName};
 
+use crate::limits::Counted;
 use crate::wire_error::{WireError, quote};
 
 /// The limits of one request.
@@ -62,14 +63,14 @@ impl Default for RequestLimits {
 /// Counts one kind of thing against its limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Counter {
-    what: &'static str,
+    what: Counted,
     count: u64,
     limit: u64,
 }
 
 impl Counter {
-    /// Nothing counted yet. `what` is the plural that the error names.
-    pub const fn new(what: &'static str, limit: u64) -> Counter {
+    /// Nothing counted yet.
+    pub const fn new(what: Counted, limit: u64) -> Counter {
         Counter { what, count: 0, limit }
     }
 
@@ -125,7 +126,7 @@ fn filter(spec: &[u8]) -> Result<Filter, WireError> {
     Filter::parse(spec).map_err(|error| match error {
         FilterError::Value(value) => bad("filter", &value),
         FilterError::Unknown(name) => WireError::Unknown("filter", quote(&name)),
-        FilterError::TooMany => WireError::Limit("filters", FILTER_PARTS_MAX as u64),
+        FilterError::TooMany => WireError::Limit(Counted::Filters, FILTER_PARTS_MAX as u64),
     })
 }
 
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn counters_say_their_limit() {
-        let mut counter = Counter::new("wants", 2);
+        let mut counter = Counter::new(Counted::Wants, 2);
         counter.add().unwrap();
         counter.add().unwrap();
         assert_eq!(counter.add().unwrap_err().to_string(), "too many wants: at most 2");

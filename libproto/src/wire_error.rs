@@ -6,6 +6,7 @@ use std::fmt;
 
 use libgit::{ObjectId, RefName};
 
+use crate::limits::Counted;
 use crate::names::{NameError, escape};
 
 /// A violation of Git's protocol, or of one of our limits on it, by a client.
@@ -39,8 +40,8 @@ pub enum WireError {
     Conflict(&'static str),
     /// Something that must be there and is not.
     Missing(&'static str),
-    /// More of something than the configuration allows: its plural, and the limit.
-    Limit(&'static str, u64),
+    /// More of something than the configuration allows: what, and how many.
+    Limit(Counted, u64),
     /// An object format other than the repository's: ours, and the client's.
     ObjectFormat(&'static str, String),
     /// A wanted object that is not there, or that the client may not have.

@@ -624,7 +624,7 @@ impl Parser<'_> {
         let word = self.word(&format!("a value for \"{}\"", row.words.join(" ")))?;
         match row.value(&word.text) {
             Ok(value) => set(self, LimitItem { limit: row.limit, user, value, at }),
-            Err(message) => self.fail(word.at, message),
+            Err(error) => self.fail(word.at, error.to_string()),
         }
     }
 

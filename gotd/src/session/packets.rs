@@ -204,6 +204,7 @@ impl<'a> Wire<'a> {
 mod tests {
     use libgit::ObjectId;
     use libgit::RefName;
+    use libproto::limits::Counted;
     use libproto::refusal::Lender;
 
     use super::*;
@@ -216,17 +217,17 @@ mod tests {
         let a = "a".repeat(40);
         let wire = |what, most| TalkError::Wire(WireError::Limit(what, most));
         for (error, text, told) in [
-            (wire("wants", 7), "too many wants: at most 7 (limit wants)".to_owned(), false),
-            (wire("haves", 7), "too many haves: at most 7 (limit haves)".into(), false),
-            (wire("shallow lines", 7), "too many shallow lines: at most 7 (limit shallows)".into(), false),
-            (wire("commands", 7), "too many commands: at most 7 (limit commands)".into(), false),
+            (wire(Counted::Wants, 7), "too many wants: at most 7 (limit wants)".to_owned(), false),
+            (wire(Counted::Haves, 7), "too many haves: at most 7 (limit haves)".into(), false),
+            (wire(Counted::Shallows, 7), "too many shallow lines: at most 7 (limit shallows)".into(), false),
+            (wire(Counted::Commands, 7), "too many commands: at most 7 (limit commands)".into(), false),
             (
-                wire("bytes of reference names and push options", 7),
+                wire(Counted::CommandBytes, 7),
                 "too many bytes of reference names and push options: at most 7 (limit command bytes)".into(),
                 false,
             ),
-            (wire("push options", 7), "too many push options: at most 7".into(), false),
-            (wire("capabilities", 7), "too many capabilities: at most 7".into(), false),
+            (wire(Counted::PushOptions, 7), "too many push options: at most 7".into(), false),
+            (wire(Counted::Capabilities, 7), "too many capabilities: at most 7".into(), false),
             (TalkError::Wire(WireError::UnexpectedEof), "unexpected end of file".into(), false),
             (
                 TalkError::Wire(WireError::Unknown("capability", "(limit packs total)".into())),

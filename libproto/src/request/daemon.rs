@@ -3,6 +3,7 @@
 
 use super::bad;
 use crate::command::{Parameters, Service};
+use crate::limits::Counted;
 use crate::names::RepoName;
 use crate::wire_error::{WireError, quote};
 
@@ -56,7 +57,7 @@ impl DaemonRequest {
             [_, unexpected, ..] => return Err(bad("argument", unexpected)),
         };
         if keys.len() > KEYS_MAX {
-            return Err(WireError::Limit("arguments", KEYS_MAX as u64));
+            return Err(WireError::Limit(Counted::Arguments, KEYS_MAX as u64));
         }
         if let Some(empty) = keys.iter().find(|key| key.is_empty()) {
             return Err(bad("argument", empty));

@@ -5,6 +5,7 @@ use libgit::{Filter, HashKind, ObjectId};
 
 use super::{Counter, ShallowLine, filter, object_format, object_id, shallow_line};
 use crate::command::sanitize_agent;
+use crate::limits::Counted;
 use crate::wire_error::{WireError, quote};
 
 /// A command of v2.
@@ -44,7 +45,7 @@ impl Head {
             hash,
             command: None,
             format: false,
-            lines: Counter::new("capabilities", max_lines),
+            lines: Counter::new(Counted::Capabilities, max_lines),
             agent: None,
         }
     }
@@ -213,7 +214,7 @@ mod tests {
             Err(WireError::Duplicate("command"))
         );
         assert_eq!(head(&["agent=x"], HashKind::Sha1), Err(WireError::Missing("command requested")));
-        assert_eq!(head(&["agent=x"; 9], HashKind::Sha1), Err(WireError::Limit("capabilities", 8)));
+        assert_eq!(head(&["agent=x"; 9], HashKind::Sha1), Err(WireError::Limit(Counted::Capabilities, 8)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use libgit::{Deepen, DeepenLine, Depth, ObjectId};
 use libproto::channel::{Channel, Message, Received, RecvError};
-use libproto::limits::Limit;
+use libproto::limits::Counted;
 use libproto::message::parent::{FetchRules, Negotiation as NegotiationTime, RepoReport, SessionStart};
 use libproto::message::repo::{
     BATCH_IDS, BoundaryBatch, HaveStatus, Haves, PackAsk, PackReport, READ_STATES, ReadState, RepoToSession,
@@ -335,9 +335,7 @@ impl<'a> Server<'a> {
         for id in ids {
             negotiation.fetch.want(*id).map_err(|error| match error {
                 WantError::NotFound | WantError::NotAllowed => Refusal::NotFound(*id),
-                WantError::TooMany(limit) => {
-                    Refusal::TooMany("wants".into(), limit as u64, Some(Limit::Wants))
-                }
+                WantError::TooMany(limit) => Refusal::TooMany(Counted::Wants, limit as u64),
                 WantError::Repository(error) => broken(error),
             })?;
         }
@@ -364,7 +362,7 @@ impl<'a> Server<'a> {
             DeepenLine::Not(_) => {
                 let most = request::RequestLimits::default().deepen_nots;
                 if negotiation.nots.len() as u64 >= most {
-                    return Err(Refusal::TooMany("deepen-not lines".into(), most, None));
+                    return Err(Refusal::TooMany(Counted::DeepenNots, most));
                 }
                 negotiation.nots.extend(not);
             }
@@ -412,7 +410,7 @@ impl<'a> Server<'a> {
     }
 
     fn haves(&mut self, haves: &Haves) -> Result<Vec<HaveStatus>, Refusal> {
-        let limit = || Refusal::TooMany("haves".into(), self.grant.limits.haves.into(), Some(Limit::Haves));
+        let limit = || Refusal::TooMany(Counted::Haves, self.grant.limits.haves.into());
         self.haves_left = self.haves_left.checked_sub(haves.ids.len() as u64).ok_or_else(limit)?;
         let negotiation = self.negotiation()?;
         let mut statuses = Vec::with_capacity(haves.ids.len());

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use libgit::{ObjectId, RefName};
+use libproto::limits::Counted;
 use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine};
 use libproto::refusal::Refusal;
 use libproto::request::RequestLimits;
@@ -56,7 +57,7 @@ impl<'a> Advertised<'a> {
         self.prefix_bytes = self.prefix_bytes.saturating_add(bytes);
         self.prefixes.extend(more);
         if self.prefixes.len() as u64 > limits.prefixes || self.prefix_bytes > limits.prefix_bytes {
-            return Err(Refusal::TooMany("reference prefixes".into(), limits.prefixes, None));
+            return Err(Refusal::TooMany(Counted::Prefixes, limits.prefixes));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! Update Request"), handed on to `repo_write` in batches as they come.
 
 use libgit::{HashKind, ObjectId, RefName};
+use libproto::limits::Counted;
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, RefCommand, SessionToWriter};
 use libproto::message::repo::BATCH_IDS;
 use libproto::names::escape;
@@ -83,9 +84,9 @@ impl<'w, 'a> Reader<'w, 'a> {
             wire,
             writer,
             hash,
-            commands: Counter::new("commands", limits.commands),
-            shallows: Counter::new("shallow lines", limits.shallows),
-            options: Counter::new("push options", limits.push_options),
+            commands: Counter::new(Counted::Commands, limits.commands),
+            shallows: Counter::new(Counted::Shallows, limits.shallows),
+            options: Counter::new(Counted::PushOptions, limits.push_options),
             bytes: (0, limits.command_bytes),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -227,11 +228,7 @@ impl<'w, 'a> Reader<'w, 'a> {
 /// Counts bytes of names and options against their limit.
 fn count_bytes((bytes, most): &mut (u64, u64), more: usize) -> Result<(), WireError> {
     *bytes = bytes.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
-    if bytes > most {
-        Err(WireError::Limit("bytes of reference names and push options", *most))
-    } else {
-        Ok(())
-    }
+    if bytes > most { Err(WireError::Limit(Counted::CommandBytes, *most)) } else { Ok(()) }
 }
 
 /// Whether the capabilities in a command line name `side-band-64k`.

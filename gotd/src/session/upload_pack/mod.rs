@@ -14,6 +14,7 @@ mod v2;
 mod tests;
 
 use libgit::{DeepenLine, ObjectId};
+use libproto::limits::Counted;
 use libproto::message::repo::{BATCH_IDS, BoundaryBatch, ListAsk, PackAsk, SessionToRepo};
 use libproto::pktline;
 use libproto::request::{Counter, RequestLimits, ShallowLine};
@@ -177,9 +178,9 @@ struct Needs {
 impl Needs {
     fn new(limits: &RequestLimits) -> Needs {
         Needs {
-            wants: Counter::new("wants", limits.wants),
-            shallows: Counter::new("shallow lines", limits.shallows),
-            nots: Counter::new("deepen-not lines", limits.deepen_nots),
+            wants: Counter::new(Counted::Wants, limits.wants),
+            shallows: Counter::new(Counted::Shallows, limits.shallows),
+            nots: Counter::new(Counted::DeepenNots, limits.deepen_nots),
             want_batch: Vec::new(),
             shallow_batch: Vec::new(),
             depth: false,

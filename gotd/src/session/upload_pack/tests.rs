@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use libgit::{HashKind, ObjectId};
 use libproto::command::Service;
-use libproto::limits::Limit;
+use libproto::limits::Counted;
 use libproto::message::parent::{FetchRules, Grant, SessionStart};
 use libproto::message::repo::{Begin, Haves, PackAsk, RepoToSession, SessionToRepo};
 use libproto::pktline::{Decoder, Packet};
@@ -696,7 +696,7 @@ fn the_repository_process_judges_wants_and_counts_haves_itself() {
     let one = Haves { ids: vec![inner], judge: true };
     assert_eq!(
         ask(SessionToRepo::Haves(one)),
-        RepoToSession::Refused(Refusal::TooMany("haves".into(), 2000, Some(Limit::Haves)))
+        RepoToSession::Refused(Refusal::TooMany(Counted::Haves, 2000))
     );
     let sha256 = ObjectId::null(HashKind::Sha256);
     assert_eq!(ask(SessionToRepo::Wants(vec![sha256])), RepoToSession::Refused(Refusal::NotFound(sha256)));

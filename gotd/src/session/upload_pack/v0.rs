@@ -2,6 +2,7 @@
 
 use libgit::{Filter, ObjectId};
 use libproto::advertise::{self, FetchOffer};
+use libproto::limits::Counted;
 use libproto::message::repo::{BATCH_IDS, Begin, HaveStatus, PackAsk, SessionToRepo};
 use libproto::pktline::{self, FLUSH, Packet};
 use libproto::request::Counter;
@@ -163,8 +164,8 @@ impl Session<'_> {
     /// Reads haves and acknowledges them, until the client is done or enough is common.
     fn negotiate(&mut self, caps: &Capabilities) -> Result<(), TalkError> {
         let mut acks = Acks::default();
-        let mut haves = Counter::new("haves", self.limits.haves);
-        let mut rounds = Counter::new("rounds", self.limits.rounds);
+        let mut haves = Counter::new(Counted::Haves, self.limits.haves);
+        let mut rounds = Counter::new(Counted::Rounds, self.limits.rounds);
         let mut batch = Vec::new();
         loop {
             let Some(packet) = self.wire.packet()? else { return Err(WireError::UnexpectedEof.into()) };

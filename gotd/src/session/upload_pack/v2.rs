@@ -3,6 +3,7 @@
 
 use libgit::{Filter, ObjectId, REF_NAME_MAX};
 use libproto::advertise;
+use libproto::limits::Counted;
 use libproto::message::repo::{
     BATCH_BYTES, BATCH_IDS, Begin, HaveStatus, ListAsk, PackAsk, Prefixes, SessionToRepo,
 };
@@ -19,8 +20,8 @@ impl Session<'_> {
     /// Holds the whole conversation.
     pub(super) fn v2(&mut self) -> Result<(), TalkError> {
         advertise::v2_capabilities(&mut self.wire.out, self.hash, self.filter)?;
-        let mut requests = Counter::new("requests", self.limits.rounds);
-        let mut haves = Counter::new("haves", self.limits.haves);
+        let mut requests = Counter::new(Counted::Requests, self.limits.rounds);
+        let mut haves = Counter::new(Counted::Haves, self.limits.haves);
         while let Some((command, arguments)) = self.head()? {
             requests.add()?;
             match command {
