@@ -1,6 +1,8 @@
 //! The grammar of `account` and `group`: people who share one Unix account and are known by their
 //! keys.
 
+use std::fmt;
+
 use libproto::names::UserName;
 
 use super::keywords::{either, nearest};
@@ -92,7 +94,7 @@ impl Parser<'_> {
         let word = self.word("a public key in quotes, or file and a path")?;
         match parse_key(&word.text, at) {
             Ok(key) => self.push_key(user, key),
-            Err(message) => self.fail(word.at, message),
+            Err(error) => self.fail(word.at, error.to_string()),
         }
     }
 
@@ -184,29 +186,56 @@ impl Parser<'_> {
     }
 }
 
+/// What is wrong with a public key; of the wrong kind or of this kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyError {
+    /// There is none.
+    NoKey,
+    /// No key is of this kind.
+    Kind(String),
+    /// What follows the kind is no base64, or too long.
+    Base64(String),
+    /// The data are of another kind.
+    Data(String),
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyError::NoKey => f.write_str("expected a public key"),
+            KeyError::Kind(kind) => write!(
+                f,
+                "expected a public key that starts with {}, found \"{}\"",
+                either(KEY_KINDS),
+                libproto::names::escape(kind.as_bytes())
+            ),
+            KeyError::Base64(kind) => write!(f, "expected the key in base64 after {kind}"),
+            KeyError::Data(kind) => write!(f, "the key's data are not those of a key of kind {kind}"),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
 /// Checks a public key as in an authorized_keys file without options: kind, base64, and a comment
 /// that is dropped.
-pub fn parse_key(text: &str, at: Position) -> Result<Key, String> {
+pub fn parse_key(text: &str, at: Position) -> Result<Key, KeyError> {
     let mut words = text.split_ascii_whitespace();
     let (Some(kind), base64) = (words.next(), words.next()) else {
-        return Err("expected a public key".to_owned());
+        return Err(KeyError::NoKey);
     };
     if !KEY_KINDS.contains(&kind) {
-        return Err(format!(
-            "expected a public key that starts with {}, found \"{}\"",
-            either(KEY_KINDS),
-            libproto::names::escape(kind.as_bytes())
-        ));
+        return Err(KeyError::Kind(kind.to_owned()));
     }
     let blob = base64.filter(|b| b.len() <= KEY_MAX).and_then(decode_base64);
     let Some(blob) = blob else {
-        return Err(format!("expected the key in base64 after {kind}"));
+        return Err(KeyError::Base64(kind.to_owned()));
     };
     // The blob repeats the kind, as a string with its length before it (RFC 4253, section 6.6).
     let length = u32::try_from(kind.len()).unwrap_or(u32::MAX).to_be_bytes();
     let rest = blob.strip_prefix(&length).and_then(|rest| rest.strip_prefix(kind.as_bytes()));
     if rest.is_none_or(|rest| rest.len() < 32) {
-        return Err(format!("the key's data are not those of a key of kind {kind}"));
+        return Err(KeyError::Data(kind.to_owned()));
     }
     Ok(Key { kind: kind.to_owned(), base64: base64.unwrap_or_default().to_owned(), at })
 }

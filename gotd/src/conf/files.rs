@@ -20,7 +20,7 @@ use crate::conf::error::ConfigError;
 use crate::conf::model::{Config, Position, Repository, RepositoryKind, Secret};
 use crate::conf::parser::Parsed;
 use crate::conf::resolve::{NameService, complaint, resolve};
-use crate::conf::source::{FILE_MAX, FILES_MAX, Loader, matches, split_last};
+use crate::conf::source::{FILE_MAX, FILES_MAX, FileError, Loader, matches, split_last};
 use crate::conf::{parse, secrets, subuid};
 use crate::os::passwd::System;
 
@@ -109,33 +109,29 @@ impl Loaded {
 }
 
 /// Opens a regular file for reading; whatever else it is, it cannot make this process wait.
-fn open_regular(path: &str) -> Result<(File, std::fs::Metadata), String> {
+fn open_regular(path: &str) -> Result<(File, std::fs::Metadata), FileError> {
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = open.map_err(|e| match e.kind() {
-        std::io::ErrorKind::PermissionDenied => format!("{e}: {}", reader()),
-        _ => e.to_string(),
+        std::io::ErrorKind::PermissionDenied => unreadable(e),
+        _ => FileError::Io(e),
     })?;
-    let meta = file.metadata().map_err(|e| e.to_string())?;
-    if meta.is_file() { Ok((file, meta)) } else { Err("not a regular file".to_owned()) }
+    let meta = file.metadata()?;
+    if meta.is_file() { Ok((file, meta)) } else { Err(FileError::NotRegular) }
 }
 
-/// Advice about a file that this process may not read: at a reload it runs as the user of the
-/// daemon.
-fn reader() -> String {
+/// A file that this process may not read, and who it is.
+fn unreadable(error: std::io::Error) -> FileError {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let user = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |u| u.name);
     let group = nix::unistd::Group::from_gid(gid).ok().flatten().map_or_else(|| gid.to_string(), |g| g.name);
-    format!(
-        "a reload reads it as the user that gotd runs as, which is {user} here: expected a file that this user can read, \
-         for example of group {group} with mode 0640, in a directory that it can search"
-    )
+    FileError::Unreadable { error, user, group }
 }
 
-fn read_bounded(file: File, most: usize) -> Result<Vec<u8>, String> {
+fn read_bounded(file: File, most: usize) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    if bytes.len() > most { Err(format!("larger than {most} bytes")) } else { Ok(bytes) }
+    file.take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() > most { Err(FileError::TooLarge(most)) } else { Ok(bytes) }
 }
 
 /// Whether only root, or the user who runs this, can have written a file.
@@ -150,7 +146,7 @@ struct Files<'p> {
 }
 
 impl Loader for Files<'_> {
-    fn load(&mut self, path: &str) -> Result<Vec<u8>, String> {
+    fn load(&mut self, path: &str) -> Result<Vec<u8>, FileError> {
         let (file, meta) = open_regular(path)?;
         let loose = meta.mode() & 0o022 != 0;
         if path == self.main {
@@ -159,30 +155,30 @@ impl Loader for Files<'_> {
                 self.warnings.push(ConfigError::whole(path, "anybody can write to this file"));
             }
         } else if !trusted_owner(&meta) {
-            return Err("expected a file of root or of the user that runs this".to_owned());
+            return Err(FileError::Foreign);
         } else if loose {
-            return Err("expected a file that only its owner can write to".to_owned());
+            return Err(FileError::Loose);
         }
         read_bounded(file, FILE_MAX)
     }
 
-    fn expand(&mut self, pattern: &str) -> Result<Vec<String>, String> {
+    fn expand(&mut self, pattern: &str) -> Result<Vec<String>, FileError> {
         let (directory, last) = split_last(pattern);
         let entries = match std::fs::read_dir(directory) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(e.into()),
         };
         let mut found = Vec::new();
         for entry in entries.take(FILES_MAX.saturating_mul(10)) {
-            let name = entry.map_err(|e| e.to_string())?.file_name();
+            let name = entry?.file_name();
             let Ok(name) = std::str::from_utf8(name.as_bytes()) else { continue };
             if matches(last, name) {
                 found.push(format!("{}/{name}", directory.trim_end_matches('/')));
             }
         }
         found.sort();
-        if found.len() > FILES_MAX { Err(format!("more than {FILES_MAX} files")) } else { Ok(found) }
+        if found.len() > FILES_MAX { Err(FileError::TooMany) } else { Ok(found) }
     }
 }
 
@@ -196,16 +192,16 @@ fn read_secrets(path: Option<&str>) -> Result<Vec<Secret>, Vec<ConfigError>> {
         Ok(opened) => opened,
         // An unprivileged daemon has no business with the system's secrets.
         Err(_) if !required && !nix::unistd::geteuid().is_root() => return Ok(Vec::new()),
-        Err(message) => return Err(fail(message)),
+        Err(error) => return Err(fail(error.to_string())),
     };
     if !trusted_owner(&meta) {
-        return Err(fail("expected a file of root or of the user that runs this".to_owned()));
+        return Err(fail(FileError::Foreign.to_string()));
     }
     // C gotd's rule: a group may read it, and that is all.
     if meta.mode() & 0o037 != 0 {
         return Err(fail("expected a file that others cannot read, nor its group write".to_owned()));
     }
-    let bytes = read_bounded(file, secrets::SECRETS_FILE_MAX).map_err(fail)?;
+    let bytes = read_bounded(file, secrets::SECRETS_FILE_MAX).map_err(|error| fail(error.to_string()))?;
     secrets::parse(path, &bytes)
 }
 

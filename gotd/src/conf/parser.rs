@@ -17,7 +17,7 @@ use super::model::{
     Config, DEFAULT_GIT_PORT, ListenAddress, Listener, LogTo, Position, SOCKET_PATH_MAX, Sandbox, Subject,
     User, UserLimit, Who,
 };
-use super::source::{FILE_MAX, FILES_MAX, Loader, TOTAL_MAX, is_pattern};
+use super::source::{FILE_MAX, FILES_MAX, FileError, Loader, TOTAL_MAX, is_pattern};
 use crate::roles::sockets::ask;
 
 /// Most errors and most warnings that one run reports.
@@ -157,10 +157,7 @@ impl Parser<'_> {
         };
         self.total = self.total.saturating_add(text.len());
         if text.len() > FILE_MAX || self.total > TOTAL_MAX {
-            return complain(
-                self,
-                format!("{shown}larger than {FILE_MAX} bytes, or all files than {TOTAL_MAX}"),
-            );
+            return complain(self, format!("{shown}{}", FileError::AllTooLarge));
         }
         let number = u32::try_from(self.config.files.len()).unwrap_or(u32::MAX);
         self.config.files.push(path.to_owned());
@@ -199,13 +196,13 @@ impl Parser<'_> {
 
     /// Loads a file other than gotd.conf, such as a file of keys; it counts towards the same limit
     /// of files.
-    pub fn load_aside(&mut self, path: &str) -> Result<String, String> {
+    pub fn load_aside(&mut self, path: &str) -> Result<String, FileError> {
         let bytes = self.loader.load(path)?;
         self.total = self.total.saturating_add(bytes.len());
         if bytes.len() > FILE_MAX || self.total > TOTAL_MAX {
-            return Err(format!("larger than {FILE_MAX} bytes, or all files than {TOTAL_MAX}"));
+            return Err(FileError::AllTooLarge);
         }
-        String::from_utf8(bytes).map_err(|_| "expected UTF-8 text".to_owned())
+        String::from_utf8(bytes).map_err(|_| FileError::NotText)
     }
 
     // Pieces of text.

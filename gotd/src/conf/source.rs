@@ -1,6 +1,8 @@
 //! Where the text of the configuration comes from.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
 
 /// Largest size of one configuration file, in bytes.
 pub const FILE_MAX: usize = 16 << 20;
@@ -14,12 +16,76 @@ pub const FILES_MAX: usize = 20_000;
 /// descriptors.
 pub trait Loader {
     /// The content of the file with this path, at most [`FILE_MAX`] bytes of it; or why it cannot
-    /// be had, in words that follow `PATH: `.
-    fn load(&mut self, path: &str) -> Result<Vec<u8>, String>;
+    /// be had.
+    fn load(&mut self, path: &str) -> Result<Vec<u8>, FileError>;
 
     /// The paths that match a pattern whose last component may hold `*` and `?`, sorted by name, at
     /// most [`FILES_MAX`]. No match is an empty list, not an error.
-    fn expand(&mut self, pattern: &str) -> Result<Vec<String>, String>;
+    fn expand(&mut self, pattern: &str) -> Result<Vec<String>, FileError>;
+}
+
+/// Why a file cannot be had. Displays as words that follow `PATH: `.
+#[derive(Debug)]
+pub enum FileError {
+    /// The system says so.
+    Io(io::Error),
+    /// This process may not read it: it has this user and this group.
+    Unreadable {
+        /// What the system says.
+        error: io::Error,
+        /// The user's name.
+        user: String,
+        /// The group's name.
+        group: String,
+    },
+    /// There is none, of those in memory.
+    Absent,
+    /// A directory, a device or the like.
+    NotRegular,
+    /// More than so many bytes.
+    TooLarge(usize),
+    /// It, or all of them together.
+    AllTooLarge,
+    /// A pattern matches more than [`FILES_MAX`].
+    TooMany,
+    /// Not UTF-8.
+    NotText,
+    /// Somebody else owns it.
+    Foreign,
+    /// Others than its owner can write to it.
+    Loose,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileError::Io(e) => e.fmt(f),
+            // At a reload this process has the user of the daemon.
+            FileError::Unreadable { error, user, group } => write!(
+                f,
+                "{error}: a reload reads it as the user that gotd runs as, which is {user} here: expected a file that \
+                 this user can read, for example of group {group} with mode 0640, in a directory that it can search"
+            ),
+            FileError::Absent => f.write_str("no such file"),
+            FileError::NotRegular => f.write_str("not a regular file"),
+            FileError::TooLarge(most) => write!(f, "larger than {most} bytes"),
+            FileError::AllTooLarge => {
+                write!(f, "larger than {FILE_MAX} bytes, or all files than {TOTAL_MAX}")
+            }
+            FileError::TooMany => write!(f, "more than {FILES_MAX} files"),
+            FileError::NotText => f.write_str("expected UTF-8 text"),
+            FileError::Foreign => f.write_str("expected a file of root or of the user that runs this"),
+            FileError::Loose => f.write_str("expected a file that only its owner can write to"),
+        }
+    }
+}
+
+impl std::error::Error for FileError {}
+
+impl From<io::Error> for FileError {
+    fn from(e: io::Error) -> FileError {
+        FileError::Io(e)
+    }
 }
 
 /// Files that are already in memory, by path.
@@ -34,11 +100,11 @@ impl Texts {
 }
 
 impl Loader for Texts {
-    fn load(&mut self, path: &str) -> Result<Vec<u8>, String> {
-        self.0.get(path).cloned().ok_or_else(|| "no such file".to_owned())
+    fn load(&mut self, path: &str) -> Result<Vec<u8>, FileError> {
+        self.0.get(path).cloned().ok_or(FileError::Absent)
     }
 
-    fn expand(&mut self, pattern: &str) -> Result<Vec<String>, String> {
+    fn expand(&mut self, pattern: &str) -> Result<Vec<String>, FileError> {
         let (directory, last) = split_last(pattern);
         let matching = |path: &&String| {
             let (there, name) = split_last(path);
