@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use libproto::command::{Service, ServiceCommand, Version};
 use libproto::pktline::{Decoder, Packet};
-use libproto::request::daemon::{self, DaemonRequest, REQUEST_MAX};
+use libproto::request::daemon::{DaemonRequest, REQUEST_MAX};
 use libproto::wire_error::WireError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::CommandLine;
+use crate::error::Error;
 
 /// How long the whole first packet may take.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
@@ -26,10 +27,10 @@ pub fn peer(connection: BorrowedFd<'_>) -> Vec<u8> {
 }
 
 /// Reads the request from a connection; the error is a text for the client.
-pub fn wish<C: AsFd + Read>(connection: &mut C, from: Vec<u8>) -> Result<CommandLine, String> {
-    let request = DaemonRequest::parse(&first_packet(connection)?).map_err(|e| e.to_string())?;
+pub fn wish<C: AsFd + Read>(connection: &mut C, from: Vec<u8>) -> Result<CommandLine, Error> {
+    let request = DaemonRequest::parse(&first_packet(connection)?)?;
     if request.service != Service::UploadPack {
-        return Err(daemon::not_enabled(&request.repo));
+        return Err(Error::NotEnabled(request.repo));
     }
     let git_protocol = match request.parameters.version {
         Version::V0 => Vec::new(),
@@ -44,29 +45,29 @@ pub fn wish<C: AsFd + Read>(connection: &mut C, from: Vec<u8>) -> Result<Command
 }
 
 /// The payload of the first packet, and no byte more.
-fn first_packet<C: AsFd + Read>(connection: &mut C) -> Result<Vec<u8>, String> {
+fn first_packet<C: AsFd + Read>(connection: &mut C) -> Result<Vec<u8>, Error> {
     let (mut decoder, mut buffer) = (Decoder::new(), [0; REQUEST_MAX]);
     let end = Instant::now() + FIRST_REQUEST;
     loop {
         let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now()));
         let left = left.unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)], left) {
-            Ok(0) => return Err(format!("no request within {} seconds", FIRST_REQUEST.as_secs())),
+            Ok(0) => return Err(Error::NoRequest(FIRST_REQUEST.as_secs())),
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
-            Err(e) => return Err(format!("poll: {e}")),
+            Err(e) => return Err(Error::System("poll", e)),
         }
-        let need = buffer.get_mut(..decoder.need()).ok_or_else(|| WireError::TooLong.to_string())?;
+        let need = buffer.get_mut(..decoder.need()).ok_or(WireError::TooLong)?;
         let n = match connection.read(need) {
-            Ok(0) => return Err(WireError::UnexpectedEof.to_string()),
+            Ok(0) => return Err(WireError::UnexpectedEof.into()),
             Ok(n) => n,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(format!("client's connection: {e}")),
+            Err(e) => return Err(Error::Io("client's connection", e)),
         };
-        match decoder.push(&buffer[..n]).map_err(|e| e.to_string())? {
+        match decoder.push(&buffer[..n])? {
             (_, None) => {}
             (_, Some(Packet::Data(payload))) => return Ok(payload.to_vec()),
-            (_, Some(packet)) => return Err(packet.unexpected().to_string()),
+            (_, Some(packet)) => return Err(packet.unexpected().into()),
         }
     }
 }
@@ -77,7 +78,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    fn wish_of(bytes: &[u8]) -> (Result<CommandLine, String>, Vec<u8>) {
+    fn wish_of(bytes: &[u8]) -> (Result<CommandLine, Error>, Vec<u8>) {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.write_all(bytes).expect("fits");
         drop(ours);

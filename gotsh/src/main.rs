@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
 mod inetd;
 mod relay;
 
@@ -18,7 +19,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use libproto::channel::{Channel, Received, RecvError};
+use libproto::channel::{Channel, Received};
 use libproto::command::{self, CommandError, Service, ServiceCommand};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{
@@ -28,6 +29,8 @@ use libproto::names::escape;
 use libproto::pktline;
 use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use self::error::Error;
 
 /// musl's own gives every page back at once and asks for it again.
 #[cfg(target_env = "musl")]
@@ -78,8 +81,8 @@ fn main() -> ExitCode {
     };
     match run(wish.user.clone().as_deref(), || Ok(wish)) {
         Ok(status) => ExitCode::from(status),
-        Err(text) => {
-            complain(&text);
+        Err(error) => {
+            complain(&error.to_string());
             ExitCode::from(1)
         }
     }
@@ -98,11 +101,11 @@ fn self_service_user() -> Option<String> {
 /// Asks gotd for what the client typed, and prints the answer.
 fn shell(user: &str) -> ExitCode {
     let line = original_command().unwrap_or_default();
-    let ask = || -> Result<u8, String> {
+    let ask = || -> Result<u8, Error> {
         if line.len() > command::COMMAND_MAX {
-            return Err("too long a command".into());
+            return Err(Error::LongCommand);
         }
-        let hello = Hello::new(ClientKind::Shell, Some(user)).ok_or("--user: not a user name")?;
+        let hello = Hello::new(ClientKind::Shell, Some(user)).ok_or(Error::UserName)?;
         let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
         let session = dial(path.as_ref())?;
         sandbox(SET_UP, Some(&[]));
@@ -118,8 +121,8 @@ fn shell(user: &str) -> ExitCode {
         }
     };
     ask().map_or_else(
-        |text| {
-            complain(&text);
+        |error| {
+            complain(&error.to_string());
             ExitCode::from(1)
         },
         ExitCode::from,
@@ -141,10 +144,10 @@ fn inetd() -> ExitCode {
     let from = inetd::peer(std::io::stdin().as_fd());
     let wish = || {
         // Not through Stdin, which reads ahead: what follows the request is for the session.
-        let fd = std::io::stdin().as_fd().try_clone_to_owned().map_err(|e| e.to_string())?;
+        let fd = std::io::stdin().as_fd().try_clone_to_owned().map_err(Error::Input)?;
         inetd::wish(&mut std::fs::File::from(fd), from)
     };
-    run(None, wish).map_or_else(|text| refuse(&text), ExitCode::from)
+    run(None, wish).map_or_else(|error| refuse(&error.to_string()), ExitCode::from)
 }
 
 /// Tells a client of git:// why it is not served.
@@ -205,8 +208,8 @@ fn variable(name: &str) -> Vec<u8> {
 }
 
 /// Connects, and asks for what `wish` says, which is made in the sandbox.
-fn run(user: Option<&str>, wish: impl FnOnce() -> Result<CommandLine, String>) -> Result<u8, String> {
-    let hello = Hello::new(ClientKind::Git, user).ok_or("--user: not a user name")?;
+fn run(user: Option<&str>, wish: impl FnOnce() -> Result<CommandLine, Error>) -> Result<u8, Error> {
+    let hello = Hello::new(ClientKind::Git, user).ok_or(Error::UserName)?;
     let path = std::env::var_os("GOTD_UNIX_SOCKET").unwrap_or_else(|| DEFAULT_SOCKET.into());
     let session = dial(path.as_ref())?;
     // While the daemon finds a session for us. Nothing that the client chose has left this process
@@ -231,23 +234,22 @@ fn run(user: Option<&str>, wish: impl FnOnce() -> Result<CommandLine, String>) -
 
 /// Sends the greeting and the request. The daemon may already have refused and closed the
 /// connection. That is no error here, because its reason can still be received.
-fn ask_for(session: &Session, hello: &Hello, request: &ClientToSession) -> Result<(), String> {
-    let request = libproto::channel::encode(0, request).map_err(|e| format!("gotd: {e}"))?;
+fn ask_for(session: &Session, hello: &Hello, request: &ClientToSession) -> Result<(), Error> {
+    let request = libproto::channel::encode(0, request).map_err(Error::Request)?;
     [hello.encode().as_slice(), request.as_slice()]
         .into_iter()
         .try_for_each(|record| libproto::channel::send_first_words(session.as_fd(), record))
-        .map_err(|e| format!("gotd: {e}"))
+        .map_err(Error::Send)
 }
 
 /// Receives the first record: the pipes, or why there are none.
-fn first(session: &Session) -> Result<First, String> {
+fn first(session: &Session) -> Result<First, Error> {
     let mut buffer = [0; MAX_FRAME + 1];
     loop {
         match libproto::channel::recv_record_with_fds(session.as_fd(), &mut buffer) {
-            Ok((n, fds)) => return First::decode(&buffer[..n], fds).map_err(|e| format!("gotd: {e}")),
-            Err(RecvError::Closed) => return Err("the session ended unexpectedly".into()),
+            Ok((n, fds)) => return First::decode(&buffer[..n], fds).map_err(Error::Received),
             Err(e) if e.is_transient() => {}
-            Err(e) => return Err(format!("gotd: {e}")),
+            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -261,17 +263,17 @@ fn sandbox(promises: Promises, paths: Option<&[Visible<'_>]>) {
     }
 }
 
-fn dial(path: &std::ffi::OsStr) -> Result<Session, String> {
-    let text = |e: nix::Error| format!("connect: {}: {}", escape(path.as_bytes()), e.desc());
+fn dial(path: &std::ffi::OsStr) -> Result<Session, Error> {
+    let failed = |e: nix::Error| Error::Connect(path.to_owned(), e);
     let fd: OwnedFd =
-        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(text)?;
-    let address = UnixAddr::new(path).map_err(text)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(text)?;
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    let address = UnixAddr::new(path).map_err(failed)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(failed)?;
     Ok(fd.into())
 }
 
 /// Waits for the end of the session.
-fn wait(session: &Session) -> Result<u8, String> {
+fn wait(session: &Session) -> Result<u8, Error> {
     loop {
         if let Some(status) = receive(session)? {
             return Ok(status);
@@ -280,12 +282,11 @@ fn wait(session: &Session) -> Result<u8, String> {
 }
 
 /// Receives one message; the status when it was the last.
-fn receive(session: &Session) -> Result<Option<u8>, String> {
+fn receive(session: &Session) -> Result<Option<u8>, Error> {
     match session.recv() {
         Ok(Received { message, .. }) => Ok(print_message(message)),
-        Err(RecvError::Closed) => Err("the session ended unexpectedly".into()),
         Err(e) if e.is_transient() => Ok(None),
-        Err(e) => Err(format!("gotd: {e}")),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -16,6 +16,7 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::SFlag;
 
 use crate::Session;
+use crate::error::Error;
 
 /// Most bytes that one splice may move. Pipes hold less.
 const MUCH: usize = 1 << 20;
@@ -240,7 +241,7 @@ struct Relay {
     /// Our own standard output; poll(2) tells whether it still has a reader.
     stdout: OwnedFd,
     wide: bool,
-    status: Option<Result<u8, String>>,
+    status: Option<Result<u8, Error>>,
 }
 
 /// What poll(2) has found.
@@ -256,13 +257,13 @@ struct Polled {
 /// Copies in both directions until the session has told its status and its output has been passed
 /// on, or was not taken for too long. The end of standard input closes the pipe to the daemon and
 /// nothing else; when nobody reads standard output any more, both are closed.
-pub fn run(session: &Session, to: OwnedFd, from: OwnedFd) -> Result<u8, String> {
+pub fn run(session: &Session, to: OwnedFd, from: OwnedFd) -> Result<u8, Error> {
     // The descriptions of our ends are ours alone: this changes nobody else's.
     for fd in [&to, &from] {
-        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| format!("pipe: {e}"))?;
+        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| Error::System("pipe", e))?;
     }
     let copy =
-        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| format!("standard input and output: {e}"));
+        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| Error::Io("standard input and output", e));
     let (stdin, stdout) = (copy(std::io::stdin().as_fd())?, copy(std::io::stdout().as_fd())?);
     let mut relay = Relay {
         stdout: copy(stdout.as_fd())?,
@@ -280,18 +281,14 @@ pub fn run(session: &Session, to: OwnedFd, from: OwnedFd) -> Result<u8, String> 
 
 impl Relay {
     /// One turn of the loop; returns the result at the end.
-    fn turn(&mut self, session: &Session) -> Result<Option<Result<u8, String>>, String> {
+    fn turn(&mut self, session: &Session) -> Result<Option<Result<u8, Error>>, Error> {
         let found = self.wait(session)?;
-        let Some(found) = found else { return Ok(self.status.clone()) };
+        let Some(found) = found else { return Ok(self.status.take()) };
         if found.gone {
             (self.up, self.down) = (None, None);
         }
         if found.session {
-            self.status = match crate::receive(session) {
-                Ok(None) => None,
-                Ok(Some(status)) => Some(Ok(status)),
-                Err(text) => Some(Err(text)),
-            };
+            self.status = crate::receive(session).transpose();
         }
         if self.status.is_some() {
             // Whatever else is sent, nobody wants it.
@@ -309,7 +306,7 @@ impl Relay {
         }
         let drained =
             self.down.as_ref().is_none_or(|down| down.waits == Waits::Input && down.bytes.is_empty());
-        Ok(if drained { self.status.clone() } else { None })
+        Ok(if drained { self.status.take() } else { None })
     }
 
     /// Passes the daemon's output on.
@@ -334,7 +331,7 @@ impl Relay {
     }
 
     /// Waits for something to do; `None`: after the session's end nothing was taken for too long.
-    fn wait(&self, session: &Session) -> Result<Option<Polled>, String> {
+    fn wait(&self, session: &Session) -> Result<Option<Polled>, Error> {
         let listening = self.status.is_none();
         let mut fds = Vec::with_capacity(4);
         let mut watch = |fd, events| {
@@ -351,7 +348,7 @@ impl Relay {
             Ok(0) => return Ok(None),
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Some(Polled::default())),
-            Err(e) => return Err(format!("poll: {e}")),
+            Err(e) => return Err(Error::System("poll", e)),
         }
         let is_ready = |at: Option<usize>| {
             at.and_then(|at| fds.get(at)).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
