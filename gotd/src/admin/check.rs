@@ -59,15 +59,16 @@ pub fn check(loaded: &mut Loaded) {
     }
     let main = config.files.first().map_or("", String::as_str);
     let note = |text: String| ConfigError::whole(main, text);
+    // First, because notes are bounded.
     if looks.seen.len() >= MOST_REPOSITORIES {
-        loaded.notes.push(note(format!("only {MOST_REPOSITORIES} repositories were looked at")));
+        loaded.notes.insert(0, note(format!("only {MOST_REPOSITORIES} repositories were looked at")));
     }
     if looks.most.is_used_up() {
         let Most { directories, names } = MOST;
         let text = format!(
             "only {directories} directories and {names} names in them were looked at: there may be more repositories"
         );
-        loaded.notes.push(note(text));
+        loaded.notes.insert(0, note(text));
     }
     loaded.warnings.extend(warnings);
 }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gotd::admin::authorized::{self, ShellPath};
 use gotd::conf::ConfigError;
+use gotd::conf::files::Most;
 use gotd::conf::model::Config;
 use libproto::channel::{Channel, RecvError, recv_record_with_fds};
 use libproto::frame::MAX_FRAME;
@@ -170,6 +171,7 @@ fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
     }
     let mut loaded = gotd::conf::files::load(path, secrets);
     gotd::admin::check::check(&mut loaded);
+    loaded.bound(Most::OF_CHECK);
     let (warnings, errors) = (loaded.warnings.iter(), loaded.errors.iter());
     let before = loaded.notes.iter().map(ConfigError::as_note).chain(warnings.map(ConfigError::as_warning));
     for text in before.chain(errors.map(ToString::to_string)) {
@@ -212,7 +214,8 @@ fn beside() -> PathBuf {
 
 /// Prints the verdict of a configuration that is read here and now.
 fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
-    let loaded = gotd::conf::files::load(config, None);
+    let mut loaded = gotd::conf::files::load(config, None);
+    loaded.bound(Most::OF_CHECK);
     if !loaded.errors.is_empty() {
         for error in &loaded.errors {
             let _ = writeln!(std::io::stderr(), "{error}");

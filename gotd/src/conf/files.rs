@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use crate::conf::bounded::bound;
 use crate::conf::error::ConfigError;
 use crate::conf::model::{Config, Position, Repository, RepositoryKind, Secret};
 use crate::conf::parser::Parsed;
@@ -29,10 +30,31 @@ pub const DEFAULT_PATH: &str = "/etc/gotd.conf";
 /// The secrets file where none is given; it need not exist.
 pub const DEFAULT_SECRETS: &str = "/etc/gotd-secrets.conf";
 
-/// Most warnings that are shown.
-const WARNINGS_MAX: usize = 200;
+/// Most findings of each kind that are shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Errors.
+    pub errors: usize,
+    /// Warnings.
+    pub warnings: usize,
+    /// Notes.
+    pub notes: usize,
+}
 
-/// A configuration that was read, checked and resolved.
+impl Most {
+    /// For somebody who asks whether a configuration is good.
+    pub const OF_CHECK: Most = Most { errors: 400, warnings: 400, notes: 400 };
+    /// For the log, and for gotctl, whose answer has to fit into the buffer of a socket.
+    pub const OF_START: Most = Most { errors: 100, warnings: 100, notes: 20 };
+
+    /// Most lines about errors and warnings, with those that say how many more there are.
+    pub const fn lines(self) -> usize {
+        self.errors + self.warnings + 2
+    }
+}
+
+/// A configuration that was read, checked and resolved. What it was found to be is not bounded yet:
+/// see [`Loaded::bound`].
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration, to be used only if there are no errors.
@@ -41,6 +63,8 @@ pub struct Loaded {
     pub errors: Vec<ConfigError>,
     /// Warnings: the text is valid, but may not mean what was intended.
     pub warnings: Vec<ConfigError>,
+    /// How many warnings there are besides these.
+    pub more_warnings: usize,
     /// Notes about places.
     pub notes: Vec<ConfigError>,
     /// The directories that blocks are about, as far as they are there.
@@ -84,15 +108,8 @@ fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService
     errors.extend(findings.errors);
     warnings.extend(findings.warnings);
     read_subuid(&mut config, names, &mut warnings);
-    let mut loaded = Loaded { errors, warnings, ..Loaded::of(config) };
+    let mut loaded = Loaded { errors, warnings, more_warnings: parsed.more_warnings, ..Loaded::of(config) };
     resolve_places(&mut loaded);
-    let warnings = &mut loaded.warnings;
-    // Ten thousand repositories that do not exist yet need no line each.
-    if warnings.len() > WARNINGS_MAX {
-        let rest = warnings.len() - WARNINGS_MAX;
-        warnings.truncate(WARNINGS_MAX);
-        warnings.push(ConfigError::whole("", format!("{rest} more warnings are not shown")));
-    }
     loaded
 }
 
@@ -102,8 +119,24 @@ impl Loaded {
             config,
             errors: Vec::new(),
             warnings: Vec::new(),
+            more_warnings: 0,
             notes: Vec::new(),
             directories: Vec::new(),
+        }
+    }
+
+    /// Leaves no more than so many findings, and says of each kind how many more there are: ten
+    /// thousand repositories that do not exist yet need no line each. Comes last: what is found
+    /// later is not bounded.
+    pub fn bound(&mut self, most: Most) {
+        for (list, most, besides, kind) in [
+            (&mut self.errors, most.errors, 0, "errors"),
+            (&mut self.warnings, most.warnings, self.more_warnings, "warnings"),
+            (&mut self.notes, most.notes, 0, "notes"),
+        ] {
+            bound(list, most, |more| {
+                ConfigError::whole("", format!("{} more {kind} are not shown", more + besides))
+            });
         }
     }
 }
@@ -223,7 +256,7 @@ fn read_subuid(config: &mut Config, names: &mut dyn NameService, warnings: &mut 
 /// Walks to the configured places, as each request does it. A place that is not there yet is a
 /// warning, as for C gotd.
 fn resolve_places(loaded: &mut Loaded) {
-    let Loaded { config, errors, warnings, notes, directories } = loaded;
+    let Loaded { config, errors, warnings, notes, directories, .. } = loaded;
     let mut repositories = std::mem::take(&mut config.repositories);
     let trust = trust(config);
     let mut foreign: Vec<(Foreign, Position, usize)> = Vec::new();
@@ -241,7 +274,7 @@ fn resolve_places(loaded: &mut Loaded) {
                     _ => stopped.to_string(),
                 };
                 list.push(complaint(config, block.at, why));
-                if stopped.exists.parent().is_none() && notes.len() < WARNINGS_MAX {
+                if stopped.exists.parent().is_none() {
                     let text = format!(
                         "{}: not even its first directory is there: what comes there later is served after a restart",
                         block.path
@@ -267,7 +300,7 @@ fn resolve_places(loaded: &mut Loaded) {
             }
         }
     }
-    for (begins, at, blocks) in foreign.iter().take(WARNINGS_MAX) {
+    for (begins, at, blocks) in &foreign {
         let Foreign { path, uid, mode } = begins;
         let mut changers = Vec::new();
         if *uid != 0 && *uid != trust.uid {

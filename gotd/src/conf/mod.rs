@@ -7,6 +7,7 @@
 //! `man/` is the specification.
 
 pub mod accounts;
+pub mod bounded;
 pub mod error;
 pub mod files;
 pub mod items;

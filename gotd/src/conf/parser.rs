@@ -20,8 +20,10 @@ use super::model::{
 use super::source::{FILE_MAX, FILES_MAX, FileError, Loader, TOTAL_MAX, is_pattern};
 use crate::roles::sockets::ask;
 
-/// Most errors and most warnings that one run reports.
+/// Most errors that one run reports.
 const COMPLAINTS_MAX: usize = 200;
+/// Most warnings that are kept, more than are ever shown; the rest is counted.
+const WARNINGS_MAX: usize = 1000;
 /// How deep files may include files.
 const INCLUDE_DEPTH: usize = 8;
 /// Most repository blocks in one configuration.
@@ -41,6 +43,8 @@ pub struct Parsed {
     pub errors: Vec<ConfigError>,
     /// In the order of the files.
     pub warnings: Vec<ConfigError>,
+    /// How many warnings there are besides these.
+    pub more_warnings: usize,
 }
 
 /// Parses a configuration whose main file is `path`.
@@ -54,6 +58,7 @@ pub fn parse(path: &str, loader: &mut dyn Loader) -> Parsed {
         total: 0,
         errors: Vec::new(),
         warnings: Vec::new(),
+        more_warnings: 0,
         rules: 0,
         repository_names: HashMap::new(),
         user_names: HashMap::new(),
@@ -66,8 +71,8 @@ pub fn parse(path: &str, loader: &mut dyn Loader) -> Parsed {
     };
     parser.file(path, None);
     parser.finish();
-    let Parser { config, errors, warnings, .. } = parser;
-    Parsed { config, errors, warnings }
+    let Parser { config, errors, warnings, more_warnings, .. } = parser;
+    Parsed { config, errors, warnings, more_warnings }
 }
 
 /// A directive was wrong; this has been reported, and the caller skips to where the next one
@@ -104,6 +109,7 @@ pub(super) struct Parser<'l> {
     total: usize,
     errors: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
+    more_warnings: usize,
     pub rules: usize,
     /// Names of repositories without `.git`, and of prefixes with a slash at the end.
     pub repository_names: HashMap<Vec<u8>, usize>,
@@ -313,9 +319,11 @@ impl Parser<'_> {
     }
 
     pub fn warn_at(&mut self, at: Position, message: impl Into<String>) {
-        if self.warnings.len() < COMPLAINTS_MAX {
+        if self.warnings.len() < WARNINGS_MAX {
             let warning = self.complaint(at, message.into());
             self.warnings.push(warning);
+        } else {
+            self.more_warnings += 1;
         }
     }
 

@@ -17,6 +17,7 @@ use libproto::codec::CodecError;
 use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToConfig};
 use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
+use crate::conf::files::{self, Most};
 use crate::conf::items::{self, Audience};
 use crate::os::system;
 use crate::os::to_parent::send;
@@ -25,8 +26,6 @@ use crate::os::to_parent::send;
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Getpw]);
 /// Longest text that the parent is told, in bytes.
 const TEXT_MAX: usize = 4000;
-/// Most warnings of a check.
-const WARNINGS_MAX: usize = 400;
 
 type Parent = Channel<ConfigToParent, ParentToConfig>;
 
@@ -52,11 +51,11 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     };
     let path = OsStr::from_bytes(&load.path);
     let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
-    let mut loaded = crate::conf::files::load(Path::new(path), secrets.map(Path::new));
+    let mut loaded = files::load(Path::new(path), secrets.map(Path::new));
     if check {
         crate::admin::check::check(&mut loaded);
-        loaded.warnings.truncate(WARNINGS_MAX);
     }
+    loaded.bound(if check { Most::OF_CHECK } else { Most::OF_START });
     for note in &loaded.notes {
         send(&parent, 0, &ConfigToParent::Note(bounded(note.as_note())));
     }

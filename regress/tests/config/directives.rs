@@ -1,5 +1,6 @@
 //! What gotd.conf says is what happens: names, prefixes, rules, and errors with their place.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -501,4 +502,46 @@ fn macros_comments_and_blocks_as_c_gotd_writes_them() {
     );
     let _daemon = site.start_with(&conf);
     serves(&site, "src", "src");
+}
+
+/// What was found was cut at 400 lines (and the log's at 100), and no line said that there was more.
+#[test]
+fn what_is_not_shown_of_the_findings_is_counted() {
+    if !is_root() {
+        return regress::skipped("needs root");
+    }
+    let site = Site::new();
+    marked(&site, "x.git", "x");
+    site.hand_over();
+    let closed = site.repository("closed");
+    let mut conf = site.serve_all();
+    for n in 0..450 {
+        let path = closed.join(n.to_string());
+        fs::create_dir_all(&path).expect("a directory");
+        // A place that the daemon does not come to, and one that is not there.
+        let _ = writeln!(conf, "repository \"c{n}\" {{\n\tpath \"{}\"\n\tpermit ro 4242\n}}", path.display());
+        let _ = writeln!(conf, "repository \"n{n}\" {{\n\tpath \"/nonexistent{n}/x\"\n\tpermit ro 4242\n}}");
+    }
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("closes it");
+    let file = site.path("checked.conf");
+    let user = regress::site::account();
+    fs::write(&file, format!("user \"{user}\"\n{conf}")).expect("writes");
+    let shown = |text: &str| {
+        let lines: Vec<&str> = text.lines().collect();
+        let of = |kind: &str| lines.iter().filter(|line| line.contains(kind)).count();
+        let rest = |kind: &str| {
+            let more = lines.iter().find_map(|line| line.split_once(&format!(" more {kind} are not ")));
+            more.and_then(|(before, _)| before.rsplit(' ').next()?.parse::<usize>().ok()).unwrap_or(0)
+        };
+        (of("warning: "), rest("warnings"), of("note: "), rest("notes"))
+    };
+    let done = run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&file), b"", 60).good();
+    // 450 that are not there, 450 that the daemon's user does not come to. Of the former there is a
+    // note too, and there may be one about the directory of this test.
+    let (warnings, more_warnings, notes, more_notes) = shown(&done.err);
+    assert_eq!((warnings, more_warnings, notes), (401, 500, 401), "{}", done.err);
+    assert!((50..=51).contains(&more_notes), "{}", done.err);
+    let mut gotctl = site.command(binaries().join("gotctl"));
+    let again = run(gotctl.args(["reload", "-n", "-c"]).arg(&file), b"", 60).good();
+    assert_eq!(again.err, done.err);
 }

@@ -20,14 +20,17 @@ use super::reloading::Reload;
 use super::session::Session;
 use super::session::phase::Connection;
 use super::settings::Settings;
-use super::startup::MOST_NOTES;
 use super::{End, Parent, said, same_build};
+use crate::conf::bounded::bound;
+use crate::conf::files::Most;
 use crate::conf::items::{Audience, send};
 use crate::conf::model::Config;
 use crate::os::log::Level;
 use crate::os::spawn::Child;
 
-/// Most lines about one reload that are logged.
+/// Most notes that `config` sends.
+const NOTES: usize = Most::OF_START.notes + 1;
+/// Most lines of a reload that failed that are logged.
 const LOGGED_LINES: usize = 20;
 /// Messages of `config` in one turn, so that clients need not wait.
 const MESSAGES_PER_TURN: usize = 64;
@@ -73,7 +76,7 @@ impl Parent {
                     Err(e) => return self.reload_failed(&format!("config: {e}")),
                 },
                 ConfigToParent::OwnBlocks(blocks) => reload.seen.extend(blocks),
-                ConfigToParent::Note(text) if reload.notes.len() < MOST_NOTES => reload.notes.push(text),
+                ConfigToParent::Note(text) if reload.notes.len() < NOTES => reload.notes.push(text),
                 ConfigToParent::Note(_) => {}
                 ConfigToParent::Warning(text) => reload.note(text),
                 ConfigToParent::Error(text) => {
@@ -174,7 +177,11 @@ impl Parent {
         let Some(mut reload) = self.reload.take() else { return };
         reload.child.end();
         self.metrics.reload(true);
-        for line in reload.lines.iter().take(LOGGED_LINES) {
+        let mut logged = reload.lines.clone();
+        bound(&mut logged, LOGGED_LINES, |more| {
+            format!("{more} more lines are not logged: gotctl reload -n shows them")
+        });
+        for line in &logged {
             self.log.line(Level::Warning, "reload", &[("says", line)]);
         }
         self.log.line(Level::Warning, "reload", &[("result", &"failed"), ("error", &why)]);

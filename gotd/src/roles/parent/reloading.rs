@@ -6,14 +6,15 @@ use libproto::message::parent::{ConfigToParent, LoadConfig, OwnDirectory, Parent
 
 use super::listeners::Change;
 use super::settings::Settings;
+use crate::conf::files::Most;
 use crate::conf::items::Assembler;
 use crate::conf::model::Config;
 use crate::os::spawn::Child;
 
 /// Longest that reading a configuration may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Most lines about one reload that gotctl prints.
-const TOLD_LINES: usize = 200;
+/// Most lines about errors and warnings that `config` sends, and that gotctl prints.
+const LINES: usize = Most::OF_START.lines();
 
 /// A reload under way.
 pub struct Reload {
@@ -70,7 +71,7 @@ impl Reload {
 
     /// Notes a warning or an error.
     pub fn note(&mut self, text: String) {
-        if self.lines.len() < TOLD_LINES {
+        if self.lines.len() < LINES {
             self.lines.push(text);
         }
     }

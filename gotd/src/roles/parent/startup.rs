@@ -190,14 +190,15 @@ fn log_findings(
     for warning in sandbox {
         log.line(Level::Warning, "sandbox", &[("warning", warning)]);
     }
-    for warning in configuration.iter().take(MOST_WARNINGS) {
+    // `config` has bounded both.
+    for warning in configuration {
         log.line(Level::Warning, "configuration", &[("warning", warning)]);
     }
     // The process that started the daemon from the terminal is still there.
     if options.detached {
         configuration.iter().for_each(|text| eprintln!("{text}"));
     }
-    for note in places.iter().take(MOST_NOTES) {
+    for note in places {
         log.line(Level::Info, "place", &[("note", &escape(note.as_bytes()))]);
     }
 }
@@ -223,11 +224,6 @@ fn files(options: &DaemonOptions) -> Result<LoadConfig, String> {
         secrets: secrets.map(|path| path.into_os_string().into_vec()).unwrap_or_default(),
     })
 }
-
-/// Most warnings about the configuration that are logged.
-const MOST_WARNINGS: usize = 100;
-/// Most notes about places that are logged.
-pub(super) const MOST_NOTES: usize = 20;
 
 /// A configuration, and what role `config` found of its directories.
 struct Loaded {
