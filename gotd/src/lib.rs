@@ -10,6 +10,7 @@
 //! | [`access`], [`fairness`] | who may do what, and who gets a place: rules without a descriptor or a clock |
 //! | [`conf`] | gotd.conf: its text, its typed form, and how that travels |
 //! | [`admin`] | what `gotctl` and `gotd -n` answer without the daemon |
+//! | [`error`] | the error that all others become, and its exit status |
 //! | [`os`] | what the system is asked for; the only `unsafe` code of the crate |
 //!
 //! A role is a file with its duty, its sandbox and its loop. What roles say to each other is in
@@ -18,6 +19,7 @@
 pub mod access;
 pub mod admin;
 pub mod conf;
+pub mod error;
 #[cfg(feature = "escapes")]
 pub mod escapes;
 pub mod fairness;

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use gotd::error::Error;
 use gotd::os::spawn::TELL_BUILD;
 use gotd::roles;
-use gotd::roles::parent::startup::{self, DaemonOptions, Failure};
+use gotd::roles::parent::startup::{self, DaemonOptions};
 use libproto::states::Role;
 
 /// musl's own gives every page back at once and asks for it again.
@@ -42,22 +43,22 @@ struct Flags {
 
 fn main() -> ExitCode {
     let result = match role() {
-        Some(result) => result.map_err(Failure::from),
+        Some(result) => result,
         None => daemon(&Flags::parse()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { text, status }) => {
+        Err(error) => {
             // The reader of standard error may be gone, or not read.
-            gotd::os::log::write_to_stderr(&format!("gotd: {text}"));
-            ExitCode::from(status)
+            gotd::os::log::write_to_stderr(&format!("gotd: {error}"));
+            ExitCode::from(error.status())
         }
     }
 }
 
 /// Runs one role, if that is what the daemon started us for: `-T role [--best-effort] [--]
 /// arguments`. Before the flags are looked at in earnest, which takes as long as a short session.
-fn role() -> Option<Result<(), String>> {
+fn role() -> Option<Result<(), Error>> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != "-T" {
         return None;
@@ -76,19 +77,20 @@ fn role() -> Option<Result<(), String>> {
         rest = &rest[1..];
     }
     Some(match Role::from_name(name) {
-        Some(role) => roles::run(role, rest, best_effort),
-        None => Err(format!("{name}: not a role")),
+        Some(role) => roles::run(role, rest, best_effort).map_err(Error::from),
+        None => Err(Error::NoRole(name.clone())),
     })
 }
 
 /// Starts the daemon.
-fn daemon(flags: &Flags) -> Result<(), Failure> {
-    startup::run(&DaemonOptions {
+fn daemon(flags: &Flags) -> Result<(), Error> {
+    let options = DaemonOptions {
         foreground: flags.foreground,
         detached: flags.detached,
         check: flags.check,
         verbose: flags.verbose,
         config: flags.config.clone(),
         secrets: flags.secrets.clone(),
-    })
+    };
+    Ok(startup::run(&options)?)
 }

@@ -11,7 +11,8 @@ use libgit::{ObjectId, RefName};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{Counted, Limit};
-use crate::names::escape;
+use crate::names::{RepoName, escape};
+use crate::request::daemon;
 use crate::wire_error::WireError;
 
 /// What `protect` forbids about a reference. Namespaces that nobody may write to are
@@ -44,6 +45,85 @@ impl fmt::Display for Lender {
         f.write_str(match self {
             Lender::Denied => "the repository borrows from a repository you may not read",
             Lender::Absent => "the repository borrows from a repository that is not there",
+        })
+    }
+}
+
+/// Why a repository is not there for a client: for those whom the administrator wants it told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unseen {
+    /// There is none of this name.
+    NoSuch,
+    /// `git-daemon-export-ok` does not stand in it.
+    NotExported,
+    /// No rule of its block is about the client.
+    NotPermitted,
+}
+
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // git-daemon's words.
+        f.write_str(match self {
+            Unseen::NoSuch => "no such repository",
+            Unseen::NotExported => "repository not exported",
+            Unseen::NotPermitted => "access denied or repository not exported",
+        })
+    }
+}
+
+/// Why a peer is nobody to whom anything could be permitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoIdentity {
+    /// It is a member of more groups than are looked at.
+    TooManyGroups,
+    /// It claims to speak for a user that does not exist, or whose account it is not.
+    NotThatAccount,
+    /// It asks for self-service and has an account of its own.
+    OwnAccount,
+    /// The configuration is not there yet.
+    NotConfigured,
+}
+
+impl fmt::Display for NoIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoIdentity::TooManyGroups => "member of too many groups",
+            NoIdentity::NotThatAccount => "no such user of this account",
+            NoIdentity::OwnAccount => "commands other than git's are for users of a shared account",
+            NoIdentity::NotConfigured => "not configured yet",
+        })
+    }
+}
+
+/// Why a repository that a push would make cannot have its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NewName {
+    /// It is too many directories deep.
+    TooDeep,
+    /// A component is too long.
+    TooLong,
+    /// A component starts with a dot.
+    Dot,
+    /// A directory would have the name of a repository.
+    DotGit,
+    /// It lies inside a repository.
+    Inside,
+    /// Something on the way is no directory.
+    NoDirectory,
+    /// It cannot be looked at: no descriptor is left.
+    NoDescriptor,
+}
+
+impl fmt::Display for NewName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NewName::TooDeep => "too many directories in its name",
+            NewName::TooLong => "too long a name",
+            NewName::Dot => "a component of its name starts with a dot",
+            NewName::DotGit => "a directory's name ends in .git",
+            NewName::Inside => "its name lies inside a repository",
+            NewName::NoDirectory => "its name leads through no directory",
+            NewName::NoDescriptor => "no descriptor is left",
         })
     }
 }
@@ -87,6 +167,10 @@ pub enum Refusal {
     NoSuchRef(RefName),
     /// More of something than may be: what, and how many may be.
     TooMany(Counted, u64),
+    /// HEAD is to name a branch of this name, and there is none.
+    NoBranch(String),
+    /// The new configuration is not in force: why.
+    Reload(String),
     /// A limit of gotd.conf is reached: which, and how.
     Limit(Limit, String),
     /// The client takes or gives less than the minimum rate.
@@ -109,8 +193,48 @@ pub enum Refusal {
     Damaged(String),
     /// A process, or a system call of it, failed: a text that names it.
     Internal(String),
-    /// Any other refusal. No decision depends on it.
-    Said(String),
+    /// The client went away before it asked for anything.
+    NoRequest,
+    /// It went away before its answer.
+    ClientLeft,
+    /// A client of git:// connected and said nothing.
+    Silent,
+    /// The client speaks another version of gotd's protocol than the daemon: that one, this one.
+    Version(u16, u16),
+    /// The name to speak for is none.
+    UserName,
+    /// There is no name to speak for, and the command needs one.
+    NoUserName,
+    /// The peer is nobody.
+    NoIdentity(NoIdentity),
+    /// The repository is not there, or must look so.
+    NoRepository,
+    /// The same, where the administrator wants told why.
+    Unseen(Unseen, RepoName),
+    /// Somebody who may know of the repository may not do this: C gotd's words.
+    Denied(String),
+    /// The same for the log, with the place of the rule.
+    DeniedBy(String, String),
+    /// The way to the repository is not one that may be walked: why, for the log.
+    Unreached(String),
+    /// The repository has no `git-daemon-export-ok`, for the log.
+    Unmarked,
+    /// What has the name of a repository to be created is none, for the log.
+    NameTaken,
+    /// A repository to be created cannot have its name.
+    NewName(NewName),
+    /// A repository cannot be created, nor even tried.
+    NotCreated,
+    /// A push over git://.
+    FetchOnly,
+    /// The same, of this repository, in the client's first words.
+    NotEnabled(RepoName),
+    /// A word of self-service that is none: how they are used.
+    Usage(String),
+    /// A client of Git's at a control socket.
+    ControlAlone,
+    /// A request to the daemon at a socket of clients: where such are taken.
+    ControlElsewhere(String),
 }
 
 impl Refusal {
@@ -173,7 +297,13 @@ impl Refusal {
         | Refusal::Pack(text)
         | Refusal::Damaged(text)
         | Refusal::Internal(text)
-        | Refusal::Said(text)
+        | Refusal::Denied(text)
+        | Refusal::DeniedBy(text, _)
+        | Refusal::Unreached(text)
+        | Refusal::Usage(text)
+        | Refusal::ControlElsewhere(text)
+        | Refusal::NoBranch(text)
+        | Refusal::Reload(text)
         | Refusal::Protected(_, text)
         | Refusal::Hidden(text) = &mut self
         {
@@ -251,6 +381,33 @@ impl fmt::Display for Said<'_> {
             Refusal::Withheld(id, lender) => write!(f, "object {id}: missing: {lender}"),
             Refusal::NoSuchRef(name) => WireError::NoSuchRef(name.clone()).fmt(f),
             Refusal::TooMany(what, most) => write!(f, "too many {what}: at most {most}"),
+            Refusal::NoRequest => f.write_str("client went away before its request"),
+            Refusal::ClientLeft => f.write_str("client went away"),
+            Refusal::Silent => f.write_str("connected and said nothing"),
+            Refusal::Version(theirs, ours) => write!(
+                f,
+                "client speaks version {theirs} of gotd's protocol, the daemon version {ours}: install the same \
+                 version of both"
+            ),
+            Refusal::UserName => f.write_str("--user: not a user name"),
+            Refusal::NoUserName => f.write_str("--user: no name"),
+            Refusal::NoIdentity(why) => why.fmt(f),
+            Refusal::NoRepository => f.write_str("no git repository found"),
+            Refusal::Unseen(why, repo) => write!(f, "{why}: {}", daemon::path(repo)),
+            Refusal::DeniedBy(text, rule) => write!(f, "{text} ({rule})"),
+            Refusal::Unmarked => f.write_str("no git-daemon-export-ok"),
+            Refusal::NameTaken => {
+                f.write_str("something that is no repository has the name of one to be created")
+            }
+            Refusal::NewName(why) => write!(f, "a repository to be created: {why}"),
+            Refusal::NotCreated => f.write_str("the repository cannot be created"),
+            Refusal::FetchOnly => f.write_str("git:// is for fetching only"),
+            Refusal::NotEnabled(repo) => f.write_str(&daemon::not_enabled(repo)),
+            Refusal::ControlAlone => f.write_str("a control socket serves gotctl alone"),
+            Refusal::ControlElsewhere(sockets) => {
+                write!(f, "control requests are taken at {sockets} alone")
+            }
+            Refusal::NoBranch(name) => write!(f, "{name}: no such branch"),
             Refusal::TooSlow => f.write_str("transfer is too slow"),
             Refusal::ClientGone => f.write_str("connection closed by client"),
             Refusal::Connection(text) => write!(f, "client's connection: {text}"),
@@ -262,7 +419,10 @@ impl fmt::Display for Said<'_> {
             | Refusal::Pack(text)
             | Refusal::Damaged(text)
             | Refusal::Internal(text)
-            | Refusal::Said(text) => f.write_str(text),
+            | Refusal::Reload(text)
+            | Refusal::Denied(text)
+            | Refusal::Unreached(text)
+            | Refusal::Usage(text) => f.write_str(text),
         }
     }
 }
@@ -277,6 +437,7 @@ mod tests {
         let id = ObjectId::from_hex(&[b'a'; 40]).expect("an id");
         let name = RefName::parse(b"refs/heads/x").expect("a name");
         let a = "a".repeat(40);
+        let repo = || RepoName::parse(b"x.git").expect("a name");
         let text = |text: &str| text.to_owned();
         for (refusal, told, limit) in [
             (Refusal::FunnyName, text("funny refname"), None),
@@ -322,6 +483,70 @@ mod tests {
                 Some(Limit::MinimumRate),
             ),
             (Refusal::ClientGone, text("connection closed by client"), None),
+            (Refusal::NoRequest, text("client went away before its request"), None),
+            (Refusal::ClientLeft, text("client went away"), None),
+            (Refusal::Silent, text("connected and said nothing"), None),
+            (
+                Refusal::Version(1, 2),
+                text(
+                    "client speaks version 1 of gotd's protocol, the daemon version 2: install the same version of both",
+                ),
+                None,
+            ),
+            (Refusal::UserName, text("--user: not a user name"), None),
+            (Refusal::NoUserName, text("--user: no name"), None),
+            (Refusal::NoIdentity(NoIdentity::TooManyGroups), text("member of too many groups"), None),
+            (Refusal::NoIdentity(NoIdentity::NotThatAccount), text("no such user of this account"), None),
+            (
+                Refusal::NoIdentity(NoIdentity::OwnAccount),
+                text("commands other than git's are for users of a shared account"),
+                None,
+            ),
+            (Refusal::NoIdentity(NoIdentity::NotConfigured), text("not configured yet"), None),
+            (Refusal::NoRepository, text("no git repository found"), None),
+            (Refusal::Unseen(Unseen::NoSuch, repo()), text("no such repository: /x.git"), None),
+            (Refusal::Unseen(Unseen::NotExported, repo()), text("repository not exported: /x.git"), None),
+            (
+                Refusal::Unseen(Unseen::NotPermitted, repo()),
+                text("access denied or repository not exported: /x.git"),
+                None,
+            ),
+            (Refusal::Denied(text("x: Permission denied")), text("x: Permission denied"), None),
+            (
+                Refusal::DeniedBy(text("x: Permission denied"), text("/etc/gotd.conf:7")),
+                text("x: Permission denied (/etc/gotd.conf:7)"),
+                None,
+            ),
+            (Refusal::Unmarked, text("no git-daemon-export-ok"), None),
+            (
+                Refusal::NameTaken,
+                text("something that is no repository has the name of one to be created"),
+                None,
+            ),
+            (
+                Refusal::NewName(NewName::TooDeep),
+                text("a repository to be created: too many directories in its name"),
+                None,
+            ),
+            (
+                Refusal::NewName(NewName::DotGit),
+                text("a repository to be created: a directory's name ends in .git"),
+                None,
+            ),
+            (Refusal::NotCreated, text("the repository cannot be created"), None),
+            (Refusal::FetchOnly, text("git:// is for fetching only"), None),
+            (
+                Refusal::NotEnabled(repo()),
+                text("service not enabled: /x.git: git:// is for fetching only"),
+                None,
+            ),
+            (Refusal::ControlAlone, text("a control socket serves gotctl alone"), None),
+            (
+                Refusal::ControlElsewhere(text("/run/gotd.sock.ctl")),
+                text("control requests are taken at /run/gotd.sock.ctl alone"),
+                None,
+            ),
+            (Refusal::NoBranch(text("refs/heads/x")), text("refs/heads/x: no such branch"), None),
             (Refusal::Connection(text("broken pipe")), text("client's connection: broken pipe"), None),
             (Refusal::RepositoryEnded, text("the repository process ended"), None),
             (

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::mounts::Look;
-use crate::place::{self, Inode, Trust, Walked};
+use crate::place::{self, Inode, Stopped, Trust, Walked};
 
 /// How many alternates may lead from one to the next, as with C git.
 pub const MAX_DEPTH: usize = 5;
@@ -60,11 +60,8 @@ pub enum Lending {
 
 /// Decides which places may be borrowed from.
 pub trait Lender {
-    /// Asks about the places of one level.
-    ///
-    /// # Errors
-    /// No answer.
-    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> std::result::Result<Vec<Lending>, String>;
+    /// Answers about the places of one level, for each of them.
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Vec<Lending>;
 
     /// Whether to walk to this path, which is as its line in the alternates file has it. Anybody may
     /// have written that line, and the walk may lead to a file system that never answers. A process
@@ -116,7 +113,7 @@ struct Source {
 struct AlternateLine {
     path: PathBuf,
     /// The result of the walk; nothing there is opened yet.
-    found: std::result::Result<Walked, String>,
+    found: std::result::Result<Walked, Stopped>,
     directories: Vec<Inode>,
 }
 
@@ -209,8 +206,7 @@ impl Search {
                     AlternateLine { path: walked.path.clone(), found: Ok(walked), directories }
                 }
                 Err(stopped) => {
-                    let (path, found) = (stopped.place(), Err(stopped.to_string()));
-                    AlternateLine { path, found, directories: Vec::new() }
+                    AlternateLine { path: stopped.place(), found: Err(stopped), directories: Vec::new() }
                 }
             };
             // Named twice or in a circle: once is enough.
@@ -237,7 +233,7 @@ impl Search {
             .iter()
             .map(|AlternateLine { path, directories, .. }| AlternatePlace { path, directories })
             .collect();
-        let answers = lender.ask(&places).map_err(|why| Error::Limit(format!("alternates: {why}")))?;
+        let answers = lender.ask(&places);
         if answers.len() != wishes.len() {
             return Err(Error::Limit("alternates: an answer for each was expected".into()));
         }
@@ -249,12 +245,12 @@ impl Search {
                     continue;
                 }
                 (Lending::Yes, Err(why)) => {
-                    self.found.absent(path, &why);
+                    self.found.absent(path, &why.to_string());
                     continue;
                 }
                 // Without the marker it would not be lent.
                 (Lending::IfExported, Err(why)) => {
-                    self.found.refuse(path, &why);
+                    self.found.refuse(path, &why.to_string());
                     continue;
                 }
                 (Lending::IfExported, Ok(walked)) if !is_exported(&walked) => {
@@ -386,7 +382,7 @@ mod tests {
     }
 
     impl Lender for Below {
-        fn ask(&mut self, places: &[AlternatePlace<'_>]) -> std::result::Result<Vec<Lending>, String> {
+        fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Vec<Lending> {
             self.asked.push(places.iter().map(|place| place.path.to_owned()).collect());
             let of = |place: &Path| match place.strip_prefix(&self.root) {
                 Ok(below) if below.starts_with("denied") => Lending::No("denied".into()),
@@ -394,7 +390,7 @@ mod tests {
                 Ok(_) => Lending::Yes,
                 Err(_) => Lending::No("elsewhere".into()),
             };
-            Ok(places.iter().map(|place| of(place.path)).collect())
+            places.iter().map(|place| of(place.path)).collect()
         }
 
         fn is_walked_to(&mut self, path: &Path) -> bool {

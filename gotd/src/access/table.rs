@@ -13,6 +13,7 @@ use std::path::Path;
 
 use libproto::command::Service;
 use libproto::names::{RepoName, UserName};
+use libproto::refusal::NoIdentity;
 
 use crate::access::places::Places;
 use crate::conf::limits::Limit;
@@ -55,14 +56,20 @@ pub enum IdentityError {
 
 impl std::fmt::Display for IdentityError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            IdentityError::TooManyGroups => "member of too many groups",
-            IdentityError::NotThatAccount => "no such user of this account",
-        })
+        NoIdentity::from(*self).fmt(f)
     }
 }
 
 impl std::error::Error for IdentityError {}
+
+impl From<IdentityError> for NoIdentity {
+    fn from(e: IdentityError) -> NoIdentity {
+        match e {
+            IdentityError::TooManyGroups => NoIdentity::TooManyGroups,
+            IdentityError::NotThatAccount => NoIdentity::NotThatAccount,
+        }
+    }
+}
 
 /// How a name led to a block.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -48,7 +48,12 @@ pub fn warnings(
     let Known { table, places } = known.get_or_insert_with(|| Known::new(config));
     let mut readers = Readers { table, places, block, said: Vec::new() };
     let why = borrowing::of(found, trust(config), &mut readers).err();
-    readers.said.into_iter().chain(why).map(|text| format!("repository \"{name}\": {text}")).collect()
+    readers
+        .said
+        .into_iter()
+        .chain(why.map(|e| e.to_string()))
+        .map(|text| format!("repository \"{name}\": {text}"))
+        .collect()
 }
 
 /// Lends what belongs to any repository, and says what not all readers of the block may read.
@@ -73,7 +78,7 @@ impl Lender for Readers<'_> {
         is_walked_to
     }
 
-    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Vec<Lending> {
         let mut answers = Vec::new();
         for AlternatePlace { path: objects, .. } in places {
             let shown = escape(objects.as_os_str().as_bytes());
@@ -98,7 +103,7 @@ impl Lender for Readers<'_> {
             answers.push(if known { Lending::Yes } else { Lending::No("not known".into()) });
             self.said.extend(text);
         }
-        Ok(answers)
+        answers
     }
 }
 

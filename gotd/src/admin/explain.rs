@@ -3,7 +3,7 @@
 use std::fmt;
 
 use libproto::command::Service;
-use libproto::names::{RepoName, UserName};
+use libproto::names::{NameError, RepoName, UserName};
 
 use crate::access::table::{AccessTable, Identity, NameMatch, Verdict};
 use crate::conf::model::{ANONYMOUS, Access, UnixUser};
@@ -34,6 +34,28 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// Why there is nothing to explain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExplainError {
+    /// Nobody has this name.
+    NoUser(String),
+    /// No repository can have this name.
+    Name(String, NameError),
+}
+
+impl fmt::Display for ExplainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExplainError::NoUser(user) => {
+                write!(f, "{}: no such user", libproto::names::escape(user.as_bytes()))
+            }
+            ExplainError::Name(repository, e) => write!(f, "{repository}: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for ExplainError {}
+
 /// Explains what `user` may do with `repository`, both as an administrator types them. A user is a
 /// Unix user's name or number, the name of a user of an account (`alice` or `git/alice`), or
 /// `anonymous` for git:// clients.
@@ -48,9 +70,10 @@ pub fn explain(
     repository: &str,
     names: &mut dyn NameService,
     groups: &dyn Fn(&UnixUser) -> Vec<u32>,
-) -> Result<Explanation, String> {
+) -> Result<Explanation, ExplainError> {
     let identity = identity(table, user, names, groups)?;
-    let name = RepoName::parse(repository.as_bytes()).map_err(|e| format!("{repository}: {e}"))?;
+    let name =
+        RepoName::parse(repository.as_bytes()).map_err(|e| ExplainError::Name(repository.to_owned(), e))?;
     Ok(verdict(table, &identity, &name))
 }
 
@@ -59,11 +82,11 @@ fn identity(
     user: &str,
     names: &mut dyn NameService,
     groups: &dyn Fn(&UnixUser) -> Vec<u32>,
-) -> Result<Identity, String> {
+) -> Result<Identity, ExplainError> {
     if user == ANONYMOUS {
         return Ok(Identity::Anonymous);
     }
-    let unknown = || format!("{}: no such user", libproto::names::escape(user.as_bytes()));
+    let unknown = || ExplainError::NoUser(user.to_owned());
     let (account, name) = match user.split_once('/') {
         Some((account, name)) => (Some(account), name),
         None => (None, user),
@@ -152,7 +175,7 @@ mod tests {
         let mut ask =
             |user: &str, repository: &str| match explain(&table, user, repository, &mut names, &|_| vec![]) {
                 Ok(explanation) => explanation.to_string(),
-                Err(error) => error,
+                Err(error) => error.to_string(),
             };
         for (user, repository, line) in [
             ("flan", "src", "permit ro f:6"),

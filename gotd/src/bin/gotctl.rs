@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -13,10 +14,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use gotd::admin::authorized::{self, ShellPath};
+use gotd::admin::explain::ExplainError;
 use gotd::conf::ConfigError;
 use gotd::conf::files::Most;
 use gotd::conf::model::Config;
-use libproto::channel::{Channel, RecvError, recv_record_with_fds};
+use libproto::channel::{Channel, RecvError, SendError, recv_record_with_fds};
 use libproto::frame::MAX_FRAME;
 use libproto::message::client::{ClientKind, ClientToSession, ControlRequest, First, Hello, SessionToClient};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
@@ -144,18 +146,85 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => ExitCode::from(status),
-        Err(text) => {
-            let _ = writeln!(std::io::stderr(), "gotctl: {text}");
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "gotctl: {failure}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn reload(socket: &Path, config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
+/// Why a command fails.
+#[derive(Debug)]
+enum Failure {
+    /// A file has no absolute path.
+    Path(PathBuf, std::io::Error),
+    /// A configuration has errors, which were told.
+    Unusable(PathBuf),
+    /// The path of the configuration is not UTF-8.
+    NotText,
+    /// gotsh has a path that cannot stand in a forced command.
+    NoShell(PathBuf),
+    /// Nothing can be printed.
+    Output(std::io::Error),
+    /// There is nothing to explain.
+    Explain(ExplainError),
+    /// A daemon listens, and has no control socket.
+    NoControl(PathBuf, nix::Error),
+    /// The control socket takes no connection.
+    Connect(PathBuf, nix::Error),
+    /// There is no greeting.
+    Greeting,
+    /// The request does not fit into a message.
+    Request(SendError),
+    /// The daemon cannot be sent to.
+    Send(std::io::Error),
+    /// The daemon cannot be received from.
+    Receive(RecvError),
+    /// It has gone without a last word.
+    SessionEnded,
+    /// What the daemon says.
+    Told(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Path(path, e) => write!(f, "{}: {e}", path.display()),
+            Failure::Unusable(path) => write!(f, "{}: not usable", path.display()),
+            Failure::NotText => f.write_str("expected a path in UTF-8"),
+            Failure::NoShell(path) => write!(f, "{}: not a path for a forced command", path.display()),
+            Failure::Output(e) => write!(f, "standard output: {e}"),
+            Failure::Explain(e) => e.fmt(f),
+            Failure::NoControl(path, e) => write!(
+                f,
+                "{}: {} (a gotd that is older has none: use its own gotctl, or SIGTERM)",
+                path.display(),
+                e.desc()
+            ),
+            Failure::Connect(path, e) => write!(f, "{}: {}", path.display(), e.desc()),
+            Failure::Greeting => f.write_str("greeting"),
+            Failure::Request(e) => e.fmt(f),
+            Failure::Send(e) => e.fmt(f),
+            Failure::Receive(e) => e.fmt(f),
+            Failure::SessionEnded => f.write_str("the session ended unexpectedly"),
+            Failure::Told(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<ExplainError> for Failure {
+    fn from(e: ExplainError) -> Failure {
+        Failure::Explain(e)
+    }
+}
+
+fn reload(socket: &Path, config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, Failure> {
     let absolute = |path: Option<&Path>| match path {
         Some(path) => std::path::absolute(path)
             .map(|path| path.into_os_string().into_vec())
-            .map_err(|e| format!("{}: {e}", path.display())),
+            .map_err(|e| Failure::Path(path.to_owned(), e)),
         None => Ok(Vec::new()),
     };
     let files = [absolute(config)?, absolute(secrets)?];
@@ -163,7 +232,7 @@ fn reload(socket: &Path, config: Option<&Path>, secrets: Option<&Path>) -> Resul
 }
 
 /// Checks a configuration that is read here and now.
-fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
+fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, Failure> {
     let path = config.unwrap_or(Path::new(gotd::conf::files::DEFAULT_PATH));
     if config.is_none() {
         let text = "this is the file that is checked; a daemon that was started with -f reads another one, which -c names";
@@ -178,9 +247,9 @@ fn check(config: Option<&Path>, secrets: Option<&Path>) -> Result<u8, String> {
         let _ = writeln!(std::io::stderr(), "{text}");
     }
     if !loaded.errors.is_empty() {
-        return Err(format!("{}: not usable", path.display()));
+        return Err(Failure::Unusable(path.to_owned()));
     }
-    writeln!(std::io::stdout(), "configuration OK").map_err(|e| format!("standard output: {e}"))?;
+    writeln!(std::io::stdout(), "configuration OK").map_err(Failure::Output)?;
     Ok(0)
 }
 
@@ -190,16 +259,16 @@ fn authorized(
     config: &Path,
     gotsh: Option<&Path>,
     lines: impl FnOnce(&Config, &ShellPath) -> String,
-) -> Result<u8, String> {
+) -> Result<u8, Failure> {
     let path = gotsh.map_or_else(beside, Path::to_owned);
     let gotsh = path.to_str().and_then(ShellPath::parse);
-    let gotsh = gotsh.ok_or_else(|| format!("{}: not a path for a forced command", path.display()))?;
-    let parsed = gotd::conf::files::read_only(config.to_str().ok_or("expected a path in UTF-8")?);
+    let gotsh = gotsh.ok_or_else(|| Failure::NoShell(path.clone()))?;
+    let parsed = gotd::conf::files::read_only(config.to_str().ok_or(Failure::NotText)?);
     for error in &parsed.errors {
         let _ = writeln!(std::io::stderr(), "{error}");
     }
     let lines = lines(&parsed.config, &gotsh);
-    std::io::stdout().write_all(lines.as_bytes()).map_err(|e| format!("standard output: {e}"))?;
+    std::io::stdout().write_all(lines.as_bytes()).map_err(Failure::Output)?;
     Ok(0)
 }
 
@@ -213,25 +282,25 @@ fn beside() -> PathBuf {
 }
 
 /// Prints the verdict of a configuration that is read here and now.
-fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, String> {
+fn explain(config: &Path, user: &str, repository: &str) -> Result<u8, Failure> {
     let mut loaded = gotd::conf::files::load(config, None);
     loaded.bound(Most::OF_CHECK);
     if !loaded.errors.is_empty() {
         for error in &loaded.errors {
             let _ = writeln!(std::io::stderr(), "{error}");
         }
-        return Err(format!("{}: not usable", config.display()));
+        return Err(Failure::Unusable(config.to_owned()));
     }
     let table = gotd::access::table::AccessTable::new(loaded.config);
     let groups = gotd::os::passwd::groups_of;
     let verdict =
         gotd::admin::explain::explain(&table, user, repository, &mut gotd::os::passwd::System, &groups)?;
-    writeln!(std::io::stdout(), "{verdict}").map_err(|e| format!("standard output: {e}"))?;
+    writeln!(std::io::stdout(), "{verdict}").map_err(Failure::Output)?;
     Ok(0)
 }
 
 /// Asks the daemon to stop and waits until its sockets are gone; returns the status to exit with.
-fn stop(path: &Path, now: bool) -> Result<u8, String> {
+fn stop(path: &Path, now: bool) -> Result<u8, Failure> {
     let status = ask(path, ControlRequest::Stop { now })?;
     // The answer is the last but one thing that the daemon does. A socket of a service manager's
     // stays.
@@ -245,26 +314,22 @@ fn stop(path: &Path, now: bool) -> Result<u8, String> {
 
 /// Sends one request and prints what comes back; returns the status to exit with. `socket` is that
 /// of the daemon's clients, or the control socket beside it.
-fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
+fn ask(socket: &Path, request: ControlRequest) -> Result<u8, Failure> {
     let path = &gotd::roles::sockets::ask::control_named_by(socket);
-    let text = |e: nix::Error| match e {
-        nix::Error::ENOENT if socket.exists() => format!(
-            "{}: {} (a gotd that is older has none: use its own gotctl, or SIGTERM)",
-            path.display(),
-            e.desc()
-        ),
-        _ => format!("{}: {}", path.display(), e.desc()),
+    let failed = |e: nix::Error| match e {
+        nix::Error::ENOENT if socket.exists() => Failure::NoControl(path.clone(), e),
+        _ => Failure::Connect(path.clone(), e),
     };
     let fd: OwnedFd =
         nix::sys::socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(text)?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(path).map_err(text)?).map_err(text)?;
+            .map_err(failed)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(path).map_err(failed)?).map_err(failed)?;
     let session = Channel::<ClientToSession, SessionToClient>::from(fd);
-    let hello = Hello::new(ClientKind::Control, None).ok_or("greeting")?;
+    let hello = Hello::new(ClientKind::Control, None).ok_or(Failure::Greeting)?;
     let request =
-        libproto::channel::encode(0, &ClientToSession::Control(request)).map_err(|e| e.to_string())?;
+        libproto::channel::encode(0, &ClientToSession::Control(request)).map_err(Failure::Request)?;
     for record in [hello.encode().as_slice(), request.as_slice()] {
-        libproto::channel::send_first_words(session.as_fd(), record).map_err(|e| e.to_string())?;
+        libproto::channel::send_first_words(session.as_fd(), record).map_err(Failure::Send)?;
     }
     let mut out = std::io::stdout().lock();
     let mut buffer = [0; MAX_FRAME + 1];
@@ -274,14 +339,14 @@ fn ask(socket: &Path, request: ControlRequest) -> Result<u8, String> {
             // For Git, which is not what is spoken here.
             Ok(First::Pipes(..)) => {}
             Ok(First::Message(SessionToClient::Line(line) | SessionToClient::Note(line))) => {
-                writeln!(out, "{line}").map_err(|e| format!("standard output: {e}"))?;
+                writeln!(out, "{line}").map_err(Failure::Output)?;
             }
             Ok(First::Message(SessionToClient::Exit(exit))) => {
-                return if exit.text.is_empty() { Ok(exit.status) } else { Err(exit.text) };
+                return if exit.text.is_empty() { Ok(exit.status) } else { Err(Failure::Told(exit.text)) };
             }
             Err(e) if e.is_transient() => {}
-            Err(RecvError::Closed) => return Err("the session ended unexpectedly".into()),
-            Err(e) => return Err(e.to_string()),
+            Err(RecvError::Closed) => return Err(Failure::SessionEnded),
+            Err(e) => return Err(Failure::Receive(e)),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! through the parent, before anything there is opened.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -18,6 +19,7 @@ use libproto::names::escape;
 use libproto::refusal;
 use librepo::alternates::{self, AlternatePlace, Alternates, Lender, Lending, Withheld};
 use librepo::place::Trust;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
@@ -46,11 +48,37 @@ pub fn lender(withheld: Withheld) -> refusal::Lender {
 /// report is one message.
 const WARNING: usize = 300;
 
+/// Why it is not known what a repository may borrow.
+#[derive(Debug)]
+pub enum BorrowError {
+    /// Its directory of objects cannot be opened.
+    Objects(Errno),
+    /// Its alternates cannot be read or make no sense.
+    Alternates(librepo::Error),
+}
+
+impl fmt::Display for BorrowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BorrowError::Objects(e) => write!(f, "objects: {e}"),
+            BorrowError::Alternates(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BorrowError {}
+
+impl From<librepo::Error> for BorrowError {
+    fn from(e: librepo::Error) -> BorrowError {
+        BorrowError::Alternates(e)
+    }
+}
+
 /// The alternates of a repository that may be used for the client of its session.
 ///
 /// # Errors
 /// Its alternates file cannot be read.
-pub fn from_parent(parent: &Parent, found: &FoundRepository, who: &str) -> Result<Alternates, String> {
+pub fn from_parent(parent: &Parent, found: &FoundRepository, who: &str) -> Result<Alternates, BorrowError> {
     of(found, Trust::of_process(), &mut Asking { parent, who })
 }
 
@@ -58,7 +86,7 @@ pub fn from_parent(parent: &Parent, found: &FoundRepository, who: &str) -> Resul
 ///
 /// # Errors
 /// As for [`from_parent`].
-pub fn from_list(lent: &[Lent], found: &FoundRepository) -> Result<Alternates, String> {
+pub fn from_list(lent: &[Lent], found: &FoundRepository) -> Result<Alternates, BorrowError> {
     of(found, Trust::of_process(), &mut Listed(lent))
 }
 
@@ -66,17 +94,16 @@ pub fn from_list(lent: &[Lent], found: &FoundRepository) -> Result<Alternates, S
 ///
 /// # Errors
 /// Its alternates file cannot be read.
-pub fn of(found: &FoundRepository, trust: Trust, lender: &mut dyn Lender) -> Result<Alternates, String> {
-    if !alternates::has_any(&found.directory, found.look).map_err(|e| e.to_string())? {
+pub fn of(found: &FoundRepository, trust: Trust, lender: &mut dyn Lender) -> Result<Alternates, BorrowError> {
+    if !alternates::has_any(&found.directory, found.look)? {
         return Ok(Alternates::default());
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let objects = found
         .look
         .open(found.directory.as_fd(), b"objects", flags, Mode::empty())
-        .map_err(|e| format!("objects: {e}"))?;
-    alternates::resolve(objects.as_fd(), found.look, &found.path.join("objects"), trust, lender)
-        .map_err(|e| e.to_string())
+        .map_err(BorrowError::Objects)?;
+    Ok(alternates::resolve(objects.as_fd(), found.look, &found.path.join("objects"), trust, lender)?)
 }
 
 /// What was left out, for the log.
@@ -97,7 +124,7 @@ struct Asking<'a> {
 }
 
 impl Lender for Asking<'_> {
-    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Vec<Lending> {
         let asked = places.iter().map(|place| FoundAt {
             path: place.path.as_os_str().as_bytes().to_vec(),
             directories: place.directories.iter().map(|inode| find::directory_id(*inode)).collect(),
@@ -106,7 +133,7 @@ impl Lender for Asking<'_> {
         opened::send(self.parent, &RepoToParent::Borrow(asked));
         match self.parent.recv() {
             Ok(Received { message: ParentToRepo::Lent(answers), .. }) => {
-                Ok(answers.iter().map(|answer| lending(*answer, self.who)).collect())
+                answers.iter().map(|answer| lending(*answer, self.who)).collect()
             }
             // The session ended.
             _ => system::exit_now(0),
@@ -129,7 +156,7 @@ fn lending(answer: Lend, who: &str) -> Lending {
 struct Listed<'a>(&'a [Lent]);
 
 impl Lender for Listed<'_> {
-    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Result<Vec<Lending>, String> {
+    fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Vec<Lending> {
         let of = |place: &Path| match self
             .0
             .iter()
@@ -139,6 +166,6 @@ impl Lender for Listed<'_> {
             Some(Lent { exported: true, .. }) => Lending::IfExported,
             None => Lending::No("was not lent to this push".into()),
         };
-        Ok(places.iter().map(|place| of(place.path)).collect())
+        places.iter().map(|place| of(place.path)).collect()
     }
 }

@@ -14,7 +14,7 @@ use libgit::{ObjectKind, RefName};
 use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
 use libproto::message::rules::PushRules;
 use libproto::names::escape;
-use libproto::refusal::Refusal;
+use libproto::refusal::{Refusal, Rule};
 use librepo::dir::{Dir, EntryType};
 use librepo::fs_ops::Fs;
 use librepo::object::Commit;
@@ -23,6 +23,8 @@ use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
 use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits};
 
+use crate::os::error::SystemError;
+use crate::repo::error::RepoError;
 use crate::repo::find::FoundRepository;
 use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
@@ -48,8 +50,8 @@ pub fn run(
     serve: &Serve,
     found: &FoundRepository,
     enforcement: Enforcement,
-) -> Result<(), String> {
-    let rules = serve.push_rules.as_ref().ok_or("rules: none")?;
+) -> Result<(), RepoError> {
+    let rules = serve.push_rules.as_ref().ok_or(RepoError::NoRules)?;
     opened::narrow(WORK, found, Access::READ_WRITE_CREATE, &[], ResourceLimits::UNCHANGED, enforcement)?;
     let repository = match opened::open_repository(found, Vec::new()) {
         Ok(repository) => repository,
@@ -58,14 +60,14 @@ pub fn run(
     opened::announce(parent, found.directory.as_fd(), repository.hash())?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("describe", WORK);
-    let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
+    let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
     let fs = Fs::new(directory, repository.config().shared).within(found.look);
     let done = match &serve.task {
-        Task::Git | Task::Info => Err("nothing to do".to_owned()),
+        Task::Git | Task::Info => Err(Refusal::Internal("nothing to do".into())),
         Task::Head(branch) => head(&fs, &repository, rules, Hidden(&serve.hidden), branch),
-        Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")),
+        Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")).map_err(damaged),
     };
-    let report = RepoReport { refusal: done.err().map(Refusal::Said), ..RepoReport::default() };
+    let report = RepoReport { refusal: done.err(), ..RepoReport::default() };
     opened::send(parent, &RepoToParent::Finished(report));
     Ok(())
 }
@@ -76,7 +78,7 @@ pub fn send_info(
     serve: &Serve,
     found: &FoundRepository,
     enforcement: Enforcement,
-) -> Result<(), String> {
+) -> Result<(), RepoError> {
     opened::narrow(
         LOOK,
         found,
@@ -179,32 +181,36 @@ fn head(
     rules: &PushRules,
     hidden: Hidden<'_>,
     branch: &RefName,
-) -> Result<(), String> {
-    let text = |e: librepo::Error| e.to_string();
+) -> Result<(), Refusal> {
     let name = branch.as_bytes();
     let shown = escape(name);
-    if hidden.find(repository.refs(), name).map_err(text)?.is_none() {
-        return Err(format!("{shown}: no such branch"));
+    if hidden.find(repository.refs(), name).map_err(damaged)?.is_none() {
+        return Err(Refusal::NoBranch(shown));
     }
     // A user who may not rewrite the branch that clones begin with may not replace it by another
     // branch either.
-    if let Head::Symbolic(now, Some(_)) = repository.refs().head().map_err(text)?
+    if let Head::Symbolic(now, Some(_)) = repository.refs().head().map_err(damaged)?
         && now != name
         && rule(rules, &now, Change::Update { fast_forward: false }, false).is_err()
     {
         // The error must not name a hidden branch.
-        return Err(match hidden.covers(&now) {
-            true => "HEAD: reference is protected".into(),
-            false => format!("HEAD: {}: reference is protected", escape(&now)),
-        });
+        let shown = match hidden.covers(&now) {
+            true => "HEAD".into(),
+            false => format!("HEAD: {}", escape(&now)),
+        };
+        return Err(Refusal::Protected(Rule::Reference, shown));
     }
-    replace(fs, "HEAD", &format!("ref: {}\n", String::from_utf8_lossy(name)))
+    replace(fs, "HEAD", &format!("ref: {}\n", String::from_utf8_lossy(name))).map_err(damaged)
+}
+
+fn damaged(e: librepo::Error) -> Refusal {
+    Refusal::Damaged(e.to_string())
 }
 
 /// Puts a new file in the place of another: locked, on the disk, and then by one rename.
-fn replace(fs: &Fs, name: &str, text: &str) -> Result<(), String> {
+fn replace(fs: &Fs, name: &str, text: &str) -> librepo::Result<()> {
     let lock = format!("{name}.lock");
-    let file = fs.create(lock.as_bytes(), 0o666).map_err(|e| e.to_string())?;
+    let file = fs.create(lock.as_bytes(), 0o666)?;
     let done = fs
         .append(&file, lock.as_bytes(), text.as_bytes())
         .and_then(|()| fs.sync_file(&file, lock.as_bytes()))
@@ -212,5 +218,5 @@ fn replace(fs: &Fs, name: &str, text: &str) -> Result<(), String> {
     if done.is_err() {
         let _ = fs.remove(lock.as_bytes());
     }
-    done.and_then(|()| fs.sync_dir(b"")).map_err(|e| e.to_string())
+    done.and_then(|()| fs.sync_dir(b""))
 }

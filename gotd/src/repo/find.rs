@@ -77,11 +77,21 @@ pub fn root(path: &[u8], place: &[u8]) -> Result<Walked, OpenError> {
     }
 }
 
-/// Why there is no such directory or repository, for the log; `absent` is said where nothing is there.
-pub fn why_absent(error: OpenError, absent: &str) -> String {
-    match error {
-        OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
-        OpenError::NotFound | OpenError::NotExported => absent.to_owned(),
+/// Displays as why there is no such directory or repository, for the log.
+#[derive(Debug)]
+pub struct Unopened<'e> {
+    /// Why.
+    pub error: &'e OpenError,
+    /// What is said where nothing is there.
+    pub absent: &'static str,
+}
+
+impl std::fmt::Display for Unopened<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.error {
+            OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
+            OpenError::NotFound | OpenError::NotExported => self.absent,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod borrowing;
 pub mod describe;
+pub mod error;
 pub mod find;
 pub mod hidden;
 pub mod made_by;

@@ -9,7 +9,9 @@ use librepo::alternates::Alternate;
 use librepo::repository::{Options, Repository};
 use libsandbox::{Enforcement, Promises, ResourceLimits, Stage, Visible};
 
+use crate::os::error::SystemError;
 use crate::os::{system, to_parent};
+use crate::repo::error::RepoError;
 use crate::repo::find::FoundRepository;
 
 /// The link to the parent.
@@ -25,7 +27,7 @@ pub fn open_repository(
 }
 
 /// Reports a repository that cannot be served, and ends.
-pub fn failed(parent: &Parent, error: OpenError) -> Result<(), String> {
+pub fn failed(parent: &Parent, error: OpenError) -> Result<(), RepoError> {
     send(parent, &RepoToParent::OpenFailed(error));
     // The session ends when it has told its client; the parent then ends this process.
     let _ = parent.recv();
@@ -38,15 +40,15 @@ pub fn send(parent: &Parent, message: &RepoToParent) {
 }
 
 /// Tells the parent what was found and waits for its word that this is the right one.
-pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
+pub fn announce(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), SystemError> {
     send_opened(parent, found, hash)?;
     await_go(parent);
     Ok(())
 }
 
 /// Tells the parent what was found.
-pub(crate) fn send_opened(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), String> {
-    let stat = libsandbox::fstat(found).map_err(|e| format!("stat: {e}"))?;
+pub(crate) fn send_opened(parent: &Parent, found: BorrowedFd<'_>, hash: HashKind) -> Result<(), SystemError> {
+    let stat = libsandbox::fstat(found).map_err(|e| SystemError::Io("stat", e))?;
     let opened = Opened { device: stat.st_dev, inode: stat.st_ino, hash };
     send(parent, &RepoToParent::Opened(opened));
     Ok(())
@@ -70,12 +72,11 @@ pub fn narrow(
     alternates: &[Alternate],
     limits: ResourceLimits,
     enforcement: Enforcement,
-) -> Result<(), String> {
+) -> Result<(), SystemError> {
     let mut visible = vec![Visible::opened(found.directory.as_fd(), &found.path, access)];
     for alternate in alternates {
         visible.push(Visible::opened(alternate.dir.as_fd(), &alternate.path, libsandbox::Access::READ));
     }
-    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })?;
     Ok(())
 }

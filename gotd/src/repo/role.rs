@@ -24,8 +24,10 @@ use librepo::dir::EntryType;
 use librepo::repository::{Opening, Options};
 use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
+use crate::os::error::SystemError;
 use crate::os::system;
 use crate::os::watchdog::{self, Words};
+use crate::repo::error::RepoError;
 use crate::repo::find::{self, FoundRepository};
 use crate::repo::opened::{Parent, await_go, failed, narrow, send, send_opened};
 use crate::repo::{borrowing, describe, read, write};
@@ -74,7 +76,7 @@ pub enum Ends {
 }
 
 /// Runs the role.
-pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforcement) -> Result<(), RepoError> {
     let parent = Parent::from(parent);
     let (promises, access) = match ends {
         Ends::Unix { .. } => (WAITING, libsandbox::Access::READ_WRITE_CREATE),
@@ -92,8 +94,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         system::give_way();
     }
     let limits = ResourceLimits { data: Some(start.memory), ..ResourceLimits::UNCHANGED };
-    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })?;
     send(&parent, &RepoToParent::Hello(Build { id: crate::BUILD.into() }));
     let serve = match parent.recv() {
         Ok(Received { message: ParentToRepo::Serve(serve), .. }) => serve,
@@ -140,7 +141,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         Access::Read => read(&parent, session, output, &start, &serve, found, enforcement),
         Access::Write if serve.task != Task::Git => describe::run(&parent, &serve, &found, enforcement),
         Access::Write => {
-            let for_verify = for_push.ok_or("git:// is for fetching only")?;
+            let for_verify = for_push.ok_or(RepoError::FetchOnly)?;
             // A process that writes to the repository sends its client nothing.
             drop(output);
             write::run(&parent, session, for_verify, &serve, &found, enforcement)
@@ -172,14 +173,14 @@ fn read(
     serve: &Serve,
     found: FoundRepository,
     enforcement: Enforcement,
-) -> Result<(), String> {
+) -> Result<(), RepoError> {
     let mut alternates = match borrowing::from_parent(parent, &found, &serve.who) {
         Ok(alternates) => alternates,
-        Err(text) => return failed(parent, OpenError::Unusable(text)),
+        Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
     let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
-    let directory = found.directory.try_clone().map_err(|e| e.to_string())?;
+    let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
     let opening = match Opening::new(directory, found.look) {
         Ok(opening) => opening,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
@@ -223,7 +224,7 @@ fn read(
 
 /// Starts the watchdog of `repo_read`: the parent hears of it for the log, and the session for its
 /// client.
-fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), String> {
+fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), SystemError> {
     let limits = &serve.limits;
     let (allowed, cpu) = read::budget::first_reached(&serve.negotiation);
     let for_log = |refusal: Refusal| {
@@ -242,7 +243,7 @@ fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), 
         (parent.as_fd(), Words::new(limits, for_log, Vec::new()).with_cpu(spent)),
         (session.as_fd(), Words::new(limits, for_client, Vec::new()).with_cpu(for_client(cpu))),
     ];
-    watchdog::start(limits.clone(), told).map_err(|e| format!("watchdog: {e}"))
+    watchdog::start(limits.clone(), told).map_err(|e| SystemError::Io("watchdog", e))
 }
 
 /// Reports that there is no repository, and waits: whether the parent has had it made.

@@ -8,6 +8,7 @@
 //! claim it.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -19,30 +20,48 @@ use libproto::message::parent::{
     Permit, PlaceQuestion, Placed, Question, RepoAddress, SEEN_MAX, Seen, SeenRoot, Verdict, Who,
 };
 use libproto::names::{RepoName, UserName, escape};
+use libproto::refusal::NoIdentity;
 use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::access::lending;
 use crate::access::table::{self, AccessTable, Identity, IdentityError, NameMatch};
-use crate::conf::items::Assembler;
+use crate::conf::items::{Assembler, WireError};
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
 use crate::conf::push_rules;
+use crate::os::error::{SystemError, carries_system_error};
 use crate::os::system;
 use crate::os::to_parent::send;
 
 /// Nothing but its channel.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
 
-/// The refusal of self-service for a user with an account of their own.
-const NO_SELF_SERVICE: &str = "commands other than git's are for users of a shared account";
+/// Why it ends while the parent is there.
+#[derive(Debug)]
+pub enum AuthError {
+    /// What it asked of the system, or heard on its link.
+    System(SystemError),
+    /// The refusal of self-service for a user with an account of their own.
+    Configuration(WireError),
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AuthError::System(e) => e.fmt(f),
+            AuthError::Configuration(e) => e.fmt(f),
+        }
+    }
+}
+
+carries_system_error!(AuthError);
 
 type Parent = Channel<AuthToParent, ParentToAuth>;
 
 /// Runs the role until the parent is gone.
-pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), AuthError> {
     let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
-    libsandbox::enter(&Stage { promises: WORK, paths: Some(&[]), limits, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises: WORK, paths: Some(&[]), limits, enforcement })?;
     let parent = Parent::from(parent);
     send(&parent, 0, &AuthToParent::Hello(Build { id: crate::BUILD.into() }));
     let mut table: Option<AccessTable> = None;
@@ -56,12 +75,12 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 continue;
             }
             Err(e) if e.is_transient() => continue,
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(SystemError::Received(e).into()),
         };
         match received.message {
             ParentToAuth::Config(item) => {
                 let assembler = coming.get_or_insert_with(Assembler::default);
-                if let Some(config) = assembler.item(&item).map_err(|e| e.to_string())? {
+                if let Some(config) = assembler.item(&item).map_err(AuthError::Configuration)? {
                     coming = None;
                     table = Some(AccessTable::new(config));
                     send(&parent, 0, &AuthToParent::Configured(()));
@@ -72,14 +91,14 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
                 crate::escapes::attempt("auth", WORK);
                 let verdict = match &table {
                     Some(table) => answer(table, &question),
-                    None => Verdict::NoIdentity("not configured yet".into()),
+                    None => Verdict::NoIdentity(NoIdentity::NotConfigured),
                 };
                 send(&parent, received.peer, &AuthToParent::Verdict(verdict));
             }
             ParentToAuth::Overview(who) => {
                 let end = match &table {
                     Some(table) => overview(&parent, received.peer, table, &who),
-                    None => Overview::NoIdentity("not configured yet".into()),
+                    None => Overview::NoIdentity(NoIdentity::NotConfigured),
                 };
                 send(&parent, received.peer, &AuthToParent::Overview(end));
             }
@@ -130,7 +149,7 @@ fn placed(table: &AccessTable, ask: &PlaceQuestion) -> Placed {
 fn answer(table: &AccessTable, question: &Question) -> Verdict {
     let identity = match identify(table, &question.peer, question.told_user.as_ref()) {
         Ok(identity) => identity,
-        Err(e) => return Verdict::NoIdentity(e.to_string()),
+        Err(e) => return Verdict::NoIdentity(e.into()),
     };
     let not_found = |no_rule| Verdict::NotFound { identity: table.display(&identity), no_rule };
     match table.decide(&identity, &question.repository, question.service) {
@@ -167,12 +186,12 @@ fn lent(table: &AccessTable, ask: &BorrowAsk) -> Vec<Lend> {
 
 /// Identifies a user of a shared account. Self-service is for these users only; others have a
 /// shell.
-fn account_user(table: &AccessTable, who: &Who) -> Result<Identity, String> {
-    let Peer::Unix { uid, gid, groups, .. } = &who.peer else { return Err(NO_SELF_SERVICE.into()) };
+fn account_user(table: &AccessTable, who: &Who) -> Result<Identity, NoIdentity> {
+    let Peer::Unix { uid, gid, groups, .. } = &who.peer else { return Err(NoIdentity::OwnAccount) };
     match table.identify(*uid, *gid, groups, who.told_user.as_ref()) {
         Ok(identity @ Identity::AccountUser(_)) => Ok(identity),
-        Ok(_) => Err(NO_SELF_SERVICE.into()),
-        Err(e) => Err(e.to_string()),
+        Ok(_) => Err(NoIdentity::OwnAccount),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -180,7 +199,7 @@ fn account_user(table: &AccessTable, who: &Who) -> Result<Identity, String> {
 fn overview(parent: &Parent, number: u64, table: &AccessTable, who: &Who) -> Overview {
     let identity = match account_user(table, who) {
         Ok(identity) => identity,
-        Err(text) => return Overview::NoIdentity(text),
+        Err(why) => return Overview::NoIdentity(why),
     };
     let mut batch = Vec::new();
     for block in &table.config().repositories {

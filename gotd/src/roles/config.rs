@@ -8,6 +8,7 @@
 //! client.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -19,6 +20,7 @@ use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, 
 
 use crate::conf::files::{self, Most};
 use crate::conf::items::{self, Audience};
+use crate::os::error::{SystemError, carries_system_error};
 use crate::os::system;
 use crate::os::to_parent::send;
 
@@ -29,10 +31,30 @@ const TEXT_MAX: usize = 4000;
 
 type Parent = Channel<ConfigToParent, ParentToConfig>;
 
+/// Why it ends before it has told the configuration.
+#[derive(Debug)]
+pub enum ConfigFailure {
+    /// What it asked of the system.
+    System(SystemError),
+    /// A block does not fit into a message.
+    TooLarge(CodecError),
+}
+
+impl fmt::Display for ConfigFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigFailure::System(e) => e.fmt(f),
+            ConfigFailure::TooLarge(e) => e.fmt(f),
+        }
+    }
+}
+
+carries_system_error!(ConfigFailure);
+
 /// Runs the role. Only the configuration says whether the sandbox is required. This process reads
 /// it, so it uses the sandbox as far as the system has it. That is enough, because no client can
 /// have written these files.
-pub fn run(parent: OwnedFd) -> Result<(), String> {
+pub fn run(parent: OwnedFd) -> Result<(), ConfigFailure> {
     // The first question may load a library of the name service, which the sandbox forbids.
     let _ = nix::unistd::User::from_name("root");
     let _ = nix::unistd::Group::from_name("root");
@@ -41,7 +63,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
     let visible = [Visible::named(Path::new("/"), Access::READ)];
     let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     let stage = Stage { promises: WORK, paths: Some(&visible), limits, enforcement: Enforcement::BestEffort };
-    libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    libsandbox::enter(&stage)?;
     let parent = Parent::from(parent);
     send(&parent, 0, &ConfigToParent::Hello(Build { id: crate::BUILD.into() }));
     let (load, check) = match parent.recv() {
@@ -71,7 +93,7 @@ pub fn run(parent: OwnedFd) -> Result<(), String> {
             send(&parent, 0, &ConfigToParent::Item(batch));
             Ok(())
         };
-        items::send(&loaded.config, Audience::Parent, &mut sink).map_err(|e| e.to_string())?;
+        items::send(&loaded.config, Audience::Parent, &mut sink).map_err(ConfigFailure::TooLarge)?;
         for blocks in loaded.directories.chunks(OWN_BLOCKS_MAX) {
             send(&parent, 0, &ConfigToParent::OwnBlocks(blocks.to_vec()));
         }

@@ -10,13 +10,15 @@
 //! only the requested name, which `RepoName` has checked and which is checked again here, component
 //! by component.
 
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libproto::channel::{Channel, Received};
 use libproto::message::parent::{Build, CreateRules, CreateStart, CreateToParent, Created, ParentToCreate};
 use libproto::names::RepoName;
-use libproto::refusal::Refusal;
+use libproto::refusal::{NewName, Refusal};
 use librepo::config::Shared;
 use librepo::create;
 use librepo::dir::Dir;
@@ -35,6 +37,7 @@ use crate::os::system;
 use crate::os::to_parent::send;
 use crate::repo::find::{self, is_in_repository};
 use crate::repo::made_by;
+use crate::roles::job_error::JobError;
 
 /// From the first message on.
 pub const WORK: Promises =
@@ -60,17 +63,16 @@ const FILE_SIZE: u64 = 4096;
 type Parent = Channel<CreateToParent, ParentToCreate>;
 
 /// Runs the role.
-pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), JobError> {
     let parent = Parent::from(parent);
     let start = match parent.recv() {
         Ok(Received { message: ParentToCreate::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let root = find::root(&start.path, &start.place).map_err(|e| find::why_absent(e, "no such directory"))?;
+    let root = find::root(&start.path, &start.place).map_err(JobError::NoDirectory)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ_WRITE_CREATE)];
     let limits = ResourceLimits { fsize: Some(FILE_SIZE), ..ResourceLimits::UNCHANGED };
-    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("create", WORK);
     umask(Mode::from_bits_truncate(0o022));
@@ -78,6 +80,27 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     let done = make(&root, &start).unwrap_or_else(Created::Failed);
     send(&parent, 0, &CreateToParent::Done(done));
     Ok(())
+}
+
+/// Why a repository cannot be made.
+#[derive(Debug)]
+enum MakeError {
+    /// There is no directory to make it in.
+    Staging(Errno),
+    /// It cannot be written, or the directories on the way to it cannot be made.
+    Repository(librepo::Error),
+    /// It cannot be given its name.
+    Name(io::Error),
+}
+
+impl fmt::Display for MakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MakeError::Staging(e) => write!(f, ".gotd-create: {e}"),
+            MakeError::Repository(e) => e.fmt(f),
+            MakeError::Name(e) => e.fmt(f),
+        }
+    }
 }
 
 /// Makes the repository below `root`. An error is for the client, and names nothing outside of
@@ -99,9 +122,9 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, Refusal> {
     let staging = Staging::open(&fs, root.look()).map_err(|e| text(&e))?;
     let staged = fresh(MADE).into_bytes();
     let done = create::empty(&staging.fs, &staged).and_then(|()| made_by::record(&staging.fs, &staged, who));
-    let done = done.map_err(|e| e.to_string());
-    let done = done.and_then(|()| put(&fs, &staging, &staged, &name.with_suffix()));
-    if done != Ok(Created::Made) {
+    let done =
+        done.map_err(MakeError::Repository).and_then(|()| put(&fs, &staging, &staged, &name.with_suffix()));
+    if !matches!(done, Ok(Created::Made)) {
         // Whatever remains is removed by the next `create` process.
         let _ = create::remove_tree(&staging.fs, &staged);
     }
@@ -123,7 +146,7 @@ struct Staging {
 }
 
 impl Staging {
-    fn open(root: &Fs, look: Look) -> Result<Staging, String> {
+    fn open(root: &Fs, look: Look) -> Result<Staging, MakeError> {
         if let Ok(directory) = own_directory(root, look, STAGING)
             && let Ok(copy) = directory.try_clone()
         {
@@ -133,7 +156,7 @@ impl Staging {
             return Ok(staging);
         }
         let name = [STAGING, fresh("-").as_bytes()].concat();
-        let directory = own_directory(root, look, &name).map_err(|e| format!(".gotd-create: {e}"))?;
+        let directory = own_directory(root, look, &name).map_err(MakeError::Staging)?;
         Ok(Staging { name, fs: Fs::new(directory, Shared::Umask).within(look) })
     }
 
@@ -189,39 +212,38 @@ fn own_directory(root: &Fs, look: Look, name: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// Checks that the name is allowed here and free. `None`: it is.
 fn look(root: &Walked, name: &RepoName) -> Option<Created> {
-    let refused = |why: &str| Some(Created::Refused(Refusal::Said(why.to_owned())));
+    let refused = |why| Some(Created::Refused(Refusal::NewName(why)));
     let whole = name.with_suffix();
     let components: Vec<&[u8]> = whole.split(|b| *b == b'/').collect();
     let (_, parents) = components.split_last()?;
     if parents.len() > MOST_LEVELS {
-        return refused("a repository to be created: too many directories in its name");
+        return refused(NewName::TooDeep);
     }
     if components.iter().any(|c| c.len() > LONGEST) {
-        return refused("a repository to be created: too long a name");
+        return refused(NewName::TooLong);
     }
     if components.iter().any(|c| c.is_empty() || c.starts_with(b".") || c.contains(&0)) {
-        return refused("a repository to be created: a component of its name starts with a dot");
+        return refused(NewName::Dot);
     }
     // Such a directory would block the name of a repository for everybody.
     if parents.iter().any(|c| c.to_ascii_lowercase().ends_with(b".git")) {
-        return refused("a repository to be created: a directory's name ends in .git");
+        return refused(NewName::DotGit);
     }
-    let inside = "a repository to be created: its name lies inside a repository";
     let Ok(mut at) = root.try_clone() else {
-        return refused("a repository to be created: no descriptor is left");
+        return refused(NewName::NoDescriptor);
     };
     for parent in parents {
         if is_in_repository(&at) {
-            return refused(inside);
+            return refused(NewName::Inside);
         }
         match at.child(parent) {
             Ok(next) => at = next,
             Err(Why::Absent) => return None,
-            Err(_) => return refused("a repository to be created: its name leads through no directory"),
+            Err(_) => return refused(NewName::NoDirectory),
         }
     }
     if is_in_repository(&at) {
-        return refused(inside);
+        return refused(NewName::Inside);
     }
     let last = |name: &[u8]| name.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
     let spellings = [last(&whole), last(name.without_suffix()), last(name.as_bytes())];
@@ -229,8 +251,8 @@ fn look(root: &Walked, name: &RepoName) -> Option<Created> {
 }
 
 /// Gives a repository that is on the disk its name, and makes the directories on the way there.
-fn put(fs: &Fs, staging: &Staging, staged: &[u8], name: &[u8]) -> Result<Created, String> {
-    let made = fs.make_parents(name).map_err(|e| e.to_string())?;
+fn put(fs: &Fs, staging: &Staging, staged: &[u8], name: &[u8]) -> Result<Created, MakeError> {
+    let made = fs.make_parents(name).map_err(MakeError::Repository)?;
     let split = name.iter().rposition(|b| *b == b'/');
     let (parent, last) = split.map_or((&b""[..], name), |at| (&name[..at], &name[at + 1..]));
     let give = || -> std::io::Result<()> {
@@ -261,7 +283,7 @@ fn put(fs: &Fs, staging: &Staging, staged: &[u8], name: &[u8]) -> Result<Created
         Err(e) if matches!(e.raw_os_error().map(Errno::from_raw), Some(Errno::EEXIST | Errno::ENOTEMPTY)) => {
             Ok(Created::Exists)
         }
-        Err(e) => Err(e.to_string()),
+        Err(e) => Err(MakeError::Name(e)),
     }
 }
 

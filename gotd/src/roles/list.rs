@@ -18,6 +18,7 @@ use crate::os::system;
 use crate::os::to_parent::send;
 use crate::repo::find;
 use crate::repo::walk_repositories::{Below, each_repository};
+use crate::roles::job_error::JobError;
 
 /// From the first message on.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
@@ -29,7 +30,7 @@ const BATCH_BYTES: usize = 12_000;
 type Parent = Channel<ListToParent, ParentToList>;
 
 /// Runs the role.
-pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), JobError> {
     let parent = Parent::from(parent);
     let start = match parent.recv() {
         Ok(Received { message: ParentToList::Start(start), .. }) => start,
@@ -38,12 +39,11 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
     list(&parent, &start, enforcement)
 }
 
-fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), String> {
-    let root = find::root(&start.path, &start.place).map_err(|e| find::why_absent(e, "no such directory"))?;
+fn list(parent: &Parent, start: &ListStart, enforcement: Enforcement) -> Result<(), JobError> {
+    let root = find::root(&start.path, &start.place).map_err(JobError::NoDirectory)?;
     let visible = [Visible::opened(root.directory.as_fd(), &root.path, Access::READ)];
     let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
-    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("list", WORK);
     send(parent, 0, &ListToParent::Hello(Build { id: crate::BUILD.into() }));

@@ -3,6 +3,8 @@
 pub mod auth;
 pub mod config;
 pub mod create;
+pub mod error;
+pub mod job_error;
 pub mod list;
 pub mod listen;
 pub mod parent;
@@ -12,6 +14,8 @@ pub mod verify;
 use libproto::states::Role;
 use libsandbox::Enforcement;
 
+use self::error::RoleError;
+use crate::os::error::SystemError;
 use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
 use crate::os::system;
 use crate::repo::role as repository;
@@ -47,33 +51,33 @@ const fn memory(role: Role) -> Option<u64> {
 }
 
 /// Runs a role to its end. `arguments` is what the parent gave it on its command line.
-pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), String> {
+pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), RoleError> {
     let git = arguments.first().is_some_and(|word| word == GIT);
     system::close_from(FIRST_FD + given(role, git));
     // The kernel names a process after the descriptor it was executed from.
     if let Ok(name) = std::ffi::CString::new(role.name()) {
         system::set_name(&name);
     }
-    libsandbox::harden_process(role.name()).map_err(|e| e.to_string())?;
+    libsandbox::harden_process(role.name())?;
     // `sockets` outlives a parent that was killed for as long as it takes to unlink its sockets.
     if role != Role::Sockets {
         system::die_with_parent();
     }
     if nix::unistd::geteuid().is_root() && !matches!(role, Role::Sockets | Role::Config) {
-        return Err(format!("{}: refuses to run as root", role.name()));
+        return Err(RoleError::Root(role));
     }
     if let Some(most) = memory(role) {
         use nix::sys::resource::{Resource, setrlimit};
-        setrlimit(Resource::RLIMIT_DATA, most, most).map_err(|e| format!("RLIMIT_DATA: {e}"))?;
+        setrlimit(Resource::RLIMIT_DATA, most, most).map_err(|e| SystemError::Call("RLIMIT_DATA", e))?;
     }
     let enforcement = if best_effort { Enforcement::BestEffort } else { Enforcement::Required };
-    let inherited = |at: i32| system::inherited(at).map_err(|e| format!("descriptor {at}: {e}"));
+    let inherited = |at: i32| system::inherited(at).map_err(|e| RoleError::Descriptor(at, e));
     let fd = |at: i32| inherited(FIRST_FD + at);
     let parent = inherited(PARENT_FD)?;
     match role {
-        Role::Sockets => sockets::run(parent, arguments, enforcement),
-        Role::Listen => listen::run(parent, enforcement),
-        Role::Auth => auth::run(parent, enforcement),
+        Role::Sockets => sockets::run(parent, arguments, enforcement)?,
+        Role::Listen => listen::run(parent, enforcement)?,
+        Role::Auth => auth::run(parent, enforcement)?,
         Role::Session => {
             let (listen, repo) = (fd(0)?, fd(1)?);
             let ends = match git {
@@ -83,7 +87,7 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
                     pipes: ClientPipes { input: fd(3)?, output: fd(4)?, theirs: (fd(5)?, fd(6)?) },
                 },
             };
-            session::run(parent, listen, repo, ends, enforcement)
+            session::run(parent, listen, repo, ends, enforcement)?;
         }
         Role::Repository => {
             let session = fd(0)?;
@@ -91,14 +95,15 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), St
                 true => repository::Ends::Git { listen: fd(1)? },
                 false => repository::Ends::Unix { verify: fd(1)?, output: fd(2)?, input: fd(3)? },
             };
-            repository::run(parent, session, ends, enforcement)
+            repository::run(parent, session, ends, enforcement)?;
         }
-        Role::Config => config::run(parent),
-        Role::Verify => verify::run(parent, fd(0)?, fd(1)?, enforcement),
-        Role::Create => create::run(parent, enforcement),
-        Role::List => list::run(parent, enforcement),
-        Role::Parent => Err(format!("{}: cannot be started", role.name())),
+        Role::Config => config::run(parent)?,
+        Role::Verify => verify::run(parent, fd(0)?, fd(1)?, enforcement)?,
+        Role::Create => create::run(parent, enforcement)?,
+        Role::List => list::run(parent, enforcement)?,
+        Role::Parent => return Err(RoleError::NotStarted(role)),
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,14 +13,16 @@ use libproto::command::Service;
 use libproto::message::parent::{GitAsk, SessionReport, SessionStart, SessionToParent};
 use libproto::pktline::{Decoder, Packet};
 use libproto::refusal::Refusal;
-use libproto::request::daemon::{self, DaemonRequest, REQUEST_MAX};
+use libproto::request::daemon::{DaemonRequest, REQUEST_MAX};
 use libproto::wire_error::WireError;
 use libsandbox::{Enforcement, ResourceLimits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
+use crate::os::error::SystemError;
 use crate::os::watchdog::{self, Phase};
 use crate::session::conversation::{Parent, Pipes, WORK, memory, refused, report, send, words_for_log};
+use crate::session::error::SessionError;
 use crate::session::pipes::{self, Input, Output};
 use crate::session::talk::talk;
 
@@ -38,24 +40,23 @@ pub fn serve(
     repo: OwnedFd,
     limits: SessionStart,
     enforcement: Enforcement,
-) -> Result<(), String> {
+) -> Result<(), SessionError> {
     let most = ResourceLimits { data: Some(memory(&limits)), ..ResourceLimits::UNCHANGED };
-    libsandbox::enter(&Stage { promises: WORK, paths: None, limits: most, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises: WORK, paths: None, limits: most, enforcement })?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("session", WORK);
     if !pipes::is_tcp(connection.as_fd()) {
-        return Err("not a TCP connection".into());
+        return Err(SessionError::NotTcp);
     }
     send(parent, &SessionToParent::Remote(()));
     watchdog::phase(Phase::FirstRequest);
     // The client itself is told nothing: it does not listen, or is in the middle of something else.
     watchdog::start(limits.clone(), vec![(parent.as_fd(), words_for_log(&limits))])
-        .map_err(|e| format!("watchdog: {e}"))?;
-    let duplicate = || connection.try_clone().map_err(|e| format!("connection: {e}"));
+        .map_err(|e| SystemError::Io("watchdog", e))?;
+    let duplicate = || connection.try_clone().map_err(|e| SystemError::Io("connection", e));
     let (mut input, mut output) = (Input::new(duplicate()?), Output::new(duplicate()?));
     let report = match request(&mut input) {
-        Ok(None) => report(0, Some(Refusal::Said("connected and said nothing".into()))),
+        Ok(None) => report(0, Some(Refusal::Silent)),
         Ok(Some((ask, protocol))) => {
             talk(parent, connection.as_fd(), (repo, None), limits, Pipes { input, output }, (ask, protocol))
         }
@@ -100,7 +101,7 @@ fn request(input: &mut Input) -> Result<Option<(GitAsk, u8)>, Refusal> {
 fn decode(payload: &[u8]) -> Result<(GitAsk, u8), Refusal> {
     let request = DaemonRequest::parse(payload).map_err(|e| Refusal::from(&e))?;
     if request.service != Service::UploadPack {
-        return Err(Refusal::Said(daemon::not_enabled(&request.repo)));
+        return Err(Refusal::NotEnabled(request.repo));
     }
     let protocol = request.parameters.version_for(request.service) as u8;
     let (service, repository) = (request.service, request.repo);

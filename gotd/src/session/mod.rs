@@ -1,6 +1,7 @@
 //! The session: the conversation with one client, in Git's protocol.
 
 pub mod conversation;
+pub mod error;
 pub mod git_daemon;
 pub mod packets;
 pub mod pipes;

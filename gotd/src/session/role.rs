@@ -27,12 +27,14 @@ use libproto::refusal::Refusal;
 use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::os::error::SystemError;
 use crate::os::spawn::ClientPipes;
 use crate::os::system;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::session::conversation::{
     Parent, Pipes, WORK, failed, memory, refused, report, send, words_for_log,
 };
+use crate::session::error::SessionError;
 use crate::session::pipes::{self, Input, Output};
 use crate::session::talk::talk;
 
@@ -70,12 +72,11 @@ pub fn run(
     repo: OwnedFd,
     ends: Ends,
     enforcement: Enforcement,
-) -> Result<(), String> {
+) -> Result<(), SessionError> {
     // No limit on descriptors: the kernel compares a sender's with all that its user has under way
     // in sockets.
     let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
-    libsandbox::enter(&Stage { promises: SET_UP, paths: Some(&[]), limits, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises: SET_UP, paths: Some(&[]), limits, enforcement })?;
     let (parent, listen) = (Parent::from(parent), Listen::from(listen));
     send(&parent, &SessionToParent::Hello(Build { id: crate::BUILD.into() }));
     let start = match parent.recv() {
@@ -94,19 +95,18 @@ pub fn run(
         ((Pool::Tcp, connection), Ends::Git) => {
             return crate::session::git_daemon::serve(&parent, connection, repo, start, enforcement);
         }
-        _ => return Err("listen: a connection of the other kind".into()),
+        _ => return Err(SessionError::OtherConnection),
     };
     // From here on no descriptor comes or goes, and only now anything is read from the client.
     let limits = ResourceLimits { data: Some(memory(&start)), ..ResourceLimits::UNCHANGED };
-    libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement })
-        .map_err(|e| e.to_string())?;
+    libsandbox::enter(&Stage { promises: WORK, paths: None, limits, enforcement })?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("session", WORK);
     watchdog::phase(Phase::FirstRequest);
     let for_client = Words::new(&start, |refusal| last_word(&refusal.to_string(), 1), last_word("", 0));
     // The log's line first, as at every end.
     let told = vec![(parent.as_fd(), words_for_log(&start)), (client.as_fd(), for_client)];
-    watchdog::start(start.clone(), told).map_err(|e| format!("watchdog: {e}"))?;
+    watchdog::start(start.clone(), told).map_err(|e| SystemError::Io("watchdog", e))?;
     let request = receive(&parent, &client);
     let report = match channel::decode::<ClientToSession>(&request, Vec::new()) {
         Ok(Received { message: ClientToSession::Git(request), .. }) => {
@@ -119,7 +119,8 @@ pub fn run(
         Ok(Received { message: ClientToSession::Shell(request), .. }) => shell(&parent, &client, &request),
         Err(e) => failed(Refusal::Malformed(format!("request: {e}"))),
     };
-    finish(&parent, &client, report)
+    finish(&parent, &client, report);
+    Ok(())
 }
 
 /// Waits for the one connection of this process.
@@ -170,10 +171,10 @@ fn send_pipes(parent: &Parent, client: &ClientSocket, (to, from): (OwnedFd, Owne
     let sent = channel::send_record_with_fds(client.as_fd(), &pipes_record(), &[to.as_fd(), from.as_fd()]);
     if let Err(e) = sent {
         let refusal = match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Refusal::Said("client went away before its request".into()),
+            std::io::ErrorKind::BrokenPipe => Refusal::NoRequest,
             _ => Refusal::Internal(format!("pipes: {e}")),
         };
-        let _ = finish(parent, client, failed(refusal));
+        finish(parent, client, failed(refusal));
         system::exit_now(1);
     }
 }
@@ -190,11 +191,9 @@ fn receive(parent: &Parent, client: &ClientSocket) -> Vec<u8> {
     let user = hello.user().map(<[u8]>::to_vec);
     send(parent, &SessionToParent::Client(ClientHello { version: hello.version, kind: hello.kind, user }));
     if hello.version != VERSION {
-        let text = format!(
-            "client speaks version {} of gotd's protocol, the daemon version {VERSION}: install the same version of both",
-            hello.version
-        );
-        send(parent, &SessionToParent::Finished(failed(Refusal::Said(text.clone()))));
+        let refusal = Refusal::Version(hello.version, VERSION);
+        let text = refusal.to_string();
+        send(parent, &SessionToParent::Finished(failed(refusal)));
         let record = exit_record(hello.version, Exit { status: 1, text });
         let _ = channel::send_record(client.as_fd(), &record, false);
         system::exit_now(1);
@@ -214,7 +213,7 @@ fn receive_record(parent: &Parent, client: &ClientSocket, buffer: &mut [u8]) -> 
             }
             Err(e) => {
                 let refusal = match e {
-                    RecvError::Closed => Refusal::Said("client went away before its request".into()),
+                    RecvError::Closed => Refusal::NoRequest,
                     e => Refusal::Malformed(format!("request: {e}")),
                 };
                 send(parent, &SessionToParent::Finished(failed(refusal)));
@@ -263,7 +262,7 @@ fn told_address(said: &[u8]) -> String {
 /// One request of self-service.
 fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> SessionReport {
     let Some(command) = command(request.line.trim_ascii()) else {
-        return failed(Refusal::Said(SHELL_USAGE.into()));
+        return failed(Refusal::Usage(SHELL_USAGE.into()));
     };
     let ask = ShellAsk { command, told_address: told_address(&request.ssh_connection) };
     send(parent, &SessionToParent::Shell(ask));
@@ -303,7 +302,7 @@ fn pass_on(parent: &Parent, client: &ClientSocket) -> SessionReport {
         match parent.recv() {
             Ok(Received { message: ParentToSession::Line(line), .. }) => {
                 if client.send(0, &SessionToClient::Line(line)).is_err() {
-                    return failed(Refusal::Said("client went away".into()));
+                    return failed(Refusal::ClientLeft);
                 }
             }
             Ok(Received { message: ParentToSession::Done(()), .. }) => return report(0, None),
@@ -324,8 +323,7 @@ fn last_word(text: &str, status: u8) -> Vec<u8> {
 }
 
 /// The end: the parent's log line first, so that it is there when the client has gone on.
-fn finish(parent: &Parent, client: &ClientSocket, report: SessionReport) -> Result<(), String> {
+fn finish(parent: &Parent, client: &ClientSocket, report: SessionReport) {
     send(parent, &SessionToParent::Finished(report.clone()));
     send_exit(client, report.status, &report.refusal.map(|r| r.to_string()).unwrap_or_default());
-    Ok(())
 }

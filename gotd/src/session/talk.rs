@@ -59,7 +59,7 @@ fn answer(parent: &Parent, client: BorrowedFd<'_>) -> Result<Grant, Refusal> {
             continue;
         }
         if fds.get(1).and_then(PollFd::revents).is_some_and(|r| r.contains(PollFlags::POLLHUP)) {
-            return Err(Refusal::Said("client went away".into()));
+            return Err(Refusal::ClientLeft);
         }
         match parent.recv() {
             Ok(Received { message: ParentToSession::Granted(grant), .. }) => return Ok(grant),
@@ -84,8 +84,6 @@ fn converse(
             let begins = |commands| send(parent, &SessionToParent::Begins(commands));
             crate::session::receive_pack::serve(talk, &OwnedFd::from(repo).into(), &verify.into(), &begins)
         }
-        (Service::ReceivePack, None) => {
-            Err(Failure::new(Refusal::Said("git:// is for fetching only".into())))
-        }
+        (Service::ReceivePack, None) => Err(Failure::new(Refusal::FetchOnly)),
     }
 }

@@ -10,10 +10,11 @@
 mod oom;
 
 use std::ffi::CString;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 #[cfg(target_os = "linux")]
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libproto::channel::Channel;
 use libproto::states::Role;
@@ -156,6 +157,31 @@ impl<S, R> Child<S, R> {
     }
 }
 
+/// Why our program linked statically is there and not used.
+#[derive(Debug)]
+pub enum QuickError {
+    /// It cannot be looked at or asked what it is.
+    Io(PathBuf, io::Error),
+    /// Somebody could have put another program there who could not replace this one.
+    Foreign(PathBuf),
+    /// It is of another build.
+    OtherBuild(PathBuf),
+}
+
+impl fmt::Display for QuickError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuickError::Io(path, e) => write!(f, "{}: {e}", path.display()),
+            QuickError::Foreign(path) => {
+                write!(f, "{}: belongs to somebody else, or others may write it", path.display())
+            }
+            QuickError::OtherBuild(path) => write!(f, "{}: another build", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for QuickError {}
+
 impl Starter {
     /// Opens the running binary.
     pub fn new() -> io::Result<Starter> {
@@ -175,17 +201,17 @@ impl Starter {
     /// Looks for the statically linked program, and uses it from then on. Returns whether it was
     /// found; the error says why a program that is there is not used.
     #[cfg(target_os = "linux")]
-    pub fn quicken(&mut self) -> Result<bool, String> {
+    pub fn quicken(&mut self) -> Result<bool, QuickError> {
         let own = std::env::current_exe().unwrap_or_default();
         let Some(directory) = own.parent() else { return Ok(false) };
         for path in [directory.join(STATIC), directory.join("../libexec").join(STATIC)] {
             let Ok(program) = Program::open(&path) else { continue };
-            let text = |e: io::Error| format!("{}: {e}", path.display());
-            if !self.own.is_as_safe(&program).map_err(text)? {
-                return Err(format!("{}: belongs to somebody else, or others may write it", path.display()));
+            let failed = |e| QuickError::Io(path.clone(), e);
+            if !self.own.is_as_safe(&program).map_err(failed)? {
+                return Err(QuickError::Foreign(path));
             }
-            if self.build_of(&program).map_err(text)? != crate::BUILD.as_bytes() {
-                return Err(format!("{}: another build", path.display()));
+            if self.build_of(&program).map_err(failed)? != crate::BUILD.as_bytes() {
+                return Err(QuickError::OtherBuild(path));
             }
             self.quick = Some(program);
             return Ok(true);
@@ -195,7 +221,7 @@ impl Starter {
 
     /// Without Linux's ways to execute a descriptor, two files could be of two versions.
     #[cfg(not(target_os = "linux"))]
-    pub fn quicken(&mut self) -> Result<bool, String> {
+    pub fn quicken(&mut self) -> Result<bool, QuickError> {
         Ok(false)
     }
 

@@ -36,6 +36,7 @@ use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, 
 
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
+use crate::repo::error::RepoError;
 use crate::repo::find::FoundRepository;
 use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
@@ -96,11 +97,13 @@ pub fn run(
     serve: &Serve,
     found: &FoundRepository,
     enforcement: Enforcement,
-) -> Result<(), String> {
-    let rules = *serve.push_rules.clone().ok_or("rules: none")?;
+) -> Result<(), RepoError> {
+    let rules = *serve.push_rules.clone().ok_or(RepoError::NoRules)?;
     let alternates = match borrowing::from_parent(parent, found, &serve.who) {
         Ok(alternates) => alternates,
-        Err(text) => return opened::failed(parent, libproto::message::parent::OpenError::Unusable(text)),
+        Err(e) => {
+            return opened::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
+        }
     };
     let warnings = borrowing::warnings(&alternates).collect();
     let limits = ResourceLimits::UNCHANGED;

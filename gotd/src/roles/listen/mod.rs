@@ -17,6 +17,7 @@ mod reaper;
 mod remote;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ use self::control::Controls;
 use self::local::Locals;
 use self::reaper::Reaper;
 use self::remote::{RefusedPeer, Remotes};
+use crate::os::error::{SystemError, carries_system_error};
 use crate::os::system;
 use crate::os::to_parent::send;
 use crate::roles::sockets::BACKLOG;
@@ -104,17 +106,39 @@ struct Listen {
     draining: bool,
 }
 
+/// Why it ends while the parent is there.
+#[derive(Debug)]
+pub enum ListenError {
+    /// What it asked of the system, or heard on its link.
+    System(SystemError),
+    /// The parent's first word is not about limits.
+    NoLimits,
+    /// A message has too many descriptors, or too few.
+    Descriptors(Box<ParentToListen>),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenError::System(e) => e.fmt(f),
+            ListenError::NoLimits => f.write_str("limits come first"),
+            ListenError::Descriptors(message) => write!(f, "{message:?}: wrong descriptors"),
+        }
+    }
+}
+
+carries_system_error!(ListenError);
+
 /// Runs the role until the parent is gone.
-pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
+pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), ListenError> {
     libsandbox::enter(&Stage {
         promises: WORK,
         paths: Some(&[]),
         limits: ResourceLimits::UNCHANGED,
         enforcement,
-    })
-    .map_err(|e| e.to_string())?;
+    })?;
     let parent = Parent::from(parent);
-    parent.send(0, &ListenToParent::Hello(Build { id: crate::BUILD.into() })).map_err(|e| e.to_string())?;
+    parent.send(0, &ListenToParent::Hello(Build { id: crate::BUILD.into() })).map_err(SystemError::Sent)?;
     let mut locals = Locals::default();
     let limits = loop {
         match parent.recv() {
@@ -123,8 +147,8 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), String> {
             Ok(Received { message: ParentToListen::Ranges(ranges), .. }) => locals.learn_ranges(ranges),
             Err(e) if e.is_transient() => {}
             Err(RecvError::Closed) => system::exit_now(0),
-            Ok(_) => return Err("limits come first".into()),
-            Err(e) => return Err(e.to_string()),
+            Ok(_) => return Err(ListenError::NoLimits),
+            Err(e) => return Err(SystemError::Received(e).into()),
         }
     };
     locals.learnt();
@@ -163,7 +187,7 @@ enum Source {
 
 impl Listen {
     /// One turn of the loop: wait, then the parent's words, then connections.
-    fn turn(&mut self) -> Result<(), String> {
+    fn turn(&mut self) -> Result<(), ListenError> {
         let timeout = self.timeout();
         let mut sources = vec![Source::Parent];
         let mut fds = vec![PollFd::new(self.parent.as_fd(), PollFlags::POLLIN)];
@@ -182,7 +206,7 @@ impl Listen {
         }
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(format!("poll: {e}")),
+            Err(e) => return Err(SystemError::Call("poll", e).into()),
         }
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
         let ready: Vec<Source> =
@@ -234,13 +258,13 @@ impl Listen {
         PollTimeout::from(pause.map_or(100, |pause| pause.clamp(1, 100)))
     }
 
-    fn parent_says(&mut self) -> Result<(), String> {
+    fn parent_says(&mut self) -> Result<(), ListenError> {
         let mut received = match self.parent.recv_with_fds() {
             Ok(received) => received,
             // The parent is gone: nothing is left to serve.
             Err(RecvError::Closed) => system::exit_now(0),
             Err(e) if e.is_transient() => return Ok(()),
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(SystemError::Received(e).into()),
         };
         if received.message == ParentToListen::WaitingGit(()) {
             let fds = received.fds.drain(..).map(Link::from).collect::<Vec<_>>();
@@ -260,7 +284,7 @@ impl Listen {
             (ParentToListen::Listener(_), Some(_)) if self.draining => {}
             (ParentToListen::Listener(pool), Some(fd)) => {
                 nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-                    .map_err(|e| format!("listener: {e}"))?;
+                    .map_err(|e| SystemError::Call("listener", e))?;
                 self.listeners.push(Listener { number: received.peer, pool, fd, closing: None });
                 self.git |= pool == Pool::Tcp;
             }
@@ -304,7 +328,7 @@ impl Listen {
                 go.into_iter().for_each(|listener: Listener| self.close(listener));
                 self.remotes.drain();
             }
-            (message, _) => return Err(format!("{message:?}: wrong descriptors")),
+            (message, _) => return Err(ListenError::Descriptors(Box::new(message))),
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Parent {
     fn where_control_is(&self) -> String {
         let of = |place: &&ListenPlace| place.pool() == Pool::Control;
         let all: Vec<String> = self.listeners.iter().filter(of).map(ToString::to_string).collect();
-        format!("control requests are taken at {} alone", all.join(" or "))
+        all.join(" or ")
     }
 
     /// Whether `listen`'s word allows a connection to control the daemon: the kernel's credentials,
@@ -43,8 +43,8 @@ impl Parent {
     pub(super) fn control(&mut self, number: u64, request: &ControlRequest) {
         let Some(session) = self.table.get(number) else { return };
         if session.pool != Pool::Control {
-            let text = self.where_control_is();
-            return self.refuse(number, Refusal::Said(text));
+            let sockets = self.where_control_is();
+            return self.refuse(number, Refusal::ControlElsewhere(sockets));
         }
         let lines = match request {
             ControlRequest::Info { json: false } => self.info(number),

@@ -10,21 +10,19 @@ use libproto::message::parent::{
     CreateStart, CreateToParent, CreateToParentKind, Created, ParentToCreate, ParentToRepo,
 };
 use libproto::names::escape;
-use libproto::refusal::Refusal;
+use libproto::refusal::{Refusal, Unseen};
 use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, StateTable};
 
+use super::Parent;
 use super::job::{JobOf, JobReply, JobRole};
 use super::session::Session;
 use super::session::grant::Creation;
 use super::session::process::Ending;
-use super::{NO_SUCH, Parent, said};
 use crate::os::log::Level;
 
 /// How long making a repository may take. Its client is told after 30 seconds by its own session,
 /// unless configured otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The client's text when the creation cannot even be tried.
-const NOT_CREATED: &str = "the repository cannot be created";
 
 /// Role `create`.
 #[derive(Debug)]
@@ -67,7 +65,7 @@ impl JobRole for Create {
         let Some(session) = parent.table.get(number) else { return };
         if session.repo_state == RepoState::Absent {
             session.refused.get_or_insert_with(|| Refusal::Internal(format!("create {ending}")));
-            parent.refuse(number, said(NOT_CREATED));
+            parent.refuse(number, Refusal::NotCreated);
         }
         parent.start_creation();
     }
@@ -88,12 +86,11 @@ impl Parent {
                 session.repo_state = RepoState::Absent;
                 self.start_creation();
             }
-            (None, None) => self.not_there(number, NO_SUCH),
+            (None, None) => self.not_there(number, Unseen::NoSuch),
             (Some(_), _) => {
                 // The repository was there a moment ago, by name.
-                session.refused =
-                    Some(said("something that is no repository has the name of one to be created"));
-                self.not_there(number, NO_SUCH);
+                session.refused = Some(Refusal::NameTaken);
+                self.not_there(number, Unseen::NoSuch);
             }
         }
     }
@@ -122,7 +119,7 @@ impl Parent {
             let Some((_, number)) = waiting.min() else { return };
             if !self.start_create(number) {
                 self.set_creation(number, Creation::Over);
-                self.refuse(number, said(NOT_CREATED));
+                self.refuse(number, Refusal::NotCreated);
             }
         }
     }
@@ -174,7 +171,7 @@ impl Parent {
             Created::Refused(why) => {
                 // The answer is that of a repository that is not there, and it is true.
                 session.refused = Some(why);
-                self.not_there(number, NO_SUCH);
+                self.not_there(number, Unseen::NoSuch);
             }
             Created::Failed(refusal) => self.refuse(number, refusal),
         }

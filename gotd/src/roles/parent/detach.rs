@@ -3,19 +3,21 @@
 
 use std::io::Read;
 
+use super::error::StartupError;
+use crate::os::error::SystemError;
 use crate::os::spawn::Starter;
 
-/// Starts the daemon, with these arguments, in a session of its own (setsid(2)), waits until it listens, and prints its
-/// messages until then.
-pub(super) fn detach(starter: &Starter, arguments: &[String]) -> Result<(), String> {
-    let (status, stderr) = starter.start_daemon(arguments).map_err(|e| format!("start: {e}"))?;
+/// Starts the daemon, with these arguments, in a session of its own (setsid(2)), waits until it
+/// listens, and prints its messages until then.
+pub(super) fn detach(starter: &Starter, arguments: &[String]) -> Result<(), StartupError> {
+    let (status, stderr) = starter.start_daemon(arguments).map_err(|e| SystemError::Io("start", e))?;
     let mut said = String::new();
     let _ = std::fs::File::from(stderr).take(64 * 1024).read_to_string(&mut said);
     eprint!("{said}");
     let mut byte = [0];
     match std::fs::File::from(status).read(&mut byte) {
         Ok(1) => Ok(()),
-        _ => Err("not started".into()),
+        _ => Err(StartupError::NotDetached),
     }
 }
 

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use super::error::{Fatal, Loss};
 use super::reloading::Reload;
 use super::session::process::{Ending, Process};
 use super::session::{Killed, Session};
@@ -71,7 +72,7 @@ impl Parent {
                 (&self.auth.pid, Role::Auth),
             ] {
                 if *role.0 == pid {
-                    return Some(End::Lost(format!("{}: {ending}", role.1.name())));
+                    return Some(End::Lost(Fatal { role: role.1, why: Loss::Ended(ending) }));
                 }
             }
             self.process_ended(pid, ending);

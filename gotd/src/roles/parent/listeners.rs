@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use libproto::message::parent::Pool;
 
+use super::error::NoListener;
 use super::listen_place::ListenPlace;
 use crate::roles::sockets::ask::{FIRST_FREE_PORT, MOST};
 
@@ -88,21 +89,23 @@ impl Listeners {
     }
 
     /// Numbers for a new unix socket: its own and its directory's. Those in `taken` are in use.
-    pub fn numbers(&self, path: &Path, taken: &[(ListenPlace, Origin, OwnedFd)]) -> Result<(u8, u8), String> {
+    pub fn numbers(
+        &self,
+        path: &Path,
+        taken: &[(ListenPlace, Origin, OwnedFd)],
+    ) -> Result<(u8, u8), NoListener> {
         let at = self.directories.iter().position(|directory| Some(directory.as_path()) == path.parent());
-        let like = at
-            .and_then(|at| u8::try_from(at).ok())
-            .ok_or("a unix socket in a directory that had none of gotd's at the start: it needs a restart")?;
+        let like = at.and_then(|at| u8::try_from(at).ok()).ok_or(NoListener::Directory)?;
         let known = self.all.iter().map(|l| l.origin).chain(taken.iter().map(|(_, origin, _)| *origin));
         let known: Vec<Origin> = known.collect();
         let free = (0u8..).take(MOST).find(|number| !known.contains(&Origin::Sockets(Some(*number))));
-        Ok((free.ok_or("more unix sockets at a time than there can be")?, like))
+        Ok((free.ok_or(NoListener::TooMany)?, like))
     }
 
     /// Why a TCP address cannot even be tried. `removed` are the sockets that this reload closes.
-    pub fn obstacle(&self, address: SocketAddr, removed: &[u64]) -> Option<String> {
+    pub fn obstacle(&self, address: SocketAddr, removed: &[u64]) -> Option<NoListener> {
         if address.port() < FIRST_FREE_PORT && !self.low.contains(&address) {
-            return Some("a port below 1024 that was not there at the start: it needs a restart".into());
+            return Some(NoListener::LowPort);
         }
         let in_the_way = |other: SocketAddr| {
             other.port() == address.port()
@@ -111,7 +114,7 @@ impl Listeners {
         };
         self.all.iter().find_map(|listener| match listener.place {
             ListenPlace::Tcp(other) if removed.contains(&listener.number) && in_the_way(other) => {
-                Some(format!("overlaps with {other}, which has to go by a reload of its own first"))
+                Some(NoListener::Overlaps(other))
             }
             _ => None,
         })

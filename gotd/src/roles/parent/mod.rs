@@ -21,6 +21,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use self::checked::Checked;
+use self::error::{Fatal, Loss};
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::outbox::Outbox;
@@ -44,6 +45,7 @@ pub mod create;
 pub mod crowd;
 pub mod detach;
 pub mod ends;
+pub mod error;
 pub mod job;
 pub mod jobs;
 pub mod links;
@@ -89,28 +91,14 @@ const SELDOM: Duration = Duration::from_millis(100);
 /// left is read to the end.
 const AT_ONCE: usize = 64;
 
-/// What the client of a repository that it may not see is told.
-const NOT_FOUND: &str = "no git repository found";
-/// Why it may not, in git-daemon's words: for those who come over git://, where the administrator
-/// wants them told.
-const NO_SUCH: &str = "no such repository";
-const NOT_EXPORTED: &str = "repository not exported";
-const NOT_PERMITTED: &str = "access denied or repository not exported";
 /// For the log and gotctl.
 const TAKES_DESCRIPTORS: &str = "clients can send descriptors: only Linux 6.16 and newer refuse them";
-/// What a client of Git is told at a control socket.
-const CONTROL_ALONE: &str = "a control socket serves gotctl alone";
 
 /// What a client beyond its number of connections is told; `own` is whether its user has a number
 /// of their own.
 fn too_many(own: bool) -> Refusal {
     let limit = if own { Limit::ConnectionsOfUser } else { Limit::ConnectionsPerUser };
     Refusal::Limit(limit, "connection limit exceeded".into())
-}
-
-/// A refusal that nobody decides by.
-fn said(text: &str) -> Refusal {
-    Refusal::Said(text.to_owned())
 }
 
 /// Everything the parent knows.
@@ -146,7 +134,7 @@ pub struct Parent {
     /// When a waiting session may be started after some that did not live.
     pauses: Pauses,
     /// Why the daemon cannot go on, found while something else was done.
-    unsound: Option<String>,
+    unsound: Option<Fatal>,
     /// Clients can send descriptors, because the kernel cannot refuse them.
     takes_descriptors: bool,
 }
@@ -165,7 +153,7 @@ enum End {
     /// As asked.
     Stopped,
     /// A process that the daemon cannot do without is gone.
-    Lost(String),
+    Lost(Fatal),
 }
 
 /// What is done when a descriptor is ready: each is listed once, with this.
@@ -184,7 +172,7 @@ type Sources<'p> = Vec<(Then, PollFd<'p>)>;
 
 impl Parent {
     /// Serves until the daemon is told to stop or cannot go on.
-    pub fn serve(mut self) -> Result<(), String> {
+    pub fn serve(mut self) -> Result<(), Fatal> {
         self.refill();
         let end = loop {
             if let Some(end) = self.turn() {
@@ -315,7 +303,7 @@ impl Parent {
     }
 
     fn on_sockets(&mut self, _: PollFlags) -> Option<End> {
-        Some(lost(self.sockets.pid, Role::Sockets, "ended"))
+        Some(lost(self.sockets.pid, Role::Sockets, Loss::Unlinked))
     }
 
     fn flush_log(&mut self, _: PollFlags) -> Option<End> {
@@ -339,14 +327,14 @@ fn same_build(build: &Build) -> bool {
 
 /// The end of a process that the daemon cannot do without. Its link ends a moment before it can be
 /// reaped, and only its status tells why.
-fn lost(pid: Pid, role: Role, error: &str) -> End {
+fn lost(pid: Pid, role: Role, why: Loss) -> End {
     let until = Instant::now() + REAP;
     while Instant::now() < until {
         match waitpid(pid, Some(WaitPidFlag::WNOHANG)).map(Ending::of) {
-            Ok(Some(ending)) => return End::Lost(format!("{}: {ending}", role.name())),
+            Ok(Some(ending)) => return End::Lost(Fatal { role, why: Loss::Ended(ending) }),
             Ok(None) => std::thread::sleep(Duration::from_millis(2)),
             Err(_) => break,
         }
     }
-    End::Lost(format!("{}: {error}", role.name()))
+    End::Lost(Fatal { role, why })
 }

@@ -14,12 +14,12 @@ use libproto::message::parent::{
     Checks, FoundAt, OpenError, Opened, ParentToAuth, ParentToRepo, ParentToSession, PlaceQuestion, Placed,
 };
 use libproto::names::escape;
-use libproto::refusal::Refusal;
+use libproto::refusal::{Refusal, Unseen};
 use libproto::states::RepoState;
 
+use super::Parent;
 use super::session::Session;
 use super::session::grant::{Grant, RepoLocation};
-use super::{NO_SUCH, NOT_EXPORTED, Parent, said};
 
 impl Parent {
     /// The repository process has found a repository.
@@ -43,8 +43,8 @@ impl Parent {
         match (session.grant_mut().map(|grant| &mut grant.place), result) {
             (Some(RepoLocation::Unknown), Err(OpenError::NotFound)) => self.absent(number),
             (Some(RepoLocation::Unknown), Err(OpenError::Unreachable(text))) => {
-                session.refused = Some(Refusal::Said(text));
-                self.not_there(number, NO_SUCH);
+                session.refused = Some(Refusal::Unreached(text));
+                self.not_there(number, Unseen::NoSuch);
             }
             (Some(RepoLocation::Unknown), Err(OpenError::Unusable(text))) => {
                 self.refuse(number, Refusal::Damaged(text))
@@ -76,9 +76,9 @@ impl Parent {
         if let Some(why) = objection {
             self.set_place(number, RepoLocation::Wrong);
             if let Some(session) = self.table.get(number) {
-                session.refused = Some(Refusal::Said(why));
+                session.refused = Some(Refusal::Unreached(why));
             }
-            return self.not_there(number, NO_SUCH);
+            return self.not_there(number, Unseen::NoSuch);
         }
         self.set_place(number, RepoLocation::Right(at));
         if let Some(result) = told {
@@ -98,13 +98,13 @@ impl Parent {
         let opened = match result {
             Ok(opened) => opened,
             Err(OpenError::NotExported) => {
-                session.refused = Some(said("no git-daemon-export-ok"));
-                return self.not_there(number, NOT_EXPORTED);
+                session.refused = Some(Refusal::Unmarked);
+                return self.not_there(number, Unseen::NotExported);
             }
             Err(OpenError::Unusable(text) | OpenError::Unreachable(text)) => {
                 return self.refuse(number, Refusal::Damaged(text));
             }
-            Err(OpenError::NotFound) => return self.not_there(number, NO_SUCH),
+            Err(OpenError::NotFound) => return self.not_there(number, Unseen::NoSuch),
         };
         let Some(Grant { place, permit, ask, .. }) = session.grant_mut() else { return };
         *place = match std::mem::replace(place, RepoLocation::Unknown) {

@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use libproto::message::parent::{ParentToListen, Pool};
+use libproto::states::Role;
 
 use super::Parent;
+use super::error::{Fatal, Loss, NoListener, ReloadError};
 use super::listen_place::ListenPlace;
 use super::listeners::{Change, Origin};
 use super::settings::Settings;
@@ -16,7 +18,7 @@ use crate::roles::sockets::ask::{self, Unmade};
 impl Parent {
     /// Makes the listening sockets that a new configuration adds. If one of them cannot be made,
     /// the others are removed again.
-    pub(super) fn make_listeners(&mut self, settings: &Settings) -> Result<Change, String> {
+    pub(super) fn make_listeners(&mut self, settings: &Settings) -> Result<Change, ReloadError> {
         let mut change = Change { added: Vec::new(), removed: self.listeners.unwanted(&settings.places) };
         for (place, line) in &settings.places {
             if self.listeners.iter().any(|other| other == place) {
@@ -26,14 +28,14 @@ impl Parent {
                 Ok((origin, fd)) => change.added.push((place.clone(), origin, fd)),
                 Err(why) => {
                     self.unmake(change);
-                    return Err(format!("{line}: {place}: {why}"));
+                    return Err(ReloadError::Listener(line.clone(), place.clone(), why));
                 }
             }
         }
         Ok(change)
     }
 
-    fn make(&mut self, place: &ListenPlace, change: &Change) -> Result<(Origin, OwnedFd), String> {
+    fn make(&mut self, place: &ListenPlace, change: &Change) -> Result<(Origin, OwnedFd), NoListener> {
         let made = match place {
             ListenPlace::Unix(path) | ListenPlace::Control(path) => {
                 let (number, like) = self.listeners.numbers(path, &change.added)?;
@@ -48,7 +50,10 @@ impl Parent {
                 ask::tcp(self.sockets.channel.as_fd(), *address).map(|fd| (Origin::Sockets(None), fd))
             }
         };
-        made.map_err(|e| self.unmade(e))
+        made.map_err(|e| {
+            self.note_broken(&e);
+            NoListener::Unmade(e)
+        })
     }
 
     /// Takes back what was made for a configuration that does not come into force.
@@ -92,17 +97,16 @@ impl Parent {
     fn unlink(&mut self, place: &ListenPlace, origin: Origin) {
         let Origin::Sockets(Some(number)) = origin else { return };
         if let Err(e) = ask::unlink(self.sockets.channel.as_fd(), number) {
-            let why = format!("{place}: {}", self.unmade(e));
+            self.note_broken(&e);
+            let why = format!("{place}: {e}");
             self.log.line(Level::Warning, "reload", &[("says", &why)]);
         }
     }
 
-    /// Why `sockets` did not do it, as text; without a `sockets` that answers the daemon cannot go
-    /// on.
-    fn unmade(&mut self, e: Unmade) -> String {
-        if matches!(e, Unmade::Broken(_)) {
-            self.unsound = Some(e.to_string());
+    /// Without a `sockets` that answers the daemon cannot go on.
+    fn note_broken(&mut self, e: &Unmade) {
+        if let Unmade::Broken(broken) = e {
+            self.unsound = Some(Fatal { role: Role::Sockets, why: Loss::Broken(broken.clone()) });
         }
-        e.to_string()
     }
 }

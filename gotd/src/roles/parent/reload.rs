@@ -13,14 +13,16 @@ use libproto::message::parent::{
     ConfigToParent, LoadConfig, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession, Pool,
 };
 use libproto::names::escape;
+use libproto::refusal::Refusal;
 use libproto::states::Role;
 use nix::poll::PollFlags;
 
+use super::error::{ChildError, Fatal, Loss, ReloadError};
 use super::reloading::Reload;
 use super::session::Session;
 use super::session::phase::Connection;
 use super::settings::Settings;
-use super::{End, Parent, said, same_build};
+use super::{End, Parent, same_build};
 use crate::conf::bounded::bound;
 use crate::conf::files::Most;
 use crate::conf::items::{Audience, send};
@@ -39,12 +41,12 @@ impl Parent {
     /// Starts reading the configuration anew. Without `files` those of the start are read.
     pub(super) fn reload(&mut self, files: Option<LoadConfig>, asked_by: Option<u64>) {
         if self.reload.is_some() {
-            return self.reload_refused(asked_by, "a reload is under way");
+            return self.reload_refused(asked_by, ReloadError::Busy);
         }
         let files = files.unwrap_or_else(|| self.files.clone());
         let child = match self.starter.start(Role::Config, &[], &[]) {
             Ok(child) => child,
-            Err(e) => return self.reload_refused(asked_by, &format!("config: {e}")),
+            Err(e) => return self.reload_refused(asked_by, ReloadError::Child(ChildError::Start(e))),
         };
         let child: Child<ParentToConfig, ConfigToParent> = child;
         self.stderr_pipes.watch(child.pid, Role::Config, &child.stderr);
@@ -65,15 +67,15 @@ impl Parent {
             let message = match reload.child.channel.try_recv() {
                 Ok(received) => received.message,
                 Err(e) if e.is_transient() => return,
-                Err(RecvError::Closed) => return self.reload_failed("config: ended early"),
-                Err(e) => return self.reload_failed(&format!("config: {e}")),
+                Err(RecvError::Closed) => return self.reload_failed(ChildError::EndedEarly),
+                Err(e) => return self.reload_failed(ChildError::Recv(e)),
             };
             match message {
                 ConfigToParent::Hello(build) if same_build(&build) => {}
-                ConfigToParent::Hello(_) => return self.reload_failed("config: another build"),
+                ConfigToParent::Hello(_) => return self.reload_failed(ChildError::OtherBuild),
                 ConfigToParent::Item(item) => match reload.assembler.item(&item) {
                     Ok(config) => reload.config = config.or(reload.config.take()),
-                    Err(e) => return self.reload_failed(&format!("config: {e}")),
+                    Err(e) => return self.reload_failed(ChildError::Item(e)),
                 },
                 ConfigToParent::OwnBlocks(blocks) => reload.seen.extend(blocks),
                 ConfigToParent::Note(text) if reload.notes.len() < NOTES => reload.notes.push(text),
@@ -92,8 +94,8 @@ impl Parent {
     fn config_read(&mut self, good: bool) {
         let Some(reload) = &mut self.reload else { return };
         let (true, false, Some(config)) = (good, reload.errors, reload.config.take()) else {
-            let file = escape(&reload.files.path);
-            return self.reload_failed(&format!("{file}: not usable, nothing has changed"));
+            let path = reload.files.path.clone();
+            return self.reload_failed(ReloadError::Unusable(path));
         };
         let mut settings = Settings::new(&config, &reload.seen);
         // The user who started the daemon stays a controller, though the daemon's user has changed.
@@ -103,7 +105,7 @@ impl Parent {
         let possible = self.settings.may_become(&settings, &config);
         let change = match possible.and_then(|()| self.make_listeners(&settings)) {
             Ok(change) => change,
-            Err(why) => return self.reload_failed(&format!("{why}, nothing has changed")),
+            Err(why) => return self.reload_failed(why),
         };
         if let Some(reload) = &mut self.reload {
             reload.settings = Some(Box::new((settings, change)));
@@ -115,7 +117,7 @@ impl Parent {
         };
         if let Err(e) = send(&config, Audience::Parent, &mut tell) {
             // `auth` has half of a configuration, which the next one would be taken for.
-            self.unsound = Some(format!("auth: configuration: {e}"));
+            self.unsound = Some(Fatal { role: Role::Auth, why: Loss::TooLarge(e) });
         }
     }
 
@@ -169,11 +171,12 @@ impl Parent {
     /// Ends a reload that takes too long.
     pub(super) fn expire_reload(&mut self) {
         if self.reload.as_ref().is_some_and(|r| r.settings.is_none() && r.until <= Instant::now()) {
-            self.reload_failed("config: takes too long");
+            self.reload_failed(ChildError::TooLong);
         }
     }
 
-    fn reload_failed(&mut self, why: &str) {
+    fn reload_failed(&mut self, why: impl Into<ReloadError>) {
+        let why = why.into();
         let Some(mut reload) = self.reload.take() else { return };
         reload.child.end();
         self.metrics.reload(true);
@@ -186,19 +189,19 @@ impl Parent {
         }
         self.log.line(Level::Warning, "reload", &[("result", &"failed"), ("error", &why)]);
         let lines = std::mem::take(&mut reload.lines);
-        self.answer(reload.asked_by, lines, Some(why));
+        self.answer(reload.asked_by, lines, Some(&why));
     }
 
-    fn reload_refused(&mut self, asked_by: Option<u64>, why: &str) {
+    fn reload_refused(&mut self, asked_by: Option<u64>, why: ReloadError) {
         self.log.line(Level::Warning, "reload", &[("result", &"failed"), ("error", &why)]);
-        self.answer(asked_by, Vec::new(), Some(why));
+        self.answer(asked_by, Vec::new(), Some(&why));
     }
 
     /// The answer to gotctl: lines, and how it ended.
-    fn answer(&mut self, asked_by: Option<u64>, lines: Vec<String>, error: Option<&str>) {
+    fn answer(&mut self, asked_by: Option<u64>, lines: Vec<String>, error: Option<&ReloadError>) {
         let Some(number) = asked_by else { return };
         let last = match error {
-            Some(why) => ParentToSession::Refused(said(why)),
+            Some(why) => ParentToSession::Refused(Refusal::Reload(why.to_string())),
             None => ParentToSession::Done(()),
         };
         self.send_to_control(number, super::control::packed(lines).into_iter().chain([last]));
@@ -208,8 +211,8 @@ impl Parent {
 impl Settings {
     /// Whether these settings can be followed by others while the daemon runs, or what needs a
     /// restart.
-    fn may_become(&self, next: &Settings, config: &Config) -> Result<(), String> {
-        let restart = |what: &str| Err(format!("{what}: a change needs a restart"));
+    fn may_become(&self, next: &Settings, config: &Config) -> Result<(), ReloadError> {
+        let restart = |what| Err(ReloadError::Restart(what));
         if self.user != next.user {
             return restart("user");
         }
@@ -221,12 +224,7 @@ impl Settings {
         }
         let granted = |path: &Path| path.ancestors().any(|above| self.granted.iter().any(|g| g == above));
         match config.repositories.iter().find(|r| !granted(Path::new(r.place()))) {
-            Some(block) => {
-                let (place, path) = (config.place(block.at), escape(block.path.as_bytes()));
-                Err(format!(
-                    "{place}: {path} is in no directory that had repositories at the start: it needs a restart"
-                ))
-            }
+            Some(block) => Err(ReloadError::Outside(config.place(block.at), block.path.clone())),
             None => Ok(()),
         }
     }

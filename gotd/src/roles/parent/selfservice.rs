@@ -14,7 +14,7 @@ use libproto::refusal::Refusal;
 use super::control::packed;
 use super::session::Session;
 use super::session::shell::{Shell, ShellWork};
-use super::{Parent, said, too_many};
+use super::{Parent, too_many};
 
 /// Bytes of a description that are shown.
 const DESCRIPTION_SHOWN: usize = 2000;
@@ -39,7 +39,7 @@ impl Parent {
             return self.end_session(number, "self-service of another kind of client");
         }
         let Ok(told_user) = told_user else {
-            return self.refuse(number, said("--user: not a user name"));
+            return self.refuse(number, Refusal::UserName);
         };
         let message = match shell.ask.command.task() {
             None => {
@@ -47,7 +47,7 @@ impl Parent {
                 ParentToAuth::Overview(Who { peer, told_user })
             }
             // A client without a name is the account itself, or a user who has a shell.
-            Some(_) if told_user.is_none() => return self.refuse(number, said("--user: no name")),
+            Some(_) if told_user.is_none() => return self.refuse(number, Refusal::NoUserName),
             Some((repository, _)) => {
                 let (service, repository) = (shell.ask.command.service(), repository.clone());
                 let told_address = shell.ask.told_address.clone();
@@ -120,7 +120,7 @@ impl Parent {
             message::Overview::Known { identity, connections, own_connections } => {
                 (identity, connections, own_connections)
             }
-            message::Overview::NoIdentity(text) => return self.refuse(number, Refusal::Said(text)),
+            message::Overview::NoIdentity(why) => return self.refuse(number, Refusal::NoIdentity(why)),
         };
         let limit = usize::try_from(connections).unwrap_or(usize::MAX);
         let full = self.table.of_identity(&identity) >= limit;

@@ -21,6 +21,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::bind::{Passed, bind, passed_count, passed_sockets};
 use super::checked::Checked;
 use super::detach::{detach, ready};
+use super::error::{ChildError, StartupError};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
 use super::sd_notify::Manager;
@@ -31,6 +32,7 @@ use super::stderr::{StderrPipes, last_words};
 use super::{Parent, same_build};
 use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::model::{self, Config, LogTo};
+use crate::os::error::SystemError;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::{Child, Starter};
 
@@ -62,10 +64,9 @@ pub struct DaemonOptions {
 
 impl DaemonOptions {
     /// The command line of the process that leaves the terminal.
-    fn detached_arguments(&self) -> Result<Vec<String>, String> {
-        let config = std::path::absolute(&self.config).map_err(|e| e.to_string())?;
-        let secrets =
-            self.secrets.as_deref().map(std::path::absolute).transpose().map_err(|e| e.to_string())?;
+    fn detached_arguments(&self) -> std::io::Result<Vec<String>> {
+        let config = std::path::absolute(&self.config)?;
+        let secrets = self.secrets.as_deref().map(std::path::absolute).transpose()?;
         let mut arguments =
             vec!["--detached".to_owned(), "-f".to_owned(), config.to_string_lossy().into_owned()];
         arguments.extend(std::iter::repeat_n("-v".to_owned(), self.verbose.into()));
@@ -76,52 +77,32 @@ impl DaemonOptions {
     }
 }
 
-/// Why the daemon ends, and its exit status.
-#[derive(Debug)]
-pub struct Failure {
-    /// For standard error.
-    pub text: String,
-    /// What a service manager goes by.
-    pub status: u8,
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Failure {
-        Failure { text, status: 1 }
-    }
-}
-
-/// The exit status of a daemon that was not started because of its configuration; trying again
-/// would not help. `EX_CONFIG` of sysexits(3).
-const UNUSABLE: u8 = 78;
-
 /// What the service manager passed; everything else that was open is closed.
-fn inherited(options: &DaemonOptions) -> Result<Vec<Passed>, Failure> {
+fn inherited(options: &DaemonOptions) -> Result<Vec<Passed>, StartupError> {
     let passed = if options.detached { 0 } else { passed_count() };
     // Whatever else the starter of this process had open is none of ours, nor of our children. A
     // daemon that has left its terminal was given one descriptor.
     crate::os::system::close_from(crate::os::spawn::PARENT_FD + i32::from(options.detached) + passed);
     if passed > 0 && !options.foreground && !options.check {
-        return Err("sockets were passed by the service manager: start with -d".to_owned().into());
+        return Err(StartupError::PassedToDetach);
     }
-    Ok(passed_sockets(passed)?)
+    passed_sockets(passed)
 }
 
 /// Starts the daemon and serves until it ends.
-pub fn run(options: &DaemonOptions) -> Result<(), Failure> {
+pub fn run(options: &DaemonOptions) -> Result<(), StartupError> {
     let passed = inherited(options)?;
-    let mut starter = Starter::new().map_err(|e| format!("start: {e}"))?;
+    let mut starter = Starter::new().map_err(|e| SystemError::Io("start", e))?;
     if !options.foreground && !options.detached && !options.check {
-        return Ok(detach(&starter, &options.detached_arguments()?)?);
+        let arguments = options.detached_arguments().map_err(SystemError::Plain)?;
+        return detach(&starter, &arguments);
     }
     if options.detached {
-        nix::unistd::setsid().map_err(|e| format!("setsid: {e}"))?;
+        nix::unistd::setsid().map_err(|e| SystemError::Call("setsid", e))?;
     }
     let files = files(options)?;
     let loaded = load(&starter, &files, options.check);
-    // A mere check (`-n`) reports only that the configuration is wrong.
-    let Loaded { config, seen, notes, warnings } =
-        if options.check { loaded.map_err(|e| Failure { status: 1, ..e })? } else { loaded? };
+    let Loaded { config, seen, notes, warnings } = loaded?;
     if options.check {
         // A second -v shows the configuration itself, with includes, macros and defaults resolved.
         if options.verbose > 1 {
@@ -131,7 +112,7 @@ pub fn run(options: &DaemonOptions) -> Result<(), Failure> {
         return Ok(());
     }
     let mut settings = Settings::new(&config, &seen);
-    let report = libsandbox::check_platform(settings.enforcement).map_err(|e| e.to_string())?;
+    let report = libsandbox::check_platform(settings.enforcement)?;
     let verbose = options.verbose > 0 || config.log_verbose;
     let mut log = open_log(&config, options, verbose);
     log_findings(&mut log, &report.warnings, &warnings, &notes, options);
@@ -141,7 +122,7 @@ pub fn run(options: &DaemonOptions) -> Result<(), Failure> {
     });
     raise_descriptor_limit();
     limit_memory();
-    let signals = catch_signals().map_err(|e| format!("signals: {e}"))?;
+    let signals = catch_signals().map_err(|e| SystemError::Io("signals", e))?;
     let bound = bind(&starter, &settings, passed)?;
     let takes_descriptors = warn_of_descriptors(&mut log, &bound.2);
     let manager = Manager::of_environment();
@@ -167,7 +148,7 @@ pub fn run(options: &DaemonOptions) -> Result<(), Failure> {
         parent.log.stderr_moved();
     }
     manager.ready();
-    parent.serve().map_err(Failure::from)
+    parent.serve().map_err(StartupError::Lost)
 }
 
 fn open_log(config: &Config, options: &DaemonOptions, verbose: bool) -> Log {
@@ -216,8 +197,9 @@ fn warn_of_descriptors(log: &mut Log, listening: &[(u64, Pool, OwnedFd)]) -> boo
 }
 
 /// The files that the command line names, as absolute paths.
-fn files(options: &DaemonOptions) -> Result<LoadConfig, String> {
-    let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+fn files(options: &DaemonOptions) -> Result<LoadConfig, StartupError> {
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|e| StartupError::Path(path.to_owned(), e));
     let secrets = options.secrets.as_deref().map(absolute).transpose()?;
     Ok(LoadConfig {
         path: absolute(&options.config)?.into_os_string().into_vec(),
@@ -235,14 +217,15 @@ struct Loaded {
 
 /// Reads the configuration in a process of its own; prints every error and warning, and with `asks`
 /// the notes.
-fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Failure> {
+fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, StartupError> {
+    let failed = |e| no_child(Role::Config, e);
     let child: Child<ParentToConfig, ConfigToParent> =
-        starter.start(Role::Config, &[], &[]).map_err(|e| format!("config: {e}"))?;
+        starter.start(Role::Config, &[], &[]).map_err(|e| failed(ChildError::Start(e)))?;
     let message = match asks {
         true => ParentToConfig::Check(files.clone()),
         false => ParentToConfig::Load(files.clone()),
     };
-    child.channel.send(0, &message).map_err(|e| format!("config: {e}"))?;
+    child.channel.send(0, &message).map_err(|e| failed(ChildError::Send(e)))?;
     let (mut assembler, mut config) = (Assembler::default(), None);
     let (mut errors, mut seen, mut notes, mut warnings) = (0usize, Vec::new(), Vec::new(), Vec::new());
     let good = loop {
@@ -250,15 +233,16 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Fai
             Ok(received) => received,
             Err(e) if e.is_transient() => continue,
             Err(RecvError::Closed) => {
-                return Err(format!("config: ended early{}", last_words(&child.stderr)).into());
+                let last = last_words(&child.stderr);
+                return Err(StartupError::Child(Role::Config, ChildError::EndedEarly, last));
             }
-            Err(e) => return Err(format!("config: {e}").into()),
+            Err(e) => return Err(failed(ChildError::Recv(e))),
         };
         match received.message {
             ConfigToParent::Hello(build) if same_build(&build) => {}
-            ConfigToParent::Hello(_) => return Err("config: another build".to_owned().into()),
+            ConfigToParent::Hello(_) => return Err(failed(ChildError::OtherBuild)),
             ConfigToParent::Item(item) => {
-                config = assembler.item(&item).map_err(|e| format!("config: {e}"))?;
+                config = assembler.item(&item).map_err(|e| failed(ChildError::Item(e)))?;
             }
             ConfigToParent::OwnBlocks(blocks) => seen.extend(blocks),
             ConfigToParent::Note(text) if asks => eprintln!("{text}"),
@@ -275,11 +259,11 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Fai
     let _ = nix::sys::wait::waitpid(child.pid, None);
     if !good || errors > 0 {
         warnings.iter().for_each(|text| eprintln!("{text}"));
-        let text = format!("{}: not usable", OsStr::from_bytes(&files.path).display());
-        return Err(Failure { text, status: UNUSABLE });
+        let path = OsStr::from_bytes(&files.path).into();
+        return Err(StartupError::Unusable { path, checked: asks });
     }
     let loaded = config.map(|config| Loaded { config, seen, notes, warnings });
-    loaded.ok_or_else(|| "config: ended early".to_owned().into())
+    loaded.ok_or_else(|| failed(ChildError::EndedEarly))
 }
 
 /// As many descriptors as the system allows: four for each session.
@@ -299,10 +283,11 @@ fn limit_memory() {
 
 /// From here on nothing but `sockets` has a privilege. Started as an ordinary user there is none to
 /// drop.
-fn drop_privilege(config: &Config) -> Result<(), String> {
+fn drop_privilege(config: &Config) -> Result<(), StartupError> {
     if !nix::unistd::geteuid().is_root() {
         // It may have been started with the one capability that `sockets` needs.
-        return crate::os::system::keep_capabilities(0).map_err(|e| format!("capabilities: {e}"));
+        crate::os::system::keep_capabilities(0).map_err(|e| SystemError::Io("capabilities", e))?;
+        return Ok(());
     }
     let name = config.user.as_ref().map_or(model::DEFAULT_USER, |user| user.name.as_str());
     let ids = match config.user.as_ref().and_then(|user| user.ids) {
@@ -311,21 +296,21 @@ fn drop_privilege(config: &Config) -> Result<(), String> {
             .ok()
             .flatten()
             .map(|user| (user.uid.as_raw(), user.gid.as_raw()))
-            .ok_or_else(|| format!("user {name}: no such user; see `user` in gotd.conf(5)"))?,
+            .ok_or_else(|| StartupError::NoUser(name.to_owned()))?,
     };
     let (uid, gid) = (Uid::from_raw(ids.0), Gid::from_raw(ids.1));
     if uid.is_root() {
-        return Err("user: gotd does not run as root".into());
+        return Err(StartupError::RootUser);
     }
-    setgroups(&[gid]).map_err(|e| format!("setgroups: {e}"))?;
-    setresgid(gid, gid, gid).map_err(|e| format!("setresgid: {e}"))?;
-    setresuid(uid, uid, uid).map_err(|e| format!("setresuid: {e}"))?;
+    setgroups(&[gid]).map_err(|e| SystemError::Call("setgroups", e))?;
+    setresgid(gid, gid, gid).map_err(|e| SystemError::Call("setresgid", e))?;
+    setresuid(uid, uid, uid).map_err(|e| SystemError::Call("setresuid", e))?;
     Ok(())
 }
 
 /// The parent's own sandbox, which holds for all its children.
-fn restrict(starter: &Starter, settings: &Settings, options: &DaemonOptions) -> Result<(), String> {
-    libsandbox::harden_process("parent").map_err(|e| e.to_string())?;
+fn restrict(starter: &Starter, settings: &Settings, options: &DaemonOptions) -> Result<(), StartupError> {
+    libsandbox::harden_process("parent")?;
     let mut named: Vec<(PathBuf, Access)> = libsandbox::loader_paths();
     named.extend(SYSTEM_PATHS.iter().map(|path| (PathBuf::from(path), Access::READ)));
     for file in [Some(&options.config), options.secrets.as_ref()].into_iter().flatten() {
@@ -349,8 +334,7 @@ fn restrict(starter: &Starter, settings: &Settings, options: &DaemonOptions) -> 
         paths: Some(&visible),
         limits: ResourceLimits::UNCHANGED,
         enforcement,
-    })
-    .map_err(|e| e.to_string())?;
+    })?;
     Ok(())
 }
 
@@ -363,12 +347,12 @@ fn connect_roles(
     (sockets, listeners, listening): super::bind::Bound,
     config: &Config,
     files: LoadConfig,
-) -> Result<Parent, String> {
+) -> Result<Parent, StartupError> {
     let flags = settings.flags();
     let auth: Child<ParentToAuth, AuthToParent> =
-        starter.start(Role::Auth, &flags, &[]).map_err(|e| format!("auth: {e}"))?;
+        starter.start(Role::Auth, &flags, &[]).map_err(|e| no_child(Role::Auth, ChildError::Start(e)))?;
     let listen: Child<ParentToListen, ListenToParent> =
-        starter.start(Role::Listen, &flags, &[]).map_err(|e| format!("listen: {e}"))?;
+        starter.start(Role::Listen, &flags, &[]).map_err(|e| no_child(Role::Listen, ChildError::Start(e)))?;
     configure_auth(&auth, config)?;
     configure_listen(&listen, &settings, &listening)?;
     let mut stderr_pipes = StderrPipes::default();
@@ -405,19 +389,24 @@ fn connect_roles(
     })
 }
 
-fn configure_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Result<(), String> {
+/// Without anything that the process said.
+fn no_child(role: Role, e: ChildError) -> StartupError {
+    StartupError::Child(role, e, String::new())
+}
+
+fn configure_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Result<(), StartupError> {
     match greeting(auth)? {
         AuthToParent::Hello(build) if same_build(&build) => {}
-        _ => return Err("auth: another build".into()),
+        _ => return Err(no_child(Role::Auth, ChildError::OtherBuild)),
     }
-    let mut tell = |batch| -> Result<(), StartupError> {
-        auth.channel.send(0, &ParentToAuth::Config(batch)).map_err(|e| StartupError(format!("auth: {e}")))
+    let mut tell = |batch| -> Result<(), ChildError> {
+        auth.channel.send(0, &ParentToAuth::Config(batch)).map_err(ChildError::Send)
     };
     send(config, Audience::Parent, &mut tell)
-        .map_err(|StartupError(e)| format!("{e}{}", last_words(&auth.stderr)))?;
+        .map_err(|e| StartupError::Child(Role::Auth, e, last_words(&auth.stderr)))?;
     match greeting(auth)? {
         AuthToParent::Configured(()) => {}
-        _ => return Err("auth: not configured".into()),
+        _ => return Err(no_child(Role::Auth, ChildError::NotConfigured)),
     }
     Ok(())
 }
@@ -426,40 +415,34 @@ fn configure_listen(
     listen: &Child<ParentToListen, ListenToParent>,
     settings: &Settings,
     listening: &[(u64, Pool, OwnedFd)],
-) -> Result<(), String> {
+) -> Result<(), StartupError> {
     match greeting(listen)? {
         ListenToParent::Hello(build) if same_build(&build) => {}
-        _ => return Err("listen: another build".into()),
+        _ => return Err(no_child(Role::Listen, ChildError::OtherBuild)),
     }
-    let text = |e: libproto::channel::SendError| format!("listen: {e}");
+    let untold = |e| no_child(Role::Listen, ChildError::Send(e));
     for message in settings.for_listen() {
-        listen.channel.send(0, &message).map_err(text)?;
+        listen.channel.send(0, &message).map_err(untold)?;
     }
     for (number, pool, listener) in listening {
         listen
             .channel
             .send_with_fds(*number, &ParentToListen::Listener(*pool), &[listener.as_fd()])
-            .map_err(text)?;
+            .map_err(untold)?;
     }
     Ok(())
 }
 
-/// Why `auth` could not be told the configuration.
-struct StartupError(String);
-
-impl From<libproto::codec::CodecError> for StartupError {
-    fn from(e: libproto::codec::CodecError) -> StartupError {
-        StartupError(format!("auth: configuration: {e}"))
-    }
-}
-
 /// The next message of a process that is being started.
-fn greeting<S: Message, R: Message>(child: &Child<S, R>) -> Result<R, String> {
+fn greeting<S: Message, R: Message>(child: &Child<S, R>) -> Result<R, StartupError> {
     loop {
         match Channel::<S, R>::recv(&child.channel) {
             Ok(received) => return Ok(received.message),
             Err(e) if e.is_transient() => {}
-            Err(e) => return Err(format!("{}: {e}{}", child.role.name(), last_words(&child.stderr))),
+            Err(e) => {
+                let last = last_words(&child.stderr);
+                return Err(StartupError::Child(child.role, ChildError::Recv(e), last));
+            }
         }
     }
 }

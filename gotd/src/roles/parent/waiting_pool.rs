@@ -83,21 +83,19 @@ impl Parent {
         }
     }
 
-    fn start_session(&mut self, pool: Pool) -> Result<(), String> {
+    fn start_session(&mut self, pool: Pool) -> std::io::Result<()> {
         let number = self.table.next_number();
-        let text = |e: std::io::Error| e.to_string();
-        let links = Links::new(pool).map_err(text)?;
+        let links = Links::new(pool)?;
         let mut flags = self.settings.flags();
         if pool == Pool::Tcp {
             flags.push(roles::GIT);
         }
-        let session: SessionChild =
-            self.starter.start(Role::Session, &flags, &borrowed(&links.session)).map_err(text)?;
+        let session: SessionChild = self.starter.start(Role::Session, &flags, &borrowed(&links.session))?;
         let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &borrowed(&links.repo)) {
             Ok(repo) => repo,
             Err(e) => {
                 session.end();
-                return Err(text(e));
+                return Err(e);
             }
         };
         let Links { verify, listen, .. } = links;

@@ -1,11 +1,13 @@
 //! The requests to `sockets`, and how the parent makes them: one at a time, each answered before
 //! the next.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use libproto::channel::{recv_record_with_fds, send_record};
+use libproto::channel::{RecvError, recv_record_with_fds, send_record};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -62,20 +64,64 @@ pub fn is_control(name: &[u8]) -> bool {
 }
 
 /// Why there is no socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Unmade {
     /// A call failed: which, and why.
-    Call(String),
+    Call(&'static str, Errno),
+    /// The name does not fit into a request.
+    LongName,
+    /// There was no answer, or one that is none: `sockets` cannot be asked again.
+    Broken(Broken),
+}
+
+/// What is wrong with the link to `sockets`.
+#[derive(Debug, Clone)]
+pub enum Broken {
+    /// It cannot be sent to.
+    Send(Arc<io::Error>),
+    /// It cannot be received from.
+    Recv(Arc<RecvError>),
+    /// It does not answer in time.
+    Silent,
+    /// It has no answer to such a request.
+    Nonsense,
+    /// The answer makes no sense.
+    NoAnswer,
+    /// The answer has no socket.
+    NoSocket,
     /// There was no answer, or no valid one: `sockets` cannot be asked again.
-    Broken(String),
+    Unasked,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::Send(e) => e.fmt(f),
+            Broken::Recv(e) => e.fmt(f),
+            Broken::Silent => f.write_str("does not answer"),
+            Broken::Nonsense => f.write_str("took a request for nonsense"),
+            Broken::NoAnswer => f.write_str("an answer that is none"),
+            Broken::NoSocket => f.write_str("no socket in the answer"),
+            Broken::Unasked => f.write_str("a socket that nobody asked for"),
+        }
+    }
 }
 
 impl std::fmt::Display for Unmade {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unmade::Call(text) => f.write_str(text),
-            Unmade::Broken(text) => write!(f, "sockets: {text}"),
+            Unmade::Call(call, errno) => write!(f, "{call}: {}", errno.desc()),
+            Unmade::LongName => f.write_str("the name is too long"),
+            Unmade::Broken(broken) => write!(f, "sockets: {broken}"),
         }
+    }
+}
+
+impl std::error::Error for Unmade {}
+
+impl From<Broken> for Unmade {
+    fn from(broken: Broken) -> Unmade {
+        Unmade::Broken(broken)
     }
 }
 
@@ -90,7 +136,7 @@ pub fn new(to: BorrowedFd<'_>, number: u8, like: u8, name: &[u8]) -> Result<Owne
     let mut request = [0; NEW_LEN];
     request[..3].copy_from_slice(&[NEW, number, like]);
     let room = request[3..NEW_LEN - 1].get_mut(..name.len());
-    room.ok_or_else(|| Unmade::Call("the name is too long".into()))?.copy_from_slice(name);
+    room.ok_or(Unmade::LongName)?.copy_from_slice(name);
     socket(ask(to, &request))
 }
 
@@ -98,7 +144,7 @@ pub fn new(to: BorrowedFd<'_>, number: u8, like: u8, name: &[u8]) -> Result<Owne
 pub fn unlink(to: BorrowedFd<'_>, number: u8) -> Result<(), Unmade> {
     match ask(to, &[UNLINK, number])? {
         None => Ok(()),
-        Some(_) => Err(Unmade::Broken("a socket that nobody asked for".into())),
+        Some(_) => Err(Broken::Unasked.into()),
     }
 }
 
@@ -116,28 +162,27 @@ pub fn tcp(to: BorrowedFd<'_>, address: SocketAddr) -> Result<OwnedFd, Unmade> {
 }
 
 fn socket(answer: Result<Option<OwnedFd>, Unmade>) -> Result<OwnedFd, Unmade> {
-    answer?.ok_or_else(|| Unmade::Broken("no socket in the answer".into()))
+    answer?.ok_or(Unmade::Broken(Broken::NoSocket))
 }
 
 fn ask(to: BorrowedFd<'_>, request: &[u8]) -> Result<Option<OwnedFd>, Unmade> {
-    let broken = |e: &dyn std::fmt::Display| Unmade::Broken(e.to_string());
-    send_record(to, request, true).map_err(|e| broken(&e))?;
+    send_record(to, request, true).map_err(|e| Broken::Send(Arc::new(e)))?;
     loop {
         match poll(&mut [PollFd::new(to, PollFlags::POLLIN)], PollTimeout::from(PATIENCE)) {
-            Ok(0) => return Err(broken(&"does not answer")),
+            Ok(0) => return Err(Broken::Silent.into()),
             Err(Errno::EINTR) => {}
             Ok(_) | Err(_) => break,
         }
     }
     let mut buffer = [0; ANSWER_LEN + 1];
-    let (n, mut fds) = recv_record_with_fds(to, &mut buffer).map_err(|e| broken(&e))?;
+    let (n, mut fds) = recv_record_with_fds(to, &mut buffer).map_err(|e| Broken::Recv(Arc::new(e)))?;
     match (&buffer[..n], fds.pop()) {
         ([0, 0, 0, 0, 0], fd) if fds.is_empty() => Ok(fd),
         ([call, errno @ ..], None) if n == ANSWER_LEN => {
             let errno = errno.try_into().map_or(Errno::EINVAL, |e| Errno::from_raw(i32::from_le_bytes(e)));
-            let name = CALLS.get(usize::from(*call)).ok_or_else(|| broken(&"took a request for nonsense"))?;
-            Err(Unmade::Call(format!("{name}: {}", errno.desc())))
+            let name = CALLS.get(usize::from(*call)).ok_or(Broken::Nonsense)?;
+            Err(Unmade::Call(name, errno))
         }
-        _ => Err(broken(&"an answer that is none")),
+        _ => Err(Broken::NoAnswer.into()),
     }
 }

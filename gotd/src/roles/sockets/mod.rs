@@ -24,6 +24,7 @@
 //! is fatal for this process.
 
 use std::ffi::CStr;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -41,6 +42,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{UnlinkatFlags, fchdir, unlinkat};
 
 use self::ask::{BIND, MOST, NAME_LEN, NEW, NEW_LEN, NONSENSE, REPLACE, TCP, TERMINATE, UNLINK};
+use crate::os::error::{SystemError, carries_system_error};
 use crate::os::system;
 
 pub mod ask;
@@ -82,20 +84,52 @@ const NOTHING: SocketPath = SocketPath { directory: 0, name: [0; NAME_LEN], boun
 /// A socket, nothing, or the call that failed (an index of [`CALLS`](ask::CALLS)) and its errno.
 type Answer = Result<Option<OwnedFd>, (u8, Errno)>;
 
+/// Why it ends before it serves.
+#[derive(Debug)]
+pub enum SocketsError {
+    /// What it asked of the system.
+    System(SystemError),
+    /// A word is neither a path nor an address.
+    NoPlace(String),
+    /// A path is not one of a socket.
+    NoName(String),
+    /// Its name is too long for the table.
+    TooLong(String),
+    /// There are more than [`MOST`].
+    TooMany,
+    /// A directory cannot be opened.
+    Directory(PathBuf, Errno),
+}
+
+impl fmt::Display for SocketsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SocketsError::System(e) => e.fmt(f),
+            SocketsError::NoPlace(word) => write!(f, "{word}: neither a path nor an address"),
+            SocketsError::NoName(word) => write!(f, "{word}: not the name of a socket"),
+            SocketsError::TooLong(word) => write!(f, "{word}: too long"),
+            SocketsError::TooMany => write!(f, "more than {MOST} sockets"),
+            SocketsError::Directory(path, e) => write!(f, "{}: {e}", path.display()),
+        }
+    }
+}
+
+carries_system_error!(SocketsError);
+
 /// Runs the role. `words`: absolute paths of unix sockets, and each TCP address with a low port as
 /// `ADDRESS:PORT`.
-pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Result<(), String> {
+pub fn run(parent: OwnedFd, words: &[String], enforcement: Enforcement) -> Result<(), SocketsError> {
     let mut table = BindTable::open(words)?;
     let foreign = !table.directories.iter().all(|(directory, _)| system::may_write(directory.as_fd()));
     let keep = if table.low.is_empty() { 0 } else { LOW_PORTS } | if foreign { ANY_DIRECTORY } else { 0 };
-    system::keep_capabilities(keep).map_err(|e| format!("capabilities: {e}"))?;
+    system::keep_capabilities(keep).map_err(|e| SystemError::Io("capabilities", e))?;
     let visible =
         table.directories.iter().map(|(fd, name)| Visible::opened(fd.as_fd(), name, Access::SOCKET));
     let visible: Vec<Visible<'_>> = visible.collect();
     umask(FOR_ALL);
     let stage =
         Stage { promises: WORK, paths: Some(&visible), limits: ResourceLimits::UNCHANGED, enforcement };
-    libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    libsandbox::enter(&stage)?;
     serve(parent.as_fd(), &mut table);
     Ok(())
 }
@@ -135,23 +169,23 @@ pub fn serve(parent: BorrowedFd<'_>, table: &mut BindTable) {
 
 impl BindTable {
     /// Opens the directories of the paths.
-    pub fn open(words: &[String]) -> Result<BindTable, String> {
+    pub fn open(words: &[String]) -> Result<BindTable, SocketsError> {
         let mut table = BindTable { directories: Vec::new(), places: [NOTHING; MOST], low: Vec::new() };
         for word in words {
             if !word.starts_with('/') {
-                table.low.push(word.parse().map_err(|_| format!("{word}: neither a path nor an address"))?);
+                table.low.push(word.parse().map_err(|_| SocketsError::NoPlace(word.clone()))?);
                 continue;
             }
             let (Some(parent), Some(name)) = (Path::new(word).parent(), Path::new(word).file_name()) else {
-                return Err(format!("{word}: not the name of a socket"));
+                return Err(SocketsError::NoName(word.clone()));
             };
             let directory = table.directories.len();
-            let place = table.places.get_mut(directory).ok_or_else(|| format!("more than {MOST} sockets"))?;
+            let place = table.places.get_mut(directory).ok_or(SocketsError::TooMany)?;
             place.directory = directory;
             let room = place.name[..NAME_LEN - 1].get_mut(..name.len());
-            room.ok_or_else(|| format!("{word}: too long"))?.copy_from_slice(name.as_bytes());
+            room.ok_or_else(|| SocketsError::TooLong(word.clone()))?.copy_from_slice(name.as_bytes());
             let opened = open(parent, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty());
-            let opened = opened.map_err(|e| format!("{}: {e}", parent.display()))?;
+            let opened = opened.map_err(|e| SocketsError::Directory(parent.to_owned(), e))?;
             table.directories.push((opened, parent.to_owned()));
         }
         Ok(table)

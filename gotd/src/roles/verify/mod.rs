@@ -12,15 +12,16 @@
 mod turn;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use libgit::{ObjectId, ObjectKind};
-use libproto::channel::{self, Channel, Received};
+use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::limits::Limit as SetLimit;
-use libproto::message::parent::{Build, ParentToVerify, VerifyStart, VerifyToParent};
+use libproto::message::parent::{Build, OpenError, ParentToVerify, VerifyStart, VerifyToParent};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, SessionToVerify, VerifyTask, VerifyToSession, VerifyToWriter,
     WriterToVerify,
@@ -39,12 +40,13 @@ use librepo::receive::{
 use librepo::repository::Repository;
 use libsandbox::{Enforcement, Promise, Promises, Stage};
 
+use crate::os::error::{SystemError, carries_system_error};
 use crate::os::free_space::check_reserve;
 use crate::os::system;
 use crate::os::to_parent::send;
 use crate::os::watchdog::{self, Phase, Words};
-use crate::repo::borrowing;
-use crate::repo::find::{self, FoundRepository};
+use crate::repo::borrowing::{self, BorrowError};
+use crate::repo::find::{self, FoundRepository, Unopened};
 use crate::repo::hidden::Hidden;
 use crate::repo::opened;
 use crate::session::pipes::Input;
@@ -78,20 +80,61 @@ struct Task {
     shallow: IdSet,
 }
 
+/// Why it ends before it has looked at anything.
+#[derive(Debug)]
+pub enum VerifyError {
+    /// What it asked of the system.
+    System(SystemError),
+    /// The repository is not there.
+    Gone(OpenError),
+    /// There is another repository now.
+    Replaced,
+    /// It is not known what it may borrow.
+    Borrow(BorrowError),
+    /// The repository cannot be opened.
+    Open(librepo::Error),
+    /// The link to `repo_write`.
+    Writer(RecvError),
+    /// The first message on it has no files.
+    NoFiles,
+    /// A later one has some.
+    FilesTwice,
+    /// The link to the session.
+    Session(RecvError),
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VerifyError::System(e) => e.fmt(f),
+            VerifyError::Gone(e) => Unopened { error: e, absent: "repository: gone" }.fmt(f),
+            VerifyError::Replaced => f.write_str("repository: replaced"),
+            VerifyError::Borrow(e) => e.fmt(f),
+            VerifyError::Open(e) => e.fmt(f),
+            VerifyError::Writer(e) => write!(f, "repo_write: {e}"),
+            VerifyError::NoFiles => f.write_str("repo_write: no files"),
+            VerifyError::FilesTwice => f.write_str("repo_write: files twice"),
+            VerifyError::Session(e) => write!(f, "session: {e}"),
+        }
+    }
+}
+
+carries_system_error!(VerifyError);
+
 /// Runs the role.
 pub fn run(
     parent: OwnedFd,
     session: OwnedFd,
     writer: OwnedFd,
     enforcement: Enforcement,
-) -> Result<(), String> {
+) -> Result<(), VerifyError> {
     let (parent, session, writer) = (Parent::from(parent), Session::from(session), Writer::from(writer));
     let start = match parent.recv() {
         Ok(Received { message: ParentToVerify::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
     let found = find(&start)?;
-    let alternates = borrowing::from_list(&start.lent, &found)?;
+    let alternates = borrowing::from_list(&start.lent, &found).map_err(VerifyError::Borrow)?;
     let withheld = alternates.withheld();
     let limits = libsandbox::ResourceLimits {
         data: Some(start.memory),
@@ -99,7 +142,7 @@ pub fn run(
         ..libsandbox::ResourceLimits::UNCHANGED
     };
     opened::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
-    let repository = opened::open_repository(&found, alternates.dirs).map_err(|e| e.to_string())?;
+    let repository = opened::open_repository(&found, alternates.dirs).map_err(VerifyError::Open)?;
     send(&parent, 0, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
     let (task, input) = task(&writer)?;
     let input = if task.task.pack {
@@ -110,13 +153,13 @@ pub fn run(
     };
     let stage =
         Stage { promises: WORK, paths: None, limits: libsandbox::ResourceLimits::UNCHANGED, enforcement };
-    libsandbox::enter(&stage).map_err(|e| e.to_string())?;
+    libsandbox::enter(&stage)?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("verify", WORK);
     let expired = |refusal: Refusal| channel::encode(0, &VerifyToWriter::Failed(refusal)).unwrap_or_default();
     let words = Words::new(&start.limits, expired, Vec::new());
     watchdog::start(start.limits.clone(), vec![(writer.as_fd(), words)])
-        .map_err(|e| format!("watchdog: {e}"))?;
+        .map_err(|e| SystemError::Io("watchdog", e))?;
     let turn = PushTurn::new(&parent, &session);
     match work(&repository, &session, &writer, task, input, (start.threads, withheld), &turn) {
         Ok(()) => Ok(()),
@@ -135,29 +178,28 @@ pub fn run(
 }
 
 /// The repository of the start message, if it is still the one that `repo_write` found.
-fn find(start: &VerifyStart) -> Result<FoundRepository, String> {
-    let found = find::find(&start.repository).map_err(|error| find::why_absent(error, "repository: gone"))?;
-    let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| format!("repository: {e}"))?;
+fn find(start: &VerifyStart) -> Result<FoundRepository, VerifyError> {
+    let found = find::find(&start.repository).map_err(VerifyError::Gone)?;
+    let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| SystemError::Io("repository", e))?;
     let same = (stat.st_dev, stat.st_ino) == (start.found.device, start.found.inode);
     if !same || found.path.as_os_str().as_bytes() != start.place {
-        return Err("repository: replaced".into());
+        return Err(VerifyError::Replaced);
     }
     Ok(found)
 }
 
 /// Receives the files and the client's input, the commands and where the client's history ends.
-fn task(writer: &Writer) -> Result<(Task, OwnedFd), String> {
-    let text = |e: channel::RecvError| format!("repo_write: {e}");
-    let first = writer.recv_with_fds().map_err(text)?;
+fn task(writer: &Writer) -> Result<(Task, OwnedFd), VerifyError> {
+    let first = writer.recv_with_fds().map_err(VerifyError::Writer)?;
     let (WriterToVerify::Files(task), Ok([pack, idx, input])) =
         (first.message, <[OwnedFd; 3]>::try_from(first.fds))
     else {
-        return Err("repo_write: no files".into());
+        return Err(VerifyError::NoFiles);
     };
     let mut whole =
         Task { task, pack: pack.into(), idx: idx.into(), commands: Vec::new(), shallow: IdSet::default() };
     loop {
-        match writer.recv().map_err(text)?.message {
+        match writer.recv().map_err(VerifyError::Writer)?.message {
             WriterToVerify::Commands(batch) => {
                 for (old, new) in batch {
                     whole.commands.push(RefChange { old, new });
@@ -169,14 +211,14 @@ fn task(writer: &Writer) -> Result<(Task, OwnedFd), String> {
                 }
             }
             WriterToVerify::Go(()) => return Ok((whole, input)),
-            WriterToVerify::Files(_) => return Err("repo_write: files twice".into()),
+            WriterToVerify::Files(_) => return Err(VerifyError::FilesTwice),
         }
     }
 }
 
 /// Waits for the session's word that it has read the client's input up to the pack.
-fn await_input(session: &Session) -> Result<(), String> {
-    let SessionToVerify::Input(()) = session.recv().map_err(|e| format!("session: {e}"))?.message;
+fn await_input(session: &Session) -> Result<(), VerifyError> {
+    let SessionToVerify::Input(()) = session.recv().map_err(VerifyError::Session)?.message;
     Ok(())
 }
 

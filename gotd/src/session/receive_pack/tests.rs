@@ -179,7 +179,7 @@ fn refusal_of(text: &str) -> Refusal {
     let protected = |rule, end| text.strip_suffix(end).map(|name| Refusal::Protected(rule, name.to_owned()));
     protected(Rule::Reference, ": reference is protected")
         .or_else(|| protected(Rule::Namespace, ": reference namespace is protected"))
-        .unwrap_or_else(|| Refusal::Said(text.to_owned()))
+        .unwrap_or_else(|| Refusal::Internal(text.to_owned()))
 }
 
 /// What a failure tells, and whether that was told already.

@@ -6,6 +6,7 @@ use super::{Build, CreateRules, FetchRules, Lend, Peer, RepoAddress};
 use crate::command::Service;
 use crate::message::rules::PushRules;
 use crate::names::{RepoName, UserName};
+use crate::refusal::NoIdentity;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +79,7 @@ pub enum Overview {
         own_connections: bool,
     },
     /// No answer under this identity: the reason.
-    NoIdentity(String),
+    NoIdentity(NoIdentity),
 }
 
 /// May this client do this to that repository?
@@ -128,7 +129,7 @@ pub enum Verdict {
         rule: String,
     },
     /// No answer under this identity: the reason.
-    NoIdentity(String),
+    NoIdentity(NoIdentity),
 }
 
 /// What was granted.

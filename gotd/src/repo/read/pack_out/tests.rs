@@ -321,7 +321,7 @@ fn a_client_that_takes_a_little_at_a_time_loses_its_place_too() {
     assert!(matches!(theirs.recv().unwrap().message, RepoToParent::PackStalled(_)));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     // Without a place it ends like one that is refused.
-    theirs.send(0, &ParentToRepo::NoPack(Refusal::Said("over".into()))).unwrap();
+    theirs.send(0, &ParentToRepo::NoPack(Refusal::Internal("over".into()))).unwrap();
     writer.join().unwrap();
 }
 

@@ -2,12 +2,13 @@
 
 use libproto::command::Service;
 use libproto::message::parent::{Access, AuthToParent, ParentToRepo, Permit, Serve, Verdict};
-use libproto::refusal::Refusal;
+use libproto::refusal::{Refusal, Unseen};
 use libproto::states::{RepoState, Role};
 use nix::poll::PollFlags;
 
+use super::super::error::{Fatal, Loss};
 use super::super::session::grant::Grant;
-use super::super::{End, NO_SUCH, NOT_PERMITTED, Parent, lost, selfservice, too_many};
+use super::super::{End, Parent, lost, selfservice, too_many};
 use crate::os::log::Level;
 
 impl Parent {
@@ -19,7 +20,7 @@ impl Parent {
             let received = match self.auth.channel.try_recv() {
                 Ok(received) => received,
                 Err(e) if e.is_transient() => return None,
-                Err(e) => return Some(lost(self.auth.pid, Role::Auth, &e.to_string())),
+                Err(e) => return Some(lost(self.auth.pid, Role::Auth, Loss::Recv(e))),
             };
             match received.message {
                 AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),
@@ -29,9 +30,11 @@ impl Parent {
                 AuthToParent::Root(root) => self.shell_root(received.peer, root),
                 AuthToParent::Overview(overview) => self.shell_told(received.peer, overview),
                 AuthToParent::Lent(answers) => self.lent(received.peer, answers),
-                AuthToParent::Hello(_) => return Some(End::Lost("auth: greeted twice".into())),
+                AuthToParent::Hello(_) => {
+                    return Some(End::Lost(Fatal { role: Role::Auth, why: Loss::GreetedTwice }));
+                }
                 AuthToParent::NotSupported(kind) => {
-                    return Some(End::Lost(format!("auth: does not know message type {kind}")));
+                    return Some(End::Lost(Fatal { role: Role::Auth, why: Loss::UnknownType(kind) }));
                 }
             }
         }
@@ -44,16 +47,16 @@ impl Parent {
                 if let Some(session) = self.table.get(number) {
                     session.turned_away = Some(identity);
                 }
-                self.not_there(number, if no_rule { NOT_PERMITTED } else { NO_SUCH });
+                self.not_there(number, if no_rule { Unseen::NotPermitted } else { Unseen::NoSuch });
             }
             Verdict::Denied { identity, text, rule } => {
                 if let Some(session) = self.table.get(number) {
                     session.turned_away = Some(identity);
-                    session.refused = Some(Refusal::Said(format!("{text} ({rule})")));
+                    session.refused = Some(Refusal::DeniedBy(text.clone(), rule));
                 }
-                self.refuse(number, Refusal::Said(text));
+                self.refuse(number, Refusal::Denied(text));
             }
-            Verdict::NoIdentity(text) => self.refuse(number, Refusal::Said(text)),
+            Verdict::NoIdentity(why) => self.refuse(number, Refusal::NoIdentity(why)),
         }
     }
 

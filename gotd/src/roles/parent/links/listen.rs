@@ -6,6 +6,7 @@ use libproto::message::parent::{ListenToParent, Peer, Pool};
 use libproto::states::Role;
 use nix::poll::PollFlags;
 
+use super::super::error::{Fatal, Loss};
 use super::super::session::phase::Connection;
 use super::super::{End, Parent, lost, report};
 use crate::os::log::Level;
@@ -19,10 +20,12 @@ impl Parent {
             let received = match self.listen.channel.try_recv() {
                 Ok(received) => received,
                 Err(e) if e.is_transient() => return None,
-                Err(e) => return Some(lost(self.listen.pid, Role::Listen, &e.to_string())),
+                Err(e) => return Some(lost(self.listen.pid, Role::Listen, Loss::Recv(e))),
             };
             match received.message {
-                ListenToParent::Hello(_) => return Some(End::Lost("listen: greeted twice".into())),
+                ListenToParent::Hello(_) => {
+                    return Some(End::Lost(Fatal { role: Role::Listen, why: Loss::GreetedTwice }));
+                }
                 ListenToParent::Accepted(peer) => self.accepted(received.peer, peer),
                 ListenToParent::Refused(refusals) => self.log_refusals(&refusals),
                 ListenToParent::Recalled(()) => self.recalled(received.peer),

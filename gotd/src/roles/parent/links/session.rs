@@ -5,13 +5,12 @@ use std::time::Instant;
 use libproto::channel::{Message, Received, RecvError};
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{ParentToAuth, ParentToSession, Pool, SessionToParent, ShellAsk};
-use libproto::refusal::Refusal;
-use libproto::request::daemon;
+use libproto::refusal::{Refusal, Unseen};
 use libproto::states::{self, SESSION_TO_PARENT};
 
 use super::super::session::phase::Phase;
 use super::super::session::shell::Shell;
-use super::super::{CONTROL_ALONE, LINGER, NOT_FOUND, Parent, said, same_build};
+use super::super::{LINGER, Parent, same_build};
 
 impl Parent {
     pub(in crate::roles::parent) fn on_session(&mut self, number: u64) {
@@ -95,7 +94,7 @@ impl Parent {
             session.phase = Phase::Ignored;
         } else if session.pool == Pool::Control {
             session.phase = Phase::Ignored;
-            self.refuse(number, said(CONTROL_ALONE));
+            self.refuse(number, Refusal::ControlAlone);
         } else {
             session.phase = Phase::Shell(Box::new(Shell::new(ask)));
             session.verify_ends = None;
@@ -127,10 +126,10 @@ impl Parent {
             return;
         }
         if session.pool == Pool::Control {
-            return self.refuse(number, said(CONTROL_ALONE));
+            return self.refuse(number, Refusal::ControlAlone);
         }
         if session.told_user().is_err() {
-            return self.refuse(number, said("--user: not a user name"));
+            return self.refuse(number, Refusal::UserName);
         }
         if session.hello.as_ref().is_some_and(|hello| hello.kind != ClientKind::Git) {
             return self.end_session(number, "a Git request of a control client");
@@ -151,14 +150,14 @@ impl Parent {
     }
 
     /// Tells a client that it may not see the repository that it asked for.
-    pub(in crate::roles::parent) fn not_there(&mut self, number: u64, why: &str) {
+    pub(in crate::roles::parent) fn not_there(&mut self, number: u64, why: Unseen) {
         let told = self.settings.informative_errors;
         let session = self.table.get(number).filter(|session| told && session.pool == Pool::Tcp);
-        let text = match session.and_then(|session| session.ask()) {
-            Some(ask) => format!("{why}: {}", daemon::path(&ask.repository)),
-            None => NOT_FOUND.into(),
+        let refusal = match session.and_then(|session| session.ask()) {
+            Some(ask) => Refusal::Unseen(why, ask.repository.clone()),
+            None => Refusal::NoRepository,
         };
-        self.refuse(number, Refusal::Said(text));
+        self.refuse(number, refusal);
     }
 
     /// Answers a control request once `listen` has said whose it is.

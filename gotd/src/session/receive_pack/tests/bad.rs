@@ -109,7 +109,7 @@ fn a_push_that_is_refused_before_its_pack_is_read_is_reported_to_a_client_that_o
         let others = std::thread::spawn(move || {
             let asked = receive_push(&writer, &[]);
             assert_eq!(asked.commands.len(), 2000);
-            send(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
+            send(&writer, WriterToSession::End(Some(Refusal::Internal("no space left on the disk".into()))));
             drop((writer, verify));
         });
         // It closes only when it has read everything, as libgit2 does.
@@ -149,7 +149,7 @@ fn a_push_that_repo_write_does_not_take_is_reported_by_command() {
         let SessionToWriter::List(()) = writer.recv().unwrap().message else { panic!("not a list") };
         list(writer, &[]);
         writer.recv().unwrap();
-        send(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
+        send(writer, WriterToSession::Refused(Refusal::Internal("disk is full".into())));
         assert!(writer.recv().is_err(), "nothing more is asked");
     });
     let expected = ["unpack disk is full\n", "ng refs/heads/a unpacker error\n", "0000", "band end"];
@@ -157,14 +157,14 @@ fn a_push_that_repo_write_does_not_take_is_reported_by_command() {
     assert_eq!(end.result, Ok(()));
     let (answer, end) = converse(0, &bytes, |writer, _| {
         receive_push(writer, &[]);
-        send(writer, WriterToSession::Refused(Refusal::Said("disk is full".into())));
+        send(writer, WriterToSession::Refused(Refusal::Internal("disk is full".into())));
     });
     assert_eq!(after_advertisement(&answer), expected);
     assert_eq!(end.result, Ok(()));
     // Not even a list: the client has said nothing yet, and an `ERR` packet is what it understands.
     let (answer, end) = converse(0, &bytes, |writer, _| {
         writer.recv().unwrap();
-        send(writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
+        send(writer, WriterToSession::Refused(Refusal::Internal("repository is busy".into())));
     });
     assert_eq!(packets(&answer), ["ERR repository is busy"]);
     assert_eq!(end.result.as_ref().map_err(shown), Err(("repository is busy".to_owned(), false)));
@@ -272,7 +272,7 @@ fn a_failing_process_is_reported_and_what_was_decided_is_not_lost() {
         receive_push(writer, &[]);
         send(writer, WriterToSession::TakePack(()));
         drop(take_input(verify));
-        send(writer, WriterToSession::End(Some(Refusal::Said("pack is damaged: bad checksum".into()))));
+        send(writer, WriterToSession::End(Some(Refusal::Internal("pack is damaged: bad checksum".into()))));
     });
     let answer = after_advertisement(&answer);
     assert_eq!(answer[..2], ["unpack pack is damaged: bad checksum\n", "ng refs/heads/a unpacker error\n"]);

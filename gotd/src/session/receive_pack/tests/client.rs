@@ -115,7 +115,7 @@ fn play(server: &Path, writer: &WriterEnd, verify: &VerifyEnd) {
         if !output.status.success() {
             return send(
                 writer,
-                WriterToSession::End(Some(Refusal::Said("index-pack abnormal exit".into()))),
+                WriterToSession::End(Some(Refusal::Internal("index-pack abnormal exit".into()))),
             );
         }
         verify.send(0, &VerifyToSession::InputEnd(0)).unwrap();
@@ -196,9 +196,12 @@ fn what_a_refused_client_shows() {
             let (writer, _verify, session) = session(input.into(), output.into(), 0);
             if case == 2 {
                 writer.recv().unwrap();
-                send(&writer, WriterToSession::Refused(Refusal::Said("repository is busy".into())));
+                send(&writer, WriterToSession::Refused(Refusal::Internal("repository is busy".into())));
             } else if receive_push(&writer, &[]).begin.is_some() {
-                send(&writer, WriterToSession::End(Some(Refusal::Said("no space left on the disk".into()))));
+                send(
+                    &writer,
+                    WriterToSession::End(Some(Refusal::Internal("no space left on the disk".into()))),
+                );
             }
             session.join().unwrap()
         });
