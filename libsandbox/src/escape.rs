@@ -59,7 +59,7 @@ fn errno_name(errno: i32) -> String {
 /// Something to try.
 #[derive(Clone, Copy)]
 pub struct Attempt {
-    /// What it is called in a table.
+    /// Its name in a table.
     pub name: &'static str,
     /// It is no escape for a process that holds any of these.
     allowed_by: Promises,
@@ -386,7 +386,7 @@ fn open(directory: &Path, name: &str, flags: c_int) -> c_long {
     })
 }
 
-/// A child that ends at once; waits for it if it came to be.
+/// Starts a child that ends at once; waits for it if it was started.
 fn clone_and_exit(flags: c_int) -> c_long {
     let pid = call(libc::SYS_clone, [c_long::from(flags | libc::SIGCHLD), 0, 0, 0, 0, 0]);
     if pid == 0 {

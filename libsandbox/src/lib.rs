@@ -1,17 +1,17 @@
 //! pledge(2) and unveil(2) under one roof: the system's own on OpenBSD; on Linux resource limits,
 //! Landlock and one seccomp filter per stage, in the same words.
 //!
-//! A process says what it will do ([`Promises`]) and what it will see of the file system
-//! ([`Visible`]) as a [`Stage`] and calls [`enter`]; later it may enter another stage, and another.
-//! Every stage only takes rights away.
+//! A process declares its operations ([`Promises`]) and the part of the file system that it needs
+//! ([`Visible`]) as a [`Stage`], and calls [`enter`]. Later it may enter further stages. Every
+//! stage only takes rights away.
 //!
 //! What each promise allows is in the tables of `linux/calls.rs`, each group with the roles that
 //! need it. Beyond them:
 //!
 //! - A stage has to be entered **before any thread is started**; otherwise [`Error::Threads`].
 //! - On Linux a process can never do what its starter gave up, since filters and Landlock survive
-//!   exec. So a process that promises [`Promise::Exec`] keeps everything its children need, the
-//!   dynamic loader included, and what it sees of the file system must hold what they see
+//!   exec. So a process that promises [`Promise::Exec`] keeps everything its children need,
+//!   including the dynamic loader. It must see every part of the file system that they see
 //!   ([`loader_paths`] names the libraries).
 //! - A forbidden system call is not made: it ends the process with [`FORBIDDEN_STATUS`] and a line
 //!   that names the call. Calls that libraries only try are answered with an error instead, and
@@ -21,8 +21,8 @@
 //! - Landlock has no right for looking at names (stat, chdir) and for modes and times: a role with
 //!   `rpath` can ask whether any file exists, and one with `fattr` can change the mode of any file
 //!   that belongs to its user.
-//! - Nothing here keeps a process that was taken over from switching off its own timers: who must
-//!   end a process after some time has to be another process.
+//! - Nothing here keeps a process that was taken over from switching off its own timers: a time
+//!   limit must be enforced by another process.
 //! - Descriptors that a process has are its own: a stage takes none away.
 //!
 //! ```no_run

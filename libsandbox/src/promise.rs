@@ -34,9 +34,9 @@ pub enum Promise {
     Sendfd = 1 << 10,
     /// Start, signal and await other processes.
     Proc = 1 << 11,
-    /// Execute programs. On Linux what a process gives up its children lack too, so this stands for
-    /// everything that any of them needs, except [`Promise::Bind`] and [`Promise::Id`], which have
-    /// to be named.
+    /// Execute programs. On Linux children lack every right that their parent gave up. So this
+    /// promise stands for everything that any child needs, except [`Promise::Bind`] and
+    /// [`Promise::Id`], which have to be named.
     Exec = 1 << 12,
     /// Read the account databases.
     Getpw = 1 << 13,

@@ -72,7 +72,7 @@ pub struct Visible<'a> {
     /// puts its rule there and does not look at the name, which another process may have changed
     /// meanwhile; unveil(2) knows only names.
     pub open: Option<BorrowedFd<'a>>,
-    /// What may be done there.
+    /// The access that is permitted there.
     pub access: Access,
 }
 
@@ -117,7 +117,7 @@ pub enum Enforcement {
     /// Refuse to go on.
     #[default]
     Required,
-    /// Enforce what the kernel can, and say in the report what it could not.
+    /// Enforce as much as the kernel can, and report the rest.
     BestEffort,
 }
 
@@ -126,7 +126,7 @@ pub enum Enforcement {
 pub struct Stage<'a> {
     /// What the process will do from now on.
     pub promises: Promises,
-    /// What it sees of the file system: `None` changes nothing, `Some(&[])` is nothing at all.
+    /// The visible part of the file system: `None` changes nothing, `Some(&[])` is nothing at all.
     pub paths: Option<&'a [Visible<'a>]>,
     /// Resource limits.
     pub limits: ResourceLimits,
@@ -134,19 +134,19 @@ pub struct Stage<'a> {
     pub enforcement: Enforcement,
 }
 
-/// How much of what was asked Landlock enforces.
+/// How much of the requested restrictions Landlock enforces.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Coverage {
     /// All of it.
     Full,
-    /// The kernel is older than what was asked for: the warnings name what is missing.
+    /// The kernel is too old for some of the request: the warnings name the missing parts.
     Partial,
     /// None (no Landlock, or another system).
     #[default]
     None,
 }
 
-/// What is really in force.
+/// The restrictions that are really in force.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Report {
     /// The kernel's version of Landlock, 0 where there is none.

@@ -1,5 +1,5 @@
-//! Which system calls each promise stands for. Every group says who needs it. A call that stands
-//! nowhere here is refused.
+//! The system calls that each promise stands for. Every group names the roles that need it. A call
+//! that is not in these tables is refused.
 //!
 //! The calls that have no `at` in their name are x86_64's own; aarch64 never had them, and its C
 //! library makes the others.
@@ -74,8 +74,8 @@ const fn own_pid(arg: u8) -> Cond {
 }
 
 /// From this number on, a call that no promise names is answered with ENOSYS rather than refused:
-/// it is newer than Linux 5.15, so whoever makes it copes with a kernel that lacks it. (From 424 on
-/// the numbers are the same everywhere.)
+/// it is newer than Linux 5.15, so its caller copes with a kernel that lacks it. (From 424 on the
+/// numbers are the same everywhere.)
 pub(super) const NEWER: u32 = SYS_futex_waitv as u32;
 
 /// Answered with EACCES without `rpath`: C library and Rust's own try them and cope.
@@ -99,8 +99,7 @@ pub(super) const LOOKUPS: &[c_long] = &[
     SYS_readlink,
 ];
 
-/// Answered with an error unless a promise allows them, because the one who makes them has another
-/// way.
+/// Answered with an error unless a promise allows them, because their caller has another way.
 pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
     // The C library falls back to clone, whose flags a filter can see.
     (SYS_clone3, ALWAYS, ENOSYS),
@@ -182,7 +181,7 @@ const STDIO: Group = Group {
         SYS_fsync,
         SYS_fdatasync,
         SYS_ftruncate,
-        // A directory that is open; sockets binds beneath one, for which there is no other way.
+        // An open directory; `sockets` binds relative to one, and there is no other way.
         SYS_fchdir,
         SYS_fadvise64,
         SYS_dup,
@@ -345,8 +344,8 @@ const RPATH: Group = Group {
     always: &[
         SYS_newfstatat,
         SYS_statx,
-        // Who has mounted a file system on the way to a place: it looks at nothing but mounts that
-        // the process can reach.
+        // Tells which user has mounted a file system on the way to a place: only mounts that the
+        // process can reach are shown.
         SYS_STATMOUNT,
         SYS_faccessat,
         SYS_faccessat2,
@@ -471,7 +470,7 @@ const INET: Group = Group {
     ],
 };
 
-/// Whoever may make a socket to speak through.
+/// Roles that may make a socket to speak through.
 const CONNECT: Group = Group {
     promise: Promise::Unix,
     implied_by: &[Promise::Inet, Promise::Dns, Promise::Getpw],
@@ -594,7 +593,7 @@ const NARROW: Group = Group {
     ],
 };
 
-/// listen: connections and the kernel's word about who is at the other end.
+/// listen: connections and the kernel's word about the peer.
 const ACCEPT: Group = Group {
     promise: Promise::Accept,
     implied_by: &[],
@@ -604,9 +603,9 @@ const ACCEPT: Group = Group {
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PEER_PIDFD)]),
         // Whether a connection can carry descriptors.
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PASS_RIGHTS)]),
-        // Whether a client has taken what it was sent: its ends of the pipes above all.
+        // Whether a client has taken everything that it was sent, above all its ends of the pipes.
         (SYS_ioctl, &[is(1, IOCTL_TIOCOUTQ)]),
-        // How far the peer of a git:// connection is, and how much it may take.
+        // The progress of the peer of a git:// connection, and its rate.
         (SYS_getsockopt, &[is(1, IPPROTO_TCP), is(2, TCP_INFO)]),
         (SYS_setsockopt, &[is(1, SOL_SOCKET), is(2, MAX_PACING_RATE)]),
     ],

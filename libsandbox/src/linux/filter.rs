@@ -31,7 +31,7 @@ impl Action {
     }
 }
 
-/// What a run of call numbers gets: the first rule whose conditions all hold decides, else
+/// The answer for a run of call numbers: the first rule whose conditions all hold decides, else
 /// `otherwise`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Leaf {
@@ -151,7 +151,7 @@ fn runs(promises: Promises) -> Vec<Run> {
 }
 
 /// Fills the numbers from `from` to before `to` that no promise knows. A call that is newer than
-/// these tables is answered as an older kernel would: whoever makes it has to cope with that.
+/// these tables is answered as by an older kernel, which its caller has to cope with.
 fn gap(runs: &mut Vec<Run>, from: u32, to: u32, refused: Action) {
     if from < to && from < calls::NEWER {
         push(runs, from, Leaf::plain(refused));
@@ -209,9 +209,9 @@ fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
 /// How far a conditional jump reaches, in instructions.
 const REACH: usize = u8::MAX as usize;
 
-/// A filter, written from its last instruction to its first: jumps only lead forward, so what they
-/// lead to is there already, and what many calls get is written once for all that reach it. The
-/// kernel's price for a filter goes by its length.
+/// A filter, written from its last instruction to its first. Jumps only lead forward, so their
+/// target exists already, and an answer for many calls is written only once. The kernel's price for
+/// a filter grows with its length.
 struct Program<'a> {
     backwards: Vec<sock_filter>,
     /// For each action the last return with it.
@@ -228,7 +228,7 @@ impl<'a> Program<'a> {
         self.backwards.len() - 1
     }
 
-    /// How many instructions one that is written now would jump over to get to a place.
+    /// How many instructions a jump that is written now would skip to get to a place.
     fn distance(&self, to: usize) -> usize {
         self.backwards.len() - to - 1
     }
@@ -240,7 +240,7 @@ impl<'a> Program<'a> {
 
     /// A conditional jump, by way of others where the places are too far.
     fn branch(&mut self, code: u16, k: u32, yes: usize, no: usize) -> usize {
-        // One less, because a jump for the other one may still come between.
+        // One less, because a jump for the other branch may still come between.
         let no = if self.distance(no) < REACH { no } else { self.jump(no) };
         let yes = if self.distance(yes) <= REACH { yes } else { self.jump(yes) };
         let short = |distance| u8::try_from(distance).expect("within reach");
@@ -269,7 +269,7 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// What one run gets. The accumulator may hold anything.
+    /// Writes the answer for a run. The accumulator may hold anything.
     fn leaf(&mut self, rules: &'a [Rule], otherwise: Action) -> usize {
         let [(conditions, action), rest @ ..] = rules else { return self.plain(otherwise) };
         let known = self.leaves.iter().rev().find(|&&(of, last, _)| (of, last) == (rules, otherwise));

@@ -128,7 +128,8 @@ pub(super) fn restrict(stage: &Stage<'_>, report: &mut Report) -> Result<(), Err
         allow(&ruleset, visible, handled.fs)?;
     }
     for (name, promise) in SYSTEM_FILES {
-        // These are part of the promise, as on OpenBSD. One that does not exist is not needed.
+        // These paths are part of the promise, as on OpenBSD. A path that does not exist is not
+        // needed.
         if stage.promises.has(*promise) && stage.paths.is_some() && Path::new(name).exists() {
             allow(&ruleset, &Visible::named(Path::new(name), Access::READ), handled.fs)?;
         }
@@ -142,8 +143,8 @@ pub(super) fn restrict(stage: &Stage<'_>, report: &mut Report) -> Result<(), Err
     Ok(())
 }
 
-/// Ports and scopes that this process has denied itself. There are no rules about them: what is
-/// denied once stays so.
+/// Ports and scopes that this process has denied itself. There are no rules about them: once
+/// denied, they stay denied.
 static NET_DENIED: AtomicU64 = AtomicU64::new(0);
 static SCOPED: AtomicU64 = AtomicU64::new(0);
 
@@ -168,7 +169,7 @@ const SYSTEM_FILES: &[(&str, Promise)] = &[
     ("/etc/services", Promise::Dns),
 ];
 
-/// What a stage restricts, as far as this version of Landlock knows it.
+/// The rights that a stage restricts, as far as this version of Landlock knows them.
 fn handled(stage: &Stage<'_>, abi: u32) -> Handled {
     let has = |promise| stage.promises.has(promise);
     let mut handled = Handled::default();
@@ -184,7 +185,7 @@ fn handled(stage: &Stage<'_>, abi: u32) -> Handled {
         if !has(Promise::Bind) {
             handled.net |= net::BIND_TCP;
         }
-        // What is denied here is denied to all children, and one of them delivers notifications.
+        // A right denied here is denied to all children, and one of them delivers notifications.
         if !has(Promise::Inet) && !has(Promise::Exec) {
             handled.net |= net::CONNECT_TCP;
         }
@@ -228,8 +229,8 @@ fn allow(ruleset: &OwnedFd, visible: &Visible<'_>, handled: u64) -> Result<(), E
     };
     let mut allowed = rights(visible.access) & handled;
     if allowed == 0 {
-        // An empty rule is an error for the kernel; without one the place is hidden, which is what
-        // is meant.
+        // An empty rule is an error for the kernel; without a rule the place is hidden, as
+        // intended.
         return Ok(());
     }
     if let Err(e) = add_rule(ruleset, allowed, parent) {

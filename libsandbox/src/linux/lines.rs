@@ -14,7 +14,7 @@ pub(super) struct Line {
     pub(super) of: Of,
 }
 
-/// Where a rule stands in the tables, and so what it says.
+/// A rule's position in the tables, which tells its content.
 #[derive(Clone, Copy)]
 pub(super) enum Of {
     /// Allowed where the group with this index is granted.
@@ -25,7 +25,8 @@ pub(super) enum Of {
     Answered(i32),
 }
 
-/// All lines by number; within a call, what allows it comes before what answers it with an error.
+/// All lines by number; within a call, lines that allow it come before lines that answer it with an
+/// error.
 pub(super) static LINES: [Line; COUNT] = sorted();
 
 const COUNT: usize = {

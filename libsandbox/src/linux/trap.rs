@@ -1,13 +1,13 @@
-//! What happens at a forbidden call: the kernel does not make it and raises `SIGSYS`, whose handler
-//! says on standard error who called what, and exits with [`FORBIDDEN_STATUS`]. (Killed by the
-//! filter itself, the number would be lost, and a call that a newer C library makes would have to
-//! be found by a debugger.)
+//! The end of a process at a forbidden call: the kernel does not make the call and raises `SIGSYS`.
+//! The handler names process and call on standard error, and exits with [`FORBIDDEN_STATUS`].
+//! (Killed by the filter itself, the number would be lost, and a call that a newer C library makes
+//! would have to be found by a debugger.)
 //!
 //! The process cannot get around the handler. The filter lets nobody set another one. Blocking or
-//! ignoring `SIGSYS` only takes the message away: the kernel forces this signal, and one that is
-//! blocked then ends the process at once. (The C library blocks all signals while it starts a
-//! thread or a process, so a refused clone ends without a line.) If the handler could not run at
-//! all, the call still would not have been made.
+//! ignoring `SIGSYS` only takes the message away: the kernel forces this signal, and if it is
+//! blocked, the process ends at once. (The C library blocks all signals while it starts a thread or
+//! a process, so a refused clone ends without a line.) If the handler could not run at all, the
+//! call still would not have been made.
 
 use std::ffi::c_int;
 use std::io;
@@ -19,8 +19,8 @@ use crate::Error;
 #[cfg(not(feature = "escapes"))]
 use crate::FORBIDDEN_STATUS;
 
-/// Whose calls are reported. Reading a set `OnceLock` is one atomic load, which a signal handler
-/// may do.
+/// The name of the process in the report. Reading a set `OnceLock` is one atomic load, which a
+/// signal handler may do.
 static NAME: OnceLock<&'static str> = OnceLock::new();
 
 /// Names the process for the handler's line. The first name stays.
@@ -85,7 +85,7 @@ extern "C" fn forbidden(_: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_vo
     }
 }
 
-/// A line that is put together without allocating. What does not fit is cut.
+/// A line that is built without allocating. It is cut where it does not fit.
 #[cfg_attr(feature = "escapes", allow(dead_code))]
 struct Line {
     bytes: [u8; 160],
