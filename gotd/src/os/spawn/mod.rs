@@ -297,6 +297,10 @@ impl Starter {
         actions.add_dup2(self.null.as_raw_fd(), 0)?;
         actions.add_dup2(self.null.as_raw_fd(), 1)?;
         for (fd, number) in fds.iter().zip(2..) {
+            if fd.as_raw_fd() >= SAFE_FD {
+                actions.add_dup2(fd.as_raw_fd(), number)?;
+                continue;
+            }
             let safe = system::duplicate_above(fd, SAFE_FD)?;
             actions.add_dup2(safe.as_raw_fd(), number)?;
             placed.push(safe);
