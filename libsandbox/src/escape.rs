@@ -157,6 +157,9 @@ const fn attempt(name: &'static str, allowed_by: Promises, run: fn(&Path) -> c_l
     Attempt { name, allowed_by, run }
 }
 
+/// statmount(2), the same on every architecture.
+const STATMOUNT: c_long = 457;
+
 /// Every attempt. Those on files aim outside of what a role sees, so that no promise allows them.
 pub const ATTEMPTS: &[Attempt] = &[
     // Files.
@@ -208,6 +211,9 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("inotify", NOBODY, |_| keep(call(libc::SYS_inotify_init1, [0; 6]))),
     attempt("fanotify", NOBODY, |_| keep(call(libc::SYS_fanotify_init, [0; 6]))),
     attempt("open by handle", NOBODY, |_| call(libc::SYS_open_by_handle_at, [CWD, 1, 0, 0, 0, 0])),
+    attempt("ask about a mount", by(&[Promise::Rpath, Promise::Getpw, Promise::Dns]), |_| {
+        call(STATMOUNT, [0; 6])
+    }),
     attempt("openat2", NOBODY, |t| {
         path1(t, "file", |p| {
             let how = [0_u64; 3];
@@ -242,6 +248,10 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("connect by TCP", by(&[Promise::Inet]), |_| tcp(libc::SYS_connect, 9)),
     attempt("bind a unix socket", NOBODY, |t| unix(libc::SYS_bind, t.join("bound").as_os_str().as_bytes())),
     attempt("bind a TCP port", by(&[Promise::Bind]), |_| tcp(libc::SYS_bind, 0)),
+    // What a client has not taken yet: only who accepts connections asks.
+    attempt("ask what is unsent", by(&[Promise::Accept]), |_| {
+        call(libc::SYS_ioctl, [-1, libc::TIOCOUTQ as c_long, 0, 0, 0, 0])
+    }),
     attempt("accept", by(&[Promise::Accept]), |_| call(libc::SYS_accept4, [-1, 0, 0, 0, 0, 0])),
     attempt("datagram to an address", NOBODY, datagram_to_address),
     attempt("send to an address", by(&[Promise::Dns]), |_| call(libc::SYS_sendto, [-1, 0, 0, 0, 1, 16])),

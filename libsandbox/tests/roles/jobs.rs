@@ -338,6 +338,11 @@ fn accept_and_hand_over(unix: &UnixListener, tcp: &TcpListener, parent: &OwnedFd
             option(&client, 59);
             option(&client, 77);
         }
+        // Nothing was sent to it, so that it has taken everything.
+        let mut unsent: libc::c_int = -1;
+        // SAFETY: TIOCOUTQ stores one int, which lives through the call.
+        let asked = unsafe { libc::ioctl(client.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+        assert_eq!((asked, unsent), (0, 0), "TIOCOUTQ");
         send_descriptors(parent, &[client.as_raw_fd()]);
     }
 }
@@ -358,6 +363,36 @@ fn option(fd: &OwnedFd, number: libc::c_int) {
     }
 }
 
+/// Asks the kernel about the mount of a place, as a walk does: statmount(2) since Linux 6.8.
+fn ask_about_mount(place: &Path) {
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    const STATMOUNT: libc::c_long = 457;
+    const SB_BASIC: u64 = 1;
+    let file = File::open(place).expect("opens");
+    // SAFETY: all zero is a value of this structure.
+    let mut status: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty C string, and the structure lives through the call.
+    let done = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, &raw mut status)
+    };
+    assert_eq!(done, 0, "statx");
+    if status.stx_mask & STATX_MNT_ID_UNIQUE == 0 {
+        return println!("this kernel has no statmount");
+    }
+    // `struct mnt_id_req`: its size, nothing, the mount, what is wanted.
+    let request: [u64; 3] = [
+        u64::from_ne_bytes([[24, 0, 0, 0], [0; 4]].concat().try_into().expect("eight bytes")),
+        status.stx_mnt_id,
+        SB_BASIC,
+    ];
+    let mut answer = [0_u64; 128];
+    // SAFETY: the request has the 24 bytes that it says, the answer the room that is told.
+    let done =
+        unsafe { libc::syscall(STATMOUNT, request.as_ptr(), answer.as_mut_ptr(), size_of_val(&answer), 0) };
+    assert_eq!(done, 0, "statmount: {}", io::Error::last_os_error());
+    assert_eq!(answer[1] & SB_BASIC, SB_BASIC);
+}
+
 fn read_repository(directory: &Path, output: &OwnedFd) {
     let repository = directory.join("roots/x.git");
     for entry in fs::read_dir(&repository).expect("list") {
@@ -365,6 +400,7 @@ fn read_repository(directory: &Path, output: &OwnedFd) {
     }
     assert_eq!(fs::read_to_string(repository.join("HEAD")).expect("HEAD"), "ref: refs/heads/main\n");
     assert!(File::open(directory.join("roots/y.git/HEAD")).is_err(), "another repository");
+    ask_about_mount(&repository);
     let pack = File::open(repository.join("objects/pack/p.pack")).expect("pack");
     let length = pack.metadata().expect("metadata").len();
     assert_eq!(length, 200_000);
