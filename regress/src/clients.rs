@@ -5,6 +5,24 @@ use std::process::{Command, Stdio};
 /// The system's own Python: another one in PATH may lack Debian's packages.
 const PYTHON: [&str; 2] = ["/usr/bin/python3", "python3"];
 
+/// dulwich clones a repository and fetches from it again. Its arguments are a URL and a path; it
+/// prints where HEAD leads.
+pub const DULWICH_FETCH: &str = "\
+import sys
+from dulwich import client, repo
+url, path = sys.argv[1:3]
+c, name = client.get_transport_and_path(url)
+r = repo.Repo.init_bare(path, mkdir=True)
+result = c.fetch(name, r)
+for ref, value in result.refs.items():
+    if ref != b'HEAD' and not ref.endswith(b'^{}'):
+        r.refs[ref] = value
+r.refs.set_symbolic_ref(b'HEAD', result.symrefs[b'HEAD'])
+again = c.fetch(name, r)
+assert again.refs == result.refs
+print(result.symrefs.get(b'HEAD', b'').decode())
+";
+
 /// A Python that has this module; says so if there is none.
 pub fn python(module: &str) -> Option<&'static str> {
     let import = format!("import {module}");

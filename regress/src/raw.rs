@@ -69,7 +69,12 @@ impl Connection {
 
     /// Sends a proper greeting.
     pub fn greet(&self) {
-        let hello = Hello::new(ClientKind::Git, None).expect("no name fits");
+        self.greet_as(ClientKind::Git, None);
+    }
+
+    /// The same for another kind of client, or in the name of a user.
+    pub fn greet_as(&self, kind: ClientKind, user: Option<&str>) {
+        let hello = Hello::new(kind, user).expect("a name that fits");
         let _ = self.send(&hello.encode(), &[]);
     }
 
@@ -133,6 +138,11 @@ pub fn fetch_request(repository: &str, protocol: u8) -> GitRequest {
     }
 }
 
+/// A request for a push.
+pub fn push_request(repository: &str) -> GitRequest {
+    GitRequest { service: "git-receive-pack".into(), ..fetch_request(repository, 0) }
+}
+
 /// A session and its two pipes, as gotsh has them.
 #[derive(Debug)]
 pub struct Session {
@@ -149,8 +159,7 @@ impl Session {
     #[track_caller]
     pub fn fetch_as(socket: &Path, repository: &str, protocol: u8, user: &str) -> Session {
         let connection = Connection::open(socket);
-        let hello = Hello::new(ClientKind::Git, Some(user)).expect("a name that fits");
-        let _ = connection.send(&hello.encode(), &[]);
+        connection.greet_as(ClientKind::Git, Some(user));
         Session::ask(connection, &fetch_request(repository, protocol))
     }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
 use libproto::channel;
-use libproto::message::client::{ClientKind, ClientToSession, ControlRequest, Hello};
+use libproto::message::client::{ClientKind, ClientToSession, ControlRequest};
 use regress::others::{self, STRANGER};
 use regress::raw::{Connection, End, Session};
 use regress::run::wait_until;
@@ -23,8 +23,7 @@ fn start(connection: &str) -> (Site, Daemon) {
 
 /// Says what gotctl says.
 fn asks_for_info(connection: &Connection) {
-    let hello = Hello::new(ClientKind::Control, None).expect("no name fits");
-    let _ = connection.send(&hello.encode(), &[]);
+    connection.greet_as(ClientKind::Control, None);
     let request = ClientToSession::Control(ControlRequest::Info { json: false });
     let _ = connection.send(&channel::encode(0, &request).expect("encodes"), &[]);
 }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use libproto::message::client::{ClientKind, GitRequest, Hello};
+use libproto::message::client::ClientKind;
 use regress::raw::{self, Connection, Session};
 use regress::run::wait_until;
 use regress::site::present_user;
@@ -39,10 +39,8 @@ impl Place {
     /// A push of alice that claims twenty million objects and has sent one.
     fn claims_much(&self) -> Session {
         let connection = Connection::open(&self.site.socket());
-        let hello = Hello::new(ClientKind::Git, Some("alice"));
-        let _ = connection.send(&hello.expect("a name that fits").encode(), &[]);
-        let request = GitRequest { service: "git-receive-pack".into(), ..raw::fetch_request("bulk.git", 0) };
-        let mut push = Session::ask(connection, &request);
+        connection.greet_as(ClientKind::Git, Some("alice"));
+        let mut push = Session::ask(connection, &raw::push_request("bulk.git"));
         push.read_to_flush();
         let command = format!("{} {} refs/heads/x\0report-status\n", "0".repeat(40), "1".repeat(40));
         assert!(push.write(&pkt::lines([command])));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use regress::clients::{gix, python};
+use regress::clients::{DULWICH_FETCH, gix, python};
 use regress::compare::{assert_clone, assert_mirror, assert_whole, listing, objects};
 use regress::history;
 use regress::{Daemon, Setup, Site, Sshd, run};
@@ -34,24 +34,9 @@ fn dulwich_clones_and_fetches() {
     let Some(python) = python("dulwich") else { return };
     let Some(Served { site, original, url, daemon, sshd }) = served() else { return };
     let before = listing(&original);
-    let script = "\
-import sys
-from dulwich import client, repo
-url, path = sys.argv[1:3]
-c, name = client.get_transport_and_path(url)
-r = repo.Repo.init_bare(path, mkdir=True)
-result = c.fetch(name, r)
-for ref, value in result.refs.items():
-    if ref != b'HEAD' and not ref.endswith(b'^{}'):
-        r.refs[ref] = value
-r.refs.set_symbolic_ref(b'HEAD', result.symrefs[b'HEAD'])
-again = c.fetch(name, r)
-assert again.refs == result.refs
-print(result.symrefs.get(b'HEAD', b'').decode())
-";
     let clone = site.clone_path("dulwich.git");
     let mut command = site.command(python);
-    command.env("GIT_SSH_COMMAND", &sshd.command).args(["-c", script, &url]).arg(&clone);
+    command.env("GIT_SSH_COMMAND", &sshd.command).args(["-c", DULWICH_FETCH, &url]).arg(&clone);
     assert_eq!(run(&mut command, b"", 60).good().text(), "refs/heads/main\n");
     assert_mirror(&site, &original, &clone);
     assert_eq!(before, listing(&original));

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use regress::clients::{gix, python};
+use regress::clients::{DULWICH_FETCH, gix, python};
 use regress::compare::{assert_clone, assert_mirror, assert_whole, listing, objects};
 use regress::site::present_user;
 use regress::tcp::{self, Client};
@@ -120,23 +120,10 @@ fn dulwich_clones_and_fetches() {
     let (site, daemon, addresses) = start();
     let original = site.repository("demo.git");
     let before = listing(&original);
-    let script = "\
-import sys
-from dulwich import client, repo
-url, path = sys.argv[1:3]
-c, name = client.get_transport_and_path(url)
-r = repo.Repo.init_bare(path, mkdir=True)
-result = c.fetch(name, r)
-for ref, value in result.refs.items():
-    if ref != b'HEAD' and not ref.endswith(b'^{}'):
-        r.refs[ref] = value
-r.refs.set_symbolic_ref(b'HEAD', result.symrefs[b'HEAD'])
-assert c.fetch(name, r).refs == result.refs
-";
     for address in addresses {
         let clone = site.clone_path(if address.is_ipv4() { "dulwich4.git" } else { "dulwich6.git" });
         let mut command = site.command(python);
-        command.args(["-c", script, &format!("git://{address}/demo.git")]).arg(&clone);
+        command.args(["-c", DULWICH_FETCH, &format!("git://{address}/demo.git")]).arg(&clone);
         run(&mut command, b"", 60).good();
         assert_mirror(&site, &original, &clone);
         assert_eq!(before, listing(&original));

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use libproto::message::client::{ClientKind, Hello};
+use libproto::message::client::ClientKind;
 use regress::others::{self, Other, STRANGER};
 use regress::raw::{Connection, End, Session};
 use regress::run::wait_until;
@@ -298,11 +298,10 @@ fn silent_connections_of_one_user_of_an_account_leave_places_for_the_others() {
         present_user(),
         original.display()
     ));
-    let hello = Hello::new(ClientKind::Git, Some("mallory")).expect("fits").encode();
     let held: Vec<Connection> = (0..100)
         .map(|_| {
             let connection = Connection::open(&site.socket());
-            let _ = connection.send(&hello, &[]);
+            connection.greet_as(ClientKind::Git, Some("mallory"));
             connection
         })
         .collect();

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::fs;
 
-use libproto::message::client::GitRequest;
 use regress::raw::{self, Session};
 use regress::run::wait_until;
 use regress::{Daemon, Site, history, is_root, process};
@@ -125,7 +124,7 @@ fn nobody_who_serves_others_holds_an_end_of_a_clients_pipe() {
         return regress::skipped("needs root");
     }
     let (site, daemon, _fetch) = start();
-    let push = GitRequest { service: "git-receive-pack".into(), ..raw::fetch_request("bulk.git", 0) };
+    let push = raw::push_request("bulk.git");
     let connection = raw::Connection::open(&site.socket());
     connection.greet();
     let mut push = Session::ask(connection, &push);
