@@ -201,7 +201,7 @@ after() {
 	met=$((met + 1))
 	case $1 in
 	"1. Install")
-		succeeds root "id _gotd && id _gotkeys && ls -ld /srv/git"
+		succeeds root "id _gotd && id _gotd_client && id _gotd_daemon && id _gotkeys && ls -ld /srv/git"
 		[ $WAY = install ] || succeeds root "dpkg -V gotd"
 		;;
 	"4. Use it")

@@ -88,8 +88,9 @@ walk_units() {
 	for unit in gotd.service gotd-git.socket; do succeeds root "systemd-analyze verify --man=no $units/$unit"; done
 	succeeds root "systemd-analyze security --no-pager gotd | tail -n 1"
 	succeeds root "systemctl status --no-pager gotd | head -n 12"
-	shows root "ps -o user= -C gotd,auth,listen,session,repository | sort -u" "^_gotd$"
-	succeeds root "! ps -o user= -C gotd,auth,listen,session,repository | grep -v _gotd"
+	for pair in gotd:_gotd_daemon auth:_gotd_daemon listen:_gotd_daemon session:_gotd_client repository:_gotd; do
+		succeeds root "test \"\$(ps -o user:20= -C ${pair%:*} | sort -u)\" = ${pair#*:}"
+	done
 	shows root 'grep -h CapEff $(pgrep -f "gotd -T" | sed "s,.*,/proc/&/status,") | sort -u' "0000000000000000"
 
 	echo "reload"

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gotd::error::Error;
-use gotd::os::spawn::TELL_BUILD;
+use gotd::os::spawn::{OF, TELL_BUILD};
 use gotd::roles;
 use gotd::roles::parent::startup::{self, DaemonOptions};
 use libproto::states::Role;
@@ -56,8 +56,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one role, if that is what the daemon started us for: `-T role [--best-effort] [--]
-/// arguments`. Before the flags are looked at in earnest, which takes as long as a short session.
+/// Runs one role, if that is what the daemon started us for: `-T role [--of pid] [--best-effort]
+/// [--] arguments`. Before the flags are looked at in earnest, which takes as long as a short session.
 fn role() -> Option<Result<(), Error>> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != "-T" {
@@ -69,6 +69,13 @@ fn role() -> Option<Result<(), Error>> {
         eprint!("{}", gotd::BUILD);
         return Some(Ok(()));
     }
+    let of = match rest {
+        [flag, pid, others @ ..] if flag == OF => {
+            rest = others;
+            pid.parse().ok()
+        }
+        _ => None,
+    };
     let best_effort = rest.first().is_some_and(|first| first == "--best-effort");
     if best_effort {
         rest = &rest[1..];
@@ -77,7 +84,7 @@ fn role() -> Option<Result<(), Error>> {
         rest = &rest[1..];
     }
     Some(match Role::from_name(name) {
-        Some(role) => roles::run(role, rest, best_effort).map_err(Error::from),
+        Some(role) => roles::run(role, rest, best_effort, of).map_err(Error::from),
         None => Err(Error::NoRole(name.clone())),
     })
 }

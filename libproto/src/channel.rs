@@ -448,10 +448,10 @@ mod tests {
     fn more_descriptors_than_fit_are_an_error_and_are_closed() {
         let (a, b) = pair();
         let (x, _y) = raw_pair();
-        // The space for two is rounded up, so four may still fit (the header refuses those); eight
+        // The space is rounded up, so a few more may still fit (the header refuses those); sixteen
         // do not.
-        let fds = [x.as_fd(); 8];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let fds = [x.as_fd(); 16];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         let record = encode(0, &Ask::Number(1)).expect("encodes");

@@ -18,9 +18,8 @@ pub const HEADER_LEN: usize = 16;
 pub const MAX_BODY: usize = 16 * 1024;
 /// Longest frame in bytes.
 pub const MAX_FRAME: usize = HEADER_LEN + MAX_BODY;
-/// Most descriptors in one frame: the two files of a push, or the links to a waiting session's two
-/// processes.
-pub const MAX_FDS: usize = 3;
+/// Most descriptors in one frame: what a `session` process is started with.
+pub const MAX_FDS: usize = 9;
 
 /// A decoded header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

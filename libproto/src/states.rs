@@ -55,6 +55,35 @@ roles! {
     List = "list",
     /// Reads the configuration.
     Config = "config",
+    /// Walks to the places that the configuration names.
+    Places = "places",
+    /// Starts the processes of one account.
+    Spawner = "spawn",
+}
+
+/// An account of the system that processes work under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Account {
+    /// Of `parent`, `listen`, `auth` and `config`.
+    Daemon,
+    /// Of `session`, and of nothing else.
+    Client,
+    /// Of the processes that open repositories: it owns them.
+    Repositories,
+}
+
+impl Account {
+    /// All of them.
+    pub const ALL: [Account; 3] = [Account::Daemon, Account::Client, Account::Repositories];
+
+    /// The word for it, in the log and in `gotctl info`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Account::Daemon => "daemon",
+            Account::Client => "client",
+            Account::Repositories => "repositories",
+        }
+    }
 }
 
 impl Role {

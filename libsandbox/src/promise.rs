@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// One promise. The words are those of OpenBSD's pledge(2) with its meaning as far as Linux allows;
-/// three more (`accept`, `bind`, `narrow`) are finer than pledge's and map to its coarser words
+/// four more (`accept`, `bind`, `narrow`, `pair`) are finer than pledge's and map to its coarser words
 /// there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -50,10 +50,12 @@ pub enum Promise {
     Bind = 1 << 17,
     /// Enter a further stage. pledge(2) always allows that, so there it has no word.
     Narrow = 1 << 18,
+    /// Make connected pairs of unix sockets. pledge(2): `stdio`.
+    Pair = 1 << 19,
 }
 
 /// Every promise in the order in which they are written, with its word.
-const ALL: [(Promise, &str); 19] = [
+const ALL: [(Promise, &str); 20] = [
     (Promise::Stdio, "stdio"),
     (Promise::Rpath, "rpath"),
     (Promise::Wpath, "wpath"),
@@ -73,6 +75,7 @@ const ALL: [(Promise, &str); 19] = [
     (Promise::Accept, "accept"),
     (Promise::Bind, "bind"),
     (Promise::Narrow, "narrow"),
+    (Promise::Pair, "pair"),
 ];
 
 /// A set of promises.

@@ -14,6 +14,10 @@ use crate::{Daemon, binaries, is_root, tcp};
 
 /// The account that gotd runs as when it is started as root.
 pub const UNPRIVILEGED: &str = "nobody";
+/// What sessions run as in tests that root runs; every Debian has it.
+pub const CLIENT: &str = "games";
+/// What `parent`, `listen` and `auth` run as then.
+pub const DAEMON: &str = "bin";
 /// Longest that one git command may take, in seconds.
 pub const GIT_SECONDS: u64 = 60;
 /// The same for a push, which may have to wait for others.
@@ -165,7 +169,7 @@ impl Site {
 
     /// The lines of a configuration that every one of ours needs: user and socket.
     pub fn head(&self) -> String {
-        format!("user \"{}\"\nlisten on \"{}\"\n", account(), self.socket().display())
+        format!("{}listen on \"{}\"\n", users(), self.socket().display())
     }
 
     /// The same, with so many connections for the present user that no test meets a limit of them
@@ -251,7 +255,15 @@ pub fn present_user() -> String {
     user.expect("the present user has a name").name
 }
 
-/// The account that gotd runs as.
+/// The line that says which accounts gotd runs as: three where root starts it.
+pub fn users() -> String {
+    match is_root() {
+        true => format!("user \"{UNPRIVILEGED}\" client \"{CLIENT}\" daemon \"{DAEMON}\"\n"),
+        false => format!("user \"{}\"\n", present_user()),
+    }
+}
+
+/// The account that owns repositories.
 pub fn account() -> String {
     if is_root() { UNPRIVILEGED.into() } else { present_user() }
 }

@@ -21,7 +21,8 @@ use crate::admin::check_alternates::{self, Known};
 use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
-use crate::conf::resolve::complaint;
+use crate::conf::resolve::{NameService, complaint};
+use crate::os::passwd::{System, groups_of};
 use crate::repo::find::{FoundRepository, repository_at};
 use crate::repo::walk_repositories::{Most, each_repository_of};
 
@@ -99,7 +100,10 @@ fn daemon(config: &Config) -> Result<Daemon, ConfigError> {
             "user {name}: no such user, so that gotd does not start: make it, or name another one with \"user\""
         ))),
         Some((0, _)) => Err(fail(format!("user {name}: gotd does not run as root"))),
-        Some((uid, gid)) => Ok(Daemon { uid, groups: vec![gid] }),
+        Some((uid, gid)) => {
+            let groups = System.user(name).map_or_else(|| vec![gid], |user| groups_of(&user));
+            Ok(Daemon { uid, groups })
+        }
     }
 }
 

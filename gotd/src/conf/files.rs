@@ -71,9 +71,16 @@ pub struct Loaded {
     pub directories: Vec<OwnDirectory>,
 }
 
-/// Reads a configuration from the file system, with the system's users and groups. Without a path
-/// for the secrets the default file is read if it exists.
+/// Reads a configuration from the file system, with the system's users and groups, and walks to the
+/// places that it names. Without a path for the secrets the default file is read if it exists.
 pub fn load(path: &Path, secrets_path: Option<&Path>) -> Loaded {
+    let mut loaded = read(path, secrets_path);
+    resolve_places(&mut loaded);
+    loaded
+}
+
+/// The same without the places.
+pub fn read(path: &Path, secrets_path: Option<&Path>) -> Loaded {
     let texts = (path.to_str(), secrets_path.map(Path::to_str));
     match texts {
         (Some(path), None) => load_with(path, None, &mut System),
@@ -108,13 +115,12 @@ fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService
     errors.extend(findings.errors);
     warnings.extend(findings.warnings);
     read_subuid(&mut config, names, &mut warnings);
-    let mut loaded = Loaded { errors, warnings, more_warnings: parsed.more_warnings, ..Loaded::of(config) };
-    resolve_places(&mut loaded);
-    loaded
+    Loaded { errors, warnings, more_warnings: parsed.more_warnings, ..Loaded::of(config) }
 }
 
 impl Loaded {
-    fn of(config: Config) -> Loaded {
+    /// A configuration of which nothing is known yet.
+    pub fn of(config: Config) -> Loaded {
         Loaded {
             config,
             errors: Vec::new(),
@@ -255,7 +261,7 @@ fn read_subuid(config: &mut Config, names: &mut dyn NameService, warnings: &mut 
 
 /// Walks to the configured places, as each request does it. A place that is not there yet is a
 /// warning, as for C gotd.
-fn resolve_places(loaded: &mut Loaded) {
+pub fn resolve_places(loaded: &mut Loaded) {
     let Loaded { config, errors, warnings, notes, directories, .. } = loaded;
     let mut repositories = std::mem::take(&mut config.repositories);
     let trust = trust(config);

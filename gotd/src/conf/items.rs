@@ -96,6 +96,8 @@ pub enum ConfigItem {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Globals {
     user: Option<User>,
+    client: Option<User>,
+    daemon: Option<User>,
     sandbox: Sandbox,
     log_verbose: bool,
     log_to: LogTo,
@@ -178,6 +180,8 @@ pub fn items<E>(config: &Config, put: &mut dyn FnMut(ConfigItem) -> Result<(), E
     config.files.iter().try_for_each(|f| put(ConfigItem::File(f.clone())))?;
     put(ConfigItem::Globals(Globals {
         user: config.user.clone(),
+        client: config.client.clone(),
+        daemon: config.daemon.clone(),
         sandbox: config.sandbox,
         log_verbose: config.log_verbose,
         log_to: config.log_to,
@@ -424,15 +428,26 @@ impl Assembler {
     }
 
     fn globals(&mut self, globals: Globals) -> Result<(), WireError> {
-        let Globals { user, sandbox, log_verbose, log_to, informative_errors, overflow_uid, overflow_gid } =
-            globals;
-        if let Some(user) = &user {
+        let Globals {
+            user,
+            client,
+            daemon,
+            sandbox,
+            log_verbose,
+            log_to,
+            informative_errors,
+            overflow_uid,
+            overflow_gid,
+        } = globals;
+        for user in [&user, &client, &daemon].into_iter().flatten() {
             self.place(user.at)?;
             check(UserName::parse(user.name.as_bytes()).is_ok(), "user")?;
         }
         let config = std::mem::take(&mut self.config);
         self.config = Config {
             user,
+            client,
+            daemon,
             sandbox,
             log_verbose,
             log_to,

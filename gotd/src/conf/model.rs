@@ -16,6 +16,10 @@ pub use super::position::Position;
 
 /// The user that the daemon runs as when the file does not say.
 pub const DEFAULT_USER: &str = "_gotd";
+/// The user that sessions run as when the file does not say.
+pub const DEFAULT_CLIENT: &str = "_gotd_client";
+/// The user that the processes without a repository run as when the file does not say.
+pub const DEFAULT_DAEMON: &str = "_gotd_daemon";
 /// The unix socket when the file has no `listen on`.
 pub const DEFAULT_SOCKET: &str = "/var/run/gotd.sock";
 /// The port of `listen on git` when the line does not say.
@@ -30,6 +34,10 @@ pub struct Config {
     pub files: Vec<String>,
     /// `user`: name or number; [`DEFAULT_USER`] when absent.
     pub user: Option<User>,
+    /// `user … client NAME`; [`DEFAULT_CLIENT`] when absent.
+    pub client: Option<User>,
+    /// `user … daemon NAME`; [`DEFAULT_DAEMON`] when absent.
+    pub daemon: Option<User>,
     /// `listen on`; without one it is [`DEFAULT_SOCKET`].
     pub listeners: Vec<Listener>,
     /// `sandbox`.

@@ -540,7 +540,11 @@ impl Parser<'_> {
 
     fn user(&mut self, at: Position) -> Outcome {
         let name = self.user_name("the name or number of a user")?;
-        self.config.user = Some(User { name: name.as_str().to_owned(), ids: None, at });
+        let user = |name: UserName| User { name: name.as_str().to_owned(), ids: None, at };
+        self.config.user = Some(user(name));
+        let what = "the name of a user";
+        self.config.client = if self.accept("client") { Some(user(self.user_name(what)?)) } else { None };
+        self.config.daemon = if self.accept("daemon") { Some(user(self.user_name(what)?)) } else { None };
         Ok(())
     }
 

@@ -62,7 +62,13 @@ fn globals(out: &mut String, config: &Config) -> std::fmt::Result {
         }
     }
     if let Some(user) = config.user.as_ref().filter(|u| u.at.line > 0) {
-        writeln!(out, "user {}", quote(&user.name))?;
+        write!(out, "user {}", quote(&user.name))?;
+        for (word, other) in [("client", &config.client), ("daemon", &config.daemon)] {
+            if let Some(other) = other {
+                write!(out, " {word} {}", quote(&other.name))?;
+            }
+        }
+        writeln!(out)?;
     }
     if config.sandbox == Sandbox::BestEffort {
         writeln!(out, "sandbox best-effort")?;

@@ -42,13 +42,18 @@ pub fn close_from(first: RawFd) {
     }
 }
 
-/// Asks for `SIGKILL` when the parent dies. A parent that is dead already, and OpenBSD's, is
-/// noticed by the end of descriptor 3.
-pub fn die_with_parent() {
+/// Asks for `SIGKILL` when whoever started this process dies, and ends at once if that one, of this
+/// process id, is dead already. On OpenBSD that is noticed by the end of descriptor 3.
+pub fn die_with_parent(starter: Option<u32>) {
+    #[cfg(not(target_os = "linux"))]
+    let _ = starter;
     #[cfg(target_os = "linux")]
     {
         if let Err(e) = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL) {
             eprintln!("PR_SET_PDEATHSIG: {e}");
+            std::process::exit(1);
+        }
+        if starter.is_some_and(|starter| std::os::unix::process::parent_id() != starter) {
             std::process::exit(1);
         }
     }
@@ -80,16 +85,16 @@ pub fn cpu_time() -> std::time::Duration {
     std::time::Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// The same of a child that has not been reaped; `None` where the system does not tell.
-pub fn cpu_time_of(child: nix::unistd::Pid) -> Option<std::time::Duration> {
+/// The same of another process; `None` where the system does not tell.
+pub fn cpu_time_of(pid: i32) -> Option<std::time::Duration> {
     #[cfg(target_os = "linux")]
     {
-        let clock = nix::time::ClockId::pid_cpu_clock_id(child).ok()?;
+        let clock = nix::time::ClockId::pid_cpu_clock_id(nix::unistd::Pid::from_raw(pid)).ok()?;
         Some(std::time::Duration::from(nix::time::clock_gettime(clock).ok()?))
     }
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = child;
+        let _ = pid;
         None
     }
 }
@@ -531,6 +536,24 @@ extern "C" fn abort() -> ! {
         libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
         libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::syscall(libc::SYS_gettid), libc::SIGABRT);
         libc::_exit(128 + libc::SIGABRT)
+    }
+}
+
+/// Ignores these signals from now on. Children that a [`Starter`](super::spawn::Starter) made
+/// afterwards starts do not.
+pub fn ignore_signals(signals: &[nix::sys::signal::Signal]) {
+    for signal in signals {
+        // SAFETY: ignoring runs no code of ours.
+        let _ = unsafe { nix::sys::signal::signal(*signal, nix::sys::signal::SigHandler::SigIgn) };
+    }
+}
+
+/// Bytes of memory that this process may take. Its children begin with the same, and each sets its
+/// own: so only the lower of the two limits is set.
+pub fn limit_memory(most: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_DATA) {
+        let _ = setrlimit(Resource::RLIMIT_DATA, hard.min(most), hard);
     }
 }
 

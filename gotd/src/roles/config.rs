@@ -15,7 +15,7 @@ use std::path::Path;
 
 use libproto::channel::{Channel, Received};
 use libproto::codec::CodecError;
-use libproto::message::parent::{Build, ConfigToParent, OWN_BLOCKS_MAX, ParentToConfig};
+use libproto::message::parent::{Build, ConfigToParent, ParentToConfig};
 use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::conf::files::{self, Most};
@@ -73,8 +73,9 @@ pub fn run(parent: OwnedFd) -> Result<(), ConfigFailure> {
     };
     let path = OsStr::from_bytes(&load.path);
     let secrets = (!load.secrets.is_empty()).then(|| OsStr::from_bytes(&load.secrets));
-    let mut loaded = files::load(Path::new(path), secrets.map(Path::new));
+    let mut loaded = files::read(Path::new(path), secrets.map(Path::new));
     if check {
+        files::resolve_places(&mut loaded);
         crate::admin::check::check(&mut loaded);
     }
     loaded.bound(if check { Most::OF_CHECK } else { Most::OF_START });
@@ -94,15 +95,13 @@ pub fn run(parent: OwnedFd) -> Result<(), ConfigFailure> {
             Ok(())
         };
         items::send(&loaded.config, Audience::Parent, &mut sink).map_err(ConfigFailure::TooLarge)?;
-        for blocks in loaded.directories.chunks(OWN_BLOCKS_MAX) {
-            send(&parent, 0, &ConfigToParent::OwnBlocks(blocks.to_vec()));
-        }
     }
     send(&parent, 0, &ConfigToParent::End(good));
     Ok(())
 }
 
-fn bounded(mut text: String) -> String {
+/// A text as the parent is told it.
+pub fn bounded(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(TEXT_MAX));
     text
 }

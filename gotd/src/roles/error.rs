@@ -10,7 +10,9 @@ use super::auth::AuthError;
 use super::config::ConfigFailure;
 use super::job_error::JobError;
 use super::listen::ListenError;
+use super::places::PlacesError;
 use super::sockets::SocketsError;
+use super::spawner::SpawnerError;
 use super::verify::VerifyError;
 use crate::os::error::{SystemError, carries_system_error};
 use crate::repo::error::RepoError;
@@ -35,12 +37,16 @@ pub enum RoleError {
     Job(JobError),
     /// `listen`
     Listen(ListenError),
+    /// `places`
+    Places(PlacesError),
     /// `repository`
     Repository(RepoError),
     /// `session`
     Session(SessionError),
     /// `sockets`
     Sockets(SocketsError),
+    /// `spawn`
+    Spawner(SpawnerError),
     /// `verify`
     Verify(VerifyError),
 }
@@ -56,6 +62,8 @@ impl fmt::Display for RoleError {
             RoleError::Config(e) => e.fmt(f),
             RoleError::Job(e) => e.fmt(f),
             RoleError::Listen(e) => e.fmt(f),
+            RoleError::Places(e) => e.fmt(f),
+            RoleError::Spawner(e) => e.fmt(f),
             RoleError::Repository(e) => e.fmt(f),
             RoleError::Session(e) => e.fmt(f),
             RoleError::Sockets(e) => e.fmt(f),
@@ -81,8 +89,10 @@ become_role_errors!(
     Config(ConfigFailure),
     Job(JobError),
     Listen(ListenError),
+    Places(PlacesError),
     Repository(RepoError),
     Session(SessionError),
     Sockets(SocketsError),
+    Spawner(SpawnerError),
     Verify(VerifyError),
 );

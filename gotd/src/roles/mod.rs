@@ -8,7 +8,9 @@ pub mod job_error;
 pub mod list;
 pub mod listen;
 pub mod parent;
+pub mod places;
 pub mod sockets;
+pub mod spawner;
 pub mod verify;
 
 use libproto::states::Role;
@@ -31,6 +33,14 @@ const fn given(role: Role, git: bool) -> i32 {
         (Role::Session, false) => 7,
         (Role::Repository, false) => 4,
         (Role::Session | Role::Repository, true) | (Role::Verify, _) => 2,
+        // Its programs, which Linux executes by descriptor.
+        (Role::Spawner, _) => {
+            if cfg!(target_os = "linux") {
+                2
+            } else {
+                0
+            }
+        }
         _ => 0,
     }
 }
@@ -45,13 +55,16 @@ const fn memory(role: Role) -> Option<u64> {
         Role::Listen | Role::Create => Some(256 * M),
         Role::List => Some(512 * M),
         // They hold the configuration.
-        Role::Auth | Role::Config => Some(1024 * M),
+        Role::Auth | Role::Config | Role::Places => Some(1024 * M),
+        // A limit that its children could not raise would be theirs too: it sets the lower one itself.
+        Role::Spawner => None,
         Role::Parent | Role::Session | Role::Repository | Role::Verify => None,
     }
 }
 
-/// Runs a role to its end. `arguments` is what the parent gave it on its command line.
-pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), RoleError> {
+/// Runs a role to its end. `arguments` is what it was given on its command line, `of` the process id
+/// of the process that started it.
+pub fn run(role: Role, arguments: &[String], best_effort: bool, of: Option<u32>) -> Result<(), RoleError> {
     let git = arguments.first().is_some_and(|word| word == GIT);
     system::close_from(FIRST_FD + given(role, git));
     // The kernel names a process after the descriptor it was executed from.
@@ -59,11 +72,13 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), Ro
         system::set_name(&name);
     }
     libsandbox::harden_process(role.name())?;
-    // `sockets` outlives a parent that was killed for as long as it takes to unlink its sockets.
-    if role != Role::Sockets {
-        system::die_with_parent();
+    // `sockets` outlives a parent that was killed for as long as it takes to unlink its sockets, and
+    // a spawner for as long as it takes to end its children. The kernel tells nobody of the end of a
+    // parent that has another uid.
+    if !matches!(role, Role::Sockets | Role::Spawner) {
+        system::die_with_parent(of);
     }
-    if nix::unistd::geteuid().is_root() && !matches!(role, Role::Sockets | Role::Config) {
+    if nix::unistd::geteuid().is_root() && !matches!(role, Role::Sockets | Role::Spawner | Role::Config) {
         return Err(RoleError::Root(role));
     }
     if let Some(most) = memory(role) {
@@ -101,6 +116,11 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool) -> Result<(), Ro
         Role::Verify => verify::run(parent, fd(0)?, fd(1)?, enforcement)?,
         Role::Create => create::run(parent, enforcement)?,
         Role::List => list::run(parent, enforcement)?,
+        Role::Places => places::run(parent, enforcement)?,
+        Role::Spawner => {
+            let programs = (0..given(role, git)).map(fd).collect::<Result<_, _>>()?;
+            spawner::run(parent, programs)?;
+        }
         Role::Parent => return Err(RoleError::NotStarted(role)),
     }
     Ok(())
@@ -118,8 +138,10 @@ mod tests {
     /// it enters with.
     #[test]
     fn every_role_asks_for_its_own_pledges_and_no_more() {
-        let table: [(&str, Promises, &str); 19] = [
-            ("parent", parent::startup::WORK, "stdio recvfd sendfd proc exec"),
+        let table: [(&str, Promises, &str); 21] = [
+            ("parent", parent::startup::WORK, "stdio recvfd sendfd"),
+            ("spawn", spawner::WORK, "stdio recvfd sendfd proc exec"),
+            ("places", places::WORK, "stdio rpath"),
             ("sockets", sockets::WORK, "stdio cpath unix inet sendfd"),
             ("listen", listen::WORK, "stdio unix inet recvfd sendfd"),
             ("auth", auth::WORK, "stdio"),

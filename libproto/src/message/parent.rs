@@ -8,8 +8,10 @@ mod config;
 mod create;
 mod list;
 mod listen;
+mod places;
 mod repository;
 mod session;
+mod spawner;
 mod verify;
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +21,10 @@ pub use config::*;
 pub use create::*;
 pub use list::*;
 pub use listen::*;
+pub use places::*;
 pub use repository::*;
 pub use session::*;
+pub use spawner::*;
 pub use verify::*;
 
 /// The peer of a connection, by the kernel's word.

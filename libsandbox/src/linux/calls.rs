@@ -156,7 +156,7 @@ const SYS_getrlimit: c_long = 163;
 /// The tables.
 pub(super) const GROUPS: &[Group] = &[
     STDIO, MEMORY, SIGNALS, SOCKETS, RPATH, WPATH, CPATH, FATTR, FLOCK, UNIX, INET, CONNECT, DNS, RECVFD,
-    SENDFD, PROC, EXEC, ID, NARROW, ACCEPT, BIND,
+    SENDFD, PROC, PAIR, EXEC, ID, NARROW, ACCEPT, BIND,
 ];
 
 /// Every role: descriptors that are open already, clocks, its own identity, the end.
@@ -506,8 +506,7 @@ const SENDFD: Group = Group {
     when: &[(SYS_sendmsg, &[NO_CONNECT_BY_SENDMSG])],
 };
 
-/// parent: starting the others (posix_spawn is a clone or vfork), ending them, and the sockets
-/// between them.
+/// spawn: starting the others (posix_spawn is a clone or vfork) and ending them.
 const PROC: Group = Group {
     promise: Promise::Proc,
     implied_by: &[],
@@ -527,14 +526,18 @@ const PROC: Group = Group {
         #[cfg(target_arch = "x86_64")]
         SYS_vfork,
     ],
-    when: &[
-        (SYS_clone, &[bits(0, NAMESPACES, 0)]),
-        (SYS_socketpair, &[is(0, AF_UNIX), bits(1, SOCK_TYPE, SOCK_STREAM)]),
-        (SYS_socketpair, &[is(0, AF_UNIX), bits(1, SOCK_TYPE, SOCK_SEQPACKET)]),
-    ],
+    when: &[(SYS_clone, &[bits(0, NAMESPACES, 0)])],
 };
 
-/// parent: exec, and what a program does until it enters its own stage: the loader, the C library's
+/// parent: the links between processes.
+const PAIR: Group = Group {
+    promise: Promise::Pair,
+    implied_by: &[],
+    always: &[],
+    when: &[(SYS_socketpair, &[is(0, AF_UNIX), bits(1, SOCK_TYPE, SOCK_SEQPACKET)])],
+};
+
+/// spawn: exec, and what a program does until it enters its own stage: the loader, the C library's
 /// and Rust's start, the signal handlers that posix_spawn resets (that of SIGSYS too).
 const EXEC: Group = Group {
     promise: Promise::Exec,

@@ -458,8 +458,7 @@ fn a_bad_configuration_starts_nothing() {
     }
     // Root is no account for a daemon to run as.
     if is_root() {
-        let conf =
-            site.serve_all().replace(&format!("user \"{}\"", regress::site::account()), "user \"root\"");
+        let conf = site.serve_all().replace(&regress::site::users(), "user \"root\"\n");
         let refused = Daemon::start(&site, &conf).expect_err("must not start");
         assert!(refused.contains("root"), "{refused}");
     }

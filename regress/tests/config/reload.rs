@@ -171,14 +171,14 @@ fn a_file_that_the_daemons_user_may_not_read_is_told_with_what_to_do() {
     let conf = site.path("gotd.conf");
     chown(&conf, Some(0), Some(0)).expect("changes the owner");
     fs::set_permissions(&conf, fs::Permissions::from_mode(0o600)).expect("changes the mode");
-    let user = regress::site::account();
+    let user = regress::site::DAEMON;
     let done = daemon.gotctl(&["reload"]);
     assert_ne!(done.status, 0);
     let words =
         format!("the user that gotd runs as, which is {user} here: expected a file that this user can read");
     assert!(done.text().contains(&words), "{}{}", done.text(), done.err);
     // As it is advised.
-    let gid = nix::unistd::User::from_name(&user).ok().flatten().expect("is there").gid;
+    let gid = nix::unistd::User::from_name(user).ok().flatten().expect("is there").gid;
     chown(&conf, Some(0), Some(gid.as_raw())).expect("changes the group");
     fs::set_permissions(&conf, fs::Permissions::from_mode(0o640)).expect("changes the mode");
     daemon.gotctl(&["reload"]).good();

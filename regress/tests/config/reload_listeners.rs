@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use regress::raw::{Connection, End, Session, fetch_request};
 use regress::run::wait_until;
-use regress::site::{account, present_user};
+use regress::site::{present_user, users};
 use regress::tcp::{self, Client};
 use regress::{Daemon, Site, history, is_root};
 
@@ -22,9 +22,9 @@ fn configuration(site: &Site, sockets: &[&Path], addresses: &[SocketAddr]) -> St
     let unix: String = sockets.iter().map(|path| format!("listen on \"{}\"\n", path.display())).collect();
     let git: String = addresses.iter().map(|address| tcp::listen_line(*address)).collect();
     format!(
-        "user \"{}\"\n{unix}{git}connection {{\n\tlimit user \"{me}\" 64\n\tlimit per address 200\n\trate per address 2000\n\
+        "{}{unix}{git}connection {{\n\tlimit user \"{me}\" 64\n\tlimit per address 200\n\trate per address 2000\n\
          \trate total 2000\n\twaiting git sessions 3\n}}\nrepository \"one\" {{\n\tpath \"{}\"\n\tpermit ro \"{me}\"\n\tpermit ro anonymous\n}}\n",
-        account(),
+        users(),
         site.repository("one.git").display(),
         me = present_user(),
     )

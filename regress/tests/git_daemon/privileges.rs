@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 
-use regress::site::{account, present_user};
+use regress::site::{CLIENT, DAEMON, UNPRIVILEGED, present_user};
 use regress::sockets::{self, Socket};
 use regress::tcp::{self, Client};
 use regress::{Site, history, is_root, own_process, process, run};
@@ -111,7 +111,7 @@ fn table_of(address: SocketAddr, kept: &str) {
     client.read_to_flush();
     // The one that serves, those that wait again, and the one that waits for gotctl.
     let expected = [("auth", 1), ("gotd", 1), ("listen", 1), ("repo_read", 1), ("repository", 4)];
-    let expected = expected.into_iter().chain([("session", 5), ("sockets", 1)]);
+    let expected = expected.into_iter().chain([("session", 5), ("sockets", 1), ("spawn", 3)]);
     let expected: Vec<&str> = expected.flat_map(|(role, n)| std::iter::repeat_n(role, n)).collect();
     let mut processes = Vec::new();
     let complete = regress::run::wait_until(10.0, || {
@@ -130,11 +130,31 @@ fn table_of(address: SocketAddr, kept: &str) {
     let table: String = rows.iter().map(|row| format!("{row}\n")).collect();
     eprintln!("listen on git {address}\n{table}");
 
-    let user = nix::unistd::User::from_name(&account()).ok().flatten().expect("gotd's account");
+    let mut spawners = Vec::new();
     for row in &rows {
         let creator = row.role == "sockets";
         let ids = |id: u32| vec![id.to_string(); 4];
-        let (uid, gid) = if creator { (0, 0) } else { (user.uid.as_raw(), user.gid.as_raw()) };
+        let account = match row.role.as_str() {
+            "sockets" => None,
+            "spawn" => {
+                let uid = row.field("Uid").split_whitespace().next().unwrap_or_default().to_owned();
+                spawners.push(uid.clone());
+                Some(uid)
+            }
+            "gotd" | "listen" | "auth" => Some(DAEMON.to_owned()),
+            "session" => Some(CLIENT.to_owned()),
+            _ => Some(UNPRIVILEGED.to_owned()),
+        };
+        let known = |name: &String| {
+            let uid = name.parse().map(nix::unistd::Uid::from_raw);
+            let user = uid.map_or_else(|_| nix::unistd::User::from_name(name), nix::unistd::User::from_uid);
+            user.ok().flatten().expect("gotd's account")
+        };
+        let user = account.as_ref().map(known);
+        let (uid, gid) = user.map_or((0, 0), |user| (user.uid.as_raw(), user.gid.as_raw()));
+        assert!(creator || uid != 0, "{row}");
+        // A session has no group that its account may be in.
+        assert!(row.role != "session" || row.field("Groups").is_empty(), "{row}");
         assert_eq!(row.field("Uid").split_whitespace().collect::<Vec<_>>(), ids(uid), "{row}");
         assert_eq!(row.field("Gid").split_whitespace().collect::<Vec<_>>(), ids(gid), "{row}");
         for key in ["CapPrm", "CapEff"] {

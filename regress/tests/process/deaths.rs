@@ -167,12 +167,17 @@ fn waiting_processes_that_are_killed_are_replaced() {
 
 /// Kills a process that the daemon cannot do without while a clone runs.
 fn fatal(role: &str) {
+    fatal_of(role, 0);
+}
+
+/// The same, of several processes of a role the one at this place.
+fn fatal_of(role: &str, at: usize) {
     let site = bulky();
     let mut daemon = site.start();
     let mut clone = Stalled::start(&site, "a");
     let pid = match role {
         "parent" => daemon.pid(),
-        role => *daemon.role(role).first().expect("there is one"),
+        role => *daemon.role(role).get(at).expect("there is one"),
     };
     daemon.kill(pid);
     assert!(daemon.gone_within(2.0), "{role}: left after two seconds: {:?}", daemon.processes());
@@ -181,11 +186,14 @@ fn fatal(role: &str) {
     // The kernel ends the parent's children in any order: a session that outlives its repository
     // process for a moment says so.
     let told = err.contains("gotsh: the session ended unexpectedly")
-        || role == "parent" && err.contains("gotsh: repository process ended before it answered");
+        || ["parent", "spawn"].contains(&role)
+            && err.contains("gotsh: repository process ended before it answered");
     assert!(told, "{err}");
     assert_eq!(status, "1");
     if role != "parent" {
-        daemon.logged(&["fatal", &format!("{role}: signal 9")]);
+        // What the parent started itself it cannot wait for.
+        let how = if ["sockets", "spawn"].contains(&role) { "ended" } else { "signal 9" };
+        daemon.logged(&["fatal", role, how]);
     }
     drop(daemon);
     let mut daemon = site.start();
@@ -196,6 +204,13 @@ fn fatal(role: &str) {
 #[test]
 fn a_killed_listen_ends_the_daemon() {
     fatal("listen");
+}
+
+#[test]
+fn each_killed_spawner_ends_the_daemon() {
+    for spawner in 0..3 {
+        fatal_of("spawn", spawner);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::fs;
 
 use regress::raw::{self, Session};
 use regress::run::wait_until;
+use regress::site::{CLIENT, DAEMON, UNPRIVILEGED};
 use regress::{Daemon, Site, history, is_root, process};
 
 /// A daemon with one fetch under way: the client has read only the beginning.
@@ -29,9 +30,15 @@ fn every_role_is_a_process_with_its_name() {
         assert!(!daemon.role(role).is_empty(), "{role}: {:?}", daemon.processes());
     }
     assert_eq!(daemon.role("repo_read").len(), 1);
-    // Only the parent starts processes.
+    // Only spawners start processes; the parent started them, and `sockets`, while it had a
+    // privilege.
+    let spawners = daemon.role("spawn");
+    assert_eq!(spawners.len(), 3, "{:?}", daemon.processes());
     for process in daemon.processes_at_rest().into_iter().filter(|p| p.pid != daemon.pid()) {
-        assert_eq!(process.parent, daemon.pid(), "{process:?}");
+        match process.name.as_str() {
+            "spawn" | "sockets" => assert_eq!(process.parent, daemon.pid(), "{process:?}"),
+            _ => assert!(spawners.contains(&process.parent), "{process:?}"),
+        }
     }
 }
 
@@ -43,14 +50,25 @@ fn all_but_sockets_have_lost_every_privilege() {
         let status = process::status(p.pid);
         let field = |key: &str| status.get(key).cloned().unwrap_or_default();
         if p.name != "sockets" && is_root() {
-            let nobody =
-                nix::unistd::User::from_name("nobody").ok().flatten().expect("nobody").uid.to_string();
+            let account = match p.name.as_str() {
+                "gotd" | "listen" | "auth" => Some(DAEMON),
+                "session" => Some(CLIENT),
+                "repository" | "repo_read" => Some(UNPRIVILEGED),
+                // One of each.
+                _ => None,
+            };
+            let uid = |name: &str| nix::unistd::User::from_name(name).ok().flatten().expect("a user").uid;
+            let account = account.map(|name| uid(name).to_string());
             for key in ["Uid", "Gid"] {
                 let ids: Vec<String> = field(key).split_whitespace().map(str::to_owned).collect();
                 assert_eq!(ids.len(), 4);
                 assert!(ids.iter().all(|id| id != "0"), "{p:?}: {key} {ids:?}");
             }
-            assert!(field("Uid").split_whitespace().all(|id| id == nobody), "{p:?}: {}", field("Uid"));
+            let ids = field("Uid");
+            assert!(
+                account.as_ref().is_none_or(|uid| ids.split_whitespace().all(|id| id == uid)),
+                "{p:?}: {ids}"
+            );
             assert!(field("Groups").split_whitespace().all(|id| id != "0"), "{p:?}: {}", field("Groups"));
             for key in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
                 assert_eq!(field(key), zero, "{p:?}: {key}");

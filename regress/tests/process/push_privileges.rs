@@ -161,5 +161,5 @@ fn what_the_processes_of_a_push_hold() {
     }
     to.write_all(&pack[pack.len() / 2..]).expect("writes");
     drop(to);
-    assert!(gotsh.wait().expect("ends").success());
+    assert!(gotsh.wait().expect("ends").success(), "{}", daemon.log());
 }

@@ -20,7 +20,7 @@ use libproto::channel::Channel;
 use libproto::states::Role;
 use nix::fcntl::{OFlag, open};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
@@ -71,6 +71,22 @@ impl ClientPipes {
 const STATIC: &str = "gotd-static";
 /// What a program is started with to tell its build, in place of a role.
 pub const TELL_BUILD: &str = "build";
+/// What a role is started with before the process id of whoever started it.
+pub const OF: &str = "--of";
+
+/// Whether processes of a role are those that the system ends first when memory is short.
+const fn serves_a_session(role: Role) -> bool {
+    match role {
+        Role::Session | Role::Repository | Role::Verify | Role::Create | Role::List => true,
+        Role::Parent
+        | Role::Sockets
+        | Role::Listen
+        | Role::Auth
+        | Role::Config
+        | Role::Places
+        | Role::Spawner => false,
+    }
+}
 
 /// A program, opened once, so that an upgrade on disk never mixes versions.
 #[derive(Debug)]
@@ -110,9 +126,9 @@ pub struct Starter {
     oom: Option<OomScore>,
 }
 
-/// A started process, as its parent sees it.
+/// A process that this one started itself.
 #[derive(Debug)]
-pub struct Child<S, R> {
+pub struct Started<S, R> {
     /// Its process id.
     pub pid: Pid,
     /// Its role.
@@ -123,37 +139,25 @@ pub struct Child<S, R> {
     pub stderr: OwnedFd,
 }
 
-/// The handle of a process: it ends the process, and recognises it when it has ended. So far each
-/// process is our own child, known by its pid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ender(Pid);
-
-impl Ender {
-    /// Ends it.
-    pub fn end(self) {
-        let _ = kill(self.0, Signal::SIGKILL);
-    }
-
-    /// Whether this is the pid that the system says has ended.
-    pub fn is(self, pid: Pid) -> bool {
-        self.0 == pid
-    }
-
-    /// Its pid, for people.
-    pub fn pid(self) -> Pid {
-        self.0
-    }
+/// Both ends of what joins a process to the parent.
+#[derive(Debug)]
+pub struct ParentLink<S, R> {
+    /// The parent's end of the channel.
+    pub channel: Channel<S, R>,
+    /// Where the parent reads the process's standard error, not blocking.
+    pub stderr: OwnedFd,
+    /// The process's ends: of its standard error, and of the channel.
+    pub theirs: [OwnedFd; 2],
 }
 
-impl<S, R> Child<S, R> {
-    /// How it is ended.
-    pub fn ender(&self) -> Ender {
-        Ender(self.pid)
-    }
-
-    /// Ends it.
-    pub fn end(&self) {
-        self.ender().end();
+impl<S, R> ParentLink<S, R> {
+    /// Makes it.
+    pub fn new() -> io::Result<ParentLink<S, R>> {
+        let (ours, channel) = pair()?;
+        let (stderr, writing) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // A failure costs quota and nothing else.
+        let _ = system::resize_pipe(stderr.as_fd(), STDERR);
+        Ok(ParentLink { channel: ours.into(), stderr, theirs: [writing, channel] })
     }
 }
 
@@ -230,7 +234,7 @@ impl Starter {
     fn build_of(&self, program: &Program) -> io::Result<Vec<u8>> {
         let (said, stderr) = pipe2(OFlag::O_CLOEXEC)?;
         let argv = [CString::new("gotd")?, CString::new("-T")?, CString::new(TELL_BUILD)?];
-        let pid = self.exec(program, &argv, &[stderr.as_fd()])?;
+        let pid = self.exec(program, &argv, &[stderr.as_fd()], &self.ignored)?;
         drop(stderr);
         let mut build = Vec::new();
         let read = io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(said), 256), &mut build);
@@ -238,10 +242,10 @@ impl Starter {
         read.map(|_| build)
     }
 
-    /// The opened programs, for the parent's own file system rules.
+    /// The opened programs, for file system rules: any role's, and `config`'s own.
     #[cfg(target_os = "linux")]
-    pub fn binaries(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(&self.own).chain(&self.quick).map(|program| program.binary.as_fd())
+    pub fn binaries(&self) -> [BorrowedFd<'_>; 2] {
+        [self.quick.as_ref().unwrap_or(&self.own), &self.own].map(|program| program.binary.as_fd())
     }
 
     /// An open /dev/null.
@@ -258,8 +262,20 @@ impl Starter {
         for argument in arguments {
             argv.push(CString::new(argument.as_str())?);
         }
-        self.exec(&self.own, &argv, &[stderr_child.as_fd(), status_child.as_fd()])?;
+        self.exec(&self.own, &argv, &[stderr_child.as_fd(), status_child.as_fd()], &self.ignored)?;
         Ok((status, stderr))
+    }
+
+    /// That of a spawner, which has its programs from the parent as descriptors: any role's, and
+    /// `config`'s own.
+    #[cfg(target_os = "linux")]
+    pub fn of_programs(quick: OwnedFd, own: OwnedFd) -> io::Result<Starter> {
+        let program = |binary: OwnedFd| -> io::Result<Program> {
+            let binary = system::duplicate_above(binary, SAFE_FD)?;
+            let path = CString::new(format!("/proc/self/fd/{}", binary.as_raw_fd()))?;
+            Ok(Program { binary, path })
+        };
+        Ok(Starter { own: program(own)?, quick: Some(program(quick)?), ..Starter::new()? })
     }
 
     /// Starts `gotd -T role arguments…` with the given descriptors from 4 on.
@@ -268,30 +284,40 @@ impl Starter {
         role: Role,
         arguments: &[&str],
         fds: &[BorrowedFd<'_>],
-    ) -> io::Result<Child<S, R>> {
-        let (ours, theirs) = pair()?;
-        let (stderr, stderr_child) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        // A failure costs quota and nothing else.
-        let _ = system::resize_pipe(stderr.as_fd(), STDERR);
-        let mut argv = vec![CString::new("gotd")?, CString::new("-T")?, CString::new(role.name())?];
-        for argument in arguments {
+    ) -> io::Result<Started<S, R>> {
+        let ParentLink { channel, stderr, theirs } = ParentLink::new()?;
+        let mut placed: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
+        placed.extend(fds);
+        let pid = self.start_with(role, arguments, &placed)?;
+        Ok(Started { pid, role, channel, stderr })
+    }
+
+    /// The same with all its descriptors from 2 on: standard error, channel, and those of the role.
+    pub fn start_with(&self, role: Role, arguments: &[&str], fds: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+        let own = std::process::id().to_string();
+        let mut argv = vec![CString::new("gotd")?];
+        for argument in ["-T", role.name(), OF, own.as_str()].iter().chain(arguments) {
             argv.push(CString::new(*argument)?);
         }
-        let mut placed = vec![stderr_child.as_fd(), theirs.as_fd()];
-        placed.extend(fds);
         // Only this one asks the system's name services.
         let quick = self.quick.as_ref().filter(|_| role != Role::Config);
-        let exec = || self.exec(quick.unwrap_or(&self.own), &argv, &placed);
-        let lasting = matches!(role, Role::Sockets | Role::Listen | Role::Auth | Role::Config);
-        let pid = match self.oom.as_ref().filter(|_| !lasting) {
+        let reset = if serves_a_session(role) { self.ignored } else { SigSet::empty() };
+        let exec = || self.exec(quick.unwrap_or(&self.own), &argv, fds, &reset);
+        match self.oom.as_ref().filter(|_| serves_a_session(role)) {
             Some(oom) => oom.as_session(exec),
             None => exec(),
-        }?;
-        Ok(Child { pid, role, channel: ours.into(), stderr })
+        }
     }
 
     /// Executes a program with /dev/null as 0 and 1 and the given descriptors from 2 on.
-    fn exec(&self, program: &Program, argv: &[CString], fds: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+    /// Signals that are `reset` are not ignored by it.
+    fn exec(
+        &self,
+        program: &Program,
+        argv: &[CString],
+        fds: &[BorrowedFd<'_>],
+        reset: &SigSet,
+    ) -> io::Result<Pid> {
         let mut actions = PosixSpawnFileActions::init()?;
         let mut placed = Vec::with_capacity(fds.len());
         actions.add_dup2(self.null.as_raw_fd(), 0)?;
@@ -308,7 +334,7 @@ impl Starter {
         let mut attributes = PosixSpawnAttr::init()?;
         attributes
             .set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
-        attributes.set_sigdefault(&self.ignored)?;
+        attributes.set_sigdefault(reset)?;
         attributes.set_sigmask(&SigSet::empty())?;
         let environment: [CString; 0] = [];
         Ok(posix_spawn(program.path.as_c_str(), &actions, &attributes, argv, &environment)?)

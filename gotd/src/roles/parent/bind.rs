@@ -18,7 +18,7 @@ use super::listeners::{Listeners, Origin};
 use super::settings::Settings;
 use super::stderr::last_words;
 use crate::os::error::SystemError;
-use crate::os::spawn::{Child, PARENT_FD, Starter};
+use crate::os::spawn::{PARENT_FD, Started, Starter};
 use crate::roles::sockets::ask::{self, BIND, FIRST_FREE_PORT, REPLACE, Unmade};
 
 /// Most sockets that a service manager may pass.
@@ -28,7 +28,7 @@ const MOST_PASSED: i32 = 64;
 pub type Passed = (ListenPlace, OwnedFd);
 
 /// The socket creator, every listening socket as it is known, and each with its number and kind.
-pub type Bound = (Child<ParentToListen, ListenToParent>, Listeners, Vec<(u64, Pool, OwnedFd)>);
+pub type Bound = (Started<ParentToListen, ListenToParent>, Listeners, Vec<(u64, Pool, OwnedFd)>);
 
 /// How many sockets the service manager passed to this very process (sd_listen_fds(3)).
 pub fn passed_count() -> i32 {
@@ -88,7 +88,7 @@ pub fn bind(starter: &Starter, settings: &Settings, passed: Vec<Passed>) -> Resu
     let mut arguments = settings.flags();
     arguments.push("--");
     arguments.extend(words.iter().map(String::as_str));
-    let child: Child<ParentToListen, ListenToParent> = starter
+    let child: Started<ParentToListen, ListenToParent> = starter
         .start(Role::Sockets, &arguments, &[])
         .map_err(|e| StartupError::Child(Role::Sockets, ChildError::Start(e), String::new()))?;
     let directories = unix.iter().map(|path| path.parent().unwrap_or(path).to_owned()).collect();

@@ -153,6 +153,13 @@ impl Parent {
         if self.takes_descriptors {
             lines.push(super::TAKES_DESCRIPTORS.into());
         }
+        lines.push(match &self.one_uid {
+            Some(why) => format!("accounts: {why}"),
+            None => {
+                let [owner, client, daemon] = &self.settings.accounts_named;
+                format!("accounts: repositories {owner}, sessions {client}, daemon {daemon}")
+            }
+        });
         if self.settings.pools.iter().any(|(pool, _)| *pool == Pool::Tcp) {
             let GitCounts { accepted, silent, waiting, served } = self.metrics.git.connections;
             let Counts { running, waiting: queued, stalled } = super::turns::git_packs(&self.table);
@@ -192,13 +199,14 @@ impl Parent {
         let busy = busy(&self.table, asking);
         let waiting = self.table.waiting();
         let mut lines = vec![format!(
-            "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{},\"active\":{},\"waiting\":{waiting},\"refuses_descriptors\":{},",
+            "{{\"version\":{},\"pid\":{},\"up_seconds\":{},\"served\":{},\"active\":{},\"waiting\":{waiting},\"refuses_descriptors\":{},\"one_uid\":{},",
             text(crate::VERSION),
             std::process::id(),
             self.started.elapsed().as_secs(),
             self.served,
             busy.len(),
-            !self.takes_descriptors
+            !self.takes_descriptors,
+            self.one_uid.is_some(),
         )];
         let texts = |all: &mut dyn Iterator<Item = String>| all.map(|t| text(&t)).collect::<Vec<_>>();
         let of = |pool| move |place: &&ListenPlace| place.pool() == pool;
@@ -252,7 +260,8 @@ fn describe(session: &Session) -> String {
         (None, _) => "no request yet".into(),
     };
     let seconds = session.accepted().map_or(0, |at| at.elapsed().as_secs());
-    let pids: Vec<String> = session.processes().map(|process| process.pid().to_string()).collect();
+    let pids: Vec<String> =
+        session.processes().filter_map(|process| Some(process.pid()?.to_string())).collect();
     format!("session {}: {who}: {what}, {seconds} seconds, pids {}", session.number, pids.join(" "))
 }
 
@@ -288,7 +297,8 @@ fn session_json(session: &Session) -> String {
         Some(ask) => (text(ask.service.name()), text(&ask.repository.to_string())),
         None => ("null".into(), "null".into()),
     };
-    let pids: Vec<String> = session.processes().map(|process| process.pid().to_string()).collect();
+    let pids: Vec<String> =
+        session.processes().filter_map(|process| Some(process.pid()?.to_string())).collect();
     format!(
         "{{\"number\":{},\"who\":{who},{from},\"service\":{service},\"repository\":{repository},\"granted\":{},\"seconds\":{},\"processes\":[{}]}}",
         session.number,

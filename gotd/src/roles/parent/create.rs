@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use libproto::message::parent::{
-    CreateStart, CreateToParent, CreateToParentKind, Created, ParentToCreate, ParentToRepo,
+    CreateStart, CreateToParent, CreateToParentKind, Created, Ending, ParentToCreate, ParentToRepo,
 };
 use libproto::names::escape;
 use libproto::refusal::{Refusal, Unseen};
@@ -17,7 +17,6 @@ use super::Parent;
 use super::job::{JobOf, JobReply, JobRole};
 use super::session::Session;
 use super::session::grant::Creation;
-use super::session::process::Ending;
 use crate::os::log::Level;
 
 /// How long making a repository may take. Its client is told after 30 seconds by its own session,
@@ -133,7 +132,7 @@ impl Parent {
         let who = permit.counted.clone();
         let (path, place) = (permit.repository.path.clone(), permit.repository.place.clone());
         let start = CreateStart { path, place, name, who, rules };
-        match self.start_job::<Create>(number, &[], &ParentToCreate::Start(start)) {
+        match self.start_job::<Create>(number, Vec::new(), &ParentToCreate::Start(start)) {
             Ok((job, _)) => {
                 self.set_creation(number, Creation::Running(job));
                 true

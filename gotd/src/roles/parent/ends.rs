@@ -3,22 +3,19 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::ParentToListen;
+use libproto::message::parent::{Ending, ParentToListen};
 use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role, SessionState};
-use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 
 use super::error::{Fatal, Loss};
-use super::reloading::Reload;
-use super::session::process::{Ending, Process};
+use super::session::process::Process;
 use super::session::{Killed, Session};
-use super::{End, LINGER, Parent, signals};
+use super::spawners::{Ender, Event};
+use super::{End, LINGER, Parent, REAP};
 use crate::os::log::Level;
-use crate::os::spawn::{Child, Ender};
+use crate::os::signals;
 
 /// A process of a session.
 enum SessionProcess {
@@ -29,25 +26,23 @@ enum SessionProcess {
 }
 
 impl Session {
-    /// Which of its processes the system knows by this pid.
-    fn process(&self, pid: Pid) -> Option<SessionProcess> {
-        let is = |ender: Option<Ender>| ender.is_some_and(|ender| ender.is(pid));
-        if is(self.session.running().map(Child::ender)) {
+    /// Which of its processes has this number.
+    fn process(&self, process: u64) -> Option<SessionProcess> {
+        if self.session.running().is_some_and(|child| child.number() == process) {
             return Some(SessionProcess::Session);
         }
-        if is(self.repo.running().map(Child::ender)) {
+        if self.repo.running().is_some_and(|child| child.number() == process) {
             return Some(SessionProcess::Repository);
         }
-        self.jobs().find(|(_, job)| job.ender.is(pid)).map(|(_, job)| SessionProcess::Job(job.number))
+        self.jobs().find(|(_, job)| job.ender.number() == process).map(|_| SessionProcess::Job(process))
     }
 }
 
 impl Parent {
     pub(super) fn on_signals(&mut self, _: PollFlags) -> Option<End> {
         let mut end = None;
-        for signal in signals::drain_signals(&mut self.signals) {
+        for signal in signals::drain(&mut self.signals) {
             match signal {
-                Signal::SIGCHLD => end = self.reap().or(end),
                 Signal::SIGHUP => self.reload(None, None),
                 Signal::SIGTERM | Signal::SIGINT => end = Some(End::Stopped),
                 _ => {}
@@ -56,32 +51,50 @@ impl Parent {
         end
     }
 
-    /// Reaps all processes that have ended; never waits.
-    pub(super) fn reap(&mut self) -> Option<End> {
-        loop {
-            let status = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-                Ok(status) => status,
-                Err(Errno::EINTR) => continue,
-                Err(_) => return None,
-            };
-            let (Some(pid), Some(ending)) = (status.pid(), Ending::of(status)) else { return None };
-            self.stderr_pipes.end(pid, &mut self.log);
-            for role in [
-                (&self.sockets.pid, Role::Sockets),
-                (&self.listen.pid, Role::Listen),
-                (&self.auth.pid, Role::Auth),
-            ] {
-                if *role.0 == pid {
-                    return Some(End::Lost(Fatal { role: role.1, why: Loss::Ended(ending) }));
+    /// What the spawners say: processes that were started, and that have ended.
+    pub(super) fn on_spawners(&mut self, _: PollFlags) -> Option<End> {
+        let events = match self.spawners.recv() {
+            Ok(events) => events,
+            Err(e) => return Some(End::Lost(Fatal { role: Role::Spawner, why: Loss::Spawner(e) })),
+        };
+        let mut end = None;
+        for (process, event) in events {
+            match event {
+                Event::Started => self.process_started(&process),
+                Event::Ended(ending, errno) => {
+                    let number = process.number();
+                    self.stderr_pipes.end(number, &mut self.log);
+                    if let Some(errno) = errno {
+                        let error = std::io::Error::from_raw_os_error(errno);
+                        self.log.line(Level::Warning, "process start", &[("error", &error)]);
+                    }
+                    let lasting = [(self.listen.number(), Role::Listen), (self.auth.number(), Role::Auth)];
+                    if let Some((_, role)) = lasting.into_iter().find(|(other, _)| *other == number) {
+                        end = Some(End::Lost(Fatal { role, why: Loss::Ended(ending) }));
+                    }
+                    self.process_ended(number, ending);
                 }
             }
-            self.process_ended(pid, ending);
+        }
+        end
+    }
+
+    /// A process was started, and no other process has its descriptors any more.
+    fn process_started(&mut self, process: &Ender) {
+        if let Some(pid) = process.pid() {
+            self.stderr_pipes.started(process.number(), pid);
+        }
+        let waiting = self.table.iter().find(|session| {
+            session.state() == SessionState::Waiting && session.process(process.number()).is_some()
+        });
+        if let Some(number) = waiting.map(|session| session.number) {
+            self.offer(number);
         }
     }
 
-    /// Finds what a reaped process belonged to, and takes the consequences.
-    fn process_ended(&mut self, pid: Pid, ending: Ending) {
-        let Some((number, process)) = self.table.iter().find_map(|s| Some((s.number, s.process(pid)?)))
+    /// Finds what a process that has ended belonged to, and takes the consequences.
+    fn process_ended(&mut self, process: u64, ending: Ending) {
+        let Some((number, process)) = self.table.iter().find_map(|s| Some((s.number, s.process(process)?)))
         else {
             return;
         };
@@ -158,7 +171,7 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         session.killed.get_or_insert_with(|| Killed { why: why.to_owned(), at: Instant::now() });
         session.deadline = Some(Instant::now() + LINGER);
-        session.processes().for_each(Ender::end);
+        session.processes().for_each(|process| process.end());
     }
 
     /// Ends every process and waits for them, with a bound.
@@ -168,11 +181,14 @@ impl Parent {
             &[crate::roles::sockets::ask::TERMINATE],
             false,
         );
-        let config = self.reload.as_ref().and_then(Reload::config).map(Child::ender);
-        let lasting = [self.listen.ender(), self.auth.ender()].into_iter().chain(config);
-        lasting.chain(self.table.iter().flat_map(Session::processes)).for_each(Ender::end);
-        signals::wait_for_all(Duration::from_millis(1500), self.sockets.pid);
+        self.spawners.end_all(Duration::from_millis(1500));
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
         self.log.finish();
+    }
+    /// The end of a process that the daemon cannot do without. Its link ends a moment before its
+    /// spawner can reap it, and only its status tells why.
+    pub(super) fn lost(&mut self, process: u64, role: Role, why: Loss) -> End {
+        let why = self.spawners.await_end(process, REAP).map_or(why, Loss::Ended);
+        End::Lost(Fatal { role, why })
     }
 }

@@ -7,13 +7,15 @@ use std::path::PathBuf;
 
 use libproto::channel::{RecvError, SendError};
 use libproto::codec::CodecError;
+use libproto::message::parent::Ending;
 use libproto::names::escape;
 use libproto::states::Role;
 use nix::errno::Errno;
 
 use super::listen_place::ListenPlace;
-use super::session::process::Ending;
+use super::spawners::SpawnerLost;
 use crate::conf::items::WireError;
+use crate::os::credentials::TakeOnError;
 use crate::os::error::{SystemError, carries_system_error};
 use crate::roles::sockets::ask::{Broken, Unmade};
 
@@ -43,10 +45,16 @@ pub enum StartupError {
         /// Nothing else was asked, and nothing was to be started.
         checked: bool,
     },
-    /// The user to work as does not exist.
+    /// A user to work as does not exist.
     NoUser(String),
     /// It is root.
-    RootUser,
+    RootUser(String),
+    /// Two of the users are one.
+    SameUsers,
+    /// The parent cannot become its account.
+    TakeOn(TakeOnError),
+    /// A spawner does not start.
+    Spawner(SpawnerLost),
     /// A listening socket cannot be made, and what `sockets` said last.
     Listener(ListenPlace, Unmade, String),
     /// Something that is no socket has the path of one.
@@ -86,7 +94,12 @@ impl fmt::Display for StartupError {
             StartupError::NoUser(name) => {
                 write!(f, "user {name}: no such user; see `user` in gotd.conf(5)")
             }
-            StartupError::RootUser => f.write_str("user: gotd does not run as root"),
+            StartupError::RootUser(name) => write!(f, "user {name}: gotd does not run as root"),
+            StartupError::SameUsers => {
+                f.write_str("user: expected three different users; see `user` in gotd.conf(5)")
+            }
+            StartupError::TakeOn(e) => e.fmt(f),
+            StartupError::Spawner(e) => e.fmt(f),
             StartupError::Listener(place, e, last) => write!(f, "{place}: {e}{last}"),
             StartupError::NoSocket(path) => write!(f, "{}: exists and is not a socket", path.display()),
             StartupError::Taken(path) => write!(f, "{}: another daemon is listening", path.display()),
@@ -98,6 +111,12 @@ impl fmt::Display for StartupError {
 }
 
 carries_system_error!(StartupError);
+
+impl From<TakeOnError> for StartupError {
+    fn from(e: TakeOnError) -> StartupError {
+        StartupError::TakeOn(e)
+    }
+}
 
 /// Why a descriptor of the service manager is of no use.
 #[derive(Debug)]
@@ -149,6 +168,8 @@ pub enum ChildError {
     TooLarge(CodecError),
     /// What it sends is no configuration.
     Item(WireError),
+    /// It names a block that the configuration does not have.
+    NoBlock(u32),
     /// It does not get done.
     TooLong,
 }
@@ -164,6 +185,7 @@ impl fmt::Display for ChildError {
             ChildError::NotConfigured => f.write_str("not configured"),
             ChildError::TooLarge(e) => write!(f, "configuration: {e}"),
             ChildError::Item(e) => e.fmt(f),
+            ChildError::NoBlock(block) => write!(f, "block {block}: the configuration has none"),
             ChildError::TooLong => f.write_str("takes too long"),
         }
     }
@@ -203,12 +225,18 @@ pub enum Loss {
     TooLarge(CodecError),
     /// It cannot be asked again.
     Broken(Broken),
+    /// A spawner, and with it all that it started.
+    Spawner(SpawnerLost),
 }
 
 impl fmt::Display for Fatal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Loss::Spawner(e) = &self.why {
+            return e.fmt(f);
+        }
         write!(f, "{}: ", self.role.name())?;
         match &self.why {
+            Loss::Spawner(_) => Ok(()),
             Loss::Ended(ending) => ending.fmt(f),
             Loss::Unlinked => f.write_str("ended"),
             Loss::Recv(e) => e.fmt(f),
@@ -229,12 +257,10 @@ pub enum ReloadError {
     Unusable(Vec<u8>),
     /// A reload is under way.
     Busy,
-    /// The process that reads it.
-    Child(ChildError),
+    /// The process that reads it, or that walks to its places.
+    Child(Role, ChildError),
     /// What a directive says needs a restart.
     Restart(&'static str),
-    /// A repository would be where none was at the start: the place of its block, and its path.
-    Outside(String, String),
     /// A listening socket cannot be made: the place of its line, and its own.
     Listener(String, ListenPlace, NoListener),
 }
@@ -244,26 +270,15 @@ impl fmt::Display for ReloadError {
         match self {
             ReloadError::Unusable(path) => write!(f, "{}: not usable", escape(path))?,
             ReloadError::Restart(what) => write!(f, "{what}: a change needs a restart")?,
-            ReloadError::Outside(place, path) => write!(
-                f,
-                "{place}: {} is in no directory that had repositories at the start: it needs a restart",
-                escape(path.as_bytes())
-            )?,
             ReloadError::Listener(line, place, why) => write!(f, "{line}: {place}: {why}")?,
             ReloadError::Busy => return f.write_str("a reload is under way"),
-            ReloadError::Child(e) => return write!(f, "{}: {e}", Role::Config.name()),
+            ReloadError::Child(role, e) => return write!(f, "{}: {e}", role.name()),
         }
         f.write_str(", nothing has changed")
     }
 }
 
 impl std::error::Error for ReloadError {}
-
-impl From<ChildError> for ReloadError {
-    fn from(e: ChildError) -> ReloadError {
-        ReloadError::Child(e)
-    }
-}
 
 /// Why there is no listening socket for a line of the configuration.
 #[derive(Debug)]

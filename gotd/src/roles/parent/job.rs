@@ -5,18 +5,17 @@
 //! states, deadline. Reaping is in [`ends`](super::ends).
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use libproto::channel::{Message, RecvError};
-use libproto::message::parent::Build;
+use libproto::message::parent::{Build, Ending, Order};
 use libproto::states::{self, JobState, Role};
 
 use super::session::Session;
 use super::session::job::{AnyJob, Job};
-use super::session::process::Ending;
+use super::spawners::Child;
 use super::{Parent, same_build};
-use crate::os::spawn::Child;
 
 /// The place of a message in a job's conversation.
 pub enum JobReply {
@@ -81,12 +80,12 @@ impl Parent {
     pub(super) fn start_job<J: JobRole>(
         &mut self,
         number: u64,
-        fds: &[BorrowedFd<'_>],
+        fds: Vec<OwnedFd>,
         task: &J::ToJob,
     ) -> io::Result<(JobOf<J>, bool)> {
-        let child: Child<J::ToJob, J::FromJob> = self.starter.start(J::ROLE, &self.settings.flags(), fds)?;
-        self.stderr_pipes.watch(child.pid, J::ROLE, &child.stderr);
-        let job = Job::new(self.table.next_job(), child, J::PATIENCE);
+        let child: Child<J::ToJob, J::FromJob> = self.spawners.start(Order::of(J::ROLE), fds)?;
+        self.stderr_pipes.watch(child.number(), J::ROLE, &child.stderr);
+        let job = Job::new(child, J::PATIENCE);
         // The socket is empty: there is room for one message.
         let told = job.send(number, task).is_ok();
         Ok((job, told))

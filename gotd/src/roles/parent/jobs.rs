@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
+use libproto::message::parent::Ending;
+
 use super::Parent;
 use super::create::Create;
 use super::job::Row;
 use super::list::List;
 use super::session::Session;
 use super::session::job::AnyJob;
-use super::session::process::Ending;
+use super::spawners::{Child, Ender};
 use super::verify::Verify;
-use crate::os::spawn::{Child, Ender};
 
 /// A row for each such role.
 pub static JOBS: [Row; 3] = [Row::of::<Verify>(), Row::of::<Create>(), Row::of::<List>()];
@@ -45,7 +46,7 @@ impl Parent {
     /// The process of a session's job, of this number, has been reaped.
     pub(super) fn job_ended(&mut self, number: u64, job: u64, ending: Ending) {
         let Some(session) = self.table.get(number) else { return };
-        let row = session.jobs().find(|(_, any)| any.number == job).map(|(row, _)| row);
+        let row = session.jobs().find(|(_, any)| any.ender.number() == job).map(|(row, _)| row);
         if let Some(row) = row {
             (row.ended)(self, number, ending);
         }

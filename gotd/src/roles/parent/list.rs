@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use libproto::message::parent::{
-    Filter, ListStart, ListToParent, ListToParentKind, ListedRepository, ParentToAuth, ParentToList,
+    Ending, Filter, ListStart, ListToParent, ListToParentKind, ListedRepository, ParentToAuth, ParentToList,
     SeenRoot, Who,
 };
 use libproto::names::RepoName;
@@ -13,7 +13,6 @@ use libproto::states::{JobState, LIST_TO_PARENT, Role, StateTable};
 use super::Parent;
 use super::job::{JobOf, JobReply, JobRole};
 use super::session::Session;
-use super::session::process::Ending;
 use crate::os::log::Level;
 
 /// How long one directory may take.
@@ -67,7 +66,7 @@ impl Parent {
     /// something out.
     pub(super) fn start_list(&mut self, number: u64, root: SeenRoot) -> bool {
         let start = ListStart { path: root.path.clone(), place: root.place.clone() };
-        let started = self.start_job::<List>(number, &[], &ParentToList::Start(start));
+        let started = self.start_job::<List>(number, Vec::new(), &ParentToList::Start(start));
         let Some(overview) = self.table.get(number).and_then(Session::overview_mut) else { return false };
         match started {
             Ok((job, _)) => {

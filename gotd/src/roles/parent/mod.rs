@@ -1,4 +1,4 @@
-//! `parent`: starts every other process and keeps the table of sessions.
+//! `parent`: has every other process started and keeps the table of sessions.
 //!
 //! Duty: owns the configuration, the table of sessions, timers and the log. Waits on: its children
 //! and signals. Talks to: every process it started.
@@ -17,8 +17,6 @@ use libproto::message::parent::{
 use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role, SessionState};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 
 use self::checked::Checked;
 use self::error::{Fatal, Loss};
@@ -28,15 +26,16 @@ use self::outbox::Outbox;
 use self::pauses::Pauses;
 use self::queue::Party;
 use self::reloading::Reload;
-use self::session::process::Ending;
 use self::session::table::SessionTable;
 use self::settings::Settings;
+use self::spawners::{Child, Spawners};
 use self::spent::Spent;
 use self::stderr::StderrPipes;
 use crate::conf::limits::Limit;
 use crate::os::log::{Level, Log};
-use crate::os::spawn::{Child, Starter};
+use crate::os::spawn::Started;
 
+pub mod accounts;
 pub mod bind;
 pub mod borrow;
 pub mod checked;
@@ -57,6 +56,7 @@ pub mod negotiation;
 pub mod outbox;
 pub mod pauses;
 pub mod place;
+pub mod places;
 pub mod queue;
 pub mod relisten;
 pub mod reload;
@@ -67,7 +67,7 @@ pub mod selfservice;
 pub mod session;
 pub mod set_limits;
 pub mod settings;
-pub mod signals;
+pub mod spawners;
 pub mod spent;
 pub mod startup;
 pub mod stderr;
@@ -103,11 +103,11 @@ fn too_many(own: bool) -> Refusal {
 
 /// Everything the parent knows.
 pub struct Parent {
-    starter: Starter,
+    spawners: Spawners,
     log: Log,
     settings: Settings,
     signals: UnixStream,
-    sockets: Child<ParentToListen, ListenToParent>,
+    sockets: Started<ParentToListen, ListenToParent>,
     listeners: Listeners,
     listen: Child<ParentToListen, ListenToParent>,
     listen_out: Outbox,
@@ -137,6 +137,8 @@ pub struct Parent {
     unsound: Option<Fatal>,
     /// Clients can send descriptors, because the kernel cannot refuse them.
     takes_descriptors: bool,
+    /// Why all processes have one uid, if they have.
+    one_uid: Option<String>,
 }
 
 /// `gotctl stop` was asked for.
@@ -164,7 +166,7 @@ enum Then {
     /// Something that concerns the session of this number.
     Session(u64, fn(&mut Parent, u64)),
     /// The standard error of this process is read.
-    Stderr(Pid),
+    Stderr(u64),
 }
 
 /// Descriptors to wait for.
@@ -204,8 +206,8 @@ impl Parent {
                     act(self, number);
                     None
                 }
-                Then::Stderr(pid) => {
-                    self.stderr_pipes.read(pid, &mut self.log);
+                Then::Stderr(process) => {
+                    self.stderr_pipes.read(process, &mut self.log);
                     None
                 }
             };
@@ -227,8 +229,8 @@ impl Parent {
     fn wait(&self, all: bool) -> Vec<(Then, PollFlags)> {
         let mut sources = self.lasting();
         self.add_sessions(&mut sources, all);
-        for (pid, fd) in self.stderr_pipes.iter().filter(|_| all) {
-            sources.push((Then::Stderr(pid), PollFd::new(fd, PollFlags::POLLIN)));
+        for (process, fd) in self.stderr_pipes.iter().filter(|_| all) {
+            sources.push((Then::Stderr(process), PollFd::new(fd, PollFlags::POLLIN)));
         }
         if let Some(fd) = self.log.waits_for() {
             sources.push((Then::Daemon(Parent::flush_log), PollFd::new(fd, PollFlags::POLLOUT)));
@@ -256,9 +258,11 @@ impl Parent {
             // It never speaks unasked: only its end is of interest.
             (Then::Daemon(Parent::on_sockets), PollFd::new(sockets, PollFlags::empty())),
         ];
-        if let Some(child) = self.reload.as_ref().and_then(Reload::config) {
-            let config = PollFd::new(child.channel.as_fd(), PollFlags::POLLIN);
-            sources.push((Then::Daemon(Parent::on_config), config));
+        for (fd, events) in self.spawners.sources() {
+            sources.push((Then::Daemon(Parent::on_spawners), PollFd::new(fd, events)));
+        }
+        if let Some((fd, events)) = self.reload.as_ref().and_then(Reload::link) {
+            sources.push((Then::Daemon(Parent::on_reload), PollFd::new(fd, events)));
         }
         sources
     }
@@ -303,7 +307,7 @@ impl Parent {
     }
 
     fn on_sockets(&mut self, _: PollFlags) -> Option<End> {
-        Some(lost(self.sockets.pid, Role::Sockets, Loss::Unlinked))
+        Some(End::Lost(Fatal { role: Role::Sockets, why: Loss::Unlinked }))
     }
 
     fn flush_log(&mut self, _: PollFlags) -> Option<End> {
@@ -323,18 +327,4 @@ impl Parent {
 
 fn same_build(build: &Build) -> bool {
     build.id == crate::BUILD
-}
-
-/// The end of a process that the daemon cannot do without. Its link ends a moment before it can be
-/// reaped, and only its status tells why.
-fn lost(pid: Pid, role: Role, why: Loss) -> End {
-    let until = Instant::now() + REAP;
-    while Instant::now() < until {
-        match waitpid(pid, Some(WaitPidFlag::WNOHANG)).map(Ending::of) {
-            Ok(Some(ending)) => return End::Lost(Fatal { role, why: Loss::Ended(ending) }),
-            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
-            Err(_) => break,
-        }
-    }
-    End::Lost(Fatal { role, why })
 }

@@ -68,7 +68,7 @@ impl Parent {
         let negotiates =
             session.repo_state == RepoState::Serving && !session.is_push() && session.turn().is_none();
         let child = session.repo.running().filter(|_| negotiates);
-        if let Some(time) = child.and_then(|child| crate::os::system::cpu_time_of(child.pid)) {
+        if let Some(time) = child.and_then(|child| crate::os::system::cpu_time_of(child.pid()?)) {
             let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(most);
             self.spend(number, u32::try_from(ms).unwrap_or(u32::MAX));
         }

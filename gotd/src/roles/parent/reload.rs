@@ -5,12 +5,12 @@
 //! Sessions under way keep what they were granted; processes that wait for a client are replaced,
 //! because they were started with the old limits.
 
-use std::path::Path;
 use std::time::Instant;
 
 use libproto::channel::RecvError;
 use libproto::message::parent::{
-    ConfigToParent, LoadConfig, ParentToAuth, ParentToConfig, ParentToListen, ParentToSession, Pool,
+    ConfigToParent, LoadConfig, Order, ParentToAuth, ParentToConfig, ParentToListen, ParentToPlaces,
+    ParentToSession, PlacesToParent, Pool,
 };
 use libproto::names::escape;
 use libproto::refusal::Refusal;
@@ -18,20 +18,17 @@ use libproto::states::Role;
 use nix::poll::PollFlags;
 
 use super::error::{ChildError, Fatal, Loss, ReloadError};
-use super::reloading::Reload;
+use super::outbox::Outbox;
+use super::reloading::{Reader, Reload};
 use super::session::Session;
 use super::session::phase::Connection;
 use super::settings::Settings;
+use super::spawners::Child;
 use super::{End, Parent, same_build};
 use crate::conf::bounded::bound;
-use crate::conf::files::Most;
 use crate::conf::items::{Audience, send};
-use crate::conf::model::Config;
 use crate::os::log::Level;
-use crate::os::spawn::Child;
 
-/// Most notes that `config` sends.
-const NOTES: usize = Most::OF_START.notes + 1;
 /// Most lines of a reload that failed that are logged.
 const LOGGED_LINES: usize = 20;
 /// Messages of `config` in one turn, so that clients need not wait.
@@ -44,41 +41,54 @@ impl Parent {
             return self.reload_refused(asked_by, ReloadError::Busy);
         }
         let files = files.unwrap_or_else(|| self.files.clone());
-        let child = match self.starter.start(Role::Config, &[], &[]) {
+        let child = match self.spawners.start(Order::of(Role::Config), Vec::new()) {
             Ok(child) => child,
-            Err(e) => return self.reload_refused(asked_by, ReloadError::Child(ChildError::Start(e))),
+            Err(e) => {
+                let why = ReloadError::Child(Role::Config, ChildError::Start(e));
+                return self.reload_refused(asked_by, why);
+            }
         };
         let child: Child<ParentToConfig, ConfigToParent> = child;
-        self.stderr_pipes.watch(child.pid, Role::Config, &child.stderr);
+        self.stderr_pipes.watch(child.number(), Role::Config, &child.stderr);
         // The socket is empty: there is room for one message.
         let _ = child.channel.try_send(0, &ParentToConfig::Load(files.clone()));
         self.reload = Some(Reload::new(child, asked_by, files));
     }
 
-    /// What `config` says.
-    pub(super) fn on_config(&mut self, _: PollFlags) -> Option<End> {
-        self.recv_from_config();
+    /// What the process says that is at work for a reload.
+    pub(super) fn on_reload(&mut self, _: PollFlags) -> Option<End> {
+        match self.reload.as_ref().map(|reload| &reload.reader) {
+            Some(Reader::Config(_)) => self.recv_from_config(),
+            Some(Reader::Places(..)) => self.recv_from_places(),
+            None => {}
+        }
         None
+    }
+
+    /// The process that is at work is of no use.
+    fn reader_failed(&mut self, why: ChildError) {
+        if let Some(role) = self.reload.as_ref().map(|reload| reload.reader.role()) {
+            self.reload_failed(ReloadError::Child(role, why));
+        }
     }
 
     fn recv_from_config(&mut self) {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(reload) = &mut self.reload else { return };
-            let message = match reload.child.channel.try_recv() {
+            let Reader::Config(child) = &reload.reader else { return };
+            let message = match child.channel.try_recv() {
                 Ok(received) => received.message,
                 Err(e) if e.is_transient() => return,
-                Err(RecvError::Closed) => return self.reload_failed(ChildError::EndedEarly),
-                Err(e) => return self.reload_failed(ChildError::Recv(e)),
+                Err(RecvError::Closed) => return self.reader_failed(ChildError::EndedEarly),
+                Err(e) => return self.reader_failed(ChildError::Recv(e)),
             };
             match message {
                 ConfigToParent::Hello(build) if same_build(&build) => {}
-                ConfigToParent::Hello(_) => return self.reload_failed(ChildError::OtherBuild),
+                ConfigToParent::Hello(_) => return self.reader_failed(ChildError::OtherBuild),
                 ConfigToParent::Item(item) => match reload.assembler.item(&item) {
                     Ok(config) => reload.config = config.or(reload.config.take()),
-                    Err(e) => return self.reload_failed(ChildError::Item(e)),
+                    Err(e) => return self.reader_failed(ChildError::Item(e)),
                 },
-                ConfigToParent::OwnBlocks(blocks) => reload.seen.extend(blocks),
-                ConfigToParent::Note(text) if reload.notes.len() < NOTES => reload.notes.push(text),
                 ConfigToParent::Note(_) => {}
                 ConfigToParent::Warning(text) => reload.note(text),
                 ConfigToParent::Error(text) => {
@@ -90,19 +100,67 @@ impl Parent {
         }
     }
 
-    /// The configuration was read: is it good, and can it come into force without a restart?
+    /// The configuration was read: if it is good, `places` walks to what it names.
     fn config_read(&mut self, good: bool) {
         let Some(reload) = &mut self.reload else { return };
-        let (true, false, Some(config)) = (good, reload.errors, reload.config.take()) else {
-            let path = reload.files.path.clone();
-            return self.reload_failed(ReloadError::Unusable(path));
+        let (true, false, Some(config)) = (good, reload.errors, &reload.config) else {
+            return self.not_usable();
         };
-        let mut settings = Settings::new(&config, &reload.seen);
+        let started = self.spawners.start(Order::of(Role::Places), Vec::new());
+        let child: Child<ParentToPlaces, PlacesToParent> = match started {
+            Ok(child) => child,
+            Err(e) => return self.reload_failed(ReloadError::Child(Role::Places, ChildError::Start(e))),
+        };
+        self.stderr_pipes.watch(child.number(), Role::Places, &child.stderr);
+        let mut out = Outbox::default();
+        let mut tell = |batch| -> Result<(), libproto::codec::CodecError> {
+            out.send(&child.channel, 0, &ParentToPlaces::Item(batch));
+            Ok(())
+        };
+        let told = send(config, Audience::Parent, &mut tell);
+        reload.reader = Reader::Places(child, out);
+        if let Err(e) = told {
+            self.reader_failed(ChildError::TooLarge(e));
+        }
+    }
+
+    fn not_usable(&mut self) {
+        let path = self.reload.as_ref().map(|reload| reload.files.path.clone()).unwrap_or_default();
+        self.reload_failed(ReloadError::Unusable(path));
+    }
+
+    fn recv_from_places(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(Reload { reader: Reader::Places(child, out), config: Some(config), places, .. }) =
+                &mut self.reload
+            else {
+                return;
+            };
+            out.flush(&child.channel);
+            let message = match child.channel.try_recv() {
+                Ok(received) => received.message,
+                Err(e) if e.is_transient() => return,
+                Err(RecvError::Closed) => return self.reader_failed(ChildError::EndedEarly),
+                Err(e) => return self.reader_failed(ChildError::Recv(e)),
+            };
+            match places.take(message, config) {
+                Ok(None) => {}
+                Ok(Some(good)) => return self.places_known(good),
+                Err(why) => return self.reader_failed(why),
+            }
+        }
+    }
+
+    /// All is known: can it come into force without a restart?
+    fn places_known(&mut self, good: bool) {
+        let Some(reload) = &mut self.reload else { return };
+        let texts = [&mut reload.places.warnings, &mut reload.places.errors].map(std::mem::take);
+        texts.into_iter().flatten().for_each(|text| reload.note(text));
+        let (true, Some(config)) = (good, reload.config.take()) else { return self.not_usable() };
+        let mut settings = Settings::new(&config, &reload.places.seen);
         // The user who started the daemon stays a controller, though the daemon's user has changed.
         settings.listen.controllers.clone_from(&self.settings.listen.controllers);
-        // The sandbox is the start's for as long as the daemon runs.
-        settings.granted.clone_from(&self.settings.granted);
-        let possible = self.settings.may_become(&settings, &config);
+        let possible = self.settings.may_become(&settings);
         let change = match possible.and_then(|()| self.make_listeners(&settings)) {
             Ok(change) => change,
             Err(why) => return self.reload_failed(why),
@@ -139,7 +197,7 @@ impl Parent {
         // They wait with the limits and directories of before.
         self.recall(|_| true);
         self.metrics.reload(false);
-        for note in &reload.notes {
+        for note in &reload.places.notes {
             self.log.line(Level::Info, "place", &[("note", &escape(note.as_bytes()))]);
         }
         self.log.line(Level::Info, "reload", &[("result", &"ok"), ("file", &escape(&self.files.path))]);
@@ -171,14 +229,13 @@ impl Parent {
     /// Ends a reload that takes too long.
     pub(super) fn expire_reload(&mut self) {
         if self.reload.as_ref().is_some_and(|r| r.settings.is_none() && r.until <= Instant::now()) {
-            self.reload_failed(ChildError::TooLong);
+            self.reader_failed(ChildError::TooLong);
         }
     }
 
-    fn reload_failed(&mut self, why: impl Into<ReloadError>) {
-        let why = why.into();
+    fn reload_failed(&mut self, why: ReloadError) {
         let Some(mut reload) = self.reload.take() else { return };
-        reload.child.end();
+        reload.reader.end();
         self.metrics.reload(true);
         let mut logged = reload.lines.clone();
         bound(&mut logged, LOGGED_LINES, |more| {
@@ -211,9 +268,9 @@ impl Parent {
 impl Settings {
     /// Whether these settings can be followed by others while the daemon runs, or what needs a
     /// restart.
-    fn may_become(&self, next: &Settings, config: &Config) -> Result<(), ReloadError> {
+    fn may_become(&self, next: &Settings) -> Result<(), ReloadError> {
         let restart = |what| Err(ReloadError::Restart(what));
-        if self.user != next.user {
+        if self.accounts_named != next.accounts_named {
             return restart("user");
         }
         if self.enforcement != next.enforcement {
@@ -222,10 +279,6 @@ impl Settings {
         if self.log_to != next.log_to {
             return restart("log to");
         }
-        let granted = |path: &Path| path.ancestors().any(|above| self.granted.iter().any(|g| g == above));
-        match config.repositories.iter().find(|r| !granted(Path::new(r.place()))) {
-            Some(block) => Err(ReloadError::Outside(config.place(block.at), block.path.clone())),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

@@ -1,33 +1,62 @@
 //! A reload under way, as far as it is.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use libproto::message::parent::{ConfigToParent, LoadConfig, OwnDirectory, ParentToConfig};
+use libproto::message::parent::{ConfigToParent, LoadConfig, ParentToConfig, ParentToPlaces, PlacesToParent};
+use libproto::states::Role;
+use nix::poll::PollFlags;
 
 use super::listeners::Change;
+use super::outbox::Outbox;
+use super::places::Said;
 use super::settings::Settings;
+use super::spawners::Child;
 use crate::conf::files::Most;
 use crate::conf::items::Assembler;
 use crate::conf::model::Config;
-use crate::os::spawn::Child;
 
 /// Longest that reading a configuration may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Most lines about errors and warnings that `config` sends, and that gotctl prints.
 const LINES: usize = Most::OF_START.lines();
 
+/// The process that is at work for a reload: one after the other.
+pub enum Reader {
+    /// Reads the files.
+    Config(Child<ParentToConfig, ConfigToParent>),
+    /// Walks to the places, once it has been told all of the configuration.
+    Places(Child<ParentToPlaces, PlacesToParent>, Outbox),
+}
+
+impl Reader {
+    /// Its role.
+    pub fn role(&self) -> Role {
+        match self {
+            Reader::Config(_) => Role::Config,
+            Reader::Places(..) => Role::Places,
+        }
+    }
+
+    /// Ends it.
+    pub fn end(&self) {
+        match self {
+            Reader::Config(child) => child.end(),
+            Reader::Places(child, _) => child.end(),
+        }
+    }
+}
+
 /// A reload under way.
 pub struct Reload {
-    /// The process that reads.
-    pub child: Child<ParentToConfig, ConfigToParent>,
+    /// The process that is at work.
+    pub reader: Reader,
     /// What it has sent.
     pub assembler: Assembler,
     /// The configuration, once it is whole.
     pub config: Option<Config>,
-    /// Directories with a block of their own.
-    pub seen: Vec<OwnDirectory>,
-    /// For the log, when all is well.
-    pub notes: Vec<String>,
+    /// What is known of its places.
+    pub places: Said,
     /// Warnings and errors, for whoever asked.
     pub lines: Vec<String>,
     /// Whether there were errors.
@@ -50,11 +79,10 @@ impl Reload {
         files: LoadConfig,
     ) -> Reload {
         Reload {
-            child,
+            reader: Reader::Config(child),
             assembler: Assembler::default(),
             config: None,
-            seen: Vec::new(),
-            notes: Vec::new(),
+            places: Said::default(),
             lines: Vec::new(),
             errors: false,
             asked_by,
@@ -64,9 +92,15 @@ impl Reload {
         }
     }
 
-    /// The process that reads, as long as it is of interest.
-    pub fn config(&self) -> Option<&Child<ParentToConfig, ConfigToParent>> {
-        self.settings.is_none().then_some(&self.child)
+    /// The link to the process that is at work, as long as it is of interest, and what to poll it
+    /// for.
+    pub fn link(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match &self.reader {
+            _ if self.settings.is_some() => None,
+            Reader::Config(child) => Some((child.channel.as_fd(), PollFlags::POLLIN)),
+            Reader::Places(child, out) if out.is_empty() => Some((child.channel.as_fd(), PollFlags::POLLIN)),
+            Reader::Places(child, _) => Some((child.channel.as_fd(), PollFlags::POLLIN | PollFlags::POLLOUT)),
+        }
     }
 
     /// Notes a warning or an error.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use libproto::message::client::ClientKind;
-use libproto::message::parent::{Peer, RefReport, Refusals};
+use libproto::message::parent::{Ending, Peer, RefReport, Refusals};
 use libproto::names::escape;
 use libproto::refusal::Refusal;
 
@@ -11,7 +11,7 @@ use super::Parent;
 use super::metrics::Ended;
 use super::session::Session;
 use super::session::phase::Connection;
-use super::session::process::{Ending, Process};
+use super::session::process::Process;
 use crate::os::log::Level;
 
 impl Parent {

@@ -71,11 +71,8 @@ pub struct Settings {
     /// `log verbose`.
     pub log_verbose: bool,
     /// What cannot change without a restart: `user`, `log to`.
-    pub(super) user: String,
+    pub(super) accounts_named: [String; 3],
     pub(super) log_to: LogTo,
-    /// Directories in which all repositories must be, because the sandbox of the parent has no
-    /// others.
-    pub(super) granted: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -117,12 +114,11 @@ impl Settings {
     pub(super) fn new(config: &Config, seen: &[OwnDirectory]) -> Settings {
         let limits = &config.limits;
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let granted = granted(config, seen);
         let bytes = |paths: Vec<PathBuf>| -> Vec<Vec<u8>> {
             paths.into_iter().map(|path| path.into_os_string().into_vec()).collect()
         };
         let repo = RepoStart {
-            granted: bytes(granted.clone()),
+            granted: bytes(granted(config, seen)),
             memory: limits.get(Limit::ProcessMemory),
             threads: u8::try_from(threads.min(4)).unwrap_or(1),
             strangers: false,
@@ -163,17 +159,21 @@ impl Settings {
             users: uids.collect(),
             named: named.collect(),
             repository_names: repository_names(config),
-            enforcement: match config.sandbox {
-                Sandbox::Required => Enforcement::Required,
-                Sandbox::BestEffort => Enforcement::BestEffort,
-            },
+            enforcement: enforcement(config),
             limits: limits.clone(),
             set: SetLimits::of(config),
             log_verbose: config.log_verbose,
-            user: config.user_name().to_owned(),
+            accounts_named: accounts_named(config),
             log_to: config.log_to,
-            granted,
         }
+    }
+}
+
+/// `sandbox`.
+pub(super) fn enforcement(config: &Config) -> Enforcement {
+    match config.sandbox {
+        Sandbox::Required => Enforcement::Required,
+        Sandbox::BestEffort => Enforcement::BestEffort,
     }
 }
 
@@ -241,6 +241,18 @@ fn repository_names(config: &Config) -> Vec<String> {
         }
     });
     names.collect()
+}
+
+/// Who `user` says that the daemon runs as.
+fn accounts_named(config: &Config) -> [String; 3] {
+    let name = |user: &Option<model::User>, default: &str| {
+        user.as_ref().map_or(default, |user| user.name.as_str()).to_owned()
+    };
+    [
+        config.user_name().to_owned(),
+        name(&config.client, model::DEFAULT_CLIENT),
+        name(&config.daemon, model::DEFAULT_DAEMON),
+    ]
 }
 
 fn count(n: usize) -> u32 {

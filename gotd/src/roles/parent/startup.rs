@@ -1,5 +1,5 @@
-//! From the command line to a running daemon: configuration, sockets, the loss of privilege, the
-//! sandbox, and the processes that live as long as the daemon.
+//! From the command line to a running daemon: configuration, spawners, sockets, the loss of
+//! privilege, the sandbox, and the processes that live as long as the daemon.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,41 +9,42 @@ use std::time::Instant;
 
 use libproto::channel::{Channel, Message, RecvError};
 use libproto::message::parent::{
-    AuthToParent, ConfigToParent, ListenToParent, LoadConfig, OwnDirectory, ParentToAuth, ParentToConfig,
-    ParentToListen, Pool,
+    AuthToParent, ConfigToParent, ListenToParent, LoadConfig, Order, ParentToAuth, ParentToConfig,
+    ParentToListen, ParentToPlaces, PlacesToParent, Pool,
 };
 use libproto::names::escape;
-use libproto::states::Role;
-use libsandbox::{Access, Promise, Promises, ResourceLimits, Stage, Visible};
+use libproto::states::{Account, Role};
+use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::sys::signal::Signal;
 
+use super::accounts::Accounts;
 use super::bind::{Passed, bind, passed_count, passed_sockets};
 use super::checked::Checked;
 use super::detach::{detach, ready};
 use super::error::{ChildError, StartupError};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
+use super::places::Said;
 use super::sd_notify::Manager;
 use super::session::table::SessionTable;
-use super::settings::Settings;
-use super::signals::catch_signals;
+use super::settings::{Settings, enforcement};
+use super::spawners::{Child, Spawners};
 use super::stderr::{StderrPipes, last_words};
 use super::{Parent, same_build};
+use crate::conf::files::DEFAULT_SECRETS;
 use crate::conf::items::{Assembler, Audience, send};
-use crate::conf::model::{self, Config, LogTo};
+use crate::conf::model::{Config, LogTo};
 use crate::os::error::SystemError;
 use crate::os::log::{Level, Log};
-use crate::os::spawn::{Child, Starter};
+use crate::os::spawn::{Started, Starter};
+use crate::os::{credentials, signals};
 
-/// At work. On Linux the filter also holds what the children need, since they inherit it.
-pub const WORK: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Proc, Promise::Exec, Promise::Sendfd, Promise::Recvfd]);
+/// At work.
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Pair]);
 /// Bytes of memory that the parent may take: the configuration, and some kilobytes for each
 /// session.
 const MEMORY: u64 = 1 << 30;
-/// What the children need of the system, for reading: name services and time zones.
-const SYSTEM_PATHS: [&str; 2] = ["/etc", "/usr/share/zoneinfo"];
 
 /// The command line.
 #[derive(Debug, Clone)]
@@ -102,7 +103,7 @@ pub fn run(options: &DaemonOptions) -> Result<(), StartupError> {
     }
     let files = files(options)?;
     let loaded = load(&starter, &files, options.check);
-    let Loaded { config, seen, notes, warnings } = loaded?;
+    let Loaded { mut config, mut warnings } = loaded?;
     if options.check {
         // A second -v shows the configuration itself, with includes, macros and defaults resolved.
         if options.verbose > 1 {
@@ -111,25 +112,37 @@ pub fn run(options: &DaemonOptions) -> Result<(), StartupError> {
         println!("configuration OK");
         return Ok(());
     }
-    let mut settings = Settings::new(&config, &seen);
-    let report = libsandbox::check_platform(settings.enforcement)?;
+    let enforcement = enforcement(&config);
+    let report = libsandbox::check_platform(enforcement)?;
     let verbose = options.verbose > 0 || config.log_verbose;
     let mut log = open_log(&config, options, verbose);
-    log_findings(&mut log, &report.warnings, &warnings, &notes, options);
     let quick = starter.quicken().unwrap_or_else(|why| {
         log.line(Level::Warning, "not used", &[("why", &why)]);
         false
     });
     raise_descriptor_limit();
-    limit_memory();
-    let signals = catch_signals().map_err(|e| SystemError::Io("signals", e))?;
+    crate::os::system::limit_memory(MEMORY);
+    let signals = signals::catch(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
+        .map_err(|e| SystemError::Io("signals", e))?;
+    let accounts = accounts(&config, &files)?;
+    let mut stderr_pipes = StderrPipes::default();
+    let mut spawners = start_spawners(&starter, &accounts, enforcement, &mut stderr_pipes)?;
+    let places = places(&mut spawners, &mut config)?;
+    warnings.extend(places.warnings);
+    log_findings(&mut log, &report.warnings, &warnings, &places.notes, options);
+    if let Some(why) = accounts.one.as_ref().filter(|_| accounts.get(Account::Daemon).is_some()) {
+        log.line(Level::Warning, "accounts", &[("warning", why)]);
+    }
+    let mut settings = Settings::new(&config, &places.seen);
     let bound = bind(&starter, &settings, passed)?;
     let takes_descriptors = warn_of_descriptors(&mut log, &bound.2);
     let manager = Manager::of_environment();
     settings.pools.retain(|(pool, _)| bound.1.has(*pool));
-    drop_privilege(&config)?;
-    restrict(&starter, &settings, options)?;
-    let mut parent = connect_roles(starter, log, settings, signals, bound, &config, files)?;
+    // From here on nothing but `sockets` has a privilege.
+    credentials::take_on(accounts.get(Account::Daemon))?;
+    restrict(enforcement)?;
+    let mut parent = connect_roles((spawners, stderr_pipes), log, settings, signals, bound, &config, files)?;
+    parent.one_uid = accounts.one;
     parent.verbose = options.verbose > 0;
     parent.takes_descriptors = takes_descriptors;
     parent.log.line(
@@ -144,7 +157,7 @@ pub fn run(options: &DaemonOptions) -> Result<(), StartupError> {
         ],
     );
     if options.detached {
-        ready(&parent.starter);
+        ready(&starter);
         parent.log.stderr_moved();
     }
     manager.ready();
@@ -207,11 +220,9 @@ fn files(options: &DaemonOptions) -> Result<LoadConfig, StartupError> {
     })
 }
 
-/// A configuration, and what role `config` found of its directories.
+/// A configuration that was read.
 struct Loaded {
     config: Config,
-    seen: Vec<OwnDirectory>,
-    notes: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -219,7 +230,7 @@ struct Loaded {
 /// the notes.
 fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, StartupError> {
     let failed = |e| no_child(Role::Config, e);
-    let child: Child<ParentToConfig, ConfigToParent> =
+    let child: Started<ParentToConfig, ConfigToParent> =
         starter.start(Role::Config, &[], &[]).map_err(|e| failed(ChildError::Start(e)))?;
     let message = match asks {
         true => ParentToConfig::Check(files.clone()),
@@ -227,7 +238,7 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Sta
     };
     child.channel.send(0, &message).map_err(|e| failed(ChildError::Send(e)))?;
     let (mut assembler, mut config) = (Assembler::default(), None);
-    let (mut errors, mut seen, mut notes, mut warnings) = (0usize, Vec::new(), Vec::new(), Vec::new());
+    let (mut errors, mut warnings) = (0usize, Vec::new());
     let good = loop {
         let received = match child.channel.recv() {
             Ok(received) => received,
@@ -244,9 +255,7 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Sta
             ConfigToParent::Item(item) => {
                 config = assembler.item(&item).map_err(|e| failed(ChildError::Item(e)))?;
             }
-            ConfigToParent::OwnBlocks(blocks) => seen.extend(blocks),
-            ConfigToParent::Note(text) if asks => eprintln!("{text}"),
-            ConfigToParent::Note(text) => notes.push(text),
+            ConfigToParent::Note(text) => eprintln!("{text}"),
             ConfigToParent::Warning(text) if asks => eprintln!("{text}"),
             ConfigToParent::Warning(text) => warnings.push(text),
             ConfigToParent::Error(text) => {
@@ -262,7 +271,7 @@ fn load(starter: &Starter, files: &LoadConfig, asks: bool) -> Result<Loaded, Sta
         let path = OsStr::from_bytes(&files.path).into();
         return Err(StartupError::Unusable { path, checked: asks });
     }
-    let loaded = config.map(|config| Loaded { config, seen, notes, warnings });
+    let loaded = config.map(|config| Loaded { config, warnings });
     loaded.ok_or_else(|| failed(ChildError::EndedEarly))
 }
 
@@ -273,65 +282,63 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The parent's own memory. Its children begin with the same, and each sets its own: so only the
-/// lower of the two limits is set.
-fn limit_memory() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_DATA) {
-        let _ = setrlimit(Resource::RLIMIT_DATA, hard.min(MEMORY), hard);
-    }
+/// The accounts, with those groups by which a reload can read the files.
+fn accounts(config: &Config, files: &LoadConfig) -> Result<Accounts, StartupError> {
+    let secrets = std::str::from_utf8(&files.secrets).ok().filter(|path| !path.is_empty());
+    let secrets = secrets.unwrap_or(DEFAULT_SECRETS);
+    let files: Vec<&str> = config.files.iter().map(String::as_str).chain([secrets]).collect();
+    Accounts::of(config, &files)
 }
 
-/// From here on nothing but `sockets` has a privilege. Started as an ordinary user there is none to
-/// drop.
-fn drop_privilege(config: &Config) -> Result<(), StartupError> {
-    if !nix::unistd::geteuid().is_root() {
-        // It may have been started with the one capability that `sockets` needs.
-        crate::os::system::keep_capabilities(0).map_err(|e| SystemError::Io("capabilities", e))?;
-        return Ok(());
+fn start_spawners(
+    starter: &Starter,
+    accounts: &Accounts,
+    enforcement: Enforcement,
+    stderr_pipes: &mut StderrPipes,
+) -> Result<Spawners, StartupError> {
+    let mut spawners = Spawners::default();
+    for account in Account::ALL {
+        let credentials = accounts.get(account).cloned();
+        let (number, pid, stderr) =
+            spawners.add(starter, account, credentials, enforcement).map_err(StartupError::Spawner)?;
+        stderr_pipes.watch(number, Role::Spawner, &stderr);
+        stderr_pipes.started(number, pid);
     }
-    let name = config.user.as_ref().map_or(model::DEFAULT_USER, |user| user.name.as_str());
-    let ids = match config.user.as_ref().and_then(|user| user.ids) {
-        Some(ids) => ids,
-        None => nix::unistd::User::from_name(name)
-            .ok()
-            .flatten()
-            .map(|user| (user.uid.as_raw(), user.gid.as_raw()))
-            .ok_or_else(|| StartupError::NoUser(name.to_owned()))?,
+    Ok(spawners)
+}
+
+/// Has role `places` walk to the places of the configuration.
+fn places(spawners: &mut Spawners, config: &mut Config) -> Result<Said, StartupError> {
+    let failed = |e| no_child(Role::Places, e);
+    let child: Child<ParentToPlaces, PlacesToParent> =
+        spawners.start(Order::of(Role::Places), Vec::new()).map_err(|e| failed(ChildError::Start(e)))?;
+    let mut tell = |batch| -> Result<(), ChildError> {
+        child.channel.send(0, &ParentToPlaces::Item(batch)).map_err(ChildError::Send)
     };
-    let (uid, gid) = (Uid::from_raw(ids.0), Gid::from_raw(ids.1));
-    if uid.is_root() {
-        return Err(StartupError::RootUser);
+    send(config, Audience::Parent, &mut tell)
+        .map_err(|e| StartupError::Child(Role::Places, e, last_words(&child.stderr)))?;
+    let mut said = Said::default();
+    let good = loop {
+        let message = greeting(&child)?;
+        if let Some(good) = said.take(message, config).map_err(failed)? {
+            break good;
+        }
+    };
+    said.errors.iter().for_each(|text| eprintln!("{text}"));
+    if good {
+        return Ok(said);
     }
-    setgroups(&[gid]).map_err(|e| SystemError::Call("setgroups", e))?;
-    setresgid(gid, gid, gid).map_err(|e| SystemError::Call("setresgid", e))?;
-    setresuid(uid, uid, uid).map_err(|e| SystemError::Call("setresuid", e))?;
-    Ok(())
+    said.warnings.iter().for_each(|text| eprintln!("{text}"));
+    let path = config.files.first().map(PathBuf::from).unwrap_or_default();
+    Err(StartupError::Unusable { path, checked: false })
 }
 
-/// The parent's own sandbox, which holds for all its children.
-fn restrict(starter: &Starter, settings: &Settings, options: &DaemonOptions) -> Result<(), StartupError> {
-    libsandbox::harden_process("parent")?;
-    let mut named: Vec<(PathBuf, Access)> = libsandbox::loader_paths();
-    named.extend(SYSTEM_PATHS.iter().map(|path| (PathBuf::from(path), Access::READ)));
-    for file in [Some(&options.config), options.secrets.as_ref()].into_iter().flatten() {
-        let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        named.push((directory.to_owned(), Access::READ));
-    }
-    named.retain(|(path, _)| path.exists());
-    let mut visible: Vec<Visible<'_>> =
-        named.iter().map(|(path, access)| Visible::named(path, *access)).collect();
-    let granted = crate::repo::find::visible(&settings.granted);
-    for (path, directory) in &granted {
-        visible.push(Visible::opened(directory.as_fd(), path, Access::READ_WRITE_CREATE));
-    }
-    #[cfg(target_os = "linux")]
-    for binary in starter.binaries() {
-        visible.push(Visible::opened(binary, Path::new("/proc/self/exe"), Access::EXECUTE));
-    }
-    let enforcement = settings.enforcement;
+/// The parent's own sandbox: it opens nothing and starts nothing any more.
+fn restrict(enforcement: Enforcement) -> Result<(), StartupError> {
+    libsandbox::harden_process(Role::Parent.name())?;
     libsandbox::enter(&Stage {
         promises: WORK,
-        paths: Some(&visible),
+        paths: Some(&[]),
         limits: ResourceLimits::UNCHANGED,
         enforcement,
     })?;
@@ -340,7 +347,7 @@ fn restrict(starter: &Starter, settings: &Settings, options: &DaemonOptions) -> 
 
 /// Starts `listen` and `auth` and tells them what they need.
 fn connect_roles(
-    starter: Starter,
+    (mut spawners, mut stderr_pipes): (Spawners, StderrPipes),
     log: Log,
     settings: Settings,
     signals: std::os::unix::net::UnixStream,
@@ -348,19 +355,22 @@ fn connect_roles(
     config: &Config,
     files: LoadConfig,
 ) -> Result<Parent, StartupError> {
-    let flags = settings.flags();
-    let auth: Child<ParentToAuth, AuthToParent> =
-        starter.start(Role::Auth, &flags, &[]).map_err(|e| no_child(Role::Auth, ChildError::Start(e)))?;
+    let auth: Child<ParentToAuth, AuthToParent> = spawners
+        .start(Order::of(Role::Auth), Vec::new())
+        .map_err(|e| no_child(Role::Auth, ChildError::Start(e)))?;
     let listen: Child<ParentToListen, ListenToParent> =
-        starter.start(Role::Listen, &flags, &[]).map_err(|e| no_child(Role::Listen, ChildError::Start(e)))?;
+        spawners
+            .start(Order::of(Role::Listen), Vec::new())
+            .map_err(|e| no_child(Role::Listen, ChildError::Start(e)))?;
     configure_auth(&auth, config)?;
     configure_listen(&listen, &settings, &listening)?;
-    let mut stderr_pipes = StderrPipes::default();
-    stderr_pipes.watch(sockets.pid, Role::Sockets, &sockets.stderr);
-    stderr_pipes.watch(auth.pid, Role::Auth, &auth.stderr);
-    stderr_pipes.watch(listen.pid, Role::Listen, &listen.stderr);
+    let number = spawners.next_number();
+    stderr_pipes.watch(number, Role::Sockets, &sockets.stderr);
+    stderr_pipes.started(number, sockets.pid.as_raw());
+    stderr_pipes.watch(auth.number(), Role::Auth, &auth.stderr);
+    stderr_pipes.watch(listen.number(), Role::Listen, &listen.stderr);
     Ok(Parent {
-        starter,
+        spawners,
         log,
         settings,
         signals,
@@ -386,6 +396,7 @@ fn connect_roles(
         pauses: super::pauses::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
+        one_uid: None,
     })
 }
 

@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use libproto::states::Role;
-use nix::unistd::Pid;
-
 use crate::os::log::{Level, Log};
+use libproto::states::Role;
 
 /// Bytes that one process may put into the log through its standard error.
 const COMPLAINT_BYTES: usize = 16 * 1024;
@@ -15,6 +13,8 @@ const COMPLAINT_LINES: usize = 100;
 
 struct StderrPipe {
     role: Role,
+    /// 0 until it is known.
+    pid: i32,
     fd: OwnedFd,
     rest: Vec<u8>,
     left: usize,
@@ -25,84 +25,93 @@ struct StderrPipe {
 /// The standard errors of all children: drained, bounded, escaped.
 #[derive(Default)]
 pub struct StderrPipes {
-    pipes: HashMap<Pid, StderrPipe>,
+    pipes: HashMap<u64, StderrPipe>,
 }
 
 impl StderrPipes {
-    /// Listens to a process. Its own descriptor stays with the child's record; this is a copy.
-    pub fn watch(&mut self, pid: Pid, role: Role, stderr: &OwnedFd) {
+    /// Listens to the process of this number. Its own descriptor stays with the child's record; this
+    /// is a copy.
+    pub fn watch(&mut self, number: u64, role: Role, stderr: &OwnedFd) {
         if let Ok(fd) = stderr.try_clone() {
             let (left, lines) = (COMPLAINT_BYTES, COMPLAINT_LINES);
-            self.pipes.insert(pid, StderrPipe { role, fd, rest: Vec::new(), left, lines, dropped: 0 });
+            self.pipes
+                .insert(number, StderrPipe { role, pid: 0, fd, rest: Vec::new(), left, lines, dropped: 0 });
+        }
+    }
+
+    /// What the system calls a process, for the log.
+    pub fn started(&mut self, number: u64, pid: i32) {
+        if let Some(pipe) = self.pipes.get_mut(&number) {
+            pipe.pid = pid;
         }
     }
 
     /// Descriptors to poll.
-    pub fn iter(&self) -> impl Iterator<Item = (Pid, BorrowedFd<'_>)> {
-        self.pipes.iter().map(|(pid, pipe)| (*pid, pipe.fd.as_fd()))
+    pub fn iter(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        self.pipes.iter().map(|(number, pipe)| (*number, pipe.fd.as_fd()))
     }
 
     /// Reads what a process wrote.
-    pub fn read(&mut self, pid: Pid, log: &mut Log) {
-        let Some(pipe) = self.pipes.get_mut(&pid) else { return };
+    pub fn read(&mut self, number: u64, log: &mut Log) {
+        let Some(pipe) = self.pipes.get_mut(&number) else { return };
         let mut buffer = [0; 4096];
         match nix::unistd::read(&pipe.fd, &mut buffer) {
             Ok(0) => {
-                pipe.log_lines(pid, log, true);
-                self.pipes.remove(&pid);
+                pipe.say(log, true);
+                self.pipes.remove(&number);
             }
-            Ok(n) => pipe.add(&buffer[..n], pid, log),
+            Ok(n) => pipe.hear(&buffer[..n], log),
             Err(_) => {}
         }
     }
 
     /// The process was reaped: what is left in its pipe, then no more.
-    pub fn end(&mut self, pid: Pid, log: &mut Log) {
+    pub fn end(&mut self, number: u64, log: &mut Log) {
         for _ in 0..32 {
-            if !self.pipes.contains_key(&pid) {
+            if !self.pipes.contains_key(&number) {
                 return;
             }
-            let before = self.pipes.get(&pid).map(|v| v.left + v.rest.len());
-            self.read(pid, log);
-            if before == self.pipes.get(&pid).map(|v| v.left + v.rest.len()) {
+            let before = self.pipes.get(&number).map(|v| v.left + v.rest.len());
+            self.read(number, log);
+            if before == self.pipes.get(&number).map(|v| v.left + v.rest.len()) {
                 break;
             }
         }
-        if let Some(mut pipe) = self.pipes.remove(&pid) {
-            pipe.log_lines(pid, log, true);
+        if let Some(mut pipe) = self.pipes.remove(&number) {
+            pipe.say(log, true);
         }
     }
 }
 
 impl StderrPipe {
-    fn add(&mut self, bytes: &[u8], pid: Pid, log: &mut Log) {
+    fn hear(&mut self, bytes: &[u8], log: &mut Log) {
         let taken = bytes.len().min(self.left);
         self.left -= taken;
         self.dropped += bytes.len() - taken;
         self.rest.extend_from_slice(&bytes[..taken]);
-        self.log_lines(pid, log, false);
+        self.say(log, false);
     }
 
     /// Logs whole lines; with `all` the rest too.
-    fn log_lines(&mut self, pid: Pid, log: &mut Log, all: bool) {
+    fn say(&mut self, log: &mut Log, all: bool) {
         while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
-            self.line(&line[..end], pid, log);
+            self.line(&line[..end], log);
         }
         if all {
             let rest = std::mem::take(&mut self.rest);
-            self.line(&rest, pid, log);
+            self.line(&rest, log);
             if self.dropped > 0 {
                 log.line(
                     Level::Warning,
                     self.role.name(),
-                    &[("pid", &pid), ("dropped-bytes", &std::mem::take(&mut self.dropped))],
+                    &[("pid", &self.pid), ("dropped-bytes", &std::mem::take(&mut self.dropped))],
                 );
             }
         }
     }
 
-    fn line(&mut self, line: &[u8], pid: Pid, log: &mut Log) {
+    fn line(&mut self, line: &[u8], log: &mut Log) {
         if self.lines == 0 {
             self.dropped += line.len();
         } else if !line.is_empty() {
@@ -110,7 +119,7 @@ impl StderrPipe {
             log.line(
                 Level::Warning,
                 self.role.name(),
-                &[("pid", &pid), ("says", &String::from_utf8_lossy(line))],
+                &[("pid", &self.pid), ("says", &String::from_utf8_lossy(line))],
             );
         }
     }
@@ -136,13 +145,14 @@ mod tests {
         let (_read, write) = nix::unistd::pipe().expect("a pipe");
         let mut pipe = StderrPipe {
             role: Role::Session,
+            pid: 1,
             fd: write,
             rest: Vec::new(),
             left: 16_000,
             lines: 3,
             dropped: 0,
         };
-        pipe.add(&b"xy\n".repeat(100), Pid::from_raw(1), &mut Log::stderr(false));
+        pipe.hear(&b"xy\n".repeat(100), &mut Log::stderr(false));
         assert_eq!((pipe.lines, pipe.dropped), (0, 97 * 2));
     }
 }

@@ -3,29 +3,30 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
 use libgit::HashKind;
 use libproto::channel::Channel;
 use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    ClientHello, FetchRules, FoundAt, GitAsk, Opened, ParentToRepo, ParentToSession, Peer, Permit, Pool,
-    Question, RefReport, RepoAddress, RepoToParent, SessionToParent, Verdict,
+    ClientHello, Ending, FetchRules, FoundAt, GitAsk, Opened, ParentToRepo, ParentToSession, ParentToSpawner,
+    Peer, Permit, Pool, Question, RefReport, RepoAddress, RepoToParent, SessionToParent, SpawnerToParent,
+    Verdict,
 };
 use libproto::names::RepoName;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
 
 use super::queue::{Turn, Work};
 use super::session::Session;
 use super::session::grant::RepoLocation;
 use super::session::phase::Connection;
-use super::session::process::{Ending, Process};
+use super::session::process::Process;
 use super::settings::Settings;
 use super::*;
 use crate::conf::model::Config;
-use crate::os::spawn;
+use crate::os::spawn::{self, Started};
+
+/// A spawner's end of its link.
+type Spawner = Channel<SpawnerToParent, ParentToSpawner>;
 
 /// Ends of the links that the test holds.
 struct Forged {
@@ -33,28 +34,28 @@ struct Forged {
     auth: Channel<AuthToParent, ParentToAuth>,
     session: Channel<SessionToParent, ParentToSession>,
     repo: Channel<RepoToParent, ParentToRepo>,
-    /// Processes in place of the session's two.
-    pids: [Pid; 2],
+    /// The spawners of the session's two processes.
+    spawners: [Spawner; 2],
     number: u64,
 }
 
-/// A process that does nothing, and our end of its link.
-fn child<S, R>(role: Role) -> (Child<S, R>, OwnedFd) {
-    #[allow(clippy::zombie_processes, reason = "reaped by its id, as the parent reaps")]
-    let process = Command::new("sleep").arg("60").spawn().expect("starts");
-    let pid = Pid::from_raw(i32::try_from(process.id()).expect("fits"));
-    let (ours, theirs) = spawn::pair().expect("a pair");
-    let (stderr, _) = nix::unistd::pipe().expect("a pipe");
-    (Child { pid, role, channel: ours.into(), stderr }, theirs)
+/// A process that was never started, our end of its link, and the spawner's end of its.
+fn child<S, R>(role: Role) -> (Child<S, R>, OwnedFd, Spawner) {
+    static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1 << 32);
+    Child::forged(role, NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
 
 /// A parent with one session whose processes have greeted, offered to `listen`.
 fn parent() -> (Parent, Forged) {
-    let (sockets, _) = child(Role::Sockets);
-    let ((listen, listen_end), (auth, auth_end)) = (child(Role::Listen), child(Role::Auth));
-    let ((session, session_end), (repo, repo_end)) = (child(Role::Session), child(Role::Repository));
+    let (sockets, _) = spawn::pair().expect("a pair");
+    let (stderr, _) = nix::unistd::pipe().expect("a pipe");
+    let sockets =
+        Started { pid: nix::unistd::Pid::this(), role: Role::Sockets, channel: sockets.into(), stderr };
+    let ((listen, listen_end, _), (auth, auth_end, _)) = (child(Role::Listen), child(Role::Auth));
+    let (session, session_end, session_spawner) = child(Role::Session);
+    let (repo, repo_end, repo_spawner) = child(Role::Repository);
     let mut parent = Parent {
-        starter: spawn::Starter::new().expect("opens its own binary"),
+        spawners: Spawners::default(),
         log: Log::stderr(false),
         settings: Settings::new(&Config::empty(), Default::default()),
         signals: UnixStream::pair().expect("a pair").0,
@@ -80,6 +81,7 @@ fn parent() -> (Parent, Forged) {
         pauses: pauses::Pauses::default(),
         unsound: None,
         takes_descriptors: false,
+        one_uid: None,
     };
     let number = parent.table.next_number();
     let forged = Forged {
@@ -87,7 +89,7 @@ fn parent() -> (Parent, Forged) {
         auth: auth_end.into(),
         session: session_end.into(),
         repo: repo_end.into(),
-        pids: [session.pid, repo.pid],
+        spawners: [session_spawner, repo_spawner],
         number,
     };
     let (listen_end, _) = spawn::pair().expect("a pair");
@@ -163,8 +165,8 @@ impl Forged {
     fn assert_ended(&self, parent: &mut Parent, why: &str) {
         let session = parent.table.get(self.number).expect("not reaped yet");
         assert_eq!(killed(session), Some(why));
-        for pid in self.pids {
-            assert_eq!(waitpid(pid, None).map(Ending::of), Ok(Some(Ending::Signal(9))));
+        for spawner in &self.spawners {
+            assert_eq!(spawner.try_recv().expect("an order").message, ParentToSpawner::Kill(()));
         }
     }
 }
@@ -183,25 +185,6 @@ fn references(parent: &mut Parent, number: u64) -> Option<u32> {
 fn open() -> RepoLocation {
     let at = FoundAt { path: b"/srv/git/demo.git".to_vec(), directories: vec![] };
     RepoLocation::Open(at, Opened { device: 1, inode: 2, hash: HashKind::Sha1 })
-}
-
-/// The processes of a test end with it.
-impl Drop for Forged {
-    fn drop(&mut self) {
-        for pid in self.pids {
-            let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
-        }
-    }
-}
-
-impl Drop for Parent {
-    fn drop(&mut self) {
-        for pid in [self.sockets.pid, self.listen.pid, self.auth.pid] {
-            let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
-        }
-    }
 }
 
 #[test]
@@ -299,9 +282,8 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     while parent.listen_out.is_empty() {
         parent.listen_out.send(&parent.listen.channel, 0, &ParentToListen::Over(()));
     }
-    let (session, session_end) = child(Role::Session);
-    let (repo, repo_end) = child(Role::Repository);
-    let pids = [session.pid, repo.pid];
+    let (session, session_end, _session_spawner) = child(Role::Session);
+    let (repo, repo_end, _repo_spawner) = child(Role::Repository);
     let session_end: Channel<SessionToParent, ParentToSession> = session_end.into();
     let repo_end: Channel<RepoToParent, ParentToRepo> = repo_end.into();
     let number = parent.table.next_number();
@@ -323,10 +305,6 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
         received
     });
     assert!(offered.take(100_000).any(|received| received.peer == number && received.fds.len() == 1));
-    for pid in pids {
-        let _ = kill(pid, Signal::SIGKILL);
-        let _ = waitpid(pid, None);
-    }
 }
 
 impl Forged {

@@ -1,10 +1,9 @@
 //! The third process of a push: starting `verify` with the ends that were kept for it, and its end.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use libproto::message::parent::{
-    ParentToRepo, ParentToVerify, VerifyStart, VerifyToParent, VerifyToParentKind,
+    Ending, ParentToRepo, ParentToVerify, VerifyStart, VerifyToParent, VerifyToParentKind,
 };
 use libproto::states::{JobState, Role, StateTable, VERIFY_TO_PARENT};
 
@@ -13,7 +12,7 @@ use super::job::{JobOf, JobReply, JobRole};
 use super::queue::Work;
 use super::session::Session;
 use super::session::grant::{Grant, RepoLocation};
-use super::session::process::{Ending, Process};
+use super::session::process::Process;
 
 /// Role `verify`. Its limits are its session's: it has no time of its own.
 #[derive(Debug)]
@@ -81,8 +80,7 @@ impl Parent {
             found: found.clone(),
             place: at.path.clone(),
         };
-        let fds = ends.each_ref().map(AsFd::as_fd);
-        let started = self.start_job::<Verify>(number, &fds, &ParentToVerify::Start(start)).ok();
+        let started = self.start_job::<Verify>(number, ends.into(), &ParentToVerify::Start(start)).ok();
         let told = started.as_ref().is_some_and(|(_, told)| *told);
         let grant = self.table.get(number).and_then(Session::grant_mut);
         if let (Some((job, _)), Some(grant)) = (started, grant) {

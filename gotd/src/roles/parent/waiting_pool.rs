@@ -1,9 +1,9 @@
 //! Waiting sessions: starting them ahead of time, and offering them to `listen`.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use libproto::message::parent::{ParentToListen, ParentToRepo, ParentToSession, Pool, RepoStart};
+use libproto::message::parent::{Order, ParentToListen, ParentToRepo, ParentToSession, Pool, RepoStart};
 use libproto::states::{RepoState, Role, SessionState};
 
 use super::Parent;
@@ -11,7 +11,6 @@ use super::session::phase::Connection;
 use super::session::{RepoChild, Session, SessionChild, VerifyEnds};
 use crate::os::log::Level;
 use crate::os::spawn::{self, ClientPipes};
-use crate::roles;
 
 /// The sockets and pipes that join the processes of one session. They are made before the processes
 /// start.
@@ -28,8 +27,9 @@ impl Links {
     /// For a client of the unix socket with two pipes; for one of git:// with a link on which
     /// `listen` gives the connection to the repository process as well.
     ///
-    /// The parent closes its copies of the pipes' ends as soon as both processes are started,
-    /// before any client has one. No process that serves more than one session holds an end. The
+    /// The parent closes its copies of the pipes' ends as soon as its spawners have them. The
+    /// spawners close theirs before they say that a process was started, and before that no client
+    /// has one. No process that serves more than one session holds an end. The
     /// reason: closing an end of a pipe waits, even beyond SIGKILL, for a read or write at the
     /// other end, and a client can make that last for ever with memory of its choice, such as a
     /// mapped file of a dead server. The repository process has the copy for `verify`.
@@ -57,10 +57,6 @@ impl Links {
     }
 }
 
-fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
-    fds.iter().map(AsFd::as_fd).collect()
-}
-
 impl Parent {
     /// Starts sessions until enough are waiting.
     pub(super) fn refill(&mut self) {
@@ -85,22 +81,18 @@ impl Parent {
 
     fn start_session(&mut self, pool: Pool) -> std::io::Result<()> {
         let number = self.table.next_number();
-        let links = Links::new(pool)?;
-        let mut flags = self.settings.flags();
-        if pool == Pool::Tcp {
-            flags.push(roles::GIT);
-        }
-        let session: SessionChild = self.starter.start(Role::Session, &flags, &borrowed(&links.session))?;
-        let repo: RepoChild = match self.starter.start(Role::Repository, &flags, &borrowed(&links.repo)) {
+        let Links { session, repo, verify, listen } = Links::new(pool)?;
+        let order = |role| Order { role, git: pool == Pool::Tcp };
+        let session: SessionChild = self.spawners.start(order(Role::Session), session)?;
+        let repo: RepoChild = match self.spawners.start(order(Role::Repository), repo) {
             Ok(repo) => repo,
             Err(e) => {
                 session.end();
                 return Err(e);
             }
         };
-        let Links { verify, listen, .. } = links;
-        self.stderr_pipes.watch(session.pid, Role::Session, &session.stderr);
-        self.stderr_pipes.watch(repo.pid, Role::Repository, &repo.stderr);
+        self.stderr_pipes.watch(session.number(), Role::Session, &session.stderr);
+        self.stderr_pipes.watch(repo.number(), Role::Repository, &repo.stderr);
         let _ = session.channel.try_send(number, &ParentToSession::Start(self.settings.session.clone()));
         let start = RepoStart { strangers: pool == Pool::Tcp, ..self.settings.repo.clone() };
         let _ = repo.channel.try_send(number, &ParentToRepo::Start(start));
@@ -108,12 +100,14 @@ impl Parent {
         Ok(())
     }
 
-    /// Offers a session to `listen` once both of its processes have greeted.
+    /// Offers a session to `listen` once both of its processes have greeted, and their spawners have
+    /// said that they were started.
     pub(super) fn offer(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
         if session.state() != SessionState::Waiting
             || session.repo_state != RepoState::Waiting
             || session.killed.is_some()
+            || !session.processes().all(|process| process.pid().is_some())
         {
             return;
         }

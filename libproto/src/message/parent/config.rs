@@ -53,9 +53,7 @@ crate::messages! {
         4 => Error(String),
         /// All was sent: whether the configuration is good.
         5 => End(bool),
-        /// The directories of the blocks, as far as they exist; at most [`OWN_BLOCKS_MAX`] of them.
-        6 => OwnBlocks(Vec<OwnDirectory>),
-        /// Something about a place that an administrator may want to know.
-        7 => Note(String),
+        /// Something about a place that an administrator may want to know; of a check alone.
+        6 => Note(String),
     }
 }

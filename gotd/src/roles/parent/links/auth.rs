@@ -8,7 +8,7 @@ use nix::poll::PollFlags;
 
 use super::super::error::{Fatal, Loss};
 use super::super::session::grant::Grant;
-use super::super::{End, Parent, lost, selfservice, too_many};
+use super::super::{End, Parent, selfservice, too_many};
 use crate::os::log::Level;
 
 impl Parent {
@@ -20,7 +20,7 @@ impl Parent {
             let received = match self.auth.channel.try_recv() {
                 Ok(received) => received,
                 Err(e) if e.is_transient() => return None,
-                Err(e) => return Some(lost(self.auth.pid, Role::Auth, Loss::Recv(e))),
+                Err(e) => return Some(self.lost(self.auth.number(), Role::Auth, Loss::Recv(e))),
             };
             match received.message {
                 AuthToParent::Verdict(verdict) => self.decided(received.peer, verdict),

@@ -8,7 +8,7 @@ use nix::poll::PollFlags;
 
 use super::super::error::{Fatal, Loss};
 use super::super::session::phase::Connection;
-use super::super::{End, Parent, lost, report};
+use super::super::{End, Parent, report};
 use crate::os::log::Level;
 
 impl Parent {
@@ -20,7 +20,7 @@ impl Parent {
             let received = match self.listen.channel.try_recv() {
                 Ok(received) => received,
                 Err(e) if e.is_transient() => return None,
-                Err(e) => return Some(lost(self.listen.pid, Role::Listen, Loss::Recv(e))),
+                Err(e) => return Some(self.lost(self.listen.number(), Role::Listen, Loss::Recv(e))),
             };
             match received.message {
                 ListenToParent::Hello(_) => {

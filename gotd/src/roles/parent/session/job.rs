@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 use libproto::channel::{Channel, Message, SendError};
 use libproto::states::JobState;
 
-use crate::os::spawn::{Child, Ender};
+use super::super::spawners::{Child, Ender};
 
-/// A process that does one thing and ends. The parent knows it by its number; only its [`Ender`]
-/// knows what started it and its pid.
+/// A process that does one thing and ends.
 #[derive(Debug)]
 pub struct Job<S, R> {
-    number: u64,
     ender: Ender,
     /// The link to it.
     pub channel: Channel<S, R>,
@@ -26,10 +24,8 @@ pub struct Job<S, R> {
 }
 
 /// A job, whatever its role.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct AnyJob<'j> {
-    /// Never repeats while the daemon runs.
-    pub number: u64,
     /// How it is ended.
     pub ender: Ender,
     /// Its link, until its last word.
@@ -40,10 +36,10 @@ pub struct AnyJob<'j> {
 
 impl<S: Message, R: Message> Job<S, R> {
     /// Of a process that has just been started.
-    pub fn new(number: u64, child: Child<S, R>, patience: Option<Duration>) -> Job<S, R> {
+    pub fn new(child: Child<S, R>, patience: Option<Duration>) -> Job<S, R> {
         let (ender, until) = (child.ender(), patience.map(|patience| Instant::now() + patience));
         let Child { channel, stderr, .. } = child;
-        Job { number, ender, channel, _stderr: stderr, state: JobState::Starting, closed: false, until }
+        Job { ender, channel, _stderr: stderr, state: JobState::Starting, closed: false, until }
     }
 
     /// Whether it has said all that it had to.
@@ -65,6 +61,6 @@ impl<S: Message, R: Message> Job<S, R> {
     pub fn any(&self) -> AnyJob<'_> {
         // A link that has said its last word would report its end at once and for ever.
         let link = (!self.closed && !self.is_done()).then(|| self.channel.as_fd());
-        AnyJob { number: self.number, ender: self.ender, link, until: self.until }
+        AnyJob { ender: self.ender.clone(), link, until: self.until }
     }
 }

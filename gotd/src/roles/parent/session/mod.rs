@@ -26,7 +26,7 @@ use self::phase::{Connection, Phase};
 use self::process::Process;
 use self::shell::{Overview, Shell};
 use super::queue::Turn;
-use crate::os::spawn::Child;
+use super::spawners::Child;
 
 /// Processes that have not ended so long after they were killed hang in the kernel.
 const GIVEN_UP: Duration = Duration::from_secs(10);

@@ -15,7 +15,6 @@ const FIRST_ANSWER: Duration = Duration::from_millis(15);
 pub struct SessionTable {
     sessions: HashMap<u64, Session>,
     last: u64,
-    last_job: u64,
 }
 
 impl SessionTable {
@@ -23,12 +22,6 @@ impl SessionTable {
     pub fn next_number(&mut self) -> u64 {
         self.last = self.last.saturating_add(1);
         self.last
-    }
-
-    /// A number that no job ever had.
-    pub fn next_job(&mut self) -> u64 {
-        self.last_job = self.last_job.saturating_add(1);
-        self.last_job
     }
 
     /// Adds a session.
