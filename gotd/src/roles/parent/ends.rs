@@ -188,7 +188,9 @@ impl Parent {
     /// The end of a process that the daemon cannot do without. Its link ends a moment before its
     /// spawner can reap it, and only its status tells why.
     pub(super) fn lost(&mut self, process: u64, role: Role, why: Loss) -> End {
-        let why = self.spawners.await_end(process, REAP).map_or(why, Loss::Ended);
-        End::Lost(Fatal { role, why })
+        End::Lost(match self.spawners.await_end(process, REAP) {
+            Ok(ending) => Fatal { role, why: ending.map_or(why, Loss::Ended) },
+            Err(lost) => Fatal { role: Role::Spawner, why: Loss::Spawner(lost) },
+        })
     }
 }

@@ -287,18 +287,21 @@ impl Spawners {
 
     /// How a process ended whose link has, as soon as its spawner says so, at most this long. What
     /// else is said until then is lost: this is for the end of the daemon.
-    pub fn await_end(&mut self, number: u64, patience: Duration) -> Option<Ending> {
+    ///
+    /// # Errors
+    /// A spawner has ended, and has taken the process with it.
+    pub fn await_end(&mut self, number: u64, patience: Duration) -> Result<Option<Ending>, SpawnerLost> {
         let until = Instant::now() + patience;
         while Instant::now() < until {
-            for (ender, event) in self.recv().ok()? {
+            for (ender, event) in self.recv()? {
                 match event {
-                    Event::Ended(ending, _) if ender.number() == number => return Some(ending),
+                    Event::Ended(ending, _) if ender.number() == number => return Ok(Some(ending)),
                     _ => {}
                 }
             }
             self.wait(Duration::from_millis(20));
         }
-        None
+        Ok(None)
     }
 
     /// Has every spawner kill what it started and end, and waits until all have, at most this long.
