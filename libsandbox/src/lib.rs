@@ -68,9 +68,9 @@ pub use words::{Call, openbsd_calls, openbsd_words};
 /// number.
 pub const FORBIDDEN_STATUS: i32 = 159;
 
-/// The first thing each process does: no core dumps; on Linux no new privileges by exec, and not
-/// dumpable (so that no process of the same user can ptrace it or read its memory). `name` is what
-/// a forbidden call is reported under.
+/// The first thing each process does: no core dumps; on Linux no new privileges by exec, not
+/// dumpable (so that no process of the same user can ptrace it or read its memory), and the
+/// linker's tables read-only. `name` is what a forbidden call is reported under.
 pub fn harden_process(name: &'static str) -> Result<(), Error> {
     limits::no_core()?;
     system::harden_process(name)

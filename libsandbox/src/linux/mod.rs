@@ -8,6 +8,8 @@ mod calls;
 mod filter;
 mod landlock;
 mod lines;
+#[cfg(any(target_env = "musl", test))]
+mod relro;
 mod trap;
 
 use std::io::{self, Read};
@@ -22,6 +24,8 @@ use crate::{Access, Enforcement, Error, Promises, Report, Stage};
 pub(crate) fn harden_process(name: &'static str) -> Result<(), Error> {
     prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
     prctl("dumpable", libc::PR_SET_DUMPABLE, 0)?;
+    #[cfg(target_env = "musl")]
+    relro::protect()?;
     trap::set_name(name);
     trap::install()
 }

@@ -2,6 +2,7 @@
 //! daemon.
 
 mod directives;
+mod hardening;
 mod install;
 mod limits;
 mod limits_table;
