@@ -1,6 +1,7 @@
 //! gotd.conf and what is installed: names, rules, limits, and a new configuration for a running
 //! daemon.
 
+mod dependencies;
 mod directives;
 mod hardening;
 mod install;
