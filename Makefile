@@ -4,21 +4,29 @@ CARGO ?= cargo
 PROFILE ?= release
 BIN = $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 
-.PHONY: all build install uninstall deb run regress test lint man bench faults floods disk-full conformance c-gotd-suite debian-walk fuzz asan drawing clean install-test-tools
+.PHONY: all build install uninstall deb reproducible deny run regress test lint man bench faults floods disk-full conformance c-gotd-suite debian-walk fuzz asan drawing clean install-test-tools
 
 all: build
 
 build:
-	$(CARGO) build --workspace --locked --profile $(PROFILE)
-	@CARGO="$(CARGO)" sh dist/static.sh $(PROFILE)
+	@CARGO="$(CARGO)" sh dist/build.sh $(PROFILE)
 
 # DESTDIR and PREFIX say where; /usr/local by default. `make` comes first, as the user who has the compiler.
 install uninstall:
 	@BIN=$(BIN) sh dist/install.sh $@
 
-# A Debian package in target/, by dpkg-deb alone.
+# A Debian package in target/, by dpkg-deb alone, and beside it the list of what is linked (CycloneDX).
 deb: build
-	@BIN=$(BIN) sh dist/debian/deb.sh target
+	@BIN=$(BIN) CARGO="$(CARGO)" sh dist/debian/deb.sh target
+
+# Builds the last commit twice, in two directories and otherwise as two builders would, and compares programs and package.
+reproducible:
+	@CARGO="$(CARGO)" sh dist/reproducible.sh
+
+# Licences, sources and advisories of what is built; needs cargo-deny and, for advisories, a network. See doc/dev/releasing.md.
+deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "make deny: please install cargo-deny (cargo install --locked cargo-deny)" >&2; exit 1; }
+	$(CARGO) deny check
 
 # A demo: a scratch directory with a repository, gotd in the foreground as the present user.
 run:
@@ -43,19 +51,16 @@ man:
 
 # REPO=path of a bare repository. See regress/bench/README.md.
 bench: build
-	$(CARGO) build --release --locked -p regress --bin bench
 	GOTD_BIN=$(BIN) $(BIN)/bench --repo $(REPO) $(BENCHFLAGS)
 
 # Kills every process of a push at random moments; RUNS of them.
 RUNS ?= 500
 faults: build
-	$(CARGO) build --release --locked -p regress --bin faults
 	GOTD_BIN=$(BIN) $(BIN)/faults --runs $(RUNS)
 
 # What an honest client notices while others flood the daemon. `make floods FLOODFLAGS="--stranger 60"`: what one
 # stranger can cost it.
 floods: build
-	$(CARGO) build --release --locked -p regress --bin floods
 	GOTD_BIN=$(BIN) $(BIN)/floods $(FLOODFLAGS)
 
 # Fills small file systems at every stage of a push; mounts them in a mount namespace.

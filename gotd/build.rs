@@ -13,7 +13,7 @@ fn main() -> std::io::Result<()> {
     let mut hasher = DefaultHasher::new();
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
-        add(Path::new(source), &mut hasher)?;
+        add(Path::new(source), Path::new(source), &mut hasher)?;
     }
     let features = std::env::var_os("CARGO_FEATURE_ESCAPES").is_some();
     println!(
@@ -24,14 +24,21 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-fn add(path: &Path, hasher: &mut DefaultHasher) -> std::io::Result<()> {
+/// Adds a file, or all files below a directory in the order of their names. Name and length go with
+/// each, so that bytes which move from the end of a file to the start of the next change the number.
+pub fn add(root: &Path, path: &Path, hasher: &mut DefaultHasher) -> std::io::Result<()> {
     if !path.is_dir() {
-        hasher.write(&std::fs::read(path)?);
+        let bytes = std::fs::read(path)?;
+        let name = path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes();
+        for part in [name, bytes.as_slice()] {
+            hasher.write_u64(part.len() as u64);
+            hasher.write(part);
+        }
         return Ok(());
     }
     let entries: std::io::Result<Vec<PathBuf>> =
         std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect();
     let mut entries = entries?;
     entries.sort();
-    entries.iter().try_for_each(|entry| add(entry, hasher))
+    entries.iter().try_for_each(|entry| add(root, entry, hasher))
 }

@@ -7,8 +7,7 @@ sh -c 'mandoc -T lint -W warning man/*.[0-9]' || { echo "manual pages: not clean
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 # The binaries that the integration tests start.
-cargo build --workspace --locked --release --quiet
-sh dist/static.sh release
+sh dist/build.sh release --quiet
 GOTD_BIN=$(cd "$target/release" && pwd)
 export GOTD_BIN
 # The same binaries with attempts to get out of each sandbox, for one test; never to be installed.

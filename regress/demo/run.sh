@@ -20,8 +20,7 @@ case "$missing" in
 	fi
 	;;
 esac
-cargo build --release --locked -p gotd -p gotsh
-sh dist/static.sh release
+PACKAGES="-p gotd -p gotsh" sh dist/build.sh release
 bin=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/gotd-demo.XXXXXX")

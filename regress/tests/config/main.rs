@@ -7,6 +7,7 @@ mod hardening;
 mod install;
 mod limits;
 mod limits_table;
+mod release;
 mod reload;
 mod reload_listeners;
 mod sshd_lines;
