@@ -19,4 +19,5 @@ pub mod command;
 pub mod names;
 pub mod pktline;
 pub mod request;
+pub mod self_service;
 pub mod wire_error;

@@ -11,10 +11,11 @@
 use std::os::fd::AsFd;
 
 use libgit::{ObjectKind, RefName};
-use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve, Task};
+use libproto::message::parent::{OpenError, RepoInfo, RepoReport, RepoToParent, Serve};
 use libproto::message::rules::PushRules;
 use libproto::names::escape;
 use libproto::refusal::{Refusal, Rule};
+use libproto::self_service::Task;
 use librepo::dir::{Dir, EntryType};
 use librepo::fs_ops::Fs;
 use librepo::object::Commit;

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use libproto::channel::{self, Channel, Received};
 use libproto::message::parent::{
     Access, Build, FoundAt, ListenToSession, OpenError, ParentToRepo, RepoReport, RepoStart, RepoToParent,
-    Serve, Task,
+    Serve,
 };
 use libproto::message::repo::RepoToSession;
 use libproto::refusal::Refusal;
+use libproto::self_service::Task;
 use librepo::checked::{Checked, Seal};
 use librepo::dir::EntryType;
 use librepo::repository::{Opening, Options};

@@ -10,7 +10,6 @@
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
-use libgit::RefName;
 use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::command::{CommandError, Parameters, Service};
 use libproto::frame::MAX_FRAME;
@@ -20,10 +19,11 @@ use libproto::message::client::{
 };
 use libproto::message::parent::{
     Build, ClientHello, GitAsk, ListenToSession, ParentToSession, Pool, SessionReport, SessionStart,
-    SessionToParent, ShellAsk, ShellCommand,
+    SessionToParent, ShellAsk,
 };
 use libproto::names::{RepoName, escape};
 use libproto::refusal::Refusal;
+use libproto::self_service::{self, ShellCommand};
 use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -45,11 +45,6 @@ pub const SET_UP: Promises =
 
 type Listen = Channel<ListenToSession, ListenToSession>;
 type ClientSocket = Channel<SessionToClient, ClientToSession>;
-
-/// The answer to an unknown command.
-const SHELL_USAGE: &str = "usage: ssh host [list | info repository | head repository branch | describe repository text], or git with the name of a repository";
-/// Bytes of a description.
-const DESCRIPTION_MAX: usize = 500;
 
 /// What a session is given beside its links to `listen` and its repository process.
 #[derive(Debug)]
@@ -261,38 +256,12 @@ fn told_address(said: &[u8]) -> String {
 
 /// One request of self-service.
 fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> SessionReport {
-    let Some(command) = command(request.line.trim_ascii()) else {
-        return failed(Refusal::Usage(SHELL_USAGE.into()));
+    let Some(command) = ShellCommand::parse(request.line.trim_ascii()) else {
+        return failed(Refusal::Usage(self_service::USAGE.into()));
     };
     let ask = ShellAsk { command, told_address: told_address(&request.ssh_connection) };
     send(parent, &SessionToParent::Shell(ask));
     pass_on(parent, client)
-}
-
-/// Parses a line of self-service; `None`: it is no command.
-pub fn command(line: &[u8]) -> Option<ShellCommand> {
-    match line {
-        b"" => return Some(ShellCommand::Greet),
-        b"list" => return Some(ShellCommand::List),
-        _ => {}
-    }
-    let mut words = line.splitn(3, |b| *b == b' ');
-    if let Some(repository) = line.strip_prefix(b"info ") {
-        return Some(ShellCommand::Info(RepoName::parse(repository).ok()?));
-    }
-    let (word, repository, rest) = (words.next()?, words.next()?, words.next()?);
-    let repository = RepoName::parse(repository).ok()?;
-    match word {
-        b"head" => {
-            let name = [b"refs/heads/".as_slice(), rest].concat();
-            Some(ShellCommand::Head(repository, RefName::parse_for_update(&name).ok()?))
-        }
-        b"describe" if rest.len() <= DESCRIPTION_MAX => {
-            let text = std::str::from_utf8(rest).ok().filter(|text| !text.chars().any(char::is_control))?;
-            Some(ShellCommand::Describe(repository, text.to_owned()))
-        }
-        _ => None,
-    }
 }
 
 /// Passes the lines of an answer on.

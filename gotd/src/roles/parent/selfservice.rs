@@ -6,10 +6,11 @@
 
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
-    self as message, GitAsk, ParentToAuth, ParentToSession, RepoInfo, Seen, SeenRoot, Task, Who,
+    self as message, GitAsk, ParentToAuth, ParentToSession, RepoInfo, Seen, SeenRoot, Who,
 };
 use libproto::names::escape;
 use libproto::refusal::Refusal;
+use libproto::self_service::Task;
 
 use super::control::packed;
 use super::session::Session;

@@ -1,12 +1,13 @@
 //! What `parent` and a repository process say to each other.
 
-use libgit::{HashKind, RefName};
+use libgit::HashKind;
 use serde::{Deserialize, Serialize};
 
 use super::{Build, FetchRules, SessionStart};
 use crate::message::rules::PushRules;
 use crate::names::RepoName;
 use crate::refusal::Refusal;
+use crate::self_service::Task;
 
 /// The task of a repository process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,19 +42,6 @@ pub struct RepoStart {
     pub threads: u8,
     /// For strangers: users with an account come first where processors are short.
     pub strangers: bool,
-}
-
-/// What a repository process is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Task {
-    /// What its session says.
-    Git,
-    /// Tell about the repository.
-    Info,
-    /// Make HEAD name this branch.
-    Head(RefName),
-    /// Put this text in the file `description`.
-    Describe(String),
 }
 
 /// Processor time that a connection's negotiation may use, in milliseconds.

@@ -1,13 +1,14 @@
 //! What `parent` and a `session` say to each other.
 
-use libgit::{HashKind, RefName};
+use libgit::HashKind;
 use serde::{Deserialize, Serialize};
 
-use super::{Build, Task};
+use super::Build;
 use crate::command::Service;
 use crate::message::client::{ClientKind, ControlRequest};
 use crate::names::RepoName;
 use crate::refusal::Refusal;
+use crate::self_service::ShellCommand;
 
 /// Limits and times of one session, from gotd.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,52 +59,6 @@ pub struct GitAsk {
     pub protocol: u8,
     /// The address that the client says it comes from; empty when it says nothing.
     pub told_address: String,
-}
-
-/// A command of self-service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ShellCommand {
-    /// None: a greeting, and the repositories of this user.
-    Greet,
-    /// The repositories of this user.
-    List,
-    /// Describe a repository.
-    Info(RepoName),
-    /// Make HEAD of a repository name this branch.
-    Head(RepoName, RefName),
-    /// Give a repository this description, one line without control bytes.
-    Describe(RepoName, String),
-}
-
-impl ShellCommand {
-    /// The word for it, for log lines.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            ShellCommand::Greet => "greet",
-            ShellCommand::List => "list",
-            ShellCommand::Info(_) => "info",
-            ShellCommand::Head(..) => "head",
-            ShellCommand::Describe(..) => "describe",
-        }
-    }
-
-    /// The service whose permission this command needs.
-    pub const fn service(&self) -> Service {
-        match self {
-            ShellCommand::Greet | ShellCommand::List | ShellCommand::Info(_) => Service::UploadPack,
-            ShellCommand::Head(..) | ShellCommand::Describe(..) => Service::ReceivePack,
-        }
-    }
-
-    /// The repository that this is about, and what to do there.
-    pub fn task(&self) -> Option<(&RepoName, Task)> {
-        match self {
-            ShellCommand::Greet | ShellCommand::List => None,
-            ShellCommand::Info(repository) => Some((repository, Task::Info)),
-            ShellCommand::Head(repository, branch) => Some((repository, Task::Head(branch.clone()))),
-            ShellCommand::Describe(repository, text) => Some((repository, Task::Describe(text.clone()))),
-        }
-    }
 }
 
 /// A decoded request of self-service.

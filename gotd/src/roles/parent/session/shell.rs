@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use libproto::message::parent::{
-    GitAsk, ListToParent, MOST_LISTED, ParentToList, Permit, SeenRoot, ShellAsk, ShellCommand,
+    GitAsk, ListToParent, MOST_LISTED, ParentToList, Permit, SeenRoot, ShellAsk,
 };
+use libproto::self_service::ShellCommand;
 
 use super::super::outbox::Outbox;
 use super::grant::Grant;
