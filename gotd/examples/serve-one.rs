@@ -22,19 +22,7 @@ fn main() {
     let rules = FetchRules { reachable: any, any, filter: any };
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .expect("a socketpair");
-    let limits = SessionStart {
-        first_request: 30,
-        idle: 600,
-        work: 3600,
-        minimum_rate: 0,
-        rate_window: 60,
-        wants: 100_000,
-        haves: 1_000_000,
-        prefixes: 65_536,
-        shallows: 100_000,
-        commands: 20_000,
-        command_bytes: 16 << 20,
-    };
+    let limits = SessionStart { minimum_rate: 0, ..SessionStart::default() };
     let repository = open(path);
     let hash = repository.hash();
     let repo_limits = limits.clone();

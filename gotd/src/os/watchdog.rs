@@ -207,19 +207,7 @@ mod tests {
 
     #[test]
     fn what_is_said_when_something_lasts_too_long() {
-        let limits = SessionStart {
-            first_request: 30,
-            idle: 300,
-            work: 3600,
-            minimum_rate: 512,
-            rate_window: 60,
-            wants: 0,
-            haves: 0,
-            prefixes: 0,
-            shallows: 0,
-            commands: 0,
-            command_bytes: 0,
-        };
+        let limits = SessionStart::default();
         let words = Words::new(&limits, |said| said.to_string().into_bytes(), b"done".to_vec());
         for (said, text) in [
             (&words.first_request, "no request within 30 seconds (connection first request timeout)"),

@@ -146,7 +146,7 @@ impl Settings {
                 (Pool::Tcp, limits.size(Limit::WaitingGit)),
                 (Pool::Control, CONTROLS_WAITING),
             ],
-            session: session_limits(limits),
+            session: SessionStart::of(|limit| limits.get(limit)),
             repo,
             listen: listen_limits(limits),
             turns: rules(limits),
@@ -179,23 +179,6 @@ pub(super) fn enforcement(config: &Config) -> Enforcement {
 
 fn number(limits: &ConfiguredLimits, limit: Limit) -> u32 {
     u32::try_from(limits.get(limit)).unwrap_or(u32::MAX)
-}
-
-fn session_limits(limits: &ConfiguredLimits) -> SessionStart {
-    let number = |limit| number(limits, limit);
-    SessionStart {
-        first_request: number(Limit::FirstRequest),
-        idle: number(Limit::IdleTimeout),
-        work: number(Limit::RequestTimeout),
-        minimum_rate: number(Limit::MinimumRate),
-        rate_window: number(Limit::RateWindow),
-        wants: number(Limit::Wants),
-        haves: number(Limit::Haves),
-        prefixes: number(Limit::Prefixes),
-        shallows: number(Limit::Shallows),
-        commands: number(Limit::Commands),
-        command_bytes: limits.get(Limit::CommandBytes),
-    }
 }
 
 fn listen_limits(limits: &ConfiguredLimits) -> ListenLimits {

@@ -26,7 +26,6 @@ use libproto::channel::Channel;
 use libproto::message::push::{SessionToVerify, SessionToWriter, VerifyToSession, WriterToSession};
 use libproto::pktline::{self, Band, FLUSH};
 use libproto::refusal::Refusal;
-use libproto::request::RequestLimits;
 
 use crate::os::watchdog::{self, Phase};
 use crate::session::conversation::{Conversation, Failure};
@@ -60,12 +59,7 @@ pub fn serve(
 ) -> Result<(), Failure> {
     let hash = talk.grant.hash;
     let writer = Writer::new(writer);
-    let limits = RequestLimits {
-        shallows: talk.limits.shallows.into(),
-        commands: talk.limits.commands.into(),
-        command_bytes: talk.limits.command_bytes,
-        ..RequestLimits::default()
-    };
+    let limits = talk.limits.request();
     let mut wire = Wire::exact(&mut talk.input, &mut talk.output);
     let advertised = advertise(&mut wire, &writer, hash, talk.protocol == 1);
     // What was written before the error belongs before it.

@@ -69,19 +69,7 @@ fn link() -> (OwnedFd, OwnedFd) {
 }
 
 fn limits() -> SessionStart {
-    SessionStart {
-        first_request: 30,
-        idle: 60,
-        work: 60,
-        minimum_rate: 0,
-        rate_window: 60,
-        wants: 10,
-        haves: 10,
-        prefixes: 10,
-        shallows: 100_000,
-        commands: 5000,
-        command_bytes: 16 << 20,
-    }
+    SessionStart { minimum_rate: 0, commands: 5000, ..SessionStart::default() }
 }
 
 /// Starts a session on these pipes.

@@ -37,19 +37,12 @@ pub fn ask_ahead(repo: &Repo) -> bool {
 
 /// Holds the conversation to its end.
 pub fn serve(talk: &mut Conversation, repo: &Repo) -> Result<(), Failure> {
-    let limits = RequestLimits {
-        wants: talk.limits.wants.into(),
-        haves: talk.limits.haves.into(),
-        prefixes: talk.limits.prefixes.into(),
-        shallows: talk.limits.shallows.into(),
-        ..RequestLimits::default()
-    };
     let mut session = Session {
         hash: talk.grant.hash,
         reachable: talk.grant.fetch.reachable,
         any: talk.grant.fetch.any,
         filter: talk.grant.fetch.filter,
-        limits,
+        limits: talk.limits.request(),
         wire: Wire::new(&mut talk.input, &mut talk.output),
         repo: Link::new(repo, talk.listing),
         agent: &mut talk.agent,

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Build;
 use crate::command::Service;
+use crate::limits::Limit;
 use crate::message::client::{ClientKind, ControlRequest};
 use crate::names::RepoName;
 use crate::refusal::Refusal;
+use crate::request::RequestLimits;
 use crate::self_service::ShellCommand;
 
 /// Limits and times of one session, from gotd.conf.
@@ -35,6 +37,46 @@ pub struct SessionStart {
     pub commands: u32,
     /// Bytes of the names in the commands and of the options of one push.
     pub command_bytes: u64,
+}
+
+impl SessionStart {
+    /// Those of a configuration, of which `get` tells each limit.
+    pub fn of(get: impl Fn(Limit) -> u64) -> SessionStart {
+        let number = |limit| u32::try_from(get(limit)).unwrap_or(u32::MAX);
+        SessionStart {
+            first_request: number(Limit::FirstRequest),
+            idle: number(Limit::IdleTimeout),
+            work: number(Limit::RequestTimeout),
+            minimum_rate: number(Limit::MinimumRate),
+            rate_window: number(Limit::RateWindow),
+            wants: number(Limit::Wants),
+            haves: number(Limit::Haves),
+            prefixes: number(Limit::Prefixes),
+            shallows: number(Limit::Shallows),
+            commands: number(Limit::Commands),
+            command_bytes: get(Limit::CommandBytes),
+        }
+    }
+
+    /// Those of one request or push.
+    pub fn request(&self) -> RequestLimits {
+        RequestLimits {
+            wants: self.wants.into(),
+            haves: self.haves.into(),
+            prefixes: self.prefixes.into(),
+            shallows: self.shallows.into(),
+            commands: self.commands.into(),
+            command_bytes: self.command_bytes,
+            ..RequestLimits::default()
+        }
+    }
+}
+
+impl Default for SessionStart {
+    /// Those of a configuration that sets none.
+    fn default() -> SessionStart {
+        SessionStart::of(|limit| limit.row().default)
+    }
 }
 
 /// What the greeting of a client said.
