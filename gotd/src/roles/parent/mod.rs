@@ -40,7 +40,6 @@ pub mod bind;
 pub mod borrow;
 pub mod checked;
 pub mod control;
-pub mod create;
 pub mod crowd;
 pub mod detach;
 pub mod ends;
@@ -48,7 +47,6 @@ pub mod error;
 pub mod job;
 pub mod jobs;
 pub mod links;
-pub mod list;
 pub mod listen_place;
 pub mod listeners;
 pub mod metrics;
@@ -74,7 +72,6 @@ pub mod stderr;
 #[cfg(test)]
 mod tests;
 pub mod turns;
-pub mod verify;
 pub mod waiting_pool;
 
 /// How long a session may take to be over once it has reported its end, or its repository process

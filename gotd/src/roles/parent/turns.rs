@@ -7,10 +7,10 @@ use libproto::message::parent::{PackWait, ParentToRepo, ParentToVerify, Peer, Po
 use libproto::refusal::Refusal;
 
 use super::Parent;
+use super::jobs::verify::Verify;
 use super::queue::{self, Contender, Party, Rules, Stage, Turn, Wait, Work};
 use super::session::Session;
 use super::session::table::SessionTable;
-use super::verify::Verify;
 use crate::conf::limits::Limit;
 use crate::os::log::Level;
 

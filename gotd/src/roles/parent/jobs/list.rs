@@ -10,10 +10,10 @@ use libproto::message::parent::{
 use libproto::names::RepoName;
 use libproto::states::{JobState, LIST_TO_PARENT, Role, StateTable};
 
-use super::Parent;
-use super::job::{JobOf, JobReply, JobRole};
-use super::session::Session;
 use crate::os::log::Level;
+use crate::roles::parent::Parent;
+use crate::roles::parent::job::{JobOf, JobReply, JobRole};
+use crate::roles::parent::session::Session;
 
 /// How long one directory may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,7 +64,7 @@ impl JobRole for List {
 impl Parent {
     /// Starts the process that lists a directory. Where it cannot be started, the answer leaves
     /// something out.
-    pub(super) fn start_list(&mut self, number: u64, root: SeenRoot) -> bool {
+    pub(in crate::roles::parent) fn start_list(&mut self, number: u64, root: SeenRoot) -> bool {
         let start = ListStart { path: root.path.clone(), place: root.place.clone() };
         let started = self.start_job::<List>(number, Vec::new(), &ParentToList::Start(start));
         let Some(overview) = self.table.get(number).and_then(Session::overview_mut) else { return false };

@@ -1,17 +1,21 @@
 //! The table of roles whose processes do one thing and end, and the operations on all of them.
 
+pub mod create;
+pub mod list;
+pub mod verify;
+
 use std::time::Instant;
 
 use libproto::message::parent::Ending;
 
+use self::create::Create;
+use self::list::List;
+use self::verify::Verify;
 use super::Parent;
-use super::create::Create;
 use super::job::Row;
-use super::list::List;
 use super::session::Session;
 use super::session::job::AnyJob;
 use super::spawners::{Child, Ender};
-use super::verify::Verify;
 
 /// A row for each such role.
 pub static JOBS: [Row; 3] = [Row::of::<Verify>(), Row::of::<Create>(), Row::of::<List>()];

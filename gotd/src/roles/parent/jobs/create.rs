@@ -13,11 +13,11 @@ use libproto::names::escape;
 use libproto::refusal::{Refusal, Unseen};
 use libproto::states::{CREATE_TO_PARENT, JobState, RepoState, Role, StateTable};
 
-use super::Parent;
-use super::job::{JobOf, JobReply, JobRole};
-use super::session::Session;
-use super::session::grant::Creation;
 use crate::os::log::Level;
+use crate::roles::parent::Parent;
+use crate::roles::parent::job::{JobOf, JobReply, JobRole};
+use crate::roles::parent::session::Session;
+use crate::roles::parent::session::grant::Creation;
 
 /// How long making a repository may take. Its client is told after 30 seconds by its own session,
 /// unless configured otherwise.
@@ -76,7 +76,7 @@ fn creation(session: &Session) -> Option<&Creation> {
 
 impl Parent {
     /// The repository of a session is not there: is it to be made?
-    pub(super) fn absent(&mut self, number: u64) {
+    pub(in crate::roles::parent) fn absent(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
         let Some(grant) = session.grant_mut() else { return };
         match (&grant.creation, grant.permit.create) {
@@ -95,7 +95,7 @@ impl Parent {
     }
 
     /// Starts the next one, if none is under way.
-    pub(super) fn start_creation(&mut self) {
+    pub(in crate::roles::parent) fn start_creation(&mut self) {
         loop {
             let now = Instant::now();
             let place = |s: &Session| s.permit().map(|permit| permit.repository.place.clone());

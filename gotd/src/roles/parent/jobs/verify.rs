@@ -7,12 +7,12 @@ use libproto::message::parent::{
 };
 use libproto::states::{JobState, Role, StateTable, VERIFY_TO_PARENT};
 
-use super::Parent;
-use super::job::{JobOf, JobReply, JobRole};
-use super::queue::Work;
-use super::session::Session;
-use super::session::grant::{Grant, RepoLocation};
-use super::session::process::Process;
+use crate::roles::parent::Parent;
+use crate::roles::parent::job::{JobOf, JobReply, JobRole};
+use crate::roles::parent::queue::Work;
+use crate::roles::parent::session::Session;
+use crate::roles::parent::session::grant::{Grant, RepoLocation};
+use crate::roles::parent::session::process::Process;
 
 /// Role `verify`. Its limits are its session's: it has no time of its own.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl JobRole for Verify {
 
 impl Parent {
     /// Starts the third process of a push. Its repository process is told either way.
-    pub(super) fn start_verify(&mut self, number: u64) {
+    pub(in crate::roles::parent) fn start_verify(&mut self, number: u64) {
         let repo = self.settings.repo.clone();
         let (limits, file_size) = (self.settings.session.clone(), self.settings.file_size);
         let Some(session) = self.table.get(number) else { return };
