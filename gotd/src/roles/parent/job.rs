@@ -43,10 +43,16 @@ pub trait JobRole {
     /// How long it may take; without it, as long as its session.
     const PATIENCE: Option<Duration>;
 
-    /// The job of a session, until it is reaped.
-    fn of(session: &Session) -> Option<&JobOf<Self>>;
+    /// The job of a session, until it is reaped. A role that keeps it elsewhere says where.
+    fn of(session: &Session) -> Option<&JobOf<Self>> {
+        session.kept.of()
+    }
+
     /// The same.
-    fn of_mut(session: &mut Session) -> Option<&mut JobOf<Self>>;
+    fn of_mut(session: &mut Session) -> Option<&mut JobOf<Self>> {
+        session.kept.of_mut()
+    }
+
     /// Takes a message that is allowed now.
     fn on_message(parent: &mut Parent, number: u64, message: Self::FromJob) -> JobReply;
     /// Takes the job out of its session: its process has been reaped.

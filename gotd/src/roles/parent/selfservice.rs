@@ -13,6 +13,8 @@ use libproto::refusal::Refusal;
 use libproto::self_service::Task;
 
 use super::control::packed;
+use super::job::JobRole;
+use super::jobs::list::List;
 use super::session::Session;
 use super::session::shell::{Shell, ShellWork};
 use super::{Parent, too_many};
@@ -143,8 +145,10 @@ impl Parent {
     /// The next directory, or the answer.
     pub(super) fn shell_goes_on(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
-        let Some(overview) = session.overview() else { return };
-        if overview.list.is_some() || session.session.running().is_none() {
+        if session.overview().is_none() {
+            return;
+        }
+        if List::of(session).is_some() || session.session.running().is_none() {
             return;
         }
         while let Some(root) = self.next_root(number) {

@@ -29,14 +29,6 @@ impl JobRole for List {
     const TABLE: &'static StateTable<JobState, ListToParentKind> = LIST_TO_PARENT;
     const PATIENCE: Option<Duration> = Some(PATIENCE);
 
-    fn of(session: &Session) -> Option<&JobOf<List>> {
-        session.overview()?.list.as_ref()
-    }
-
-    fn of_mut(session: &mut Session) -> Option<&mut JobOf<List>> {
-        session.overview_mut()?.list.as_mut()
-    }
-
     fn on_message(parent: &mut Parent, number: u64, message: ListToParent) -> JobReply {
         match message {
             ListToParent::Hello(build) => JobReply::Greeting(build),
@@ -55,8 +47,10 @@ impl JobRole for List {
 
     /// A `list` process that has not sent its last message has ended early.
     fn ended(parent: &mut Parent, number: u64, _: Ending) {
-        let Some(overview) = parent.table.get(number).and_then(Session::overview_mut) else { return };
-        overview.incomplete |= !overview.list.take().is_some_and(|job| job.is_done());
+        let Some(session) = parent.table.get(number) else { return };
+        let job: Option<JobOf<List>> = session.kept.take();
+        let Some(overview) = session.overview_mut() else { return };
+        overview.incomplete |= !job.is_some_and(|job| job.is_done());
         parent.shell_goes_on(number);
     }
 }
@@ -67,11 +61,12 @@ impl Parent {
     pub(in crate::roles::parent) fn start_list(&mut self, number: u64, root: SeenRoot) -> bool {
         let start = ListStart { path: root.path.clone(), place: root.place.clone() };
         let started = self.start_job::<List>(number, Vec::new(), &ParentToList::Start(start));
-        let Some(overview) = self.table.get(number).and_then(Session::overview_mut) else { return false };
+        let Some(session) = self.table.get(number) else { return false };
+        let Some(overview) = session.overview_mut() else { return false };
         match started {
             Ok((job, _)) => {
                 overview.current = Some(root);
-                overview.list = Some(job);
+                session.kept.keep(job);
                 true
             }
             Err(e) => {

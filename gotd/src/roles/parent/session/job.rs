@@ -1,5 +1,6 @@
 //! The process of a job, as its session knows it.
 
+use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,10 @@ pub struct Job<S, R> {
     until: Option<Instant>,
 }
 
+/// The jobs that a session keeps, at most one of each type of messages, until they are reaped.
+#[derive(Debug, Default)]
+pub struct Kept(Vec<Box<dyn Any>>);
+
 /// A job, whatever its role.
 #[derive(Debug, Clone)]
 pub struct AnyJob<'j> {
@@ -32,6 +37,29 @@ pub struct AnyJob<'j> {
     pub link: Option<BorrowedFd<'j>>,
     /// When it has to be over.
     pub until: Option<Instant>,
+}
+
+impl Kept {
+    /// Keeps one.
+    pub fn keep<S: 'static, R: 'static>(&mut self, job: Job<S, R>) {
+        self.0.push(Box::new(job));
+    }
+
+    /// The one with these messages.
+    pub fn of<S: 'static, R: 'static>(&self) -> Option<&Job<S, R>> {
+        self.0.iter().find_map(|job| job.downcast_ref())
+    }
+
+    /// The same.
+    pub fn of_mut<S: 'static, R: 'static>(&mut self) -> Option<&mut Job<S, R>> {
+        self.0.iter_mut().find_map(|job| job.downcast_mut())
+    }
+
+    /// Takes it out.
+    pub fn take<S: 'static, R: 'static>(&mut self) -> Option<Job<S, R>> {
+        let at = self.0.iter().position(|job| job.is::<Job<S, R>>())?;
+        self.0.swap_remove(at).downcast().ok().map(|job| *job)
+    }
 }
 
 impl<S: Message, R: Message> Job<S, R> {

@@ -22,6 +22,7 @@ use libproto::refusal::Refusal;
 use libproto::states::{RepoState, SessionState};
 
 use self::grant::Grant;
+use self::job::Kept;
 use self::phase::{Connection, Phase};
 use self::process::Process;
 use self::shell::{Overview, Shell};
@@ -72,6 +73,8 @@ pub struct Session {
     pub hello: Option<ClientHello>,
     /// How far it is with its client.
     pub phase: Phase,
+    /// Its jobs, but those of a grant.
+    pub kept: Kept,
     /// The limit for which it was ended to make room.
     pub gave_way: Option<Limit>,
     /// Why it was refused.
@@ -105,6 +108,7 @@ impl Session {
             connection: Connection::Kept(listen_end),
             hello: None,
             phase: Phase::Starting,
+            kept: Kept::default(),
             gave_way: None,
             refused: None,
             turned_away: None,

@@ -2,14 +2,11 @@
 
 use std::collections::VecDeque;
 
-use libproto::message::parent::{
-    GitAsk, ListToParent, MOST_LISTED, ParentToList, Permit, SeenRoot, ShellAsk,
-};
+use libproto::message::parent::{GitAsk, MOST_LISTED, Permit, SeenRoot, ShellAsk};
 use libproto::self_service::ShellCommand;
 
 use super::super::outbox::Outbox;
 use super::grant::Grant;
-use super::job::Job;
 
 /// A request of self-service under way.
 #[derive(Debug)]
@@ -48,8 +45,6 @@ pub struct Overview {
     pub roots: VecDeque<SeenRoot>,
     /// The directory that is being listed, or was last.
     pub current: Option<SeenRoot>,
-    /// The process that does it.
-    pub list: Option<Job<ParentToList, ListToParent>>,
     /// Batches that `auth` has not answered.
     pub pending: usize,
     /// Something was left out.
