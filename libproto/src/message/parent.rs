@@ -1,31 +1,27 @@
 //! Between `parent` and the processes it started.
 //!
-//! Each process has a file; types that several of them use are here. The header's `peer` field is
-//! the session number wherever a message is about one session.
+//! Each process has a file, and all jobs have one together; types that several of them use are
+//! here. The header's `peer` field is the session number wherever a message is about one session.
 
 mod auth;
 mod config;
-mod create;
-mod list;
+mod jobs;
 mod listen;
 mod places;
 mod repository;
 mod session;
 mod spawner;
-mod verify;
 
 use serde::{Deserialize, Serialize};
 
 pub use auth::*;
 pub use config::*;
-pub use create::*;
-pub use list::*;
+pub use jobs::*;
 pub use listen::*;
 pub use places::*;
 pub use repository::*;
 pub use session::*;
 pub use spawner::*;
-pub use verify::*;
 
 /// The peer of a connection, by the kernel's word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
