@@ -61,6 +61,11 @@ roles! {
     Spawner = "spawn",
 }
 
+/// The jobs that are given nothing but their link to the parent, and whose account each works
+/// under.
+pub const PLAIN_JOBS: &[(Role, Account)] =
+    &[(Role::Create, Account::Repositories), (Role::List, Account::Repositories)];
+
 /// An account of the system that processes work under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Account {

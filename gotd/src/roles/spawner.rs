@@ -304,8 +304,8 @@ mod tests {
                 ParentToSpawner::Repository(()),
                 ParentToSpawner::RepositoryGit(()),
                 ParentToSpawner::Verify(()),
-                ParentToSpawner::Create(()),
-                ParentToSpawner::List(()),
+                ParentToSpawner::Job(Role::Create),
+                ParentToSpawner::Job(Role::List),
                 ParentToSpawner::Places(()),
                 ParentToSpawner::Begin(spawner.start.clone()),
             ] {

@@ -228,7 +228,7 @@ impl Spawners {
         let ParentLink { channel, stderr, theirs } = ParentLink::new()?;
         let number = self.next_number();
         let all: Vec<OwnedFd> = theirs.into_iter().chain(fds).collect();
-        link.out.borrow_mut().send_fds(&link.channel, number, message, all);
+        link.out.borrow_mut().send_fds(&link.channel, number, &message, all);
         let known = Known { number, pid: Cell::new(None), killed: Cell::new(false), link };
         let ender = Ender(Rc::new(known));
         self.running.insert(number, ender.clone());

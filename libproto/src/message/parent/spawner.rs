@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Build;
-use crate::states::{Account, Role};
+use crate::states::{Account, PLAIN_JOBS, Role};
 
 /// Most supplementary groups of a spawner's account.
 pub const SPAWNER_GROUPS_MAX: usize = 1024;
@@ -75,14 +75,12 @@ crate::messages! {
         9 => RepositoryGit(()) with 4,
         /// Start `verify`.
         10 => Verify(()) with 4,
-        /// Start `create`.
-        11 => Create(()) with 2,
-        /// Start `list`.
-        12 => List(()) with 2,
+        /// Start a job of [`PLAIN_JOBS`]. For any other role this is no order.
+        11 => Job(Role) with 2,
         /// Start `places`.
-        13 => Places(()) with 2,
+        12 => Places(()) with 2,
         /// Kill all processes, and end.
-        14 => Stop(()),
+        13 => Stop(()),
     }
 }
 
@@ -109,7 +107,8 @@ pub struct Order {
     pub git: bool,
 }
 
-/// Each order, the process that it starts, and whose spawner alone takes it.
+/// Each order but those of [`PLAIN_JOBS`], the process that it starts, and whose spawner alone
+/// takes it.
 pub const ORDERS: &[(ParentToSpawner, Order, Account)] = &[
     (ParentToSpawner::Listen(()), Order::of(Role::Listen), Account::Daemon),
     (ParentToSpawner::Auth(()), Order::of(Role::Auth), Account::Daemon),
@@ -119,8 +118,6 @@ pub const ORDERS: &[(ParentToSpawner, Order, Account)] = &[
     (ParentToSpawner::Repository(()), Order::of(Role::Repository), Account::Repositories),
     (ParentToSpawner::RepositoryGit(()), Order::git(Role::Repository), Account::Repositories),
     (ParentToSpawner::Verify(()), Order::of(Role::Verify), Account::Repositories),
-    (ParentToSpawner::Create(()), Order::of(Role::Create), Account::Repositories),
-    (ParentToSpawner::List(()), Order::of(Role::List), Account::Repositories),
     (ParentToSpawner::Places(()), Order::of(Role::Places), Account::Repositories),
 ];
 
@@ -137,8 +134,11 @@ impl Order {
 
     /// The message that orders it, and the account whose spawner takes it; `None`: no spawner
     /// starts such a process.
-    pub fn message(self) -> Option<(&'static ParentToSpawner, Account)> {
-        ORDERS.iter().find(|(_, order, _)| *order == self).map(|(message, _, account)| (message, *account))
+    pub fn message(self) -> Option<(ParentToSpawner, Account)> {
+        let job = PLAIN_JOBS.iter().find(|(role, _)| Order::of(*role) == self);
+        let job = job.map(|(role, account)| (ParentToSpawner::Job(*role), *account));
+        let order = ORDERS.iter().find(|(_, order, _)| *order == self);
+        job.or_else(|| order.map(|(message, _, account)| (message.clone(), *account)))
     }
 }
 
@@ -146,6 +146,9 @@ impl ParentToSpawner {
     /// The process that this message orders from the spawner of an account; `None`: it is no order,
     /// or not one for that account.
     pub fn order(&self, account: Account) -> Option<Order> {
+        if let ParentToSpawner::Job(role) = self {
+            return PLAIN_JOBS.contains(&(*role, account)).then(|| Order::of(*role));
+        }
         ORDERS.iter().find(|(message, _, of)| message == self && *of == account).map(|(_, order, _)| *order)
     }
 }
@@ -158,12 +161,21 @@ mod tests {
     #[test]
     fn every_message_but_three_orders_one_process_of_one_account() {
         let accounts = [Account::Daemon, Account::Client, Account::Repositories];
-        for (message, order, account) in ORDERS {
-            assert_eq!(order.message(), Some((message, *account)));
+        let jobs = PLAIN_JOBS.iter().map(|(role, of)| (ParentToSpawner::Job(*role), Order::of(*role), *of));
+        for (message, order, account) in ORDERS.iter().cloned().chain(jobs) {
+            let (message, account) = (&message, &account);
+            assert_eq!(order.message(), Some((message.clone(), *account)));
+            assert_eq!(message.order(*account), Some(order));
             let takers = accounts.iter().filter(|account| message.order(**account).is_some());
             assert_eq!(takers.collect::<Vec<_>>(), [account]);
         }
-        assert_eq!(ORDERS.len(), ParentToSpawner::KINDS.len() - 3);
+        // Begin, Kill and Stop order nothing; Job orders each of its table.
+        assert_eq!(ORDERS.len(), ParentToSpawner::KINDS.len() - 4);
+        for role in Role::STARTED.iter().chain([&Role::Parent]) {
+            let plain = PLAIN_JOBS.iter().any(|(job, _)| job == role);
+            let taken = accounts.iter().any(|account| ParentToSpawner::Job(*role).order(*account).is_some());
+            assert_eq!(taken, plain, "{role:?}");
+        }
         assert_eq!(Order::git(Role::Verify).message(), None);
         assert_eq!(Order::of(Role::Sockets).message(), None);
         assert_eq!(ParentToSpawner::Kill(()).order(Account::Client), None);
