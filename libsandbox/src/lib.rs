@@ -26,13 +26,13 @@
 //! - Descriptors that a process has are its own: a stage takes none away.
 //!
 //! ```no_run
-//! use libsandbox::{Enforcement, Limits, Promise, Promises, Stage};
+//! use libsandbox::{Enforcement, ResourceLimits, Promise, Promises, Stage};
 //!
 //! libsandbox::harden_process("session")?;
 //! libsandbox::enter(&Stage {
 //!     promises: Promises::of(&[Promise::Stdio, Promise::Sendfd]),
 //!     paths: Some(&[]),
-//!     limits: Limits { nofile: Some(16), ..Limits::UNCHANGED },
+//!     limits: ResourceLimits { nofile: Some(16), ..ResourceLimits::UNCHANGED },
 //!     enforcement: Enforcement::Required,
 //! })?;
 //! # Ok::<(), libsandbox::Error>(())

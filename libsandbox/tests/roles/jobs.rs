@@ -55,9 +55,12 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
     let (ours, theirs) = pair();
     let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
     match role.as_str() {
-        "parent" => {
+        "spawn" => {
             enter(role, directory);
             start_children(directory);
+        }
+        "parent" => {
+            enter(role, directory);
             let (one, _other) = pair();
             send_descriptors(&ours, &[one.as_raw_fd()]);
             assert_eq!(receive_descriptors(&theirs).len(), 1);

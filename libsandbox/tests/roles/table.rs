@@ -25,12 +25,13 @@ const NOTHING: Option<&[(&str, Access)]> = Some(&[]);
 /// The roles as the design has them, each with its stages in order.
 pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
     (
-        "parent",
+        "spawn",
         &[(
             "stdio proc exec sendfd recvfd",
             Some(&[("roots", Access::READ_WRITE_CREATE), ("sockets", Access::SOCKET)]),
         )],
     ),
+    ("parent", &[("stdio sendfd recvfd pair", NOTHING)]),
     ("sockets", &[("stdio cpath sendfd bind", Some(&[("sockets", Access::SOCKET)]))]),
     ("listen", &[("stdio recvfd sendfd accept", NOTHING)]),
     ("auth", &[("stdio", NOTHING)]),
@@ -74,7 +75,7 @@ pub(crate) fn enter(role: &str, directory: &Path, mut after: impl FnMut(usize)) 
         let places: Option<Vec<(PathBuf, Access)>> = paths.map(|paths| {
             let mut places: Vec<_> =
                 paths.iter().map(|(path, access)| (directory.join(path), *access)).collect();
-            if *name == "parent" {
+            if *name == "spawn" {
                 let own = std::env::current_exe().expect("own name");
                 places.push((own, Access::EXECUTE));
                 places.extend(libsandbox::loader_paths());
