@@ -326,7 +326,7 @@ impl Relay {
             self.status = crate::receive(session).transpose();
         }
         if self.status.is_some() {
-            // Whatever else is sent, nobody wants it.
+            // The session has said its status: nobody reads what the client still sends.
             self.up = None;
         }
         if found.up

@@ -355,7 +355,7 @@ impl Row {
         if self.allows(value) { Ok(value) } else { Err(range()) }
     }
 
-    /// The same where 0 is a number and not `none`: of the smallest value.
+    /// As [`Row::spell`], but 0 is written `0`: for the ends of a range.
     pub fn spell_range(&self, value: u64) -> String {
         if value == 0 { "0".to_owned() } else { self.spell(value) }
     }

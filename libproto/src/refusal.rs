@@ -209,11 +209,11 @@ pub enum Refusal {
     NoIdentity(NoIdentity),
     /// The repository is not there, or must look so.
     NoRepository,
-    /// The same, where the administrator wants told why.
+    /// The repository is not there, or must look so; the administrator wants the client told why.
     Unseen(Unseen, RepoName),
     /// Somebody who may know of the repository may not do this: C gotd's words.
     Denied(String),
-    /// The same for the log, with the place of the rule.
+    /// As `Denied`, but for the log: with the place of the rule.
     DeniedBy(String, String),
     /// The way to the repository is not one that may be walked: why, for the log.
     Unreached(String),
@@ -227,7 +227,7 @@ pub enum Refusal {
     NotCreated,
     /// A push over git://.
     FetchOnly,
-    /// The same, of this repository, in the client's first words.
+    /// A client of git:// asked for a push of this repository in its first words.
     NotEnabled(RepoName),
     /// A word of self-service that is none: how they are used.
     Usage(String),

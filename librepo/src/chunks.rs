@@ -14,8 +14,8 @@ pub const FANOUT_LEN: usize = 256 * 4;
 pub struct Chunks(Vec<([u8; 4], Range<usize>)>);
 
 impl Chunks {
-    /// Parses the table of `count` chunks and the end; everything must lie before the last
-    /// `trailer` bytes.
+    /// Parses a table of `count` chunks and one last entry, which ends it. All chunks must lie
+    /// before the last `trailer` bytes of the file.
     pub fn parse(data: &[u8], at: usize, count: u8, trailer: usize) -> Result<Chunks, &'static str> {
         let end = data.len().checked_sub(trailer).ok_or("file cut short")?;
         let mut chunks: Vec<([u8; 4], Range<usize>)> = Vec::with_capacity(usize::from(count));
@@ -51,7 +51,7 @@ impl Chunks {
         self.0.iter().find(|(other, _)| other == name).map(|(_, range)| range.clone())
     }
 
-    /// The same, if it has exactly this many bytes.
+    /// Where a chunk lies in the file, if it has exactly `len` bytes.
     pub fn sized(&self, name: &[u8; 4], len: Option<usize>) -> Option<Range<usize>> {
         self.find(name).filter(|range| Some(range.len()) == len)
     }

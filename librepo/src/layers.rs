@@ -128,7 +128,7 @@ impl<'p> Layers<'p> {
         self.read_below(self.deltas.len(), from, len, out)
     }
 
-    /// The same of what the first `level` deltas yield.
+    /// Appends `len` bytes from `from` on of what the first `level` deltas yield.
     fn read_below(
         &mut self,
         level: usize,

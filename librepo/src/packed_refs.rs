@@ -16,7 +16,7 @@ use crate::refs::good_name;
 pub(crate) struct PackedValue {
     pub target: ObjectId,
     pub peeled: Option<ObjectId>,
-    /// Whether `peeled` is known: then none means that the target is no tag.
+    /// Whether `peeled` is known: `peeled` is `None` then because the target is no tag.
     pub peel_known: bool,
 }
 
@@ -207,8 +207,8 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The beginning of the reference that `at` lies in, not before `low`, which is one: a line that
-/// does not begin with `^`.
+/// The start of the line `id name` that `at` lies in; from a line `^peeled id` it goes back to the
+/// line before. `low` is the start of such a line, and the search goes no further back.
 fn beginning(text: &[u8], low: usize, at: usize) -> usize {
     let mut end = at;
     loop {

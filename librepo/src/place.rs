@@ -363,7 +363,7 @@ impl Walked {
         [own].into_iter().chain(self.above.iter().copied())
     }
 
-    /// The same once more.
+    /// The same place with a second descriptor for its directory.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -574,7 +574,7 @@ mod tests {
             tree.link("in", &format!("{name}/link"));
             tree.link(tree.path("own"), &format!("{name}/in/link"));
             assert_eq!(tree.ends(&format!("{name}/link")), Err(Why::Link), "{name}");
-            // What is below is no better for its own mode.
+            // A directory below it with a mode of 0755 is not trusted either.
             assert_eq!(tree.ends(&format!("{name}/in/link")), Err(Why::Link), "{name}");
             let walked = tree.walk(&format!("{name}/in/deep")).unwrap();
             let foreign = walked.foreign.unwrap();

@@ -301,7 +301,8 @@ impl<'s> Reader<'s> {
         Ok(())
     }
 
-    /// The same by way of memory.
+    /// Builds the object in memory as a whole and gives it out in pieces: for a chain with too many
+    /// deltas to read them all at once.
     fn whole_in_pieces(
         &mut self,
         pack_number: u32,
@@ -323,7 +324,7 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// The same of an object that was located.
+    /// The kind and size of an object that was located before.
     pub fn header_at(&mut self, at: Location, id: &ObjectId) -> Result<Option<(ObjectKind, u64)>> {
         match at {
             Location::Pack { pack, offset, .. } => self.header_packed(pack, offset).map(Some),
@@ -477,7 +478,7 @@ fn base_by_name(pack: &Pack, offset: u64, id: &ObjectId) -> Result<u64> {
     index.map(|index| pack.offset_at(index)).ok_or_else(|| pack.corrupt(offset, "base of a delta missing"))
 }
 
-/// Inflates to the end of the stream, into what room `out` has.
+/// Inflates to the end of the stream, into the spare capacity of `out`.
 fn finish(z: &mut Decompress, input: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), &'static str> {
     match z.decompress_vec(input, out, FlushDecompress::Finish) {
         Ok(Status::StreamEnd) => Ok(()),

@@ -664,7 +664,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Puts the entries of all directories that changed on the disk.
+    /// Syncs every directory whose entries changed.
     fn sync(&mut self) -> Result<(), Error> {
         for dir in std::mem::take(&mut self.dirty) {
             match self.fs.sync_dir(&dir) {

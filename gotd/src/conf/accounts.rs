@@ -195,7 +195,7 @@ pub enum KeyError {
     Kind(String),
     /// What follows the kind is no base64, or too long.
     Base64(String),
-    /// The data are of another kind.
+    /// The decoded data are no key of the kind that stands before them.
     Data(String),
 }
 

@@ -79,7 +79,7 @@ pub fn load(path: &Path, secrets_path: Option<&Path>) -> Loaded {
     loaded
 }
 
-/// The same without the places.
+/// Reads the configuration as [`load`] does, but does not walk to its places.
 pub fn read(path: &Path, secrets_path: Option<&Path>) -> Loaded {
     let texts = (path.to_str(), secrets_path.map(Path::to_str));
     match texts {

@@ -205,7 +205,7 @@ impl Lexer {
             self.take();
         }
         let Some(value) = macros.values.get(&name) else {
-            // Looking for it takes a while, so not for the thousandth time.
+            // The search for a similar name takes a while: after 200 unknown macros there is none.
             macros.unknown = macros.unknown.saturating_add(1);
             let known = macros.values.keys().map(String::as_str).take(if macros.unknown > 200 {
                 0

@@ -73,7 +73,7 @@ pub struct Config {
     pub secrets: Vec<Secret>,
     /// The uid that stands for ids that the kernel cannot express; it matches no rule.
     pub overflow_uid: u32,
-    /// The same for gids.
+    /// The gid that stands for ids that the kernel cannot express; it matches no rule.
     pub overflow_gid: u32,
 }
 

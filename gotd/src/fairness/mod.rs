@@ -98,7 +98,7 @@ pub enum Standing {
 /// A connection that could be ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
-    /// Whatever its owner calls it; of two that came at the same time the lower one came first.
+    /// The caller's number for it; of two that came at the same time the lower one came first.
     pub id: u64,
     /// Its address.
     pub address: [u8; 16],

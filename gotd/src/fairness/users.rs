@@ -48,7 +48,7 @@ const PARTS: usize = 4;
 /// A connection that waits for a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
-    /// Whatever its owner calls it; of two the lower one came first.
+    /// The caller's number for it; of two the lower one came first.
     pub id: u64,
     /// Whose it is.
     pub uid: u32,

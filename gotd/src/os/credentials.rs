@@ -9,7 +9,7 @@ use super::system;
 /// Why this process has not become the account.
 #[derive(Debug)]
 pub enum TakeOnError {
-    /// What it asked of the system.
+    /// A system call of it failed.
     System(SystemError),
     /// It would go on as root.
     Root,

@@ -13,9 +13,9 @@ pub enum SystemError {
     Sandbox(libsandbox::Error),
     /// A call failed: what for.
     Call(&'static str, Errno),
-    /// The same, as the standard library tells it.
+    /// A call failed, as the standard library tells it: what for.
     Io(&'static str, io::Error),
-    /// The same, where nothing more is to be said.
+    /// A call failed, and its error says enough.
     Plain(io::Error),
     /// Nothing can be received.
     Received(RecvError),

@@ -85,7 +85,7 @@ pub fn cpu_time() -> std::time::Duration {
     std::time::Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// The same of another process; `None` where the system does not tell.
+/// The processor time of another process; `None` where the system does not tell.
 pub fn cpu_time_of(pid: i32) -> Option<std::time::Duration> {
     #[cfg(target_os = "linux")]
     {

@@ -51,7 +51,7 @@ pub fn each_repository(root: &Walked, wanted: &mut dyn FnMut(Below) -> bool) -> 
     each_repository_of(root, &mut Most { directories: usize::MAX, names: usize::MAX }, wanted)
 }
 
-/// The same with bounds, for a caller that no watchdog ends.
+/// As [`each_repository`], with bounds, for a caller that no watchdog ends.
 pub fn each_repository_of(root: &Walked, most: &mut Most, wanted: &mut dyn FnMut(Below) -> bool) -> bool {
     let mut walk = Walk { wanted, most, going: true, whole: true };
     walk.directory(root, b"", MOST_LEVELS);

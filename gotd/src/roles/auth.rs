@@ -39,7 +39,7 @@ pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
 /// Why it ends while the parent is there.
 #[derive(Debug)]
 pub enum AuthError {
-    /// What it asked of the system, or heard on its link.
+    /// A system call of it failed, or its link.
     System(SystemError),
     /// The refusal of self-service for a user with an account of their own.
     Configuration(WireError),

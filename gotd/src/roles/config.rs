@@ -34,7 +34,7 @@ type Parent = Channel<ConfigToParent, ParentToConfig>;
 /// Why it ends before it has told the configuration.
 #[derive(Debug)]
 pub enum ConfigFailure {
-    /// What it asked of the system.
+    /// A system call of it failed.
     System(SystemError),
     /// A block does not fit into a message.
     TooLarge(CodecError),

@@ -25,7 +25,7 @@ pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
 /// Why it ends before it has told what it found.
 #[derive(Debug)]
 pub enum PlacesError {
-    /// What it asked of the system.
+    /// A system call of it failed.
     System(SystemError),
     /// What it is told is no configuration.
     Item(WireError),

@@ -42,7 +42,7 @@ pub const MEMORY: u64 = 64 << 20;
 /// Why a spawner ends, and with it all that it started.
 #[derive(Debug)]
 pub enum SpawnerError {
-    /// What it asked of the system, or heard.
+    /// A system call of it failed, or its link.
     System(SystemError),
     /// It has not become its account.
     TakeOn(TakeOnError),

@@ -78,7 +78,8 @@ crate::messages! {
         1 => Refs(RefBatch),
         /// The message was taken.
         2 => Taken(()),
-        /// `verify` is there: leave it the client's input.
+        /// `verify` is ready: the session reads no more of the client's input and tells `verify`
+        /// so.
         3 => TakePack(()),
         /// Some results, in the order of the commands.
         4 => Results(Vec<CommandResult>),

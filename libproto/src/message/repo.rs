@@ -67,7 +67,7 @@ pub struct RefBatch {
     pub last: bool,
 }
 
-/// The beginning of a negotiation. Whatever an earlier one on this connection left is forgotten.
+/// The beginning of a negotiation. Nothing of an earlier one on this connection is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
     /// The client speaks v2, where anything reachable may be wanted; else only what was advertised.

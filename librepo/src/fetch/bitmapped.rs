@@ -55,8 +55,8 @@ pub(crate) enum BitmapAnswer {
 }
 
 impl PackBitmap {
-    /// The bitmap of a multi-pack index, or of the largest pack that has one. Whatever is wrong
-    /// with one is noted, and no more.
+    /// The bitmap of a multi-pack index, or of the largest pack that has one. A file
+    /// with a fault is noted and passed over.
     pub(crate) fn find(repository: &Repository, log: &mut Vec<String>) -> Option<PackBitmap> {
         let store = repository.store();
         let dirs = store.object_dirs().map(|dir| dir.open_dir(b"pack").ok().flatten());

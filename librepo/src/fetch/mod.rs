@@ -44,13 +44,13 @@ pub trait Sink {
     /// The next bytes of the pack, any number of them.
     ///
     /// # Errors
-    /// Whatever keeps the bytes from going out.
+    /// The bytes cannot go out.
     fn pack(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Text for the client's user: part of a line that ends in `\r`, or a whole one.
     ///
     /// # Errors
-    /// Whatever keeps the text from going out.
+    /// The text cannot go out.
     fn progress(&mut self, text: &str) -> io::Result<()>;
 
     /// Called several times a second while work goes on that yields no bytes: time for a keepalive.

@@ -155,7 +155,7 @@ pub struct Fetch<'r> {
     pub(super) haves: Vec<u32>,
     /// The client's haves, as far as we have them, too.
     common: Bits,
-    /// The same and the parents.
+    /// The client's haves and their parents.
     has: Bits,
     oldest_have: u64,
     reached: Option<Reached>,

@@ -208,7 +208,7 @@ enum Way {
     /// The data on disk behind a new header: a delta against an object at this offset of the pack
     /// sent.
     Near(u64),
-    /// The same against an object of this name.
+    /// The data on disk behind a new header: a delta against an object of this name.
     Named(ObjectId),
     /// As a delta made for this pack, against an object in it at this offset.
     MadeNear(u64),

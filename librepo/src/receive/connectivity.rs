@@ -45,7 +45,7 @@ pub(super) struct Connectivity<'w, 'a> {
     started: bool,
     /// Objects of the repository that are known to be whole.
     trusted: IdSet,
-    /// Objects that walks found whole.
+    /// Objects from which a walk has come to its end: they and all behind them are there.
     whole: IdSet,
     steps: u64,
 }

@@ -12,7 +12,7 @@ pub(super) fn suspicious(name: &[u8]) -> bool {
         || name.iter().fold(false, |found, &byte| found | (byte == b'\\'))
 }
 
-/// Whether this names a repository's own directory somewhere.
+/// Whether HFS+ or NTFS takes this name for `.git`.
 pub(super) fn is_dotgit(name: &[u8]) -> bool {
     hfs_dot(name, b"git") || after_each_backslash(name).any(ntfs_dotgit)
 }

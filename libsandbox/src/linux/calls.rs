@@ -337,7 +337,7 @@ const SOCKETS: Group = Group {
     ],
 };
 
-/// repo_read, repo_write, verify, create, list, maintain: names and directories; config: its files.
+/// repo_read, repo_write, verify, create, list: names and directories; config: its files.
 const RPATH: Group = Group {
     promise: Promise::Rpath,
     implied_by: &[Promise::Getpw, Promise::Dns],
@@ -371,8 +371,7 @@ const RPATH: Group = Group {
     ],
 };
 
-/// repo_write, create, maintain: existing files. Never truncate(2): before ABI 3 Landlock does not
-/// see it.
+/// repo_write, create: existing files. Never truncate(2): before ABI 3 Landlock does not see it.
 const WPATH: Group = Group {
     promise: Promise::Wpath,
     implied_by: &[],
@@ -387,8 +386,8 @@ const WPATH: Group = Group {
     ],
 };
 
-/// repo_write, create, maintain: lock files, packs, references; sockets: removing its own. No
-/// symbolic links, devices or FIFOs, and no set-id bits.
+/// repo_write, create: lock files, packs, references; sockets: removing its own. No symbolic links,
+/// devices or FIFOs, and no set-id bits.
 const CPATH: Group = Group {
     promise: Promise::Cpath,
     implied_by: &[],
@@ -419,8 +418,8 @@ const CPATH: Group = Group {
     ],
 };
 
-/// repo_write, create, maintain: modes of shared repositories (their directories are set-group-id,
-/// so that bit is free; set-user-id never is) and times.
+/// repo_write, create: modes of shared repositories (their directories are set-group-id, so that
+/// bit is free; set-user-id never is) and times.
 const FATTR: Group = Group {
     promise: Promise::Fattr,
     implied_by: &[],
@@ -433,7 +432,7 @@ const FATTR: Group = Group {
     ],
 };
 
-/// repo_write, maintain: a quarantine is alive as long as its lock is held.
+/// repo_write: a quarantine is alive as long as its lock is held.
 const FLOCK: Group = Group {
     promise: Promise::Flock,
     implied_by: &[],
@@ -459,7 +458,7 @@ const UNIX: Group = Group {
     ],
 };
 
-/// send: a notification over TCP.
+/// For a role that is not built yet, which sends notifications over TCP.
 const INET: Group = Group {
     promise: Promise::Inet,
     implied_by: &[],
@@ -478,7 +477,7 @@ const CONNECT: Group = Group {
     when: &[],
 };
 
-/// send: the C library's resolver, over UDP.
+/// For the same role: the C library's resolver, over UDP.
 const DNS: Group = Group {
     promise: Promise::Dns,
     implied_by: &[],
@@ -585,7 +584,8 @@ const NARROW: Group = Group {
     implied_by: &[Promise::Unveil],
     always: &[SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self],
     when: &[
-        // Without flags: no listener that would answer calls in the kernel's place.
+        // No flags are allowed: one of them would make a listener that answers calls in the
+        // kernel's place.
         (SYS_seccomp, &[is(0, SET_MODE_FILTER), is(1, 0)]),
         (SYS_seccomp, &[is(0, GET_ACTION_AVAIL)]),
         (SYS_prctl, &[is(0, PR_SET_NO_NEW_PRIVS)]),
@@ -606,7 +606,8 @@ const ACCEPT: Group = Group {
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PEER_PIDFD)]),
         // Whether a connection can carry descriptors.
         (SYS_getsockopt, &[is(1, SOL_SOCKET), is(2, PASS_RIGHTS)]),
-        // Whether a client has taken everything that it was sent, above all its ends of the pipes.
+        // Tells whether a client has read all that it was sent, and so has taken its ends of the
+        // pipes.
         (SYS_ioctl, &[is(1, IOCTL_TIOCOUTQ)]),
         // The progress of the peer of a git:// connection, and its rate.
         (SYS_getsockopt, &[is(1, IPPROTO_TCP), is(2, TCP_INFO)]),

@@ -56,6 +56,7 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
     ("verify", &[("stdio rpath recvfd", Some(&[(REPOSITORY, Access::READ)]))]),
     ("create", &[("stdio rpath wpath cpath fattr", Some(&[("roots", Access::READ_WRITE_CREATE)]))]),
     ("list", &[("stdio rpath", Some(&[("roots", Access::READ)]))]),
+    // The next three are not built yet.
     ("notify", &[("stdio", NOTHING)]),
     ("send", &[("stdio inet dns", NOTHING)]),
     ("maintain", &[("stdio rpath wpath cpath fattr flock", Some(WRITING))]),

@@ -266,8 +266,8 @@ impl Starter {
         Ok((status, stderr))
     }
 
-    /// That of a spawner, which has its programs from the parent as descriptors: any role's, and
-    /// `config`'s own.
+    /// The starter of a spawner, which has its programs from the parent as descriptors: one for any
+    /// role, and one for `config`.
     #[cfg(target_os = "linux")]
     pub fn of_programs(quick: OwnedFd, own: OwnedFd) -> io::Result<Starter> {
         let program = |binary: OwnedFd| -> io::Result<Program> {

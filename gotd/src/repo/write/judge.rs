@@ -57,8 +57,8 @@ pub enum Change {
 }
 
 /// Decides about each command. `facts` are what `verify` found out, one for each command that it
-/// was asked about and `None` for the others; empty: nothing is known about objects yet. Whatever
-/// was refused without them is refused with them, for the same reason.
+/// was asked about and `None` for the others; empty: nothing is known about objects yet. A
+/// command that is refused without facts is refused with them, for the same reason.
 pub fn judge(
     asked: CommandList<'_>,
     facts: &[Option<CommandFacts>],

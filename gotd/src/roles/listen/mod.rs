@@ -109,7 +109,7 @@ struct Listen {
 /// Why it ends while the parent is there.
 #[derive(Debug)]
 pub enum ListenError {
-    /// What it asked of the system, or heard on its link.
+    /// A system call of it failed, or its link.
     System(SystemError),
     /// The parent's first word is not about limits.
     NoLimits,
@@ -525,7 +525,8 @@ impl Listen {
         }
     }
 
-    /// Hands connections that must not be closed here to sessions that end with them.
+    /// Hands connections that `listen` must not close to waiting sessions, which exit and so close
+    /// them.
     fn reap(&mut self, now: Instant) {
         while let Some(uid) = self.reaper.due(now)
             && let Some(Waiting { number, session, .. }) = self.session(Pool::Unix)

@@ -1,4 +1,4 @@
-//! Connections that must not be closed here.
+//! Connections that `listen` must not close itself.
 //!
 //! A descriptor that a client has sent, received or not, is closed by the process that closes the
 //! connection last. Closing a file of a hostile file system, or a socket that lingers, can take for

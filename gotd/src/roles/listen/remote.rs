@@ -31,8 +31,8 @@ enum RemoteState {
     Waiting(Instant),
     /// The session of that number has it.
     Served(u64),
-    /// The same, but this process ended it. It counts until its session is over, and cannot give
-    /// way again.
+    /// The session of that number had it, and `listen` ended it. It counts until its session is
+    /// over, and cannot give way again.
     Ended(u64),
 }
 

@@ -26,7 +26,7 @@ const UNUSABLE: u8 = 78;
 /// Why the daemon is not started, or has ended.
 #[derive(Debug)]
 pub enum StartupError {
-    /// What it asked of the system.
+    /// A system call of it failed.
     System(SystemError),
     /// A daemon that leaves its terminal cannot have sockets of a service manager.
     PassedToDetach,

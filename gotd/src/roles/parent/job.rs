@@ -48,7 +48,7 @@ pub trait JobRole {
         session.kept.of()
     }
 
-    /// The same.
+    /// The job of a session, to change it.
     fn of_mut(session: &mut Session) -> Option<&mut JobOf<Self>> {
         session.kept.of_mut()
     }

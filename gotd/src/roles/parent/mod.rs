@@ -91,8 +91,8 @@ const AT_ONCE: usize = 64;
 /// For the log and gotctl.
 const TAKES_DESCRIPTORS: &str = "clients can send descriptors: only Linux 6.16 and newer refuse them";
 
-/// What a client beyond its number of connections is told; `own` is whether its user has a number
-/// of their own.
+/// What a client beyond its number of connections is told; `own`: a `limit user` line names its
+/// user.
 fn too_many(own: bool) -> Refusal {
     let limit = if own { Limit::ConnectionsOfUser } else { Limit::ConnectionsPerUser };
     Refusal::Limit(limit, "connection limit exceeded".into())

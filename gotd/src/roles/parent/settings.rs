@@ -58,7 +58,7 @@ pub struct Settings {
     /// Connections of a Unix user, and of some in particular.
     per_user: usize,
     users: Vec<(u32, usize)>,
-    /// The same of users of shared accounts, by name.
+    /// Connections of users of shared accounts, by name.
     named: HashMap<String, usize>,
     /// For gotctl.
     pub repository_names: Vec<String>,
@@ -66,7 +66,7 @@ pub struct Settings {
     pub enforcement: Enforcement,
     /// Numbers.
     pub limits: ConfiguredLimits,
-    /// Those that were set, for gotctl.
+    /// Limits that the configuration sets, for gotctl.
     pub set: SetLimits,
     /// `log verbose`.
     pub log_verbose: bool,

@@ -87,7 +87,7 @@ type Answer = Result<Option<OwnedFd>, (u8, Errno)>;
 /// Why it ends before it serves.
 #[derive(Debug)]
 pub enum SocketsError {
-    /// What it asked of the system.
+    /// A system call of it failed.
     System(SystemError),
     /// A word is neither a path nor an address.
     NoPlace(String),

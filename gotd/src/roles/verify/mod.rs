@@ -83,7 +83,7 @@ struct Task {
 /// Why it ends before it has looked at anything.
 #[derive(Debug)]
 pub enum VerifyError {
-    /// What it asked of the system.
+    /// A system call of it failed.
     System(SystemError),
     /// The repository is not there.
     Gone(OpenError),

@@ -60,7 +60,7 @@ pub struct Seen {
 pub struct SeenRoot {
     /// Absolute path from the configuration.
     pub path: Vec<u8>,
-    /// Where it has to lead.
+    /// The path without links at which the walk must end; anything else is refused.
     pub place: Vec<u8>,
     /// The prefix of the names of the repositories in it.
     pub prefix: Option<RepoName>,

@@ -63,7 +63,7 @@ crate::messages! {
 pub struct CreateStart {
     /// Absolute path of the `repositories` directory, to be walked.
     pub path: Vec<u8>,
-    /// Where that has to lead.
+    /// The path without links at which the walk must end; anything else is refused.
     pub place: Vec<u8>,
     /// The name below it.
     pub name: RepoName,
@@ -124,7 +124,7 @@ pub const SEEN_MAX: usize = 16;
 pub struct ListStart {
     /// Absolute path of the `repositories` directory, to be walked.
     pub path: Vec<u8>,
-    /// Where that has to lead.
+    /// The path without links at which the walk must end; anything else is refused.
     pub place: Vec<u8>,
 }
 

@@ -86,7 +86,7 @@ pub enum NoSession {
     QueueLength,
     /// Its user has all the connections that they may have.
     PerUser,
-    /// The same, by a line of the configuration for this user.
+    /// Its user has all the connections that a `limit user` line allows them.
     OwnPerUser,
     /// Its user had too many new sessions for too long.
     RatePerUser,

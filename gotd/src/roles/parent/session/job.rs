@@ -45,12 +45,12 @@ impl Kept {
         self.0.push(Box::new(job));
     }
 
-    /// The one with these messages.
+    /// The job with these messages.
     pub fn of<S: 'static, R: 'static>(&self) -> Option<&Job<S, R>> {
         self.0.iter().find_map(|job| job.downcast_ref())
     }
 
-    /// The same.
+    /// The job with these messages, to change it.
     pub fn of_mut<S: 'static, R: 'static>(&mut self) -> Option<&mut Job<S, R>> {
         self.0.iter_mut().find_map(|job| job.downcast_mut())
     }

@@ -170,7 +170,7 @@ impl Session {
         self.phase.granted()
     }
 
-    /// The same.
+    /// What was granted, to change it.
     pub fn grant_mut(&mut self) -> Option<&mut Grant> {
         self.phase.granted_mut()
     }
@@ -185,12 +185,12 @@ impl Session {
         self.phase.shell()
     }
 
-    /// One for the list of repositories.
+    /// Its request of self-service for the list of repositories.
     pub fn overview(&self) -> Option<&Overview> {
         self.phase.shell().and_then(Shell::overview)
     }
 
-    /// The same.
+    /// The request for the list of repositories, to change it.
     pub fn overview_mut(&mut self) -> Option<&mut Overview> {
         self.phase.shell_mut().and_then(Shell::overview_mut)
     }
@@ -200,7 +200,7 @@ impl Session {
         self.grant().and_then(|grant| grant.turn)
     }
 
-    /// The same.
+    /// Its turn, to change it.
     pub fn turn_mut(&mut self) -> Option<&mut Turn> {
         self.grant_mut().and_then(|grant| grant.turn.as_mut())
     }

@@ -160,7 +160,7 @@ impl Phase {
         }
     }
 
-    /// The same.
+    /// What was granted, to change it.
     pub fn granted_mut(&mut self) -> Option<&mut Grant> {
         match self.known_mut() {
             Phase::Granted(grant) => Some(grant),
@@ -180,7 +180,7 @@ impl Phase {
         }
     }
 
-    /// The same.
+    /// The request of self-service, to change it.
     pub fn shell_mut(&mut self) -> Option<&mut Shell> {
         match self.known_mut() {
             Phase::Shell(shell) => Some(shell),

@@ -20,7 +20,7 @@ impl<C> Process<C> {
         }
     }
 
-    /// The same.
+    /// The process, while it runs, to change it.
     pub fn running_mut(&mut self) -> Option<&mut C> {
         match self {
             Process::Running(child) => Some(child),

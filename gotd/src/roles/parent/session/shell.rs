@@ -67,7 +67,7 @@ impl Shell {
         }
     }
 
-    /// The same.
+    /// The same overview, to change it.
     pub fn overview_mut(&mut self) -> Option<&mut Overview> {
         match &mut self.work {
             ShellWork::Overview(overview) => Some(overview),
