@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use regress::{Done, Site, binaries, run};
+use regress::{Done, Site, binaries, history, run};
 
 fn source() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -203,4 +203,19 @@ fn a_second_program_is_used_only_if_it_is_the_same_and_as_safe() {
     fs::remove_file(&second).expect("removes");
     let log = log_of_start(&site, &gotd);
     assert!(!log.contains("not used") && log.contains(" static=false"), "{log}");
+}
+
+/// A static program does not know where the libraries of the other one are, and whoever starts
+/// `config` has to.
+#[test]
+fn a_reload_works_beside_the_static_program() {
+    let site = Site::new();
+    history::repository(&site, "r.git", 1, "sha1");
+    if !binaries().join("gotd-static").exists() {
+        return regress::skipped("needs gotd-static beside gotd: sh dist/build.sh release");
+    }
+    let daemon = site.start();
+    assert!(daemon.log().contains(" static=true"), "{}", daemon.log());
+    daemon.gotctl(&["reload"]).good();
+    daemon.assert_serves();
 }

@@ -285,24 +285,58 @@ impl Starter {
         arguments: &[&str],
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<Started<S, R>> {
-        let ParentLink { channel, stderr, theirs } = ParentLink::new()?;
-        let mut placed: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
-        placed.extend(fds);
-        let pid = self.start_with(role, arguments, &placed)?;
-        Ok(Started { pid, role, channel, stderr })
+        self.start_from(self.program_of(role), role, arguments, fds)
+    }
+
+    /// The same from our own binary, and never from the static one: a process that starts `config`
+    /// has to know where the libraries of that binary are.
+    pub fn start_own<S, R>(
+        &self,
+        role: Role,
+        arguments: &[&str],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<Started<S, R>> {
+        self.start_from(&self.own, role, arguments, fds)
     }
 
     /// The same with all its descriptors from 2 on: standard error, channel, and those of the role.
     pub fn start_with(&self, role: Role, arguments: &[&str], fds: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+        self.execute(self.program_of(role), role, arguments, fds)
+    }
+
+    /// The static program, but for the one role that asks the system's name services.
+    fn program_of(&self, role: Role) -> &Program {
+        self.quick.as_ref().filter(|_| role != Role::Config).unwrap_or(&self.own)
+    }
+
+    fn start_from<S, R>(
+        &self,
+        program: &Program,
+        role: Role,
+        arguments: &[&str],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<Started<S, R>> {
+        let ParentLink { channel, stderr, theirs } = ParentLink::new()?;
+        let mut placed: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
+        placed.extend(fds);
+        let pid = self.execute(program, role, arguments, &placed)?;
+        Ok(Started { pid, role, channel, stderr })
+    }
+
+    fn execute(
+        &self,
+        program: &Program,
+        role: Role,
+        arguments: &[&str],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<Pid> {
         let own = std::process::id().to_string();
         let mut argv = vec![CString::new("gotd")?];
         for argument in ["-T", role.name(), OF, own.as_str()].iter().chain(arguments) {
             argv.push(CString::new(*argument)?);
         }
-        // Only this one asks the system's name services.
-        let quick = self.quick.as_ref().filter(|_| role != Role::Config);
         let reset = if serves_a_session(role) { self.ignored } else { SigSet::empty() };
-        let exec = || self.exec(quick.unwrap_or(&self.own), &argv, fds, &reset);
+        let exec = || self.exec(program, &argv, fds, &reset);
         match self.oom.as_ref().filter(|_| serves_a_session(role)) {
             Some(oom) => oom.as_session(exec),
             None => exec(),

@@ -186,8 +186,11 @@ impl Spawners {
         let programs: [BorrowedFd<'_>; 0] = [];
         let best_effort = enforcement == Enforcement::BestEffort;
         let flags: &[&str] = if best_effort { &["--best-effort"] } else { &[] };
-        let process: SpawnerProcess =
-            starter.start(Role::Spawner, flags, &programs).map_err(|e| lost(SpawnerFault::Start(e)))?;
+        let process: SpawnerProcess = match account {
+            Account::Daemon => starter.start_own(Role::Spawner, flags, &programs),
+            Account::Client | Account::Repositories => starter.start(Role::Spawner, flags, &programs),
+        }
+        .map_err(|e| lost(SpawnerFault::Start(e)))?;
         let Started { pid, channel, stderr, .. } = process;
         let start = SpawnerStart { account, credentials, best_effort };
         let begin = ParentToSpawner::Begin(start);
