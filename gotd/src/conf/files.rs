@@ -282,7 +282,7 @@ pub fn resolve_places(loaded: &mut Loaded) {
                 list.push(complaint(config, block.at, why));
                 if stopped.exists.parent().is_none() {
                     let text = format!(
-                        "{}: not even its first directory is there: what comes there later is served after a restart",
+                        "{}: not even its first directory is there: what comes there later is served after a reload",
                         block.path
                     );
                     notes.push(complaint(config, block.at, text));

@@ -214,7 +214,7 @@ fn a_reload_works_beside_the_static_program() {
     if !binaries().join("gotd-static").exists() {
         return regress::skipped("needs gotd-static beside gotd: sh dist/build.sh release");
     }
-    let daemon = site.start();
+    let mut daemon = site.start();
     assert!(daemon.log().contains(" static=true"), "{}", daemon.log());
     daemon.gotctl(&["reload"]).good();
     daemon.assert_serves();
