@@ -18,7 +18,7 @@ use libsandbox::Enforcement;
 
 use self::error::RoleError;
 use crate::os::error::SystemError;
-use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD};
+use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD, Starter};
 use crate::os::system;
 use crate::repo::role as repository;
 use crate::session::role as session;
@@ -71,6 +71,8 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool, of: Option<u32>)
     if let Ok(name) = std::ffi::CString::new(role.name()) {
         system::set_name(&name);
     }
+    // Not later: a hardened process of an ordinary user has no way to its own `oom_score_adj`.
+    let starter = (role == Role::Spawner).then(Starter::new);
     libsandbox::harden_process(role.name())?;
     // `sockets` outlives a parent that was killed for as long as it takes to unlink its sockets, and
     // a spawner for as long as it takes to end its children. The kernel tells nobody of the end of a
@@ -119,7 +121,8 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool, of: Option<u32>)
         Role::Places => places::run(parent, enforcement)?,
         Role::Spawner => {
             let programs = (0..given(role, git)).map(fd).collect::<Result<_, _>>()?;
-            spawner::run(parent, programs)?;
+            let starter = starter.unwrap_or_else(Starter::new).map_err(|e| SystemError::Io("start", e))?;
+            spawner::run(parent, starter, programs)?;
         }
         Role::Parent => return Err(RoleError::NotStarted(role)),
     }

@@ -78,11 +78,11 @@ impl From<TakeOnError> for SpawnerError {
 type Parent = Channel<SpawnerToParent, ParentToSpawner>;
 
 /// Runs the role: takes on its account and serves until the parent ends, and kills what it started.
-pub fn run(parent: OwnedFd, programs: Vec<OwnedFd>) -> Result<(), SpawnerError> {
+pub fn run(parent: OwnedFd, starter: Starter, programs: Vec<OwnedFd>) -> Result<(), SpawnerError> {
     // Whoever stops the daemon from its terminal stops the parent, which tells its spawners. Those
     // that it cannot do without ignore these too.
     system::ignore_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGPIPE]);
-    let starter = starter(programs).map_err(|e| SystemError::Io("programs", e))?;
+    let starter = with_programs(starter, programs).map_err(|e| SystemError::Io("programs", e))?;
     let parent = Parent::from(parent);
     let start = match parent.recv() {
         Ok(Received { message: ParentToSpawner::Begin(start), .. }) => start,
@@ -102,14 +102,14 @@ pub fn run(parent: OwnedFd, programs: Vec<OwnedFd>) -> Result<(), SpawnerError> 
 }
 
 #[cfg(target_os = "linux")]
-fn starter(programs: Vec<OwnedFd>) -> std::io::Result<Starter> {
+fn with_programs(starter: Starter, programs: Vec<OwnedFd>) -> std::io::Result<Starter> {
     let [quick, own] = programs.try_into().map_err(|_| std::io::ErrorKind::InvalidInput)?;
-    Starter::of_programs(quick, own)
+    starter.with_programs(quick, own)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn starter(_: Vec<OwnedFd>) -> std::io::Result<Starter> {
-    Starter::new()
+fn with_programs(starter: Starter, _: Vec<OwnedFd>) -> std::io::Result<Starter> {
+    Ok(starter)
 }
 
 /// The spawner of sessions sees no more of the file system than it executes. The daemon's own
@@ -117,12 +117,15 @@ fn starter(_: Vec<OwnedFd>) -> std::io::Result<Starter> {
 /// narrow themselves, to directories that a reload may have brought: their spawner sees all. It says
 /// so, because on Linux a layer without rules would forbid to link between directories.
 fn restrict(starter: &Starter, start: &SpawnerStart) -> Result<(), SpawnerError> {
+    // There the program is executed by its name, and its loader finds it by that.
+    #[cfg(not(target_os = "linux"))]
+    let own = std::env::current_exe().unwrap_or_default();
     let mut named: Vec<(PathBuf, Access)> = libsandbox::loader_paths();
     match start.account {
         Account::Client => {}
         Account::Daemon => named.push((PathBuf::from("/"), Access::READ)),
         Account::Repositories => {
-            named.extend([Access::READ_WRITE_CREATE, Access::EXECUTE].map(|access| ("/".into(), access)));
+            named.push(("/".into(), Access::READ_WRITE_CREATE.and(Access::EXECUTE)));
         }
     }
     named.retain(|(path, _)| path.exists());
@@ -131,6 +134,10 @@ fn restrict(starter: &Starter, start: &SpawnerStart) -> Result<(), SpawnerError>
     #[cfg(target_os = "linux")]
     for binary in starter.binaries() {
         visible.push(Visible::opened(binary, Path::new("/proc/self/exe"), Access::EXECUTE));
+    }
+    #[cfg(not(target_os = "linux"))]
+    if start.account != Account::Repositories {
+        visible.push(Visible::named(&own, Access::EXECUTE));
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (starter, Path::new(""));

@@ -14,7 +14,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 #[cfg(target_os = "linux")]
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 
 use libproto::channel::Channel;
 use libproto::states::Role;
@@ -267,15 +268,16 @@ impl Starter {
     }
 
     /// The starter of a spawner, which has its programs from the parent as descriptors: one for any
-    /// role, and one for `config`.
+    /// role, and one for `config`. Signals that this process ignores now its sessions do not.
     #[cfg(target_os = "linux")]
-    pub fn of_programs(quick: OwnedFd, own: OwnedFd) -> io::Result<Starter> {
+    pub fn with_programs(self, quick: OwnedFd, own: OwnedFd) -> io::Result<Starter> {
         let program = |binary: OwnedFd| -> io::Result<Program> {
             let binary = system::duplicate_above(binary, SAFE_FD)?;
             let path = CString::new(format!("/proc/self/fd/{}", binary.as_raw_fd()))?;
             Ok(Program { binary, path })
         };
-        Ok(Starter { own: program(own)?, quick: Some(program(quick)?), ..Starter::new()? })
+        let ignored = system::ignored_signals();
+        Ok(Starter { own: program(own)?, quick: Some(program(quick)?), ignored, ..self })
     }
 
     /// Starts `gotd -T role arguments…` with the given descriptors from 4 on.

@@ -43,7 +43,11 @@ impl Accounts {
                         "{name}: no such user: all processes have the uid of {}; see `user` in gotd.conf(5)",
                         config.user_name()
                     ));
-                    return Ok(Accounts { all: Some([owner.clone(), owner.clone(), owner]), one });
+                    // Only processes that open repositories need more than the one group.
+                    let client = Credentials { groups: Vec::new(), ..owner.clone() };
+                    let mut daemon = Credentials { groups: vec![owner.gid], ..owner.clone() };
+                    daemon.groups.extend(files.iter().filter_map(|file| reading_group(file)));
+                    return Ok(Accounts { all: Some([daemon, client, owner]), one });
                 }
             }
         }
@@ -85,6 +89,8 @@ fn not_root(credentials: Credentials, name: &str) -> Result<Credentials, Startup
 fn user(name: &str) -> Option<Credentials> {
     let user = System.user(name)?;
     let mut groups = groups_of(&user);
+    // Root's own group opens too much.
+    groups.retain(|group| *group != 0);
     groups.truncate(SPAWNER_GROUPS_MAX);
     Some(Credentials { uid: user.uid, gid: user.gid, groups })
 }

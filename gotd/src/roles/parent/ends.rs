@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libproto::message::parent::{Ending, ParentToListen};
 use libproto::refusal::Refusal;
 use libproto::states::{RepoState, Role, SessionState};
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::error::{Fatal, Loss};
@@ -89,6 +89,13 @@ impl Parent {
         });
         if let Some(number) = waiting.map(|session| session.number) {
             self.offer(number);
+        }
+        let job = self.table.iter().find_map(|session| match session.process(process.number())? {
+            SessionProcess::Job(job) => Some((session.number, job)),
+            SessionProcess::Session | SessionProcess::Repository => None,
+        });
+        if let Some((number, job)) = job {
+            self.job_started(number, job);
         }
     }
 
@@ -181,7 +188,12 @@ impl Parent {
             &[crate::roles::sockets::ask::TERMINATE],
             false,
         );
-        self.spawners.end_all(Duration::from_millis(1500));
+        let until = Instant::now() + Duration::from_millis(1500);
+        self.spawners.end_all(until);
+        // It unlinks its sockets, by names that the next daemon's may have.
+        let mut sockets = [PollFd::new(self.sockets.channel.as_fd(), PollFlags::empty())];
+        let left = until.saturating_duration_since(Instant::now());
+        let _ = poll(&mut sockets, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
         self.log.finish();
     }

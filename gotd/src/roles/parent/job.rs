@@ -55,7 +55,9 @@ pub trait JobRole {
 
     /// Takes a message that is allowed now.
     fn on_message(parent: &mut Parent, number: u64, message: Self::FromJob) -> JobReply;
-    /// Takes the job out of its session: its process has been reaped.
+    /// Its process was started, and no other process has its descriptors any more.
+    fn started(_: &mut Parent, _: u64) {}
+    /// Takes the job out of its session: its process has been reaped, or could not be started.
     fn ended(parent: &mut Parent, number: u64, ending: Ending);
 }
 
@@ -65,14 +67,16 @@ pub struct Row {
     pub of: for<'s> fn(&'s Session) -> Option<AnyJob<'s>>,
     /// Reads the job's messages.
     pub recv: fn(&mut Parent, u64),
-    /// Its process has been reaped.
+    /// Its process was started.
+    pub started: fn(&mut Parent, u64),
+    /// Its process has been reaped, or could not be started.
     pub ended: fn(&mut Parent, u64, Ending),
 }
 
 impl Row {
     /// The row of a role.
     pub const fn of<J: JobRole>() -> Row {
-        Row { of: any_of::<J>, recv: Parent::recv_from_job::<J>, ended: J::ended }
+        Row { of: any_of::<J>, recv: Parent::recv_from_job::<J>, started: J::started, ended: J::ended }
     }
 }
 

@@ -61,10 +61,11 @@ impl Outbox {
     }
 }
 
-/// Whether the system refused because more descriptors are in flight between processes than one
-/// user may have.
+/// The system has no room at this moment: more descriptors are on their way between processes than
+/// it lets one user have there, or memory is short.
 fn is_crowded(e: &io::Error) -> bool {
-    e.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32)
+    use nix::errno::Errno::{ENOBUFS, ENOMEM, ETOOMANYREFS};
+    [ETOOMANYREFS, ENOBUFS, ENOMEM].iter().any(|errno| e.raw_os_error() == Some(*errno as i32))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use libproto::message::parent::{OwnDirectory, PlacesToParent, SettledPlace};
 
 use super::error::ChildError;
+use crate::conf::files::Most;
 use crate::conf::model::Config;
 
 /// What was said so far.
@@ -32,12 +33,22 @@ impl Said {
                 let own = usize::try_from(block).ok().and_then(|at| config.repositories.get_mut(at));
                 own.ok_or(ChildError::NoBlock(block))?.place = place;
             }
-            PlacesToParent::OwnBlocks(blocks) => self.seen.extend(blocks),
-            PlacesToParent::Note(text) => self.notes.push(text),
-            PlacesToParent::Warning(text) => self.warnings.push(text),
-            PlacesToParent::Error(text) => self.errors.push(text),
+            // Two at most for each block, and as many texts as `places` shows.
+            PlacesToParent::OwnBlocks(blocks) => {
+                let most = config.repositories.len().saturating_mul(2).saturating_sub(self.seen.len());
+                self.seen.extend(blocks.into_iter().take(most));
+            }
+            PlacesToParent::Note(text) => note(&mut self.notes, text),
+            PlacesToParent::Warning(text) => note(&mut self.warnings, text),
+            PlacesToParent::Error(text) => note(&mut self.errors, text),
             PlacesToParent::End(good) => return Ok(Some(good && self.errors.is_empty())),
         }
         Ok(None)
+    }
+}
+
+fn note(list: &mut Vec<String>, text: String) {
+    if list.len() < Most::OF_START.lines() {
+        list.push(text);
     }
 }

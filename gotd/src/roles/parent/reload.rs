@@ -118,6 +118,8 @@ impl Parent {
             Ok(())
         };
         let told = send(config, Audience::Parent, &mut tell);
+        // What it has left to do is nobody's concern.
+        reload.reader.end();
         reload.reader = Reader::Places(child, out);
         if let Err(e) = told {
             self.reader_failed(ChildError::TooLarge(e));
@@ -156,6 +158,7 @@ impl Parent {
         let Some(reload) = &mut self.reload else { return };
         let texts = [&mut reload.places.warnings, &mut reload.places.errors].map(std::mem::take);
         texts.into_iter().flatten().for_each(|text| reload.note(text));
+        reload.reader.end();
         let (true, Some(config)) = (good, reload.config.take()) else { return self.not_usable() };
         let mut settings = Settings::new(&config, &reload.places.seen);
         // The user who started the daemon stays a controller, though the daemon's user has changed.

@@ -307,10 +307,9 @@ impl Spawners {
         Ok(None)
     }
 
-    /// Has every spawner kill what it started and end, and waits until all have, at most this long.
+    /// Has every spawner kill what it started and end, and waits until all have, at most until then.
     /// Sessions go first: a client is not told of the end of processes that its session needs.
-    pub fn end_all(&mut self, patience: Duration) {
-        let until = Instant::now() + patience;
+    pub fn end_all(&mut self, until: Instant) {
         for account in [Account::Client, Account::Repositories, Account::Daemon] {
             self.end_account(account, until);
         }

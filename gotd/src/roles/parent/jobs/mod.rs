@@ -47,13 +47,23 @@ impl Parent {
         }
     }
 
+    /// The process of a session's job, of this number, was started.
+    pub(super) fn job_started(&mut self, number: u64, job: u64) {
+        if let Some(row) = self.row_of(number, job) {
+            (row.started)(self, number);
+        }
+    }
+
     /// The process of a session's job, of this number, has been reaped.
     pub(super) fn job_ended(&mut self, number: u64, job: u64, ending: Ending) {
-        let Some(session) = self.table.get(number) else { return };
-        let row = session.jobs().find(|(_, any)| any.ender.number() == job).map(|(row, _)| row);
-        if let Some(row) = row {
+        if let Some(row) = self.row_of(number, job) {
             (row.ended)(self, number, ending);
         }
+    }
+
+    fn row_of(&mut self, number: u64, job: u64) -> Option<&'static Row> {
+        let session = self.table.get(number)?;
+        session.jobs().find(|(_, any)| any.ender.number() == job).map(|(row, _)| row)
     }
 
     /// Ends jobs that take too long.

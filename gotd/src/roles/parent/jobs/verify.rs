@@ -48,17 +48,30 @@ impl JobRole for Verify {
         JobReply::More
     }
 
+    /// Not sooner: with its word the repository process sends a client's pipe, which only the
+    /// processes of this session may ever close.
+    fn started(parent: &mut Parent, number: u64) {
+        parent.send_to_repo(number, &ParentToRepo::Verify(true));
+    }
+
     fn ended(parent: &mut Parent, number: u64, ending: Ending) {
+        let job = parent.table.get(number).and_then(|session| Verify::of(session));
+        let started = job.is_some_and(|job| job.any().ender.pid().is_some());
         if let Some(grant) = parent.table.get(number).and_then(Session::grant_mut) {
             grant.verify = Some(Process::Ended(ending));
             grant.turn = None;
         }
-        parent.send_to_repo(number, &ParentToRepo::Reaped(ending == Ending::Exit(0)));
+        let word = match started {
+            true => ParentToRepo::Reaped(ending == Ending::Exit(0)),
+            false => ParentToRepo::Verify(false),
+        };
+        parent.send_to_repo(number, &word);
     }
 }
 
 impl Parent {
-    /// Starts the third process of a push. Its repository process is told either way.
+    /// Starts the third process of a push. Its repository process is told either way, by `started`
+    /// or by `ended`.
     pub(in crate::roles::parent) fn start_verify(&mut self, number: u64) {
         let repo = self.settings.repo.clone();
         let (limits, file_size) = (self.settings.session.clone(), self.settings.file_size);
@@ -80,12 +93,15 @@ impl Parent {
             found: found.clone(),
             place: at.path.clone(),
         };
-        let started = self.start_job::<Verify>(number, ends.into(), &ParentToVerify::Start(start)).ok();
-        let told = started.as_ref().is_some_and(|(_, told)| *told);
-        let grant = self.table.get(number).and_then(Session::grant_mut);
-        if let (Some((job, _)), Some(grant)) = (started, grant) {
+        let started = self.start_job::<Verify>(number, ends.into(), &ParentToVerify::Start(start));
+        let Ok((job, told)) = started else {
+            return self.send_to_repo(number, &ParentToRepo::Verify(false));
+        };
+        if let Some(grant) = self.table.get(number).and_then(Session::grant_mut) {
             grant.verify = Some(Process::Running(job));
         }
-        self.send_to_repo(number, &ParentToRepo::Verify(told));
+        if !told {
+            self.end_session(number, "verify: does not listen");
+        }
     }
 }
