@@ -18,14 +18,10 @@ use libsandbox::Enforcement;
 
 use self::error::RoleError;
 use crate::os::error::SystemError;
-use crate::os::spawn::{ClientPipes, FIRST_FD, PARENT_FD, Starter};
+use crate::os::spawn::{ClientPipes, FIRST_FD, GIT, PARENT_FD, Starter};
 use crate::os::system;
 use crate::repo::role as repository;
 use crate::session::role as session;
-
-/// What a session and its repository process are told on their command line that wait for a client
-/// of git://.
-pub const GIT: &str = "git";
 
 /// How many descriptors beyond the parent's channel a role is given.
 const fn given(role: Role, git: bool) -> i32 {

@@ -26,11 +26,10 @@ use nix::unistd::Pid;
 
 use crate::os::credentials::TakeOnError;
 use crate::os::error::{SystemError, carries_system_error};
-use crate::os::spawn::Starter;
+use crate::os::spawn::{GIT, Starter};
 use crate::os::system;
 use crate::os::to_parent::send;
 use crate::os::{credentials, signals};
-use crate::roles::GIT;
 
 /// At work. On Linux the filter also holds what the children need, since they inherit it.
 pub const WORK: Promises =

@@ -74,6 +74,9 @@ const STATIC: &str = "gotd-static";
 pub const TELL_BUILD: &str = "build";
 /// What a role is started with before the process id of whoever started it.
 pub const OF: &str = "--of";
+/// What a session and its repository process are told on their command line that wait for a client
+/// of git://.
+pub const GIT: &str = "git";
 
 /// Whether processes of a role are those that the system ends first when memory is short.
 const fn serves_a_session(role: Role) -> bool {
