@@ -10,8 +10,8 @@ use libproto::command::Service;
 use libproto::message::client::ClientKind;
 use libproto::message::parent::{
     ClientHello, Ending, FetchRules, FoundAt, GitAsk, Opened, ParentToRepo, ParentToSession, ParentToSpawner,
-    Peer, Permit, Pool, Question, RefReport, RepoAddress, RepoToParent, SessionToParent, SpawnerToParent,
-    Verdict,
+    Peer, Permit, Pool, Question, RefReport, RepoAddress, RepoToParent, SessionReport, SessionToParent,
+    SpawnerToParent, Verdict,
 };
 use libproto::names::RepoName;
 
@@ -419,4 +419,22 @@ fn a_session_that_was_killed_and_does_not_end_counts_for_its_user_and_keeps_no_t
     // Killed once more, by a deadline, it is not waited for anew.
     parent.end_session(forged.number, "did not end by itself");
     assert_eq!((parent.table.of_identity("user:root"), holds(&parent)), (1, (0, 0)));
+}
+
+/// A user of one connection runs one command after the other: the processes of the last one are
+/// still ending when the next one comes.
+#[test]
+fn a_session_that_has_just_ended_leaves_room_for_the_next() {
+    let (mut parent, forged) = parent();
+    forged.accepted(&mut parent, forged.number, 1000);
+    forged.asks(&mut parent);
+    forged.grants(&mut parent);
+    assert_eq!(parent.table.of_identity("user:root"), 1);
+    let report = SessionReport { status: 0, refusal: None, agent: String::new(), received: 0, sent: 0 };
+    forged.session.send(forged.number, &SessionToParent::Finished(report)).expect("sends");
+    parent.on_session(forged.number);
+    assert_eq!(parent.table.of_identity("user:root"), 0);
+    let session = parent.table.get(forged.number).expect("not reaped yet");
+    session.finished = Instant::now().checked_sub(Duration::from_secs(1));
+    assert_eq!(parent.table.of_identity("user:root"), 1, "a process that does not end counts");
 }

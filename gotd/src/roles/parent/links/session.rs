@@ -78,6 +78,7 @@ impl Parent {
             SessionToParent::Begins(commands) => self.begins(number, commands),
             SessionToParent::Finished(report) => {
                 session.phase.end(Some(report));
+                session.finished = Some(Instant::now());
                 session.deadline = (!session.is_pushing()).then(|| Instant::now() + LINGER);
                 self.served = self.served.saturating_add(1);
             }

@@ -31,6 +31,8 @@ use super::spawners::Child;
 
 /// Processes that have not ended so long after they were killed hang in the kernel.
 const GIVEN_UP: Duration = Duration::from_secs(10);
+/// How long the processes of a session may take to end before they count for their user again.
+const ENDING: Duration = Duration::from_millis(500);
 
 /// The ends that are kept for `verify`: its links to session and repository process.
 pub type VerifyEnds = [OwnedFd; 2];
@@ -85,6 +87,8 @@ pub struct Session {
     pub deadline: Option<Instant>,
     /// The parent has ended it.
     pub killed: Option<Killed>,
+    /// When it reported its end.
+    pub finished: Option<Instant>,
 }
 
 impl Session {
@@ -114,6 +118,7 @@ impl Session {
             turned_away: None,
             deadline: None,
             killed: None,
+            finished: None,
         }
     }
 
@@ -241,6 +246,12 @@ impl Session {
     /// not keep others from their turns.
     pub fn is_given_up(&self, now: Instant) -> bool {
         self.killed.as_ref().is_some_and(|killed| now.saturating_duration_since(killed.at) >= GIVEN_UP)
+    }
+
+    /// Whether it reported its end by itself a moment ago, and was not killed since.
+    pub fn has_just_ended(&self, now: Instant) -> bool {
+        let finished = self.finished.filter(|_| self.killed.is_none());
+        finished.is_some_and(|at| now.saturating_duration_since(at) < ENDING)
     }
 
     /// It has a client, and its process runs.

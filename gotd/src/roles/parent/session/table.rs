@@ -1,7 +1,7 @@
 //! The table of sessions.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libproto::message::parent::Pool;
 
@@ -61,9 +61,11 @@ impl SessionTable {
         })
     }
 
-    /// Sessions of an identity at this moment, including ended ones of which a process is still
-    /// there.
+    /// Sessions that an identity has at this moment, those included of which a process is still
+    /// there. A session that has just reported its end leaves room for the next one: whoever runs
+    /// one command after the other is not to be refused for a process that is about to end.
     pub fn of_identity(&self, identity: &str) -> usize {
-        self.iter().filter(|s| s.counted() == Some(identity)).count()
+        let now = Instant::now();
+        self.iter().filter(|s| s.counted() == Some(identity) && !s.has_just_ended(now)).count()
     }
 }
