@@ -121,8 +121,17 @@ pub fn cpu(daemon: Option<i32>) -> f64 {
     own + daemon.map_or(0.0, daemon_cpu)
 }
 
-/// Seconds of processor time of a process and of the children that it has reaped.
+/// Seconds of processor time of a daemon and of the children that it and its spawners have reaped.
 pub fn daemon_cpu(pid: i32) -> f64 {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+    let is_spawner = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "spawn")
+    };
+    process_cpu(pid) + children.filter(is_spawner).map(process_cpu).sum::<f64>()
+}
+
+fn process_cpu(pid: i32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after = stat.rsplit(')').next().unwrap_or_default();
     // utime, stime, cutime and cstime are fields 14 to 17; two stand before the name's end.
