@@ -25,7 +25,8 @@ fn main() -> std::io::Result<()> {
 }
 
 /// Adds a file, or all files below a directory in the order of their names. Name and length go with
-/// each, so that bytes which move from the end of a file to the start of the next change the number.
+/// each, so that bytes which move from the end of a file to the start of the next change the
+/// number.
 pub fn add(root: &Path, path: &Path, hasher: &mut DefaultHasher) -> std::io::Result<()> {
     if !path.is_dir() {
         let bytes = std::fs::read(path)?;

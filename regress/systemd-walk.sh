@@ -91,6 +91,7 @@ walk_units() {
 	for pair in gotd:_gotd_daemon auth:_gotd_daemon listen:_gotd_daemon session:_gotd_client repository:_gotd; do
 		succeeds root "test \"\$(ps -o user:20= -C ${pair%:*} | sort -u)\" = ${pair#*:}"
 	done
+	succeeds root "test \"\$(ps -o user:20= -C spawn | sort | xargs)\" = '_gotd _gotd_client _gotd_daemon'"
 	shows root 'grep -h CapEff $(pgrep -f "gotd -T" | sed "s,.*,/proc/&/status,") | sort -u' "0000000000000000"
 
 	echo "reload"

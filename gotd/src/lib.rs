@@ -4,7 +4,7 @@
 //!
 //! | folder | what it is |
 //! |---|---|
-//! | [`roles`] | one file or folder for each process role, and the table from a role's name to its entry; [`roles::parent`] starts all others |
+//! | [`roles`] | one file or folder for each process role, and the table from a role's name to its entry; [`roles::parent`] has all others started |
 //! | [`session`] | the role `session`: the conversation with one client, in Git's protocol |
 //! | [`repo`] | the repository process: waiting, then `repo_read` or `repo_write` |
 //! | [`access`], [`fairness`] | who may do what, and who gets a place: rules without a descriptor or a clock |

@@ -57,7 +57,8 @@ fn main() -> ExitCode {
 }
 
 /// Runs one role, if that is what the daemon started us for: `-T role [--of pid] [--best-effort]
-/// [--] arguments`. Before the flags are looked at in earnest, which takes as long as a short session.
+/// [--] arguments`. Before the flags are looked at in earnest, which takes as long as a short
+/// session.
 fn role() -> Option<Result<(), Error>> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != "-T" {

@@ -15,9 +15,9 @@ use nix::errno::Errno;
 /// Why gotsh ends without what it was asked for.
 #[derive(Debug)]
 pub enum Error {
-    /// The client's command is none.
+    /// The client's command is not one that gotsh knows.
     Command(CommandError),
-    /// It is too long.
+    /// The command is too long.
     LongCommand,
     /// What follows `--user` is no user's name.
     UserName,

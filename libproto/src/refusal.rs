@@ -49,12 +49,12 @@ impl fmt::Display for Lender {
     }
 }
 
-/// Why a repository is not there for a client: for those whom the administrator wants it told.
+/// Why a client sees no repository; told only with `connection informative errors`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unseen {
     /// There is none of this name.
     NoSuch,
-    /// `git-daemon-export-ok` does not stand in it.
+    /// It lacks the file `git-daemon-export-ok`.
     NotExported,
     /// No rule of its block is about the client.
     NotPermitted,
@@ -71,7 +71,7 @@ impl fmt::Display for Unseen {
     }
 }
 
-/// Why a peer is nobody to whom anything could be permitted.
+/// Why a peer has no identity that a rule could permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NoIdentity {
     /// It is a member of more groups than are looked at.

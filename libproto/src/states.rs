@@ -174,7 +174,7 @@ pub const REPO_TO_PARENT: &StateTable<RepoState, Repo> = &[
     (RepoState::Finished, &[]),
 ];
 
-/// The state of a verify, create or list process, as `parent` sees it.
+/// The state of a job's process, as `parent` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobState {
     /// Started; has not greeted.

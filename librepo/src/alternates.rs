@@ -63,9 +63,9 @@ pub trait Lender {
     /// Answers about the places of one level, for each of them.
     fn ask(&mut self, places: &[AlternatePlace<'_>]) -> Vec<Lending>;
 
-    /// Whether to walk to this path, which is as its line in the alternates file has it. Anybody may
-    /// have written that line, and the walk may lead to a file system that never answers. A process
-    /// that serves one client loses only that client, so the default is yes.
+    /// Whether to walk to this path, which is as its line in the alternates file has it. Anybody
+    /// may have written that line, and the walk may lead to a file system that never answers. A
+    /// process that serves one client loses only that client, so the default is yes.
     fn is_walked_to(&mut self, _path: &Path) -> bool {
         true
     }

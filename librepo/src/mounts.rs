@@ -45,7 +45,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// Mount points are crossed: nobody but root and the daemon's user can have made them.
+    /// Mount points are crossed: nobody but root and the repositories' owner can have made them.
     pub const ANYWHERE: Look = Look { mount: None };
 
     /// Only what lies on this mount, if there is one.

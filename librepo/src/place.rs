@@ -1,15 +1,15 @@
 //! Where a place is: a path walked from `/`, one component after the other.
 //!
 //! A user who can write a directory can put a symbolic link in place of a component, and so make a
-//! path lead to anything that the daemon's user may read. So the kernel never resolves more than
-//! one component here. Links are read by this code: a link is followed only where only root or the
-//! daemon's user can have put it.
+//! path lead to anything that the repositories' owner may read. So the kernel never resolves more
+//! than one component here. Links are read by this code: a link is followed only where only root or
+//! the repositories' owner can have put it.
 //!
-//! A directory is *trusted* if root or the daemon's user owns it and neither group nor others may
-//! write to it (an access control list shows in the group's bits). The first directory of a path
-//! that is not trusted, and all that is below it, is *foreign*: there no link is followed and no
-//! mount point crossed. A directory's facts are only those that the kernel has already, because the
-//! server of a user's file system in user space may never answer.
+//! A directory is *trusted* if root or the repositories' owner owns it and neither group nor others
+//! may write to it (an access control list shows in the group's bits). The first directory of a
+//! path that is not trusted, and all that is below it, is *foreign*: there no link is followed and
+//! no mount point crossed. A directory's facts are only those that the kernel has already, because
+//! the server of a user's file system in user space may never answer.
 //!
 //! A mount point in a trusted directory may still belong to a user: a user can mount a file system
 //! in user space on a directory of their own, and its server chooses the owner that it shows. The
@@ -59,7 +59,7 @@ impl Trust {
     }
 }
 
-/// The first directory on the way to a place that others than root and the daemon's user may
+/// The first directory on the way to a place that others than root and the repositories' owner may
 /// change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
@@ -325,8 +325,8 @@ impl Walked {
         self.look().at(&self.directory, name).ok()
     }
 
-    /// How entries of this directory are opened: anywhere, or only on its own mount where others may
-    /// have mounted something.
+    /// How entries of this directory are opened: anywhere, or only on its own mount where others
+    /// may have mounted something.
     #[must_use]
     pub fn look(&self) -> Look {
         Look::only(self.foreign.is_some().then_some(self.mount))

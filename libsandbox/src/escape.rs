@@ -79,7 +79,8 @@ impl Attempt {
     pub fn may_succeed(&self, promises: Promises) -> bool {
         self.allowed_by.iter().any(|promise| {
             promises.has(promise)
-                || (promises.has(Promise::Exec) && !matches!(promise, Promise::Bind | Promise::Id))
+                || (promises.has(Promise::Exec)
+                    && !matches!(promise, Promise::Bind | Promise::Id | Promise::Pair))
         })
     }
 
@@ -254,6 +255,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     attempt("accept", by(&[Promise::Accept]), |_| call(libc::SYS_accept4, [-1, 0, 0, 0, 0, 0])),
     attempt("datagram to an address", NOBODY, datagram_to_address),
+    attempt("make a pair of sockets", by(&[Promise::Pair]), |_| {
+        let mut pair = [-1 as c_int; 2];
+        let kind = c_long::from(libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC);
+        let made = (&raw mut pair) as c_long;
+        call(libc::SYS_socketpair, [c_long::from(libc::AF_UNIX), kind, 0, made, 0, 0])
+    }),
     attempt("send to an address", by(&[Promise::Dns]), |_| call(libc::SYS_sendto, [-1, 0, 0, 0, 1, 16])),
     attempt("send a descriptor", by(&[Promise::Sendfd]), |_| call(libc::SYS_sendmsg, [-1, 0, 0, 0, 0, 0])),
     attempt("receive a descriptor", by(&[Promise::Recvfd]), |_| call(libc::SYS_recvmsg, [-1, 0, 0, 0, 0, 0])),

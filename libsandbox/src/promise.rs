@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// One promise. The words are those of OpenBSD's pledge(2) with its meaning as far as Linux allows;
-/// four more (`accept`, `bind`, `narrow`, `pair`) are finer than pledge's and map to its coarser words
-/// there.
+/// four more (`accept`, `bind`, `narrow`, `pair`) are finer than pledge's and map to its coarser
+/// words there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Promise {
@@ -35,8 +35,8 @@ pub enum Promise {
     /// Start, signal and await other processes.
     Proc = 1 << 11,
     /// Execute programs. On Linux children lack every right that their parent gave up. So this
-    /// promise stands for everything that any child needs, except [`Promise::Bind`] and
-    /// [`Promise::Id`], which have to be named.
+    /// promise stands for everything that any child needs, except [`Promise::Bind`],
+    /// [`Promise::Id`] and [`Promise::Pair`], which have to be named.
     Exec = 1 << 12,
     /// Read the account databases.
     Getpw = 1 << 13,

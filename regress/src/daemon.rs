@@ -169,8 +169,8 @@ impl Daemon {
         all
     }
 
-    /// The same when all of them wait, twice in a row. One that is just starting has no name, limit or
-    /// sandbox of its own yet.
+    /// The same when all of them wait, twice in a row. One that is just starting has no name, limit
+    /// or sandbox of its own yet.
     #[track_caller]
     pub fn processes_at_rest(&self) -> Vec<Process> {
         let mut before = Vec::new();

@@ -12,7 +12,7 @@ use crate::neighbours::{self, Presence};
 use crate::run::{Done, run};
 use crate::{Daemon, binaries, is_root, tcp};
 
-/// The account that gotd runs as when it is started as root.
+/// The account that owns the repositories when root starts gotd.
 pub const UNPRIVILEGED: &str = "nobody";
 /// What sessions run as in tests that root runs; every Debian has it.
 pub const CLIENT: &str = "games";
@@ -86,8 +86,8 @@ impl Site {
         path
     }
 
-    /// What git is given for ssh: it runs gotsh as sshd's forced command for this user of an account
-    /// does. The script's name is `ssh-` and that of the user.
+    /// What git is given for ssh: it runs gotsh as sshd's forced command for this user of an
+    /// account does. The script's name is `ssh-` and that of the user.
     pub fn ssh_as(&self, user: &str) -> PathBuf {
         let text = format!(
             "#!/bin/sh\nwhile [ \"${{1#-}}\" != \"$1\" ]; do shift 2; done\n\

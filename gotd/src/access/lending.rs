@@ -43,8 +43,8 @@ impl Lender<'_> {
 
 /// The blocks that an objects directory belongs to: those with the longest place that contains it.
 pub fn lenders<'t>(table: &'t AccessTable, objects: &Path) -> Vec<Lender<'t>> {
-    // Only the `objects` directory of a repository is lent. Other directories in it are not, such as
-    // the quarantine of a push.
+    // Only the `objects` directory of a repository is lent. Other directories in it are not, such
+    // as the quarantine of a push.
     let Some(repository) = objects.parent().filter(|_| objects.ends_with("objects")) else {
         return Vec::new();
     };

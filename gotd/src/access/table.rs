@@ -38,37 +38,11 @@ pub enum Identity {
         /// Supplementary groups.
         groups: Vec<u32>,
     },
-    /// A user of a shared account: index into [`Config::users`]. Made by [`AccessTable::identify`] only
-    /// for a peer that has the account's uid.
+    /// A user of a shared account: index into [`Config::users`]. Made by [`AccessTable::identify`]
+    /// only for a peer that has the account's uid.
     AccountUser(u32),
     /// A git:// client.
     Anonymous,
-}
-
-/// Why a peer has no identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IdentityError {
-    /// More groups than [`GROUPS_MAX`].
-    TooManyGroups,
-    /// The client claims to be a user that does not exist, or that belongs to another account.
-    NotThatAccount,
-}
-
-impl std::fmt::Display for IdentityError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        NoIdentity::from(*self).fmt(f)
-    }
-}
-
-impl std::error::Error for IdentityError {}
-
-impl From<IdentityError> for NoIdentity {
-    fn from(e: IdentityError) -> NoIdentity {
-        match e {
-            IdentityError::TooManyGroups => NoIdentity::TooManyGroups,
-            IdentityError::NotThatAccount => NoIdentity::NotThatAccount,
-        }
-    }
 }
 
 /// How a name led to a block.
@@ -215,19 +189,19 @@ impl AccessTable {
         gid: u32,
         groups: &[u32],
         claim: Option<&UserName>,
-    ) -> Result<Identity, IdentityError> {
+    ) -> Result<Identity, NoIdentity> {
         if groups.len() > GROUPS_MAX {
-            return Err(IdentityError::TooManyGroups);
+            return Err(NoIdentity::TooManyGroups);
         }
         let Some(claim) = claim else {
             return Ok(Identity::UnixUser { uid, gid, groups: groups.to_vec() });
         };
-        let index = *self.users.get(claim).ok_or(IdentityError::NotThatAccount)?;
+        let index = *self.users.get(claim).ok_or(NoIdentity::NotThatAccount)?;
         let account =
             self.config.users.get(index as usize).and_then(|u| self.config.accounts.get(u.account as usize));
         match account.and_then(|a| a.uid) {
             Some(owner) if owner == uid && !self.is_overflow_uid(uid) => Ok(Identity::AccountUser(index)),
-            _ => Err(IdentityError::NotThatAccount),
+            _ => Err(NoIdentity::NotThatAccount),
         }
     }
 

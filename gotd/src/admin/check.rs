@@ -1,5 +1,5 @@
 //! The checks of `gotd -n` and `gotctl reload -n` beyond the configuration's text: whether the
-//! daemon's user exists and can do in the repositories what the rules permit, and what the
+//! repositories' owner exists and can do in the repositories what the rules permit, and what the
 //! repositories borrow.
 //!
 //! Only owner and mode are compared, no access control lists, so a finding is a warning. Nothing is
@@ -14,6 +14,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use libproto::states::Account;
 use librepo::place::{self, Permissions};
 
 use crate::access::places::Places;
@@ -21,8 +22,8 @@ use crate::admin::check_alternates::{self, Known};
 use crate::conf::error::ConfigError;
 use crate::conf::files::{Loaded, trust};
 use crate::conf::model::{Access, Action, Config, Repository, RepositoryKind};
-use crate::conf::resolve::{NameService, complaint};
-use crate::os::passwd::{System, groups_of};
+use crate::conf::resolve::complaint;
+use crate::os::accounts::{Accounts, AccountsError};
 use crate::repo::find::{FoundRepository, repository_at};
 use crate::repo::walk_repositories::{Most, each_repository_of};
 
@@ -74,12 +75,14 @@ pub fn check(loaded: &mut Loaded) {
     loaded.warnings.extend(warnings);
 }
 
-/// The user and groups that the daemon works as.
+/// The user that opens repositories, with its groups.
 struct Daemon {
     uid: u32,
     groups: Vec<u32>,
 }
 
+/// The user that opens repositories, gotd.conf's `user`.
+///
 /// # Errors
 /// A daemon that root starts would not start.
 fn daemon(config: &Config) -> Result<Daemon, ConfigError> {
@@ -94,17 +97,15 @@ fn daemon(config: &Config) -> Result<Daemon, ConfigError> {
         0 => ConfigError::whole(config.files.first().map_or("", String::as_str), text),
         _ => complaint(config, at, text),
     };
-    let name = config.user_name();
-    match config.user.as_ref().and_then(|user| user.ids) {
-        None => Err(fail(format!(
+    let accounts = Accounts::of(config, &[]).map_err(|e| match e {
+        AccountsError::NoUser(name) => fail(format!(
             "user {name}: no such user, so that gotd does not start: make it, or name another one with \"user\""
-        ))),
-        Some((0, _)) => Err(fail(format!("user {name}: gotd does not run as root"))),
-        Some((uid, gid)) => {
-            let groups = System.user(name).map_or_else(|| vec![gid], |user| groups_of(&user));
-            Ok(Daemon { uid, groups })
-        }
-    }
+        )),
+        e => fail(e.to_string()),
+    })?;
+    let owner = accounts.get(Account::Repositories).map(|owner| (owner.uid, owner.groups.clone()));
+    let (uid, groups) = owner.unwrap_or_else(|| (me.as_raw(), Vec::new()));
+    Ok(Daemon { uid, groups })
 }
 
 impl Daemon {

@@ -99,7 +99,7 @@ pub fn read_only(path: &str) -> Parsed {
     parse(path, &mut files)
 }
 
-/// The same as [`load`], with users and groups from elsewhere.
+/// As [`read`], with users and groups from elsewhere.
 fn load_with(path: &str, secrets_path: Option<&str>, names: &mut dyn NameService) -> Loaded {
     let mut files = Files { main: path, warnings: Vec::new() };
     let parsed = parse(path, &mut files);

@@ -566,8 +566,18 @@ impl Config {
         user.map_or_else(|| uid.to_string(), |user| user.name.to_string())
     }
 
-    /// The user to run as: name or number.
+    /// The owner of the repositories: name or number.
     pub fn user_name(&self) -> &str {
         self.user.as_ref().map_or(DEFAULT_USER, |u| &u.name)
+    }
+
+    /// The user that sessions run as.
+    pub fn client_name(&self) -> &str {
+        self.client.as_ref().map_or(DEFAULT_CLIENT, |u| &u.name)
+    }
+
+    /// The user that the processes without a repository run as.
+    pub fn daemon_name(&self) -> &str {
+        self.daemon.as_ref().map_or(DEFAULT_DAEMON, |u| &u.name)
     }
 }

@@ -327,7 +327,8 @@ impl Parser<'_> {
 
     /// What a block borrows from must be known. Only when all blocks were read that can be said.
     pub(super) fn check_borrows(&mut self) {
-        // The block that a repository belongs to, by its name: its own, else that of the longest prefix.
+        // The block that a repository belongs to, by its name: its own, else that of the longest
+        // prefix.
         let block_of = |name: &RepoName| {
             let whole = name.as_bytes();
             let all = [whole, b"/"].concat();

@@ -60,10 +60,10 @@ impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FileError::Io(e) => e.fmt(f),
-            // At a reload this process has the user of the daemon.
+            // At a reload this process has the `daemon` user.
             FileError::Unreadable { error, user, group } => write!(
                 f,
-                "{error}: a reload reads it as the user that gotd runs as, which is {user} here: expected a file that \
+                "{error}: a reload reads it as the daemon user of gotd, which is {user} here: expected a file that \
                  this user can read, for example of group {group} with mode 0640, in a directory that it can search"
             ),
             FileError::Absent => f.write_str("no such file"),

@@ -3,7 +3,8 @@
 //! 1. A uid has a largest number of connections, including those that wait for a session. One more
 //!    is refused.
 //! 2. A uid has a largest rate of new sessions. Connections beyond that are not refused, they wait.
-//! 3. The next connection served is that of the uid with the fewest sessions; on a tie, the one that
+//! 3. The next connection served is that of the uid with the fewest sessions; on a tie, the one
+//!    that
 //!    has waited longest.
 //! 4. When too many wait, the uid with most waiting loses its newest. The newcomer is counted too,
 //!    so of equals the newcomer is refused.

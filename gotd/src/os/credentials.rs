@@ -48,3 +48,14 @@ pub fn take_on(credentials: Option<&Credentials>) -> Result<(), TakeOnError> {
     setresuid(uid, uid, uid).map_err(|e| SystemError::Call("setresuid", e))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_no_account() {
+        let root = Credentials { uid: 0, gid: 0, groups: Vec::new() };
+        assert!(matches!(take_on(Some(&root)), Err(TakeOnError::Root)));
+    }
+}

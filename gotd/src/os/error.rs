@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use libproto::channel::{RecvError, SendError};
+use libproto::channel::RecvError;
 use nix::errno::Errno;
 
 /// What failed, with what it was for where the system's words alone do not tell.
@@ -19,8 +19,6 @@ pub enum SystemError {
     Plain(io::Error),
     /// Nothing can be received.
     Received(RecvError),
-    /// Nothing can be sent.
-    Sent(SendError),
 }
 
 impl fmt::Display for SystemError {
@@ -31,7 +29,6 @@ impl fmt::Display for SystemError {
             SystemError::Io(what, e) => write!(f, "{what}: {e}"),
             SystemError::Plain(e) => e.fmt(f),
             SystemError::Received(e) => e.fmt(f),
-            SystemError::Sent(e) => e.fmt(f),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! code of this crate is here. Calls that only Linux or only OpenBSD has are in [`system`], unless
 //! they belong to the sandbox.
 
+pub mod accounts;
 pub mod credentials;
 pub mod error;
 pub mod free_space;

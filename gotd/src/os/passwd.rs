@@ -39,7 +39,7 @@ fn unix_group(group: Group) -> UnixGroup {
     UnixGroup { gid: group.gid.as_raw(), members: group.mem }
 }
 
-/// The user with this login name, and all groups that a login would give it; for `gotctl explain`.
+/// All groups that a login would give this user.
 pub fn groups_of(user: &UnixUser) -> Vec<u32> {
     let Ok(name) = std::ffi::CString::new(user.name.as_bytes()) else {
         return Vec::new();

@@ -42,8 +42,9 @@ pub fn close_from(first: RawFd) {
     }
 }
 
-/// Asks for `SIGKILL` when whoever started this process dies, and ends at once if that one, of this
-/// process id, is dead already. On OpenBSD that is noticed by the end of descriptor 3.
+/// Asks for `SIGKILL` when the process that started this one dies, and exits at once if that
+/// process, of id `starter`, is dead already. OpenBSD has no such request: there the end of
+/// descriptor 3 tells.
 pub fn die_with_parent(starter: Option<u32>) {
     #[cfg(not(target_os = "linux"))]
     let _ = starter;
@@ -493,7 +494,8 @@ extern "C" fn on_abort(_: libc::c_int) {
 }
 
 /// Calls `last` when the process aborts, from the signal's handler; when it returns, the process
-/// ends by the signal. It must do nothing but look at atomics and call [`send_record`] and [`exit_now`].
+/// ends by the signal. It must do nothing but look at atomics and call [`send_record`] and
+/// [`exit_now`].
 pub fn before_abort(last: fn()) -> io::Result<()> {
     ABORT.store(last as usize, Ordering::Release);
     // SAFETY: the handler is async-signal-safe by this function's contract; the structure is
@@ -539,8 +541,8 @@ extern "C" fn abort() -> ! {
     }
 }
 
-/// Ignores these signals from now on. Children that a [`Starter`](super::spawn::Starter) made
-/// afterwards starts do not.
+/// Ignores these signals from now on. Children ignore them too, but for those that serve one
+/// session, if the [`Starter`](super::spawn::Starter) was made after this.
 pub fn ignore_signals(signals: &[nix::sys::signal::Signal]) {
     for signal in signals {
         // SAFETY: ignoring runs no code of ours.

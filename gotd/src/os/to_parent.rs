@@ -1,4 +1,4 @@
-//! What every process but the parent does when its parent is gone.
+//! Sending to the parent; a process without a parent exits.
 
 use libproto::channel::{Channel, Message};
 

@@ -36,14 +36,6 @@ const _: () = assert!(
 );
 /// Most warnings about alternates in one log line.
 const WARNINGS: usize = 16;
-
-/// Why alternates were left out, as a client is told.
-pub fn lender(withheld: Withheld) -> refusal::Lender {
-    match withheld {
-        Withheld::Refused => refusal::Lender::Denied,
-        Withheld::Absent => refusal::Lender::Absent,
-    }
-}
 /// Most characters of one warning: the repository chooses the length of a path, and the whole
 /// report is one message.
 const WARNING: usize = 300;
@@ -71,6 +63,14 @@ impl std::error::Error for BorrowError {}
 impl From<librepo::Error> for BorrowError {
     fn from(e: librepo::Error) -> BorrowError {
         BorrowError::Alternates(e)
+    }
+}
+
+/// Why alternates were left out, as a client is told.
+pub fn lender(withheld: Withheld) -> refusal::Lender {
+    match withheld {
+        Withheld::Refused => refusal::Lender::Denied,
+        Withheld::Absent => refusal::Lender::Absent,
     }
 }
 

@@ -201,7 +201,11 @@ fn head(
         };
         return Err(Refusal::Protected(Rule::Reference, shown));
     }
-    replace(fs, "HEAD", &format!("ref: {}\n", String::from_utf8_lossy(name))).map_err(damaged)
+    replace(fs, "HEAD", &format!("ref: {}\n", String::from_utf8_lossy(name))).map_err(not_written)
+}
+
+fn not_written(e: librepo::Error) -> Refusal {
+    Refusal::Internal(e.to_string())
 }
 
 fn damaged(e: librepo::Error) -> Refusal {

@@ -7,7 +7,7 @@ use crate::os::error::{SystemError, carries_system_error};
 /// Why it ends. What is wrong with a repository is told the parent instead.
 #[derive(Debug)]
 pub enum RepoError {
-    /// A system call of it failed.
+    /// A system call of this process failed.
     System(SystemError),
     /// A grant to write without its rules.
     NoRules,

@@ -40,9 +40,9 @@ impl FoundRepository {
 
 /// Walks to the repository of an address.
 ///
-/// In a configured path, a symbolic link is followed if only root or the daemon's user can have put
-/// it there. Below a `repositories` directory no link is followed. The name was checked when it
-/// became a `RepoName`, and is checked again here.
+/// In a configured path, a symbolic link is followed if only root or the repositories' owner can
+/// have put it there. Below a `repositories` directory no link is followed. The name was checked
+/// when it became a `RepoName`, and is checked again here.
 pub fn find(address: &RepoAddress) -> Result<FoundRepository, OpenError> {
     let root = root(&address.path, &address.place)?;
     let Some(below) = &address.below else {

@@ -24,7 +24,7 @@ use libproto::refusal::NoIdentity;
 use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::access::lending;
-use crate::access::table::{self, AccessTable, Identity, IdentityError, NameMatch};
+use crate::access::table::{self, AccessTable, Identity, NameMatch};
 use crate::conf::items::{Assembler, WireError};
 use crate::conf::limits::Limit;
 use crate::conf::model::{Access, Action, Config, Position, Repository, RepositoryKind, Wants};
@@ -41,7 +41,7 @@ pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
 pub enum AuthError {
     /// A system call of it failed, or its link.
     System(SystemError),
-    /// The refusal of self-service for a user with an account of their own.
+    /// What it is sent is no configuration.
     Configuration(WireError),
 }
 
@@ -149,7 +149,7 @@ fn placed(table: &AccessTable, ask: &PlaceQuestion) -> Placed {
 fn answer(table: &AccessTable, question: &Question) -> Verdict {
     let identity = match identify(table, &question.peer, question.told_user.as_ref()) {
         Ok(identity) => identity,
-        Err(e) => return Verdict::NoIdentity(e.into()),
+        Err(why) => return Verdict::NoIdentity(why),
     };
     let not_found = |no_rule| Verdict::NotFound { identity: table.display(&identity), no_rule };
     match table.decide(&identity, &question.repository, question.service) {
@@ -168,7 +168,7 @@ fn answer(table: &AccessTable, question: &Question) -> Verdict {
 }
 
 /// Who asks.
-fn identify(table: &AccessTable, peer: &Peer, told: Option<&UserName>) -> Result<Identity, IdentityError> {
+fn identify(table: &AccessTable, peer: &Peer, told: Option<&UserName>) -> Result<Identity, NoIdentity> {
     match peer {
         Peer::Tcp { .. } => Ok(Identity::Anonymous),
         Peer::Unix { uid, gid, groups, .. } => table.identify(*uid, *gid, groups, told),
@@ -191,7 +191,7 @@ fn account_user(table: &AccessTable, who: &Who) -> Result<Identity, NoIdentity> 
     match table.identify(*uid, *gid, groups, who.told_user.as_ref()) {
         Ok(identity @ Identity::AccountUser(_)) => Ok(identity),
         Ok(_) => Err(NoIdentity::OwnAccount),
-        Err(e) => Err(e.into()),
+        Err(why) => Err(why),
     }
 }
 

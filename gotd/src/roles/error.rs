@@ -1,5 +1,5 @@
-//! Why a process that the parent has started ends with a failure. Its last line on standard error
-//! is this text, which the parent logs.
+//! Why a process of a role ends with a failure. Its last line on standard error is this text, which
+//! the parent logs.
 
 use std::fmt;
 use std::io;

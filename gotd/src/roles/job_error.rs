@@ -10,7 +10,7 @@ use crate::repo::find::Unopened;
 /// Why it fails before it begins.
 #[derive(Debug)]
 pub enum JobError {
-    /// A system call of it failed.
+    /// A system call of this process failed.
     System(SystemError),
     /// The directory cannot be opened.
     NoDirectory(OpenError),

@@ -52,14 +52,15 @@ const fn memory(role: Role) -> Option<u64> {
         Role::List => Some(512 * M),
         // They hold the configuration.
         Role::Auth | Role::Config | Role::Places => Some(1024 * M),
-        // A limit that its children could not raise would be theirs too: it sets the lower one itself.
+        // A limit that its children could not raise would be theirs too: it sets the lower one
+        // itself.
         Role::Spawner => None,
         Role::Parent | Role::Session | Role::Repository | Role::Verify => None,
     }
 }
 
-/// Runs a role to its end. `arguments` is what it was given on its command line, `of` the process id
-/// of the process that started it.
+/// Runs a role to its end. `arguments` is what it was given on its command line, `of` the process
+/// id of the process that started it.
 pub fn run(role: Role, arguments: &[String], best_effort: bool, of: Option<u32>) -> Result<(), RoleError> {
     let git = arguments.first().is_some_and(|word| word == GIT);
     system::close_from(FIRST_FD + given(role, git));
@@ -70,9 +71,9 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool, of: Option<u32>)
     // Not later: a hardened process of an ordinary user has no way to its own `oom_score_adj`.
     let starter = (role == Role::Spawner).then(Starter::new);
     libsandbox::harden_process(role.name())?;
-    // `sockets` outlives a parent that was killed for as long as it takes to unlink its sockets, and
-    // a spawner for as long as it takes to end its children. The kernel tells nobody of the end of a
-    // parent that has another uid.
+    // `sockets` outlives a parent that was killed for as long as it takes to unlink its sockets,
+    // and a spawner for as long as it takes to end its children. The kernel tells nobody of the end
+    // of a parent that has another uid.
     if !matches!(role, Role::Sockets | Role::Spawner) {
         system::die_with_parent(of);
     }

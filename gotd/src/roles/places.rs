@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use libproto::channel::Channel;
+use libproto::channel::{Channel, RecvError};
 use libproto::message::parent::{Build, OWN_BLOCKS_MAX, ParentToPlaces, PlacesToParent, SettledPlace};
 use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
@@ -57,7 +57,8 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), PlacesError>
         let ParentToPlaces::Item(item) = match parent.recv() {
             Ok(received) => received.message,
             Err(e) if e.is_transient() => continue,
-            Err(_) => system::exit_now(0),
+            Err(RecvError::Closed) => system::exit_now(0),
+            Err(e) => return Err(SystemError::Received(e).into()),
         };
         if let Some(config) = assembler.item(&item).map_err(PlacesError::Item)? {
             break config;

@@ -78,8 +78,8 @@ type Parent = Channel<SpawnerToParent, ParentToSpawner>;
 
 /// Runs the role: takes on its account and serves until the parent ends, and kills what it started.
 pub fn run(parent: OwnedFd, starter: Starter, programs: Vec<OwnedFd>) -> Result<(), SpawnerError> {
-    // Whoever stops the daemon from its terminal stops the parent, which tells its spawners. Those
-    // that it cannot do without ignore these too.
+    // A daemon that is stopped from its terminal is stopped by its parent, which tells its
+    // spawners. `listen` and `auth` inherit this.
     system::ignore_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGPIPE]);
     let starter = with_programs(starter, programs).map_err(|e| SystemError::Io("programs", e))?;
     let parent = Parent::from(parent);
@@ -113,8 +113,9 @@ fn with_programs(starter: Starter, _: Vec<OwnedFd>) -> std::io::Result<Starter> 
 
 /// The spawner of sessions sees no more of the file system than it executes. The daemon's own
 /// processes read the configuration and what name services need. Processes that open repositories
-/// narrow themselves, to directories that a reload may have brought: their spawner sees all. It says
-/// so, because on Linux a layer without rules would forbid to link between directories.
+/// narrow themselves, to directories that a reload may have brought: their spawner sees all. Its
+/// rule for `/` is written out, because on Linux a layer without rules forbids links between
+/// directories.
 fn restrict(starter: &Starter, start: &SpawnerStart) -> Result<(), SpawnerError> {
     // There the program is executed by its name, and its loader finds it by that.
     #[cfg(not(target_os = "linux"))]
@@ -280,7 +281,8 @@ fn ended() -> Option<(Pid, Ending)> {
 
 #[cfg(test)]
 mod tests {
-    use libproto::message::parent::Credentials;
+    use libproto::message::parent::ORDERS;
+    use libproto::states::PLAIN_JOBS;
 
     use super::*;
 
@@ -304,20 +306,9 @@ mod tests {
     fn an_order_for_another_account_or_with_a_number_in_use_ends_it() {
         for account in Account::ALL {
             let (mut spawner, _parent) = spawner(account);
-            for message in [
-                ParentToSpawner::Listen(()),
-                ParentToSpawner::Auth(()),
-                ParentToSpawner::Config(()),
-                ParentToSpawner::Session(()),
-                ParentToSpawner::SessionGit(()),
-                ParentToSpawner::Repository(()),
-                ParentToSpawner::RepositoryGit(()),
-                ParentToSpawner::Verify(()),
-                ParentToSpawner::Job(Role::Create),
-                ParentToSpawner::Job(Role::List),
-                ParentToSpawner::Places(()),
-                ParentToSpawner::Begin(spawner.start.clone()),
-            ] {
+            let jobs = PLAIN_JOBS.iter().map(|(role, _)| ParentToSpawner::Job(*role));
+            let orders = ORDERS.iter().map(|(message, ..)| message.clone()).chain(jobs);
+            for message in orders.chain([ParentToSpawner::Begin(spawner.start.clone())]) {
                 let own = message.order(account).is_some();
                 spawner.children.insert(Pid::this(), 7);
                 let refused = spawner.obey(received(7, message));
@@ -336,11 +327,5 @@ mod tests {
         let (mut spawner, _parent) = spawner(Account::Client);
         assert!(matches!(spawner.obey(received(1, ParentToSpawner::Kill(()))), Ok(true)));
         assert!(matches!(spawner.obey(received(0, ParentToSpawner::Stop(()))), Ok(false)));
-    }
-
-    #[test]
-    fn root_is_no_account() {
-        let root = Credentials { uid: 0, gid: 0, groups: Vec::new() };
-        assert!(matches!(credentials::take_on(Some(&root)), Err(TakeOnError::Root)));
     }
 }

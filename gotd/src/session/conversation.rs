@@ -14,7 +14,7 @@ use crate::os::to_parent;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::session::pipes::{Input, Output};
 
-/// At work.
+/// The promises of a session at work.
 pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
 
 /// The link to the parent.

@@ -7,7 +7,7 @@ use crate::os::error::{SystemError, carries_system_error};
 /// Why it ends. What a client does wrong is told the client and the parent instead.
 #[derive(Debug)]
 pub enum SessionError {
-    /// A system call of it failed.
+    /// A system call of this process failed.
     System(SystemError),
     /// `listen` gave a connection of the kind that this process did not wait for.
     OtherConnection,

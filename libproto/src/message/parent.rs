@@ -1,4 +1,4 @@
-//! Between `parent` and the processes it started.
+//! Between `parent` and every other process.
 //!
 //! Each process has a file, and all jobs have one together; types that several of them use are
 //! here. The header's `peer` field is the session number wherever a message is about one session.

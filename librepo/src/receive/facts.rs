@@ -58,9 +58,9 @@ pub struct Facts {
     /// before.
     pub merge: Option<ObjectId>,
     /// The largest blob that came for this tip, with its size in bytes. Where all that came is
-    /// below the limit that matters ([`IndexOptions::blob_limit`](super::IndexOptions::blob_limit)) and below
-    /// a megabyte, or a push of several tips is too large to tell them apart, the largest of the
-    /// whole push.
+    /// below the limit that matters ([`IndexOptions::blob_limit`](super::IndexOptions::blob_limit))
+    /// and below a megabyte, or a push of several tips is too large to tell them apart, the largest
+    /// of the whole push.
     pub largest_blob: Option<(ObjectId, u64)>,
 }
 

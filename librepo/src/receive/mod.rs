@@ -8,7 +8,8 @@
 //!   proven, and how they move in.
 //!
 //! **Invariant:** nothing here allocates by a number that the client named without checking it
-//! against [`ReceiveLimits`] first, and every loop is bounded by bytes that really came in or by a limit.
+//! against [`ReceiveLimits`] first, and every loop is bounded by bytes that really came in or by a
+//! limit.
 
 use std::fmt;
 use std::io;

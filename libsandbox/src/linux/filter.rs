@@ -122,7 +122,8 @@ fn difference(runs: &[Run], before: &[Run]) -> Vec<Run> {
 fn effective(promises: Promises, group: &Group) -> bool {
     promises.has(group.promise)
         || group.implied_by.iter().any(|&promise| promises.has(promise))
-        || (promises.has(Promise::Exec) && !matches!(group.promise, Promise::Bind | Promise::Id))
+        || (promises.has(Promise::Exec)
+            && !matches!(group.promise, Promise::Bind | Promise::Id | Promise::Pair))
 }
 
 /// The whole number line, cut where the answer changes.

@@ -185,7 +185,8 @@ fn handled(stage: &Stage<'_>, abi: u32) -> Handled {
         if !has(Promise::Bind) {
             handled.net |= net::BIND_TCP;
         }
-        // A right denied here is denied to all children, and one of them delivers notifications.
+        // A right denied here is denied to all children, and one of them will deliver
+        // notifications.
         if !has(Promise::Inet) && !has(Promise::Exec) {
             handled.net |= net::CONNECT_TCP;
         }

@@ -49,9 +49,10 @@ extern "C" fn protect_program(info: *mut libc::dl_phdr_info, _: usize, result: *
 
 #[cfg(test)]
 mod tests {
+    /// That the tables are read-only is shown by regress/tests/config/hardening.rs, of processes at
+    /// work. With glibc they are protected already.
     #[test]
     fn tables_may_be_protected_twice() {
-        // With glibc they are protected already.
         super::protect().expect("protects");
         super::protect().expect("protects");
     }

@@ -27,7 +27,8 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
     (
         "spawn",
         &[(
-            "stdio proc exec sendfd recvfd",
+            // The pair is for the jobs of this test, which make their links themselves.
+            "stdio proc exec sendfd recvfd pair",
             Some(&[("roots", Access::READ_WRITE_CREATE), ("sockets", Access::SOCKET)]),
         )],
     ),

@@ -334,7 +334,8 @@ fn a_push_makes_no_reference_to_a_hidden_object() {
             "{there:?}"
         );
         setting.no_reference("refs/heads/deep");
-        // Whether a symbolic reference leads to a hidden one that is there, or to nothing, is not told.
+        // Whether a symbolic reference leads to a hidden one that is there, or to nothing, is not
+        // told.
         let git = |arguments: &[&str]| setting.site.git_in(&setting.repository, arguments);
         git(&["symbolic-ref", "refs/heads/link", "refs/secret/x"]);
         let there = hidden("refs/heads/link", ZERO, ZERO);

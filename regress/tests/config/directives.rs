@@ -380,6 +380,13 @@ fn gotd_n_says_what_the_daemons_user_cannot_do() {
     let one = block("read", "\tpermit ro 4242\n");
     check("no-such-user-here", &one).bad(":1:1: user no-such-user-here: no such user");
     check("root", &one).bad("user root: gotd does not run as root");
+    for (others, why) in [
+        ("client \"no-such-user-here\"", "user no-such-user-here: no such user"),
+        ("client \"root\"", "user root: gotd does not run as root"),
+        ("client \"games\" daemon \"games\"", "expected three different users"),
+    ] {
+        check(&format!("nobody\" {}", others.trim_end_matches('"')), &one).bad(why);
+    }
     site.hand_over();
     let user = regress::site::account();
     let all = format!(
@@ -503,7 +510,8 @@ fn macros_comments_and_blocks_as_c_gotd_writes_them() {
     serves(&site, "src", "src");
 }
 
-/// What was found was cut at 400 lines (and the log's at 100), and no line said that there was more.
+/// What was found was cut at 400 lines (and the log's at 100), and no line said that there was
+/// more.
 #[test]
 fn what_is_not_shown_of_the_findings_is_counted() {
     if !is_root() {
@@ -535,8 +543,8 @@ fn what_is_not_shown_of_the_findings_is_counted() {
         (of("warning: "), rest("warnings"), of("note: "), rest("notes"))
     };
     let done = run(site.command(binaries().join("gotd")).args(["-n", "-f"]).arg(&file), b"", 60).good();
-    // 450 that are not there, 450 that the daemon's user does not come to. Of the former there is a
-    // note too, and there may be one about the directory of this test.
+    // 450 that are not there, 450 that the owner of the repositories does not come to. Of the
+    // former there is a note too, and there may be one about the directory of this test.
     let (warnings, more_warnings, notes, more_notes) = shown(&done.err);
     assert_eq!((warnings, more_warnings, notes), (401, 500, 401), "{}", done.err);
     assert!((50..=51).contains(&more_notes), "{}", done.err);

@@ -185,6 +185,15 @@ fn table_of(address: SocketAddr, kept: &str) {
         // To the parent and nobody else.
         assert!(!creator || row.sockets == [Socket::Unix], "{row}");
     }
+    // Each spawner has an account of its own.
+    let uid = |name: &str| {
+        let user = nix::unistd::User::from_name(name).ok().flatten();
+        user.expect("an account").uid.to_string()
+    };
+    let mut accounts = [DAEMON, CLIENT, UNPRIVILEGED].map(uid).to_vec();
+    accounts.sort();
+    spawners.sort();
+    assert_eq!(spawners, accounts, "{table}");
     let served = rows.iter().filter(|r| r.role == "session" && r.has(|s| matches!(s, Socket::Tcp(_))) > 0);
     assert_eq!(served.count(), 1, "{table}");
     let sends = rows.iter().filter(|r| r.role == "repo_read" && r.has(|s| matches!(s, Socket::Tcp(_))) == 1);

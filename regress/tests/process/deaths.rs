@@ -183,8 +183,8 @@ fn fatal_of(role: &str, at: usize) {
     assert!(daemon.gone_within(2.0), "{role}: left after two seconds: {:?}", daemon.processes());
     let (good, err, status) = clone.go_on();
     assert!(!good, "git took half a pack for a whole one");
-    // The kernel ends the parent's children in any order: a session that outlives its repository
-    // process for a moment says so.
+    // Spawners end their processes in any order: a session that outlives its repository process for
+    // a moment says so.
     let told = err.contains("gotsh: the session ended unexpectedly")
         || ["parent", "spawn"].contains(&role)
             && err.contains("gotsh: repository process ended before it answered");
@@ -192,8 +192,12 @@ fn fatal_of(role: &str, at: usize) {
     assert_eq!(status, "1");
     if role != "parent" {
         // What the parent started itself it cannot wait for.
-        let how = if ["sockets", "spawn"].contains(&role) { "ended" } else { "signal 9" };
-        daemon.logged(&["fatal", role, how]);
+        let words: &[&str] = match role {
+            "sockets" => &["fatal", "sockets: ended"],
+            "spawn" => &["fatal", "spawn (", "): ended"],
+            _ => &["fatal", &format!("{role}: signal 9")],
+        };
+        daemon.logged(words);
     }
     drop(daemon);
     let mut daemon = site.start();

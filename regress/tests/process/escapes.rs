@@ -17,7 +17,8 @@ use regress::{Daemon, Site, history, run};
 /// `verify` is for.
 const REPOSITORY: [&str; 4] = ["repo_read", "repo_write", "repo_write without verify", "describe"];
 
-/// Every role but those that never handle what a client said; the spawner of sessions is among them.
+/// Every role but those that never handle what a client said; the spawner of sessions is among
+/// them.
 fn roles() -> impl Iterator<Item = &'static str> {
     let started = Role::STARTED.iter().copied();
     // Of the spawners that of sessions tries: the others see files by design.

@@ -21,9 +21,9 @@ fn every_process_has_a_limit_of_memory_and_sessions_go_first() {
     let site = Site::new();
     let daemon = site.start_with(&format!("{}limit process memory 300M\n", site.serve_all()));
     assert!(wait_until(10.0, || daemon.role("repository").len() >= 4), "{:?}", daemon.processes());
-    // Not the parent's: while it starts a session it has the session's for a moment.
+    // Not a spawner's: while it starts a session it has the session's score for a moment.
     let own = oom_score(*daemon.role("auth").first().expect("auth is there"));
-    for process in daemon.processes_at_rest().into_iter().filter(|process| process.name != "gotd") {
+    for process in daemon.processes_at_rest() {
         // A waiting session has heard nothing from a client, and sets its limit before it does.
         if process.name != "session" {
             let limit = data_limit(process.pid);

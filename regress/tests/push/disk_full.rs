@@ -1,12 +1,12 @@
 //! The disk fills at every stage of a push: while the pack comes in, at its index, where it moves
 //! in, at locks, references, reflogs and packed-refs. `make disk-full` shows what was seen.
 //!
-//! As root: the repositories lie on small file systems of the test's own, in a mount namespace of its own:
-//! tmpfs with few bytes, tmpfs with few inodes, and (where there is mkfs.ext4) ext4 on a loop
-//! device. For each number of bytes or inodes that may be left, from none to more than the push
-//! needs: the client is told that the disk is full, nothing temporary is left, the repository is
-//! whole, each reference is at its old or its new value, and the same push works once there is room
-//! again.
+//! As root: the repositories lie on small file systems of the test's own, in a mount namespace of
+//! its own: tmpfs with few bytes, tmpfs with few inodes, and (where there is mkfs.ext4) ext4 on a
+//! loop device. For each number of bytes or inodes that may be left, from none to more than the
+//! push needs: the client is told that the disk is full, nothing temporary is left, the repository
+//! is whole, each reference is at its old or its new value, and the same push works once there is
+//! room again.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,8 +1,9 @@
 //! Starting processes: `posix_spawn`, always an exec of our own program, never a bare fork.
 //!
 //! Beside the program there may be the same build linked statically. It starts in a sixth of the
-//! time, and starting is most of the cost of a short session. Only `config` always runs the dynamic
-//! program, because name services are modules that a static program cannot load.
+//! time, and starting is most of the cost of a short session. `config` always runs the dynamic
+//! program, because name services are modules that a static program cannot load, and so does the
+//! spawner that starts it.
 //!
 //! A child gets an empty environment, /dev/null as 0 and 1, a pipe to the parent as 2, its channel
 //! to the parent as 3, and from 4 on exactly the descriptors that its role is given.
@@ -72,13 +73,13 @@ impl ClientPipes {
 const STATIC: &str = "gotd-static";
 /// What a program is started with to tell its build, in place of a role.
 pub const TELL_BUILD: &str = "build";
-/// What a role is started with before the process id of whoever started it.
+/// The flag before the process id of the process that started a role.
 pub const OF: &str = "--of";
-/// What a session and its repository process are told on their command line that wait for a client
-/// of git://.
+/// The argument of a session, and of its repository process, that wait for a client of git://.
 pub const GIT: &str = "git";
 
-/// Whether processes of a role are those that the system ends first when memory is short.
+/// Whether processes of a role serve one session: the system ends them first when memory is short,
+/// and they ignore no signal that their spawner ignores.
 const fn serves_a_session(role: Role) -> bool {
     match role {
         Role::Session | Role::Repository | Role::Verify | Role::Create | Role::List => true,

@@ -7,8 +7,8 @@ use std::io::Write;
 /// What processes of sessions have in `oom_score_adj`; -1000 is "never", 1000 "first of all".
 const SESSIONS: i32 = 500;
 
-/// The parent's own `oom_score_adj`, which its children begin with. Opened before the sandbox hides
-/// it.
+/// The `oom_score_adj` of the process that starts others, with which its children begin. Opened
+/// before the sandbox hides it.
 #[derive(Debug)]
 pub struct OomScore {
     file: File,

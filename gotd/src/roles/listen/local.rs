@@ -222,9 +222,10 @@ impl Locals {
         }
     }
 
-    /// Connections whose session is over, and whose clients have taken all that they were sent. What
-    /// a client has not taken, such as the ends of its two pipes, counts against a limit that the
-    /// system sets our user. Until it has, the connection counts for its uid, but not in the total.
+    /// Connections whose session is over, and whose clients have taken all that they were sent.
+    /// What a client has not taken, such as the ends of its two pipes, counts against a limit that
+    /// the system sets our user. Until it has, the connection counts for its uid, but not in the
+    /// total.
     pub fn taken(&mut self) -> Vec<(u32, OwnedFd)> {
         let all = |(_, connection): &mut (u32, OwnedFd)| system::has_taken_all(connection.as_fd());
         let taken: Vec<_> = self.untaken.extract_if(.., all).collect();

@@ -138,7 +138,7 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), ListenError>
         enforcement,
     })?;
     let parent = Parent::from(parent);
-    parent.send(0, &ListenToParent::Hello(Build { id: crate::BUILD.into() })).map_err(SystemError::Sent)?;
+    send(&parent, 0, &ListenToParent::Hello(Build { id: crate::BUILD.into() }));
     let mut locals = Locals::default();
     let limits = loop {
         match parent.recv() {

@@ -26,7 +26,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 const HURRY: Duration = Duration::from_secs(1);
 
 impl Parent {
-    /// The refusal of a control request that came to another socket than the control socket.
+    /// The control sockets, for the refusal of a control request at another socket.
     fn where_control_is(&self) -> String {
         let of = |place: &&ListenPlace| place.pool() == Pool::Control;
         let all: Vec<String> = self.listeners.iter().filter(of).map(ToString::to_string).collect();
@@ -260,9 +260,13 @@ fn describe(session: &Session) -> String {
         (None, _) => "no request yet".into(),
     };
     let seconds = session.accepted().map_or(0, |at| at.elapsed().as_secs());
-    let pids: Vec<String> =
-        session.processes().filter_map(|process| Some(process.pid()?.to_string())).collect();
+    let pids = pids(session);
     format!("session {}: {who}: {what}, {seconds} seconds, pids {}", session.number, pids.join(" "))
+}
+
+/// The processes of a session, as the system calls them.
+fn pids(session: &Session) -> Vec<String> {
+    session.processes().filter_map(|process| Some(process.pid()?.to_string())).collect()
 }
 
 fn array(name: &str, items: &[String], end: &str) -> Vec<String> {
@@ -297,8 +301,7 @@ fn session_json(session: &Session) -> String {
         Some(ask) => (text(ask.service.name()), text(&ask.repository.to_string())),
         None => ("null".into(), "null".into()),
     };
-    let pids: Vec<String> =
-        session.processes().filter_map(|process| Some(process.pid()?.to_string())).collect();
+    let pids = pids(session);
     format!(
         "{{\"number\":{},\"who\":{who},{from},\"service\":{service},\"repository\":{repository},\"granted\":{},\"seconds\":{},\"processes\":[{}]}}",
         session.number,

@@ -84,27 +84,21 @@ impl Parent {
         if let Some(pid) = process.pid() {
             self.stderr_pipes.started(process.number(), pid);
         }
-        let waiting = self.table.iter().find(|session| {
-            session.state() == SessionState::Waiting && session.process(process.number()).is_some()
-        });
-        if let Some(number) = waiting.map(|session| session.number) {
-            self.offer(number);
+        match self.process_of(process.number()) {
+            Some((number, SessionProcess::Job(job))) => self.job_started(number, job),
+            Some((number, SessionProcess::Session | SessionProcess::Repository)) => self.offer(number),
+            None => {}
         }
-        let job = self.table.iter().find_map(|session| match session.process(process.number())? {
-            SessionProcess::Job(job) => Some((session.number, job)),
-            SessionProcess::Session | SessionProcess::Repository => None,
-        });
-        if let Some((number, job)) = job {
-            self.job_started(number, job);
-        }
+    }
+
+    /// The session that a process belongs to, and which of its processes it is.
+    fn process_of(&self, process: u64) -> Option<(u64, SessionProcess)> {
+        self.table.iter().find_map(|session| Some((session.number, session.process(process)?)))
     }
 
     /// Finds what a process that has ended belonged to, and takes the consequences.
     fn process_ended(&mut self, process: u64, ending: Ending) {
-        let Some((number, process)) = self.table.iter().find_map(|s| Some((s.number, s.process(process)?)))
-        else {
-            return;
-        };
+        let Some((number, process)) = self.process_of(process) else { return };
         // The session's last message may still be unread.
         self.on_session(number);
         self.on_repo(number, usize::MAX);
@@ -197,6 +191,7 @@ impl Parent {
         self.log.line(Level::Info, "stopped", &[("sessions", &self.served)]);
         self.log.finish();
     }
+
     /// The end of a process that the daemon cannot do without. Its link ends a moment before its
     /// spawner can reap it, and only its status tells why.
     pub(super) fn lost(&mut self, process: u64, role: Role, why: Loss) -> End {

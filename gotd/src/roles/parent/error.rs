@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use super::listen_place::ListenPlace;
 use super::spawners::SpawnerLost;
 use crate::conf::items::WireError;
+use crate::os::accounts::AccountsError;
 use crate::os::credentials::TakeOnError;
 use crate::os::error::{SystemError, carries_system_error};
 use crate::roles::sockets::ask::{Broken, Unmade};
@@ -45,12 +46,8 @@ pub enum StartupError {
         /// Nothing else was asked, and nothing was to be started.
         checked: bool,
     },
-    /// A user to work as does not exist.
-    NoUser(String),
-    /// It is root.
-    RootUser(String),
-    /// Two of the users are one.
-    SameUsers,
+    /// It cannot run under the accounts of its configuration.
+    Accounts(AccountsError),
     /// The parent cannot become its account.
     TakeOn(TakeOnError),
     /// A spawner does not start.
@@ -91,13 +88,7 @@ impl fmt::Display for StartupError {
             StartupError::NotDetached => f.write_str("not started"),
             StartupError::Child(role, e, last) => write!(f, "{}: {e}{last}", role.name()),
             StartupError::Unusable { path, .. } => write!(f, "{}: not usable", path.display()),
-            StartupError::NoUser(name) => {
-                write!(f, "user {name}: no such user; see `user` in gotd.conf(5)")
-            }
-            StartupError::RootUser(name) => write!(f, "user {name}: gotd does not run as root"),
-            StartupError::SameUsers => {
-                f.write_str("user: expected three different users; see `user` in gotd.conf(5)")
-            }
+            StartupError::Accounts(e) => e.fmt(f),
             StartupError::TakeOn(e) => e.fmt(f),
             StartupError::Spawner(e) => e.fmt(f),
             StartupError::Listener(place, e, last) => write!(f, "{place}: {e}{last}"),
@@ -111,6 +102,12 @@ impl fmt::Display for StartupError {
 }
 
 carries_system_error!(StartupError);
+
+impl From<AccountsError> for StartupError {
+    fn from(e: AccountsError) -> StartupError {
+        StartupError::Accounts(e)
+    }
+}
 
 impl From<TakeOnError> for StartupError {
     fn from(e: TakeOnError) -> StartupError {
@@ -231,19 +228,16 @@ pub enum Loss {
 
 impl fmt::Display for Fatal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Loss::Spawner(e) = &self.why {
-            return e.fmt(f);
-        }
-        write!(f, "{}: ", self.role.name())?;
+        let role = self.role.name();
         match &self.why {
-            Loss::Spawner(_) => Ok(()),
-            Loss::Ended(ending) => ending.fmt(f),
-            Loss::Unlinked => f.write_str("ended"),
-            Loss::Recv(e) => e.fmt(f),
-            Loss::GreetedTwice => f.write_str("greeted twice"),
-            Loss::UnknownType(kind) => write!(f, "does not know message type {kind}"),
-            Loss::TooLarge(e) => write!(f, "configuration: {e}"),
-            Loss::Broken(e) => e.fmt(f),
+            Loss::Spawner(e) => e.fmt(f),
+            Loss::Ended(ending) => write!(f, "{role}: {ending}"),
+            Loss::Unlinked => write!(f, "{role}: ended"),
+            Loss::Recv(e) => write!(f, "{role}: {e}"),
+            Loss::GreetedTwice => write!(f, "{role}: greeted twice"),
+            Loss::UnknownType(kind) => write!(f, "{role}: does not know message type {kind}"),
+            Loss::TooLarge(e) => write!(f, "{role}: configuration: {e}"),
+            Loss::Broken(e) => write!(f, "{role}: {e}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `parent`: has every other process started and keeps the table of sessions.
 //!
-//! Duty: owns the configuration, the table of sessions, timers and the log. Waits on: its children
-//! and signals. Talks to: every process it started.
+//! Duty: owns the configuration, the table of sessions, timers and the log. Waits on: its links and
+//! signals. Talks to: every other process.
 //!
 //! **Invariant:** never reads a byte that a client wrote, never opens a repository, never holds a
 //! client's connection. What a session reports came from a client and is treated as hostile:
@@ -35,7 +35,6 @@ use crate::conf::limits::Limit;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::Started;
 
-pub mod accounts;
 pub mod bind;
 pub mod borrow;
 pub mod checked;
@@ -240,8 +239,8 @@ impl Parent {
         thens.into_iter().zip(events).filter(|(_, events)| !events.is_empty()).collect()
     }
 
-    /// The links and signals that are there for as long as the daemon, and that to `config` during
-    /// a reload.
+    /// The links and signals that are there for as long as the daemon, and during a reload the link
+    /// to `config` or `places`.
     fn lasting(&self) -> Sources<'_> {
         let out = |outbox: &Outbox| {
             if outbox.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT }
@@ -277,7 +276,7 @@ impl Parent {
             let answer = session.overview().is_some_and(|overview| !overview.out.is_empty());
             let events = if answer { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
             add(number, Parent::recv_from_session, child.map(|child| child.channel.as_fd()), events);
-            // One that waits says nothing, and if it ends there is a signal.
+            // A waiting repository process says nothing, and its spawner reports its end.
             let silent = session.repo_state == RepoState::Waiting && !all;
             let finished = session.repo_state == RepoState::Finished;
             let child = session.repo.running().filter(|_| !silent && !finished);

@@ -20,8 +20,8 @@ pub struct Said {
 }
 
 impl Said {
-    /// Takes a message, and puts into the configuration where its blocks lead. `Some`: that was all,
-    /// and whether the configuration can be used.
+    /// Takes a message, and puts into the configuration where its blocks lead. `Some`: that was
+    /// all, and whether the configuration can be used.
     ///
     /// # Errors
     /// What `places` never says.

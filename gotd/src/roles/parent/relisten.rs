@@ -1,5 +1,5 @@
-//! How a reload changes the listening sockets: new sockets are made before anything else is changed.
-//! If one cannot be made, everything stays as it is. Sockets that stay are not touched.
+//! How a reload changes the listening sockets: new sockets are made before anything else is
+//! changed. If one cannot be made, everything stays as it is. Sockets that stay are not touched.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;

@@ -156,12 +156,13 @@ impl Parent {
     /// All is known: can it come into force without a restart?
     fn places_known(&mut self, good: bool) {
         let Some(reload) = &mut self.reload else { return };
-        let texts = [&mut reload.places.warnings, &mut reload.places.errors].map(std::mem::take);
+        // Errors first: there may be more lines than are kept.
+        let texts = [&mut reload.places.errors, &mut reload.places.warnings].map(std::mem::take);
         texts.into_iter().flatten().for_each(|text| reload.note(text));
         reload.reader.end();
         let (true, Some(config)) = (good, reload.config.take()) else { return self.not_usable() };
         let mut settings = Settings::new(&config, &reload.places.seen);
-        // The user who started the daemon stays a controller, though the daemon's user has changed.
+        // The user who started the daemon stays a controller; this process has another uid by now.
         settings.listen.controllers.clone_from(&self.settings.listen.controllers);
         let possible = self.settings.may_become(&settings);
         let change = match possible.and_then(|()| self.make_listeners(&settings)) {

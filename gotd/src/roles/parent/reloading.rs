@@ -1,4 +1,4 @@
-//! A reload under way, as far as it is.
+//! The state of a reload under way.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};

@@ -163,7 +163,8 @@ impl Settings {
             limits: limits.clone(),
             set: SetLimits::of(config),
             log_verbose: config.log_verbose,
-            accounts_named: accounts_named(config),
+            accounts_named: [config.user_name(), config.client_name(), config.daemon_name()]
+                .map(str::to_owned),
             log_to: config.log_to,
         }
     }
@@ -224,18 +225,6 @@ fn repository_names(config: &Config) -> Vec<String> {
         }
     });
     names.collect()
-}
-
-/// Who `user` says that the daemon runs as.
-fn accounts_named(config: &Config) -> [String; 3] {
-    let name = |user: &Option<model::User>, default: &str| {
-        user.as_ref().map_or(default, |user| user.name.as_str()).to_owned()
-    };
-    [
-        config.user_name().to_owned(),
-        name(&config.client, model::DEFAULT_CLIENT),
-        name(&config.daemon, model::DEFAULT_DAEMON),
-    ]
 }
 
 fn count(n: usize) -> u32 {

@@ -36,8 +36,7 @@ struct Known {
     link: Rc<Link>,
 }
 
-/// All that whoever holds a process needs of the system: to end it, and to know it when it has
-/// ended.
+/// A handle to a process: ends it, and tells it from others.
 #[derive(Debug, Clone)]
 pub struct Ender(Rc<Known>);
 
@@ -184,14 +183,13 @@ impl Spawners {
         let programs = starter.binaries();
         #[cfg(not(target_os = "linux"))]
         let programs: [BorrowedFd<'_>; 0] = [];
-        let best_effort = enforcement == Enforcement::BestEffort;
-        let flags: &[&str] = if best_effort { &["--best-effort"] } else { &[] };
         let process: SpawnerProcess = match account {
-            Account::Daemon => starter.start_own(Role::Spawner, flags, &programs),
-            Account::Client | Account::Repositories => starter.start(Role::Spawner, flags, &programs),
+            Account::Daemon => starter.start_own(Role::Spawner, &[], &programs),
+            Account::Client | Account::Repositories => starter.start(Role::Spawner, &[], &programs),
         }
         .map_err(|e| lost(SpawnerFault::Start(e)))?;
         let Started { pid, channel, stderr, .. } = process;
+        let best_effort = enforcement == Enforcement::BestEffort;
         let start = SpawnerStart { account, credentials, best_effort };
         let begin = ParentToSpawner::Begin(start);
         channel.send(0, &begin).map_err(|e| lost(SpawnerFault::Send(e)))?;
@@ -307,7 +305,20 @@ impl Spawners {
         Ok(None)
     }
 
-    /// Has every spawner kill what it started and end, and waits until all have, at most until then.
+    /// Why a process could not be started whose link has ended, if its spawner says so in a moment.
+    /// What else is said until then is lost: this is for a start that fails.
+    pub fn why_not_started(&mut self, number: u64) -> Option<io::Error> {
+        self.wait(Duration::from_millis(200));
+        let events = self.recv().ok()?;
+        events.into_iter().find_map(|(ender, event)| match event {
+            Event::Ended(_, Some(errno)) if ender.number() == number => {
+                Some(io::Error::from_raw_os_error(errno))
+            }
+            _ => None,
+        })
+    }
+
+    /// Has every spawner kill its processes and end, and waits for that, at most until then.
     /// Sessions go first: a client is not told of the end of processes that its session needs.
     pub fn end_all(&mut self, until: Instant) {
         for account in [Account::Client, Account::Repositories, Account::Daemon] {

@@ -18,7 +18,6 @@ use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
-use super::accounts::Accounts;
 use super::bind::{Passed, bind, passed_count, passed_sockets};
 use super::checked::Checked;
 use super::detach::{detach, ready};
@@ -35,6 +34,7 @@ use super::{Parent, same_build};
 use crate::conf::files::DEFAULT_SECRETS;
 use crate::conf::items::{Assembler, Audience, send};
 use crate::conf::model::{Config, LogTo};
+use crate::os::accounts::Accounts;
 use crate::os::error::SystemError;
 use crate::os::log::{Level, Log};
 use crate::os::spawn::{Started, Starter};
@@ -65,16 +65,14 @@ pub struct DaemonOptions {
 
 impl DaemonOptions {
     /// The command line of the process that leaves the terminal.
-    fn detached_arguments(&self) -> std::io::Result<Vec<String>> {
-        let config = std::path::absolute(&self.config)?;
-        let secrets = self.secrets.as_deref().map(std::path::absolute).transpose()?;
-        let mut arguments =
-            vec!["--detached".to_owned(), "-f".to_owned(), config.to_string_lossy().into_owned()];
+    fn detached_arguments(&self, files: &LoadConfig) -> Vec<String> {
+        let text = |path: &[u8]| OsStr::from_bytes(path).to_string_lossy().into_owned();
+        let mut arguments = vec!["--detached".to_owned(), "-f".to_owned(), text(&files.path)];
         arguments.extend(std::iter::repeat_n("-v".to_owned(), self.verbose.into()));
-        if let Some(secrets) = secrets {
-            arguments.extend(["-s".to_owned(), secrets.to_string_lossy().into_owned()]);
+        if !files.secrets.is_empty() {
+            arguments.extend(["-s".to_owned(), text(&files.secrets)]);
         }
-        Ok(arguments)
+        arguments
     }
 }
 
@@ -94,14 +92,13 @@ fn inherited(options: &DaemonOptions) -> Result<Vec<Passed>, StartupError> {
 pub fn run(options: &DaemonOptions) -> Result<(), StartupError> {
     let passed = inherited(options)?;
     let mut starter = Starter::new().map_err(|e| SystemError::Io("start", e))?;
+    let files = files(options)?;
     if !options.foreground && !options.detached && !options.check {
-        let arguments = options.detached_arguments().map_err(SystemError::Plain)?;
-        return detach(&starter, &arguments);
+        return detach(&starter, &options.detached_arguments(&files));
     }
     if options.detached {
         nix::unistd::setsid().map_err(|e| SystemError::Call("setsid", e))?;
     }
-    let files = files(options)?;
     let loaded = load(&starter, &files, options.check);
     let Loaded { mut config, mut warnings } = loaded?;
     if options.check {
@@ -184,7 +181,7 @@ fn log_findings(
     for warning in sandbox {
         log.line(Level::Warning, "sandbox", &[("warning", warning)]);
     }
-    // `config` has bounded both.
+    // `config` and `places` have bounded them.
     for warning in configuration {
         log.line(Level::Warning, "configuration", &[("warning", warning)]);
     }
@@ -287,7 +284,7 @@ fn accounts(config: &Config, files: &LoadConfig) -> Result<Accounts, StartupErro
     let secrets = std::str::from_utf8(&files.secrets).ok().filter(|path| !path.is_empty());
     let secrets = secrets.unwrap_or(DEFAULT_SECRETS);
     let files: Vec<&str> = config.files.iter().map(String::as_str).chain([secrets]).collect();
-    Accounts::of(config, &files)
+    Ok(Accounts::of(config, &files)?)
 }
 
 fn start_spawners(
@@ -319,7 +316,7 @@ fn places(spawners: &mut Spawners, config: &mut Config) -> Result<Said, StartupE
         .map_err(|e| StartupError::Child(Role::Places, e, last_words(&child.stderr)))?;
     let mut said = Said::default();
     let good = loop {
-        let message = greeting(&child)?;
+        let message = greeting(&child, spawners)?;
         if let Some(good) = said.take(message, config).map_err(failed)? {
             break good;
         }
@@ -362,8 +359,8 @@ fn connect_roles(
         spawners
             .start(Order::of(Role::Listen), Vec::new())
             .map_err(|e| no_child(Role::Listen, ChildError::Start(e)))?;
-    configure_auth(&auth, config)?;
-    configure_listen(&listen, &settings, &listening)?;
+    configure_auth(&auth, &mut spawners, config)?;
+    configure_listen(&listen, &mut spawners, &settings, &listening)?;
     let number = spawners.next_number();
     stderr_pipes.watch(number, Role::Sockets, &sockets.stderr);
     stderr_pipes.started(number, sockets.pid.as_raw());
@@ -405,8 +402,12 @@ fn no_child(role: Role, e: ChildError) -> StartupError {
     StartupError::Child(role, e, String::new())
 }
 
-fn configure_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> Result<(), StartupError> {
-    match greeting(auth)? {
+fn configure_auth(
+    auth: &Child<ParentToAuth, AuthToParent>,
+    spawners: &mut Spawners,
+    config: &Config,
+) -> Result<(), StartupError> {
+    match greeting(auth, spawners)? {
         AuthToParent::Hello(build) if same_build(&build) => {}
         _ => return Err(no_child(Role::Auth, ChildError::OtherBuild)),
     }
@@ -415,7 +416,7 @@ fn configure_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> 
     };
     send(config, Audience::Parent, &mut tell)
         .map_err(|e| StartupError::Child(Role::Auth, e, last_words(&auth.stderr)))?;
-    match greeting(auth)? {
+    match greeting(auth, spawners)? {
         AuthToParent::Configured(()) => {}
         _ => return Err(no_child(Role::Auth, ChildError::NotConfigured)),
     }
@@ -424,10 +425,11 @@ fn configure_auth(auth: &Child<ParentToAuth, AuthToParent>, config: &Config) -> 
 
 fn configure_listen(
     listen: &Child<ParentToListen, ListenToParent>,
+    spawners: &mut Spawners,
     settings: &Settings,
     listening: &[(u64, Pool, OwnedFd)],
 ) -> Result<(), StartupError> {
-    match greeting(listen)? {
+    match greeting(listen, spawners)? {
         ListenToParent::Hello(build) if same_build(&build) => {}
         _ => return Err(no_child(Role::Listen, ChildError::OtherBuild)),
     }
@@ -445,14 +447,16 @@ fn configure_listen(
 }
 
 /// The next message of a process that is being started.
-fn greeting<S: Message, R: Message>(child: &Child<S, R>) -> Result<R, StartupError> {
+/// A link that ends before that may belong to a process that its spawner could not start.
+fn greeting<S: Message, R: Message>(child: &Child<S, R>, spawners: &mut Spawners) -> Result<R, StartupError> {
     loop {
         match Channel::<S, R>::recv(&child.channel) {
             Ok(received) => return Ok(received.message),
             Err(e) if e.is_transient() => {}
             Err(e) => {
-                let last = last_words(&child.stderr);
-                return Err(StartupError::Child(child.role, ChildError::Recv(e), last));
+                let why =
+                    spawners.why_not_started(child.number()).map_or(ChildError::Recv(e), ChildError::Start);
+                return Err(StartupError::Child(child.role, why, last_words(&child.stderr)));
             }
         }
     }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::os::log::{Level, Log};
 use libproto::states::Role;
+
+use crate::os::log::{Level, Log};
 
 /// Bytes that one process may put into the log through its standard error.
 const COMPLAINT_BYTES: usize = 16 * 1024;
@@ -29,8 +30,8 @@ pub struct StderrPipes {
 }
 
 impl StderrPipes {
-    /// Listens to the process of this number. Its own descriptor stays with the child's record; this
-    /// is a copy.
+    /// Listens to the process of this number. Its own descriptor stays with the child's record;
+    /// this is a copy.
     pub fn watch(&mut self, number: u64, role: Role, stderr: &OwnedFd) {
         if let Ok(fd) = stderr.try_clone() {
             let (left, lines) = (COMPLAINT_BYTES, COMPLAINT_LINES);

@@ -206,8 +206,8 @@ impl Parent {
         let contenders = self.contenders();
         let rules = self.rules();
         for contender in &contenders {
-            // A client whose pack has begun is told nothing: the line would come in the middle of an
-            // answer.
+            // A client whose pack has begun is told nothing: the line would come in the middle of
+            // an answer.
             let Some(wait) = contender.turn.wait().filter(|_| contender.turn.begun.is_none()) else {
                 continue;
             };

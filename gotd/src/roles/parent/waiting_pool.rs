@@ -29,8 +29,8 @@ impl Links {
     ///
     /// The parent closes its copies of the pipes' ends as soon as its spawners have them. The
     /// spawners close theirs before they say that a process was started, and before that no client
-    /// has one. No process that serves more than one session holds an end. The
-    /// reason: closing an end of a pipe waits, even beyond SIGKILL, for a read or write at the
+    /// has one. From then on no process that serves more than one session holds an end. The reason:
+    /// closing an end of a pipe waits, even beyond SIGKILL, for a read or write at the
     /// other end, and a client can make that last for ever with memory of its choice, such as a
     /// mapped file of a dead server. The repository process has the copy for `verify`.
     fn new(pool: Pool) -> std::io::Result<Links> {
@@ -100,8 +100,8 @@ impl Parent {
         Ok(())
     }
 
-    /// Offers a session to `listen` once both of its processes have greeted, and their spawners have
-    /// said that they were started.
+    /// Offers a session to `listen` once both of its processes have greeted, and their spawners
+    /// have said that they were started.
     pub(super) fn offer(&mut self, number: u64) {
         let Some(session) = self.table.get(number) else { return };
         if session.state() != SessionState::Waiting

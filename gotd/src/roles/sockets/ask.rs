@@ -89,7 +89,7 @@ pub enum Broken {
     NoAnswer,
     /// The answer has no socket.
     NoSocket,
-    /// There was no answer, or no valid one: `sockets` cannot be asked again.
+    /// The answer has a socket where none was due.
     Unasked,
 }
 

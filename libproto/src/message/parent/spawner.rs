@@ -18,7 +18,7 @@ pub struct Credentials {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Supplementary groups; at most [`SPAWNER_GROUPS_MAX`].
+    /// Supplementary groups; the parent sends at most [`SPAWNER_GROUPS_MAX`].
     pub groups: Vec<u32>,
 }
 

@@ -88,8 +88,8 @@ fn measure(site: &Site, server: &Server<'_>, name: &str, repeat: usize) -> Cost 
             wait_served(daemon, sessions);
         }
     }
-    // sshd reaps the last connection's process a moment after the client has its answer, and counts it
-    // from then on.
+    // sshd reaps the last connection's process a moment after the client has its answer, and counts
+    // it from then on.
     wait_until(10.0, || family(server.sshd.pid()).len() <= 1);
     let times = repeat as f64;
     Cost { cpu: (cpu() - before) / times, wall: wall / times, ..Cost::default() }

@@ -94,8 +94,8 @@ impl PackOut<'_> {
                     queue.stalled(self.memory);
                     self.turn = Turn::Stalled;
                 }
-                // A client that takes nothing may be ended when others wait for the memory; a client
-                // that keeps taking a copied pack may not.
+                // A client that takes nothing may be ended when others wait for the memory; a
+                // client that keeps taking a copied pack may not.
                 if !client && self.turn == Turn::Copies && begun.elapsed() >= TICK {
                     queue.stalled(self.memory);
                     self.turn = Turn::CopyStalled;

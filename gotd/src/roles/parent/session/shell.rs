@@ -1,4 +1,4 @@
-//! A request of self-service, as far as it is.
+//! The state of a request of self-service.
 
 use std::collections::VecDeque;
 

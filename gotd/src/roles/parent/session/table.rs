@@ -62,8 +62,8 @@ impl SessionTable {
     }
 
     /// Sessions that an identity has at this moment, those included of which a process is still
-    /// there. A session that has just reported its end leaves room for the next one: whoever runs
-    /// one command after the other is not to be refused for a process that is about to end.
+    /// there. A session that has just reported its end leaves room for the next one, so that a user
+    /// who runs one command after the other is not refused for a process that is about to end.
     pub fn of_identity(&self, identity: &str) -> usize {
         let now = Instant::now();
         self.iter().filter(|s| s.counted() == Some(identity) && !s.has_just_ended(now)).count()
