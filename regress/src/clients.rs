@@ -1,6 +1,7 @@
 //! Clients that are not git, where the system has them.
 
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 /// The system's own Python: another one in PATH may lack Debian's packages.
 const PYTHON: [&str; 2] = ["/usr/bin/python3", "python3"];
@@ -23,10 +24,13 @@ assert again.refs == result.refs
 print(result.symrefs.get(b'HEAD', b'').decode())
 ";
 
-/// A Python that has this module; says so if there is none.
+/// A Python that has this module; says so if there is none. The program in `REGRESS_PYTHON` comes
+/// first: an environment with newer clients than the system's.
 pub fn python(module: &str) -> Option<&'static str> {
+    static ASKED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("REGRESS_PYTHON").ok());
     let import = format!("import {module}");
-    let found = PYTHON.into_iter().find(|python| runs(python, &["-c", &import]));
+    let mut all = ASKED.as_deref().into_iter().chain(PYTHON);
+    let found = all.find(|python| runs(python, &["-c", &import]));
     if found.is_none() {
         crate::skipped(&format!("needs python3-{module}"));
     }

@@ -1,5 +1,7 @@
 //! The first packet of a git:// connection (`gitprotocol-pack`, "Git Transport"): `service SP path
-//! NUL [host=… NUL] [NUL key=value NUL …]`, read strictly. git-daemon read past it (CVE-2009-2108).
+//! NUL [host=… NUL] [NUL key=value NUL …]`. git-daemon read past it (CVE-2009-2108); here the length
+//! of the packet is its end. Within it, whatever git-daemon takes for an empty key is one: dulwich
+//! ends its request with one NUL more, and go-git leaves out `host=` but not the NUL behind it.
 
 use super::bad;
 use crate::command::{Parameters, Service};
@@ -11,7 +13,9 @@ use crate::wire_error::{WireError, quote};
 pub const REQUEST_MAX: usize = 4096;
 /// Longest host in bytes: a domain name and a port.
 const HOST_MAX: usize = 262;
-/// Most keys behind the host.
+/// What a host begins with.
+const HOST_KEY: &[u8] = b"host=";
+/// Most keys behind the host, not counting empty ones.
 const KEYS_MAX: usize = 16;
 
 /// A git:// request.
@@ -21,8 +25,8 @@ pub struct DaemonRequest {
     pub service: Service,
     /// The repository it is for.
     pub repo: RepoName,
-    /// The host that the client believes to talk to, with the port if it named one; letters, digits
-    /// and `.-:[]%_`.
+    /// The host that the client believes to talk to, with the port if it named one, in lower case:
+    /// letters and digits of any script and `.-:[]%_@`.
     pub host: Option<String>,
     /// The version of Git's protocol.
     pub parameters: Parameters,
@@ -45,28 +49,26 @@ impl DaemonRequest {
         }
         let repo = RepoName::parse(path)?;
 
-        // Every field ends with a NUL, so behind the last one there must be nothing.
-        let mut rest: Vec<&[u8]> = fields.collect();
-        if rest.pop().is_some_and(|last| !last.is_empty()) {
-            return Err(WireError::UnexpectedLine(quote(payload)));
-        }
-        let (host, keys) = match rest.as_slice() {
-            [] => (None, &[][..]),
-            [host] => (Some(*host), &[][..]),
-            [host, [], keys @ ..] => (Some(*host), keys),
-            [_, unexpected, ..] => return Err(bad("argument", unexpected)),
+        // A host comes first or not at all. Behind it an empty field begins the keys, in which empty
+        // ones do not count.
+        let host = match fields.next() {
+            None | Some(b"") => None,
+            Some(field) => {
+                let host = parse_host(field)?;
+                match fields.next() {
+                    None | Some(b"") => host,
+                    Some(unexpected) => return Err(bad("argument", unexpected)),
+                }
+            }
         };
-        if keys.len() > KEYS_MAX {
+        let mut keys = fields.filter(|key| !key.is_empty());
+        // git-daemon joins the keys with colons, as `GIT_PROTOCOL` has them.
+        let known = keys.by_ref().take(KEYS_MAX).flat_map(|key| key.split(|&b| b == b':'));
+        let parameters = Parameters::from_keys(known);
+        if keys.next().is_some() {
             return Err(WireError::Limit(Counted::Arguments, KEYS_MAX as u64));
         }
-        if let Some(empty) = keys.iter().find(|key| key.is_empty()) {
-            return Err(bad("argument", empty));
-        }
-        let host = match host {
-            None | Some(b"") => None,
-            Some(field) => Some(parse_host(field)?),
-        };
-        Ok(DaemonRequest { service, repo, host, parameters: Parameters::from_keys(keys.iter().copied()) })
+        Ok(DaemonRequest { service, repo, host, parameters })
     }
 }
 
@@ -82,13 +84,19 @@ pub fn path(repo: &RepoName) -> String {
     format!("{root}{repo}")
 }
 
-fn parse_host(field: &[u8]) -> Result<String, WireError> {
-    let host = field.strip_prefix(b"host=").ok_or_else(|| bad("argument", field))?;
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b".-:[]%_".contains(b);
-    if host.len() > HOST_MAX || !host.iter().all(allowed) {
-        return Err(bad("host", host));
+/// `host=`, which may be empty and whose key git-daemon takes in either case.
+fn parse_host(field: &[u8]) -> Result<Option<String>, WireError> {
+    let host = match field.split_at_checked(HOST_KEY.len()) {
+        Some((key, host)) if key.eq_ignore_ascii_case(HOST_KEY) => host,
+        _ => return Err(bad("argument", field)),
+    };
+    // A client that does not encode names sends one as its user wrote it.
+    let allowed = |c: char| c.is_alphanumeric() || ".-:[]%_@".contains(c);
+    match std::str::from_utf8(host) {
+        Ok("") => Ok(None),
+        Ok(text) if host.len() <= HOST_MAX && text.chars().all(allowed) => Ok(Some(text.to_lowercase())),
+        _ => Err(bad("host", host)),
     }
-    Ok(host.iter().map(|&b| char::from(b.to_ascii_lowercase())).collect())
 }
 
 #[cfg(test)]
@@ -120,6 +128,41 @@ mod tests {
     }
 
     #[test]
+    fn empty_keys_do_not_count() {
+        for (rest, host, version) in [
+            // dulwich, and hg-git on it.
+            ("\0host=h:9418\0\0version=2\0\0", Some("h:9418"), Version::V2),
+            ("\0host=h\0\0version=1\0\0", Some("h"), Version::V1),
+            // go-git without a host.
+            ("\0\0version=2\0", None, Version::V2),
+            ("\0\0\0\0version=2\0\0\0", None, Version::V2),
+            ("\0host=\0\0version=2\0", None, Version::V2),
+            ("\0host=h\0\0", Some("h"), Version::V0),
+            ("\0host=h\0\0\0", Some("h"), Version::V0),
+            ("\0\0", None, Version::V0),
+            ("\0\0host=h\0version=2\0", None, Version::V2),
+            ("\0host=h\0\0a\0\0b=\0\0\0version=1\0\0version=2\0", Some("h"), Version::V2),
+            ("\0host=h\0\0version=1:version=2\0", Some("h"), Version::V2),
+            ("\0host=h\0\0a:version=1:b\0", Some("h"), Version::V1),
+            ("\0HOST=h\0\0version=2\0", Some("h"), Version::V2),
+            ("\0host=b\u{fc}cher.example\0\0version=2\0", Some("b\u{fc}cher.example"), Version::V2),
+            ("\0host=me@h\0", Some("me@h"), Version::V0),
+            // The packet's length ends what has no NUL behind it.
+            ("\0host=h", Some("h"), Version::V0),
+            ("\0host=h\0\0version=2", Some("h"), Version::V2),
+        ] {
+            let request = parse(&format!("git-upload-pack /x{rest}")).expect(rest);
+            assert_eq!((request.host.as_deref(), request.parameters.version), (host, version), "{rest:?}");
+            assert_eq!(request.repo.as_bytes(), b"x", "{rest:?}");
+        }
+        // Only keys that say something are counted.
+        let many = |key: &str, n| parse(&format!("git-upload-pack /x\0host=h\0\0{}", key.repeat(n)));
+        assert_eq!(many("k=v\0\0\0", KEYS_MAX).unwrap().host.as_deref(), Some("h"));
+        assert!(many("k=v\0\0\0", KEYS_MAX + 1).is_err());
+        assert!(many("\0", 4000).is_ok());
+    }
+
+    #[test]
     fn what_is_refused() {
         for request in [
             "",
@@ -136,13 +179,16 @@ mod tests {
             "git-upload-pack /a/.\0",
             "git-upload-pack /-x\0",
             "git-upload-pack /\0",
-            "git-upload-pack /x\0host=a",
             "git-upload-pack /x\0foo=bar\0",
             "git-upload-pack /x\0host=a b\0",
             "git-upload-pack /x\0host=a/../b\0",
             "git-upload-pack /x\0host=a\0foo\0",
-            "git-upload-pack /x\0host=a\0\0version=2",
-            "git-upload-pack /x\0host=a\0\0\0",
+            "git-upload-pack /x\0host=a\0version=2\0",
+            "git-upload-pack /x\0host=a\0host=b\0",
+            "git-upload-pack /x\0version=2\0",
+            "git-upload-pack /x\0host",
+            "git-upload-pack /x\0host=\u{1b}[2J\0",
+            "git-upload-pack /x\0host=a\u{a0}b\0",
             "git-upload-pack /x\0\u{1b}\0",
             "git-upload-pack /x\ny\0",
         ] {

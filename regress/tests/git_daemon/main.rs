@@ -3,5 +3,6 @@
 mod flood;
 mod input;
 mod privileges;
+mod requests;
 mod serving;
 mod ways;
