@@ -276,6 +276,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("exec", NOBODY, |t| path1(t, "program", |p| call(libc::SYS_execve, [p, 0, 0, 0, 0, 0]))),
     attempt("exec at", NOBODY, |t| path1(t, "program", |p| call(libc::SYS_execveat, [CWD, p, 0, 0, 0, 0]))),
     attempt("fork", by(&[Promise::Proc]), |_| clone_and_exit(0)),
+    attempt("thread", by(&[Promise::Threads, Promise::Proc]), |_| {
+        // Two flags that the kernel does not take together, so that nothing is started.
+        let thread = libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND;
+        let never = libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID;
+        call(libc::SYS_clone, [c_long::from(thread | never), 0, 0, 0, 0, 0])
+    }),
     attempt("clone with a namespace", NOBODY, |_| clone_and_exit(libc::CLONE_NEWUSER)),
     attempt("clone3", NOBODY, |_| call(libc::SYS_clone3, [0; 6])),
     attempt("unshare", NOBODY, |_| {
@@ -306,6 +312,16 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     attempt("make memory executable", by(&[Promise::Exec]), |_| call(libc::SYS_mprotect, [0, 0, 5, 0, 0, 0])),
     attempt("make memory executable by key", NOBODY, |_| call(libc::SYS_pkey_mprotect, [0, 0, 5, -1, 0, 0])),
+    attempt("shared memory without a file", NOBODY, |_| map(libc::MAP_SHARED | libc::MAP_ANONYMOUS)),
+    attempt("memory that grows down", NOBODY, |_| {
+        map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN)
+    }),
+    attempt("grow the stack by moving it", by(&[Promise::Exec]), |_| {
+        let here = 0_u8;
+        // The page is the stack's, and so many do not exist.
+        call(libc::SYS_mremap, [(&raw const here as c_long) & !4095, 4096, c_long::MIN, 1, 0, 0])
+    }),
+    attempt("lock memory", NOBODY, |_| call(libc::SYS_mlock, [0; 6])),
     attempt("shared memory", NOBODY, |_| call(libc::SYS_shmget, [0, 0, 0, 0, 0, 0])),
     attempt("userfaultfd", NOBODY, |_| keep(call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0]))),
     attempt("personality", NOBODY, |_| call(libc::SYS_personality, [0xffff_ffff, 0, 0, 0, 0, 0])),
@@ -401,6 +417,15 @@ fn open(directory: &Path, name: &str, flags: c_int) -> c_long {
     path1(directory, name, |path| {
         keep(call(libc::SYS_openat, [CWD, path, c_long::from(flags | libc::O_CLOEXEC), 0o666, 0, 0]))
     })
+}
+
+/// Maps a page, and gives it back where that succeeds.
+fn map(flags: c_int) -> c_long {
+    let page = call(libc::SYS_mmap, [0, 4096, 3, c_long::from(flags), -1, 0]);
+    if page != -1 {
+        call(libc::SYS_munmap, [page, 4096, 0, 0, 0, 0]);
+    }
+    page
 }
 
 /// Starts a child that ends at once; waits for it if it was started.

@@ -6,7 +6,8 @@
 //! stage only takes rights away.
 //!
 //! What each promise allows is in the tables of `linux/calls.rs`, each group with the roles that
-//! need it. Beyond them:
+//! need it. A role's stage names a row of a second table ([`Promises::calls`], `linux/rows_of_roles.rs`):
+//! of what its promises give, the filter lets through only what the row names. Beyond them:
 //!
 //! - A stage has to be entered **before any thread is started**; otherwise [`Error::Threads`].
 //! - On Linux a process can never do what its starter gave up, since filters and Landlock survive
@@ -21,18 +22,19 @@
 //! - Landlock has no right for looking at names (stat, chdir) and for modes and times: a role with
 //!   `rpath` can ask whether any file exists, and one with `fattr` can change the mode of any file
 //!   that belongs to its user.
+//! - A stage that promises neither processes nor threads starts none: `RLIMIT_NPROC` is 0 then.
 //! - Nothing here keeps a process that was taken over from switching off its own timers: a time
 //!   limit must be enforced by another process.
 //! - Descriptors that a process has are its own: a stage takes none away.
 //!
 //! ```no_run
-//! use libsandbox::{Enforcement, ResourceLimits, Promise, Promises, Stage};
+//! use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
 //!
 //! libsandbox::harden_process("session")?;
 //! libsandbox::enter(&Stage {
 //!     promises: Promises::of(&[Promise::Stdio, Promise::Sendfd]),
 //!     paths: Some(&[]),
-//!     limits: ResourceLimits { nofile: Some(16), ..ResourceLimits::UNCHANGED },
+//!     limits: ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED },
 //!     enforcement: Enforcement::Required,
 //! })?;
 //! # Ok::<(), libsandbox::Error>(())
@@ -40,6 +42,7 @@
 
 mod limits;
 mod promise;
+mod rows;
 mod stage;
 mod words;
 
@@ -47,6 +50,9 @@ mod words;
 mod linux;
 #[cfg(target_os = "linux")]
 use linux as system;
+
+#[cfg(target_os = "linux")]
+pub use linux::rows::Use;
 
 #[cfg(target_os = "openbsd")]
 mod openbsd;
@@ -60,6 +66,7 @@ compile_error!("this system has no sandbox that libsandbox knows");
 pub mod escape;
 
 pub use promise::{Promise, Promises, UnknownPromise};
+pub use rows::Calls;
 pub use stage::{Access, Coverage, Enforcement, Error, Report, ResourceLimits, Stage, Visible};
 pub use words::{Call, openbsd_calls, openbsd_words};
 
@@ -95,6 +102,25 @@ pub fn check_platform(enforcement: Enforcement) -> Result<Report, Error> {
 #[must_use]
 pub fn loader_paths() -> Vec<(std::path::PathBuf, Access)> {
     system::loader_paths()
+}
+
+/// How many system calls a process with these promises can make, with some arguments at least.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn allowed_calls(promises: Promises) -> usize {
+    system::allowed_calls(promises)
+}
+
+/// The uses of system calls that a row of the table names, for the test that records what is made.
+#[cfg(target_os = "linux")]
+pub fn uses_of_calls(row: Calls) -> impl Iterator<Item = Use> {
+    system::rows::uses(row as usize)
+}
+
+/// The rows of later stages of a row's process, whose uses its filter lets through too.
+#[cfg(target_os = "linux")]
+pub fn later_rows(row: Calls) -> impl Iterator<Item = Calls> {
+    system::rows::later(row as usize).iter().map(|&later| Calls::ALL[later].0)
 }
 
 /// fstat(2) by descriptor alone. glibc before 2.39 makes fstat(3) a lookup of the empty path, which

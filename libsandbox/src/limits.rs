@@ -2,16 +2,24 @@
 
 use std::io;
 
-use crate::{Error, ResourceLimits};
+use crate::{Error, Promise, Promises, ResourceLimits};
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 type Resource = libc::__rlimit_resource_t;
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 type Resource = libc::c_int;
 
-/// Sets the limits of a stage, and core dumps to nothing.
-pub(crate) fn set(limits: &ResourceLimits) -> Result<(), Error> {
+/// Sets the limits of a stage, and core dumps to nothing; processes too, where none and no thread is
+/// promised.
+pub(crate) fn set(limits: &ResourceLimits, promises: Promises) -> Result<(), Error> {
     no_core()?;
+    let starts = [Promise::Proc, Promise::Exec, Promise::Threads].iter().any(|&word| promises.has(word));
+    if !starts {
+        no_processes()?;
+    }
+    if !promises.has(Promise::Exec) {
+        small_stack()?;
+    }
     for (name, resource, value) in [
         ("RLIMIT_NOFILE", libc::RLIMIT_NOFILE, limits.nofile),
         ("RLIMIT_FSIZE", libc::RLIMIT_FSIZE, limits.fsize),
@@ -28,6 +36,25 @@ pub(crate) fn set(limits: &ResourceLimits) -> Result<(), Error> {
 /// No core dump: it would put a client's data on the disk.
 pub(crate) fn no_core() -> Result<(), Error> {
     lower("RLIMIT_CORE", libc::RLIMIT_CORE, 0)
+}
+
+/// No process and no thread more. The kernel compares the limit of the process that asks with all
+/// that its user runs: 0 concerns nobody else.
+pub(crate) fn no_processes() -> Result<(), Error> {
+    lower("RLIMIT_NPROC", libc::RLIMIT_NPROC, 0)
+}
+
+/// Most bytes of a role's stack, as programs have it everywhere.
+const STACK: u64 = 8 << 20;
+
+/// The main thread's stack is not counted as data.
+fn small_stack() -> Result<(), Error> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit through a valid pointer.
+    if unsafe { libc::getrlimit(libc::RLIMIT_STACK, &raw mut now) } != 0 {
+        return Err(Error::Limit("RLIMIT_STACK", STACK, io::Error::last_os_error()));
+    }
+    lower("RLIMIT_STACK", libc::RLIMIT_STACK, STACK.min(now.rlim_cur))
 }
 
 fn lower(name: &'static str, resource: Resource, value: u64) -> Result<(), Error> {

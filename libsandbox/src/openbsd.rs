@@ -13,7 +13,7 @@ static VISIBLE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 pub(crate) fn enter(stage: &Stage<'_>) -> Result<Report, Error> {
     use std::os::unix::ffi::OsStrExt;
 
-    crate::limits::set(&stage.limits)?;
+    crate::limits::set(&stage.limits, stage.promises)?;
     let mut visible = VISIBLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for call in openbsd_calls(stage, &visible) {
         match call {

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Calls;
+
 /// One promise. The words are those of OpenBSD's pledge(2) with its meaning as far as Linux allows;
-/// four more (`accept`, `bind`, `narrow`, `pair`) are finer than pledge's and map to its coarser
-/// words there.
+/// five more (`accept`, `bind`, `narrow`, `pair`, `threads`) are finer than pledge's and map to its
+/// coarser words there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Promise {
-    /// Work on descriptors that are already open, memory without execution, threads, clocks, one's
-    /// own signals.
+    /// Work on descriptors that are already open, private memory without execution, clocks, one's own
+    /// signals.
     Stdio = 1 << 0,
     /// Look up names, open files and directories for reading.
     Rpath = 1 << 1,
@@ -52,10 +54,13 @@ pub enum Promise {
     Narrow = 1 << 18,
     /// Make connected pairs of unix sockets. pledge(2): `stdio`.
     Pair = 1 << 19,
+    /// Start threads. pledge(2): `stdio`. A stage without it and without [`Promise::Proc`] also sets
+    /// `RLIMIT_NPROC` to 0.
+    Threads = 1 << 20,
 }
 
 /// Every promise in the order in which they are written, with its word.
-const ALL: [(Promise, &str); 20] = [
+const ALL: [(Promise, &str); 21] = [
     (Promise::Stdio, "stdio"),
     (Promise::Rpath, "rpath"),
     (Promise::Wpath, "wpath"),
@@ -76,11 +81,17 @@ const ALL: [(Promise, &str); 20] = [
     (Promise::Bind, "bind"),
     (Promise::Narrow, "narrow"),
     (Promise::Pair, "pair"),
+    (Promise::Threads, "threads"),
 ];
 
-/// A set of promises.
+/// A set of promises, and the row of the table of calls that narrows them on Linux.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Promises(u32);
+
+/// Where the number of a row begins in a set.
+const ROW: u32 = 24;
+/// The bits of the promises in a set.
+const WORDS: u32 = (1 << ROW) - 1;
 
 impl Promises {
     /// No promise at all: even exit(3) is then refused on OpenBSD. A base to build on.
@@ -96,6 +107,19 @@ impl Promises {
             i += 1;
         }
         Promises(bits)
+    }
+
+    /// The same set, whose system calls on Linux are only those that a row of the table names too.
+    /// On OpenBSD the words say it all.
+    #[must_use]
+    pub const fn calls(self, of: Calls) -> Promises {
+        Promises(self.0 & WORDS | (of as u32) << ROW)
+    }
+
+    /// The row of [`Promises::calls`].
+    #[cfg(target_os = "linux")]
+    pub(crate) const fn row(self) -> usize {
+        (self.0 >> ROW) as usize
     }
 
     /// The set as a number.
@@ -131,7 +155,7 @@ impl Promises {
     /// Does the set hold every promise of the other one?
     #[must_use]
     pub const fn contains(self, other: Promises) -> bool {
-        self.0 & other.0 == other.0
+        self.0 & other.0 & WORDS == other.0 & WORDS
     }
 
     /// The promises in the set, in the order in which they are written.

@@ -91,8 +91,8 @@ impl<'a> Visible<'a> {
 }
 
 /// Resource limits, soft and hard at once. `None` leaves a limit as it is, and none is ever raised.
-/// Core dumps are always off. There is no limit on address space (it would refuse to map a large
-/// pack) nor on processes (counted per user).
+/// Core dumps are always off, and a stage that promises neither processes nor threads can start none.
+/// There is no limit on address space: it would refuse to map a large pack.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ResourceLimits {
     /// Highest descriptor number plus one (`RLIMIT_NOFILE`).

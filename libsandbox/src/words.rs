@@ -56,7 +56,7 @@ pub fn openbsd_calls(stage: &Stage<'_>, earlier: &[PathBuf]) -> Vec<Call> {
 
 /// The promises as pledge(2) knows them.
 fn pledge_words(promises: Promises) -> String {
-    let ours = [Promise::Accept, Promise::Bind, Promise::Narrow, Promise::Pair];
+    let ours = [Promise::Accept, Promise::Bind, Promise::Narrow, Promise::Pair, Promise::Threads];
     let mut coarse = ours.into_iter().fold(promises, Promises::without);
     if promises.has(Promise::Accept) || promises.has(Promise::Bind) {
         coarse = coarse.with(Promise::Unix).with(Promise::Inet);

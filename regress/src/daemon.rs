@@ -13,6 +13,11 @@ use crate::process::{self, Process};
 use crate::run::{Done, run, wait_until};
 use crate::{Site, binaries};
 
+/// What records the system calls of a daemon that is started through it.
+pub fn recorder(file: &std::path::Path) -> [String; 2] {
+    [binaries().join("calls").display().to_string(), file.display().to_string()]
+}
+
 /// A running daemon. It is stopped at the end of its life, and must then leave no process and no
 /// socket.
 #[derive(Debug)]
@@ -26,8 +31,18 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts gotd and waits until it answers. An error is what it wrote.
+    ///
+    /// With `GOTD_CALLS` in the environment the system calls of its roles are recorded, in a file of
+    /// their own in that directory (see `src/bin/calls.rs`).
     pub fn start(site: &Site, configuration: &str) -> Result<Daemon, String> {
-        Daemon::start_through(site, configuration, &[])
+        match std::env::var_os("GOTD_CALLS") {
+            Some(directory) => {
+                let site_name = site.path("").file_name().unwrap_or_default().to_owned();
+                let file = PathBuf::from(directory).join(site_name);
+                Daemon::start_through(site, configuration, &recorder(&file))
+            }
+            None => Daemon::start_through(site, configuration, &[]),
+        }
     }
 
     /// The same by a program that becomes gotd, which is given gotd's command line behind its own.
@@ -278,5 +293,8 @@ impl Drop for Daemon {
         let left = self.processes();
         self.end();
         assert!(gone, "left after the end: {left:?}\n{}", self.log());
+        // The table of calls lacks one that a role makes.
+        let log = self.log();
+        assert!(!log.contains("forbidden system call"), "{log}");
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use libproto::message::parent::{MAX_GROUPS, Peer};
 use nix::errno::Errno;
 
+use crate::os::error::SystemError;
+
 /// Takes over a descriptor that this process was started with.
 ///
 /// Call it once for each number, first thing: later the number may be somebody else's.
@@ -106,6 +108,16 @@ pub fn give_way() {
     unsafe {
         libc::nice(5);
     }
+}
+
+/// Bytes of private memory that this process may take from here on. What the limit does not count
+/// the filter of each stage refuses.
+pub fn bound_memory(most: u64) -> Result<(), SystemError> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let failed = |e| SystemError::Call("RLIMIT_DATA", e);
+    let (_, hard) = getrlimit(Resource::RLIMIT_DATA).map_err(failed)?;
+    let most = most.min(hard);
+    setrlimit(Resource::RLIMIT_DATA, most, most).map_err(failed)
 }
 
 /// Accepts one connection, close-on-exec.

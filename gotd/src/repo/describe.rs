@@ -22,7 +22,7 @@ use librepo::object::Commit;
 use librepo::reader::Reader;
 use librepo::refs::{Head, Ref};
 use librepo::repository::Repository;
-use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits};
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits};
 
 use crate::os::error::SystemError;
 use crate::repo::error::RepoError;
@@ -32,10 +32,10 @@ use crate::repo::opened::{self, Parent};
 use crate::repo::write::judge::{Change, rule};
 
 /// At work.
-pub const WORK: Promises = crate::repo::write::COMMIT;
+pub const WORK: Promises = crate::repo::write::COMMIT.calls(Calls::RepoDescribe);
 
 /// Telling about a repository.
-pub const LOOK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+pub const LOOK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]).calls(Calls::RepoInfo);
 /// Largest description that is read, and how many bytes of it are told.
 const DESCRIPTION_READ: u64 = 64 * 1024;
 const DESCRIPTION_TOLD: usize = 500;

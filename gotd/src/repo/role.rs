@@ -23,7 +23,7 @@ use libproto::self_service::Task;
 use librepo::checked::{Checked, Seal};
 use librepo::dir::EntryType;
 use librepo::repository::{Opening, Options};
-use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::error::SystemError;
 use crate::os::system;
@@ -44,13 +44,18 @@ pub const WAITING: Promises = Promises::of(&[
     Promise::Flock,
     Promise::Sendfd,
     Promise::Unveil,
-]);
+])
+.with(Promise::Threads)
+.calls(Calls::RepositoryWaiting);
 /// While waiting for a client of git://. It can only fetch, and its connection is still to come.
 pub const WAITING_GIT: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil])
+        .with(Promise::Threads)
+        .calls(Calls::RepositoryWaitingGit);
 
 /// `repo_read`.
-pub const READING: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+pub const READING: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Rpath]).with(Promise::Threads).calls(Calls::RepoRead);
 /// Bytes of unpacked objects that each thread keeps. Directories are read with all their versions
 /// at a time, so that more makes nothing faster: small fetches it makes slower, by the fresh
 /// memory. Half as much made a fetch of git's last thousand commits a tenth slower.
@@ -180,7 +185,9 @@ fn read(
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
     let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
-    narrow(READING, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
+    // Where there is one thread, it needs no right to start others.
+    let promises = if start.threads > 1 { READING } else { READING.without(Promise::Threads) };
+    narrow(promises, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
     let opening = match Opening::new(directory, found.look) {
         Ok(opening) => opening,

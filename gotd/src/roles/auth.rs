@@ -21,7 +21,7 @@ use libproto::message::parent::{
 };
 use libproto::names::{RepoName, UserName, escape};
 use libproto::refusal::NoIdentity;
-use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
+use libsandbox::{Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::access::lending;
 use crate::access::table::{self, AccessTable, Identity, NameMatch};
@@ -34,7 +34,7 @@ use crate::os::system;
 use crate::os::to_parent::send;
 
 /// Nothing but its channel.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
+pub const WORK: Promises = Promises::of(&[Promise::Stdio]).calls(Calls::Auth);
 
 /// Why it ends while the parent is there.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use librepo::dir::Dir;
 use librepo::fs_ops::Fs;
 use librepo::mounts::Look;
 use librepo::place::{Walked, Why};
-use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat, umask};
@@ -41,7 +41,8 @@ use crate::roles::job_error::JobError;
 
 /// From the first message on.
 pub const WORK: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Wpath, Promise::Cpath, Promise::Fattr]);
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Wpath, Promise::Cpath, Promise::Fattr])
+        .calls(Calls::Create);
 /// Where repositories are made, in the `repositories` directory itself: no name of a client's
 /// starts with a dot. Where something else has that name, a directory of this name and 16 random
 /// digits.

@@ -12,7 +12,7 @@ use libproto::channel::{Channel, Received};
 use libproto::message::parent::{
     Build, DIRECTORY_BYTES, ListStart, ListToParent, ListedRepository, MOST_LISTED, ParentToList, SEEN_MAX,
 };
-use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::system;
 use crate::os::to_parent::send;
@@ -21,7 +21,7 @@ use crate::repo::walk_repositories::{Below, each_repository};
 use crate::roles::job_error::JobError;
 
 /// From the first message on.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]).calls(Calls::List);
 
 /// Most bytes of one batch; a message has room for 16 kB. A repository takes more bytes the deeper
 /// it lies.

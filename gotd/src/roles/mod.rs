@@ -81,8 +81,7 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool, of: Option<u32>)
         return Err(RoleError::Root(role));
     }
     if let Some(most) = memory(role) {
-        use nix::sys::resource::{Resource, setrlimit};
-        setrlimit(Resource::RLIMIT_DATA, most, most).map_err(|e| SystemError::Call("RLIMIT_DATA", e))?;
+        system::bound_memory(most)?;
     }
     let enforcement = if best_effort { Enforcement::BestEffort } else { Enforcement::Required };
     let inherited = |at: i32| system::inherited(at).map_err(|e| RoleError::Descriptor(at, e));
@@ -169,6 +168,39 @@ mod tests {
                 enforcement: Enforcement::Required,
             };
             assert_eq!(openbsd_words(&stage).0, expected, "{role}");
+        }
+    }
+
+    /// The numbers that doc/dev/threat-model.md names: how many system calls each stage of each role
+    /// can make by its row of the table, and by its promises alone.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_row_takes_much_of_what_the_promises_give() {
+        for (name, promises) in [
+            ("parent", parent::startup::WORK),
+            ("places", places::WORK),
+            ("sockets", sockets::WORK),
+            ("listen", listen::WORK),
+            ("auth", auth::WORK),
+            ("session, waiting", session::SET_UP),
+            ("session", crate::session::conversation::WORK),
+            ("repository, waiting", repository::WAITING),
+            ("repository, waiting for git://", repository::WAITING_GIT),
+            ("repo_read", repository::READING),
+            ("repo_read, info", describe::LOOK),
+            ("repo_write, setting up", write::SET_UP),
+            ("repo_write", write::WORK),
+            ("repo_write, with nothing to send", write::COMMIT),
+            ("repo_write, settings", describe::WORK),
+            ("verify, setting up", verify::SET_UP),
+            ("verify", verify::WORK),
+            ("create", create::WORK),
+            ("list", list::WORK),
+        ] {
+            let given = libsandbox::allowed_calls(promises.calls(libsandbox::Calls::OfPromises));
+            let left = libsandbox::allowed_calls(promises);
+            println!("{name:<34}{given:>5}{left:>5}");
+            assert!(left > 20 && 5 * left < 3 * given, "{name}: {left} of {given}");
         }
     }
 }

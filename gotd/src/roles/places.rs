@@ -10,7 +10,7 @@ use std::path::Path;
 
 use libproto::channel::{Channel, RecvError};
 use libproto::message::parent::{Build, OWN_BLOCKS_MAX, ParentToPlaces, PlacesToParent, SettledPlace};
-use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::conf::files::{Loaded, Most, resolve_places};
 use crate::conf::items::{Assembler, WireError};
@@ -20,7 +20,7 @@ use crate::os::to_parent::send;
 use crate::roles::config::bounded;
 
 /// From the first message on.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]).calls(Calls::Places);
 
 /// Why it ends before it has told what it found.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use libproto::message::parent::{Grant, ParentToSession, SessionReport, SessionSt
 use libproto::message::repo::{RepoToSession, SessionToRepo};
 use libproto::pktline;
 use libproto::refusal::Refusal;
-use libsandbox::{Promise, Promises};
+use libsandbox::{Calls, Promise, Promises};
 
 use crate::os::to_parent;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::session::pipes::{Input, Output};
 
 /// The promises of a session at work.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio]);
+pub const WORK: Promises = Promises::of(&[Promise::Stdio]).calls(Calls::Session);
 
 /// The link to the parent.
 pub(crate) type Parent = Channel<SessionToParent, ParentToSession>;

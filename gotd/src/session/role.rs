@@ -24,7 +24,7 @@ use libproto::message::parent::{
 use libproto::names::{RepoName, escape};
 use libproto::refusal::Refusal;
 use libproto::self_service::{self, ShellCommand};
-use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
+use libsandbox::{Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::os::error::SystemError;
@@ -41,7 +41,8 @@ use crate::session::talk::talk;
 /// Until the connection is here and the client has been sent its pipes. Not a byte of a client's is
 /// read in this stage.
 pub const SET_UP: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Narrow]);
+    Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Narrow])
+        .calls(Calls::SessionWaiting);
 
 type Listen = Channel<ListenToSession, ListenToSession>;
 type ClientSocket = Channel<SessionToClient, ClientToSession>;
@@ -78,6 +79,7 @@ pub fn run(
         Ok(Received { message: ParentToSession::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
+    system::bound_memory(memory(&start))?;
     let (client, verify, input, output) = match (connection(&parent, listen), ends) {
         ((pool @ (Pool::Unix | Pool::Control), connection), Ends::Unix { verify, pipes }) => {
             let client = ClientSocket::from(connection);

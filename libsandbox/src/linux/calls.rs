@@ -28,11 +28,23 @@ pub(super) struct Cond {
     pub(super) differs: bool,
 }
 
+impl Cond {
+    /// Does it ask for just this value of an `int`?
+    pub(super) const fn names(&self, value: c_int) -> bool {
+        match self.value {
+            Value::Is(is) => self.mask == INT && !self.differs && is == value as u32 as u64,
+            Value::OwnPid | Value::BelowStack => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Value {
     Is(u64),
     /// The id of the process that the filter is built for.
     OwnPid,
+    /// Any address below the main thread's stack.
+    BelowStack,
 }
 
 /// The flags of sendto(2) and sendmmsg(2), in the fourth argument, do not ask for TCP Fast Open:
@@ -41,6 +53,10 @@ pub(super) enum Value {
 const NO_CONNECT_BY_SEND: Cond = bits(3, MSG_FASTOPEN, 0);
 /// The same for sendmsg(2), which has them in the third.
 const NO_CONNECT_BY_SENDMSG: Cond = bits(2, MSG_FASTOPEN, 0);
+
+/// A mapping is moved or grown that is not the stack. No limit counts what a process makes of its
+/// stack by mremap(2): with `RLIMIT_DATA` at 64 MiB, one page of it became a gigabyte.
+const BELOW_STACK: Cond = Cond { arg: 0, mask: u64::MAX, value: Value::BelowStack, differs: false };
 
 /// No condition.
 pub(super) const ALWAYS: &[Cond] = &[];
@@ -111,22 +127,22 @@ pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
 ];
 
 /// statmount(2), since Linux 6.8: `libc` does not name it everywhere.
-const SYS_STATMOUNT: c_long = 457;
+pub(super) const SYS_STATMOUNT: c_long = 457;
 
 /// ioctl and prctl numbers that have other types in libc.
-const IOCTL_FIONREAD: c_int = FIONREAD as c_int;
-const IOCTL_TIOCOUTQ: c_int = TIOCOUTQ as c_int;
-const IOCTL_FIONBIO: c_int = FIONBIO as c_int;
+pub(super) const IOCTL_FIONREAD: c_int = FIONREAD as c_int;
+pub(super) const IOCTL_TIOCOUTQ: c_int = TIOCOUTQ as c_int;
+pub(super) const IOCTL_FIONBIO: c_int = FIONBIO as c_int;
 const IOCTL_FIOCLEX: c_int = FIOCLEX as c_int;
 /// Names anonymous memory: glibc's allocator when it is told to.
-const PRCTL_SET_VMA: c_int = 0x5356_4d41;
+pub(super) const PRCTL_SET_VMA: c_int = 0x5356_4d41;
 /// Socket options that libc may not know.
-const PEER_GROUPS: c_int = 59;
-const PEER_PIDFD: c_int = 77;
-const PASS_RIGHTS: c_int = 83;
-const MAX_PACING_RATE: c_int = 47;
+pub(super) const PEER_GROUPS: c_int = 59;
+pub(super) const PEER_PIDFD: c_int = 77;
+pub(super) const PASS_RIGHTS: c_int = 83;
+pub(super) const MAX_PACING_RATE: c_int = 47;
 /// seccomp(2)'s operations.
-const SET_MODE_FILTER: c_int = 1;
+pub(super) const SET_MODE_FILTER: c_int = 1;
 const GET_ACTION_AVAIL: c_int = 2;
 /// How a file is opened: reading, writing or both. Not `O_ACCMODE`, to which musl adds `O_PATH`.
 const ACCESS_MODE: c_int = O_RDONLY | O_WRONLY | O_RDWR;
@@ -143,6 +159,8 @@ const NAMESPACES: c_int = CLONE_NEWNS
     | CLONE_NEWUTS
     | CLONE_NEWCGROUP
     | CLONE_PTRACE;
+/// The kind of a mapping in mmap(2)'s flags, and the flags of memory that no limit of a role counts.
+const UNCOUNTED: c_int = MAP_TYPE | MAP_GROWSDOWN | MAP_HUGETLB | MAP_LOCKED;
 /// What makes a clone a thread.
 const THREAD: c_int = CLONE_THREAD | CLONE_VM | CLONE_SIGHAND;
 /// Two calls of aarch64 that libc does not name (`asm-generic/unistd.h`).
@@ -155,8 +173,8 @@ const SYS_getrlimit: c_long = 163;
 
 /// The tables.
 pub(super) const GROUPS: &[Group] = &[
-    STDIO, MEMORY, SIGNALS, SOCKETS, RPATH, WPATH, CPATH, FATTR, FLOCK, UNIX, INET, CONNECT, DNS, RECVFD,
-    SENDFD, PROC, PAIR, EXEC, ID, NARROW, ACCEPT, BIND,
+    STDIO, THREADS, MEMORY, SIGNALS, SOCKETS, RPATH, WPATH, CPATH, FATTR, FLOCK, UNIX, INET, CONNECT, DNS,
+    RECVFD, SENDFD, PROC, PAIR, EXEC, ID, NARROW, ACCEPT, BIND,
 ];
 
 /// Every role: descriptors that are open already, clocks, its own identity, the end.
@@ -207,10 +225,8 @@ const STDIO: Group = Group {
         SYS_clock_getres,
         SYS_gettimeofday,
         SYS_getrandom,
-        // Threads, by Rust's and the C library.
+        // Locks, by Rust's and the C library.
         SYS_futex,
-        SYS_set_robust_list,
-        SYS_rseq,
         SYS_membarrier,
         SYS_sched_yield,
         SYS_sched_getaffinity,
@@ -270,17 +286,31 @@ const STDIO: Group = Group {
         (SYS_prctl, &[is(0, PR_SET_PDEATHSIG), is(1, SIGKILL)]),
         // Reading one's limits.
         (SYS_prlimit64, &[is(0, 0), null(2)]),
-        // Threads only.
-        (SYS_clone, &[bits(0, THREAD | NAMESPACES, THREAD)]),
     ],
 };
 
-/// Every role: memory, never executable.
+/// repo_read and verify: the threads that make deltas and resolve them, and a repository process
+/// until it knows that it is neither.
+const THREADS: Group = Group {
+    promise: Promise::Threads,
+    implied_by: &[],
+    always: &[SYS_set_robust_list, SYS_rseq],
+    when: &[(SYS_clone, &[bits(0, THREAD | NAMESPACES, THREAD)])],
+};
+
+/// Every role: memory of its own, never executable. Shared memory without a file is no private
+/// writable memory, so `RLIMIT_DATA` does not count it; nor does it count what grows down like a
+/// stack (256 MiB were had with a limit of 64), and huge pages are the machine's. All of them would
+/// take more than a role may have.
 const MEMORY: Group = Group {
     promise: Promise::Stdio,
     implied_by: &[],
-    always: &[SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_msync],
-    when: &[(SYS_mmap, &[bits(2, PROT_EXEC, 0)]), (SYS_mprotect, &[bits(2, PROT_EXEC, 0)])],
+    always: &[SYS_brk, SYS_munmap, SYS_madvise, SYS_msync],
+    when: &[
+        (SYS_mmap, &[bits(2, PROT_EXEC, 0), bits(3, UNCOUNTED, MAP_PRIVATE)]),
+        (SYS_mprotect, &[bits(2, PROT_EXEC, 0)]),
+        (SYS_mremap, &[bits(3, !MREMAP_MAYMOVE, 0), BELOW_STACK]),
+    ],
 };
 
 /// Every role: its own signals and timers (the watchdog), except what the trap's handler stands on.
@@ -544,7 +574,6 @@ const EXEC: Group = Group {
     always: &[
         SYS_execve,
         SYS_execveat,
-        SYS_mmap,
         SYS_mprotect,
         SYS_rt_sigaction,
         SYS_set_tid_address,
@@ -553,7 +582,12 @@ const EXEC: Group = Group {
         #[cfg(target_arch = "x86_64")]
         SYS_arch_prctl,
     ],
-    when: &[(SYS_prctl, &[is(0, PR_SET_PDEATHSIG)])],
+    when: &[
+        (SYS_prctl, &[is(0, PR_SET_PDEATHSIG)]),
+        (SYS_mmap, &[bits(3, UNCOUNTED, MAP_PRIVATE)]),
+        // A child's stack lies elsewhere: its own filter knows where.
+        (SYS_mremap, &[bits(3, !MREMAP_MAYMOVE, 0)]),
+    ],
 };
 
 /// Started as root: becoming the daemon's user, and giving up all capabilities but one.

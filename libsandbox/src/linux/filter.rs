@@ -11,6 +11,7 @@ use libc::sock_filter;
 
 use super::calls::{self, Cond, Group, Value};
 use super::lines::{self, Line, Of};
+use super::rows;
 use crate::{Promise, Promises};
 
 /// What a call gets.
@@ -72,6 +73,17 @@ const X32: u32 = 0x4000_0000;
 /// takes the stricter answer, so the new one needs no more than the calls about which they differ.
 /// It is a small part of the whole, and installed in a third of the time.
 pub(super) fn build(promises: Promises, in_force: Option<Promises>, pid: u32) -> Vec<sock_filter> {
+    build_with(promises, in_force, pid, below_stack())
+}
+
+/// An address between the stack of the main thread, which enters stages, and all other memory. The
+/// kernel keeps 128 MiB free below the stack's top, and no stack of a role is as large as half of that.
+fn below_stack() -> u64 {
+    let here = 0_u8;
+    (&raw const here as u64).saturating_sub(64 << 20)
+}
+
+fn build_with(promises: Promises, in_force: Option<Promises>, pid: u32, stack: u64) -> Vec<sock_filter> {
     let all = runs(promises);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let narrower = in_force.map(|before| match &*last {
@@ -83,6 +95,7 @@ pub(super) fn build(promises: Promises, in_force: Option<Promises>, pid: u32) ->
         answers: Vec::with_capacity(8),
         leaves: Vec::with_capacity(32),
         pid,
+        stack,
     };
     program.search(narrower.as_ref().unwrap_or(&all));
     program.push(op(LOAD, 0, 0, DATA_NR));
@@ -138,14 +151,17 @@ fn runs(promises: Promises) -> Vec<Run> {
     let granted: [bool; calls::GROUPS.len()] =
         std::array::from_fn(|group| effective(promises, &calls::GROUPS[group]));
 
+    let named = &rows::NAMED[promises.row()];
+
     let mut runs: Vec<Run> = Vec::with_capacity(256);
     let mut next = 0;
     let mut rest = lines::LINES.as_slice();
     while let Some(&Line { nr, .. }) = rest.first() {
+        let first = lines::LINES.len() - rest.len();
         let (these, others) = rest.split_at(rest.iter().take_while(|line| line.nr == nr).count());
         rest = others;
-        let rules = these.iter().filter_map(|line| match line.of {
-            Of::Group(group) => granted[group].then_some((line.when, Action::Allow)),
+        let rules = (first..).zip(these).filter_map(|(index, line)| match line.of {
+            Of::Group(group) => (granted[group] && named[index]).then_some((line.when, Action::Allow)),
             Of::Lookup => (!lookups).then_some((line.when, Action::Errno(libc::EACCES))),
             Of::Answered(errno) => Some((line.when, Action::Errno(errno))),
         });
@@ -199,6 +215,20 @@ fn push(runs: &mut Vec<Run>, from: u32, leaf: Leaf) {
     }
 }
 
+/// How many calls a filter lets through, with some arguments at least.
+pub(super) fn allowed(promises: Promises) -> usize {
+    let runs = runs(promises);
+    let ends = runs.iter().skip(1).map(|(start, _)| *start).chain([u32::MAX]);
+    let lets_through = |leaf: &Leaf| {
+        leaf.otherwise == Action::Allow || leaf.rules.iter().any(|(_, action)| *action == Action::Allow)
+    };
+    runs.iter()
+        .zip(ends)
+        .filter(|((_, leaf), _)| lets_through(leaf))
+        .map(|((from, _), to)| (to - from) as usize)
+        .sum()
+}
+
 fn effective_promise(promises: Promises, promise: Promise) -> bool {
     calls::GROUPS.iter().any(|group| group.promise == promise && effective(promises, group))
 }
@@ -228,6 +258,7 @@ struct Program<'a> {
     /// The leaves with conditions, and where each begins.
     leaves: Vec<(&'a [Rule], Action, usize)>,
     pid: u32,
+    stack: u64,
 }
 
 impl<'a> Program<'a> {
@@ -310,10 +341,21 @@ impl<'a> Program<'a> {
         at
     }
 
+    /// Is an argument of 64 bits below a value? The high half decides unless it is the value's.
+    fn below(&mut self, arg: u8, value: u64, then: usize, not: usize) -> usize {
+        let low = DATA_ARGS + 8 * u32::from(arg);
+        self.branch(JUMP_AT_LEAST, value as u32, not, then);
+        let same = self.push(op(LOAD, 0, 0, low));
+        let other = self.branch(JUMP_AT_LEAST, (value >> 32) as u32, not, then);
+        self.branch(JUMP_EQUAL, (value >> 32) as u32, same, other);
+        self.push(op(LOAD, 0, 0, low + 4))
+    }
+
     fn condition(&mut self, condition: &Cond, then: usize, not: usize) -> usize {
         let value = match condition.value {
             Value::Is(value) => value,
             Value::OwnPid => u64::from(self.pid),
+            Value::BelowStack => return self.below(condition.arg, self.stack, then, not),
         };
         // Little endian on both machines: the low word comes first.
         let low = DATA_ARGS + 8 * u32::from(condition.arg);
@@ -386,6 +428,7 @@ mod tests {
                 let value = match c.value {
                     Value::Is(value) => value,
                     Value::OwnPid => u64::from(PID),
+                    Value::BelowStack => return args[usize::from(c.arg)] < below_stack(),
                 };
                 (args[usize::from(c.arg)] & c.mask == value & c.mask) != c.differs
             })
@@ -540,10 +583,116 @@ mod tests {
     #[test]
     fn memory_is_never_executable() {
         for nr in [libc::SYS_mmap, libc::SYS_mprotect] {
-            assert_eq!(verdict("stdio", nr, args(&[(2, 3)])), Action::Allow);
-            assert_eq!(verdict("stdio", nr, args(&[(2, 4)])), Action::Trap);
-            assert_eq!(verdict("stdio rpath getpw", nr, args(&[(2, 5)])), Action::Errno(libc::EPERM));
-            assert_eq!(verdict("stdio proc exec", nr, args(&[(2, 5)])), Action::Allow);
+            let private = (3, libc::MAP_PRIVATE as u64);
+            assert_eq!(verdict("stdio", nr, args(&[(2, 3), private])), Action::Allow);
+            assert_eq!(verdict("stdio", nr, args(&[(2, 4), private])), Action::Trap);
+            assert_eq!(
+                verdict("stdio rpath getpw", nr, args(&[(2, 5), private])),
+                Action::Errno(libc::EPERM)
+            );
+            assert_eq!(verdict("stdio proc exec", nr, args(&[(2, 5), private])), Action::Allow);
+        }
+    }
+
+    /// `RLIMIT_DATA` counts private writable memory that does not grow down: 4 GiB of shared memory
+    /// once went past a limit of 256 MiB.
+    #[test]
+    fn memory_that_no_limit_counts_is_refused() {
+        use libc::*;
+
+        let map = |words, flags: c_int| verdict(words, SYS_mmap, args(&[(2, 3), (3, flags as u64)]));
+        for words in ["stdio", "stdio threads", "stdio rpath threads", "stdio proc exec"] {
+            for flags in [MAP_PRIVATE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK | MAP_FIXED] {
+                assert_eq!(map(words, flags), Action::Allow, "{words}: {flags:#x}");
+            }
+            for flags in [
+                MAP_SHARED,
+                MAP_SHARED | MAP_ANONYMOUS,
+                MAP_SHARED_VALIDATE | MAP_ANONYMOUS,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED,
+            ] {
+                assert_eq!(map(words, flags), Action::Trap, "{words}: {flags:#x}");
+            }
+            for nr in [SYS_memfd_create, SYS_shmget, SYS_shmat, SYS_mlock, SYS_mlock2, SYS_mlockall] {
+                assert_eq!(verdict(words, nr, [0; 6]), Action::Trap, "{words}: {nr}");
+            }
+        }
+        assert_eq!(verdict("stdio", SYS_mremap, args(&[(3, 1)])), Action::Allow);
+        for flags in [2, 3, 4, 5] {
+            assert_eq!(verdict("stdio", SYS_mremap, args(&[(3, flags)])), Action::Trap);
+        }
+        // The stack of a process, which no limit but its own counts.
+        let stack = 0x7ffc_1234_5000_u64;
+        let program = build_with("stdio".parse().expect("words of the test"), None, PID, stack);
+        let grow = |at| ask(&program, ARCH, number(SYS_mremap), args(&[(0, at), (3, 1)]));
+        for at in [0, 0x7ffc_1234_4fff, 0x7ffb_ffff_ffff, 0x7f00_0000_0000] {
+            assert_eq!(grow(at), SECCOMP_RET_ALLOW, "{at:#x}");
+        }
+        for at in [stack, stack + 1, 0x7ffd_0000_0000, u64::MAX] {
+            assert_eq!(grow(at), SECCOMP_RET_TRAP, "{at:#x}");
+        }
+    }
+
+    #[test]
+    fn threads_are_a_promise() {
+        let clone = |words| verdict(words, libc::SYS_clone, args(&[(0, THREAD_AND_MORE)]));
+        assert_eq!(clone("stdio"), Action::Trap);
+        assert_eq!(clone("stdio rpath wpath cpath fattr flock sendfd recvfd unveil"), Action::Trap);
+        assert_eq!(clone("stdio threads"), Action::Allow);
+        assert_eq!(clone("stdio proc exec"), Action::Allow);
+        assert_eq!(verdict("stdio threads", libc::SYS_clone, [0; 6]), Action::Trap);
+    }
+
+    /// TCP Fast Open connects a socket within a send, past Landlock and connect(2).
+    #[test]
+    fn no_send_connects_whatever_is_promised() {
+        let every: Promises =
+            "stdio rpath wpath cpath fattr flock unix inet dns recvfd sendfd proc exec getpw id unveil accept bind"
+                .parse()
+                .expect("words of the test");
+        let fast = libc::MSG_FASTOPEN as u64;
+        for words in every.iter().map(|word| Promises::of(&[word])).chain([every]) {
+            let words = words.to_string();
+            for more in [0, libc::MSG_DONTWAIT as u64, libc::MSG_MORE as u64, 1 << 32] {
+                for to in [0, 1] {
+                    let sendto = args(&[(3, fast | more), (4, to), (5, 16)]);
+                    assert_ne!(verdict(&words, libc::SYS_sendto, sendto), Action::Allow, "{words}");
+                }
+                let sendmsg = args(&[(2, fast | more)]);
+                assert_ne!(verdict(&words, libc::SYS_sendmsg, sendmsg), Action::Allow, "{words}");
+                let sendmmsg = args(&[(2, 1), (3, fast | more)]);
+                assert_ne!(verdict(&words, libc::SYS_sendmmsg, sendmmsg), Action::Allow, "{words}");
+            }
+        }
+    }
+
+    /// A row of the table only takes from what the promises give, and leaves nothing that it does
+    /// not name.
+    #[test]
+    fn a_row_narrows_and_never_widens() {
+        let words = "stdio rpath wpath cpath fattr flock recvfd sendfd unveil accept bind threads";
+        let all: Promises = words.parse().expect("words of the test");
+        let whole = build(all, None, PID);
+        let values =
+            [0, 1, 2, 3, 4, 9, PID.into(), 0o101, 0x5421, 1030, libc::MAP_PRIVATE as u64, THREAD_AND_MORE];
+        for (row, (calls, name)) in crate::Calls::ALL.into_iter().enumerate().skip(1) {
+            let narrow = build(all.calls(calls), None, PID);
+            let rows = std::iter::once(row).chain(rows::later(row).iter().copied());
+            let rows =
+                rows.chain(rows::later(row).iter().flat_map(|&later| rows::later(later).iter().copied()));
+            let named: Vec<u32> = rows.flat_map(rows::uses).map(|one| number(one.call)).collect();
+            for nr in 0..500 {
+                for first in values {
+                    for second in values {
+                        let args = [first, second, first, second, 0, first];
+                        let found = ask(&narrow, ARCH, nr, args) == libc::SECCOMP_RET_ALLOW;
+                        let given = ask(&whole, ARCH, nr, args) == libc::SECCOMP_RET_ALLOW;
+                        assert!(!found || (given && named.contains(&nr)), "{name}: {nr} {args:x?}");
+                    }
+                }
+            }
         }
     }
 

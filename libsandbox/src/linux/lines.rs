@@ -29,7 +29,7 @@ pub(super) enum Of {
 /// error.
 pub(super) static LINES: [Line; COUNT] = sorted();
 
-const COUNT: usize = {
+pub(super) const COUNT: usize = {
     let mut count = LOOKUPS.len() + ANSWERED.len();
     let mut group = 0;
     while group < GROUPS.len() {

@@ -10,6 +10,8 @@ mod landlock;
 mod lines;
 #[cfg(any(target_env = "musl", test))]
 mod relro;
+pub(crate) mod rows;
+mod rows_of_roles;
 mod trap;
 
 use std::io::{self, Read};
@@ -34,7 +36,7 @@ pub(crate) fn enter(stage: &Stage<'_>) -> Result<Report, Error> {
     refuse_threads()?;
     prctl("no_new_privs", libc::PR_SET_NO_NEW_PRIVS, 1)?;
     trap::install()?;
-    crate::limits::set(&stage.limits)?;
+    crate::limits::set(&stage.limits, stage.promises)?;
     let mut report = Report::default();
     landlock::restrict(stage, &mut report)?;
     restrict_calls(stage, &mut report)?;
@@ -71,9 +73,13 @@ fn restrict_calls(stage: &Stage<'_>, report: &mut Report) -> Result<(), Error> {
         len: u16::try_from(program.len()).expect("a filter has at most 4096 instructions"),
         filter: program.as_mut_ptr(),
     };
+    // The kernel takes three arguments. The fourth tells a tracer which row of the table is in force
+    // from here on: the test of that table reads it.
+    let row = stage.promises.row();
     // SAFETY: the kernel reads the program, which lives until after the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u32, &raw const program) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u32, &raw const program, row)
+    };
     if result == 0 {
         IN_FORCE.store(u64::from(pid) << 32 | u64::from(stage.promises.bits()), Ordering::Relaxed);
         report.seccomp = true;
@@ -111,6 +117,10 @@ fn refuse_threads() -> Result<(), Error> {
             _ => Ok(()),
         },
     }
+}
+
+pub(crate) fn allowed_calls(promises: Promises) -> usize {
+    filter::allowed(promises)
 }
 
 fn prctl(name: &'static str, option: libc::c_int, value: libc::c_ulong) -> Result<(), Error> {

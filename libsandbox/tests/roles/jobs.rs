@@ -191,7 +191,7 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
         "auth" | "notify" => enter(role, directory),
         other => panic!("{other}: no such job"),
     }
-    everyday_work();
+    everyday_work(table::starts_threads(role));
     ExitCode::SUCCESS
 }
 
@@ -227,11 +227,13 @@ fn receive_descriptors(socket: &OwnedFd) -> Vec<OwnedFd> {
 }
 
 /// What the C library and Rust's own do behind everyone's back, and what every role may use:
-/// threads, hash maps, clocks, sleeping, pipes, poll, signals and a timer, large allocations, the
+/// hash maps, clocks, sleeping, pipes, poll, signals and a timer, large allocations, the
 /// terminal question, a look at files that fails.
-fn everyday_work() {
+fn everyday_work(starts_threads: bool) {
     let before = Instant::now();
-    let threads: Vec<_> = (0..3_u64)
+    assert_eq!((0..1000).map(|i| (i, i)).collect::<HashMap<u64, u64>>().len(), 1000);
+    let some = if starts_threads { 3 } else { 0 };
+    let threads: Vec<_> = (0..some)
         .map(|number| {
             std::thread::Builder::new()
                 .name(format!("worker {number}"))
@@ -239,7 +241,10 @@ fn everyday_work() {
                 .expect("a thread starts")
         })
         .collect();
-    assert_eq!(threads.into_iter().map(|thread| thread.join().expect("it ends")).sum::<usize>(), 3000);
+    assert_eq!(
+        threads.into_iter().map(|thread| thread.join().expect("it ends")).sum::<usize>(),
+        1000 * some as usize
+    );
     std::thread::sleep(Duration::from_millis(1));
     assert!(before.elapsed() >= Duration::from_millis(1));
     assert!(std::thread::available_parallelism().is_ok());
@@ -475,10 +480,13 @@ pub(crate) fn limits() -> ExitCode {
         (limit.rlim_cur, limit.rlim_max)
     };
     let mut file = tempfile::tempfile().expect("a file");
-    libsandbox::enter(&stage(32, "stdio narrow")).expect("entered");
+    let processes = limit(libc::RLIMIT_NPROC);
+    libsandbox::enter(&stage(32, "stdio narrow threads")).expect("entered");
+    assert_eq!(limit(libc::RLIMIT_NPROC), processes, "threads are still to be started");
     libsandbox::enter(&stage(64, "stdio")).expect("entered again");
     assert_eq!(limit(libc::RLIMIT_NOFILE), (32, 32));
     assert_eq!(limit(libc::RLIMIT_CORE), (0, 0));
+    assert_eq!(limit(libc::RLIMIT_NPROC), (0, 0), "no thread is promised");
     assert!(Vec::<u8>::new().try_reserve_exact(512 << 20).is_err(), "data");
     let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: ignoring a signal runs no code.

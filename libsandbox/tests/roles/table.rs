@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Output};
 
-use libsandbox::{Access, Enforcement, FORBIDDEN_STATUS, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Access, Enforcement, FORBIDDEN_STATUS, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::escape::{ATTEMPTS, Outcome, Targets};
 use crate::{jobs, run};
@@ -40,8 +40,8 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
     (
         "repo_read",
         &[
-            ("stdio rpath recvfd unveil", Some(&[("roots", Access::READ)])),
-            ("stdio rpath", Some(&[(REPOSITORY, Access::READ)])),
+            ("stdio rpath recvfd unveil threads", Some(&[("roots", Access::READ)])),
+            ("stdio rpath threads", Some(&[(REPOSITORY, Access::READ)])),
         ],
     ),
     (
@@ -54,7 +54,7 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
             ("stdio rpath wpath cpath fattr flock sendfd", Some(WRITING)),
         ],
     ),
-    ("verify", &[("stdio rpath recvfd", Some(&[(REPOSITORY, Access::READ)]))]),
+    ("verify", &[("stdio rpath recvfd threads", Some(&[(REPOSITORY, Access::READ)]))]),
     ("create", &[("stdio rpath wpath cpath fattr", Some(&[("roots", Access::READ_WRITE_CREATE)]))]),
     ("list", &[("stdio rpath", Some(&[("roots", Access::READ)]))]),
     // The next three are not built yet.
@@ -108,6 +108,13 @@ fn as_visible((open, path, access): &(Option<OwnedFd>, PathBuf, Access)) -> Visi
         Some(fd) => Visible::opened(fd.as_fd(), path, *access),
         None => Visible::named(path, *access),
     }
+}
+
+/// Does a role start threads at work? (With `exec` it holds whatever its children need.)
+pub(crate) fn starts_threads(role: &str) -> bool {
+    let stages = ROLES.iter().find(|(name, _)| *name == role).expect("a role of the table").1;
+    let work = work(stages);
+    work.has(Promise::Threads) || work.has(Promise::Exec)
 }
 
 /// The promises a role holds at work.
@@ -212,6 +219,10 @@ const CONTROL: &[&str] = &[
     "datagram to an address",
     "exec",
     "fork",
+    "thread",
+    "shared memory without a file",
+    "memory that grows down",
+    "grow the stack by moving it",
     "kill the parent",
     "map executable",
     "make memory executable",

@@ -1,5 +1,6 @@
 //! The processes: what each holds and may do, how they die, and what is left.
 
+mod calls;
 mod deaths;
 mod escapes;
 mod memory_limits;

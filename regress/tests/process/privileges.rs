@@ -78,8 +78,22 @@ fn all_but_sockets_have_lost_every_privilege() {
         assert_eq!(field("Seccomp"), "2", "{p:?}");
         let few = field("Threads").parse::<u32>().is_ok_and(|n| n <= 8);
         assert!(few, "{p:?}: {} threads", field("Threads"));
-        // No core file can take a client's secrets to the disk.
         let limits = fs::read_to_string(format!("/proc/{}/limits", p.pid)).unwrap_or_default();
+        let limit = |name: &str| -> Vec<String> {
+            let line = limits.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line[name.len().min(line.len())..].split_whitespace().map(str::to_owned).collect()
+        };
+        // A role that was taken over starts no process and no thread, whatever its filter says, and
+        // takes a bounded part of the machine's memory. (One that starts threads is kept from
+        // processes by its filter, and so is one that may become it.)
+        let starts = ["repo_read", "repository", "spawn"].contains(&p.name.as_str());
+        if !starts && !limits.is_empty() {
+            assert_eq!(limit("Max processes")[..2], ["0", "0"], "{p:?}");
+        }
+        if !limits.is_empty() {
+            assert_ne!(limit("Max data size")[0], "unlimited", "{p:?}");
+        }
+        // No core file can take a client's secrets to the disk.
         if let Some(line) = limits.lines().find(|l| l.starts_with("Max core file size")) {
             assert!(line.split_whitespace().nth(4) == Some("0"), "{p:?}: {line}");
         }

@@ -32,7 +32,7 @@ use librepo::fs_ops::Fs;
 use librepo::receive::quarantine::{self, Quarantine};
 use librepo::refs::Head;
 use librepo::repository::Repository;
-use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
@@ -56,7 +56,8 @@ pub const SET_UP: Promises = Promises::of(&[
     Promise::Flock,
     Promise::Sendfd,
     Promise::Unveil,
-]);
+])
+.calls(Calls::RepoWriteSetUp);
 /// From the moment it is known whether packed-refs must change.
 pub const WORK: Promises = Promises::of(&[
     Promise::Stdio,
@@ -67,9 +68,11 @@ pub const WORK: Promises = Promises::of(&[
     Promise::Flock,
     Promise::Sendfd,
     Promise::Narrow,
-]);
+])
+.calls(Calls::RepoWrite);
 /// From the moment `verify` has its files, or none are needed: before any of its reports is read.
-pub const COMMIT: Promises = WORK.without(Promise::Sendfd).without(Promise::Narrow);
+pub const COMMIT: Promises =
+    WORK.without(Promise::Sendfd).without(Promise::Narrow).calls(Calls::RepoWriteCommit);
 
 type Session = Channel<WriterToSession, SessionToWriter>;
 

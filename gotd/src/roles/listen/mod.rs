@@ -27,7 +27,7 @@ use libproto::message::parent::{
     Build, GitCounts, ListenLimits, ListenToParent, ListenToSession, NoSession, ParentToListen, Peer, Pool,
     Refusals,
 };
-use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
+use libsandbox::{Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -42,7 +42,8 @@ use crate::os::to_parent::send;
 use crate::roles::sockets::BACKLOG;
 
 /// Accept, hand over, and nothing of the file system.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]);
+pub const WORK: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Accept, Promise::Sendfd, Promise::Recvfd]).calls(Calls::Listen);
 
 /// git:// connections that one turn accepts: those that are refused cost next to nothing.
 const ACCEPT_AT_ONCE: usize = 64;

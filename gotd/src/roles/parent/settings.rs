@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use libproto::message::parent::{
@@ -28,6 +30,9 @@ const UNNAMED_FACTOR: u32 = 4;
 const CONTROLS_WAITING: usize = 1;
 /// Most directories that a waiting repository process is restricted to; with more, their parents.
 const MOST_ROOTS: usize = 48;
+/// Threads that the machine gives, asked once: at a reload this process sees no file any more, and
+/// so not what its control group may take of the processors.
+static THREADS: OnceLock<usize> = OnceLock::new();
 
 /// What the parent takes from the configuration.
 #[derive(Debug, Clone)]
@@ -113,7 +118,7 @@ impl Settings {
     /// From a configuration; `seen` is what role `config` found of its directories.
     pub(super) fn new(config: &Config, seen: &[OwnDirectory]) -> Settings {
         let limits = &config.limits;
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get));
         let bytes = |paths: Vec<PathBuf>| -> Vec<Vec<u8>> {
             paths.into_iter().map(|path| path.into_os_string().into_vec()).collect()
         };

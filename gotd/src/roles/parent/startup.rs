@@ -14,7 +14,7 @@ use libproto::message::parent::{
 };
 use libproto::names::escape;
 use libproto::states::{Account, Role};
-use libsandbox::{Enforcement, Promise, Promises, ResourceLimits, Stage};
+use libsandbox::{Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
@@ -41,7 +41,8 @@ use crate::os::spawn::{Started, Starter};
 use crate::os::{credentials, signals};
 
 /// At work.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Pair]);
+pub const WORK: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Sendfd, Promise::Recvfd, Promise::Pair]).calls(Calls::Parent);
 /// Bytes of memory that the parent may take: the configuration, and some kilobytes for each
 /// session.
 const MEMORY: u64 = 1 << 30;
@@ -336,7 +337,7 @@ fn restrict(enforcement: Enforcement) -> Result<(), StartupError> {
     libsandbox::enter(&Stage {
         promises: WORK,
         paths: Some(&[]),
-        limits: ResourceLimits::UNCHANGED,
+        limits: ResourceLimits { data: Some(MEMORY), ..ResourceLimits::UNCHANGED },
         enforcement,
     })?;
     Ok(())

@@ -31,7 +31,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libproto::channel::send_record_with_fds;
-use libsandbox::{Access, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::sys::socket::{
@@ -48,7 +48,8 @@ use crate::os::system;
 pub mod ask;
 
 /// What binding and unlinking needs.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Cpath, Promise::Bind, Promise::Sendfd]);
+pub const WORK: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Cpath, Promise::Bind, Promise::Sendfd]).calls(Calls::Sockets);
 
 /// Connections that the kernel keeps until they are accepted.
 pub const BACKLOG: i32 = 4096;

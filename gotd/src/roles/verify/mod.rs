@@ -38,7 +38,7 @@ use librepo::receive::{
     self, Facts, Had, IndexOptions, Indexed, Progress, ReceiveLimits, RefChange, Stage as Step, Ticker,
 };
 use librepo::repository::Repository;
-use libsandbox::{Enforcement, Promise, Promises, Stage};
+use libsandbox::{Calls, Enforcement, Promise, Promises, Stage};
 
 use crate::os::error::{SystemError, carries_system_error};
 use crate::os::free_space::check_reserve;
@@ -54,9 +54,12 @@ use turn::{InTurn, PushTurn};
 
 /// Until the two files and the client's input have come.
 pub const SET_UP: Promises =
-    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil]);
+    Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil])
+        .with(Promise::Threads)
+        .calls(Calls::VerifySetUp);
 /// While it reads what the client sent.
-pub const WORK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]);
+pub const WORK: Promises =
+    Promises::of(&[Promise::Stdio, Promise::Rpath]).with(Promise::Threads).calls(Calls::Verify);
 /// Bytes of objects that are kept while history is walked.
 const CACHE_BYTES: usize = 16 << 20;
 /// Largest `shallow` file, in bytes.
@@ -151,8 +154,9 @@ pub fn run(
     } else {
         None
     };
-    let stage =
-        Stage { promises: WORK, paths: None, limits: libsandbox::ResourceLimits::UNCHANGED, enforcement };
+    // Where there is one thread, it needs no right to start others.
+    let promises = if start.threads > 1 { WORK } else { WORK.without(Promise::Threads) };
+    let stage = Stage { promises, paths: None, limits: libsandbox::ResourceLimits::UNCHANGED, enforcement };
     libsandbox::enter(&stage)?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("verify", WORK);
