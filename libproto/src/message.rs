@@ -6,6 +6,7 @@
 //! | [`parent`] | `parent` ↔ every other process |
 //! | [`repo`] | `session` ↔ `repo_read` |
 //! | [`push`] | `session`, `repo_write` and `verify` among each other |
+//! | [`commit`] | `repo_write` ↔ `commit_refs` |
 //!
 //! What a push may do, [`rules`], travels in a grant.
 //!
@@ -15,6 +16,7 @@
 //! What each process may receive in which state is in [`crate::states`].
 
 pub mod client;
+pub mod commit;
 pub mod parent;
 pub mod push;
 pub mod repo;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::message::parent::{
-    CreateToParentKind as Create, ListToParentKind as List, RepoToParentKind as Repo,
-    SessionToParentKind as Session, VerifyToParentKind as Verify,
+    CommitToParentKind as Commit, CreateToParentKind as Create, ListToParentKind as List,
+    RepoToParentKind as Repo, SessionToParentKind as Session, VerifyToParentKind as Verify,
 };
 
 /// Which types of message are allowed in which state. A message outside its table ends its sender.
@@ -49,6 +49,8 @@ roles! {
     Repository = "repository",
     /// Indexes and checks an incoming pack.
     Verify = "verify",
+    /// Changes packed-refs, and the log of HEAD.
+    CommitRefs = "commit_refs",
     /// Makes a repository.
     Create = "create",
     /// Finds the repositories in a directory.
@@ -162,7 +164,7 @@ pub const REPO_TO_PARENT: &StateTable<RepoState, Repo> = &[
         &[
             Repo::Finished,
             Repo::Ref,
-            Repo::NeedVerify,
+            Repo::NeedCommit,
             Repo::NeedPack,
             Repo::PackStalled,
             Repo::PackCopied,
@@ -189,6 +191,13 @@ pub enum JobState {
 pub const VERIFY_TO_PARENT: &StateTable<JobState, Verify> = &[
     (JobState::Starting, &[Verify::Hello, Verify::Finished]),
     (JobState::Working, &[Verify::Finished, Verify::NeedTurn, Verify::Stalled]),
+    (JobState::Finished, &[]),
+];
+
+/// Which messages of a `commit_refs` process are allowed in which state.
+pub const COMMIT_TO_PARENT: &StateTable<JobState, Commit> = &[
+    (JobState::Starting, &[Commit::Hello, Commit::Done]),
+    (JobState::Working, &[Commit::Done]),
     (JobState::Finished, &[]),
 ];
 

@@ -76,6 +76,8 @@ pub struct TransactionOptions<'a> {
     pub packed_timeout: Duration,
     /// What to append to reflogs.
     pub reflog: Option<Reflog>,
+    /// Whether the log of HEAD is one of them. A process that may not write it says no.
+    pub head_log: bool,
     /// What an annotated tag finally names, for packed-refs.
     pub peel: &'a dyn Fn(&ObjectId) -> Peel,
 }
@@ -86,6 +88,7 @@ impl Default for TransactionOptions<'_> {
             ref_timeout: Duration::from_secs(2),
             packed_timeout: Duration::from_secs(20),
             reflog: None,
+            head_log: true,
             peel: &|_| Peel::Unknown,
         }
     }

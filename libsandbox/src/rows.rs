@@ -30,18 +30,20 @@ pub enum Calls {
     RepoRead,
     /// `repo_read` that tells about a repository.
     RepoInfo,
-    /// `repo_write` until it knows the push.
+    /// `repo_write` until it hears its session.
     RepoWriteSetUp,
     /// `repo_write`.
     RepoWrite,
-    /// `repo_write` that hands nothing to anybody any more.
-    RepoWriteCommit,
     /// `repo_write` that changes HEAD or the description.
     RepoDescribe,
     /// `verify` until it has its files.
     VerifySetUp,
     /// `verify`.
     Verify,
+    /// `commit_refs` until its directory for locks is made.
+    CommitRefsSetUp,
+    /// `commit_refs`.
+    CommitRefs,
     /// `create`.
     Create,
     /// `list`.
@@ -50,7 +52,7 @@ pub enum Calls {
 
 impl Calls {
     /// Every row, in the order of its number, with the name of its stage.
-    pub const ALL: [(Calls, &str); 20] = [
+    pub const ALL: [(Calls, &str); 21] = [
         (Calls::OfPromises, "by its promises"),
         (Calls::Parent, "parent"),
         (Calls::Places, "places"),
@@ -65,10 +67,11 @@ impl Calls {
         (Calls::RepoInfo, "repo_read, info"),
         (Calls::RepoWriteSetUp, "repo_write, setting up"),
         (Calls::RepoWrite, "repo_write"),
-        (Calls::RepoWriteCommit, "repo_write, with nothing to send"),
         (Calls::RepoDescribe, "repo_write, settings"),
         (Calls::VerifySetUp, "verify, setting up"),
         (Calls::Verify, "verify"),
+        (Calls::CommitRefsSetUp, "commit_refs, setting up"),
+        (Calls::CommitRefs, "commit_refs"),
         (Calls::Create, "create"),
         (Calls::List, "list"),
     ];

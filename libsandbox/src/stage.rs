@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Promises;
 
-/// What may be done below a path: the letters of unveil(2), and `s`.
+/// What may be done below a path: the letters of unveil(2), and `s`, `f`, `d`.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Access(u8);
 
@@ -24,6 +24,10 @@ impl Access {
     pub const EXECUTE: Access = Access(8);
     /// `s`: make unix sockets and remove names; with unveil(2) this is `c`.
     pub const SOCKET: Access = Access(16);
+    /// `f`: create, rename, link and remove files, but no directories; with unveil(2) this is `c`.
+    pub const FILES: Access = Access(32);
+    /// `d`: remove empty directories; with unveil(2) this is `c`.
+    pub const REMOVE_DIRECTORY: Access = Access(64);
     /// `rwc`.
     pub const READ_WRITE_CREATE: Access = Access::READ.and(Access::WRITE).and(Access::CREATE);
 
@@ -48,6 +52,8 @@ impl fmt::Display for Access {
             (Access::CREATE, "c"),
             (Access::EXECUTE, "x"),
             (Access::SOCKET, "s"),
+            (Access::FILES, "f"),
+            (Access::REMOVE_DIRECTORY, "d"),
         ] {
             if self.has(access) {
                 f.write_str(letter)?;

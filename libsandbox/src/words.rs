@@ -64,6 +64,9 @@ fn pledge_words(promises: Promises) -> String {
     coarse.to_string()
 }
 
+/// What unveil(2) knows only as one right.
+const CREATING: [Access; 4] = [Access::CREATE, Access::SOCKET, Access::FILES, Access::REMOVE_DIRECTORY];
+
 /// The letters of unveil(2).
 fn permissions(access: Access) -> String {
     let mut letters = String::new();
@@ -71,7 +74,7 @@ fn permissions(access: Access) -> String {
         (access.has(Access::READ), 'r'),
         (access.has(Access::WRITE), 'w'),
         (access.has(Access::EXECUTE), 'x'),
-        (access.has(Access::CREATE) || access.has(Access::SOCKET), 'c'),
+        (CREATING.iter().any(|creating| access.has(*creating)), 'c'),
     ] {
         if wanted {
             letters.push(letter);

@@ -32,7 +32,7 @@ use crate::repo::opened::{self, Parent};
 use crate::repo::write::judge::{Change, rule};
 
 /// At work.
-pub const WORK: Promises = crate::repo::write::COMMIT.calls(Calls::RepoDescribe);
+pub const WORK: Promises = crate::repo::write::WORK.calls(Calls::RepoDescribe);
 
 /// Telling about a repository.
 pub const LOOK: Promises = Promises::of(&[Promise::Stdio, Promise::Rpath]).calls(Calls::RepoInfo);

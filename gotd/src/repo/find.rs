@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use libproto::message::parent::{DirectoryId, OpenError, RepoAddress};
+use libproto::message::parent::{DirectoryId, OpenError, Opened, RepoAddress};
 use librepo::dir::EntryType;
 use librepo::mounts::Look;
 use librepo::place::{self, Inode, Permissions, Stopped, Trust, Walked, Why};
@@ -60,6 +61,35 @@ pub fn find(address: &RepoAddress) -> Result<FoundRepository, OpenError> {
         }
     }
     Err(OpenError::NotFound)
+}
+
+/// Why a repository that another process has found is not found again.
+#[derive(Debug)]
+pub enum AgainError {
+    /// It is not there.
+    Gone(OpenError),
+    /// There is another repository now.
+    Replaced,
+    /// What it is cannot be seen.
+    Unseen(std::io::Error),
+}
+
+impl fmt::Display for AgainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AgainError::Gone(error) => Unopened { error, absent: "repository: gone" }.fmt(f),
+            AgainError::Replaced => f.write_str("repository: replaced"),
+            AgainError::Unseen(e) => write!(f, "repository: {e}"),
+        }
+    }
+}
+
+/// Walks to the repository of an address, which must still be the one that was found at this place.
+pub fn again(address: &RepoAddress, place: &[u8], opened: &Opened) -> Result<FoundRepository, AgainError> {
+    let found = find(address).map_err(AgainError::Gone)?;
+    let stat = libsandbox::fstat(found.directory.as_fd()).map_err(AgainError::Unseen)?;
+    let same = (stat.st_dev, stat.st_ino) == (opened.device, opened.inode);
+    if same && found.path.as_os_str().as_bytes() == place { Ok(found) } else { Err(AgainError::Replaced) }
 }
 
 /// Walks to a configured directory, which must be the same as when the configuration was loaded.

@@ -64,21 +64,29 @@ const CACHE_BYTES: usize = 8 << 20;
 /// What a repository process is given beside its link to its session.
 #[derive(Debug)]
 pub enum Ends {
-    /// For a client of the unix socket: the link to `verify`, the end of the pipe to the client,
-    /// and the end of the pipe from it.
+    /// For a client of the unix socket.
     Unix {
-        /// The link to `verify`.
-        verify: OwnedFd,
         /// The writing end of the pipe that the client reads.
         output: OwnedFd,
-        /// The reading end of the pipe that the client writes, kept for `verify`.
-        input: OwnedFd,
+        /// For a push.
+        push: PushEnds,
     },
     /// For a client of git://: the link to `listen`.
     Git {
         /// On which the connection comes.
         listen: OwnedFd,
     },
+}
+
+/// What a push needs.
+#[derive(Debug)]
+pub struct PushEnds {
+    /// The link to `verify`.
+    pub verify: OwnedFd,
+    /// The reading end of the pipe that the client writes, kept for `verify`.
+    pub input: OwnedFd,
+    /// The link to `commit_refs`.
+    pub commit: OwnedFd,
 }
 
 /// Runs the role.
@@ -108,9 +116,8 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         _ => system::exit_now(0),
     };
     let (output, for_push) = match ends {
-        Ends::Unix { verify, output, input } => {
-            // For a push alone.
-            (output, (serve.access == Access::Write && serve.task == Task::Git).then_some((verify, input)))
+        Ends::Unix { output, push } => {
+            (output, (serve.access == Access::Write && serve.task == Task::Git).then_some(push))
         }
         Ends::Git { listen } => (connection(listen), None),
     };
@@ -147,10 +154,10 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         Access::Read => read(&parent, session, output, &start, &serve, found, enforcement),
         Access::Write if serve.task != Task::Git => describe::run(&parent, &serve, &found, enforcement),
         Access::Write => {
-            let for_verify = for_push.ok_or(RepoError::FetchOnly)?;
+            let ends = for_push.ok_or(RepoError::FetchOnly)?;
             // A process that writes to the repository sends its client nothing.
             drop(output);
-            write::run(&parent, session, for_verify, &serve, &found, enforcement)
+            write::run(&parent, session, ends, &serve, &found, enforcement)
         }
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use libproto::states::Role;
 
 use super::auth::AuthError;
+use super::commit_refs::CommitError;
 use super::config::ConfigFailure;
 use super::job_error::JobError;
 use super::listen::ListenError;
@@ -31,6 +32,8 @@ pub enum RoleError {
     System(SystemError),
     /// `auth`
     Auth(AuthError),
+    /// `commit_refs`
+    Commit(CommitError),
     /// `config`
     Config(ConfigFailure),
     /// `create` or `list`
@@ -59,6 +62,7 @@ impl fmt::Display for RoleError {
             RoleError::Descriptor(at, e) => write!(f, "descriptor {at}: {e}"),
             RoleError::System(e) => e.fmt(f),
             RoleError::Auth(e) => e.fmt(f),
+            RoleError::Commit(e) => e.fmt(f),
             RoleError::Config(e) => e.fmt(f),
             RoleError::Job(e) => e.fmt(f),
             RoleError::Listen(e) => e.fmt(f),
@@ -86,6 +90,7 @@ macro_rules! become_role_errors {
 
 become_role_errors!(
     Auth(AuthError),
+    Commit(CommitError),
     Config(ConfigFailure),
     Job(JobError),
     Listen(ListenError),

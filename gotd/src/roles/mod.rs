@@ -1,6 +1,7 @@
 //! From the name of a role to its entry function, and what all started processes have in common.
 
 pub mod auth;
+pub mod commit_refs;
 pub mod config;
 pub mod create;
 pub mod error;
@@ -27,7 +28,8 @@ use crate::session::role as session;
 const fn given(role: Role, git: bool) -> i32 {
     match (role, git) {
         (Role::Session, false) => 7,
-        (Role::Repository, false) => 4,
+        (Role::Repository, false) => 5,
+        (Role::CommitRefs, _) => 1,
         (Role::Session | Role::Repository, true) | (Role::Verify, _) => 2,
         // Its programs, which Linux executes by descriptor.
         (Role::Spawner, _) => {
@@ -55,7 +57,7 @@ const fn memory(role: Role) -> Option<u64> {
         // A limit that its children could not raise would be theirs too: it sets the lower one
         // itself.
         Role::Spawner => None,
-        Role::Parent | Role::Session | Role::Repository | Role::Verify => None,
+        Role::Parent | Role::Session | Role::Repository | Role::Verify | Role::CommitRefs => None,
     }
 }
 
@@ -106,12 +108,16 @@ pub fn run(role: Role, arguments: &[String], best_effort: bool, of: Option<u32>)
             let session = fd(0)?;
             let ends = match git {
                 true => repository::Ends::Git { listen: fd(1)? },
-                false => repository::Ends::Unix { verify: fd(1)?, output: fd(2)?, input: fd(3)? },
+                false => repository::Ends::Unix {
+                    output: fd(2)?,
+                    push: repository::PushEnds { verify: fd(1)?, input: fd(3)?, commit: fd(4)? },
+                },
             };
             repository::run(parent, session, ends, enforcement)?;
         }
         Role::Config => config::run(parent)?,
         Role::Verify => verify::run(parent, fd(0)?, fd(1)?, enforcement)?,
+        Role::CommitRefs => commit_refs::run(parent, fd(0)?, enforcement)?,
         Role::Create => create::run(parent, enforcement)?,
         Role::List => list::run(parent, enforcement)?,
         Role::Places => places::run(parent, enforcement)?,
@@ -137,7 +143,7 @@ mod tests {
     /// it enters with.
     #[test]
     fn every_role_asks_for_its_own_pledges_and_no_more() {
-        let table: [(&str, Promises, &str); 21] = [
+        let table: [(&str, Promises, &str); 22] = [
             ("parent", parent::startup::WORK, "stdio recvfd sendfd"),
             ("spawn", spawner::WORK, "stdio recvfd sendfd proc exec"),
             ("places", places::WORK, "stdio rpath"),
@@ -151,8 +157,9 @@ mod tests {
             ("repository, waiting for git://", repository::WAITING_GIT, "stdio rpath recvfd unveil"),
             ("repo_read", repository::READING, "stdio rpath"),
             ("repo_write, setting up", write::SET_UP, "stdio rpath wpath cpath fattr flock sendfd unveil"),
-            ("repo_write", write::WORK, "stdio rpath wpath cpath fattr flock sendfd"),
-            ("repo_write, with nothing to send", write::COMMIT, "stdio rpath wpath cpath fattr flock"),
+            ("repo_write", write::WORK, "stdio rpath wpath cpath fattr flock"),
+            ("commit_refs, setting up", commit_refs::SET_UP, "stdio rpath wpath cpath fattr flock unveil"),
+            ("commit_refs", commit_refs::WORK, "stdio rpath wpath cpath fattr flock"),
             ("verify, setting up", verify::SET_UP, "stdio rpath recvfd unveil"),
             ("verify", verify::WORK, "stdio rpath"),
             ("create", create::WORK, "stdio rpath wpath cpath fattr"),
@@ -190,10 +197,11 @@ mod tests {
             ("repo_read, info", describe::LOOK),
             ("repo_write, setting up", write::SET_UP),
             ("repo_write", write::WORK),
-            ("repo_write, with nothing to send", write::COMMIT),
             ("repo_write, settings", describe::WORK),
             ("verify, setting up", verify::SET_UP),
             ("verify", verify::WORK),
+            ("commit_refs, setting up", commit_refs::SET_UP),
+            ("commit_refs", commit_refs::WORK),
             ("create", create::WORK),
             ("list", list::WORK),
         ] {

@@ -8,7 +8,8 @@
 //!                        Commands*, Shallows*, Begin  what the client wants
 //! repo_write → session   TakePack                   (a pack is coming, and verify runs)
 //! session → verify       Input                      the client's input is verify's, from the pack's first byte on
-//! repo_write → verify    Files + three descriptors, Commands*, Shallows*, Go
+//! repo_write → verify    Files + three descriptors     (before the session is heard)
+//!                        Task, Commands*, Shallows*, Go
 //! verify → session       Progress*                  for the client
 //! verify → repo_write    Indexed, Facts*, or Failed
 //! repo_write → session   Results*, End
@@ -145,14 +146,16 @@ pub struct VerifyTask {
 crate::messages! {
     /// What `repo_write` tells `verify`.
     pub enum WriterToVerify, WriterToVerifyKind: "repo_write to verify" {
-        /// What to do, with the empty files for pack and index and the client's input.
-        1 => Files(VerifyTask) with 3,
+        /// The empty files for pack and index, and the client's input.
+        1 => Files(()) with 3,
         /// Some of the commands that no rule has refused yet.
         2 => Commands(Vec<(ObjectId, ObjectId)>),
         /// Commits that the client's history ends at.
         3 => Shallows(Vec<ObjectId>),
         /// All was said.
         4 => Go(()),
+        /// What to do.
+        5 => Task(VerifyTask),
     }
 }
 

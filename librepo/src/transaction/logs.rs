@@ -40,7 +40,8 @@ impl Work<'_> {
             let head = self.fs.read(b"HEAD", 4096).ok().flatten()?;
             Some(head.strip_prefix(b"ref:")?.trim_ascii().to_vec())
         });
-        let logs: &[&[u8]] = if head.as_deref() == Some(name) { &[&own, b"logs/HEAD"] } else { &[&own] };
+        let of_head = self.options.head_log && head.as_deref() == Some(name);
+        let logs: &[&[u8]] = if of_head { &[&own, b"logs/HEAD"] } else { &[&own] };
         let create = LOGGED.iter().any(|namespace| name.starts_with(namespace));
         let mut written = Vec::new();
         for path in logs {

@@ -283,6 +283,8 @@ fn rights(access: Access) -> u64 {
         (Access::CREATE, fs::MAKE_REG | fs::MAKE_DIR | fs::REMOVE_FILE | fs::REMOVE_DIR | fs::REFER),
         (Access::EXECUTE, fs::EXECUTE | fs::READ_FILE),
         (Access::SOCKET, fs::MAKE_SOCK | fs::REMOVE_FILE),
+        (Access::FILES, fs::MAKE_REG | fs::REMOVE_FILE | fs::REFER),
+        (Access::REMOVE_DIRECTORY, fs::REMOVE_DIR),
     ] {
         if access.has(letter) {
             rights |= bits;

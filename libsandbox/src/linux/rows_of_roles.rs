@@ -42,12 +42,13 @@ pub(super) static ROWS: [Row; Calls::ALL.len()] = [
     ),
     row(&[ALWAYS, HASHES, WATCHDOG, POLL, THREADS, READ, OUTPUT, READER]),
     row(&[ALWAYS, HASHES, READ]),
-    before(&[Calls::RepoWrite as usize], &[ALWAYS, HASHES, STAGE, LAYER, READ, LEFTOVERS]),
-    before(&[Calls::RepoWriteCommit as usize], &[ALWAYS, HASHES, STAGE, READ, HAND_OVER]),
+    before(&[Calls::RepoWrite as usize], &[ALWAYS, HASHES, STAGE, LAYER, READ, QUARANTINE, HAND_OVER]),
     row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
     row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
     before(&[Calls::Verify as usize], &[ALWAYS, HASHES, STAGE, READ, TAKE_FILES]),
     row(&[ALWAYS, HASHES, WATCHDOG, POLL, THREADS, READ, VERIFIER]),
+    before(&[Calls::CommitRefs as usize], &[ALWAYS, HASHES, STAGE, LAYER, READ, QUARANTINE]),
+    row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
     row(&[ALWAYS, HASHES, READ, FILES, MAKER]),
     row(&[ALWAYS, HASHES, READ]),
 ];
@@ -241,16 +242,16 @@ const READER: &[Use] = &[
     rare_of(SYS_ioctl, &[IOCTL_FIONREAD], "whether the session has sent more"),
 ];
 
-/// repo_write, while its top directory can change.
-const LEFTOVERS: &[Use] = &[
-    rare(SYS_flock, "whether a quarantine that is left is another's"),
+/// repo_write and commit_refs, while objects can change.
+const QUARANTINE: &[Use] = &[
+    made(SYS_mkdirat, "a quarantine; the directories of packs and reflogs"),
+    made(SYS_flock, "a quarantine is alive; whether one that is left is another's"),
     rare(SYS_unlinkat, "a quarantine that is left"),
-    rare(SYS_mkdirat, "the directory of reflogs"),
-    rare(SYS_fchmod, "its mode in a shared repository"),
-    rare(SYS_fsync, "its name"),
+    rare(SYS_fchmod, "modes in a shared repository"),
+    rare(SYS_fsync, "the name of the directory of packs"),
 ];
 
-/// repo_write, until verify has the quarantine's files.
+/// repo_write, before it hears its session.
 const HAND_OVER: &[Use] = &[made(SYS_sendmsg, "the quarantine's files and the client's pipe for verify")];
 
 /// Files that are written, and their names.
@@ -264,7 +265,7 @@ const FILES: &[Use] = &[
     rare(SYS_fdatasync, "what is written is on the disk"),
 ];
 
-/// repo_write.
+/// repo_write, commit_refs.
 const WRITER: &[Use] = &[
     rare(SYS_flock, "its quarantine is alive"),
     rare(SYS_linkat, "a pack takes its name; a lock"),

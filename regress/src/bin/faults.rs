@@ -16,8 +16,9 @@ use regress::site::Site;
 /// Roles of a push, and how many runs in a hundred each is killed in. The last four end the daemon.
 const VICTIMS: &[(&str, u32)] = &[
     ("session", 28),
-    ("repo_write", 32),
-    ("verify", 28),
+    ("repo_write", 24),
+    ("verify", 24),
+    ("commit_refs", 12),
     ("listen", 3),
     ("auth", 3),
     ("sockets", 3),
@@ -166,8 +167,8 @@ fn kill_one(daemon: &Daemon, name: &str, random: &mut Random) -> bool {
 /// Waits until no push is under way any more: a push that lost its client is still decided.
 fn settle(daemon: &Daemon) {
     let end = Instant::now() + Duration::from_secs(30);
-    while Instant::now() < end && !(daemon.role("repo_write").is_empty() && daemon.role("verify").is_empty())
-    {
+    let busy = || ["repo_write", "verify", "commit_refs"].iter().any(|role| !daemon.role(role).is_empty());
+    while Instant::now() < end && busy() {
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -13,9 +13,8 @@ use libproto::states::Role;
 use regress::run::wait_until;
 use regress::{Daemon, Site, history, run};
 
-/// What a repository process becomes; `repo_write` tries once more when it has given up what only
-/// `verify` is for.
-const REPOSITORY: [&str; 4] = ["repo_read", "repo_write", "repo_write without verify", "describe"];
+/// What a repository process becomes.
+const REPOSITORY: [&str; 3] = ["repo_read", "repo_write", "describe"];
 
 /// Every role but those that never handle what a client said; the spawner of sessions is among
 /// them.
@@ -51,6 +50,9 @@ fn no_role_gets_out_where_it_handles_a_client() {
     run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:r.git", "HEAD:refs/heads/pushed"]), b"", 60)
         .good();
     site.git_in(&repository, ["rev-parse", "refs/heads/pushed"]);
+    // `commit_refs` is there for this alone.
+    let mut push = site.command("git");
+    run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:r.git", ":refs/heads/pushed"]), b"", 60).good();
     let mut push = site.command("git");
     run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:made", "HEAD:refs/heads/main"]), b"", 60).good();
     let of_account = Site::new();

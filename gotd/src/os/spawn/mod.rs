@@ -82,7 +82,9 @@ pub const GIT: &str = "git";
 /// and they ignore no signal that their spawner ignores.
 const fn serves_a_session(role: Role) -> bool {
     match role {
-        Role::Session | Role::Repository | Role::Verify | Role::Create | Role::List => true,
+        Role::Session | Role::Repository | Role::Verify | Role::CommitRefs | Role::Create | Role::List => {
+            true
+        }
         Role::Parent
         | Role::Sockets
         | Role::Listen

@@ -5,30 +5,65 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libgit::{HashKind, ObjectId};
-use libproto::message::push::CommandFacts;
+use libproto::message::push::{CommandFacts, RefCommand};
 use librepo::fs_ops::Fs;
 use librepo::transaction::{self, Peel, Reflog, Staging, TransactionOptions, Update};
 
 use super::judge::{self, CommandList, Verdict};
 
 /// What a transaction works with.
-pub(super) struct Transaction<'a> {
+pub(crate) struct Transaction<'a> {
     pub fs: &'a Fs,
     pub staging: Staging,
     pub hash: HashKind,
     /// The user who pushes, for reference logs.
     pub who: &'a str,
     pub reflog: bool,
+    pub head_log: HeadLog,
     /// Some references are hidden from this client.
     pub hides: bool,
 }
 
+/// What becomes of the log of HEAD.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadLog {
+    /// It is written like others.
+    Written,
+    /// This process may not write it, and was not asked to: HEAD has just come to name that branch.
+    LeftAlone,
+}
+
+/// What new values finally name, by what `verify` found out.
+pub(super) fn peels(commands: &[RefCommand], facts: &[Option<CommandFacts>]) -> HashMap<ObjectId, Peel> {
+    let of_each = commands.iter().zip(facts).filter_map(|(command, facts)| {
+        let peeled = facts.as_ref()?.peeled;
+        Some((command.new, peeled.map_or(Peel::Nothing, |(id, _)| Peel::To(id))))
+    });
+    of_each.collect()
+}
+
+/// Whether these changes, as far as they are not refused, are for `commit_refs`: they need
+/// packed-refs or the log of HEAD. `head`: the branch that HEAD names.
+pub(super) fn needs_commit_refs(
+    asked: CommandList<'_>,
+    verdicts: &[Verdict],
+    reflog: bool,
+    head: Option<&[u8]>,
+) -> bool {
+    let open = asked.commands.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_ok());
+    let changes: Vec<&RefCommand> =
+        open.map(|(command, _)| command).filter(|command| command.old != command.new).collect();
+    let all_or_none = asked.atomic && asked.commands.len() > 1 && !changes.is_empty();
+    let of_head = |command: &&RefCommand| reflog && Some(command.name.as_bytes()) == head;
+    all_or_none || changes.iter().any(|command| command.new.is_null() || of_head(command))
+}
+
 impl Transaction<'_> {
     /// Changes references, and adds to the verdicts what could not be done.
-    pub(super) fn commit(
+    pub(crate) fn commit(
         &self,
         asked: CommandList<'_>,
-        facts: &[Option<CommandFacts>],
+        peels: &HashMap<ObjectId, Peel>,
         verdicts: &mut [Verdict],
     ) {
         if asked.atomic && verdicts.iter().any(Result::is_err) {
@@ -42,15 +77,6 @@ impl Transaction<'_> {
             updates.push(Update { name: command.name.clone(), old: command.old, new: command.new });
             places.push(at);
         }
-        let peels: HashMap<ObjectId, Peel> = asked
-            .commands
-            .iter()
-            .zip(facts)
-            .filter_map(|(command, facts)| {
-                let peeled = facts.as_ref()?.peeled;
-                Some((command.new, peeled.map_or(Peel::Nothing, |(id, _)| Peel::To(id))))
-            })
-            .collect();
         let peel = |id: &ObjectId| peels.get(id).copied().unwrap_or(Peel::Unknown);
         let reflog = self.reflog.then(|| Reflog {
             identity: format!("{who} <{who}@gotd>", who = self.who),
@@ -61,6 +87,7 @@ impl Transaction<'_> {
             ref_timeout: Duration::from_secs(5),
             packed_timeout: Duration::from_secs(30),
             reflog,
+            head_log: self.head_log == HeadLog::Written,
             peel: &peel,
         };
         let commit = if asked.atomic { transaction::commit_atomic } else { transaction::commit_each };

@@ -9,12 +9,13 @@
 //! that a client sent is visible before it is proven and on the disk.
 
 mod answer;
-mod commit;
+pub(crate) mod commit;
+mod committer;
+pub(crate) mod incoming;
 pub mod judge;
 mod verifier;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
 use libgit::ObjectId;
 use libproto::channel::{Channel, Message, Received, RecvError};
@@ -28,11 +29,9 @@ use libproto::message::repo::{BATCH_IDS, ListAsk};
 use libproto::message::rules::PushRules;
 use libproto::refusal::Refusal;
 use libproto::states::allowed;
-use librepo::fs_ops::Fs;
-use librepo::receive::quarantine::{self, Quarantine};
 use librepo::refs::Head;
 use librepo::repository::Repository;
-use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::os::free_space::check_reserve;
 use crate::repo::borrowing;
@@ -41,12 +40,15 @@ use crate::repo::find::FoundRepository;
 use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
 use crate::repo::read::refs::Advertised;
+use crate::repo::role::PushEnds;
 use answer::Told;
-use commit::Transaction;
+use commit::{HeadLog, Transaction};
+use committer::Committer;
+use incoming::Incoming;
 use judge::{CommandList, Verdict, World};
 use verifier::Verifier;
 
-/// From the moment its repository is known.
+/// From the moment its repository is known, until `verify` has its files.
 pub const SET_UP: Promises = Promises::of(&[
     Promise::Stdio,
     Promise::Rpath,
@@ -58,7 +60,7 @@ pub const SET_UP: Promises = Promises::of(&[
     Promise::Unveil,
 ])
 .calls(Calls::RepoWriteSetUp);
-/// From the moment it is known whether packed-refs must change.
+/// From then on: before it hears its session.
 pub const WORK: Promises = Promises::of(&[
     Promise::Stdio,
     Promise::Rpath,
@@ -66,13 +68,8 @@ pub const WORK: Promises = Promises::of(&[
     Promise::Cpath,
     Promise::Fattr,
     Promise::Flock,
-    Promise::Sendfd,
-    Promise::Narrow,
 ])
 .calls(Calls::RepoWrite);
-/// From the moment `verify` has its files, or none are needed: before any of its reports is read.
-pub const COMMIT: Promises =
-    WORK.without(Promise::Sendfd).without(Promise::Narrow).calls(Calls::RepoWriteCommit);
 
 type Session = Channel<WriterToSession, SessionToWriter>;
 
@@ -80,11 +77,13 @@ type Session = Channel<WriterToSession, SessionToWriter>;
 struct Push<'a> {
     parent: &'a Parent,
     session: Session,
-    verifier: Verifier,
+    verifier: Option<Verifier>,
+    committer: Committer,
     serve: &'a Serve,
     rules: PushRules,
     repository: Repository,
     found: &'a FoundRepository,
+    incoming: Incoming,
     enforcement: Enforcement,
     head: Option<Vec<u8>>,
     commands: Vec<RefCommand>,
@@ -96,7 +95,7 @@ struct Push<'a> {
 pub fn run(
     parent: &Parent,
     session: OwnedFd,
-    (verify, input): (OwnedFd, OwnedFd),
+    PushEnds { verify, input, commit }: PushEnds,
     serve: &Serve,
     found: &FoundRepository,
     enforcement: Enforcement,
@@ -122,21 +121,41 @@ pub fn run(
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
     };
+    let (mut incoming, files) = Incoming::prepare(found, repository.config().shared, rules.reflog)?;
+    let verifier = Verifier::new(verify);
+    match (await_verify(parent), files) {
+        (true, Some((pack, idx))) => {
+            if let Err(refusal) = verifier.hand_over(&pack, &idx, &input) {
+                incoming.without_pack(refusal);
+            }
+        }
+        (started, _) if !started => incoming.without_pack(verifier::failed("not started")),
+        _ => {}
+    }
+    // With this end closed, a client that goes on writing gets a broken pipe as soon as session and
+    // `verify` are gone.
+    drop(input);
     let mut push = Push {
         parent,
         session: session.into(),
-        verifier: Verifier::new(verify, input),
+        verifier: Some(verifier),
+        committer: Committer::new(commit),
         serve,
         rules,
         repository,
         found,
+        incoming,
         enforcement,
         head,
         commands: Vec::new(),
         shallows: Vec::new(),
         report: RepoReport { warnings, ..RepoReport::default() },
     };
+    push.restrict()?;
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("repo_write", WORK);
     let end = push.converse();
+    push.discard();
     let mut report = push.report;
     report.refusal = end.err();
     opened::send(parent, &RepoToParent::Finished(report));
@@ -160,7 +179,9 @@ impl Push<'_> {
             }
             match message {
                 SessionToWriter::List(()) => {
-                    self.list()?;
+                    if let Err(refusal) = self.list() {
+                        return self.refuse(refusal);
+                    }
                     state = WriteState::Listed;
                 }
                 SessionToWriter::Commands(batch) => {
@@ -186,7 +207,8 @@ impl Push<'_> {
     }
 
     /// Nothing was changed, and this is why.
-    fn refuse(&self, refusal: Refusal) -> Result<(), Refusal> {
+    fn refuse(&mut self, refusal: Refusal) -> Result<(), Refusal> {
+        self.discard();
         self.send(&WriterToSession::Refused(refusal.clone()));
         Err(refusal)
     }
@@ -195,15 +217,9 @@ impl Push<'_> {
         let mut advertised = Advertised::new(&self.repository, &self.serve.hidden);
         let ask = ListAsk { prefixed: false, peel: false };
         let damaged = |e: librepo::Error| Refusal::Damaged(format!("references: {e}"));
-        let looked = match advertised.look(ask) {
-            Ok(looked) => looked,
-            Err(e) => return self.refuse(damaged(e)),
-        };
+        let looked = advertised.look(ask).map_err(damaged)?;
         for batch in advertised.batches(looked) {
-            let mut batch = match batch {
-                Ok(batch) => batch,
-                Err(e) => return self.refuse(damaged(e)),
-            };
+            let mut batch = batch.map_err(damaged)?;
             batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
             self.send(&WriterToSession::Refs(batch));
         }
@@ -233,38 +249,29 @@ impl Push<'_> {
     fn push(&mut self, begin: &PushBegin) -> Result<(), Refusal> {
         let commands = std::mem::take(&mut self.commands);
         let asked = CommandList { commands: &commands, atomic: begin.atomic };
-        let world = self.world(&commands);
+        let world = world(
+            &self.repository,
+            self.found,
+            self.head.clone(),
+            &self.serve.hidden,
+            &self.rules,
+            &commands,
+        );
         let mut verdicts = judge::judge(asked, &[], &self.rules, &world);
-        let directory = self.found.directory.try_clone().map_err(internal)?;
-        let fs = Fs::new(directory, self.repository.config().shared).within(self.found.look);
-        // Leftovers of crashes are removed first; a living process holds a lock on its quarantine.
-        // This comes before the sandbox is narrowed, because a lock file of packed-refs may be
-        // among the leftovers.
-        if let Err(e) = quarantine::sweep(&fs) {
-            self.report.warnings.push(format!("quarantine: {e}"));
-        }
-        // Where reflogs will be made, while the top directory can still be changed.
-        if self.rules.reflog
-            && let Err(e) = fs.make_dir(b"logs")
-        {
-            self.report.warnings.push(format!("reflog: {e}"));
-        }
+        self.report.warnings.append(&mut self.incoming.warnings);
         let open = commands.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
-        let deletes = open.clone().any(|(command, _)| command.new.is_null());
         let nothing = open.count() == 0;
-        self.restrict(begin.atomic || deletes)?;
         let questions = verifier::questions(&commands, &verdicts);
         if questions.is_empty() {
-            // With this end closed, a client that goes on writing gets a broken pipe as soon as its
-            // session is gone.
-            self.verifier.give_up_input();
-            self.give_up_sending()?;
+            // It ends, and with it the last end of the pipe from the client but its session's.
+            self.verifier = None;
         }
-        if nothing {
-            self.answer(&commands, &verdicts, None);
-            return Ok(());
-        }
-        match self.receive_and_commit(&fs, asked, &questions, (&world, begin), &mut verdicts) {
+        let result = match nothing {
+            true => Ok(()),
+            false => self.receive_and_commit(asked, &questions, (&world, begin), &mut verdicts),
+        };
+        self.discard();
+        match result {
             Ok(()) => {
                 self.answer(&commands, &verdicts, None);
                 Ok(())
@@ -280,54 +287,20 @@ impl Push<'_> {
         }
     }
 
-    /// The repository's present state, as far as the decision depends on it.
-    fn world(&self, commands: &[RefCommand]) -> World {
-        // A symbolic reference that leads into a hidden namespace is absent, whatever it leads to.
-        let hidden = Hidden(&self.serve.hidden);
-        let absent = |name: &[u8]| matches!(hidden.find(self.repository.refs(), name), Ok(None));
-        let asked = commands.iter().filter(|command| judge::must_be_absent(command, &self.rules));
-        World {
-            head: self.head.clone(),
-            checked_out: self.found.worktree || self.repository.config().bare == Some(false),
-            absent: asked
-                .map(|command| command.name.as_bytes())
-                .filter(|name| absent(name))
-                .map(<[u8]>::to_vec)
-                .collect(),
-        }
-    }
-
     /// From the empty quarantine to the changed references. An error refuses the pack, and nothing
     /// is changed.
     fn receive_and_commit(
         &mut self,
-        fs: &Fs,
         asked: CommandList<'_>,
         questions: &[usize],
         (world, begin): (&World, &PushBegin),
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Refusal> {
         self.reserve()?;
-        let mut quarantine = Quarantine::create(fs).map_err(internal)?;
-        let result = self.in_quarantine(fs, &mut quarantine, asked, questions, (world, begin), verdicts);
-        if let Err(e) = quarantine.remove(fs) {
-            self.report.warnings.push(format!("quarantine: {e}"));
-        }
-        result
-    }
-
-    fn in_quarantine(
-        &mut self,
-        fs: &Fs,
-        quarantine: &mut Quarantine,
-        asked: CommandList<'_>,
-        questions: &[usize],
-        (world, begin): (&World, &PushBegin),
-        verdicts: &mut Vec<Verdict>,
-    ) -> Result<(), Refusal> {
+        self.incoming.quarantine()?;
         let (mut pack, mut facts) = (None, Vec::new());
         if !questions.is_empty() {
-            (pack, facts) = self.verify(fs, quarantine, asked.commands, questions, begin)?;
+            (pack, facts) = self.verify(asked.commands, questions, begin)?;
             *verdicts = judge::judge(asked, &facts, &self.rules, world);
         }
         let needs_pack = asked.commands.iter().zip(verdicts.iter()).any(|(command, verdict)| {
@@ -336,52 +309,72 @@ impl Push<'_> {
         if let (Some(pack), true) = (&pack, needs_pack) {
             self.reserve()?;
             let hash = self.repository.hash();
+            let (fs, quarantine) = self.incoming.quarantine()?;
             quarantine.install(fs, hash, &pack.checksum).map_err(internal)?;
         }
+        if asked.atomic && verdicts.iter().any(Result::is_err) {
+            judge::all_or_none(verdicts);
+            return Ok(());
+        }
+        let peels = commit::peels(asked.commands, &facts);
+        if commit::needs_commit_refs(asked, verdicts, self.rules.reflog, self.head.as_deref()) {
+            self.await_commit_refs()?;
+            self.committer.commit(asked, &peels, verdicts);
+            return Ok(());
+        }
+        let hash = self.repository.hash();
+        let (fs, quarantine) = self.incoming.quarantine()?;
         let transaction = Transaction {
             fs,
             staging: quarantine.staging(),
-            hash: self.repository.hash(),
+            hash,
             who: &self.serve.who,
             reflog: self.rules.reflog,
+            head_log: HeadLog::LeftAlone,
             hides: !self.serve.hidden.is_empty(),
         };
-        transaction.commit(asked, &facts, verdicts);
+        transaction.commit(asked, &peels, verdicts);
         Ok(())
+    }
+
+    /// Has `commit_refs` started: `verify` has been reaped by then.
+    fn await_commit_refs(&mut self) -> Result<(), Refusal> {
+        self.verifier = None;
+        opened::send(self.parent, &RepoToParent::NeedCommit(()));
+        loop {
+            match self.parent.recv() {
+                Ok(Received { message: ParentToRepo::Commit(true), .. }) => return Ok(()),
+                Ok(Received { message: ParentToRepo::Commit(false), .. }) => {
+                    return Err(Refusal::Internal("commit_refs: not started".into()));
+                }
+                Ok(Received { message: ParentToRepo::Reaped(_), .. }) => {}
+                Err(e) if e.is_transient() => {}
+                _ => crate::os::system::exit_now(1),
+            }
+        }
     }
 
     /// Has `verify` receive and check the pack, and waits until that process is gone. Facts are by
     /// command, `None` for commands that were not asked about.
     fn verify(
         &mut self,
-        fs: &Fs,
-        quarantine: &mut Quarantine,
         commands: &[RefCommand],
         questions: &[usize],
         begin: &PushBegin,
     ) -> Result<(Option<IndexedPack>, Vec<Option<CommandFacts>>), Refusal> {
-        let failed = |text: &str| Err(Refusal::Internal(format!("verify: {text}")));
-        let (pack, idx) = quarantine.create_files(fs).map_err(internal)?;
-        opened::send(self.parent, &RepoToParent::NeedVerify(()));
-        match self.parent.recv() {
-            Ok(Received { message: ParentToRepo::Verify(true), .. }) => {}
-            Ok(Received { message: ParentToRepo::Verify(false), .. }) => return failed("not started"),
-            _ => crate::os::system::exit_now(1),
-        }
+        self.incoming.takes_pack()?;
+        let Some(verifier) = &self.verifier else { return Err(verifier::failed("given up")) };
         let task = verifier::task(&self.rules, begin.pack, &self.serve.hidden);
         let asked: Vec<_> = questions
             .iter()
             .filter_map(|&at| commands.get(at))
             .map(|command| (command.old, command.new))
             .collect();
-        let sent = self.verifier.instruct(task, (&pack, &idx), &asked, &self.shallows);
-        drop((pack, idx));
-        self.give_up_sending()?;
-        sent?;
+        verifier.instruct(task, &asked, &self.shallows)?;
         if begin.pack {
             self.send(&WriterToSession::TakePack(()));
         }
-        let facts = self.verifier.facts(questions.len());
+        let facts = verifier.facts(questions.len());
         // Only when it is gone nobody can change the files any more.
         let clean = loop {
             match self.parent.recv() {
@@ -392,7 +385,7 @@ impl Push<'_> {
         };
         let (indexed, facts) = facts?;
         if !clean {
-            return failed("ended early");
+            return Err(verifier::failed("ended early"));
         }
         let mut of_each = vec![None; commands.len()];
         for (&at, facts) in questions.iter().zip(facts) {
@@ -415,50 +408,20 @@ impl Push<'_> {
 
     // --- the sandbox and the disk
 
-    /// Narrows this process once more: its top directory can change only when packed-refs must
-    /// (`packed`).
-    fn restrict(&self, packed: bool) -> Result<(), Refusal> {
-        let top = if packed { Access::READ.and(Access::CREATE) } else { Access::READ };
-        let flags = nix::fcntl::OFlag::O_PATH
-            | nix::fcntl::OFlag::O_DIRECTORY
-            | nix::fcntl::OFlag::O_NOFOLLOW
-            | nix::fcntl::OFlag::O_CLOEXEC;
-        let mut opened: Vec<(OwnedFd, PathBuf)> = Vec::new();
-        for name in ["objects", "refs", "logs"] {
-            if let Ok(fd) = self.open(name, flags) {
-                opened.push((fd, self.found.path.join(name)));
-            }
-        }
-        let mut visible = vec![Visible::opened(self.found.directory.as_fd(), &self.found.path, top)];
-        visible.extend(
-            opened.iter().map(|(fd, path)| Visible::opened(fd.as_fd(), path, Access::READ_WRITE_CREATE)),
-        );
-        let stage = Stage {
-            promises: WORK,
-            paths: Some(&visible),
-            limits: ResourceLimits::UNCHANGED,
-            enforcement: self.enforcement,
-        };
-        libsandbox::enter(&stage).map_err(internal)?;
-        #[cfg(feature = "escapes")]
-        crate::escapes::attempt("repo_write", WORK);
-        Ok(())
-    }
-
-    /// Opens a directory of the repository.
-    fn open(&self, name: &str, flags: nix::fcntl::OFlag) -> nix::Result<OwnedFd> {
-        let directory = self.found.directory.as_fd();
-        self.found.look.open(directory, name.as_bytes(), flags, nix::sys::stat::Mode::empty())
-    }
-
-    /// Nothing is handed to anybody any more.
-    fn give_up_sending(&self) -> Result<(), Refusal> {
+    /// Narrows this process to the places of this push; the rest of the repository is to be read.
+    fn restrict(&self) -> Result<(), libsandbox::Error> {
+        let places = self.incoming.places(self.found);
+        let visible = incoming::visible(self.found, Access::READ, &places);
         let (limits, enforcement) = (ResourceLimits::UNCHANGED, self.enforcement);
-        let stage = Stage { promises: COMMIT, paths: None, limits, enforcement };
-        libsandbox::enter(&stage).map_err(internal)?;
-        #[cfg(feature = "escapes")]
-        crate::escapes::attempt("repo_write without verify", COMMIT);
+        libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
         Ok(())
+    }
+
+    /// Takes the quarantine away.
+    fn discard(&mut self) {
+        if let Err(e) = self.incoming.discard() {
+            self.report.warnings.push(format!("quarantine: {e}"));
+        }
     }
 
     /// Whether the disk has the configured reserve.
@@ -469,9 +432,45 @@ impl Push<'_> {
         }
         let flags =
             nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
-        let objects = self.open("objects", flags).map_err(|e| internal(format!("objects: {e}")))?;
+        let (directory, look) = (self.found.directory.as_fd(), self.found.look);
+        let objects = look
+            .open(directory, b"objects", flags, nix::sys::stat::Mode::empty())
+            .map_err(|e| internal(format!("objects: {e}")))?;
         check_reserve(&objects, reserve)
             .map_err(|e| Refusal::carried_by(&e).cloned().unwrap_or_else(|| internal(e)))
+    }
+}
+
+/// The repository's present state, as far as the decision depends on it. `head`: the branch that
+/// HEAD names.
+pub(crate) fn world(
+    repository: &Repository,
+    found: &FoundRepository,
+    head: Option<Vec<u8>>,
+    hidden: &[Vec<u8>],
+    rules: &PushRules,
+    commands: &[RefCommand],
+) -> World {
+    // A symbolic reference that leads into a hidden namespace is absent, whatever it leads to.
+    let hidden = Hidden(hidden);
+    let absent = |name: &[u8]| matches!(hidden.find(repository.refs(), name), Ok(None));
+    let asked = commands.iter().filter(|command| judge::must_be_absent(command, rules));
+    World {
+        head,
+        checked_out: found.worktree || repository.config().bare == Some(false),
+        absent: asked
+            .map(|command| command.name.as_bytes())
+            .filter(|name| absent(name))
+            .map(<[u8]>::to_vec)
+            .collect(),
+    }
+}
+
+/// Waits for the parent's word whether `verify` runs.
+fn await_verify(parent: &Parent) -> bool {
+    match parent.recv() {
+        Ok(Received { message: ParentToRepo::Verify(started), .. }) => started,
+        _ => crate::os::system::exit_now(1),
     }
 }
 

@@ -54,33 +54,28 @@ pub(super) fn task(rules: &PushRules, pack: bool, hidden: &[Vec<u8>]) -> VerifyT
 /// One end of the link.
 pub(super) struct Verifier {
     link: Channel<WriterToVerify, VerifyToWriter>,
-    /// The client's input, until `verify` has it or nobody needs it. Not a byte is read from it
-    /// here.
-    input: Option<OwnedFd>,
 }
 
 impl Verifier {
-    pub(super) fn new(link: OwnedFd, input: OwnedFd) -> Verifier {
-        Verifier { link: link.into(), input: Some(input) }
+    pub(super) fn new(link: OwnedFd) -> Verifier {
+        Verifier { link: link.into() }
     }
 
-    /// No pack is taken.
-    pub(super) fn give_up_input(&mut self) {
-        self.input = None;
+    /// Gives it the empty files and the client's input, of which not a byte is read here.
+    pub(super) fn hand_over(&self, pack: &File, idx: &File, input: &OwnedFd) -> Result<(), Refusal> {
+        let fds = [pack.as_fd(), idx.as_fd(), input.as_fd()];
+        self.link.send_with_fds(0, &WriterToVerify::Files(()), &fds).map_err(|e| failed(&e.to_string()))
     }
 
-    /// Gives it the empty files and the client's input, and tells it all that it has to know.
+    /// Tells it all that it has to know.
     pub(super) fn instruct(
-        &mut self,
+        &self,
         task: VerifyTask,
-        (pack, idx): (&File, &File),
         asked: &[(ObjectId, ObjectId)],
         shallows: &[ObjectId],
     ) -> Result<(), Refusal> {
-        let input = self.input.take().ok_or_else(|| failed("asked for twice"))?;
         let send = || {
-            let fds = [pack.as_fd(), idx.as_fd(), input.as_fd()];
-            self.link.send_with_fds(0, &WriterToVerify::Files(task), &fds)?;
+            self.link.send(0, &WriterToVerify::Task(task))?;
             for batch in asked.chunks(BATCH_COMMANDS) {
                 self.link.send(0, &WriterToVerify::Commands(batch.to_vec()))?;
             }
@@ -124,6 +119,7 @@ impl Verifier {
     }
 }
 
-fn failed(text: &str) -> Refusal {
+/// What is said of a push that it failed.
+pub(super) fn failed(text: &str) -> Refusal {
     Refusal::Internal(format!("verify: {text}"))
 }

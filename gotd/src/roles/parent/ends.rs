@@ -10,6 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::error::{Fatal, Loss};
+use super::job::JobRole;
+use super::jobs::commit_refs::CommitRefs;
 use super::session::process::Process;
 use super::session::{Killed, Session};
 use super::spawners::{Ender, Event};
@@ -128,7 +130,7 @@ impl Parent {
         // that is under way is decided without its client, within its own limits.
         session.deadline = (!session.is_pushing()).then_some(Instant::now() + LINGER);
         if !session.is_pushing() {
-            session.verify_ends = None;
+            session.drop_push_ends();
         }
         if session.connection.is_known() {
             self.listen_out.send(&self.listen.channel, number, &ParentToListen::Gone(()));
@@ -148,6 +150,10 @@ impl Parent {
         session.repo = Process::Ended(ending);
         session.repo_state = RepoState::Finished;
         session.end_turn();
+        // What its client was not told is not to be done later.
+        if let Some(job) = CommitRefs::of(session).filter(|job| !job.is_done()) {
+            job.any().ender.end();
+        }
         let changing = session.state() == SessionState::Shell && session.ask().is_some();
         if session.state() == SessionState::Asked || changing && session.repo_report.is_none() {
             self.refuse(number, Refusal::RepositoryEnded);

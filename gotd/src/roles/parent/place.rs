@@ -126,8 +126,11 @@ impl Parent {
                     .session
                     .running()
                     .is_some_and(|c| c.channel.try_send(number, &ParentToSession::Granted(grant)).is_ok()));
+        let pushing = session.is_pushing() && session.shell().is_none();
         if !told {
             self.end_session(number, "does not listen");
+        } else if pushing {
+            self.start_verify(number);
         }
     }
 }

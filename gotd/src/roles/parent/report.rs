@@ -10,6 +10,7 @@ use libproto::refusal::Refusal;
 use super::Parent;
 use super::metrics::Ended;
 use super::session::Session;
+use super::session::grant::Commit;
 use super::session::phase::Connection;
 use super::session::process::Process;
 use crate::os::log::Level;
@@ -194,6 +195,9 @@ fn troubles(session: &Session) -> String {
     if let Some(grant) = session.grant() {
         if let Some(Process::Ended(ending)) = &grant.verify {
             troubles.push(ended("verify", ending));
+        }
+        if let Commit::Started(Process::Ended(ending)) = &grant.commit {
+            troubles.push(ended("commit_refs", ending));
         }
         troubles.extend(grant.verify_refusal.as_ref().map(Refusal::to_string));
     }

@@ -93,7 +93,7 @@ fn parent() -> (Parent, Forged) {
         number,
     };
     let (listen_end, _) = spawn::pair().expect("a pair");
-    let session = Session::waiting(number, Pool::Unix, (session, repo), None, vec![listen_end]);
+    let session = Session::waiting(number, Pool::Unix, (session, repo), (None, None), vec![listen_end]);
     parent.table.insert(session);
     let build = Build { id: crate::BUILD.into() };
     forged.session.send(number, &SessionToParent::Hello(build.clone())).expect("sends");
@@ -288,7 +288,7 @@ fn a_session_that_cannot_be_offered_yet_waits_and_makes_no_pause_shorter() {
     let repo_end: Channel<RepoToParent, ParentToRepo> = repo_end.into();
     let number = parent.table.next_number();
     let listen_ends = vec![spawn::pair().expect("a pair").0];
-    parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), None, listen_ends));
+    parent.table.insert(Session::waiting(number, Pool::Unix, (session, repo), (None, None), listen_ends));
     let build = Build { id: crate::BUILD.into() };
     session_end.send(number, &SessionToParent::Hello(build.clone())).expect("sends");
     repo_end.send(number, &RepoToParent::Hello(build)).expect("sends");

@@ -20,6 +20,7 @@ struct Links {
     /// In the order in which role `repository` takes them.
     repo: Vec<OwnedFd>,
     verify: Option<VerifyEnds>,
+    commit: Option<OwnedFd>,
     listen: Vec<OwnedFd>,
 }
 
@@ -42,15 +43,18 @@ impl Links {
                 session: vec![from_listen, session_end],
                 repo: vec![repo_end, to_repo],
                 verify: None,
+                commit: None,
                 listen: vec![listen_session, listen_repo],
             });
         }
         let (session_verify, verify_session) = spawn::pair()?;
         let (repo_verify, verify_repo) = spawn::pair()?;
+        let (repo_commit, commit_repo) = spawn::pair()?;
         let ClientPipes { input, output, theirs: (to, from) } = ClientPipes::new()?;
         Ok(Links {
-            repo: vec![repo_end, repo_verify, output.try_clone()?, input.try_clone()?],
+            repo: vec![repo_end, repo_verify, output.try_clone()?, input.try_clone()?, repo_commit],
             verify: Some([verify_session, verify_repo]),
+            commit: Some(commit_repo),
             session: vec![from_listen, session_end, session_verify, input, output, to, from],
             listen: vec![listen_session],
         })
@@ -81,7 +85,7 @@ impl Parent {
 
     fn start_session(&mut self, pool: Pool) -> std::io::Result<()> {
         let number = self.table.next_number();
-        let Links { session, repo, verify, listen } = Links::new(pool)?;
+        let Links { session, repo, verify, commit, listen } = Links::new(pool)?;
         let order = |role| Order { role, git: pool == Pool::Tcp };
         let session: SessionChild = self.spawners.start(order(Role::Session), session)?;
         let repo: RepoChild = match self.spawners.start(order(Role::Repository), repo) {
@@ -96,7 +100,7 @@ impl Parent {
         let _ = session.channel.try_send(number, &ParentToSession::Start(self.settings.session.clone()));
         let start = RepoStart { strangers: pool == Pool::Tcp, ..self.settings.repo.clone() };
         let _ = repo.channel.try_send(number, &ParentToRepo::Start(start));
-        self.table.insert(Session::waiting(number, pool, (session, repo), verify, listen));
+        self.table.insert(Session::waiting(number, pool, (session, repo), (verify, commit), listen));
         Ok(())
     }
 

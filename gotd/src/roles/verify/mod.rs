@@ -15,13 +15,12 @@ use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use libgit::{ObjectId, ObjectKind};
 use libproto::channel::{self, Channel, Received, RecvError};
 use libproto::limits::Limit as SetLimit;
-use libproto::message::parent::{Build, OpenError, ParentToVerify, VerifyStart, VerifyToParent};
+use libproto::message::parent::{Build, ParentToVerify, VerifyToParent};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, SessionToVerify, VerifyTask, VerifyToSession, VerifyToWriter,
     WriterToVerify,
@@ -46,18 +45,18 @@ use crate::os::system;
 use crate::os::to_parent::send;
 use crate::os::watchdog::{self, Phase, Words};
 use crate::repo::borrowing::{self, BorrowError};
-use crate::repo::find::{self, FoundRepository, Unopened};
+use crate::repo::find::{self, AgainError};
 use crate::repo::hidden::Hidden;
 use crate::repo::opened;
 use crate::session::pipes::Input;
 use turn::{InTurn, PushTurn};
 
-/// Until the two files and the client's input have come.
+/// Until the two files and the client's input have come, which is before the session is heard.
 pub const SET_UP: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath, Promise::Recvfd, Promise::Unveil])
         .with(Promise::Threads)
         .calls(Calls::VerifySetUp);
-/// While it reads what the client sent.
+/// While it waits for its task, and reads what the client sent.
 pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath]).with(Promise::Threads).calls(Calls::Verify);
 /// Bytes of objects that are kept while history is walked.
@@ -88,10 +87,8 @@ struct Task {
 pub enum VerifyError {
     /// A system call of it failed.
     System(SystemError),
-    /// The repository is not there.
-    Gone(OpenError),
-    /// There is another repository now.
-    Replaced,
+    /// The repository is not there, or is another one.
+    Again(AgainError),
     /// It is not known what it may borrow.
     Borrow(BorrowError),
     /// The repository cannot be opened.
@@ -100,8 +97,10 @@ pub enum VerifyError {
     Writer(RecvError),
     /// The first message on it has no files.
     NoFiles,
-    /// A later one has some.
-    FilesTwice,
+    /// The second one is no task.
+    NoTask,
+    /// A later one has files, or is a task.
+    Twice,
     /// The link to the session.
     Session(RecvError),
 }
@@ -110,13 +109,13 @@ impl fmt::Display for VerifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             VerifyError::System(e) => e.fmt(f),
-            VerifyError::Gone(e) => Unopened { error: e, absent: "repository: gone" }.fmt(f),
-            VerifyError::Replaced => f.write_str("repository: replaced"),
+            VerifyError::Again(e) => e.fmt(f),
             VerifyError::Borrow(e) => e.fmt(f),
             VerifyError::Open(e) => e.fmt(f),
             VerifyError::Writer(e) => write!(f, "repo_write: {e}"),
             VerifyError::NoFiles => f.write_str("repo_write: no files"),
-            VerifyError::FilesTwice => f.write_str("repo_write: files twice"),
+            VerifyError::NoTask => f.write_str("repo_write: no task"),
+            VerifyError::Twice => f.write_str("repo_write: files or task twice"),
             VerifyError::Session(e) => write!(f, "session: {e}"),
         }
     }
@@ -136,7 +135,7 @@ pub fn run(
         Ok(Received { message: ParentToVerify::Start(start), .. }) => start,
         _ => system::exit_now(0),
     };
-    let found = find(&start)?;
+    let found = find::again(&start.repository, &start.place, &start.found).map_err(VerifyError::Again)?;
     let alternates = borrowing::from_list(&start.lent, &found).map_err(VerifyError::Borrow)?;
     let withheld = alternates.withheld();
     let limits = libsandbox::ResourceLimits {
@@ -145,21 +144,23 @@ pub fn run(
         ..libsandbox::ResourceLimits::UNCHANGED
     };
     opened::narrow(SET_UP, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
-    let repository = opened::open_repository(&found, alternates.dirs).map_err(VerifyError::Open)?;
     send(&parent, 0, &VerifyToParent::Hello(Build { id: crate::BUILD.into() }));
-    let (task, input) = task(&writer)?;
-    let input = if task.task.pack {
-        await_input(&session)?;
-        Some(Input::new(input))
-    } else {
-        None
-    };
+    let (pack, idx, input) = files(&writer)?;
     // Where there is one thread, it needs no right to start others.
     let promises = if start.threads > 1 { WORK } else { WORK.without(Promise::Threads) };
     let stage = Stage { promises, paths: None, limits: libsandbox::ResourceLimits::UNCHANGED, enforcement };
     libsandbox::enter(&stage)?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("verify", WORK);
+    let task = task(&writer, pack, idx)?;
+    // Not sooner: others push while the client of this one thinks.
+    let repository = opened::open_repository(&found, alternates.dirs).map_err(VerifyError::Open)?;
+    let input = if task.task.pack {
+        await_input(&session)?;
+        Some(Input::new(input))
+    } else {
+        None
+    };
     let expired = |refusal: Refusal| channel::encode(0, &VerifyToWriter::Failed(refusal)).unwrap_or_default();
     let words = Words::new(&start.limits, expired, Vec::new());
     watchdog::start(start.limits.clone(), vec![(writer.as_fd(), words)])
@@ -181,27 +182,28 @@ pub fn run(
     }
 }
 
-/// The repository of the start message, if it is still the one that `repo_write` found.
-fn find(start: &VerifyStart) -> Result<FoundRepository, VerifyError> {
-    let found = find::find(&start.repository).map_err(VerifyError::Gone)?;
-    let stat = libsandbox::fstat(found.directory.as_fd()).map_err(|e| SystemError::Io("repository", e))?;
-    let same = (stat.st_dev, stat.st_ino) == (start.found.device, start.found.inode);
-    if !same || found.path.as_os_str().as_bytes() != start.place {
-        return Err(VerifyError::Replaced);
+/// Receives the files for pack and index, and the client's input.
+fn files(writer: &Writer) -> Result<(File, File, OwnedFd), VerifyError> {
+    let first = match writer.recv_with_fds() {
+        Err(RecvError::Closed) => system::exit_now(0),
+        first => first.map_err(VerifyError::Writer)?,
+    };
+    match (first.message, <[OwnedFd; 3]>::try_from(first.fds)) {
+        (WriterToVerify::Files(()), Ok([pack, idx, input])) => Ok((pack.into(), idx.into(), input)),
+        _ => Err(VerifyError::NoFiles),
     }
-    Ok(found)
 }
 
-/// Receives the files and the client's input, the commands and where the client's history ends.
-fn task(writer: &Writer) -> Result<(Task, OwnedFd), VerifyError> {
-    let first = writer.recv_with_fds().map_err(VerifyError::Writer)?;
-    let (WriterToVerify::Files(task), Ok([pack, idx, input])) =
-        (first.message, <[OwnedFd; 3]>::try_from(first.fds))
-    else {
-        return Err(VerifyError::NoFiles);
+/// Receives the task, the commands and where the client's history ends. A push that sets nothing
+/// has no task.
+fn task(writer: &Writer, pack: File, idx: File) -> Result<Task, VerifyError> {
+    let task = match writer.recv() {
+        Err(RecvError::Closed) => system::exit_now(0),
+        Ok(Received { message: WriterToVerify::Task(task), .. }) => task,
+        Ok(_) => return Err(VerifyError::NoTask),
+        Err(e) => return Err(VerifyError::Writer(e)),
     };
-    let mut whole =
-        Task { task, pack: pack.into(), idx: idx.into(), commands: Vec::new(), shallow: IdSet::default() };
+    let mut whole = Task { task, pack, idx, commands: Vec::new(), shallow: IdSet::default() };
     loop {
         match writer.recv().map_err(VerifyError::Writer)?.message {
             WriterToVerify::Commands(batch) => {
@@ -214,8 +216,8 @@ fn task(writer: &Writer) -> Result<(Task, OwnedFd), VerifyError> {
                     whole.shallow.insert(id);
                 }
             }
-            WriterToVerify::Go(()) => return Ok((whole, input)),
-            WriterToVerify::Files(_) => return Err(VerifyError::FilesTwice),
+            WriterToVerify::Go(()) => return Ok(whole),
+            WriterToVerify::Files(()) | WriterToVerify::Task(_) => return Err(VerifyError::Twice),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What `parent` and the processes of its jobs say to each other: each process is told its one
 //! task, greets, works and says its last word. The messages of `verify` come first, then those of
-//! `create`, then those of `list`.
+//! `commit_refs`, of `create` and of `list`.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Build, DirectoryId, Lent, Opened, PackWait, RepoAddress, SessionStart};
+use crate::message::rules::PushRules;
 use crate::names::RepoName;
 use crate::refusal::Refusal;
 
@@ -55,6 +56,43 @@ crate::messages! {
         3 => NeedTurn(u64),
         /// The client sends nothing: the place is free, so many bytes of memory are not.
         4 => Stalled(u64),
+    }
+}
+
+/// What a `commit_refs` process is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitStart {
+    /// The repository.
+    pub repository: RepoAddress,
+    /// Device and inode of the repository, as its writing process found it, and its hash.
+    pub found: Opened,
+    /// Its path as walked, which `auth` has agreed to.
+    pub place: Vec<u8>,
+    /// Bytes of anonymous memory (`RLIMIT_DATA`).
+    pub memory: u64,
+    /// The user, for reference logs.
+    pub who: String,
+    /// Reference namespaces that do not exist for the client.
+    pub hidden: Vec<Vec<u8>>,
+    /// Rules of the push.
+    pub rules: Box<PushRules>,
+}
+
+crate::messages! {
+    /// What `parent` tells `commit_refs`.
+    pub enum ParentToCommit, ParentToCommitKind: "parent to commit_refs" {
+        /// The one repository of this process.
+        1 => Start(CommitStart),
+    }
+}
+
+crate::messages! {
+    /// What `commit_refs` tells `parent`.
+    pub enum CommitToParent, CommitToParentKind: "commit_refs to parent" {
+        /// The greeting.
+        1 => Hello(Build),
+        /// The work is over.
+        2 => Done(()),
     }
 }
 

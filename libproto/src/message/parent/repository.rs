@@ -245,7 +245,8 @@ crate::messages! {
         /// The repository that was found is the right one: answer its session. What others checked
         /// comes along.
         3 => Go(Checks),
-        /// The verify process of this push runs, or could not be started.
+        /// The verify process of this push runs, or could not be started. Said once, right after
+        /// [`Go`](ParentToRepo::Go).
         4 => Verify(bool),
         /// The verify process has ended: whether with status 0.
         5 => Reaped(bool),
@@ -259,6 +260,8 @@ crate::messages! {
         9 => Again(()),
         /// The answers to a question about alternates, in its order.
         10 => Lent(Vec<Lend>),
+        /// The `commit_refs` process of this push runs, or could not be started.
+        11 => Commit(bool),
     }
 }
 
@@ -275,8 +278,9 @@ crate::messages! {
         4 => Finished(RepoReport),
         /// One reference changed or was refused.
         5 => Ref(RefReport),
-        /// The pack of this push is about to come: start `verify`.
-        6 => NeedVerify(()),
+        /// There are changes that packed-refs or the log of HEAD is needed for: start `commit_refs`
+        /// once `verify` has ended.
+        6 => NeedCommit(()),
         /// A pack is due, or goes on, and takes this many bytes of memory: the process waits for
         /// its turn.
         7 => NeedPack(u64),

@@ -70,7 +70,7 @@ crate::messages! {
         /// Start `session` for git://.
         7 => SessionGit(()) with 4,
         /// Start `repository` for a unix socket.
-        8 => Repository(()) with 6,
+        8 => Repository(()) with 7,
         /// Start `repository` for git://.
         9 => RepositoryGit(()) with 4,
         /// Start `verify`.
@@ -81,6 +81,8 @@ crate::messages! {
         12 => Places(()) with 2,
         /// Kill all processes, and end.
         13 => Stop(()),
+        /// Start `commit_refs`.
+        14 => CommitRefs(()) with 3,
     }
 }
 
@@ -118,6 +120,7 @@ pub const ORDERS: &[(ParentToSpawner, Order, Account)] = &[
     (ParentToSpawner::Repository(()), Order::of(Role::Repository), Account::Repositories),
     (ParentToSpawner::RepositoryGit(()), Order::git(Role::Repository), Account::Repositories),
     (ParentToSpawner::Verify(()), Order::of(Role::Verify), Account::Repositories),
+    (ParentToSpawner::CommitRefs(()), Order::of(Role::CommitRefs), Account::Repositories),
     (ParentToSpawner::Places(()), Order::of(Role::Places), Account::Repositories),
 ];
 

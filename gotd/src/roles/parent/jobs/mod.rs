@@ -1,5 +1,6 @@
 //! The table of roles whose processes do one thing and end, and the operations on all of them.
 
+pub mod commit_refs;
 pub mod create;
 pub mod list;
 pub mod verify;
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use libproto::message::parent::Ending;
 
+use self::commit_refs::CommitRefs;
 use self::create::Create;
 use self::list::List;
 use self::verify::Verify;
@@ -18,7 +20,8 @@ use super::session::job::AnyJob;
 use super::spawners::{Child, Ender};
 
 /// A row for each such role.
-pub static JOBS: [Row; 3] = [Row::of::<Verify>(), Row::of::<Create>(), Row::of::<List>()];
+pub static JOBS: [Row; 4] =
+    [Row::of::<Verify>(), Row::of::<CommitRefs>(), Row::of::<Create>(), Row::of::<List>()];
 
 impl Session {
     /// The jobs that are under way for it.

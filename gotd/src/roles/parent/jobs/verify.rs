@@ -1,4 +1,7 @@
 //! The third process of a push: starting `verify` with the ends that were kept for it, and its end.
+//!
+//! It is started as soon as the repository process may go on: that one hands over the quarantine's
+//! files and the client's input, and gives up handing over anything, before it hears its session.
 
 use std::time::Duration;
 
@@ -61,27 +64,33 @@ impl JobRole for Verify {
             grant.verify = Some(Process::Ended(ending));
             grant.turn = None;
         }
-        let word = match started {
-            true => ParentToRepo::Reaped(ending == Ending::Exit(0)),
-            false => ParentToRepo::Verify(false),
-        };
-        parent.send_to_repo(number, &word);
+        match started {
+            // A repository process that needed no `verify` may be gone already.
+            true => {
+                let session = parent.table.get(number);
+                if let Some(repo) = session.and_then(|session| session.repo.running()) {
+                    let reaped = ParentToRepo::Reaped(ending == Ending::Exit(0));
+                    let _ = repo.channel.try_send(number, &reaped);
+                }
+            }
+            false => parent.send_to_repo(number, &ParentToRepo::Verify(false)),
+        }
+        parent.start_commit(number);
     }
 }
 
 impl Parent {
-    /// Starts the third process of a push. Its repository process is told either way, by `started`
-    /// or by `ended`.
+    /// Starts the third process of a push, whose repository is open. Its repository process is told
+    /// either way, by `started` or by `ended`.
     pub(in crate::roles::parent) fn start_verify(&mut self, number: u64) {
         let repo = self.settings.repo.clone();
         let (limits, file_size) = (self.settings.session.clone(), self.settings.file_size);
         let Some(session) = self.table.get(number) else { return };
         let ends = session.verify_ends.take();
-        let pushing = session.grant().filter(|_| session.is_pushing());
         let (Some(Grant { permit, borrowing, place: RepoLocation::Open(at, found), .. }), Some(ends)) =
-            (pushing, ends)
+            (session.grant(), ends)
         else {
-            return self.end_session(number, "repository: asked for verify where none belongs");
+            return self.send_to_repo(number, &ParentToRepo::Verify(false));
         };
         let start = VerifyStart {
             repository: permit.repository.clone(),

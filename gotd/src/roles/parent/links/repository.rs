@@ -60,7 +60,7 @@ impl Parent {
             }
             RepoToParent::Ref(report) => self.reference(number, &report),
             RepoToParent::Info(info) => self.shell_info(number, &info),
-            RepoToParent::NeedVerify(()) => self.start_verify(number),
+            RepoToParent::NeedCommit(()) => self.need_commit(number),
             RepoToParent::NeedPack(memory) => self.need_turn(number, Work::Pack, memory),
             RepoToParent::PackStalled(memory) => self.turn_stalled(number, memory),
             RepoToParent::PackCopied(memory) => self.turn_copies(number, memory),

@@ -65,13 +65,13 @@ impl Parent {
             SessionToParent::Git(ask) => {
                 session.phase = Phase::Asked(ask);
                 if !session.is_push() {
-                    session.verify_ends = None;
+                    session.drop_push_ends();
                 }
                 self.consider(number);
             }
             SessionToParent::Control(request) => {
                 session.phase = Phase::Control(Some(request));
-                session.verify_ends = None;
+                session.drop_push_ends();
                 self.consider_control(number);
             }
             SessionToParent::Shell(ask) => self.shell_says(number, ask),
@@ -98,7 +98,7 @@ impl Parent {
             self.refuse(number, Refusal::ControlAlone);
         } else {
             session.phase = Phase::Shell(Box::new(Shell::new(ask)));
-            session.verify_ends = None;
+            session.drop_push_ends();
             self.consider_shell(number);
         }
     }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use libproto::message::parent::{
-    CreateToParent, FoundAt, GitAsk, OpenError, Opened, ParentToCreate, ParentToVerify, Permit,
-    VerifyToParent,
+    CommitToParent, CreateToParent, FoundAt, GitAsk, OpenError, Opened, ParentToCommit, ParentToCreate,
+    ParentToVerify, Permit, VerifyToParent,
 };
 use libproto::refusal::Refusal;
 
@@ -35,10 +35,23 @@ pub struct Grant {
     /// How many references the repository process may still report on; `None`: the session has not
     /// begun the push.
     pub references: Option<u32>,
-    /// The `verify` process of a push, once it was needed.
+    /// The `verify` process of a push, once it was started.
     pub verify: Option<Process<Job<ParentToVerify, VerifyToParent>>>,
     /// What that said at its end, for the log.
     pub verify_refusal: Option<Refusal>,
+    /// How far the last part of a push is.
+    pub commit: Commit,
+}
+
+/// The changes of references that are not the repository process's own.
+#[derive(Debug)]
+pub enum Commit {
+    /// None were asked for.
+    Not,
+    /// There are some; `verify` has not been reaped.
+    Wanted,
+    /// `commit_refs` makes them, or has made them.
+    Started(Process<Job<ParentToCommit, CommitToParent>>),
 }
 
 /// How far the location of a repository is known and confirmed.
@@ -83,6 +96,7 @@ impl Grant {
             references: None,
             verify: None,
             verify_refusal: None,
+            commit: Commit::Not,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The parent's record of a session: its two processes (three for a push) and their reports.
+//! The parent's record of a session: its two processes (three or four for a push) and their reports.
 
 pub mod borrowing;
 pub mod grant;
@@ -69,6 +69,8 @@ pub struct Session {
     /// The ends of `verify`'s links to session and repository process, until it is started or
     /// cannot be any more. None for git://.
     pub verify_ends: Option<VerifyEnds>,
+    /// The end of `commit_refs`' link to the repository process, as long.
+    pub commit_end: Option<OwnedFd>,
     /// How far it is with `listen`.
     pub connection: Connection,
     /// The client's greeting; over git:// there is none.
@@ -98,7 +100,7 @@ impl Session {
         number: u64,
         pool: Pool,
         (session, repo): (SessionChild, RepoChild),
-        verify_ends: Option<VerifyEnds>,
+        (verify_ends, commit_end): (Option<VerifyEnds>, Option<OwnedFd>),
         listen_end: Vec<OwnedFd>,
     ) -> Session {
         Session {
@@ -109,6 +111,7 @@ impl Session {
             repo_state: RepoState::Starting,
             repo_report: None,
             verify_ends,
+            commit_end,
             connection: Connection::Kept(listen_end),
             hello: None,
             phase: Phase::Starting,
@@ -125,6 +128,12 @@ impl Session {
     /// Which messages the session may send.
     pub fn state(&self) -> SessionState {
         self.phase.state()
+    }
+
+    /// It does not push, or not any more.
+    pub fn drop_push_ends(&mut self) {
+        self.verify_ends = None;
+        self.commit_end = None;
     }
 
     /// `listen`'s word about its client, once it was said.

@@ -1,0 +1,254 @@
+//! `commit_refs`: changes packed-refs and the log of HEAD for one push.
+//!
+//! Duty: takes the changes of references that `repo_write` has decided on, judges their names once
+//! more by the rules of the grant, and makes them under git's own locks; says what became of each.
+//! Started when `verify` has been reaped, and only for a push that deletes references, is atomic,
+//! or changes the branch whose log is HEAD's too. Waits on: `repo_write`. Talks to: `repo_write` and
+//! the parent.
+//!
+//! **Invariant:** hears no client, sees no pack and has no descriptor of either. It takes typed
+//! changes of references, as many as a push may have, once, and who pushes by the parent's word.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use libgit::ObjectId;
+use libproto::channel::{Channel, Message, Received, RecvError};
+use libproto::message::commit::{
+    BATCH_RESULTS, BATCH_UPDATES, COMMIT_STATES, CommitState, CommitToWriter, Peeled, RESULT_MAX,
+    WriterToCommit,
+};
+use libproto::message::parent::{Build, CommitStart, CommitToParent, ParentToCommit};
+use libproto::message::push::RefCommand;
+
+use libproto::refusal::Refusal;
+use libproto::states::allowed;
+use librepo::fs_ops::Fs;
+use librepo::receive::quarantine::Quarantine;
+use librepo::refs::Head;
+use librepo::repository::Repository;
+use librepo::transaction::Peel;
+use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
+
+use crate::os::error::{SystemError, carries_system_error};
+use crate::os::system;
+use crate::os::to_parent::send;
+use crate::repo::find::{self, AgainError, FoundRepository};
+use crate::repo::opened;
+use crate::repo::write::commit::{HeadLog, Transaction};
+use crate::repo::write::incoming::{self, FILES, OBJECTS};
+use crate::repo::write::judge::{self, CommandList, Verdict};
+use crate::repo::write::world;
+
+/// Until its own directory for locks is made.
+pub const SET_UP: Promises = WORK.with(Promise::Unveil).calls(Calls::CommitRefsSetUp);
+/// From the first message of `repo_write` on.
+pub const WORK: Promises = Promises::of(&[
+    Promise::Stdio,
+    Promise::Rpath,
+    Promise::Wpath,
+    Promise::Cpath,
+    Promise::Fattr,
+    Promise::Flock,
+])
+.calls(Calls::CommitRefs);
+/// What it may change: names of files in the top directory, which Landlock cannot tell from those
+/// further down, and files of references and logs.
+const TOP: Access = Access::READ.and(Access::FILES);
+const PLACES: [(&str, Access); 3] =
+    [("objects", OBJECTS), ("refs", Access::READ_WRITE_CREATE), ("logs", Access::READ_WRITE_CREATE)];
+
+type Parent = Channel<CommitToParent, ParentToCommit>;
+type Writer = Channel<CommitToWriter, WriterToCommit>;
+
+/// Why it ends before it has changed anything.
+#[derive(Debug)]
+pub enum CommitError {
+    /// A system call of it failed.
+    System(SystemError),
+    /// The repository is not there, or is another one.
+    Again(AgainError),
+    /// The repository cannot be opened, or has no room for locks.
+    Repository(librepo::Error),
+    /// The link to `repo_write`.
+    Writer(RecvError),
+    /// It says what it may not say now.
+    OutOfOrder(&'static str, CommitState),
+    /// More changes than a push may have, or than a message.
+    TooMany,
+    /// An object id of another kind than the repository's.
+    OtherHash,
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CommitError::System(e) => e.fmt(f),
+            CommitError::Again(e) => e.fmt(f),
+            CommitError::Repository(e) => e.fmt(f),
+            CommitError::Writer(e) => write!(f, "repo_write: {e}"),
+            CommitError::OutOfOrder(name, state) => write!(f, "repo_write: {name} in state {state:?}"),
+            CommitError::TooMany => f.write_str("repo_write: too many changes"),
+            CommitError::OtherHash => f.write_str("repo_write: object id of another hash"),
+        }
+    }
+}
+
+carries_system_error!(CommitError);
+
+/// What is to be done.
+struct Changes {
+    commands: Vec<RefCommand>,
+    peels: HashMap<ObjectId, Peel>,
+    atomic: bool,
+}
+
+/// Runs the role.
+pub fn run(parent: OwnedFd, writer: OwnedFd, enforcement: Enforcement) -> Result<(), CommitError> {
+    let (parent, writer) = (Parent::from(parent), Writer::from(writer));
+    let start = match parent.recv() {
+        Ok(Received { message: ParentToCommit::Start(start), .. }) => start,
+        _ => system::exit_now(0),
+    };
+    let result = prepare_and_work(&parent, &writer, &start, enforcement);
+    send(&parent, 0, &CommitToParent::Done(()));
+    // `repo_write` may be gone: what is done is done.
+    match result {
+        Ok(verdicts) => {
+            for results in verdicts.chunks(BATCH_RESULTS) {
+                let refusals = results.iter().map(|verdict| verdict.as_ref().err().cloned());
+                let results = refusals.map(|refusal| refusal.map(|why| why.bounded(RESULT_MAX)));
+                let _ = writer.send(0, &CommitToWriter::Results(results.collect()));
+            }
+            Ok(())
+        }
+        // A full disk is no failure of this process.
+        Err(CommitError::Repository(e)) => {
+            let refusal = Refusal::Internal(e.to_string()).bounded(RESULT_MAX);
+            let _ = writer.send(0, &CommitToWriter::Failed(refusal));
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes its directory for locks, gives up the right to make directories there, takes the changes and
+/// makes them.
+fn prepare_and_work(
+    parent: &Parent,
+    writer: &Writer,
+    start: &CommitStart,
+    enforcement: Enforcement,
+) -> Result<Vec<Verdict>, CommitError> {
+    let found = find::again(&start.repository, &start.place, &start.found).map_err(CommitError::Again)?;
+    let limits = ResourceLimits { data: Some(start.memory), ..ResourceLimits::UNCHANGED };
+    opened::narrow(SET_UP, &found, Access::READ_WRITE_CREATE, &[], limits, enforcement)?;
+    let repository = opened::open_repository(&found, Vec::new()).map_err(CommitError::Repository)?;
+    let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
+    let fs = Fs::new(directory, repository.config().shared).within(found.look);
+    // Of its own, so that its locks are known for left behind exactly when it is gone.
+    let quarantine = Quarantine::create(&fs);
+    let own = quarantine.as_ref().ok().and_then(|made| std::str::from_utf8(made.path()).ok());
+    let places = incoming::places(&found, PLACES.into_iter().chain(own.map(|path| (path, FILES))));
+    let visible = incoming::visible(&found, TOP, &places);
+    let limits = ResourceLimits::UNCHANGED;
+    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
+    drop(visible);
+    drop(places);
+    #[cfg(feature = "escapes")]
+    crate::escapes::attempt("commit_refs", WORK);
+    send(parent, 0, &CommitToParent::Hello(Build { id: crate::BUILD.into() }));
+    // Heard even if nothing can be done: `repo_write` hears an answer only if it was.
+    let changes = changes(writer, start);
+    let quarantine = quarantine.map_err(CommitError::Repository)?;
+    let result = changes.map(|changes| make(&changes, start, &found, &repository, (&fs, &quarantine)));
+    // What cannot be removed is left to the next push.
+    let _ = quarantine.remove(&fs);
+    result
+}
+
+/// Makes the changes.
+fn make(
+    Changes { commands, peels, atomic }: &Changes,
+    start: &CommitStart,
+    found: &FoundRepository,
+    repository: &Repository,
+    (fs, quarantine): (&Fs, &Quarantine),
+) -> Vec<Verdict> {
+    let asked = CommandList { commands, atomic: *atomic };
+    let head = match repository.refs().head() {
+        Ok(Head::Symbolic(target, _)) => Some(target),
+        _ => None,
+    };
+    // `repo_write` has judged them, by facts too: a name that it may not change was not asked for
+    // by any client.
+    let world = world(repository, found, head, &start.hidden, &start.rules, commands);
+    let mut verdicts = judge::judge(asked, &[], &start.rules, &world);
+    let transaction = Transaction {
+        fs,
+        staging: quarantine.staging(),
+        hash: repository.hash(),
+        who: &start.who,
+        reflog: start.rules.reflog,
+        head_log: HeadLog::Written,
+        hides: !start.hidden.is_empty(),
+    };
+    transaction.commit(asked, peels, &mut verdicts);
+    verdicts
+}
+
+/// Receives what is to be done.
+fn changes(writer: &Writer, start: &CommitStart) -> Result<Changes, CommitError> {
+    let mut state = CommitState::Idle;
+    let mut changes = Changes { commands: Vec::new(), peels: HashMap::new(), atomic: false };
+    while state != CommitState::Committed {
+        let message = match writer.recv() {
+            Ok(Received { message, .. }) => message,
+            Err(e) if e.is_transient() => continue,
+            Err(e) => return Err(CommitError::Writer(e)),
+        };
+        if !allowed(COMMIT_STATES, state, message.kind()) {
+            return Err(CommitError::OutOfOrder(message.name(), state));
+        }
+        match message {
+            WriterToCommit::Updates(batch) => {
+                let commands = changes.commands.len().saturating_add(batch.len());
+                if batch.len() > BATCH_UPDATES || judge::judge_count(commands, &start.rules).is_err() {
+                    return Err(CommitError::TooMany);
+                }
+                let hash = start.found.hash;
+                for update in batch {
+                    let (command, peeled) = (update.command, update.peeled);
+                    let kinds = [Some(command.old), Some(command.new), target(peeled)];
+                    if kinds.into_iter().flatten().any(|id| id.kind() != hash) {
+                        return Err(CommitError::OtherHash);
+                    }
+                    changes.peels.insert(command.new, peel(peeled));
+                    changes.commands.push(command);
+                }
+                state = CommitState::Updates;
+            }
+            WriterToCommit::Commit(atomic) => {
+                changes.atomic = atomic;
+                state = CommitState::Committed;
+            }
+        }
+    }
+    Ok(changes)
+}
+
+fn target(peeled: Peeled) -> Option<ObjectId> {
+    match peeled {
+        Peeled::To(id) => Some(id),
+        Peeled::Nothing | Peeled::Unknown => None,
+    }
+}
+
+fn peel(peeled: Peeled) -> Peel {
+    match peeled {
+        Peeled::To(id) => Peel::To(id),
+        Peeled::Nothing => Peel::Nothing,
+        Peeled::Unknown => Peel::Unknown,
+    }
+}
