@@ -63,6 +63,9 @@ pub struct Attempt {
     pub name: &'static str,
     /// It is no escape for a process that holds any of these.
     allowed_by: Promises,
+    /// A call, and the values of its arguments that tell its uses apart, that the row of the table
+    /// has to name too.
+    named: Option<(c_long, &'static [c_int])>,
     run: fn(&Path) -> c_long,
 }
 
@@ -77,11 +80,12 @@ impl Attempt {
     /// are held too.)
     #[must_use]
     pub fn may_succeed(&self, promises: Promises) -> bool {
-        self.allowed_by.iter().any(|promise| {
+        let promised = self.allowed_by.iter().any(|promise| {
             promises.has(promise)
                 || (promises.has(Promise::Exec)
                     && !matches!(promise, Promise::Bind | Promise::Id | Promise::Pair))
-        })
+        });
+        promised && self.named.is_none_or(|(call, of)| promises.names(call, of))
     }
 
     /// Makes the attempt. `targets` is the directory that [`Targets::prepare`] filled.
@@ -155,7 +159,16 @@ const fn by(promises: &[Promise]) -> Promises {
 }
 
 const fn attempt(name: &'static str, allowed_by: Promises, run: fn(&Path) -> c_long) -> Attempt {
-    Attempt { name, allowed_by, run }
+    Attempt { name, allowed_by, named: None, run }
+}
+
+/// An attempt that is no escape for a stage whose row of the table names this use of a call.
+const fn attempt_named(
+    name: &'static str,
+    named: (c_long, &'static [c_int]),
+    run: fn(&Path) -> c_long,
+) -> Attempt {
+    Attempt { name, allowed_by: by(&[Promise::Stdio]), named: Some(named), run }
 }
 
 /// statmount(2), the same on every architecture.
@@ -264,6 +277,18 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("send to an address", by(&[Promise::Dns]), |_| call(libc::SYS_sendto, [-1, 0, 0, 0, 1, 16])),
     attempt("send a descriptor", by(&[Promise::Sendfd]), |_| call(libc::SYS_sendmsg, [-1, 0, 0, 0, 0, 0])),
     attempt("receive a descriptor", by(&[Promise::Recvfd]), |_| call(libc::SYS_recvmsg, [-1, 0, 0, 0, 0, 0])),
+    // The kernel counts what a user has in pipes: whoever makes many slows down all of that user's.
+    attempt_named("make a pipe", (libc::SYS_pipe2, &[]), |_| {
+        let mut ends = [-1 as c_int; 2];
+        let made = call(libc::SYS_pipe2, [(&raw mut ends) as c_long, 0, 0, 0, 0, 0]);
+        for end in ends {
+            keep(c_long::from(end));
+        }
+        made
+    }),
+    attempt_named("make a pipe larger", (libc::SYS_fcntl, &[libc::F_SETPIPE_SZ]), |_| {
+        call(libc::SYS_fcntl, [-1, c_long::from(libc::F_SETPIPE_SZ), 1 << 20, 0, 0, 0])
+    }),
     // TCP Fast Open: a connect(2) within a send.
     attempt("connect by sendto", NOBODY, |_| call(libc::SYS_sendto, [-1, 0, 0, FAST_OPEN, 0, 0])),
     attempt("connect by sendto to an address", NOBODY, |_| {
@@ -320,6 +345,18 @@ pub const ATTEMPTS: &[Attempt] = &[
         let here = 0_u8;
         // The page is the stack's, and so many do not exist.
         call(libc::SYS_mremap, [(&raw const here as c_long) & !4095, 4096, c_long::MIN, 1, 0, 0])
+    }),
+    attempt("3 GiB of memory", NOBODY, |_| bounded(map_of(3 << 30, WRITABLE, |_| 0))),
+    attempt("3 GiB of memory in two steps", NOBODY, |_| {
+        let writable = c_long::from(WRITABLE);
+        bounded(map_of(3 << 30, libc::PROT_NONE, |at| {
+            call(libc::SYS_mprotect, [at, 3 << 30, writable, 0, 0, 0])
+        }))
+    }),
+    // Pages of zeroes count as no memory, but the tables that lead to them take 2 MiB for each GiB.
+    // Where files are mapped nobody can say how much is enough.
+    attempt("1 TiB to read", by(&[Promise::Rpath, Promise::Exec]), |_| {
+        bounded(map_of(1 << 40, libc::PROT_READ, |_| 0))
     }),
     attempt("lock memory", NOBODY, |_| call(libc::SYS_mlock, [0; 6])),
     attempt("shared memory", NOBODY, |_| call(libc::SYS_shmget, [0, 0, 0, 0, 0, 0])),
@@ -420,6 +457,35 @@ fn open(directory: &Path, name: &str, flags: c_int) -> c_long {
 }
 
 /// Maps a page, and gives it back where that succeeds.
+const WRITABLE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Maps private memory, uses it and gives it back.
+fn map_of(bytes: c_long, access: c_int, then: impl FnOnce(c_long) -> c_long) -> c_long {
+    let flags = c_long::from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    let at = call(libc::SYS_mmap, [0, bytes, c_long::from(access), flags, -1, 0]);
+    if at == -1 {
+        return -1;
+    }
+    let result = then(at);
+    let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    call(libc::SYS_munmap, [at, bytes, 0, 0, 0, 0]);
+    set_errno(errno);
+    result
+}
+
+/// Of these attempts a limit is what refuses them.
+fn bounded(result: c_long) -> c_long {
+    if result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOMEM) {
+        set_errno(libc::EPERM);
+    }
+    result
+}
+
+fn set_errno(errno: c_int) {
+    // SAFETY: the place is this thread's own, and always there.
+    unsafe { *libc::__errno_location() = errno };
+}
+
 fn map(flags: c_int) -> c_long {
     let page = call(libc::SYS_mmap, [0, 4096, 3, c_long::from(flags), -1, 0]);
     if page != -1 {

@@ -30,7 +30,41 @@ pub(crate) fn set(limits: &ResourceLimits, promises: Promises) -> Result<(), Err
             lower(name, resource, value)?;
         }
     }
+    #[cfg(target_os = "linux")]
+    if !MAPS_FILES.iter().any(|&word| promises.has(word)) {
+        few_addresses()?;
+    }
     Ok(())
+}
+
+/// Promises of stages that map files, of any size, or that another stage or a child follows that
+/// does.
+#[cfg(target_os = "linux")]
+const MAPS_FILES: [Promise; 5] =
+    [Promise::Rpath, Promise::Exec, Promise::Getpw, Promise::Narrow, Promise::Unveil];
+
+/// Addresses beyond those of the memory that is counted: the program, its libraries, its stack.
+#[cfg(target_os = "linux")]
+const UNCOUNTED: u64 = 1 << 30;
+
+/// Memory that is only read is not counted as data, and pages of zeroes are not memory. But the
+/// tables that lead to them are, 2 MiB for each GiB, and no limit counts those.
+#[cfg(target_os = "linux")]
+fn few_addresses() -> Result<(), Error> {
+    let data = now("RLIMIT_DATA", libc::RLIMIT_DATA)?.rlim_cur;
+    if data == libc::RLIM_INFINITY {
+        return Ok(());
+    }
+    lower("RLIMIT_AS", libc::RLIMIT_AS, data.saturating_add(UNCOUNTED))
+}
+
+fn now(name: &'static str, resource: Resource) -> Result<libc::rlimit, Error> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit through a valid pointer.
+    if unsafe { libc::getrlimit(resource, &raw mut now) } != 0 {
+        return Err(Error::Limit(name, 0, io::Error::last_os_error()));
+    }
+    Ok(now)
 }
 
 /// No core dump: it would put a client's data on the disk.
@@ -49,21 +83,12 @@ const STACK: u64 = 8 << 20;
 
 /// The main thread's stack is not counted as data.
 fn small_stack() -> Result<(), Error> {
-    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit writes one rlimit through a valid pointer.
-    if unsafe { libc::getrlimit(libc::RLIMIT_STACK, &raw mut now) } != 0 {
-        return Err(Error::Limit("RLIMIT_STACK", STACK, io::Error::last_os_error()));
-    }
+    let now = now("RLIMIT_STACK", libc::RLIMIT_STACK)?;
     lower("RLIMIT_STACK", libc::RLIMIT_STACK, STACK.min(now.rlim_cur))
 }
 
 fn lower(name: &'static str, resource: Resource, value: u64) -> Result<(), Error> {
-    let fail = || Error::Limit(name, value, io::Error::last_os_error());
-    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit writes one rlimit through a valid pointer.
-    if unsafe { libc::getrlimit(resource, &raw mut now) } != 0 {
-        return Err(fail());
-    }
+    let now = now(name, resource)?;
     let value = value.min(now.rlim_max);
     if now.rlim_cur == value && now.rlim_max == value {
         return Ok(());
@@ -71,7 +96,7 @@ fn lower(name: &'static str, resource: Resource, value: u64) -> Result<(), Error
     let wanted = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: setrlimit reads one rlimit through a valid pointer.
     if unsafe { libc::setrlimit(resource, &raw const wanted) } != 0 {
-        return Err(fail());
+        return Err(Error::Limit(name, value, io::Error::last_os_error()));
     }
     Ok(())
 }

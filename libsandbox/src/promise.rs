@@ -122,6 +122,14 @@ impl Promises {
         (self.0 >> ROW) as usize
     }
 
+    /// Whether the row names this use of a system call; where there is no row, all are.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn names(self, call: std::ffi::c_long, of: &[std::ffi::c_int]) -> bool {
+        let mut uses = crate::linux::rows::uses(self.row());
+        self.row() == Calls::OfPromises as usize || uses.any(|used| used.call == call && used.of == of)
+    }
+
     /// The set as a number.
     #[cfg(target_os = "linux")]
     pub(crate) const fn bits(self) -> u32 {

@@ -92,7 +92,7 @@ pub(crate) fn enter(role: &str, directory: &Path, mut after: impl FnMut(usize)) 
         let stage = Stage {
             promises: words.parse().expect("words of the table"),
             paths: visible.as_deref(),
-            limits: ResourceLimits { nofile: Some(64), ..ResourceLimits::UNCHANGED },
+            limits: ResourceLimits { nofile: Some(64), data: Some(512 << 20), ..ResourceLimits::UNCHANGED },
             enforcement: Enforcement::Required,
         };
         if let Err(e) = libsandbox::enter(&stage) {

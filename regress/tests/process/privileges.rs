@@ -93,6 +93,11 @@ fn all_but_sockets_have_lost_every_privilege() {
         if !limits.is_empty() {
             assert_ne!(limit("Max data size")[0], "unlimited", "{p:?}");
         }
+        // Nor does it fill the machine with the tables of memory that it only reads.
+        let maps_no_file = ["gotd", "parent", "listen", "auth", "sockets"].contains(&p.name.as_str());
+        if maps_no_file && !limits.is_empty() {
+            assert_ne!(limit("Max address space")[1], "unlimited", "{p:?}");
+        }
         // No core file can take a client's secrets to the disk.
         if let Some(line) = limits.lines().find(|l| l.starts_with("Max core file size")) {
             assert!(line.split_whitespace().nth(4) == Some("0"), "{p:?}: {line}");
