@@ -121,6 +121,8 @@ pub struct AccessTable {
     config: Config,
     /// Names without `.git`.
     repositories: HashMap<Vec<u8>, usize>,
+    /// Names with `.git`, where a later block has the same name without it.
+    with_suffix: HashMap<Vec<u8>, usize>,
     /// Prefixes; the empty one for all names.
     prefixes: HashMap<Vec<u8>, usize>,
     users: HashMap<UserName, u32>,
@@ -134,12 +136,22 @@ impl AccessTable {
     /// Builds the tables. Of several blocks with one name the first counts; the parser lets none
     /// through.
     pub fn new(config: Config) -> AccessTable {
-        let (mut repositories, mut prefixes) = (HashMap::new(), HashMap::new());
+        let (mut repositories, mut prefixes) = (HashMap::<Vec<u8>, usize>::new(), HashMap::new());
+        let mut with_suffix = HashMap::new();
         for (index, block) in config.repositories.iter().enumerate() {
             let name = block.name.as_ref();
             match block.kind {
                 RepositoryKind::One => {
                     let key = name.map(|n| n.without_suffix().to_vec()).unwrap_or_default();
+                    let bare = name.is_some_and(|n| n.as_bytes() == key);
+                    let before = repositories.get(&key).and_then(|&i| config.repositories.get(i));
+                    let longer = before.and_then(|block| block.name.as_ref()).filter(|n| n.as_bytes() != key);
+                    // Of `x.git` and a later `x`, each is asked for by its own name.
+                    if let (true, Some(longer)) = (bare, longer)
+                        && let Some(before) = repositories.insert(key.clone(), index)
+                    {
+                        with_suffix.entry(longer.as_bytes().to_vec()).or_insert(before);
+                    }
                     repositories.entry(key).or_insert(index);
                 }
                 RepositoryKind::Below { .. } => {
@@ -153,7 +165,17 @@ impl AccessTable {
         let user_names = config.unix_users.iter().map(|u| (u.uid, u.name.clone())).collect();
         let places = Places::new(&config.repositories);
         let owners = Owners::new(&config.subordinates);
-        AccessTable { config, repositories, prefixes, users, account_uids, user_names, owners, places }
+        AccessTable {
+            config,
+            repositories,
+            with_suffix,
+            prefixes,
+            users,
+            account_uids,
+            user_names,
+            owners,
+            places,
+        }
     }
 
     /// The configuration.
@@ -164,7 +186,8 @@ impl AccessTable {
     /// The block that a name belongs to, and how: a configured repository first, with or without
     /// `.git`, then the longest prefix.
     pub fn find(&self, name: &RepoName) -> Option<(usize, NameMatch)> {
-        if let Some(&index) = self.repositories.get(name.without_suffix()) {
+        let own = self.with_suffix.get(name.as_bytes());
+        if let Some(&index) = own.or_else(|| self.repositories.get(name.without_suffix())) {
             return Some((index, NameMatch::Configured));
         }
         let bytes = name.as_bytes();

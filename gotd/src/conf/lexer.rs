@@ -94,26 +94,24 @@ pub enum Severity {
 }
 
 impl Lexer {
-    /// Starts reading file number `file`.
-    ///
-    /// # Errors
-    /// The position of the first byte that is not UTF-8.
-    pub fn new(file: u32, bytes: &[u8]) -> Result<Lexer, Position> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(Lexer {
-                text: text.chars().collect(),
-                next: 0,
-                at: Position { file, line: 1, column: 1 },
-                expansion: None,
-                used_at: Position { file, line: 1, column: 1 },
-                complaints: Vec::new(),
-            }),
-            Err(error) => {
-                let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                let mut at = Position { file, line: 1, column: 1 };
-                good.chars().for_each(|c| at.advance(c));
-                Err(at)
-            }
+    /// Starts reading file number `file`. C gotd reads bytes, and comments in Latin-1 are as old as
+    /// it: what is not UTF-8 is read as U+FFFD, with a warning for the first such byte.
+    pub fn new(file: u32, bytes: &[u8]) -> Lexer {
+        let start = Position { file, line: 1, column: 1 };
+        let mut complaints = Vec::new();
+        if let Err(error) = std::str::from_utf8(bytes) {
+            let mut at = start;
+            String::from_utf8_lossy(&bytes[..error.valid_up_to()]).chars().for_each(|c| at.advance(c));
+            let message = "expected UTF-8 text: what is not is read as U+FFFD from here on";
+            complaints.push((at, message.to_owned(), Severity::Warning));
+        }
+        Lexer {
+            text: String::from_utf8_lossy(bytes).chars().collect(),
+            next: 0,
+            at: start,
+            expansion: None,
+            used_at: start,
+            complaints,
         }
     }
 
@@ -337,7 +335,7 @@ mod tests {
         macros.set("root", "srv");
         macros.set("empty", "");
         macros.set("quoted", "'a b'");
-        let mut lexer = Lexer::new(0, text.as_bytes()).unwrap();
+        let mut lexer = Lexer::new(0, text.as_bytes());
         let mut out = Vec::new();
         loop {
             let token = lexer.token(&mut macros);
@@ -396,7 +394,7 @@ mod tests {
 
     #[test]
     fn positions_count_lines_and_characters() {
-        let mut lexer = Lexer::new(3, "é \"ü\"\n  $m\n".as_bytes()).unwrap();
+        let mut lexer = Lexer::new(3, "é \"ü\"\n  $m\n".as_bytes());
         let mut macros = Macros::default();
         macros.set("m", "v w");
         let mut at = Vec::new();
@@ -409,14 +407,16 @@ mod tests {
             }
         }
         assert_eq!(at, [(1, 1), (1, 3), (1, 6), (2, 3), (2, 3), (2, 5), (3, 1)]);
-        assert_eq!(Lexer::new(0, b"ab\nc\xff").err(), Some(Position { file: 0, line: 2, column: 2 }));
+        let lexer = Lexer::new(0, b"ab\nc\xff \xff");
+        let at: Vec<Position> = lexer.complaints.iter().map(|(at, _, _)| *at).collect();
+        assert_eq!(at, [Position { file: 0, line: 2, column: 2 }]);
     }
 
     #[test]
     fn expansion_is_bounded() {
         let mut macros = Macros::default();
         macros.set("m", &"x ".repeat(WORD_MAX / 2));
-        let mut lexer = Lexer::new(0, "$m\n".repeat(100_000).as_bytes()).unwrap();
+        let mut lexer = Lexer::new(0, "$m\n".repeat(100_000).as_bytes());
         let mut pieces = 0_usize;
         while lexer.token(&mut macros).kind != TokenKind::End {
             pieces += 1;

@@ -71,6 +71,9 @@ pub struct Config {
     pub subordinates: Vec<UidRange>,
     /// Contents of gotd-secrets.conf(5).
     pub secrets: Vec<Secret>,
+    /// Names in rules and limits that no user of ours can have, and what stands for each until it
+    /// is resolved: then there is a number in its place, or the rule is gone.
+    pub odd_names: BTreeMap<UserName, String>,
     /// The uid that stands for ids that the kernel cannot express; it matches no rule.
     pub overflow_uid: u32,
     /// The gid that stands for ids that the kernel cannot express; it matches no rule.

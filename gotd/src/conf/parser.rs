@@ -61,6 +61,10 @@ pub fn parse(path: &str, loader: &mut dyn Loader) -> Parsed {
         more_warnings: 0,
         rules: 0,
         repository_names: HashMap::new(),
+        repository_words: Vec::new(),
+        repository_texts: HashSet::new(),
+        unserved: Vec::new(),
+        namesakes: Vec::new(),
         user_names: HashMap::new(),
         keys: HashMap::new(),
         group_names: HashMap::new(),
@@ -113,6 +117,13 @@ pub(super) struct Parser<'l> {
     pub rules: usize,
     /// Names of repositories without `.git`, and of prefixes with a slash at the end.
     pub repository_names: HashMap<Vec<u8>, usize>,
+    /// The name of each block as it is written.
+    pub repository_words: Vec<String>,
+    pub repository_texts: HashSet<String>,
+    /// Blocks that no request can ask for, and why.
+    pub unserved: Vec<(usize, String)>,
+    /// Blocks whose name an earlier one has with `.git`.
+    pub namesakes: Vec<(Position, String)>,
     /// Keys of all users in base64, and principals behind the number of their account.
     pub keys: HashMap<String, Position>,
     pub user_names: HashMap<UserName, u32>,
@@ -167,16 +178,11 @@ impl Parser<'_> {
         }
         let number = u32::try_from(self.config.files.len()).unwrap_or(u32::MAX);
         self.config.files.push(path.to_owned());
-        match Lexer::new(number, &text) {
-            Ok(lexer) => {
-                let outer = (self.lexer.replace(lexer), self.ahead.take());
-                self.open_files.push(path.to_owned());
-                self.top();
-                self.open_files.pop();
-                (self.lexer, self.ahead) = outer;
-            }
-            Err(at) => self.error_at(at, "expected UTF-8 text"),
-        }
+        let outer = (self.lexer.replace(Lexer::new(number, &text)), self.ahead.take());
+        self.open_files.push(path.to_owned());
+        self.top();
+        self.open_files.pop();
+        (self.lexer, self.ahead) = outer;
     }
 
     fn include(&mut self) -> Outcome {
@@ -472,10 +478,11 @@ impl Parser<'_> {
     fn macro_definition(&mut self, name: &str, at: Position) -> Outcome {
         self.next();
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            return self.fail(
-                at,
-                format!("expected a macro name of letters, digits and underscores, found \"{name}\""),
-            );
+            // C gotd takes any name, and none of these could ever be used there either.
+            let what = "expected a macro name of letters, digits and underscores";
+            self.warn_at(at, format!("{what}, found \"{name}\": no \"$\" can use it"));
+            self.word("a value after \"=\"")?;
+            return Ok(());
         }
         let value = self.word("a value after \"=\"")?;
         if !self.macros.set(name, &value.text) {
@@ -502,8 +509,8 @@ impl Parser<'_> {
             let port = if self.accept("port") { self.port()? } else { DEFAULT_GIT_PORT };
             ListenAddress::Git(address, port)
         } else {
-            let path = self.word("the path of a unix socket, or git and an address")?;
-            self.check_path(&path)?;
+            let mut path = self.word("the path of a unix socket, or git and an address")?;
+            path.text = self.clean_path(&path)?;
             if path.text.len() > SOCKET_PATH_MAX {
                 return self
                     .fail(path.at, format!("expected a socket path of at most {SOCKET_PATH_MAX} bytes"));
@@ -519,7 +526,8 @@ impl Parser<'_> {
         };
         if let Some(same) = self.config.listeners.iter().find(|l| l.address == address) {
             let place = self.config.place(same.at);
-            return self.fail(at, format!("the same address is already in {place}"));
+            self.warn_at(at, format!("the same address is already in {place}"));
+            return Ok(());
         }
         if self.config.listeners.len() >= 64 {
             return self.fail(at, "more than 64 listeners");
@@ -627,7 +635,10 @@ impl Parser<'_> {
             }
         };
         let user = match row.scope {
-            Scope::User => Some(self.user_name("the name or number of a user")?),
+            Scope::User => {
+                let word = self.word("the name or number of a user")?;
+                Some(self.subject_name(&word.text)?)
+            }
             Scope::Connection | Scope::Global | Scope::Repository => None,
         };
         let word = self.word(&format!("a value for \"{}\"", row.words.join(" ")))?;
@@ -661,6 +672,18 @@ impl Parser<'_> {
                 other.limit.directive()
             ),
         })
+    }
+
+    /// A user or group in a rule or a limit. C gotd takes any text there and asks the system; a
+    /// name that ours cannot have is resolved to its number, if it has one.
+    pub fn subject_name(&mut self, text: &str) -> Outcome<UserName> {
+        if let Ok(name) = UserName::parse(text.as_bytes()) {
+            return Ok(name);
+        }
+        let stand_in = format!("name-that-only-the-system-may-know-{}", self.config.odd_names.len());
+        let Ok(name) = UserName::parse(stand_in.as_bytes()) else { return Err(Skip) };
+        self.config.odd_names.insert(name.clone(), text.to_owned());
+        Ok(name)
     }
 
     fn limit_user(&mut self, name: UserName, value: u64, at: Position) -> Outcome {
@@ -705,6 +728,27 @@ impl Parser<'_> {
         Ok(())
     }
 
+    /// A path that C gotd takes, without `..`: that one asks the system where the path leads, when
+    /// it reads the file; here it is walked to at each request, and always downwards.
+    pub fn clean_path(&mut self, path: &Word) -> Outcome<String> {
+        if !path.text.starts_with('/') || !path.text.split('/').any(|c| c == "..") {
+            self.check_path(path)?;
+            return Ok(path.text.clone());
+        }
+        let mut names: Vec<&str> = Vec::new();
+        for name in path.text.split('/').filter(|name| !matches!(*name, "" | ".")) {
+            if name == ".." {
+                names.pop();
+            } else {
+                names.push(name);
+            }
+        }
+        let clean = Word { text: format!("/{}", names.join("/")), at: path.at };
+        self.check_path(&clean)?;
+        self.warn_at(path.at, format!("\"{}\" is read as \"{}\"", path.text, clean.text));
+        Ok(clean.text)
+    }
+
     pub fn repo_name(&mut self, word: &Word) -> Outcome<RepoName> {
         match RepoName::parse(word.text.as_bytes()) {
             Ok(name) => Ok(name),
@@ -727,6 +771,7 @@ impl Parser<'_> {
                 "expected at least one \"repository\" or \"repositories\"",
             ));
         }
+        self.leave_out_unserved();
         // A block that lacks something is only known at its end.
         let order: HashMap<String, usize> = self.config.files.iter().cloned().zip(0..).collect();
         self.errors.sort_by_key(|e| (order.get(&e.file).copied(), e.line, e.column));

@@ -2,7 +2,7 @@
 
 use libproto::message::rules::HIDDEN_MAX;
 pub use libproto::message::rules::{ALL_REFERENCES, FSCK_KINDS};
-use libproto::names::RepoName;
+use libproto::names::{NameError, RepoName};
 
 use super::keywords::{either, nearest};
 use super::lexer::TokenKind;
@@ -54,11 +54,77 @@ const OPTIONS: &[&str] = &[
 impl Parser<'_> {
     pub(super) fn repository(&mut self, at: Position) -> Outcome {
         let word = self.word("the name of a repository")?;
-        let name = self.repo_name(&word)?;
-        let key = name.without_suffix().to_vec();
         let what = format!("repository \"{}\"", word.text);
-        let block = Repository::new(Some(name), RepositoryKind::One, at);
-        self.repository_block(block, key, &what)
+        let (name, key) = match RepoName::parse(word.text.as_bytes()) {
+            Ok(name) => {
+                let key = name.without_suffix().to_vec();
+                (Some(name), key)
+            }
+            // C gotd takes neither.
+            Err(NameError::TooLong) => return self.repo_name(&word).map(|_| ()),
+            Err(_) if word.text.is_empty() => return self.repo_name(&word).map(|_| ()),
+            Err(error) => {
+                self.unserved.push((self.config.repositories.len(), format!("{what}: {error}")));
+                // No name has a line feed in it.
+                (None, format!("\n{}", word.text).into_bytes())
+            }
+        };
+        self.repository_block(Repository::new(name, RepositoryKind::One, at), key, &word.text, &what)
+    }
+
+    /// What to do about two blocks whose names differ at most in a slash at their ends or in `.git`.
+    /// C gotd compares what is written, and of those that a request fits the first block is it.
+    fn same_name(&mut self, same: usize, key: &[u8], written: &str, at: Position, what: &str) {
+        let before = self.repository_words.get(same).cloned().unwrap_or_default();
+        let place = self.config.repositories.get(same).map(|block| self.config.place(block.at));
+        let place = place.unwrap_or_default();
+        let again = self.repository_texts.contains(written);
+        let plain = |word: &str| !word.starts_with('/') && !word.ends_with('/');
+        let index = self.config.repositories.len();
+        if again || key.ends_with(b"/") {
+            // The block is read all the same, for the errors in it.
+            self.error_at(at, format!("{what}: the same name is already in {place}"));
+        } else if plain(written) && !plain(&before) {
+            let text = format!("repository \"{before}\": no request has this name, which is in {place}");
+            self.unserved.push((same, text));
+            self.repository_names.insert(key.to_vec(), index);
+        } else if !plain(written) || before.as_bytes() == key {
+            self.unserved.push((index, format!("{what}: the same name is already in {place}")));
+        } else {
+            // `x.git` and then `x`: each is asked for by its own name.
+            self.namesakes.push((at, format!("{what}: the same name is already in {place}")));
+            self.repository_names.insert(key.to_vec(), index);
+        }
+    }
+
+    /// Blocks that no request can ask for are left out with a warning: C gotd takes them. Beside a
+    /// `repositories` or `borrow`, which are ours, they and namesakes are errors: the former would
+    /// serve what such a block guards, the latter takes names with and without `.git` for one. So
+    /// they are where nothing would be left to serve.
+    pub(super) fn leave_out_unserved(&mut self) {
+        let mut unserved = std::mem::take(&mut self.unserved);
+        unserved.sort();
+        let ours = |b: &Repository| b.kind != RepositoryKind::One || !b.borrows.is_empty();
+        let nothing_left = unserved.len() >= self.config.repositories.len();
+        let strict = nothing_left || self.config.repositories.iter().any(ours);
+        for (at, text) in std::mem::take(&mut self.namesakes) {
+            if strict {
+                self.error_at(at, text);
+            }
+        }
+        for (index, why) in &unserved {
+            let at = self.config.repositories.get(*index).map(|block| block.at).unwrap_or_default();
+            if strict {
+                self.error_at(at, why.clone());
+            } else {
+                self.warn_at(at, format!("{why}: no request can ask for it, and this block is left out"));
+            }
+        }
+        let mut index = 0;
+        self.config.repositories.retain(|_| {
+            index += 1;
+            strict || unserved.binary_search_by_key(&(index - 1), |(at, _)| *at).is_err()
+        });
     }
 
     pub(super) fn repositories(&mut self, at: Position) -> Outcome {
@@ -66,21 +132,24 @@ impl Parser<'_> {
         let kind = RepositoryKind::Below { create: false };
         let what = format!("repositories \"{}\"", word.text);
         if word.text.is_empty() || word.text == "/" {
-            return self.repository_block(Repository::new(None, kind, at), vec![b'/'], &what);
+            return self.repository_block(Repository::new(None, kind, at), vec![b'/'], &word.text, &what);
         }
         let prefix = self.repo_name(&word)?;
         let mut key = prefix.as_bytes().to_vec();
         key.push(b'/');
-        self.repository_block(Repository::new(Some(prefix), kind, at), key, &what)
+        self.repository_block(Repository::new(Some(prefix), kind, at), key, &word.text, &what)
     }
 
-    fn repository_block(&mut self, mut block: Repository, key: Vec<u8>, what: &str) -> Outcome {
+    fn repository_block(
+        &mut self,
+        mut block: Repository,
+        key: Vec<u8>,
+        written: &str,
+        what: &str,
+    ) -> Outcome {
         let at = block.at;
-        let same = self.repository_names.get(&key).and_then(|&i| self.config.repositories.get(i));
-        if let Some(same) = same {
-            let place = self.config.place(same.at);
-            // The block is read all the same, for the errors in it.
-            self.error_at(at, format!("{what}: the same name is already in {place}"));
+        if let Some(&same) = self.repository_names.get(&key) {
+            self.same_name(same, &key, written, at, what);
         }
         if self.config.repositories.len() >= REPOSITORIES_MAX {
             return self.fail(at, format!("more than {REPOSITORIES_MAX} repositories"));
@@ -118,6 +187,8 @@ impl Parser<'_> {
         }
         let index = self.config.repositories.len();
         self.repository_names.entry(key).or_insert(index);
+        self.repository_words.push(written.to_owned());
+        self.repository_texts.insert(written.to_owned());
         self.config.repositories.push(block);
         Ok(())
     }
@@ -202,8 +273,7 @@ impl Parser<'_> {
         // Whatever is wrong with the path, it is not missing.
         block.path = "/".to_owned();
         let path = self.word("an absolute path")?;
-        self.check_path(&path)?;
-        block.path = path.text;
+        block.path = self.clean_path(&path)?;
         Ok(())
     }
 
@@ -214,7 +284,7 @@ impl Parser<'_> {
             Some(name) => (true, name),
             None => (false, word.text.as_str()),
         };
-        let name = self.check_user_name(&word, name, what)?;
+        let name = self.subject_name(name)?;
         self.push_rule(block, Rule { action, subject: Subject { group, name }, who: Who::Nobody, at })
     }
 
@@ -471,7 +541,8 @@ impl Parser<'_> {
     }
 }
 
-/// Whether a URL is plain HTTP; `None` if it is not `http://HOST[:PORT]/…` or `https://…`.
+/// Whether a URL is plain HTTP; `None` if it is not `http://HOST[:PORT]/…` or `https://…`. Nothing
+/// more is asked of host and port, as by C gotd.
 fn url_is_plain(url: &str) -> Option<bool> {
     let (plain, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
         (Some(rest), _) => (true, rest),
@@ -479,13 +550,6 @@ fn url_is_plain(url: &str) -> Option<bool> {
         _ => return None,
     };
     let (authority, _) = rest.split_once('/')?;
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (authority, None),
-    };
-    let port_good =
-        port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
-    let host_good =
-        !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '@' || c.is_control());
-    (port_good && host_good && !url.contains([' ', '\t'])).then_some(plain)
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "none"));
+    (!host.is_empty() && !port.is_empty()).then_some(plain)
 }

@@ -29,6 +29,10 @@ pub struct UnixGroup {
 pub trait NameService {
     /// The user with this login name.
     fn user(&mut self, name: &str) -> Option<UnixUser>;
+    /// The uid of a user whose name may be none that we could use otherwise.
+    fn uid(&mut self, name: &str) -> Option<u32> {
+        self.user(name).map(|user| user.uid)
+    }
     /// The group with this name.
     fn group(&mut self, name: &str) -> Option<UnixGroup>;
     /// The group with this number.
@@ -110,25 +114,30 @@ impl Resolver<'_> {
         self.daemon_user(config);
         self.accounts(config);
         let mut repositories = std::mem::take(&mut config.repositories);
-        for rule in repositories.iter_mut().flat_map(|r| r.rules.iter_mut()) {
-            rule.who = self.who(config, &rule.subject, rule.at);
-            if let (Action::Deny, Who::Gid(gid)) = (rule.action, rule.who) {
-                self.denied.insert(gid);
-            }
+        for block in &mut repositories {
+            block.rules.retain_mut(|rule| {
+                rule.who = self.who(config, &rule.subject, rule.at);
+                if let (Action::Deny, Who::Gid(gid)) = (rule.action, rule.who) {
+                    self.denied.insert(gid);
+                }
+                by_number(config, &mut rule.subject, rule.who)
+            });
         }
         config.repositories = repositories;
         let mut limits = std::mem::take(&mut config.user_limits);
-        for limit in &mut limits {
+        limits.retain_mut(|limit| {
             let said = self.findings.warnings.len();
             limit.who = self.who(config, &limit.subject, limit.at);
-            if limit.who == Who::Nobody {
+            if limit.who == Who::Nobody && !self.is_known(config, &limit.subject.name) {
                 // The error says all.
                 self.findings.warnings.truncate(said);
-                let message = format!("{}: no such user", limit.subject);
+                let message = format!("{}: no such user", shown(config, &limit.subject.name));
                 self.findings.errors.push(complaint(config, limit.at, message));
             }
-        }
+            by_number(config, &mut limit.subject, limit.who)
+        });
         config.user_limits = limits;
+        config.odd_names.clear();
         self.secrets(config);
         self.unix_users(config);
         self.findings.errors.sort();
@@ -190,8 +199,14 @@ impl Resolver<'_> {
         if let Some((who, _)) = self.users.get(name) {
             return *who;
         }
-        let known = self.names.user(name.as_str());
-        let uid = known.as_ref().map(|u| u.uid).or_else(|| number(name)).filter(|&uid| uid != NO_ID);
+        let odd = config.odd_names.get(name);
+        let known = if odd.is_some() { None } else { self.names.user(name.as_str()) };
+        let found = match odd {
+            Some(odd) => self.names.uid(odd),
+            None => known.as_ref().map(|u| u.uid).or_else(|| number(name.as_str())),
+        };
+        let uid = found.filter(|&uid| uid != NO_ID);
+        let name_shown = shown(config, name);
         let who = if name.as_str() == ANONYMOUS {
             Who::Anonymous(uid.filter(|&uid| uid != config.overflow_uid))
         } else if let Some(&index) = self.account_users.get(name) {
@@ -202,19 +217,25 @@ impl Resolver<'_> {
                     self.warn(
                         config,
                         at,
-                        format!("{name}: uid {uid} stands for unknown users and matches nobody"),
+                        format!("{name_shown}: uid {uid} stands for unknown users and matches nobody"),
                     );
                     Who::Nobody
                 }
                 Some(uid) => Who::Uid(uid),
                 None => {
-                    self.warn(config, at, format!("{name}: no such user, this matches nobody"));
+                    self.warn(config, at, format!("{name_shown}: no such user, this matches nobody"));
                     Who::Nobody
                 }
             }
         };
         self.users.insert(name.clone(), (who, known));
         who
+    }
+
+    /// Whether the system, or an account of the file, has a user of this name or with this number.
+    fn is_known(&mut self, config: &Config, name: &UserName) -> bool {
+        let text = config.odd_names.get(name).map_or(name.as_str(), String::as_str);
+        self.names.uid(text).or_else(|| number(text)).is_some_and(|uid| uid != NO_ID)
     }
 
     fn group(&mut self, config: &Config, name: &UserName, at: Position) -> Who {
@@ -224,19 +245,21 @@ impl Resolver<'_> {
         let who = if let Some(&index) = self.account_groups.get(name) {
             Who::AccountGroup(index)
         } else {
-            let gid = self.names.group(name.as_str()).map(|g| g.gid).or_else(|| number(name));
+            let (odd, name_shown) = (config.odd_names.get(name), shown(config, name));
+            let found = self.names.group(odd.map_or(name.as_str(), String::as_str)).map(|g| g.gid);
+            let gid = found.or_else(|| if odd.is_some() { None } else { number(name.as_str()) });
             match gid.filter(|&gid| gid != NO_ID) {
                 Some(gid) if gid == config.overflow_gid => {
                     self.warn(
                         config,
                         at,
-                        format!(":{name}: gid {gid} stands for unknown groups and matches nobody"),
+                        format!(":{name_shown}: gid {gid} stands for unknown groups and matches nobody"),
                     );
                     Who::Nobody
                 }
                 Some(gid) => Who::Gid(gid),
                 None => {
-                    self.warn(config, at, format!(":{name}: no such group, this matches nobody"));
+                    self.warn(config, at, format!(":{name_shown}: no such group, this matches nobody"));
                     Who::Nobody
                 }
             }
@@ -262,7 +285,13 @@ impl Resolver<'_> {
                     wanted.as_ref().filter(|w| !known.contains(&(kind == "auth", w.as_str())))
                 {
                     let message = format!("no {kind} secret \"{wanted}\" in gotd-secrets.conf");
-                    self.findings.errors.push(complaint(config, target.at, message));
+                    let complaint = complaint(config, target.at, message);
+                    // C gotd asks for these only where it has no secrets at all.
+                    if kind == "hmac" && !config.secrets.is_empty() {
+                        self.findings.warnings.push(complaint);
+                    } else {
+                        self.findings.errors.push(complaint);
+                    }
                 }
             }
         }
@@ -282,9 +311,7 @@ impl Resolver<'_> {
             let by_number = self.names.group_by_id(gid);
             let mut members: Vec<u32> = all.values().filter(|u| u.gid == gid).map(|u| u.uid).collect();
             for name in by_number.iter().flat_map(|g| &g.members).take(MEMBERS_MAX) {
-                members.extend(
-                    uids.get(name.as_str()).copied().or_else(|| self.names.user(name).map(|u| u.uid)),
-                );
+                members.extend(uids.get(name.as_str()).copied().or_else(|| self.names.uid(name)));
             }
             members.sort_unstable();
             members.dedup();
@@ -295,7 +322,28 @@ impl Resolver<'_> {
     }
 }
 
-fn number(name: &UserName) -> Option<u32> {
-    let digits = name.as_str();
+/// A name as the file has it.
+fn shown(config: &Config, name: &UserName) -> String {
+    match config.odd_names.get(name) {
+        Some(odd) => libproto::names::escape(odd.as_bytes()),
+        None => name.to_string(),
+    }
+}
+
+/// Puts the number of a user or group where its name is none that we could use; false: there is
+/// neither user nor group of that name, and the rule is about nobody.
+fn by_number(config: &Config, subject: &mut Subject, who: Who) -> bool {
+    if !config.odd_names.contains_key(&subject.name) {
+        return true;
+    }
+    let (Who::Uid(id) | Who::Gid(id)) = who else { return false };
+    match UserName::parse(id.to_string().as_bytes()) {
+        Ok(number) => subject.name = number,
+        Err(_) => return false,
+    }
+    true
+}
+
+fn number(digits: &str) -> Option<u32> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }

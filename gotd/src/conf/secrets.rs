@@ -18,9 +18,8 @@ pub fn parse(path: &str, text: &[u8]) -> Result<Vec<Secret>, Vec<ConfigError>> {
     if text.len() > SECRETS_FILE_MAX {
         return Err(vec![ConfigError::whole(path, format!("larger than {SECRETS_FILE_MAX} bytes"))]);
     }
-    let Ok(text) = std::str::from_utf8(text) else {
-        return Err(vec![ConfigError::whole(path, "expected UTF-8 text")]);
-    };
+    // C gotd reads bytes, comments in Latin-1 among them.
+    let text = String::from_utf8_lossy(text);
     let mut secrets: Vec<Secret> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     let mut errors = Vec::new();
@@ -138,7 +137,7 @@ impl Words {
         if escaped {
             return Err((self.column().saturating_sub(1), "unterminated escape at end of line".to_owned()));
         }
-        if word.len() > WORD_MAX || word.contains(|c: char| c.is_control()) {
+        if word.len() > WORD_MAX || word.contains(|c: char| c.is_control() && c != '\t') {
             return Err((
                 at,
                 format!("expected {what} of at most {WORD_MAX} bytes without control characters"),
@@ -167,6 +166,7 @@ mod tests {
         ];
         assert_eq!(parse("s", text.as_bytes()).unwrap(), expected);
         assert_eq!(parse("s", b"").unwrap(), []);
+        assert_eq!(parse("s", b"# J\xf6rg\nhmac a \"b\tc\"\n").unwrap().len(), 1);
     }
 
     #[test]

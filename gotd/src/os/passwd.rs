@@ -22,6 +22,10 @@ impl NameService for System {
         Some(UnixUser { uid: user.uid.as_raw(), gid: user.gid.as_raw(), name })
     }
 
+    fn uid(&mut self, name: &str) -> Option<u32> {
+        User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+    }
+
     fn group(&mut self, name: &str) -> Option<UnixGroup> {
         Group::from_name(name).ok().flatten().map(unix_group)
     }

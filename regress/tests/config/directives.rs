@@ -453,7 +453,7 @@ fn a_bad_configuration_starts_nothing() {
         format!("{}repository \"x\" {{\n}}\n", site.head()),
         format!("{}repository \"../x\" {{\n\tpath \"/x\"\n}}\n", site.head()),
         format!(
-            "{}repository \"x\" {{\n\tpath \"/x\"\n}}\nrepository \"x.git\" {{\n\tpath \"/y\"\n}}\n",
+            "{}repository \"x\" {{\n\tpath \"/x\"\n}}\nrepository \"x\" {{\n\tpath \"/y\"\n}}\n",
             site.head()
         ),
         "\0\u{1}binary".to_owned(),
@@ -508,6 +508,43 @@ fn macros_comments_and_blocks_as_c_gotd_writes_them() {
     );
     let _daemon = site.start_with(&conf);
     serves(&site, "src", "src");
+}
+
+/// C gotd's grammar asks less of words than ours, and knows no uid that stands for others. What
+/// nobody can use is a warning, and the file is in force.
+#[test]
+fn words_that_only_c_gotd_takes_are_warnings() {
+    let site = Site::new();
+    let path = marked(&site, "src.git", "src");
+    let conf = format!(
+        "# J\u{1}rg\nold-name = \"x\"\nuser {user}\nlisten on \"{socket}\"\nlisten on \"{socket}\"\n\
+         connection {{ limit user nobody 16 }}\nrepository \".old\" {{\n\tpath \"{path}\"\n\tpermit ro {me}\n}}\n\
+         repository \"src\" {{\n\tpath \"{path}/../src.git\"\n\tpermit ro {me}\n\tdeny \"no one\"\n\tpermit ro nobody\n\
+         \tnotify {{\n\t\turl \"http://u@example.org/x y\"\n\t}}\n}}\n",
+        path = path.display(),
+        socket = site.socket().display(),
+        user = regress::site::account(),
+        me = present_user()
+    );
+    let latin: Vec<u8> = conf.bytes().map(|byte| if byte == 1 { 0xf6 } else { byte }).collect();
+    let file = site.path("c-gotd.conf");
+    fs::write(&file, latin).expect("writes");
+    let done = run(site.command(binaries().join("gotd")).arg("-n").arg("-f").arg(&file), b"", 30);
+    assert_eq!(done.status, 0, "{}", done.err);
+    for words in [
+        "expected UTF-8 text",
+        "found \"old-name\": no \"$\" can use it",
+        "the same address is already in",
+        "nobody: uid 65534 stands for unknown users and matches nobody",
+        "repository \".old\": forbidden component in name: no request can ask for it",
+        "/../src.git\" is read as",
+        "no one: no such user, this matches nobody",
+    ] {
+        assert!(done.err.contains(words), "{words}: {}", done.err);
+    }
+    let _daemon = site.start_with(&conf.replace('\u{1}', "o"));
+    serves(&site, "src", "src");
+    refuses(&site, ".old", "no git repository found");
 }
 
 /// What was found was cut at 400 lines (and the log's at 100), and no line said that there was
