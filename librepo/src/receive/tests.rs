@@ -16,6 +16,7 @@ use super::*;
 use crate::id::hash_object;
 use crate::repository::Repository;
 
+mod fsck;
 mod reached;
 
 const SHA1: HashKind = HashKind::Sha1;

@@ -466,6 +466,21 @@ fn trees_and_what_is_behind_them() {
                 "gitmodulesUrl",
             ),
             case(
+                ".gitmodules: url that leaves its root, with backslashes",
+                modules("x\"]\n\turl = ..\\\\../.\\\\../:one.example.com/foo.git"),
+                "gitmodulesUrl",
+            ),
+            case(
+                ".gitmodules: url with an encoded line feed behind a backslash",
+                modules("x\"]\n\turl = .\\\\%0ahost=one.example.com"),
+                "gitmodulesUrl",
+            ),
+            case(
+                ".gitmodules: a name of which the section has the first part",
+                modules("x\"]\n\turl = y\n[submodule.x \"/../y\"]\n\turl = y"),
+                "gitmodulesName",
+            ),
+            case(
                 ".gitmodules: path like an option",
                 modules("x\"]\n\tpath = -x\n\turl = y"),
                 "gitmodulesPath",
