@@ -86,7 +86,9 @@ limits! {
     /// Seconds from accepting a connection to its whole first request.
     FirstRequest: Connection ["first" "request" "timeout"] Seconds 30, 1, DAY;
     /// Seconds that a client may be silent while the server waits for it.
-    IdleTimeout: Connection ["idle" "timeout"] Seconds 300, 1, 30 * DAY;
+    IdleTimeout: Connection ["idle" "timeout"] Seconds 3600, 1, 30 * DAY;
+    /// The same of a client of git://, where that is less.
+    IdleTimeoutAnonymous: Connection ["idle" "timeout" "anonymous"] Seconds 300, 1, 30 * DAY;
     /// Bytes per second that a client must take or give, on average over a window, while bytes are
     /// under way.
     MinimumRate: Connection ["minimum" "rate"] Bytes 512, 0, G, none;

@@ -129,7 +129,7 @@ pub const SESSION_TO_PARENT: &StateTable<SessionState, Session> = &[
     (SessionState::Asked, &[Session::Finished]),
     (SessionState::Control, &[Session::Finished]),
     (SessionState::Shell, &[Session::Finished]),
-    (SessionState::Granted, &[Session::Begins, Session::Finished]),
+    (SessionState::Granted, &[Session::Begins, Session::Silent, Session::Finished]),
     (SessionState::Finished, &[]),
 ];
 

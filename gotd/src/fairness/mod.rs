@@ -7,7 +7,9 @@
 //! single /64.
 //!
 //! **When all places are taken** and somebody new comes:
-//! 1. Only connections whose end costs little are ended: silent ones (no request yet), waiting ones
+//! 0. The connection that has been silent in its turn for longest, beyond a minute, gives way.
+//! 1. Without one, only connections whose end costs little are ended: silent ones (no request yet),
+//!    waiting ones
 //!    (for a session, or for the beginning of its answer), and slow ones. A peer is slow if it
 //!    reads our pending output below the minimum rate or, with none pending, reads nothing and
 //!    sends below that rate. No other connection is ended.
@@ -93,6 +95,8 @@ pub enum Standing {
     Waiting,
     /// It has not sent its request.
     Silent,
+    /// It has been silent for long in its turn, by its session's word.
+    Thinking,
 }
 
 /// A connection that could be ended.
@@ -104,7 +108,7 @@ pub struct Candidate {
     pub address: [u8; 16],
     /// How far it is.
     pub standing: Standing,
-    /// When it came.
+    /// When it came; of one that thinks, when that was said.
     pub since: Instant,
 }
 
@@ -193,14 +197,21 @@ impl Strangers {
         candidates: impl Iterator<Item = Candidate>,
         newcomer: [u8; 16],
     ) -> Option<Candidate> {
+        let candidates: Vec<Candidate> = candidates.collect();
+        let thinks = |candidate: &&Candidate| candidate.standing == Standing::Thinking;
+        if let Some(thinker) = candidates.iter().filter(thinks).min_by_key(|c| (c.since, c.id)) {
+            return Some(*thinker);
+        }
         let rank = |candidate: &Candidate| {
             let age = match candidate.standing {
-                Standing::Silent => (Some(Reverse((candidate.since, candidate.id))), None),
+                Standing::Silent | Standing::Thinking => {
+                    (Some(Reverse((candidate.since, candidate.id))), None)
+                }
                 Standing::Waiting | Standing::Slow => (None, Some((candidate.since, candidate.id))),
             };
             (self.load(candidate.address, 0), candidate.standing, age)
         };
-        let busiest = candidates.max_by_key(rank)?;
+        let busiest = candidates.into_iter().max_by_key(rank)?;
         let (theirs, own) = (self.load(busiest.address, 0)[0], self.load(newcomer, 1)[0]);
         let yields = theirs > own || theirs == own && busiest.standing == Standing::Silent;
         yields.then_some(busiest)

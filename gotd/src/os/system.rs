@@ -88,6 +88,13 @@ pub fn cpu_time() -> std::time::Duration {
     std::time::Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
+/// Microseconds of the monotonic clock. May be asked in a signal handler.
+pub fn monotonic_micros() -> u64 {
+    let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC) else { return 0 };
+    let micros = |n: i64| u64::try_from(n).unwrap_or(0);
+    micros(now.tv_sec()).saturating_mul(1_000_000).saturating_add(micros(now.tv_nsec()) / 1000)
+}
+
 /// The processor time of another process; `None` where the system does not tell.
 pub fn cpu_time_of(pid: i32) -> Option<std::time::Duration> {
     #[cfg(target_os = "linux")]
@@ -528,6 +535,14 @@ pub fn send_record(fd: RawFd, record: &[u8]) {
             libc::send(fd, record.as_ptr().cast(), record.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
         }
     }
+}
+
+/// Takes one record off a link without waiting, and says whether there was one. For signal
+/// handlers, as [`send_record`].
+pub fn take_record(fd: RawFd) -> bool {
+    let mut first = 0_u8;
+    // SAFETY: recv(2) is async-signal-safe, and writes at most the one byte that is there.
+    unsafe { libc::recv(fd, (&raw mut first).cast(), 1, libc::MSG_DONTWAIT) > 0 }
 }
 
 /// Ends the process at once, without running anything and without closing descriptors one by one:

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use libproto::command::Service;
 use libproto::message::parent::{GitAsk, SessionReport, SessionStart, SessionToParent};
-use libproto::pktline::{Decoder, Packet};
+use libproto::pktline::{self, Decoder, Packet};
 use libproto::refusal::Refusal;
 use libproto::request::daemon::{DaemonRequest, REQUEST_MAX};
 use libproto::wire_error::WireError;
@@ -20,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use crate::os::error::SystemError;
-use crate::os::watchdog::{self, Phase};
+use crate::os::watchdog::{self, Phase, Words};
 use crate::session::conversation::{Parent, Pipes, WORK, memory, refused, report, send, words_for_log};
 use crate::session::error::SessionError;
 use crate::session::pipes::{self, Input, Output};
@@ -50,9 +50,12 @@ pub fn serve(
     }
     send(parent, &SessionToParent::Remote(()));
     watchdog::phase(Phase::FirstRequest);
-    // The client itself is told nothing: it does not listen, or is in the middle of something else.
-    watchdog::start(limits.clone(), vec![(parent.as_fd(), words_for_log(&limits))])
-        .map_err(|e| SystemError::Io("watchdog", e))?;
+    let for_client = Words::new(&limits, err_packet, Vec::new()).in_its_turn();
+    watchdog::start(
+        limits.clone(),
+        vec![(parent.as_fd(), words_for_log(&limits)), (connection.as_fd(), for_client)],
+    )
+    .map_err(|e| SystemError::Io("watchdog", e))?;
     let duplicate = || connection.try_clone().map_err(|e| SystemError::Io("connection", e));
     let (mut input, mut output) = (Input::new(duplicate()?), Output::new(duplicate()?));
     let report = match request(&mut input) {
@@ -71,6 +74,13 @@ pub fn serve(
         farewell(&connection);
     }
     Ok(())
+}
+
+/// A refusal as the client reads it.
+fn err_packet(refusal: Refusal) -> Vec<u8> {
+    let mut packet = Vec::new();
+    pktline::write_err(&mut packet, &refusal.to_string());
+    packet
 }
 
 /// Reads the first packet and turns it into types. `None`: the client has closed its end without a

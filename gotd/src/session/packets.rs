@@ -77,7 +77,6 @@ impl<'a> Wire<'a> {
     /// The pipes of a client whose input no other process reads: reads ahead.
     pub fn new(input: &'a mut Input, output: &'a mut Output) -> Wire<'a> {
         let (decoder, buffer) = (Decoder::new(), vec![0; READ_AHEAD]);
-        let waiting = Phase::FirstRequest;
         Wire {
             input,
             output,
@@ -86,7 +85,7 @@ impl<'a> Wire<'a> {
             start: 0,
             end: 0,
             exact: false,
-            waiting,
+            waiting: Phase::Idle,
             late: WRITE_FIRST,
             out: Vec::new(),
         }
@@ -95,11 +94,6 @@ impl<'a> Wire<'a> {
     /// The pipes of a client whose input somebody else reads on from: reads exactly.
     pub fn exact(input: &'a mut Input, output: &'a mut Output) -> Wire<'a> {
         Wire { exact: true, ..Wire::new(input, output) }
-    }
-
-    /// The client may think, or run a hook of its own, before its first packet.
-    pub fn may_think(&mut self) {
-        self.waiting = Phase::Idle;
     }
 
     /// A complete answer is out: the client may stay idle, and its going is no failure.
@@ -152,12 +146,9 @@ impl<'a> Wire<'a> {
     fn fill(&mut self) -> Result<bool, TalkError> {
         self.flush()?;
         self.late = WRITE_FIRST;
-        // Within a packet a byte a second is no progress; between packets a client may be silent
-        // for a while.
-        let phase = match (self.decoder.at_boundary(), self.waiting) {
-            (false, Phase::Idle | Phase::Done) => Phase::Transfer,
-            (_, waiting) => waiting,
-        };
+        // Between packets the client thinks: it runs a hook, or chooses what it wants. Within a
+        // packet it sends.
+        let phase = if self.decoder.at_boundary() { self.waiting } else { Phase::Transfer };
         if watchdog::current() != phase {
             watchdog::phase(phase);
         }

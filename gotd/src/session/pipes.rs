@@ -55,6 +55,19 @@ impl Input {
     }
 }
 
+impl Input {
+    /// Waits until there is something to read, or the client has closed its end.
+    pub fn await_bytes(&self) -> io::Result<()> {
+        loop {
+            match poll(&mut [PollFd::new(self.fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
 impl io::Read for Input {
     /// Reads the available bytes, at least one; 0: the client has closed its end. Never reads more
     /// than the buffer holds: the following bytes may be for another process.

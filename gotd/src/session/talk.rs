@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use libproto::channel::{Received, RecvError};
+use libproto::channel::{self, Received, RecvError};
 use libproto::command::Service;
 use libproto::message::parent::{
     GitAsk, Grant, ParentToSession, SessionReport, SessionStart, SessionToParent,
@@ -35,6 +35,8 @@ pub(crate) fn talk(
         Ok(grant) => grant,
         Err(refusal) => return refused(&mut output, refusal),
     };
+    let silent = |silent| channel::encode(0, &SessionToParent::Silent(silent)).unwrap_or_default();
+    watchdog::may_give_way(parent.as_fd(), silent);
     let agent = String::new();
     let mut talk = Conversation { input, output, grant, service, protocol, listing, limits, agent };
     let end = converse(&mut talk, repo, verify, parent);

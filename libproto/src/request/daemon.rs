@@ -1,7 +1,8 @@
 //! The first packet of a git:// connection (`gitprotocol-pack`, "Git Transport"): `service SP path
-//! NUL [host=… NUL] [NUL key=value NUL …]`. git-daemon read past it (CVE-2009-2108); here the length
-//! of the packet is its end. Within it, whatever git-daemon takes for an empty key is one: dulwich
-//! ends its request with one NUL more, and go-git leaves out `host=` but not the NUL behind it.
+//! NUL [host=… NUL] [NUL key=value NUL …]`. git-daemon read past it (CVE-2009-2108); here the
+//! length of the packet is its end. Within it, whatever git-daemon takes for an empty key is one:
+//! dulwich ends its request with one NUL more, and go-git leaves out `host=` but not the NUL behind
+//! it.
 
 use super::bad;
 use crate::command::{Parameters, Service};
@@ -49,8 +50,8 @@ impl DaemonRequest {
         }
         let repo = RepoName::parse(path)?;
 
-        // A host comes first or not at all. Behind it an empty field begins the keys, in which empty
-        // ones do not count.
+        // A host comes first or not at all. Behind it an empty field begins the keys, in which
+        // empty ones do not count.
         let host = match fields.next() {
             None | Some(b"") => None,
             Some(field) => {

@@ -343,9 +343,9 @@ fn a_users_file_system_over_his_home_is_not_entered() {
     drop(hang);
     // Processes that were started meanwhile have not been granted what is around it, and refuse one
     // session each.
+    // The one that was started last comes first, so some of them come late.
     let served = || ground.reads(ALICE, "~alice/x").as_ref() == Ok(&x);
-    assert!((0..20).any(|_| served()), "{}", daemon.log());
-    assert!((0..12).all(|_| served()), "{}", daemon.log());
+    assert!((0..8).any(|_| (0..12).all(|_| served())), "{}", daemon.log());
     daemon.assert_serves();
 }
 

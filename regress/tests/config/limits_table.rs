@@ -84,6 +84,12 @@ cases! {
         client.read_to_flush();
         words(client.connection.end(10))
     };
+    idle_anonymous: "connection idle timeout anonymous", "connection idle timeout anonymous 2", |place| {
+        let mut client = Client::open(place.address);
+        assert!(client.write(&tcp::request("/bulk.git", 2)));
+        client.read_to_flush();
+        client.end(10.0).text()
+    };
     minimum_rate: "connection minimum rate", "connection { minimum rate 4K\nrate window 5 }", |place| {
         let client = place.clone_that_stays();
         words(client.connection.end(20))

@@ -232,8 +232,8 @@ impl Passed {
         let (gotd, log) = (regress::binaries().join("gotd"), site.path("passed.log"));
         site.hand_over();
         std::fs::write(site.path("gotd.conf"), conf).expect("writes");
-        // The socket comes as standard input and becomes descriptor 3: dash(1) does not know the number of
-        // a descriptor beyond 9, which the socket has here when many tests run.
+        // The socket comes as standard input and becomes descriptor 3: dash(1) does not know the
+        // number of a descriptor beyond 9, which the socket has here when many tests run.
         let script = format!(
             "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec {gotd} -d -f {conf} 2>{log}",
             gotd = gotd.display(),

@@ -2,6 +2,7 @@
 
 mod commands;
 mod descriptors;
+mod owners;
 mod packs;
 mod repositories;
 mod requests;

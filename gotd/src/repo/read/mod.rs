@@ -448,9 +448,7 @@ impl<'a> Server<'a> {
         });
         // The session may have made it small since the last pack.
         self.output.begin();
-        let SessionStart { minimum_rate, rate_window, .. } = *self.grant.limits;
-        let pace = (minimum_rate, rate_window);
-        let mut out = PackOut::new(&mut self.output, ask.side_band, ask.progress, pace, self.grant.queue);
+        let mut out = PackOut::new(&mut self.output, ask.side_band, ask.progress, self.grant.queue);
         let written = negotiation.fetch.write_pack(&mut out, self.grant.threads.max(1));
         self.report.warnings.extend(negotiation.fetch.take_log());
         self.before = Some(negotiation.fetch);

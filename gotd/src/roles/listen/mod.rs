@@ -306,6 +306,9 @@ impl Listen {
                     self.remotes.over(received.peer, &self.limits);
                 }
             }
+            (ParentToListen::Silent(silent), None) => {
+                self.remotes.silent_in_turn(received.peer, silent, Instant::now());
+            }
             (ParentToListen::Gone(()), None) => {
                 self.waiting.retain(|waiting| waiting.number != received.peer);
                 self.locals.gone(received.peer);

@@ -48,6 +48,8 @@ struct Remote {
     slow: bool,
     /// Its session has begun to answer.
     answered: bool,
+    /// When its session said that it has been silent for long in its turn.
+    silent: Option<Instant>,
 }
 
 /// All git:// connections.
@@ -136,7 +138,8 @@ impl Remotes {
         self.last = self.last.saturating_add(1);
         let seen = (Progress::default(), now);
         let state = RemoteState::Silent;
-        let remote = Remote { address, port, fd, since: now, state, seen, slow: false, answered: false };
+        let remote =
+            Remote { address, port, fd, since: now, state, seen, slow: false, answered: false, silent: None };
         self.all.insert(self.last, remote);
         self.pace(address, limits);
         turned
@@ -148,11 +151,13 @@ impl Remotes {
                 RemoteState::Silent => Standing::Silent,
                 RemoteState::Waiting(_) => Standing::Waiting,
                 // A single byte gets a session, and is no request yet.
+                RemoteState::Served(_) if remote.silent.is_some() => Standing::Thinking,
                 RemoteState::Served(_) if !remote.answered => Standing::Waiting,
                 RemoteState::Served(_) if remote.slow => Standing::Slow,
                 RemoteState::Served(_) | RemoteState::Ended(_) => return None,
             };
-            Some(Candidate { id: *id, address: remote.address, standing, since: remote.since })
+            let since = remote.silent.unwrap_or(remote.since);
+            Some(Candidate { id: *id, address: remote.address, standing, since })
         })
     }
 
@@ -162,7 +167,8 @@ impl Remotes {
         let Some(remote) = self.all.get_mut(&id) else { return };
         match remote.state {
             RemoteState::Served(number) => {
-                if !remote.answered {
+                // A client that is silent in its turn reads this next.
+                if !remote.answered || remote.silent.is_some() {
                     send_refusal(&remote.fd, NoSession::GaveWay);
                 }
                 let _ = shutdown(remote.fd.as_raw_fd(), Shutdown::Both);
@@ -185,6 +191,14 @@ impl Remotes {
     /// Connections that have sent nothing yet.
     pub fn silent(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
         self.all.iter().filter(|(_, r)| r.state == RemoteState::Silent).map(|(id, r)| (*id, r.fd.as_fd()))
+    }
+
+    /// The session of that number says whether its client has been silent for long in its turn.
+    pub fn silent_in_turn(&mut self, number: u64, silent: bool, now: Instant) {
+        let its = |r: &&mut Remote| r.state == RemoteState::Served(number);
+        if let Some(remote) = self.all.values_mut().find(its) {
+            remote.silent = silent.then_some(now);
+        }
     }
 
     /// Something has happened to a silent one: bytes, or its end.

@@ -1,13 +1,13 @@
 //! Many connections: of one user of a shared account, and of all when every place is taken.
 //!
 //! `listen` counts by uid, before a session is spent on anybody. This file adds what `listen`
-//! cannot know: the name of a user of a shared account, and which sessions have not asked for
-//! anything yet.
+//! cannot know: the name of a user of a shared account, which sessions have not asked for anything
+//! yet, and whose clients are silent.
 
 use std::time::{Duration, Instant};
 
 use libproto::limits::Limit;
-use libproto::message::parent::{Peer, Pool};
+use libproto::message::parent::{ParentToListen, ParentToSession, Peer, Pool};
 use libproto::states::SessionState;
 
 use super::session::Session;
@@ -18,6 +18,8 @@ use crate::os::log::Level;
 
 /// A connection younger than this does not count as silent.
 const SILENT: Duration = Duration::from_secs(1);
+/// A session that is asked to give way has ended by then, or its client is not silent any more.
+const ANSWERS: Duration = Duration::from_secs(2);
 /// Why a session was ended for the one of somebody else.
 const GAVE_WAY: &str = "gave way to another user (connection limit total)";
 
@@ -66,11 +68,41 @@ impl Parent {
         }
     }
 
-    /// All places are taken: ends a connection that has not asked for anything, if its user has
-    /// more than the newcomer.
+    /// A session says whether its client has been silent for long in its turn. `listen` is told of
+    /// git:// clients, because it chooses the one that gives way to another of them.
+    pub(super) fn client_is_silent(&mut self, number: u64, silent: bool) {
+        let Some(session) = self.table.get(number) else { return };
+        session.silent = silent.then(Instant::now);
+        (session.asked_to_give_way, session.gave_way) = (None, None);
+        if session.pool == Pool::Tcp {
+            self.listen_out.send(&self.listen.channel, number, &ParentToListen::Silent(silent));
+        }
+    }
+
+    /// All places are taken, and somebody waits. The client that has been silent for longest, if
+    /// that is long, gives way: strangers before users. Else a connection that has not asked for
+    /// anything does, if its user has more than the newcomer.
     pub(super) fn make_room(&mut self, newcomer: u32) {
+        let now = Instant::now();
+        let asked = |session: &Session| {
+            session.asked_to_give_way.is_some_and(|at| now.saturating_duration_since(at) < ANSWERS)
+        };
+        if self.table.iter().any(asked) {
+            return;
+        }
+        let order = |session: &Session| Some((session.pool != Pool::Tcp, session.silent?, session.number));
+        let fresh = self.table.iter().filter(|session| session.asked_to_give_way.is_none());
+        if let Some((_, _, number)) = fresh.filter_map(order).min()
+            && let Some(session) = self.table.get(number)
+            && let Some(child) = session.session.running()
+            && child.channel.try_send(number, &ParentToSession::GiveWay(())).is_ok()
+        {
+            session.asked_to_give_way = Some(now);
+            session.gave_way = Some(Limit::ConnectionsTotal);
+            return;
+        }
         let places = self.table.places(&self.settings);
-        if let Some(number) = gives_way(&places, newcomer, Instant::now()) {
+        if let Some(number) = gives_way(&places, newcomer, now) {
             if let Some(session) = self.table.get(number) {
                 session.gave_way = Some(Limit::ConnectionsTotal);
             }

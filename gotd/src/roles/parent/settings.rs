@@ -43,6 +43,8 @@ pub struct Settings {
     pub pools: Vec<(Pool, usize)>,
     /// Limits of a session.
     pub session: SessionStart,
+    /// Those of a session of git://.
+    pub session_git: SessionStart,
     /// What each repository process is told.
     pub repo: RepoStart,
     /// Largest file that a `verify` process may write, in bytes.
@@ -152,6 +154,7 @@ impl Settings {
                 (Pool::Control, CONTROLS_WAITING),
             ],
             session: SessionStart::of(|limit| limits.get(limit)),
+            session_git: SessionStart::of(|limit| limits.get(limit)).anonymous(|limit| limits.get(limit)),
             repo,
             listen: listen_limits(limits),
             turns: rules(limits),

@@ -9,6 +9,7 @@ use libproto::states::{RepoState, Role, SessionState};
 use super::Parent;
 use super::session::phase::Connection;
 use super::session::{RepoChild, Session, SessionChild, VerifyEnds};
+use super::settings::Settings;
 use crate::os::log::Level;
 use crate::os::spawn::{self, ClientPipes};
 
@@ -97,7 +98,9 @@ impl Parent {
         };
         self.stderr_pipes.watch(session.number(), Role::Session, &session.stderr);
         self.stderr_pipes.watch(repo.number(), Role::Repository, &repo.stderr);
-        let _ = session.channel.try_send(number, &ParentToSession::Start(self.settings.session.clone()));
+        let Settings { session: of_users, session_git: of_strangers, .. } = &self.settings;
+        let limits = if pool == Pool::Tcp { of_strangers } else { of_users };
+        let _ = session.channel.try_send(number, &ParentToSession::Start(limits.clone()));
         let start = RepoStart { strangers: pool == Pool::Tcp, ..self.settings.repo.clone() };
         let _ = repo.channel.try_send(number, &ParentToRepo::Start(start));
         self.table.insert(Session::waiting(number, pool, (session, repo), (verify, commit), listen));

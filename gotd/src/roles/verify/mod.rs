@@ -305,7 +305,7 @@ fn work(
     let had = if visible.is_none() { Had::from(Some(store)) } else { Had::shown(store, &shows) };
     let indexed = match input {
         Some(input) => {
-            watchdog::phase(Phase::Transfer);
+            watchdog::phase(Phase::Work);
             let mut input = InTurn { input, turn };
             let indexed =
                 receive::index(&mut input, &task.pack, &task.idx, hash, had, &options, &mut ticker)?;

@@ -142,7 +142,8 @@ pub(super) struct InTurn<'a> {
 
 impl Read for InTurn<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.turn.await_input(&self.input)?;
+        // What has come is our own work, the wait for it the client's.
+        watchdog::during(Phase::Transfer, || self.turn.await_input(&self.input))?;
         self.turn.take()?;
         self.input.read(buffer)
     }

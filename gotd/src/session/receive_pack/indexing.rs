@@ -70,6 +70,13 @@ pub(super) fn run(
         // `repo_write` never hears of the name, so all or none is decided here.
         outcome.results.fill_with(|| Some(Err(Refusal::Atomic)));
     } else if request.funny < request.commands.len() {
+        if request.pack
+            && let Err(error) = await_pack(&talk.input)
+        {
+            screen.close();
+            outcome.fail(TalkError::Client(error).failure().refusal);
+            return outcome;
+        }
         watchdog::phase(Phase::Work);
         begins(u32::try_from(request.commands.len() - request.funny).unwrap_or(u32::MAX));
         let mut work =
@@ -83,6 +90,13 @@ pub(super) fn run(
         }
     }
     outcome
+}
+
+/// Waits for the first byte of the pack, or the end of the input. Until then the client thinks: it
+/// counts and compresses, for minutes perhaps, and neither `verify` nor a place is held for it.
+fn await_pack(input: &Input) -> std::io::Result<()> {
+    watchdog::phase(Phase::Idle);
+    input.await_bytes()
 }
 
 impl Outcome {

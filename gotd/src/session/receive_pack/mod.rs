@@ -65,8 +65,6 @@ pub fn serve(
     // What was written before the error belongs before it.
     let flushed = wire.flush();
     advertised.and(flushed).map_err(TalkError::failure)?;
-    // Between references and commands clients run their `pre-push` hooks.
-    wire.may_think();
     let mut reader = Reader::new(&mut wire, &writer, hash, &limits);
     let read = reader.read();
     let (request, side_band) = reader.finish();

@@ -12,11 +12,6 @@ use libproto::wire_error::WireError;
 use super::{ADVERTISEMENT, Needs, Session};
 use crate::session::packets::TalkError;
 
-/// With more references than this, the timeout for the client's first packet does not start when
-/// the last of them is in the pipe: a slow line has megabytes to carry before the client can
-/// choose.
-const MANY_REFS: usize = 2_000;
-
 /// How far acknowledging is.
 #[derive(Default)]
 struct Acks {
@@ -59,7 +54,6 @@ impl Session<'_> {
         let wire = &mut self.wire;
         let mut capabilities = None;
         let mut first = true;
-        let mut count = 0_usize;
         self.repo.list(ADVERTISEMENT, |batch| {
             if std::mem::take(&mut first) {
                 // HEAD comes first, and so its target is known before the first line is written.
@@ -68,7 +62,6 @@ impl Session<'_> {
                 let offer = FetchOffer { hash, head, allow_tip: any, allow_reachable, filter };
                 capabilities = Some(offer.capabilities());
             }
-            count = count.saturating_add(batch.refs.len());
             for line in &batch.refs {
                 let Some(id) = &line.id else { continue };
                 advertise::v0_ref(&mut wire.out, id, line.name.as_bytes(), &mut capabilities)?;
@@ -83,9 +76,6 @@ impl Session<'_> {
             wire.flush_if_large()
         })?;
         self.wire.out.extend_from_slice(FLUSH);
-        if count > MANY_REFS {
-            self.wire.may_think();
-        }
         self.wire.flush()
     }
 

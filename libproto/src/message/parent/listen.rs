@@ -202,6 +202,9 @@ crate::messages! {
         /// Ranges of uids that count as another uid; sent ahead of the limits, in order, without
         /// overlaps.
         11 => Ranges(Vec<UidRange>),
+        /// Whether the git:// client of this session has been silent, in its turn, for
+        /// [`super::SessionStart::long_silence`].
+        12 => Silent(bool),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct SessionStart {
     pub first_request: u32,
     /// Seconds that a client may be idle while it is its turn.
     pub idle: u32,
+    /// The limit that says so.
+    pub idle_limit: Limit,
     /// Seconds without any progress while there is work (`request timeout`).
     pub work: u32,
     /// Bytes per second that a transfer must reach over a window.
@@ -39,6 +41,9 @@ pub struct SessionStart {
     pub command_bytes: u64,
 }
 
+/// Most seconds of silence before a client gives way to another one.
+const LONG_SILENCE: u32 = 60;
+
 impl SessionStart {
     /// Those of a configuration, of which `get` tells each limit.
     pub fn of(get: impl Fn(Limit) -> u64) -> SessionStart {
@@ -46,6 +51,7 @@ impl SessionStart {
         SessionStart {
             first_request: number(Limit::FirstRequest),
             idle: number(Limit::IdleTimeout),
+            idle_limit: Limit::IdleTimeout,
             work: number(Limit::RequestTimeout),
             minimum_rate: number(Limit::MinimumRate),
             rate_window: number(Limit::RateWindow),
@@ -56,6 +62,20 @@ impl SessionStart {
             commands: number(Limit::Commands),
             command_bytes: get(Limit::CommandBytes),
         }
+    }
+
+    /// The same for a client of git://, who is anonymous.
+    pub fn anonymous(self, get: impl Fn(Limit) -> u64) -> SessionStart {
+        let idle = u32::try_from(get(Limit::IdleTimeoutAnonymous)).unwrap_or(u32::MAX);
+        if idle >= self.idle {
+            return self;
+        }
+        SessionStart { idle, idle_limit: Limit::IdleTimeoutAnonymous, ..self }
+    }
+
+    /// Seconds after which a silent client gives way when another one waits for a session.
+    pub fn long_silence(&self) -> u32 {
+        LONG_SILENCE.min(self.idle / 2).max(1)
     }
 
     /// Those of one request or push.
@@ -160,6 +180,8 @@ crate::messages! {
         4 => Line(String),
         /// The answer to a control request is complete.
         5 => Done(()),
+        /// Another client waits for the place: end now if your client is still silent.
+        6 => GiveWay(()),
     }
 }
 
@@ -183,5 +205,7 @@ crate::messages! {
         /// This many commands were handed to `repo_write`, which is told to begin next. It may
         /// report on as many references.
         8 => Begins(u32),
+        /// Whether the client has been silent, in its turn, for [`SessionStart::long_silence`].
+        9 => Silent(bool),
     }
 }

@@ -1,7 +1,6 @@
 //! The pack on its way to the client: side-band framing, progress, keepalives, and an end for a
 //! client that takes too little.
 
-mod pace;
 mod packets;
 #[cfg(test)]
 mod tests;
@@ -16,7 +15,6 @@ use libproto::pktline::{self, Band, FLUSH};
 use libproto::request::v0::SideBand;
 use librepo::fetch::Sink;
 
-use self::pace::Pace;
 use self::packets::read_at;
 use super::queue::PackQueue;
 use crate::os::watchdog;
@@ -69,7 +67,6 @@ pub(super) struct PackOut<'a> {
     buffer: Vec<u8>,
     filled: usize,
     last_sent: Instant,
-    pace: Pace,
     /// Whether the kernel takes bytes from files by itself, once that was asked.
     direct: Option<bool>,
     /// A packet was begun and not completed: nothing that follows would be understood.
@@ -84,18 +81,15 @@ pub(super) struct PackOut<'a> {
 }
 
 impl<'a> PackOut<'a> {
-    /// A pack that has not begun. `minimum_rate` is in bytes per second on average over `window`
-    /// seconds.
+    /// A pack that has not begun.
     pub(super) fn new(
         output: &'a mut Output,
         side_band: SideBand,
         progress: bool,
-        (minimum_rate, window): (u32, u32),
         queue: Option<PackQueue<'a>>,
     ) -> PackOut<'a> {
         let band = side_band.max();
         let buffer = vec![0; HEADER + band.unwrap_or(RAW)];
-        let pace = Pace::new(minimum_rate, window);
         output.never_wait();
         PackOut {
             output,
@@ -104,7 +98,6 @@ impl<'a> PackOut<'a> {
             buffer,
             filled: HEADER,
             last_sent: Instant::now(),
-            pace,
             direct: None,
             cut: false,
             queue,

@@ -22,7 +22,7 @@ impl PackOut<'_> {
         len: usize,
         mut send: impl FnMut(&mut Output, usize) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let (begun, mut done) = (Instant::now(), 0);
+        let mut done = 0;
         let sent = watchdog::during(Phase::Transfer, || {
             while done < len {
                 match send(self.output, done) {
@@ -35,7 +35,6 @@ impl PackOut<'_> {
             Ok(())
         });
         self.cut |= sent.is_err() && done > 0;
-        self.pace.sent(done, begun.elapsed())?;
         sent
     }
 

@@ -13,7 +13,7 @@ fn sent(side_band: SideBand, write: impl FnOnce(PackOut<'_>) + Send + 'static) -
     let (r, w) = nix::unistd::pipe().unwrap();
     let writer = std::thread::spawn(move || {
         let mut output = Output::new(w);
-        write(PackOut::new(&mut output, side_band, true, (0, 60), None));
+        write(PackOut::new(&mut output, side_band, true, None));
     });
     let mut all = Vec::new();
     std::fs::File::from(r).read_to_end(&mut all).unwrap();
@@ -155,7 +155,7 @@ fn a_connection_gets_what_a_pipe_gets() {
     let server = listener.accept().unwrap().0;
     let writer = std::thread::spawn(move || {
         let mut output = Output::new(server.into());
-        let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), None);
+        let mut out = PackOut::new(&mut output, SideBand::Large, true, None);
         out.splice(file.as_fd(), 0, 3_000_000).unwrap();
         assert_eq!(out.direct, Some(true));
         out.finish().unwrap();
@@ -186,7 +186,7 @@ fn a_client_that_switches_blocking_off_and_on_gets_the_same_pack() {
     let writer = std::thread::spawn(move || {
         let file = file_of(&content);
         let mut output = Output::new(w);
-        let mut out = PackOut::new(&mut output, SideBand::None, false, (0, 60), None);
+        let mut out = PackOut::new(&mut output, SideBand::None, false, None);
         out.pack(&content).unwrap();
         out.splice(file.as_fd(), 0, 2_000_000).unwrap();
         out.finish().unwrap();
@@ -204,7 +204,7 @@ fn a_client_that_is_gone_is_an_error_and_no_signal() {
     let (r, w) = nix::unistd::pipe().unwrap();
     drop(r);
     let mut output = Output::new(w);
-    let mut out = PackOut::new(&mut output, SideBand::Large, true, (0, 60), None);
+    let mut out = PackOut::new(&mut output, SideBand::Large, true, None);
     assert!(out.progress("x\r").is_err());
     out.fail("nobody hears this");
 }
@@ -221,7 +221,7 @@ fn writing(
     let writer = std::thread::spawn(move || {
         let mut output = Output::new(w);
         let queue = PackQueue { parent: &ours };
-        write(PackOut::new(&mut output, SideBand::Large, true, (0, 60), Some(queue)));
+        write(PackOut::new(&mut output, SideBand::Large, true, Some(queue)));
     });
     (theirs.into(), r.into(), writer)
 }
@@ -388,12 +388,4 @@ fn who_is_refused_in_the_middle_is_told_if_no_packet_is_cut() {
         },
     );
     assert_eq!(String::from_utf8_lossy(&all), "001c\u{3}no (limit memory total)");
-}
-
-#[test]
-fn a_client_that_takes_too_little_is_too_slow() {
-    let mut pace = Pace::new(100, 60);
-    assert!(pace.sent(10, Duration::from_secs(59)).is_ok());
-    assert!(pace.sent(10, Duration::from_secs(2)).is_err());
-    assert!(pace.sent(100_000, Duration::from_secs(61)).is_ok());
 }

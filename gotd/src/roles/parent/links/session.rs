@@ -76,6 +76,7 @@ impl Parent {
             }
             SessionToParent::Shell(ask) => self.shell_says(number, ask),
             SessionToParent::Begins(commands) => self.begins(number, commands),
+            SessionToParent::Silent(silent) => self.client_is_silent(number, silent),
             SessionToParent::Finished(report) => {
                 session.phase.end(Some(report));
                 session.finished = Some(Instant::now());

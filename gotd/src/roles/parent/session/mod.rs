@@ -79,6 +79,10 @@ pub struct Session {
     pub phase: Phase,
     /// Its jobs, but those of a grant.
     pub kept: Kept,
+    /// When it said that its client has been silent for long in its turn.
+    pub silent: Option<Instant>,
+    /// When it was asked to give way to another client.
+    pub asked_to_give_way: Option<Instant>,
     /// The limit for which it was ended to make room.
     pub gave_way: Option<Limit>,
     /// Why it was refused.
@@ -116,6 +120,8 @@ impl Session {
             hello: None,
             phase: Phase::Starting,
             kept: Kept::default(),
+            silent: None,
+            asked_to_give_way: None,
             gave_way: None,
             refused: None,
             turned_away: None,
