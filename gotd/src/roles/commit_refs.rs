@@ -153,8 +153,7 @@ fn prepare_and_work(
     let places = incoming::places(&found, PLACES.into_iter().chain(own.map(|path| (path, FILES))));
     let visible = incoming::visible(&found, TOP, &places);
     let limits = ResourceLimits::UNCHANGED;
-    let promises = found.walked(WORK, &[]);
-    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })?;
+    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
     drop(visible);
     drop(places);
     #[cfg(feature = "escapes")]
