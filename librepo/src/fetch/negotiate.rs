@@ -166,6 +166,8 @@ pub struct Fetch<'r> {
     pub(super) shallow: Vec<u32>,
     pub(super) shallow_set: Bits,
     pub(super) deepen: Option<Deepen>,
+    /// Whether all haves come before the boundary is asked for.
+    pub(super) haves_known: bool,
     pub(super) cuts: Option<Cuts>,
     options: PackOptions,
     bitmap: Option<PackBitmap>,
@@ -202,6 +204,7 @@ impl<'r> Fetch<'r> {
             shallow: Vec::new(),
             shallow_set: Bits::default(),
             deepen: None,
+            haves_known: false,
             cuts: None,
             options: PackOptions::default(),
             bitmap: None,
@@ -428,6 +431,11 @@ impl<'r> Fetch<'r> {
         self.shallow.push(number);
         self.cuts = None;
         Ok(())
+    }
+
+    /// The client says what it has before it is told its boundary, as in protocol v2.
+    pub fn haves_come_first(&mut self) {
+        self.haves_known = true;
     }
 
     /// Where the client wants its history cut.

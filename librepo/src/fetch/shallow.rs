@@ -72,27 +72,13 @@ impl Fetch<'_> {
                 edge.by_depth(&mut self.source, &heads, depth.commits(), &own)?;
             }
             Some(Deepen::Depth { depth, relative: true }) => {
-                let present = self.visible_boundary()?;
-                edge.by_depth(
-                    &mut self.source,
-                    &present,
-                    depth.commits().saturating_add(1).min(INFINITE),
-                    &own,
-                )?;
-                if !own_list.is_empty() {
-                    // History that is new to the client may end at this repository's own boundary,
-                    // a case that git forgets.
-                    let mut ends = own.clone();
-                    ends.or(self.shallow_set.words());
-                    for number in &edge.boundary {
-                        ends.set(*number);
-                    }
-                    let mut end = Edge::default();
-                    end.by_depth(&mut self.source, &heads, INFINITE, &ends)?;
-                    edge.boundary.extend(end.boundary.into_iter().filter(|number| own.get(*number)));
-                    edge.boundary.sort_unstable();
-                    edge.boundary.dedup();
-                }
+                let least = least_depth(&mut self.source, &heads, &self.shallow_set, &own)?;
+                let depth = match least {
+                    // Without a boundary there is nothing to deepen, and all stays as it is.
+                    0 if !self.haves_known => INFINITE,
+                    least => least.saturating_add(depth.commits()).min(INFINITE),
+                };
+                edge = self.deeper(&heads, depth, &own)?;
             }
             Some(Deepen::Since { since, not }) => {
                 let not = commits_of(&mut self.source, &not)?;
@@ -131,6 +117,50 @@ impl Fetch<'_> {
         }
         self.cuts = Some(cuts);
         Ok(())
+    }
+
+    /// Cuts `depth` commits after the heads, but takes nothing away from a client that asked for
+    /// more: where its branches are cut at different depths, one depth is too little for some.
+    ///
+    /// What it has is reached from its haves without crossing its boundary. Where these do not
+    /// account for a commit of the boundary, as in v0, which asks for them later, whatever leads to
+    /// that commit may be there, with all that is behind it.
+    fn deeper(&mut self, heads: &[u32], depth: u32, own: &Bits) -> Result<Edge> {
+        let mut haves = Vec::new();
+        for have in &self.haves {
+            if let (_, Some((commit, ObjectKind::Commit))) = self.source.peel(*have)? {
+                haves.push(commit);
+            }
+        }
+        let (source, shallow) = (&mut self.source, &self.shallow_set);
+        let ends = [shallow, own];
+        let (mut had, _) = reachable(source, &haves, &ends)?;
+        let (_, order) = reachable(source, heads, &ends)?;
+        let perhaps: Vec<u32> = {
+            let unknown = |number: u32| shallow.get(number) && !had.get(number);
+            let leading = leading_to(source, &order, &ends, unknown)?;
+            order.iter().copied().filter(|number| leading.get(*number)).collect()
+        };
+        let (perhaps, _) = reachable(source, &perhaps, &ends)?;
+        had.or(perhaps.words());
+        let mut edge = Edge { keep: had.clone(), ..Edge::default() };
+        edge.keep.subtract(shallow.words());
+        edge.by_depth(source, heads, depth, own)?;
+        // What a cut above it would leave to nobody.
+        let mut reached = edge.inside.clone();
+        edge.boundary.iter().for_each(|number| {
+            reached.set(*number);
+        });
+        let lost = |number: u32| had.get(number) && !reached.get(number);
+        if !order.iter().any(|number| lost(*number)) {
+            return Ok(edge);
+        }
+        let leading = leading_to(source, &order, &ends, lost)?;
+        had.or(leading.words());
+        let mut edge = Edge { keep: had, ..Edge::default() };
+        edge.keep.subtract(shallow.words());
+        edge.by_depth(source, heads, depth, own)?;
+        Ok(edge)
     }
 
     /// The client's boundary as far as the policy lets it see behind: without this, naming a hidden
@@ -245,6 +275,77 @@ fn younger(
     Ok(young)
 }
 
+/// The least depth of one of these commits, the heads' depth being 1; 0 if none is found.
+fn least_depth(source: &mut Source<'_>, heads: &[u32], wanted: &Bits, own: &Bits) -> Result<u32> {
+    let mut commits = Commits::default();
+    let mut seen = Bits::default();
+    let mut queue: VecDeque<(u32, u32)> = VecDeque::new();
+    queue.extend(heads.iter().filter(|head| seen.set(**head)).map(|head| (*head, 1)));
+    while let Some((number, depth)) = queue.pop_front() {
+        if wanted.get(number) {
+            return Ok(depth);
+        }
+        if own.get(number) {
+            continue;
+        }
+        let at = commits.must(source, number)?;
+        for parent in commits.parents(at) {
+            if *parent != NO_OBJECT && seen.set(*parent) {
+                queue.push_back((*parent, depth.saturating_add(1)));
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// All that can be reached from the heads, without the parents of `ends`. Children stand after
+/// their parents.
+fn reachable(source: &mut Source<'_>, heads: &[u32], ends: &[&Bits]) -> Result<(Bits, Vec<u32>)> {
+    let mut commits = Commits::default();
+    let (mut seen, mut order) = (Bits::default(), Vec::new());
+    // A commit is on the stack twice: to go on to its parents, and behind them.
+    let mut stack: Vec<(u32, bool)> = heads.iter().map(|head| (*head, false)).collect();
+    while let Some((number, done)) = stack.pop() {
+        if done {
+            order.push(number);
+            continue;
+        }
+        if !seen.set(number) {
+            continue;
+        }
+        stack.push((number, true));
+        if !ends.iter().any(|ends| ends.get(number)) {
+            let at = commits.must(source, number)?;
+            let parents = commits.parents(at).iter().filter(|parent| **parent != NO_OBJECT);
+            stack.extend(parents.map(|parent| (*parent, false)));
+        }
+    }
+    Ok((seen, order))
+}
+
+/// Those of `order`, in which children stand after their parents, from which a commit that `is` so
+/// can be reached without the parents of `ends`.
+fn leading_to(
+    source: &mut Source<'_>,
+    order: &[u32],
+    ends: &[&Bits],
+    is: impl Fn(u32) -> bool,
+) -> Result<Bits> {
+    let mut commits = Commits::default();
+    let mut leading = Bits::default();
+    for &number in order {
+        let mut leads = is(number);
+        if !leads && !ends.iter().any(|ends| ends.get(number)) {
+            let at = commits.must(source, number)?;
+            leads = commits.parents(at).iter().any(|parent| *parent != NO_OBJECT && leading.get(*parent));
+        }
+        if leads {
+            leading.set(number);
+        }
+    }
+    Ok(leading)
+}
+
 /// A cut through the history.
 #[derive(Default)]
 struct Edge {
@@ -252,6 +353,8 @@ struct Edge {
     boundary: Vec<u32>,
     /// Commits whose parents are not.
     inside: Bits,
+    /// Commits beyond the depth whose parents are followed all the same.
+    keep: Bits,
 }
 
 impl Edge {
@@ -267,7 +370,8 @@ impl Edge {
         }
         // Breadth first: each commit is met at its least depth.
         while let Some((number, at_depth)) = queue.pop_front() {
-            if at_depth >= depth && depth != INFINITE || own.get(number) {
+            let beyond = at_depth >= depth && depth != INFINITE;
+            if beyond && !self.keep.get(number) || own.get(number) {
                 self.boundary.push(number);
                 continue;
             }

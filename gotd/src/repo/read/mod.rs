@@ -318,7 +318,10 @@ impl<'a> Server<'a> {
             Some(before) => before.again(tips, policy, limits),
             None => Fetch::new(self.repository, tips, policy, limits),
         };
-        let fetch = fetch.map_err(broken)?;
+        let mut fetch = fetch.map_err(broken)?;
+        if v2 {
+            fetch.haves_come_first();
+        }
         let (depth, since, nots, ready, commons) = (None, None, Vec::new(), None, IdSet::default());
         let looks_left = self.looks_left;
         self.negotiation = Some(Negotiation { fetch, depth, since, nots, ready, commons, looks_left });
