@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use libsandbox::Promises;
-use libsandbox::escape::{Outcome, make_all};
+use libsandbox::escape::{Attempt, IN_REPOSITORY, NAMES_IN_REPOSITORY, Outcome, make_all, make_each};
 
 /// The directory of files and sockets that the attempts try to reach; the program `escape-targets`
 /// fills it, outside of any sandbox.
@@ -21,13 +21,32 @@ static DONE: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
 /// Makes every attempt, once in each stage of a process. `promises` are the promises of that stage.
 pub fn attempt(role: &'static str, promises: Promises) {
-    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if done.contains(&role) {
-        return;
+    if is_first(role) {
+        tell(role, promises, make_all(Path::new(TARGETS)));
     }
+}
+
+/// Makes those attempts that aim at the repository that a process may write in, once in each stage.
+/// `makes_names`: it makes and removes names of files everywhere there.
+pub fn attempt_in(role: &'static str, repository: &Path, makes_names: bool) {
+    if is_first(role) {
+        let names = if makes_names { &[] } else { NAMES_IN_REPOSITORY };
+        let mut made = make_each(IN_REPOSITORY, repository);
+        made.extend(make_each(names, repository));
+        tell(role, Promises::NONE, made);
+    }
+}
+
+fn is_first(role: &'static str) -> bool {
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = !done.contains(&role);
     done.push(role);
+    first
+}
+
+fn tell(role: &str, promises: Promises, made: Vec<(&Attempt, Outcome)>) {
     let (mut refused, mut permitted, mut out) = (0, 0, 0);
-    for (attempt, outcome) in make_all(Path::new(TARGETS)) {
+    for (attempt, outcome) in made {
         match outcome {
             Outcome::Succeeded if attempt.may_succeed(promises) => permitted += 1,
             Outcome::Succeeded => {

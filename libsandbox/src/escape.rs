@@ -107,7 +107,13 @@ impl Attempt {
 /// Makes every attempt, in order, and returns what became of each.
 #[must_use]
 pub fn make_all(targets: &Path) -> Vec<(&'static Attempt, Outcome)> {
-    ATTEMPTS.iter().map(|attempt| (attempt, attempt.make(targets))).collect()
+    make_each(ATTEMPTS, targets)
+}
+
+/// Makes these attempts, in order, and returns what became of each.
+#[must_use]
+pub fn make_each(attempts: &'static [Attempt], targets: &Path) -> Vec<(&'static Attempt, Outcome)> {
+    attempts.iter().map(|attempt| (attempt, attempt.make(targets))).collect()
 }
 
 /// What the attempts aim at: a directory with files and listening sockets that any user may use.
@@ -205,15 +211,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("make a fifo", NOBODY, |t| {
         path1(t, "fifo", |p| call(libc::SYS_mknodat, [CWD, p, c_long::from(libc::S_IFIFO | 0o666), 0, 0, 0]))
     }),
-    // Landlock has no right for modes and times: where a role may change them, ownership is what
-    // protects others' files.
-    attempt("chmod", by(&[Promise::Fattr]), |t| {
-        path1(t, "mode", |p| call(libc::SYS_fchmodat, [CWD, p, 0o666, 0, 0, 0]))
-    }),
+    // Landlock has no right for modes and times: the filter lets nobody change them by a path.
+    attempt("chmod", NOBODY, |t| path1(t, "mode", |p| call(libc::SYS_fchmodat, [CWD, p, 0o666, 0, 0, 0]))),
     attempt("chmod to set-user-id", NOBODY, |t| {
         path1(t, "mode", |p| call(libc::SYS_fchmodat, [CWD, p, 0o4755, 0, 0, 0]))
     }),
-    attempt("change times", by(&[Promise::Fattr]), |t| {
+    attempt("change times", NOBODY, |t| {
         path1(t, "mode", |p| call(libc::SYS_utimensat, [CWD, p, 0, 0, 0, 0]))
     }),
     attempt("chown", NOBODY, |t| path1(t, "mode", |p| call(libc::SYS_fchownat, [CWD, p, -1, -1, 0, 0]))),
@@ -408,6 +411,55 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("local descriptor table", NOBODY, |_| call(libc::SYS_modify_ldt, [0; 6])),
     #[cfg(target_arch = "x86_64")]
     attempt("x32 system call", NOBODY, |_| call(0x4000_0000 | libc::SYS_getppid, [0; 6])),
+];
+
+/// Attempts in the repository that a process works on, to be made by one that may write there. What
+/// is aimed at is there in each repository of C git's; where `hooks` was left out, they are the
+/// test's to make.
+pub const IN_REPOSITORY: &[Attempt] = &[
+    attempt("write the configuration", NOBODY, |r| open(r, "config", libc::O_WRONLY | libc::O_APPEND)),
+    attempt("write HEAD", NOBODY, |r| open(r, "HEAD", libc::O_WRONLY | libc::O_APPEND)),
+    attempt("write the description", NOBODY, |r| open(r, "description", libc::O_WRONLY | libc::O_APPEND)),
+    attempt("make a hook", NOBODY, |r| open(r, "hooks/escape", libc::O_WRONLY | libc::O_CREAT)),
+    attempt("make alternates", NOBODY, |r| {
+        open(r, "objects/info/alternates", libc::O_WRONLY | libc::O_CREAT)
+    }),
+    attempt("make a nameless file", NOBODY, |r| open(r, "hooks", libc::O_RDWR | libc::O_TMPFILE)),
+    attempt("truncate the configuration", NOBODY, |r| {
+        path1(r, "config", |p| call(libc::SYS_truncate, [p, 0, 0, 0, 0, 0]))
+    }),
+    attempt("make a directory", NOBODY, |r| {
+        path1(r, "made", |p| call(libc::SYS_mkdirat, [CWD, p, 0o777, 0, 0, 0]))
+    }),
+    attempt("make a directory of objects", NOBODY, |r| {
+        path1(r, "objects/made", |p| call(libc::SYS_mkdirat, [CWD, p, 0o777, 0, 0, 0]))
+    }),
+    attempt("symbolic link to the configuration", NOBODY, |r| {
+        path2(r, "config", "refs/heads/escape", |a, b| call(libc::SYS_symlinkat, [a, CWD, b, 0, 0, 0]))
+    }),
+    attempt("make hooks executable", NOBODY, |r| {
+        path1(r, "hooks", |p| call(libc::SYS_fchmodat, [CWD, p, 0o777, 0, 0, 0]))
+    }),
+    attempt("change times of the configuration", NOBODY, |r| {
+        path1(r, "config", |p| call(libc::SYS_utimensat, [CWD, p, 0, 0, 0, 0]))
+    }),
+];
+
+/// More of these, for a process that makes no names in the repository's own directory.
+pub const NAMES_IN_REPOSITORY: &[Attempt] = &[
+    attempt("lock packed-refs", NOBODY, |r| open(r, "packed-refs.lock", libc::O_RDWR | libc::O_CREAT)),
+    attempt("remove the configuration", NOBODY, |r| {
+        path1(r, "config", |p| call(libc::SYS_unlinkat, [CWD, p, 0, 0, 0, 0]))
+    }),
+    attempt("move the configuration", NOBODY, |r| {
+        path2(r, "config", "hooks/escape", |a, b| call(libc::SYS_renameat2, [CWD, a, CWD, b, 0, 0]))
+    }),
+    attempt("take the configuration for a reference", NOBODY, |r| {
+        path2(r, "config", "refs/heads/escape", |a, b| call(libc::SYS_linkat, [CWD, a, CWD, b, 0, 0]))
+    }),
+    attempt("move HEAD", NOBODY, |r| {
+        path2(r, "HEAD", "refs/heads/escape", |a, b| call(libc::SYS_renameat, [CWD, a, CWD, b, 0, 0]))
+    }),
 ];
 
 const CWD: c_long = libc::AT_FDCWD as c_long;

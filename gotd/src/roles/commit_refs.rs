@@ -158,7 +158,10 @@ fn prepare_and_work(
     drop(places);
     #[cfg(feature = "escapes")]
     {
-        crate::escapes::attempt("commit_refs", WORK);
+        {
+            crate::escapes::attempt("commit_refs", WORK);
+            crate::escapes::attempt_in("commit_refs in its repository", &found.path, true);
+        }
         crate::escapes::attempt_in("commit_refs in its repository", &found.path, true);
     }
     send(parent, 0, &CommitToParent::Hello(Build { id: crate::BUILD.into() }));

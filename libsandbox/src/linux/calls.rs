@@ -453,13 +453,10 @@ const CPATH: Group = Group {
 const FATTR: Group = Group {
     promise: Promise::Fattr,
     implied_by: &[],
-    always: &[SYS_utimensat],
-    when: &[
-        (SYS_fchmod, &[bits(1, 0o4000, 0)]),
-        (SYS_fchmodat, &[bits(2, 0o4000, 0)]),
-        #[cfg(target_arch = "x86_64")]
-        (SYS_chmod, &[bits(1, 0o4000, 0)]),
-    ],
+    always: &[],
+    // By a descriptor alone: Landlock has no right for modes and times, so by a path a process could
+    // change those of any file of its user. A descriptor of a file elsewhere it does not get.
+    when: &[(SYS_fchmod, &[bits(1, 0o4000, 0)]), (SYS_utimensat, &[null(1)])],
 };
 
 /// repo_write: a quarantine is alive as long as its lock is held.

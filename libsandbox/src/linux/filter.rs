@@ -717,6 +717,16 @@ mod tests {
     }
 
     #[test]
+    fn modes_and_times_are_changed_by_a_descriptor_alone() {
+        let words = "stdio rpath wpath cpath fattr";
+        let path = 1 << 40;
+        assert_eq!(verdict(words, libc::SYS_fchmod, args(&[(1, 0o755)])), Action::Allow);
+        assert_eq!(verdict(words, libc::SYS_fchmodat, args(&[(1, path), (2, 0o755)])), Action::Trap);
+        assert_eq!(verdict(words, libc::SYS_utimensat, args(&[])), Action::Allow);
+        assert_eq!(verdict(words, libc::SYS_utimensat, args(&[(1, path)])), Action::Trap);
+    }
+
+    #[test]
     fn opening_is_by_promise() {
         let open =
             |words, flags: i32| verdict(words, libc::SYS_openat, args(&[(2, flags as u64), (3, 0o644)]));

@@ -14,7 +14,14 @@ use regress::run::wait_until;
 use regress::{Daemon, Site, history, run};
 
 /// What a repository process becomes.
-const REPOSITORY: [&str; 3] = ["repo_read", "repo_write", "describe"];
+const REPOSITORY: [&str; 4] = ["repo_read", "repo_write", "repo_write at its end", "describe"];
+
+/// Who writes in a repository, and tries to write elsewhere there: hooks, settings, alternates.
+const WRITERS: [&str; 3] = [
+    "repo_write in its repository",
+    "repo_write in its repository at its end",
+    "commit_refs in its repository",
+];
 
 /// Every role but those that never handle what a client said; the spawner of sessions is among
 /// them.
@@ -42,6 +49,12 @@ fn no_role_gets_out_where_it_handles_a_client() {
 
     let site = Site::new();
     let repository = history::repository(&site, "r.git", 10, "sha1");
+    for name in ["hooks", "objects/info"] {
+        std::fs::create_dir_all(repository.join(name)).expect("makes");
+    }
+    for name in ["description", "config"] {
+        std::fs::File::options().create(true).append(true).open(repository.join(name)).expect("makes");
+    }
     let daemon = site.start_with(&site.serve_all().replace("\tpermit", "\tcreate\n\tpermit"));
     let work = site.clone_path("work");
     site.git(["clone", "-q", "gotd:r.git", &work.to_string_lossy()]).good();
@@ -57,9 +70,12 @@ fn no_role_gets_out_where_it_handles_a_client() {
     run(push.arg("-C").arg(&work).args(["push", "-q", "gotd:made", "HEAD:refs/heads/main"]), b"", 60).good();
     let of_account = Site::new();
     let daemons = [daemon, self_service(&of_account)];
-    println!("{:<26}{:>9}{:>10}{:>5}", "role", "refused", "promised", "out");
+    println!("{:<42}{:>9}{:>10}{:>5}", "role", "refused", "promised", "out");
     for role in roles() {
-        assert_nothing_got_out(&daemons, role);
+        assert_nothing_got_out(&daemons, role, 40);
+    }
+    for role in WRITERS {
+        assert_nothing_got_out(&daemons, role, 11);
     }
     drop(targets.stdin.take());
     let _ = targets.wait();
@@ -86,7 +102,8 @@ fn self_service(site: &Site) -> Daemon {
     daemon
 }
 
-fn assert_nothing_got_out(daemons: &[Daemon], role: &str) {
+/// Whether at least so many attempts were made, and all refused.
+fn assert_nothing_got_out(daemons: &[Daemon], role: &str, least: u32) {
     let said = format!("escapes of {role}:");
     let log = || daemons.iter().map(Daemon::log).collect::<String>();
     wait_until(20.0, || log().contains(&said));
@@ -100,7 +117,7 @@ fn assert_nothing_got_out(daemons: &[Daemon], role: &str) {
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|n| n.parse().ok())
         .collect();
-    println!("{role:<26}{:>9}{:>10}{:>5}", numbers[0], numbers[1], numbers[2]);
-    assert!(numbers[0] > 40, "{role}: {line}");
+    println!("{role:<42}{:>9}{:>10}{:>5}", numbers[0], numbers[1], numbers[2]);
+    assert!(numbers[0] > least, "{role}: {line}");
     assert_eq!(numbers[2], 0, "{role}:\n{log}");
 }

@@ -153,8 +153,17 @@ pub fn run(
     };
     push.restrict()?;
     #[cfg(feature = "escapes")]
-    crate::escapes::attempt("repo_write", WORK);
+    {
+        crate::escapes::attempt("repo_write", WORK);
+        crate::escapes::attempt_in("repo_write in its repository", &found.path, false);
+    }
     let end = push.converse();
+    // Once more when its session, `verify` and `commit_refs` have been heard.
+    #[cfg(feature = "escapes")]
+    {
+        crate::escapes::attempt("repo_write at its end", WORK);
+        crate::escapes::attempt_in("repo_write in its repository at its end", &found.path, false);
+    }
     push.discard();
     let mut report = push.report;
     report.refusal = end.err();
