@@ -132,7 +132,7 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
             let new = directory.join("roots/.new");
             fs::DirBuilder::new().mode(0o755).create(&new).expect("mkdir");
             fs::write(new.join("HEAD"), "ref: refs/heads/main\n").expect("write");
-            fs::set_permissions(&new, PermissionsExt::from_mode(0o2775)).expect("chmod");
+            change_mode(&new, 0o2775);
             fs::rename(&new, directory.join("roots/z.git")).expect("rename");
         }
         "list" => {
@@ -439,6 +439,12 @@ fn read_repository(directory: &Path, output: &OwnedFd) {
     fcntl(fd, FcntlArg::F_GETFL).expect("F_GETFL");
 }
 
+/// By a descriptor: no role changes modes by a path.
+fn change_mode(path: &Path, mode: u32) {
+    let open = File::open(path).expect("opens");
+    open.set_permissions(PermissionsExt::from_mode(mode)).expect("fchmod");
+}
+
 fn write_repository(repository: &Path, quarantine: bool) {
     let lock = repository.join("refs/heads/main.lock");
     let mut file =
@@ -452,7 +458,7 @@ fn write_repository(repository: &Path, quarantine: bool) {
     if quarantine {
         fs::create_dir(&directory).expect("mkdir");
         fs::write(directory.join("p.pack"), b"PACK").expect("write");
-        fs::set_permissions(directory.join("p.pack"), PermissionsExt::from_mode(0o444)).expect("chmod");
+        change_mode(&directory.join("p.pack"), 0o444);
         // From one directory to another, as a pack is installed.
         fs::rename(directory.join("p.pack"), repository.join("objects/pack/q.pack")).expect("rename");
         File::open(&directory).and_then(|open| open.sync_all()).expect("fsync of a directory");

@@ -15,11 +15,16 @@ use regress::{Daemon, Site, history, pkt};
 
 /// A daemon with these lines about connections; the repository `r.git` may be pushed to.
 fn start(lines: &str) -> (Site, Daemon, String) {
+    start_with(lines, "")
+}
+
+/// The same with more directives.
+fn start_with(lines: &str, more: &str) -> (Site, Daemon, String) {
     let site = Site::new();
     let repository = history::repository(&site, "r.git", 10, "sha1");
     let tip = history::tip(&site, &repository);
     let configuration = format!(
-        "{}connection {{\n{lines}\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{}\"\n\tpermit ro anonymous\n}}\n",
+        "{}{more}connection {{\n{lines}\n}}\nrepositories \"\" {{\n\tpath \"{}\"\n\tpermit rw \"{}\"\n\tpermit ro anonymous\n}}\n",
         site.head(),
         site.path("repositories").display(),
         present_user()
@@ -54,11 +59,14 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A client counts and compresses for longer than the window of the minimum rate. Meanwhile nothing
-/// is held for it: there is no `verify`.
+/// A client counts and compresses for longer than the window of the minimum rate. Meanwhile no turn
+/// is held for it: its `verify` waits and has opened nothing, and another one pushes, though one
+/// pack is worked on at a time.
 #[test]
 fn a_client_thinks_before_its_pack() {
-    let (site, daemon, _) = start("\tminimum rate 4K\n\trate window 5s");
+    let (site, daemon, _) = start_with("\tminimum rate 4K\n\trate window 5s", "limit pushes total 1\n");
+    let work = site.work_tree(&site.repository("r.git"));
+    site.commit(&work, "meanwhile", "by another");
     let mut pack = TestPack::new(HashKind::Sha1);
     let (blob, _) = pack.object(ObjectKind::Blob, b"thought about\n");
     let (root, _) = pack.object(ObjectKind::Tree, &tree(&[("100644", b"f", blob)]));
@@ -67,10 +75,11 @@ fn a_client_thinks_before_its_pack() {
     client.read_to_flush();
     assert!(client.write(&commands(&tip.to_string())));
     let until = Instant::now() + Duration::from_secs(8);
-    while Instant::now() < until {
-        assert_eq!(daemon.role("verify"), [0; 0], "verify waits for a client that thinks");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    site.push(&work, &["-q", "gotd:r.git", "HEAD:refs/heads/meanwhile"]).good();
+    let waiting = daemon.role("verify");
+    assert_eq!(waiting.len(), 1, "{waiting:?}");
+    std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    assert_eq!(daemon.role("verify"), waiting);
     assert!(client.write(&pack.finish()));
     let said = client.read_to_end(20);
     assert!(

@@ -12,6 +12,7 @@ use libgit::{HashKind, ObjectId, ObjectKind};
 use librepo::id::hash_object;
 use librepo::receive::testpack::{TestDelta, TestPack, commit, sealed, tree};
 use regress::compare::{assert_whole, listing, references};
+use regress::run::wait_until;
 use regress::{Daemon, Site, history, pkt, run};
 
 const SHA1: HashKind = HashKind::Sha1;
@@ -48,8 +49,11 @@ impl Target {
     }
 
     /// What must not change: everything but the times of directories, in which locks and the
-    /// quarantine come and go.
+    /// quarantine come and go. Each push has one, which goes after its client was answered.
     fn state(&self) -> (String, BTreeMap<String, impl PartialEq>) {
+        let names = || std::fs::read_dir(self.repository.join("objects")).expect("lists").flatten();
+        let is_left = || names().any(|one| one.file_name().to_string_lossy().starts_with("gotd-incoming-"));
+        wait_until(5.0, || !is_left());
         let mut files = listing(&self.repository);
         for (name, entry) in &mut files {
             if self.repository.join(name).is_dir() {
