@@ -28,6 +28,8 @@ pub enum Error {
     Unsupported(String),
     /// A file of the repository is malformed.
     Corrupt(PathBuf, &'static str),
+    /// A reference exists, and what it says makes no sense: its name, and how.
+    DamagedRef(Vec<u8>, String),
     /// An object exists but cannot be read.
     CorruptObject(ObjectId, &'static str),
     /// A pack entry cannot be read: file name of the pack, offset in bytes.
@@ -63,6 +65,7 @@ impl fmt::Display for Error {
             Error::NotARepository(why) => write!(f, "not a repository: {why}"),
             Error::Unsupported(what) => write!(f, "repository not supported: {what}"),
             Error::Corrupt(path, why) => write!(f, "{}: {why}", path.display()),
+            Error::DamagedRef(name, why) => write!(f, "{}: {why}", name.escape_ascii()),
             Error::CorruptObject(id, why) => write!(f, "object {id}: {why}"),
             Error::CorruptEntry(pack, offset, why) => write!(f, "{pack} at {offset}: {why}"),
             Error::Missing(id) => write!(f, "object {id}: missing"),

@@ -41,6 +41,7 @@ pub mod receive;
 pub mod refs;
 pub mod repository;
 pub mod rev;
+pub mod shallow_file;
 pub mod store;
 pub mod transaction;
 

@@ -9,7 +9,6 @@ use crate::dir::{Dir, Map};
 use crate::error::{Error, Result};
 use crate::object::find_byte;
 use crate::prefixes::Prefixes;
-use crate::refs::good_name;
 
 /// What a reference says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +110,13 @@ impl PackedRefs {
         Ok(self.at(name)?.map(|(_, value)| value))
     }
 
-    /// The reference of this name, with its name as it stands in the file.
+    /// The reference of this name, with its name as it stands in the file. Its id may be zeros.
     pub(crate) fn at(&self, name: &[u8]) -> Result<Option<(&[u8], PackedValue)>> {
         let mut text = if self.sorted { self.seek(name)? } else { self.text() };
         while !text.is_empty() {
             let (rest, found, value) = self.next(text)?;
             if found == name {
-                return Ok(Some((found, value)).filter(|(_, value)| !value.target.is_null()));
+                return Ok(Some((found, value)));
             }
             if self.sorted {
                 break;
@@ -128,8 +127,8 @@ impl PackedRefs {
     }
 
     /// The references that begin with one of the prefixes: sorted by name, if the file is as sorted
-    /// as it says; else in its order, and a name twice if it stands there twice. After an error
-    /// nothing comes.
+    /// as it says; else in its order, and a name twice if it stands there twice. Names may be bad,
+    /// and ids zeros. After an error nothing comes.
     pub(crate) fn below<'p>(&'p self, prefixes: &'p Prefixes) -> impl Iterator<Item = Result<Line<'p>>> {
         let mut sought = prefixes.iter();
         // All of an unsorted file is looked at.
@@ -160,10 +159,7 @@ impl PackedRefs {
                 };
                 if !name.starts_with(prefix) {
                     text = b"";
-                } else if good_name(name)
-                    && !value.target.is_null()
-                    && (self.sorted || prefixes.matches(name))
-                {
+                } else if self.sorted || prefixes.matches(name) {
                     return Some(Ok((name, value)));
                 }
             }

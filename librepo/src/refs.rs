@@ -8,7 +8,7 @@ use libgit::{HashKind, ObjectId, ObjectKind};
 
 use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
-use crate::listing::{Listing, Resolved, ResolvedRef};
+use crate::listing::{BAD_NAME, Listing, Resolved, ResolvedRef};
 use crate::object::Tag;
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
@@ -63,8 +63,8 @@ pub struct Refs {
 enum Loose {
     /// There is no file: look into `packed-refs`.
     Missing,
-    /// There is one that makes no sense, and hides what is packed.
-    Broken,
+    /// There is one that makes no sense, and hides what is packed: how.
+    Damaged(String),
     Id(ObjectId),
     Symbolic(Vec<u8>),
 }
@@ -78,30 +78,37 @@ impl Refs {
     /// What `HEAD` says.
     pub fn head(&self) -> Result<Head> {
         match self.loose(b"HEAD")? {
-            Loose::Missing | Loose::Broken => Ok(Head::Broken),
+            Loose::Missing | Loose::Damaged(_) => Ok(Head::Broken),
             Loose::Id(id) => Ok(Head::Detached(id)),
-            Loose::Symbolic(first) if good_name(&first) => {
-                let (value, last) = self.resolve(&first)?;
-                Ok(Head::Symbolic(last.unwrap_or(first), value.map(|value| value.target)))
-            }
+            Loose::Symbolic(first) if good_name(&first) => Ok(match self.resolve(&first)? {
+                Resolved::Object(value, last) => Head::Symbolic(last.unwrap_or(first), Some(value.target)),
+                Resolved::Nothing(last, _) => Head::Symbolic(last.unwrap_or(first), None),
+                Resolved::Damaged(_) | Resolved::NoReference(_) => Head::Symbolic(first, None),
+            }),
             Loose::Symbolic(_) => Ok(Head::Broken),
         }
     }
 
-    /// A reference by its full name; `None` if there is none, or it is broken. Not peeled, unless
-    /// `packed-refs` says.
+    /// A reference by its full name; `None` if there is none, or it is symbolic and leads to no
+    /// object. Not peeled, unless `packed-refs` says.
+    ///
+    /// # Errors
+    /// [`Error::DamagedRef`] where there is one, and it makes no sense.
     pub fn find(&self, name: &[u8]) -> Result<Option<Ref>> {
-        let (value, symref_target) = self.resolve(name)?;
-        Ok(value.map(|value| Ref {
-            name: name.to_vec(),
-            target: value.target,
-            peeled: value.peeled,
-            symref_target,
-        }))
+        match self.resolve(name)? {
+            Resolved::Object(value, symref_target) => Ok(Some(Ref {
+                name: name.to_vec(),
+                target: value.target,
+                peeled: value.peeled,
+                symref_target,
+            })),
+            Resolved::Damaged(why) => Err(Error::DamagedRef(name.to_vec(), why)),
+            Resolved::Nothing(..) | Resolved::NoReference(_) => Ok(None),
+        }
     }
 
     /// All references whose names begin with one of `prefixes` (all if there are none): `HEAD`
-    /// first, the others sorted by name. Broken ones are passed over.
+    /// first, the others sorted by name. Damaged ones are passed over: see [`Refs::listing`].
     ///
     /// With a reader, tags are peeled. A reference whose object is missing is listed, as C git
     /// does: who wants it is to fail, and nobody to take it for deleted.
@@ -111,8 +118,10 @@ impl Refs {
         mut reader: Option<&mut Reader<'_>>,
     ) -> Result<Vec<Ref>> {
         let listing = self.listing(prefixes)?;
-        let refs: Result<Vec<Ref>> =
-            listing.iter().map(|listed| Ok(listed?.to_ref(reader.as_deref_mut()))).collect();
+        let refs: Result<Vec<Ref>> = listing
+            .iter()
+            .filter_map(|listed| listed.map(|listed| listed.to_ref(reader.as_deref_mut())).transpose())
+            .collect();
         let mut refs = refs?;
         // Nothing moves, unless packed-refs is not as sorted as it says.
         refs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -138,26 +147,40 @@ impl Refs {
         Listing::new(found, PackedRefs::open(&self.dir, self.hash)?, prefixes)
     }
 
-    /// Follows symbolic references from `name`: the object if they lead to one, and the last
-    /// reference's name if it is another.
+    /// Follows symbolic references from `name`.
     fn resolve(&self, name: &[u8]) -> Result<Resolved> {
         let mut last: Option<Vec<u8>> = None;
         for _ in 0..=MAX_SYMREFS {
             let current = last.as_deref().unwrap_or(name);
             if current != b"HEAD" && !good_name(current) {
-                return Ok((None, last));
+                let why = format!("left out: leads to '{}', which is no reference", current.escape_ascii());
+                return Ok(Resolved::Nothing(last, Some(why)));
             }
-            match self.loose(current)? {
-                Loose::Id(target) => return Ok((Some(PackedValue::loose(target)), last)),
-                Loose::Symbolic(next) => last = Some(next),
-                Loose::Broken => return Ok((None, last)),
-                Loose::Missing => {
-                    let value = PackedRefs::open(&self.dir, self.hash)?.find(current)?;
-                    return Ok((value, last));
+            let damaged = match self.loose(current)? {
+                Loose::Id(target) => return Ok(Resolved::Object(PackedValue::loose(target), last)),
+                Loose::Symbolic(next) => {
+                    last = Some(next);
+                    continue;
                 }
-            }
+                Loose::Damaged(why) => why,
+                Loose::Missing => match PackedRefs::open(&self.dir, self.hash)?.find(current)? {
+                    None => return Ok(Resolved::Nothing(last, None)),
+                    Some(value) => match Resolved::packed(current, value) {
+                        Resolved::Damaged(why) => why,
+                        _ => return Ok(Resolved::Object(value, last)),
+                    },
+                },
+            };
+            // C git lists the reference that is damaged, and none that leads to it.
+            return Ok(match last {
+                None => Resolved::Damaged(damaged),
+                Some(last) => {
+                    let why = format!("left out: leads to {}: {damaged}", last.escape_ascii());
+                    Resolved::Nothing(Some(last), Some(why))
+                }
+            });
         }
-        Ok((None, None))
+        Ok(Resolved::Nothing(None, Some("left out: symbolic references in a circle, or too many".into())))
     }
 
     fn loose(&self, name: &[u8]) -> Result<Loose> {
@@ -165,22 +188,25 @@ impl Refs {
             Ok(Some(text)) => Ok(parse_loose(&text, self.hash)),
             Ok(None) => Ok(Loose::Missing),
             // A directory, a link or what else: no reference, or a very old symbolic one.
-            Err(Error::Corrupt(..)) => Ok(self.link(name)),
-            Err(Error::FileTooLarge(..)) => Ok(Loose::Broken),
+            Err(Error::Corrupt(_, why)) => Ok(self.link(name, why)),
+            Err(Error::FileTooLarge(..)) => Ok(Loose::Damaged("damaged: too large a file".into())),
+            Err(Error::Open(_, e) | Error::Read(_, e)) if is_of_this_file(&e) => {
+                Ok(Loose::Damaged(format!("damaged: cannot be read: {e}")))
+            }
             Err(e) => Err(e),
         }
     }
 
     /// A symbolic reference made as a symbolic link, as git made `HEAD` long ago. Read, never
     /// followed.
-    fn link(&self, name: &[u8]) -> Loose {
+    fn link(&self, name: &[u8], why: &str) -> Loose {
         let (dir, last) = match name.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => (self.dir.open_dir(&name[..slash]).ok().flatten(), &name[slash + 1..]),
             None => (self.dir.try_clone().ok(), name),
         };
         match dir.and_then(|dir| dir.link_target(last)) {
             Some(target) if good_name(&target) => Loose::Symbolic(target),
-            Some(_) => Loose::Broken,
+            Some(_) => Loose::Damaged(format!("damaged: {why}")),
             None => Loose::Missing,
         }
     }
@@ -206,7 +232,15 @@ impl Refs {
                         self.walk(&dir, &name, prefixes, depth + 1, found)?;
                     }
                 }
-                EntryType::File | EntryType::Symlink if prefixes.matches(&name) && good_name(&name) => {
+                _ if !prefixes.matches(&name) => {}
+                EntryType::Dir => {}
+                _ if !good_name(&name) => {
+                    found.push(ResolvedRef::new(name, Resolved::NoReference(BAD_NAME)));
+                }
+                EntryType::Other => {
+                    found.push(ResolvedRef::new(name, Resolved::NoReference("left out: not a regular file")));
+                }
+                EntryType::File | EntryType::Symlink => {
                     let value = match dir.read(&entry, MAX_LOOSE) {
                         Ok(Some(text)) => parse_loose(&text, self.hash),
                         Ok(None) => continue,
@@ -214,17 +248,24 @@ impl Refs {
                     };
                     let value = match value {
                         Loose::Missing => continue,
-                        Loose::Broken => (None, None),
-                        Loose::Id(target) => (Some(PackedValue::loose(target)), None),
+                        Loose::Damaged(why) => Resolved::Damaged(why),
+                        Loose::Id(target) => Resolved::Object(PackedValue::loose(target), None),
                         Loose::Symbolic(_) => self.resolve(&name)?,
                     };
                     found.push(ResolvedRef::new(name, value));
                 }
-                _ => {}
             }
         }
         Ok(())
     }
+}
+
+/// Whether an error is about the file itself, and not about this process: what another one could
+/// read here is damaged for everybody who reads as the daemon does.
+fn is_of_this_file(e: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    let errno = e.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EACCES | Errno::EPERM | Errno::EIO | Errno::EUCLEAN))
 }
 
 /// Whether this is a reference's name below `refs/`, by `git check-ref-format`.
@@ -244,14 +285,25 @@ pub fn good_name(name: &[u8]) -> bool {
     last != b'/' && last != b'.' && !below.ends_with(b".lock")
 }
 
+/// Whether an id in a reference's file ends before this byte: what follows is ignored then, as by C
+/// git, which ends at a NUL too.
+pub(crate) fn id_ends(next: Option<&u8>) -> bool {
+    next.is_none_or(|byte| matches!(byte, 0 | b' ' | b'\t' | b'\n' | b'\r'))
+}
+
 fn parse_loose(text: &[u8], hash: HashKind) -> Loose {
     if let Some(target) = text.strip_prefix(b"ref:") {
-        return Loose::Symbolic(target.trim_ascii().to_vec());
+        // A NUL ends it, as for C git.
+        let target = target.trim_ascii().split(|&byte| byte == 0).next().unwrap_or_default();
+        return Loose::Symbolic(target.to_vec());
     }
-    let Some((hex, rest)) = text.split_at_checked(hash.hex_len()) else { return Loose::Broken };
-    // What follows the id is ignored if white space comes first.
-    let ends = rest.first().is_none_or(u8::is_ascii_whitespace);
-    ObjectId::from_hex(hex).filter(|id| ends && !id.is_null()).map_or(Loose::Broken, Loose::Id)
+    let why = match text.split_at_checked(hash.hex_len()).map(|(hex, rest)| (ObjectId::from_hex(hex), rest)) {
+        _ if text.is_empty() => "damaged: an empty file",
+        Some((Some(id), _)) if id.is_null() => "damaged: an id of zeros",
+        Some((Some(id), rest)) if id_ends(rest.first()) => return Loose::Id(id),
+        _ => "damaged: neither an object id nor a reference",
+    };
+    Loose::Damaged(why.to_owned())
 }
 
 /// What a tag names in the end; `None` if that is missing or not to be read.

@@ -25,6 +25,7 @@ use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::fs_ops::{self, Fs};
+use crate::refs::id_ends;
 
 mod logs;
 mod packed;
@@ -652,7 +653,7 @@ impl<'a> Work<'a> {
         let hex = data.get(..self.hash.hex_len());
         let end = data.get(self.hash.hex_len());
         match hex.and_then(ObjectId::from_hex) {
-            Some(id) if end.is_none_or(u8::is_ascii_whitespace) => Ok(Loose::Value(id)),
+            Some(id) if id_ends(end) && !id.is_null() => Ok(Loose::Value(id)),
             _ => Ok(Loose::Broken),
         }
     }

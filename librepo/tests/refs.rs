@@ -137,9 +137,10 @@ fn head_in_all_its_forms() {
     }
 }
 
-/// Whatever C git passes over is passed over here.
+/// Damaged references are listed with zeros, as C git does; what has no reference's name is told of
+/// in the log alone.
 #[test]
-fn broken_references_are_passed_over() {
+fn damaged_references_are_listed_with_zeros_and_never_with_what_is_packed() {
     let scratch = Scratch::bare(&[]);
     scratch.history("main", 3, 1);
     let tip = scratch.git(&["rev-parse", "main"]);
@@ -166,14 +167,39 @@ fn broken_references_are_passed_over() {
     ] {
         fs::write(heads.join(name), value).unwrap();
     }
-    // C git tells a client names with an id of zeros too; a reference whose object is missing is
-    // told by both, so that the client fails and nobody takes it for deleted.
     let out = scratch.git(&["ls-remote", "--refs", "."]);
-    let want: Vec<String> =
-        out.lines().filter(|line| !line.starts_with("0000")).map(|line| line.replace('\t', " ")).collect();
-    assert_eq!(want.len(), 2);
-    let listed = ours(&scratch.open(), &[]);
-    assert_eq!(listed, want);
+    // C git lists bad names too.
+    let good = |line: &&str| !line.contains("a..b") && !line.contains("heads/with");
+    let want: Vec<String> = out.lines().filter(good).map(|line| line.replace('\t', " ")).collect();
+    assert_eq!(want.iter().filter(|line| line.starts_with("0000")).count(), 4);
+    let repository = scratch.open();
+    let listing = repository.refs().listing(&["refs/"]).unwrap();
+    let entries: Vec<_> = listing.iter().map(Result::unwrap).collect();
+    let line = |id: ObjectId, name: &[u8]| format!("{id} {}", text(name));
+    let shown: Vec<String> = entries
+        .iter()
+        .filter_map(|entry| Some(line(entry.shown_id(repository.hash())?, entry.name)))
+        .collect();
+    assert_eq!(shown, want);
+    let troubles: Vec<String> = entries.iter().filter_map(|entry| entry.trouble()).collect();
+    for (name, why) in [
+        ("zero", "damaged: an id of zeros"),
+        ("short", "damaged: neither an object id nor a reference"),
+        ("empty", "damaged: an empty file"),
+        ("hidden", "damaged: neither an object id nor a reference"),
+        ("circle", "left out: symbolic references in a circle, or too many"),
+        ("outside", "left out: leads to '../../../etc/passwd', which is no reference"),
+        ("main.lock", "left out: no reference can have this name"),
+        ("a..b", "left out: no reference can have this name"),
+        ("with space", "left out: no reference can have this name"),
+    ] {
+        let said = format!("refs/heads/{name}: {why}");
+        assert!(troubles.contains(&said), "{said} {troubles:?}");
+    }
+    assert!(!troubles.iter().any(|trouble| trouble.contains("dangling")), "{troubles:?}");
+    let listed = ours(&repository, &[]);
+    assert_eq!(listed.len(), 2);
+    assert!(repository.refs().find(b"refs/heads/hidden").is_err());
     assert!(scratch.open().refs().find(b"refs/heads/circle").unwrap().is_none());
     assert!(scratch.open().refs().find(b"refs/heads/../../HEAD").unwrap().is_none());
     // A directory in the place of a packed reference.

@@ -107,8 +107,10 @@ pub fn send_info(
 fn info(repository: &Repository, hidden: &[Vec<u8>]) -> librepo::Result<RepoInfo> {
     let hidden = Hidden(hidden);
     let listing = repository.refs().listing::<&[u8]>(&[])?;
-    let refs: librepo::Result<Vec<Ref>> =
-        hidden.shown(&listing).map(|listed| Ok(listed?.to_ref(None))).collect();
+    let refs: librepo::Result<Vec<Ref>> = hidden
+        .shown(&listing)
+        .filter_map(|listed| listed.map(|listed| listed.to_ref(None)).transpose())
+        .collect();
     let mut refs = refs?;
     refs.retain(|r| r.name.starts_with(b"refs/"));
     let below = |namespace: &[u8]| refs.iter().filter(|r| r.name.starts_with(namespace)).count() as u64;

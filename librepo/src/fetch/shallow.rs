@@ -10,11 +10,10 @@ use super::negotiate::Fetch;
 use super::space::NO_OBJECT;
 use super::walk::{Painting, paint};
 use crate::error::{Error, Result};
+use crate::shallow_file;
 
 /// The depth that means "all of it".
 const INFINITE: u32 = Depth::ALL.commits();
-/// The largest `shallow` file of a repository, in bytes.
-const SHALLOW_FILE: u64 = 64 << 20;
 
 /// How the client's boundary changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -198,9 +197,8 @@ impl Fetch<'_> {
 }
 
 fn own_shallow(fetch: &mut Fetch<'_>) -> Result<Vec<u32>> {
-    let Some(text) = fetch.repository.dir().read(b"shallow", SHALLOW_FILE)? else { return Ok(Vec::new()) };
-    let ids = text.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex);
-    Ok(ids.filter_map(|id| fetch.source.space.number(&id)).collect())
+    let ids = shallow_file::read(fetch.repository.dir(), fetch.repository.hash())?;
+    Ok(ids.iter().filter_map(|id| fetch.source.space.number(id)).collect())
 }
 
 fn commits_of(source: &mut Source<'_>, ids: &[ObjectId]) -> Result<Vec<u32>> {

@@ -103,6 +103,7 @@ pub fn serve(
             break broken;
         }
     };
+    server.note_troubles();
     let mut report = server.report;
     report.negotiated = budget::milliseconds(server.budget.used());
     if let Broken::Rule(text) = end {
@@ -217,6 +218,15 @@ impl<'a> Server<'a> {
         answer
     }
 
+    /// Keeps for the log what was found wrong with references, each once.
+    fn note_troubles(&mut self) {
+        for text in self.advertised.take_troubles() {
+            if !self.report.warnings.contains(&text) {
+                self.report.warnings.push(text);
+            }
+        }
+    }
+
     fn receive(&self) -> Result<SessionToRepo, Broken> {
         loop {
             match self.link.recv() {
@@ -284,7 +294,8 @@ impl<'a> Server<'a> {
             let looked = self.advertised.look(ask)?;
             let store = self.repository.store();
             let stale = self.reopenings > 0 && store.is_stale();
-            let missing = || self.advertised.seen().any(|r| r.is_ok_and(|r| !store.contains(&r.target())));
+            let absent = |id: ObjectId| !store.contains(&id);
+            let missing = || self.advertised.seen().flatten().any(|r| r.target().is_some_and(absent));
             if !stale || !missing() {
                 return Ok(looked);
             }
@@ -292,6 +303,7 @@ impl<'a> Server<'a> {
             (self.before, self.negotiation) = (None, None);
             // What was opened before may be in use still, and goes with this process.
             self.repository = Box::leak(Box::new(self.repository.reopen()?));
+            self.note_troubles();
             self.advertised = Advertised::new(self.repository, self.grant.hidden);
             self.advertised.prefixes(prefixes.clone(), u32::MAX).map_err(|e| Error::Limit(e.to_string()))?;
         }
@@ -334,6 +346,11 @@ impl<'a> Server<'a> {
     }
 
     fn wants(&mut self, ids: &[ObjectId]) -> Result<(), Refusal> {
+        if ids.iter().any(ObjectId::is_null)
+            && let Some(text) = self.advertised.damaged()
+        {
+            return Err(Refusal::Damaged(text));
+        }
         let negotiation = self.negotiation()?;
         for id in ids {
             negotiation.fetch.want(*id).map_err(|error| match error {

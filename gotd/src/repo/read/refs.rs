@@ -1,9 +1,10 @@
 //! The references that a client may see, in batches, and what the shallow file of the repository
 //! adds to them.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use libgit::{ObjectId, RefName};
+use libgit::{HashKind, ObjectId, RefName};
 use libproto::limits::Counted;
 use libproto::message::repo::{BATCH_BYTES, BATCH_IDS, ListAsk, RefBatch, RefLine};
 use libproto::refusal::Refusal;
@@ -15,13 +16,18 @@ use librepo::prefixes::Prefixes;
 use librepo::reader::Reader;
 use librepo::refs::Head;
 use librepo::repository::Repository;
+use librepo::shallow_file;
 
 use crate::repo::hidden::Hidden;
 
 /// Bytes of objects that are kept while tags are looked up.
 const CACHE: usize = 4 << 20;
-/// Largest `shallow` file, in bytes.
-const SHALLOW_FILE: u64 = 16 << 20;
+/// Most damaged references that are told to the log, as many as it takes of one session.
+const TROUBLES: usize = 16;
+/// Most bytes of what the log is told of one reference.
+const TROUBLE_BYTES: usize = 500;
+/// Most damaged references that a client is told by name.
+const DAMAGED_TOLD: usize = 4;
 
 /// The references as they were last listed on this connection: advertised objects may be wanted.
 pub(crate) struct Advertised<'a> {
@@ -35,6 +41,8 @@ pub(crate) struct Advertised<'a> {
     prefix_bytes: u64,
     /// What may be wanted, as long as nothing is looked at anew.
     tips: Option<Arc<Tips>>,
+    /// What was found wrong with references, each once, for the log.
+    troubles: RefCell<Vec<String>>,
 }
 
 impl<'a> Advertised<'a> {
@@ -47,7 +55,40 @@ impl<'a> Advertised<'a> {
             prefixes: Vec::new(),
             prefix_bytes: 0,
             tips: None,
+            troubles: RefCell::default(),
         }
+    }
+
+    /// What was found wrong with references that were gone through since this was last asked.
+    pub(crate) fn take_troubles(&self) -> Vec<String> {
+        self.troubles.take()
+    }
+
+    fn note(&self, listed: &Listed<'_>) {
+        let Some(mut text) = listed.trouble() else { return };
+        text.truncate(text.floor_char_boundary(TROUBLE_BYTES));
+        let mut troubles = self.troubles.borrow_mut();
+        if troubles.len() < TROUBLES && !troubles.contains(&text) {
+            troubles.push(text);
+        }
+    }
+
+    /// The damaged references that the client may have been told of, in words for it: those of the
+    /// last list, and else all that it may see. `None` if there are none.
+    pub(super) fn damaged(&self) -> Option<String> {
+        let lists = [&self.listed, &self.all];
+        let names = lists.into_iter().flatten().map(|listing| {
+            let damaged = self.hidden.shown(listing).flatten().filter(Listed::is_damaged);
+            damaged.map(|listed| listed.name.escape_ascii().to_string()).collect::<Vec<_>>()
+        });
+        let names = names.into_iter().find(|names| !names.is_empty())?;
+        let more = names.len().saturating_sub(DAMAGED_TOLD);
+        let told = names.get(..DAMAGED_TOLD).unwrap_or(&names).join(", ");
+        Some(match (names.len(), more) {
+            (1, _) => format!("{told} is damaged on the server"),
+            (_, 0) => format!("{told} are damaged on the server"),
+            _ => format!("{told} and {more} more are damaged on the server"),
+        })
     }
 
     /// Takes prefixes for the next list, `most` in all.
@@ -96,8 +137,12 @@ impl<'a> Advertised<'a> {
         ListExtras { unborn, peel, shallow }: ListExtras,
     ) -> impl Iterator<Item = Result<RefBatch, Error>> {
         let mut reader = peel.then(|| Reader::new(self.repository.store(), CACHE));
+        let hash = self.repository.hash();
         let lines = self.seen().filter_map(move |line| match line {
-            Ok(listed) => ref_line(&listed, reader.as_mut()).map(Ok),
+            Ok(listed) => {
+                self.note(&listed);
+                ref_line(&listed, hash, reader.as_mut()).map(Ok)
+            }
             Err(e) => Some(Err(e)),
         });
         Batches { lines: unborn.map(Ok).into_iter().chain(lines).peekable(), shallow, ended: false }
@@ -122,7 +167,10 @@ impl<'a> Advertised<'a> {
         let mut tips = Tips::default();
         for listed in self.seen() {
             let listed = listed?;
-            tips.add(listed.name, listed.target(), listed.peeled(&mut reader));
+            self.note(&listed);
+            if let Some(target) = listed.target() {
+                tips.add(listed.name, target, listed.peeled(&mut reader));
+            }
         }
         if !self.hidden.is_empty() {
             tips.hide_others();
@@ -143,6 +191,9 @@ impl<'a> Advertised<'a> {
             (b"refs/remotes/", b""),
             (b"refs/remotes/", b"/HEAD"),
         ];
+        let damaged = |one: &Listed<'_>| {
+            Refusal::Damaged(format!("{} is damaged on the server", one.name.escape_ascii()))
+        };
         let mut found = Vec::new();
         if let Some(all) = &self.all {
             for (before, after) in ways {
@@ -151,7 +202,7 @@ impl<'a> Advertised<'a> {
             }
         }
         match &found[..] {
-            [one] => Ok(one.target()),
+            [one] => one.target().ok_or_else(|| damaged(one)),
             _ => Err(Refusal::NoSuchRef(name.clone())),
         }
     }
@@ -171,8 +222,7 @@ impl<'a> Advertised<'a> {
 
     /// Commits at which the repository itself is shallow, as far as the client may know of them.
     fn shallow(&self) -> Result<Vec<ObjectId>, Error> {
-        let file = self.repository.dir().read(b"shallow", SHALLOW_FILE)?.unwrap_or_default();
-        let mut ids: Vec<_> = file.split(|&b| b == b'\n').filter_map(ObjectId::from_hex).collect();
+        let mut ids = shallow_file::read(self.repository.dir(), self.repository.hash())?;
         if !self.hidden.is_empty() && !ids.is_empty() {
             let mut visible = Visible::new(self.repository, &self.seen_ids()?)?;
             ids.retain(|id| visible.has_commit(id));
@@ -182,18 +232,20 @@ impl<'a> Advertised<'a> {
 
     /// The objects that visible references name.
     pub(crate) fn seen_ids(&self) -> Result<Vec<ObjectId>, Error> {
-        self.seen().map(|line| line.map(|listed| listed.target())).collect()
+        self.seen().filter_map(|line| line.map(|listed| listed.target()).transpose()).collect()
     }
 }
 
-/// `None` for a name that has no place in Git's protocol. With a reader, tags are peeled.
-fn ref_line(listed: &Listed<'_>, reader: Option<&mut Reader<'_>>) -> Option<RefLine> {
+/// `None` for what has no place in a list: a name of no reference, for one. With a reader, tags are
+/// peeled.
+fn ref_line(listed: &Listed<'_>, hash: HashKind, reader: Option<&mut Reader<'_>>) -> Option<RefLine> {
     let target = match listed.symref_target {
         Some(target) => Some(RefName::parse(target).ok()?),
         None => None,
     };
     let peeled = reader.and_then(|reader| listed.peeled(reader));
-    Some(RefLine { name: RefName::parse(listed.name).ok()?, id: Some(listed.target()), peeled, target })
+    let id = Some(listed.shown_id(hash)?);
+    Some(RefLine { name: RefName::parse(listed.name).ok()?, id, peeled, target })
 }
 
 /// What belongs to a list beside the references.

@@ -222,7 +222,7 @@ impl Push<'_> {
         Err(refusal)
     }
 
-    fn list(&self) -> Result<(), Refusal> {
+    fn list(&mut self) -> Result<(), Refusal> {
         let mut advertised = Advertised::new(&self.repository, &self.serve.hidden);
         let ask = ListAsk { prefixed: false, peel: false };
         let damaged = |e: librepo::Error| Refusal::Damaged(format!("references: {e}"));
@@ -232,6 +232,8 @@ impl Push<'_> {
             batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
             self.send(&WriterToSession::Refs(batch));
         }
+        let troubles = advertised.take_troubles();
+        self.report.warnings.extend(troubles);
         Ok(())
     }
 

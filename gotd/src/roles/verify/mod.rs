@@ -37,6 +37,7 @@ use librepo::receive::{
     self, Facts, Had, IndexOptions, Indexed, Progress, ReceiveLimits, RefChange, Stage as Step, Ticker,
 };
 use librepo::repository::Repository;
+use librepo::shallow_file;
 use libsandbox::{Calls, Enforcement, Promise, Promises, Stage};
 
 use crate::os::error::{SystemError, carries_system_error};
@@ -61,8 +62,6 @@ pub const WORK: Promises =
     Promises::of(&[Promise::Stdio, Promise::Rpath]).with(Promise::Threads).calls(Calls::Verify);
 /// Bytes of objects that are kept while history is walked.
 const CACHE_BYTES: usize = 16 << 20;
-/// Largest `shallow` file, in bytes.
-const SHALLOW_FILE: u64 = 16 << 20;
 /// How often the client is told how far the work is.
 const TELL: Duration = Duration::from_millis(200);
 
@@ -396,8 +395,7 @@ fn policy(task: &VerifyTask) -> Policy {
 
 /// Commits that the repository's own history ends at.
 fn own_shallow(repository: &Repository) -> Result<IdSet, Error> {
-    let text = repository.dir().read(b"shallow", SHALLOW_FILE)?.unwrap_or_default();
-    Ok(text.split(|byte| *byte == b'\n').filter_map(ObjectId::from_hex).collect())
+    Ok(shallow_file::read(repository.dir(), repository.hash())?.into_iter().collect())
 }
 
 /// The values of all references that the client may know of, what packed-refs says that tags peel
@@ -408,7 +406,7 @@ fn tips(repository: &Repository, hidden: Hidden<'_>) -> Result<Vec<ObjectId>, Er
     let mut tips = Vec::new();
     for listed in hidden.shown(&listing) {
         let listed = listed?;
-        tips.push(listed.target());
+        tips.extend(listed.target());
         tips.extend(listed.peeled(&mut reader));
     }
     Ok(tips)
