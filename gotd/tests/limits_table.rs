@@ -73,7 +73,7 @@ fn the_ranges_in_the_manual_are_those_of_the_table() {
 fn whoever_gets_no_session_is_told_a_limit_of_the_table() {
     use NoSession::{
         FirstRequest, GaveWay, GitTotal, OwnPerUser, PerAddress, PerUser, Queue, QueueLength, Rate,
-        RatePerAddress, RatePerUser, Total,
+        RatePerAddress, RatePerUser, Total, UserQueueLength, UserQueueTimeout,
     };
     for (why, limit) in [
         (Total, Limit::ConnectionsTotal),
@@ -82,6 +82,8 @@ fn whoever_gets_no_session_is_told_a_limit_of_the_table() {
         (QueueLength, Limit::QueueLength),
         (PerUser, Limit::ConnectionsPerUser),
         (OwnPerUser, Limit::ConnectionsOfUser),
+        (UserQueueLength, Limit::UserQueueLength),
+        (UserQueueTimeout, Limit::UserQueueTimeout),
         (RatePerUser, Limit::RatePerUser),
         (PerAddress, Limit::ConnectionsPerAddress),
         (RatePerAddress, Limit::RatePerAddress),

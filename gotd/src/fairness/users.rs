@@ -1,7 +1,8 @@
 //! The users of the unix sockets: the rules of strangers, with the uid in the place of the network.
 //!
-//! 1. A uid has a largest number of connections, including those that wait for a session. One more
-//!    is refused.
+//! 1. A uid has a largest number of sessions. Some connections beyond that number wait until it has
+//!    fewer; one more than may wait is refused. A uid with a number of its own has no such queue:
+//!    beyond the number it is refused at once.
 //! 2. A uid has a largest rate of new sessions. Connections beyond that are not refused, they wait.
 //! 3. The next connection served is that of the uid with the fewest sessions; on a tie, the one
 //!    that
@@ -29,6 +30,8 @@ const MOST_USERS: usize = 200_000;
 pub struct PerUser {
     /// Connections at a time.
     pub connections: Option<u32>,
+    /// Connections beyond that number that may wait.
+    pub queue: u32,
     /// New sessions per second; as many may come at once after a rest.
     pub rate: Option<u32>,
 }
@@ -83,7 +86,7 @@ impl Users {
         let counts = Counts { connections: 0, tokens: full, since: now };
         let user = self.all.entry(uid).or_insert(User { counts, waiting: 0 });
         let has = user.counts.connections.saturating_add(user.waiting);
-        let admitted = may.connections.is_none_or(|most| has < most);
+        let admitted = may.connections.is_none_or(|most| has < most.saturating_add(may.queue));
         if admitted {
             user.waiting = user.waiting.saturating_add(1);
         }
@@ -122,6 +125,11 @@ impl Users {
         if let Some(user) = self.all.get_mut(&uid) {
             user.counts.connections = user.counts.connections.saturating_sub(1);
         }
+    }
+
+    /// Sessions that a uid may still begin by its number.
+    pub fn free(&self, uid: u32, may: PerUser) -> u32 {
+        may.connections.map_or(u32::MAX, |most| most.saturating_sub(self.sessions(uid)))
     }
 
     /// Sessions of a uid.
@@ -171,8 +179,8 @@ impl Users {
 mod tests {
     use super::*;
 
-    const ORDINARY: PerUser = PerUser { connections: Some(16), rate: Some(20) };
-    const ACCOUNT: PerUser = PerUser { connections: None, rate: None };
+    const ORDINARY: PerUser = PerUser { connections: Some(16), queue: 0, rate: Some(20) };
+    const ACCOUNT: PerUser = PerUser { connections: None, queue: 0, rate: None };
 
     fn waiting(id: u64, uid: u32) -> Waiting {
         Waiting { id, uid, may: ORDINARY }
@@ -197,9 +205,21 @@ mod tests {
     }
 
     #[test]
+    fn beyond_its_number_some_connections_of_a_uid_wait() {
+        let (mut users, now) = (Users::default(), Instant::now());
+        let may = PerUser { queue: 3, ..ORDINARY };
+        let come = |users: &mut Users| (0..100).filter(|_| users.come(1, may, now)).count();
+        assert_eq!(come(&mut users), 19);
+        (0..16).for_each(|_| users.serve(1, may));
+        assert_eq!((users.free(1, may), users.free(2, may), users.free(1, ACCOUNT)), (0, 16, u32::MAX));
+        users.over(1);
+        assert_eq!((users.free(1, may), come(&mut users)), (1, 1));
+    }
+
+    #[test]
     fn beyond_its_rate_a_uid_waits_and_others_do_not() {
         let (mut users, mut now) = (Users::default(), Instant::now());
-        let may = PerUser { connections: Some(1000), rate: Some(20) };
+        let may = PerUser { connections: Some(1000), queue: 0, rate: Some(20) };
         let mut queue: Vec<Waiting> = (0..100).map(|id| Waiting { id, uid: 1, may }).collect();
         queue.push(Waiting { id: 100, uid: 2, may });
         for of in &queue {
@@ -265,7 +285,7 @@ mod tests {
     #[test]
     fn of_four_sessions_at_most_three_are_of_accounts_while_others_wait() {
         let (mut users, now) = (Users::default(), Instant::now());
-        let may = PerUser { connections: Some(100), rate: None };
+        let may = PerUser { connections: Some(100), queue: 0, rate: None };
         users.enter(8);
         let mut line: Vec<Waiting> = (0..200).map(|id| Waiting { id, uid: 7, may: ACCOUNT }).collect();
         line.extend((200..210).map(|id| Waiting { id, uid: 8, may }));
@@ -283,7 +303,7 @@ mod tests {
         assert_eq!(served[..40].iter().filter(|uid| **uid == 8).count(), 10);
         assert!(served[..40].chunks(4).all(|four| four == [7, 7, 7, 8]), "{served:?}");
         // Nobody else has a turn: nothing is kept back from the account.
-        let slow = PerUser { connections: Some(100), rate: Some(1) };
+        let slow = PerUser { connections: Some(100), queue: 0, rate: Some(1) };
         assert!(users.come(9, slow, now) && users.come(7, ACCOUNT, now));
         users.serve(9, slow);
         users.in_a_row = 100;

@@ -31,6 +31,8 @@ pub(crate) fn talk(
     let (repo, verify): (Repo, Option<OwnedFd>) = (links.0.into(), links.1);
     let listing =
         service == Service::UploadPack && protocol < 2 && crate::session::upload_pack::ask_ahead(&repo);
+    // A user may have to wait for an end of its other sessions, and the parent has a limit for that.
+    watchdog::phase(Phase::Off);
     let grant = match answer(parent, client) {
         Ok(grant) => grant,
         Err(refusal) => return refused(&mut output, refusal),

@@ -7,3 +7,4 @@ mod hidden;
 mod mounts;
 mod places;
 mod self_service;
+mod user_queue;

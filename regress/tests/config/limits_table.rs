@@ -104,12 +104,21 @@ cases! {
         let _held = [place.stranger(), place.stranger()];
         Client::open(place.address).end(10.0).text()
     };
-    connections_per_user: "connection limit per user", "connection limit per user 1", |place| {
+    connections_per_user: "connection limit per user",
+        "connection { limit per user 1\nuser queue length 0 }", |place| {
         let _held = place.clone_that_stays();
-        let mut second = Session::fetch(&place.site.socket(), "bulk.git", 2);
-        let said = pkt::error(&second.read_to_end(10)).expect("an ERR packet");
-        assert_eq!(second.connection.end(5), End::Exit(1, said.clone()));
-        said
+        words(Session::fetch(&place.site.socket(), "bulk.git", 2).connection.end(10))
+    };
+    user_queue_length: "connection user queue length",
+        "connection { limit per user 1\nuser queue length 1 }", |place| {
+        let _held = place.clone_that_stays();
+        let _waits = Connection::open(&place.site.socket());
+        words(Connection::open(&place.site.socket()).end(10))
+    };
+    user_queue_timeout: "connection user queue timeout",
+        "connection { limit per user 1\nuser queue timeout 2 }", |place| {
+        let _held = place.clone_that_stays();
+        words(Connection::open(&place.site.socket()).end(10))
     };
     connections_of_user: "connection limit user", "connection limit user $me 1", |place| {
         let _held = place.clone_that_stays();
@@ -122,7 +131,7 @@ cases! {
         let _held = place.stranger();
         Client::open(place.address).end(10.0).text()
     };
-    rate_total: "connection rate total", "connection { rate total 1\nqueue timeout 1 }", |place| {
+    rate_total: "connection rate total", "connection { rate total 1\nqueue timeout 1\nlimit per user 16 }", |place| {
         let all: Vec<Connection> = (0..8).map(|_| Connection::open(&place.site.socket())).collect();
         words(all.last().expect("eight").end(10))
     };
@@ -138,7 +147,7 @@ cases! {
         let mut all: Vec<Client> = (0..3).map(|_| Client::open(place.address)).collect();
         all.last_mut().expect("three").end(10.0).text()
     };
-    rate_per_user: "connection rate per user", "connection { rate per user 1\nqueue timeout 1 }", |place| {
+    rate_per_user: "connection rate per user", "connection { rate per user 1\nqueue timeout 1\nlimit per user 16 }", |place| {
         // Root has no such rate.
         if !others::possible() {
             let all: Vec<Connection> = (0..8).map(|_| Connection::open(&place.site.socket())).collect();

@@ -102,11 +102,11 @@ fn one_user_with_1300_connections_a_second_costs_no_other_user_a_request() {
     assert_eq!(flood.line(), "begun");
     assert_fifteen_are_served(&site, &daemon);
     let has = sessions_of(&daemon, STRANGER);
-    assert!(has <= 16, "{has} sessions of one user");
+    assert!(has <= 4, "{has} sessions of one user");
     // Told once a second.
-    let told = || daemon.reached("connection limit per user") > 100;
+    let told = || daemon.reached("connection user queue length") > 100;
     assert!(wait_until(10.0, told), "{}", daemon.log());
-    daemon.logged(&["refused", &format!("uid={STRANGER}"), "limit=\"connection limit per user\""]);
+    daemon.logged(&["refused", &format!("uid={STRANGER}"), "limit=\"connection user queue length\""]);
     drop(flood);
     daemon.assert_serves();
 }
@@ -167,7 +167,7 @@ time.sleep(600)
     let mut other = others::python(STRANGER, &site.socket(), program);
     assert_eq!(other.line(), "begun");
     // Some of the twenty that read no more say so before they are sent anything, and hold nothing.
-    let told = || daemon.reached("connection limit per user") >= 25;
+    let told = || daemon.reached("connection user queue length") >= 25;
     assert!(wait_until(30.0, told), "{}", daemon.log());
     honest(&site).good();
     assert_eq!(other.line(), "1", "who has closed them is served again, and given his pipes");
@@ -197,7 +197,8 @@ fn a_silent_connection_gives_way_to_a_user_who_has_fewer() {
     if !others::possible() {
         return;
     }
-    let (site, mut daemon) = start("connection {\n\tlimit total 6\n\tfirst request timeout 1h\n}");
+    let (site, mut daemon) =
+        start("connection {\n\tlimit total 6\n\tlimit per user 16\n\tfirst request timeout 1h\n}");
     let program = "\
 held = [c for c in (connect() for _ in range(9)) if not isinstance(c, int)]
 print(len(held), flush=True)
@@ -265,11 +266,11 @@ time.sleep(600)
     assert_eq!(stranger.line(), "done");
     let info = daemon.gotctl(&["info"]).good().text();
     let sessions = info.matches(": uid 3").count();
-    assert_eq!(sessions, 10, "8 of the range, whom a rule names in it, and the one above it:\n{info}");
+    assert_eq!(sessions, 4, "2 of the range, whom a rule names in it, and the one above it:\n{info}");
     assert_eq!(info.matches(": uid 300218").count(), 1, "{info}");
-    assert_eq!(info.matches(": uid 4").count(), 16, "8 of each container:\n{info}");
+    assert_eq!(info.matches(": uid 4").count(), 4, "2 of each container:\n{info}");
     assert_fifteen_are_served(&site, &daemon);
-    daemon.logged(&["refused", &format!("uid={STRANGER}"), "limit=\"connection limit per user\""]);
+    daemon.logged(&["refused", &format!("uid={STRANGER}"), "limit=\"connection user queue length\""]);
     daemon.logged(&["/etc/subuid:2:1: warning: expected NAME:FIRST:COUNT"]);
     daemon.logged(&["/etc/subuid:1:1: warning: the range of", "covers the uid of 300218"]);
     drop(stranger);

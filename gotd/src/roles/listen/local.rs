@@ -31,6 +31,8 @@ pub struct Queued {
     pub connection: OwnedFd,
     /// When it was accepted.
     pub since: Instant,
+    /// Since when it waits for a session, and not until its own user has fewer of them.
+    due: Option<Instant>,
 }
 
 /// A connection that a session has.
@@ -91,15 +93,34 @@ impl Locals {
 
     fn may(&self, uid: u32, limits: &ListenLimits) -> PerUser {
         if self.known.accounts.contains(&uid) {
-            return PerUser { connections: None, rate: None };
+            return PerUser { connections: None, queue: 0, rate: None };
         }
-        let connections = self.known.own.get(&uid).copied().unwrap_or(limits.per_user);
-        PerUser { connections: Some(connections), rate: (uid != ROOT).then_some(limits.rate_per_user) }
+        let own = self.known.own.get(&uid).copied();
+        PerUser {
+            connections: Some(own.unwrap_or(limits.per_user)),
+            queue: if own.is_none() { limits.user_queue } else { 0 },
+            rate: (uid != ROOT).then_some(limits.rate_per_user),
+        }
     }
 
+    /// Connections that wait for a session.
     fn waiting(&self, limits: &ListenLimits) -> Vec<Waiting> {
         let of = |q: &Queued| Waiting { id: q.id, uid: q.uid, may: self.may(q.uid, limits) };
-        self.queue.iter().map(of).collect()
+        self.queue.iter().filter(|q| q.due.is_some()).map(of).collect()
+    }
+
+    /// Looks which connections wait for a session, and which until their users have fewer: of each
+    /// user the first ones in line are due.
+    pub fn look(&mut self, limits: &ListenLimits, now: Instant) {
+        let mut free = HashMap::new();
+        for at in 0..self.queue.len() {
+            let uid = self.queue[at].uid;
+            let left = free.entry(uid).or_insert_with(|| self.users.free(uid, self.may(uid, limits)));
+            let due = (*left > 0).then_some(now);
+            *left = left.saturating_sub(1);
+            let queued = &mut self.queue[at];
+            queued.due = due.map(|now| queued.due.unwrap_or(now));
+        }
     }
 
     /// Takes an accepted connection. An error: it is refused.
@@ -120,24 +141,34 @@ impl Locals {
         let uid = self.known.owners.of(uid);
         let own = self.known.own.contains_key(&uid);
         if !self.users.come(uid, self.may(uid, limits), now) {
-            return Err((connection, if own { NoSession::OwnPerUser } else { NoSession::PerUser }, uid));
+            let why = match limits.user_queue {
+                _ if own => NoSession::OwnPerUser,
+                0 => NoSession::PerUser,
+                _ => NoSession::UserQueueLength,
+            };
+            return Err((connection, why, uid));
         }
-        let queued = Queued { id: self.last, uid, peer, connection, since: now };
+        let queued = Queued { id: self.last, uid, peer, connection, since: now, due: None };
         self.queue.push_back(queued);
+        self.look(limits, now);
         Ok(())
     }
 
-    /// Whether more wait than may.
+    /// Whether more wait for a session than may.
     pub fn is_crowded(&self, limits: &ListenLimits) -> bool {
-        count(self.queue.len()) > limits.queue
+        count(self.queue.iter().filter(|queued| queued.due.is_some()).count()) > limits.queue
     }
 
-    /// Takes out the connection to refuse, if the queue is too long.
+    /// Takes out the connection to refuse, if too many wait: for a session, or in all. The second
+    /// is a bound on descriptors: more than all places never wait until their users have fewer.
     pub fn shorten(&mut self, limits: &ListenLimits) -> Option<Queued> {
-        if !self.is_crowded(limits) {
+        let id = if self.is_crowded(limits) {
+            self.users.gives_way(&self.waiting(limits))?
+        } else if count(self.queue.len()) > limits.queue.saturating_add(limits.connections) {
+            self.queue.iter().rfind(|queued| queued.due.is_none())?.id
+        } else {
             return None;
-        }
-        let id = self.users.gives_way(&self.waiting(limits))?;
+        };
         self.take(id)
     }
 
@@ -180,14 +211,19 @@ impl Locals {
             self.forgot = Some(now);
             self.users.forget(now);
         }
-        let longest = Duration::from_millis(limits.queue_ms.into());
+        let late_by = |queued: &Queued| {
+            let (since, ms) = match queued.due {
+                Some(due) => (due, limits.queue_ms),
+                None => (queued.since, limits.user_queue_ms),
+            };
+            now.saturating_duration_since(since) >= Duration::from_millis(ms.into())
+        };
+        let ids: Vec<u64> = self.queue.iter().filter(|queued| late_by(queued)).map(|q| q.id).collect();
         let mut late = Vec::new();
-        while let Some(first) = self.queue.front()
-            && now.saturating_duration_since(first.since) >= longest
-            && let Some(queued) = self.take(first.id)
-        {
+        for queued in ids.into_iter().filter_map(|id| self.take(id)).collect::<Vec<_>>() {
             let may = self.may(queued.uid, limits);
             let why = match otherwise {
+                _ if queued.due.is_none() => NoSession::UserQueueTimeout,
                 NoSession::Queue if !self.rate.has(limits.rate, now) => NoSession::Rate,
                 NoSession::Queue if !self.users.has_turn(queued.uid, may, now) => NoSession::RatePerUser,
                 other => other,

@@ -441,6 +441,7 @@ impl Listen {
             self.second = now;
             self.git_this_second = 0;
         }
+        self.locals.look(&self.limits, now);
         while !self.is_full()
             && self.has_waiting(Pool::Unix)
             && let Some(id) = self.locals.next(&self.limits, now)
@@ -508,7 +509,10 @@ impl Listen {
     fn refuse(&mut self, connection: OwnedFd, pool: Pool, why: NoSession, uid: Option<u32>) {
         let text = match why {
             NoSession::NotController | NoSession::Groups => format!("Permission denied ({})", why.text()),
-            NoSession::PerUser | NoSession::OwnPerUser => {
+            NoSession::PerUser
+            | NoSession::OwnPerUser
+            | NoSession::UserQueueLength
+            | NoSession::UserQueueTimeout => {
                 format!("connection limit exceeded ({})", why.text())
             }
             why => format!("too many connections ({})", why.text()),

@@ -71,7 +71,8 @@ pub mod stderr;
 #[cfg(test)]
 mod tests;
 pub mod turns;
-pub mod waiting_pool;
+pub mod user_queue;
+mod waiting_pool;
 
 /// How long a session may take to be over once it has reported its end, or its repository process
 /// once the session is gone.
@@ -215,6 +216,7 @@ impl Parent {
         self.expire_turns();
         self.expire_reload();
         self.expire_jobs();
+        self.serve_user_queues();
         self.start_creation();
         self.refill();
         self.unsound.take().map(End::Lost).or_else(|| self.drained())

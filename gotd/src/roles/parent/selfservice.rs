@@ -12,12 +12,13 @@ use libproto::names::escape;
 use libproto::refusal::Refusal;
 use libproto::self_service::Task;
 
+use super::Parent;
 use super::control::packed;
 use super::job::JobRole;
 use super::jobs::list::List;
 use super::session::Session;
 use super::session::shell::{Shell, ShellWork};
-use super::{Parent, too_many};
+use super::user_queue::{Answer, CountedUser};
 
 /// Bytes of a description that are shown.
 const DESCRIPTION_SHOWN: usize = 2000;
@@ -119,22 +120,23 @@ impl Parent {
 
     /// That was all of the configuration.
     pub(super) fn shell_told(&mut self, number: u64, overview: message::Overview) {
-        let (identity, connections, own) = match overview {
-            message::Overview::Known { identity, connections, own_connections } => {
-                (identity, connections, own_connections)
+        let user = match &overview {
+            message::Overview::Known { identity, connections, own_connections } => CountedUser {
+                identity: identity.clone(),
+                counted: identity.clone(),
+                limit: usize::try_from(*connections).unwrap_or(usize::MAX),
+                own: *own_connections,
+            },
+            message::Overview::NoIdentity(why) => {
+                return self.refuse(number, Refusal::NoIdentity(*why));
             }
-            message::Overview::NoIdentity(why) => return self.refuse(number, Refusal::NoIdentity(why)),
         };
-        let limit = usize::try_from(connections).unwrap_or(usize::MAX);
-        let full = self.table.of_identity(&identity) >= limit;
+        if self.has_all_sessions(&user) {
+            return self.queue_for_user(number, user, Answer::Overview(overview));
+        }
         let Some(session) = self.table.get(number) else { return };
         let Some(overview) = session.overview_mut() else { return };
-        if full {
-            let told = too_many(own);
-            session.refused = Some(told.clone().about(&identity));
-            return self.refuse(number, told);
-        }
-        overview.identity = Some(identity);
+        overview.identity = Some(user.identity);
         self.shell_goes_on(number);
     }
 

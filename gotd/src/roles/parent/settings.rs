@@ -22,8 +22,9 @@ use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, San
 use crate::fairness::owners::Owners;
 use crate::roles::sockets::ask;
 
-/// Connections that nobody has been granted anything for are refused beyond this many times what
-/// their user may have: a session that has ended counts until its processes have.
+/// Connections of a user with a number of its own (`limit user`), or of a shared account, that
+/// nobody has been granted anything for are refused beyond this many times what their user may
+/// have: a session that has ended counts until its processes have.
 const UNNAMED_FACTOR: u32 = 4;
 /// Sessions started ahead of time for control sockets: a second gotctl waits for the next session,
 /// if need be.
@@ -65,6 +66,10 @@ pub struct Settings {
     /// Connections of a Unix user, and of some in particular.
     per_user: usize,
     users: Vec<(u32, usize)>,
+    /// Requests of a user that may wait until the user has fewer sessions.
+    pub user_queue: usize,
+    /// For how long.
+    pub user_queue_time: Duration,
     /// Connections of users of shared accounts, by name.
     named: HashMap<String, usize>,
     /// For gotctl.
@@ -114,7 +119,8 @@ impl Settings {
     pub fn limit_of_name(&self, name: &str) -> (usize, bool) {
         let own = self.named.get(name);
         let limit = own.copied().unwrap_or(self.per_user);
-        (limit.saturating_mul(UNNAMED_FACTOR as usize), own.is_some())
+        let queue = if own.is_some() { 0 } else { self.user_queue };
+        (limit.saturating_add(queue).max(limit.saturating_mul(UNNAMED_FACTOR as usize)), own.is_some())
     }
 
     /// From a configuration; `seen` is what role `config` found of its directories.
@@ -164,6 +170,8 @@ impl Settings {
             owners: Owners::new(&config.subordinates),
             subordinates: config.subordinates.clone(),
             per_user: limits.size(Limit::ConnectionsPerUser),
+            user_queue: limits.size(Limit::UserQueueLength),
+            user_queue_time: Duration::from_secs(limits.get(Limit::UserQueueTimeout)),
             users: uids.collect(),
             named: named.collect(),
             repository_names: repository_names(config),
@@ -197,7 +205,9 @@ fn listen_limits(limits: &ConfiguredLimits) -> ListenLimits {
         controllers: vec![0, nix::unistd::geteuid().as_raw()],
         connections: number(Limit::ConnectionsTotal),
         rate: number(Limit::RateTotal),
-        per_user: number(Limit::ConnectionsPerUser).saturating_mul(UNNAMED_FACTOR),
+        per_user: number(Limit::ConnectionsPerUser),
+        user_queue: number(Limit::UserQueueLength),
+        user_queue_ms: number(Limit::UserQueueTimeout).saturating_mul(1000),
         rate_per_user: number(Limit::RatePerUser),
         queue_ms: number(Limit::QueueTimeout).saturating_mul(1000),
         queue: number(Limit::QueueLength),

@@ -27,6 +27,10 @@ pub struct ListenLimits {
     pub rate: u32,
     /// Unix connections of one uid at once, unless [`UserLimits`] say otherwise.
     pub per_user: u32,
+    /// How many more of such a uid may wait until it has fewer.
+    pub user_queue: u32,
+    /// For how long, in milliseconds.
+    pub user_queue_ms: u32,
     /// New sessions per second of one uid.
     pub rate_per_user: u32,
     /// How long a connection may wait for a session before it is refused, in milliseconds.
@@ -88,6 +92,10 @@ pub enum NoSession {
     PerUser,
     /// Its user has all the connections that a `limit user` line allows them.
     OwnPerUser,
+    /// As many connections of its user wait until the user has fewer as may.
+    UserQueueLength,
+    /// Its user had all the connections that they may have for too long.
+    UserQueueTimeout,
     /// Its user had too many new sessions for too long.
     RatePerUser,
     /// Its network has all the connections that it may have.
@@ -120,6 +128,8 @@ impl NoSession {
             NoSession::QueueLength => Some(Limit::QueueLength),
             NoSession::PerUser => Some(Limit::ConnectionsPerUser),
             NoSession::OwnPerUser => Some(Limit::ConnectionsOfUser),
+            NoSession::UserQueueLength => Some(Limit::UserQueueLength),
+            NoSession::UserQueueTimeout => Some(Limit::UserQueueTimeout),
             NoSession::RatePerUser => Some(Limit::RatePerUser),
             NoSession::PerAddress => Some(Limit::ConnectionsPerAddress),
             NoSession::RatePerAddress => Some(Limit::RatePerAddress),

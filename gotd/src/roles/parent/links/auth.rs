@@ -8,7 +8,8 @@ use nix::poll::PollFlags;
 
 use super::super::error::{Fatal, Loss};
 use super::super::session::grant::Grant;
-use super::super::{End, Parent, selfservice, too_many};
+use super::super::user_queue::{Answer, CountedUser};
+use super::super::{End, Parent, selfservice};
 use crate::os::log::Level;
 
 impl Parent {
@@ -61,13 +62,9 @@ impl Parent {
     }
 
     pub(in crate::roles::parent) fn granted(&mut self, number: u64, mut permit: Permit) {
-        let limit = usize::try_from(permit.connections).unwrap_or(usize::MAX);
-        if self.table.of_identity(&permit.counted) >= limit {
-            let told = too_many(permit.own_connections);
-            if let Some(session) = self.table.get(number) {
-                session.refused = Some(told.clone().about(&permit.identity));
-            }
-            return self.refuse(number, told);
+        let user = CountedUser::of_permit(&permit);
+        if self.has_all_sessions(&user) {
+            return self.queue_for_user(number, user, Answer::Permit(permit));
         }
         let negotiation = match self.negotiation(number, &permit.counted) {
             Ok(negotiation) => negotiation,

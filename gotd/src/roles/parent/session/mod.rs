@@ -28,6 +28,7 @@ use self::process::Process;
 use self::shell::{Overview, Shell};
 use super::queue::Turn;
 use super::spawners::Child;
+use super::user_queue::WaitsForUser;
 
 /// Processes that have not ended so long after they were killed hang in the kernel.
 const GIVEN_UP: Duration = Duration::from_secs(10);
@@ -87,6 +88,8 @@ pub struct Session {
     pub gave_way: Option<Limit>,
     /// Why it was refused.
     pub refused: Option<Refusal>,
+    /// What `auth` answered, while its user has as many sessions as they may have.
+    pub user_queue: Option<WaitsForUser>,
     /// The user whom a rule, or the lack of one, kept out; only for the log, no limit counts it.
     pub turned_away: Option<String>,
     /// When this session has to be over, once it is ending.
@@ -123,6 +126,7 @@ impl Session {
             silent: None,
             asked_to_give_way: None,
             gave_way: None,
+            user_queue: None,
             refused: None,
             turned_away: None,
             deadline: None,
