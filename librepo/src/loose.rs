@@ -28,6 +28,16 @@ pub fn contains(objects: &Dir, id: &ObjectId) -> bool {
     matches!(objects.stat(path_of(id).as_bytes()), Ok(Some((EntryType::File, _))))
 }
 
+/// Why it cannot be said whether there is a file for the object, if it cannot.
+pub(crate) fn why_unknown(objects: &Dir, id: &ObjectId) -> Option<String> {
+    let path = path_of(id);
+    match objects.stat(path.as_bytes()) {
+        Ok(None | Some((EntryType::File, _))) => None,
+        Ok(Some(_)) => Some(format!("{}: not a regular file", objects.name_of(path.as_bytes()).display())),
+        Err(e) => Some(e.to_string()),
+    }
+}
+
 /// The ids of all loose objects of a directory, in order. Files of other names are passed over.
 pub fn list(objects: &Dir, hash: HashKind) -> Result<Vec<ObjectId>> {
     let mut ids = Vec::new();

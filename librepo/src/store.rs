@@ -80,6 +80,14 @@ struct StorePack {
 /// How often a directory that changes while it is looked at is looked at again.
 const SCANS: usize = 8;
 
+/// What is in the place of a pack's file, and none.
+const ODD: &str = "not a regular file";
+
+/// The name of a pack in texts and in multi-pack indexes, from that of its files.
+fn shown_name(stem: &[u8]) -> String {
+    stem.escape_ascii().to_string()
+}
+
 /// All objects of one repository, as they were when it was opened.
 ///
 /// Packs and their indexes are opened and mapped at once, so that a pack which maintenance removes
@@ -93,6 +101,9 @@ pub struct Store {
     packs: Vec<Pack>,
     about: Vec<StorePack>,
     notes: Vec<String>,
+    /// Packs that may hold what is found nowhere else, and cannot be read: the directory of each,
+    /// and the reason.
+    unusable: Vec<(u16, String)>,
     last_hit: AtomicU32,
     checked: Arc<Checked>,
 }
@@ -115,6 +126,7 @@ impl Store {
             packs: Vec::new(),
             about: Vec::new(),
             notes: Vec::new(),
+            unusable: Vec::new(),
             last_hit: AtomicU32::new(0),
             checked,
         };
@@ -131,6 +143,7 @@ impl Store {
             packs: Vec::new(),
             about: Vec::new(),
             notes: Vec::new(),
+            unusable: Vec::new(),
             last_hit: AtomicU32::new(0),
             checked: Arc::default(),
         }
@@ -172,26 +185,42 @@ impl Store {
         let Some(dir) = self.objects[number].dir.open_dir(b"pack")? else { return Ok(true) };
         let dir_number = u16::try_from(number).unwrap_or(u16::MAX);
         let open: HashSet<&str> = self.of_dir(dir_number).map(|(pack, _)| pack.name()).collect();
-        let (mut found, mut odd) = (Vec::new(), Vec::new());
-        for (name, kind) in dir.entries(MAX_PACK_ENTRIES)? {
-            let Some(stem) = name.strip_suffix(b".idx") else { continue };
-            let Ok(stem) = std::str::from_utf8(stem) else { continue };
-            if !stem.starts_with("pack-") || open.contains(stem) {
+        let entries = dir.entries(MAX_PACK_ENTRIES)?;
+        let indexed: HashSet<&[u8]> =
+            entries.iter().filter_map(|(name, _)| name.strip_suffix(b".idx")).collect();
+        let (mut found, mut unusable) = (Vec::new(), Vec::new());
+        let mut say = |name: &[u8], why: &str| {
+            unusable.push(format!("{}: {why}", dir.name_of(name).display()));
+        };
+        for (name, kind) in &entries {
+            // Any name will do, as for C git: other writers have other names than `pack-ID`.
+            let Some(stem) = name.strip_suffix(b".idx") else {
+                if name.strip_suffix(b".pack").is_some_and(|stem| !indexed.contains(stem)) {
+                    say(name, "without an index");
+                }
+                continue;
+            };
+            if open.contains(&*shown_name(stem)) {
                 continue;
             }
-            if kind != EntryType::File {
-                odd.push(name);
+            if *kind != EntryType::File {
+                say(name, ODD);
                 continue;
             }
             // A pack whose .pack is gone or not yet there is none.
-            match dir.stat(format!("{stem}.pack").as_bytes())? {
+            match dir.stat(&[stem, b".pack"].concat())? {
                 Some((EntryType::File, stat)) => found.push((stat.st_mtime, stem.to_owned())),
-                Some(_) => odd.push(name),
-                None => {}
+                Some(_) => say(name, ODD),
+                None => say(name, "without its pack"),
             }
         }
-        let notes = odd.iter().map(|name| format!("{}: not a regular file", dir.name_of(name).display()));
-        self.notes.extend(notes);
+        // A file without its other half is told of only where an object is missing: its writer may
+        // be about to bring that.
+        let notes: Vec<String> = unusable.iter().filter(|text| text.ends_with(ODD)).cloned().collect();
+        // What was said of this directory before may have changed.
+        self.unusable.retain(|(of, _)| *of != dir_number);
+        self.unusable.extend(unusable.into_iter().map(|text| (dir_number, text)));
+        notes.into_iter().for_each(|text| self.note(text));
         // The newest first, as C git has it: what is asked for is mostly new.
         found.sort_by(|a, b| b.cmp(a));
         let mut whole = true;
@@ -202,7 +231,10 @@ impl Store {
                     self.about.push(StorePack { dir: dir_number, covered: false });
                 }
                 Ok(None) => whole = false,
-                Err(why) => self.notes.push(format!("{}: {why}", dir.name_of(stem.as_bytes()).display())),
+                Err(why) => {
+                    self.unusable.push((dir_number, why.clone()));
+                    self.note(why);
+                }
             }
         }
         self.load_midx(number, &dir);
@@ -215,6 +247,27 @@ impl Store {
         Ok(whole)
     }
 
+    /// Keeps a line for the log, once: a directory is looked at several times.
+    fn note(&mut self, text: String) {
+        if !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
+    }
+
+    /// Why an object that is nowhere may be missing: a pack that cannot be read, or the place of
+    /// its own file. `None` if all that is here can be read.
+    pub fn why_missing(&self, id: Option<&ObjectId>) -> Option<String> {
+        let loose = id.and_then(|id| self.object_dirs().find_map(|dir| loose::why_unknown(dir, id)));
+        if loose.is_some() {
+            return loose;
+        }
+        match &self.unusable[..] {
+            [] => None,
+            [(_, one)] => Some(one.clone()),
+            [(_, first), rest @ ..] => Some(format!("{first}, and {} packs more", rest.len())),
+        }
+    }
+
     /// The packs of one objects directory, with their numbers.
     fn of_dir(&self, dir: u16) -> impl Iterator<Item = (&Pack, u32)> {
         let numbered = self.packs.iter().zip(&self.about).zip(0u32..);
@@ -222,19 +275,20 @@ impl Store {
     }
 
     /// Opens one pack; `None` if it went away under us, the reason if it is no good.
-    fn open_pack(&self, dir: &Dir, stem: &str) -> std::result::Result<Option<Pack>, String> {
+    fn open_pack(&self, dir: &Dir, stem: &[u8]) -> std::result::Result<Option<Pack>, String> {
         let text = |e: crate::Error| e.to_string();
-        let Some(index) = dir.map(format!("{stem}.idx").as_bytes()).map_err(text)? else { return Ok(None) };
-        let index = PackIndex::parse(index, self.hash)?;
-        let Some(file) = dir.open_file(format!("{stem}.pack").as_bytes()).map_err(text)? else {
-            return Ok(None);
-        };
-        let map = crate::dir::Map::of_file(&file).map_err(|e| e.to_string())?;
+        let name = |suffix: &[u8]| [stem, suffix].concat();
+        let Some(index) = dir.map(&name(b".idx")).map_err(text)? else { return Ok(None) };
+        let about = |suffix: &[u8], why: &str| format!("{}: {why}", dir.name_of(&name(suffix)).display());
+        let index = PackIndex::parse(index, self.hash).map_err(|why| about(b".idx", why))?;
+        let Some(file) = dir.open_file(&name(b".pack")).map_err(text)? else { return Ok(None) };
+        let map = crate::dir::Map::of_file(&file).map_err(|e| about(b".pack", &e.to_string()))?;
         // A .rev file that cannot be opened is one that is not there.
-        let rev = dir.map(format!("{stem}.rev").as_bytes()).ok().flatten();
+        let rev = dir.map(&name(b".rev")).ok().flatten();
         let keep = map.len() >= KEEP_OPEN_BYTES
             && self.packs.iter().filter(|pack| pack.file().is_some()).count() < KEEP_OPEN;
-        let pack = Pack::new(stem.to_owned(), map, index, rev)?.with_checked(self.checked.clone());
+        let pack = Pack::new(shown_name(stem), map, index, rev).map_err(|why| about(b".pack", why))?;
+        let pack = pack.with_checked(self.checked.clone());
         Ok(Some(if keep { pack.with_file(file) } else { pack }))
     }
 

@@ -6,6 +6,7 @@ pub mod describe;
 pub mod error;
 pub mod find;
 pub mod hidden;
+pub mod lacking;
 pub mod made_by;
 pub mod opened;
 pub mod read;

@@ -3,6 +3,7 @@
 //! lists a damaged reference with an id of zeros, and refuses to send it; so do we.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -277,6 +278,161 @@ fn a_damaged_shallow_file_is_refused() {
     }
 }
 
+/// Makes a repository of three packs: of all history to `main~2`, of the next commit, and of the
+/// newest. Their paths without `.pack`, in that order.
+fn three_packs(place: &Place) -> Vec<PathBuf> {
+    let (site, repository) = (&place.site, &place.repository);
+    site.git_in(repository, ["repack", "-adq"]);
+    let packs = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(repository.join("objects/pack")).expect("lists");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.extension().is_some_and(|e| e == "pack")).collect()
+    };
+    let mut all: Vec<PathBuf> = packs();
+    for n in 0..2 {
+        history::grow(site, repository, 1, 50 + n);
+        site.git_in(repository, ["repack", "-dq"]);
+        let new: Vec<_> = packs().into_iter().filter(|path| !all.contains(path)).collect();
+        all.extend(new);
+    }
+    assert_eq!(all.len(), 3);
+    all.iter().map(|path| path.with_extension("")).collect()
+}
+
+/// A pack whose name is not `pack-ID` is a pack, as for C git: other writers have other names.
+#[test]
+fn packs_of_any_name_are_used() {
+    let place = place();
+    let packs = three_packs(&place);
+    let renamed: [&[u8]; 3] = [b"all", b"tmp_\xff.x y", b".hidden"];
+    for (from, to) in packs.iter().zip(renamed) {
+        for extension in ["pack", "idx"] {
+            let name = [to, b".", extension.as_bytes()].concat();
+            let to = from.with_file_name(std::ffi::OsStr::from_bytes(&name));
+            fs::rename(from.with_extension(extension), to).expect("renames");
+        }
+        let _ = fs::remove_file(from.with_extension("rev"));
+    }
+    place.site.git_in(&place.repository, ["fsck"]);
+    let daemon = place.start();
+    let clone = place.site.clone_path("all.git");
+    place.site.git(["clone", "-q", "--mirror", URL, &clone.to_string_lossy()]).good();
+    regress::compare::assert_mirror(&place.site, &place.repository, &clone);
+    assert_eq!(times(&daemon, &["warning="]), 0, "{}", daemon.log());
+}
+
+/// What lies in another pack is served; what lies there alone is refused, with the pack's name; and
+/// so is a push that is built upon it.
+#[test]
+fn an_unreadable_pack_fails_only_what_needs_it_and_is_named() {
+    let place = place();
+    let packs = three_packs(&place);
+    let (site, repository) = (&place.site, &place.repository);
+    site.git_in(repository, ["branch", "-f", "side", "main~2"]);
+    let work = site.work_tree(repository);
+    let middle = &packs[1];
+    let stem = middle.file_name().expect("a name").to_string_lossy().into_owned();
+    let daemon = place.start();
+    let [pack, idx] = ["pack", "idx"].map(|extension| middle.with_extension(extension));
+    let whole = [&pack, &idx].map(|path| fs::read(path).expect("reads"));
+    let aside = |path: &PathBuf| fs::rename(path, path.with_extension("aside")).expect("renames");
+    let put_back = || {
+        for (path, bytes) in [&pack, &idx].into_iter().zip(&whole) {
+            let _ = fs::remove_file(path);
+            let _ = fs::remove_dir(path);
+            let _ = fs::remove_file(path.with_extension("aside"));
+            fs::write(path, bytes).expect("writes");
+        }
+        site.hand_over();
+    };
+    let cut = |path: &PathBuf| {
+        let bytes = fs::read(path).expect("reads");
+        let _ = fs::remove_file(path);
+        fs::write(path, &bytes[..bytes.len() / 2]).expect("writes");
+        site.hand_over();
+    };
+    let lock = |path: &PathBuf| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).expect("chmod");
+    };
+    let damages: [(&str, &dyn Fn(), String); 8] = [
+        ("cut pack", &|| cut(&pack), format!("{stem}.pack: index of another pack")),
+        ("cut index", &|| cut(&idx), format!("{stem}.idx: ")),
+        ("no index", &|| aside(&idx), format!("{stem}.pack: without an index")),
+        ("no pack", &|| aside(&pack), format!("{stem}.idx: without its pack")),
+        ("empty pack", &|| fs::write(&pack, "").expect("writes"), format!("{stem}.pack: ")),
+        (
+            "a directory",
+            &|| {
+                aside(&pack);
+                fs::create_dir(&pack).expect("makes");
+            },
+            "not a regular file".into(),
+        ),
+        ("locked pack", &|| lock(&pack), format!("{stem}.pack: cannot open: Permission denied")),
+        ("locked index", &|| lock(&idx), format!("{stem}.idx: cannot open: Permission denied")),
+    ];
+    for (n, (what, damage, said)) in damages.iter().enumerate() {
+        if what.starts_with("locked") && !is_root() {
+            continue;
+        }
+        put_back();
+        let _ = fs::remove_file(&pack).and_then(|()| fs::write(&pack, &whole[0]));
+        site.hand_over();
+        damage();
+        for version in ["protocol.version=0", "protocol.version=2"] {
+            let clone = site.clone_path("pieces.git").to_string_lossy().into_owned();
+            let _ = fs::remove_dir_all(&clone);
+            let words = ["-c", version, "clone", "-q", "--bare"];
+            site.git(words.iter().chain(&["--no-tags", "--single-branch", "--branch=side", URL, &clone]))
+                .good();
+            let done = site.git(words.iter().chain(&[URL, "refused.git"]));
+            assert!(done.status != 0 && done.err.contains(said), "{what} {version}: {}", done.err);
+        }
+        // The client has it all, and sends only what is new.
+        site.git_in(&work, ["checkout", "-q", "--detach", "origin/main~1"]);
+        site.commit(&work, &format!("f{n}"), "x");
+        let branch = format!("HEAD:refs/heads/new-{n}");
+        let done = site.push(&work, &["-q", URL, &branch]);
+        assert!(done.status != 0 && done.err.contains(said), "{what}: push: {}", done.err);
+    }
+    put_back();
+    site.git(["clone", "-q", "--bare", URL, "whole.git"]).good();
+    daemon.logged(&["result=failed", "missing", &format!("{stem}.pack: without an index")]);
+}
+
+/// A directory of loose objects that cannot be read is named, too.
+#[test]
+fn an_unreadable_directory_of_objects_is_named() {
+    if !is_root() {
+        return regress::skipped("needs root");
+    }
+    let place = place();
+    let (site, repository) = (&place.site, &place.repository);
+    let packs = site.git_in(repository, ["rev-parse", "main^{tree}"]).trim().to_owned();
+    site.git_in(repository, ["repack", "-adq"]);
+    for path in fs::read_dir(repository.join("objects/pack")).expect("lists") {
+        let path = path.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "pack") {
+            let aside = site.path("aside.pack");
+            fs::rename(&path, &aside).expect("renames");
+            fs::remove_file(path.with_extension("idx")).expect("removes");
+            let mut command = site.command("git");
+            command.arg("-C").arg(repository).args(["unpack-objects", "-q"]);
+            run(&mut command, &fs::read(&aside).expect("reads"), 60).good();
+        }
+    }
+    let _daemon = place.start();
+    site.git(["clone", "-q", "--bare", URL, "one.git"]).good();
+    let name = format!("objects/{}", &packs[..2]);
+    let dir = repository.join(&name);
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o000)).expect("chmod");
+    site.git(["clone", "-q", "--bare", URL, "two.git"]).bad(&name);
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let pack = repository.join("objects/pack");
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o000)).expect("chmod");
+    site.git(["clone", "-q", "--bare", URL, "three.git"]).bad("objects/pack");
+}
+
 /// Other clients take such a list: they fetch what is sound, and none says that a branch is gone.
 #[test]
 fn dulwich_and_libgit2_take_a_list_with_a_damaged_reference() {
@@ -303,7 +459,7 @@ print(result.refs[b'refs/heads/main'].decode())
     let libgit2 = "\
 import sys, pygit2
 r = pygit2.init_repository(sys.argv[2], bare=True)
-remote = r.remotes.create_anonymous(sys.argv[1])
+remote = r.remotes.create('there', sys.argv[1])
 remote.fetch(['refs/heads/main:refs/heads/main'])
 print(r.references['refs/heads/main'].target)
 ";

@@ -35,7 +35,7 @@ use librepo::id::IdSet;
 use librepo::repository::Repository;
 
 use crate::os::watchdog::{self, Phase};
-use crate::repo::borrowing;
+use crate::repo::lacking;
 use crate::session::pipes;
 use budget::Budget;
 use pack_out::PackOut;
@@ -185,7 +185,7 @@ impl<'a> Server<'a> {
         match answer? {
             Ok(answer) => self.send(&answer),
             Err(refusal) => {
-                let refusal = for_client(self.grant, refusal);
+                let refusal = self.for_client(refusal);
                 self.report.refusal = Some(refusal.clone());
                 self.send(&RepoToSession::Refused(refusal))
             }
@@ -225,6 +225,11 @@ impl<'a> Server<'a> {
                 self.report.warnings.push(text);
             }
         }
+    }
+
+    /// A refusal in the words for the client: if an object is missing, with the reason.
+    fn for_client(&self, refusal: Refusal) -> Refusal {
+        lacking::explain(self.repository.store(), self.grant.withheld, refusal)
     }
 
     fn receive(&self) -> Result<SessionToRepo, Broken> {
@@ -480,7 +485,7 @@ impl<'a> Server<'a> {
                 out.finish().map(|()| PackReport { objects: stats.objects, bytes: stats.bytes })
             }
             Err(error) => {
-                let refusal = for_client(self.grant, broken(error));
+                let refusal = lacking::explain(self.repository.store(), self.grant.withheld, broken(error));
                 out.fail(&refusal.to_string());
                 return Err(refusal);
             }
@@ -509,15 +514,5 @@ fn broken(error: Error) -> Refusal {
         Error::Missing(id) => Refusal::Missing(id),
         Error::Io(e) => Refusal::carried_by(&e).cloned().unwrap_or(Refusal::ClientGone),
         error => Refusal::Damaged(escape(error.to_string().as_bytes()).chars().take(500).collect()),
-    }
-}
-
-/// A refusal in the words for the client: whether an object is missing for want of an alternate.
-fn for_client(grant: &Grant<'_>, refusal: Refusal) -> Refusal {
-    match (grant.withheld, refusal) {
-        (Some(why), Refusal::Missing(id) | Refusal::NotFound(id)) => {
-            Refusal::Withheld(id, borrowing::lender(why))
-        }
-        (_, refusal) => refusal,
     }
 }

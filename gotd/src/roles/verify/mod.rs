@@ -48,6 +48,7 @@ use crate::os::watchdog::{self, Phase, Words};
 use crate::repo::borrowing::{self, BorrowError};
 use crate::repo::find::{self, AgainError};
 use crate::repo::hidden::Hidden;
+use crate::repo::lacking;
 use crate::repo::opened;
 use crate::session::pipes::Input;
 use turn::{InTurn, PushTurn};
@@ -168,10 +169,13 @@ pub fn run(
     match work(&repository, &session, &writer, task, input, (start.threads, withheld), &turn) {
         Ok(()) => Ok(()),
         Err(e) => {
-            let told = match withheld {
-                Some(why) if e.is_missing() => Refusal::Pack(format!("{e}: {}", borrowing::lender(why))),
-                _ => refusal(&e),
+            let why = match &e {
+                Error::Missing(id) | Error::MissingBases(_, id) => {
+                    lacking::words(repository.store(), withheld, Some(id))
+                }
+                _ => None,
             };
+            let told = why.map_or_else(|| refusal(&e), |why| Refusal::Pack(format!("{e}: {why}")));
             watchdog::phase(Phase::Off);
             // The writer first: it waits. The parent's log has the long form.
             let _ = writer.send(0, &VerifyToWriter::Failed(told.bounded(REASON_MAX)));
@@ -323,7 +327,8 @@ fn work(
     let shallow = Shallow { client: task.shallow, own };
     let facts = receive::facts(&indexed, files, had, &tips, &task.commands, &shallow, &mut ticker)?;
     watchdog::phase(Phase::Off);
-    let said = send_facts(writer, &indexed, &facts, withheld);
+    let said =
+        send_facts(writer, &indexed, &facts, &|id| lacking::words(repository.store(), withheld, Some(id)));
     said.map_err(|e| Error::Limit(format!("repo_write: {e}")))
 }
 
@@ -331,7 +336,7 @@ fn send_facts(
     writer: &Writer,
     indexed: &Indexed,
     facts: &[Facts],
-    withheld: Option<Withheld>,
+    why_missing: &dyn Fn(&ObjectId) -> Option<String>,
 ) -> Result<(), channel::SendError> {
     writer.send(
         0,
@@ -343,17 +348,17 @@ fn send_facts(
         }),
     )?;
     for batch in facts.chunks(BATCH_COMMANDS) {
-        let batch = batch.iter().map(|facts| command_facts(facts, withheld)).collect();
+        let batch = batch.iter().map(|facts| command_facts(facts, why_missing)).collect();
         writer.send(0, &VerifyToWriter::Facts(batch))?;
     }
     writer.send(0, &VerifyToWriter::Done(()))
 }
 
-fn command_facts(facts: &Facts, withheld: Option<Withheld>) -> CommandFacts {
+fn command_facts(facts: &Facts, why_missing: &dyn Fn(&ObjectId) -> Option<String>) -> CommandFacts {
     let refused = facts.refusal.map(|refusal| {
         Refusal::Objects(match refusal {
-            receive::Refusal::Missing(_) => {
-                let why = withheld.map(|why| format!(": {}", borrowing::lender(why)));
+            receive::Refusal::Missing(id) => {
+                let why = why_missing(&id).map(|why| format!(": {why}"));
                 format!("{refusal}{}", why.unwrap_or_default())
             }
             _ => refusal.to_string(),
