@@ -44,6 +44,7 @@ pub mod rev;
 pub mod shallow_file;
 pub mod store;
 pub mod transaction;
+pub mod worktrees;
 
 pub use error::{Error, Result};
 pub use id::{IdMap, IdSet};

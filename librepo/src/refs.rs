@@ -77,7 +77,11 @@ impl Refs {
 
     /// What `HEAD` says.
     pub fn head(&self) -> Result<Head> {
-        match self.loose(b"HEAD")? {
+        self.head_from(self.loose(b"HEAD")?)
+    }
+
+    fn head_from(&self, head: Loose) -> Result<Head> {
+        match head {
             Loose::Missing | Loose::Damaged(_) => Ok(Head::Broken),
             Loose::Id(id) => Ok(Head::Detached(id)),
             Loose::Symbolic(first) if good_name(&first) => Ok(match self.resolve(&first)? {
@@ -266,6 +270,13 @@ fn is_of_this_file(e: &std::io::Error) -> bool {
     use nix::errno::Errno;
     let errno = e.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EACCES | Errno::EPERM | Errno::EIO | Errno::EUCLEAN))
+}
+
+/// What the `HEAD` in a directory says, whose branches are those of `refs`: that of a linked
+/// worktree, or the repository's own.
+pub(crate) fn head_of(dir: &Dir, refs: &Refs) -> Result<Head> {
+    let worktree = Refs::new(dir.try_clone()?, refs.hash);
+    refs.head_from(worktree.loose(b"HEAD")?)
 }
 
 /// Whether this is a reference's name below `refs/`, by `git check-ref-format`.

@@ -7,3 +7,4 @@ mod disk_full;
 mod kinds;
 mod races;
 mod turns;
+mod worktrees;

@@ -32,12 +32,14 @@ pub struct CommandList<'a> {
 }
 
 /// The repository, as far as the decision depends on it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct World {
     /// The branch that HEAD names.
     pub head: Option<Vec<u8>>,
     /// The repository belongs to a worktree with checked-out files.
     pub checked_out: bool,
+    /// The branches that somebody works on in a worktree, or why they are not known.
+    pub worked_on: Result<BTreeSet<Vec<u8>>, String>,
     /// Those of the names for which [`must_be_absent`] is true that do not exist.
     pub absent: BTreeSet<Vec<u8>>,
 }
@@ -149,6 +151,15 @@ fn judge_name<'a>(
     hidden(rules, name)?;
     if change != Change::Delete {
         above_hidden(rules, name)?;
+    }
+    // Before existence matters, as for C git.
+    match &world.worked_on {
+        Err(text) => return Err(Refusal::Damaged(text.clone())),
+        Ok(names) if !names.contains(name) => {}
+        Ok(_) if change == Change::Delete => {
+            return rule(rules, name, change, false).and(Err(Refusal::CheckedOut));
+        }
+        Ok(_) => return Err(Refusal::CheckedOut),
     }
     if command.old.is_null() && command.new.is_null() {
         // A reference that does not exist is deleted already, as for C git.

@@ -31,6 +31,7 @@ use libproto::refusal::Refusal;
 use libproto::states::allowed;
 use librepo::refs::Head;
 use librepo::repository::Repository;
+use librepo::worktrees;
 use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::os::free_space::check_reserve;
@@ -466,9 +467,11 @@ pub(crate) fn world(
     let hidden = Hidden(hidden);
     let absent = |name: &[u8]| matches!(hidden.find(repository.refs(), name), Ok(None));
     let asked = commands.iter().filter(|command| judge::must_be_absent(command, rules));
+    let checked_out = found.worktree || repository.config().bare == Some(false);
     World {
         head,
-        checked_out: found.worktree || repository.config().bare == Some(false),
+        checked_out,
+        worked_on: worktrees::worked_on(repository, checked_out).map_err(|e| e.to_string()),
         absent: asked
             .map(|command| command.name.as_bytes())
             .filter(|name| absent(name))

@@ -32,10 +32,12 @@ fn rules(body: &str) -> PushRules {
 struct There<'a> {
     head: Option<&'a str>,
     checked_out: bool,
+    /// Branches that somebody works on in a worktree.
+    worked_on: &'a [&'a str],
     refs: &'a [&'a str],
 }
 
-const NOWHERE: There<'_> = There { head: None, checked_out: false, refs: &[] };
+const NOWHERE: There<'_> = There { head: None, checked_out: false, worked_on: &[], refs: &[] };
 
 /// A command: values before and after (0: none), and the name.
 type Line<'a> = (u8, u8, &'a str);
@@ -74,6 +76,7 @@ fn told(
     let world = World {
         head: there.head.map(|head| head.as_bytes().to_vec()),
         checked_out: there.checked_out,
+        worked_on: Ok(there.worked_on.iter().map(|name| name.as_bytes().to_vec()).collect()),
         absent: absent
             .filter(|name| !there.refs.iter().any(|there| there.as_bytes() == *name))
             .map(<[u8]>::to_vec)
@@ -178,7 +181,7 @@ fn what_is_hidden_is_refused_alike_whether_it_is_there_or_not() {
         ] {
             // Nor does it matter that HEAD names it, or that it is checked out.
             for head in [None, Some("refs/pull/1/head"), Some("refs/heads/secret/x")] {
-                let there = There { head, checked_out: true, refs };
+                let there = There { head, checked_out: true, worked_on: &[], refs };
                 assert_eq!(by_name(&hides, there, asked), refusal, "{asked:?} {head:?}");
             }
         }
@@ -188,7 +191,8 @@ fn what_is_hidden_is_refused_alike_whether_it_is_there_or_not() {
 #[test]
 fn what_is_removed_and_was_not_there_is_gone_and_no_rule_is_asked() {
     let protects = rules("protect branch main\nprotect delete namespace refs/heads");
-    let there = There { head: Some("refs/heads/main"), checked_out: true, refs: &["refs/heads/main"] };
+    let there =
+        There { head: Some("refs/heads/main"), checked_out: true, refs: &["refs/heads/main"], ..NOWHERE };
     for (name, refusal) in [
         ("refs/heads/main", "failed to update ref: it exists"),
         ("refs/heads/other", ""),
@@ -206,6 +210,7 @@ fn the_branch_of_head() {
     let protects = rules("protect branch main");
     let bare = There { head: Some("refs/heads/main"), ..NOWHERE };
     let files = There { checked_out: true, ..bare };
+    let linked = There { worked_on: &["refs/heads/topic"], ..bare };
     let removed = "deletion of the current branch prohibited";
     let checked_out = "branch is currently checked out";
     let protected = "refs/heads/main: reference is protected";
@@ -220,6 +225,11 @@ fn the_branch_of_head() {
         (&none, files, (0, 1, "refs/heads/main"), checked_out),
         (&none, files, (1, 1, "refs/heads/main"), checked_out),
         (&protects, files, (1, 2, "refs/heads/main"), checked_out),
+        (&none, linked, (1, 2, "refs/heads/topic"), checked_out),
+        (&none, linked, (0, 1, "refs/heads/topic"), checked_out),
+        (&none, linked, (1, 0, "refs/heads/topic"), checked_out),
+        (&protects, linked, (1, 0, "refs/heads/topic"), checked_out),
+        (&none, linked, (1, 2, "refs/heads/main"), ""),
         (&none, files, (1, 2, "refs/heads/other"), ""),
         (&none, files, (1, 0, "refs/heads/other"), ""),
         (&none, NOWHERE, (1, 0, "refs/heads/main"), ""),
