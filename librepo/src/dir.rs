@@ -157,7 +157,7 @@ impl Dir {
     /// Maps a whole file into memory, read-only; `None` if there is none.
     pub fn map(&self, path: &[u8]) -> Result<Option<Map>> {
         let Some((file, stat)) = self.open_and_stat(path)? else { return Ok(None) };
-        let map = Map::of_file(&file).map_err(|e| Error::Read(self.name_of(path), e))?;
+        let map = Map::of_len(&file, &stat).map_err(|e| Error::Read(self.name_of(path), e))?;
         Ok(Some(Map { id: Some(FileId::of(&stat)), ..map }))
     }
 
@@ -178,9 +178,17 @@ impl Dir {
         }
     }
 
-    /// The target of a symbolic link in this very directory, not followed; `None` if it is none.
-    pub fn link_target(&self, name: &[u8]) -> Option<Vec<u8>> {
-        self.look.read_link(self.fd.as_fd(), name).ok()
+    /// The target of a symbolic link in this very directory, not followed; `None` if it is none. A
+    /// link is an error where this process can do nothing with names but open them: it is there, and
+    /// what it names is not to be taken for absent.
+    pub fn link_target(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.look.read_link(self.fd.as_fd(), name) {
+            Ok(target) => Ok(Some(target)),
+            Err(Errno::EACCES) if self.look.kind(self.fd.as_fd(), name) == Ok(EntryType::Symlink) => Err(
+                Error::Corrupt(self.name_of(name), "symbolic link, which is not read: see git symbolic-ref"),
+            ),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The names in this directory, `.` and `..` left out, in no order, `limit` of them at most.
@@ -228,6 +236,10 @@ fn file_type(stat: &FileStat) -> EntryType {
 }
 
 impl EntryType {
+    pub(crate) fn of_stat(stat: &FileStat) -> EntryType {
+        file_type(stat)
+    }
+
     fn of_bits(bits: SFlag) -> EntryType {
         match bits & SFlag::S_IFMT {
             SFlag::S_IFREG => EntryType::File,
@@ -259,10 +271,17 @@ pub struct Map {
 impl Map {
     /// Maps a whole file.
     pub fn of_file(file: &File) -> io::Result<Map> {
+        Map::of_len(file, &fstat(file)?)
+    }
+
+    /// The same of a file whose status is known.
+    fn of_len(file: &File, stat: &FileStat) -> io::Result<Map> {
+        let length = usize::try_from(stat.st_size).map_err(io::Error::other)?;
         // SAFETY: the map is read-only and private. That the bytes stay as they are while borrowed
         // is Git's rule for these files (see above); code that reads them checks every length and
         // offset against the map's own length and keeps no assumption about content across reads.
-        unsafe { memmap2::MmapOptions::new().map_copy_read_only(file) }.map(|bytes| Map { bytes, id: None })
+        unsafe { memmap2::MmapOptions::new().len(length).map_copy_read_only(file) }
+            .map(|bytes| Map { bytes, id: None })
     }
 
     /// The same from bytes in memory, for tests and fuzzing.

@@ -9,6 +9,9 @@
 //! look-up of a name does ask the file system that contains the name. That is the repository's own,
 //! which the walk has reached already.
 //!
+//! Where nobody else can have mounted anything, a name is asked about by opening it: a process that
+//! works on a repository there has given up every call that looks at a name in another way.
+//!
 //! openat2(2) with `RESOLVE_NO_XDEV` would do it in one call. Its flags lie behind a pointer, where
 //! a system call filter cannot see them: a process that may only read could open files for writing
 //! with it.
@@ -18,7 +21,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use crate::dir::EntryType;
 
@@ -53,6 +56,11 @@ impl Look {
         Look { mount }
     }
 
+    /// Whether it crosses mount points.
+    pub fn is_anywhere(self) -> bool {
+        self.mount.is_none()
+    }
+
     /// Opens one component of a directory, as openat(2) does. A link is not followed.
     ///
     /// # Errors
@@ -65,8 +73,15 @@ impl Look {
         mode: Mode,
     ) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        if self.mount.is_none() {
+            // Whatever is there may be opened, and a process that works on a repository can do
+            // nothing but open.
+            #[cfg(target_os = "linux")]
+            let flags = flags & !OFlag::O_PATH;
+            return openat(directory, name, flags, mode);
+        }
         // A new file cannot be a mount point, and a directory's own descriptor is not behind one.
-        if self.mount.is_none() || flags.contains(NEW) || name == b"." {
+        if flags.contains(NEW) || name == b"." {
             return openat(directory, name, flags, mode);
         }
         self.open_here(directory, name, flags)
@@ -111,6 +126,7 @@ impl Look {
     /// `EXDEV`: something is mounted there.
     pub fn stat(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<FileStat, Errno> {
         match self.mount {
+            None if cfg!(target_os = "linux") => stat_by_opening(directory, name),
             None => fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW),
             Some(_) if cfg!(target_os = "linux") => fstat(self.entry(directory, name, ENTRY)?.0),
             Some(mount) => {
@@ -124,7 +140,7 @@ impl Look {
     /// The target of a link.
     ///
     /// # Errors
-    /// It is none.
+    /// It is none. `EACCES`: this process can do nothing with names but open them.
     pub fn read_link(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let target = match self.mount {
             Some(_) if cfg!(target_os = "linux") => {
@@ -140,6 +156,9 @@ impl Look {
     /// # Errors
     /// `EXDEV`: something is mounted there.
     pub(crate) fn kind(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<EntryType, Errno> {
+        if self.mount.is_none() {
+            return Ok(EntryType::of_stat(&self.stat(directory, name)?));
+        }
         Ok(EntryType::of_mode(self.entry(directory, name, ENTRY)?.1.mode))
     }
 
@@ -190,6 +209,25 @@ impl Look {
             _ => Ok((found, facts)),
         }
     }
+}
+
+/// What a name is, by opening it: all that a process can do that works on a repository. Of what
+/// cannot be opened nothing is told but its type.
+fn stat_by_opening(directory: BorrowedFd<'_>, name: &[u8]) -> Result<FileStat, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    match openat(directory, name, flags, Mode::empty()) {
+        Ok(file) => fstat(file),
+        Err(Errno::ELOOP) => Ok(only_type(SFlag::S_IFLNK)),
+        Err(Errno::ENXIO) => Ok(only_type(SFlag::S_IFSOCK)),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn only_type(kind: SFlag) -> FileStat {
+    // SAFETY: plain numbers, for which zeros are good.
+    let mut stat: FileStat = unsafe { std::mem::zeroed() };
+    stat.st_mode = kind.bits();
+    stat
 }
 
 /// The identity of a mount: its id or, where the kernel does not tell that, the device. With the

@@ -208,10 +208,12 @@ impl Refs {
             Some(slash) => (self.dir.open_dir(&name[..slash]).ok().flatten(), &name[slash + 1..]),
             None => (self.dir.try_clone().ok(), name),
         };
-        match dir.and_then(|dir| dir.link_target(last)) {
-            Some(target) if good_name(&target) => Loose::Symbolic(target),
-            Some(_) => Loose::Damaged(format!("damaged: {why}")),
-            None => Loose::Missing,
+        match dir.map_or(Ok(None), |dir| dir.link_target(last)) {
+            Ok(Some(target)) if good_name(&target) => Loose::Symbolic(target),
+            Ok(Some(_)) => Loose::Damaged(format!("damaged: {why}")),
+            Ok(None) => Loose::Missing,
+            Err(Error::Corrupt(_, why)) => Loose::Damaged(format!("damaged: {why}")),
+            Err(e) => Loose::Damaged(format!("damaged: {e}")),
         }
     }
 

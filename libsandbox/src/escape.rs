@@ -66,6 +66,8 @@ pub struct Attempt {
     /// A call, and the values of its arguments that tell its uses apart, that the row of the table
     /// has to name too.
     named: Option<(c_long, &'static [c_int])>,
+    /// It is one for a process that can do nothing with names but open them.
+    looks: bool,
     run: fn(&Path) -> c_long,
 }
 
@@ -85,7 +87,12 @@ impl Attempt {
                 || (promises.has(Promise::Exec)
                     && !matches!(promise, Promise::Bind | Promise::Id | Promise::Pair))
         });
-        promised && self.named.is_none_or(|(call, of)| promises.names(call, of))
+        // glibc's fstat(3) is a call that takes a name, before 2.39.
+        let opens_only =
+            promises.opens_only() && !(cfg!(target_env = "gnu") && self.name == STAT_BY_OLD_CALL);
+        promised
+            && !(self.looks && opens_only)
+            && self.named.is_none_or(|(call, of)| promises.names(call, of))
     }
 
     /// Makes the attempt. `targets` is the directory that [`Targets::prepare`] filled.
@@ -165,8 +172,16 @@ const fn by(promises: &[Promise]) -> Promises {
 }
 
 const fn attempt(name: &'static str, allowed_by: Promises, run: fn(&Path) -> c_long) -> Attempt {
-    Attempt { name, allowed_by, named: None, run }
+    Attempt { name, allowed_by, named: None, looks: false, run }
 }
+
+/// An attempt to ask what a name is, without opening it.
+const fn attempt_look(name: &'static str, run: fn(&Path) -> c_long) -> Attempt {
+    let allowed_by = by(&[Promise::Rpath, Promise::Getpw, Promise::Dns]);
+    Attempt { name, allowed_by, named: None, looks: true, run }
+}
+
+const STAT_BY_OLD_CALL: &str = "stat elsewhere by the older call";
 
 /// An attempt that is no escape for a stage whose row of the table names this use of a call.
 const fn attempt_named(
@@ -174,7 +189,7 @@ const fn attempt_named(
     named: (c_long, &'static [c_int]),
     run: fn(&Path) -> c_long,
 ) -> Attempt {
-    Attempt { name, allowed_by: by(&[Promise::Stdio]), named: Some(named), run }
+    Attempt { name, allowed_by: by(&[Promise::Stdio]), named: Some(named), looks: false, run }
 }
 
 /// statmount(2), the same on every architecture.
@@ -224,6 +239,27 @@ pub const ATTEMPTS: &[Attempt] = &[
         path2(t, "mode", "user.x", |p, _| {
             call(libc::SYS_setxattr, [p, c"user.x".as_ptr() as c_long, p, 1, 0, 0])
         })
+    }),
+    // Landlock has no right for looking at names: who works on one repository opens them.
+    attempt_look("stat elsewhere", |t| {
+        let mut stat = [0_u64; 32];
+        path1(t, "file", |p| call(libc::SYS_statx, [CWD, p, 0, 0, stat.as_mut_ptr() as c_long, 0]))
+    }),
+    attempt_look(STAT_BY_OLD_CALL, |t| {
+        let mut stat = [0_u64; 32];
+        path1(t, "file", |p| call(libc::SYS_newfstatat, [CWD, p, stat.as_mut_ptr() as c_long, 0, 0, 0]))
+    }),
+    attempt_look("read a link elsewhere", |t| {
+        path1(t, "file", |p| call(libc::SYS_readlinkat, [CWD, p, p, 0, 0, 0]))
+    }),
+    attempt_look("may a file be read elsewhere", |t| {
+        path1(t, "file", |p| call(libc::SYS_faccessat, [CWD, p, 4, 0, 0, 0]))
+    }),
+    attempt_look("open without a right elsewhere", |t| open(t, "file", libc::O_PATH)),
+    // The kernel looks at no other flag then, so that the words for writing must not let it through.
+    attempt_look("open without a right and for writing", |t| open(t, "file", libc::O_PATH | libc::O_RDWR)),
+    attempt_look("open a directory without a right elsewhere", |t| {
+        open(t, ".", libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
     }),
     attempt("inotify", NOBODY, |_| keep(call(libc::SYS_inotify_init1, [0; 6]))),
     attempt("fanotify", NOBODY, |_| keep(call(libc::SYS_fanotify_init, [0; 6]))),

@@ -19,9 +19,10 @@
 //!   with [`Promise::Getpw`] and [`Promise::Dns`] all of them are, because modules of the name
 //!   services run then. Such modules cannot be loaded any more (memory is never executable): look
 //!   up one name before the stage.
-//! - Landlock has no right for looking at names (stat, chdir) and for modes and times: a role with
-//!   `rpath` can ask whether any file exists. Modes and times are changed by descriptors alone, so
-//!   only of files that a process may open.
+//! - Landlock has no right for looking at names (stat, readlink, `O_PATH`) and for modes and times: a
+//!   role with `rpath` can ask whether any file exists, unless its stage is one that asks by opening
+//!   alone ([`Promises::by_opening`]). Modes and times are changed by descriptors alone, so only of
+//!   files that a process may open.
 //! - A stage that promises neither processes nor threads starts none: `RLIMIT_NPROC` is 0 then.
 //! - Nothing here keeps a process that was taken over from switching off its own timers: a time
 //!   limit must be enforced by another process.

@@ -91,7 +91,9 @@ pub struct Promises(u32);
 /// Where the number of a row begins in a set.
 const ROW: u32 = 24;
 /// The bits of the promises in a set.
-const WORDS: u32 = (1 << ROW) - 1;
+const WORDS: u32 = BY_OPENING - 1;
+/// See [`Promises::by_opening`].
+const BY_OPENING: u32 = 1 << 23;
 
 impl Promises {
     /// No promise at all: even exit(3) is then refused on OpenBSD. A base to build on.
@@ -113,7 +115,21 @@ impl Promises {
     /// On OpenBSD the words say it all.
     #[must_use]
     pub const fn calls(self, of: Calls) -> Promises {
-        Promises(self.0 & WORDS | (of as u32) << ROW)
+        Promises(self.0 & (WORDS | BY_OPENING) | (of as u32) << ROW)
+    }
+
+    /// The same set, and what a name is can only be asked by opening it: stat(2), readlink(2),
+    /// access(2) and `O_PATH`, of which Landlock keeps nobody, are answered with EACCES. Where the C
+    /// library is glibc, newfstatat(2) remains: before 2.39 it is its fstat(3).
+    #[must_use]
+    pub const fn by_opening(self) -> Promises {
+        Promises(self.0 | BY_OPENING)
+    }
+
+    /// Whether [`Promises::by_opening`] was said.
+    #[must_use]
+    pub const fn opens_only(self) -> bool {
+        self.0 & BY_OPENING != 0
     }
 
     /// The row of [`Promises::calls`].

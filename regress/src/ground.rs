@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::run::run;
-use crate::site::UNPRIVILEGED;
+use crate::site::{UNPRIVILEGED, loose};
 use crate::{Daemon, Done, Site, history, is_root};
 
 /// alice, and somebody whom she may not read.
@@ -34,13 +34,7 @@ impl Ground {
             return None;
         }
         let above = Path::new(above);
-        let trusted = |path: &Path| {
-            fs::metadata(path).is_ok_and(|meta| {
-                use std::os::unix::fs::MetadataExt;
-                meta.uid() == 0 && meta.mode() & 0o022 == 0 && meta.mode() & 0o001 != 0
-            })
-        };
-        if let Some(loose) = above.ancestors().find(|path| !trusted(path)) {
+        if let Some(loose) = loose(above) {
             crate::skipped(&format!("{} is not root's alone, or closed to others", loose.display()));
             return None;
         }

@@ -43,8 +43,24 @@ impl Site {
         Site::made(neighbours::alone())
     }
 
+    /// The same in a directory on the way to which only root and the present user can change
+    /// anything; the usual one for temporary files is everybody's. `above` is the test's own
+    /// `CARGO_TARGET_TMPDIR`. `None`: it is no such directory, and the test has said so.
+    pub fn trusted(above: &str) -> Option<Site> {
+        if let Some(loose) = loose(Path::new(above)) {
+            crate::skipped(&format!("{} can be changed by others, or is closed to them", loose.display()));
+            return None;
+        }
+        Some(Site::made_in(Path::new(above), neighbours::beside_others()))
+    }
+
     fn made(presence: Presence) -> Site {
-        let dir = tempfile::Builder::new().prefix("gotd-regress.").tempdir().expect("a temporary directory");
+        Site::made_in(&std::env::temp_dir(), presence)
+    }
+
+    fn made_in(above: &Path, presence: Presence) -> Site {
+        let made = tempfile::Builder::new().prefix("gotd-regress.").tempdir_in(above);
+        let dir = made.expect("a temporary directory");
         let root = dir.path().to_owned();
         let site = Site { dir: Some(dir), root, _presence: presence };
         open_to_all(&site.root);
@@ -266,6 +282,18 @@ pub fn users() -> String {
 /// The account that owns repositories.
 pub fn account() -> String {
     if is_root() { UNPRIVILEGED.into() } else { present_user() }
+}
+
+/// The first directory on the way up that others than root and the present user can change, or that
+/// not all may go through.
+pub(crate) fn loose(directory: &Path) -> Option<&Path> {
+    use std::os::unix::fs::MetadataExt;
+    let own = |meta: &fs::Metadata| meta.uid() == 0 || meta.uid() == nix::unistd::geteuid().as_raw();
+    let trusted = |path: &Path| {
+        fs::metadata(path)
+            .is_ok_and(|meta| own(&meta) && meta.mode() & 0o022 == 0 && meta.mode() & 0o001 != 0)
+    };
+    directory.ancestors().find(|path| !trusted(path))
 }
 
 fn open_to_all(path: &Path) {

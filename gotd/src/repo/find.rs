@@ -8,9 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libproto::message::parent::{DirectoryId, OpenError, Opened, RepoAddress};
+use librepo::alternates::Alternate;
 use librepo::dir::EntryType;
 use librepo::mounts::Look;
 use librepo::place::{self, Inode, Permissions, Stopped, Trust, Walked, Why};
+use libsandbox::Promises;
 
 /// A repository that was found, and where.
 #[derive(Debug)]
@@ -31,6 +33,18 @@ pub struct FoundRepository {
 }
 
 impl FoundRepository {
+    /// What is left of promises when place and alternates have been walked to: names are asked about
+    /// by opening them, if that is enough. It is not where others may have mounted something, which
+    /// only the kernel can be asked about, nor in a very old repository whose HEAD is a link.
+    #[must_use]
+    pub fn walked(&self, promises: Promises, alternates: &[Alternate]) -> Promises {
+        let anywhere = self.look.is_anywhere() && alternates.iter().all(|other| other.look.is_anywhere());
+        match anywhere && self.look.at(&self.directory, "HEAD") == Ok(EntryType::File) {
+            true => promises.by_opening(),
+            false => promises,
+        }
+    }
+
     /// The same repository, with access only to what lies on the mount of its directory.
     #[must_use]
     pub fn on_its_mount(mut self) -> FoundRepository {

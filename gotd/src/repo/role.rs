@@ -194,6 +194,7 @@ fn read(
     let limits = ResourceLimits { fsize: Some(0), ..ResourceLimits::UNCHANGED };
     // Where there is one thread, it needs no right to start others.
     let promises = if start.threads > 1 { READING } else { READING.without(Promise::Threads) };
+    let promises = found.walked(promises, &alternates.dirs);
     narrow(promises, &found, libsandbox::Access::READ, &alternates.dirs, limits, enforcement)?;
     let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
     let opening = match Opening::new(directory, found.look) {
@@ -228,7 +229,7 @@ fn read(
         negotiation: serve.negotiation,
     };
     #[cfg(feature = "escapes")]
-    crate::escapes::attempt("repo_read", READING);
+    crate::escapes::attempt("repo_read", promises);
     let mut report = read::serve(&session, &repository, &grant, Output::new(output));
     report.warnings.extend(repository.notes().take(16).map(str::to_owned));
     report.warnings.extend(borrowing::warnings(&alternates));

@@ -153,15 +153,13 @@ fn prepare_and_work(
     let places = incoming::places(&found, PLACES.into_iter().chain(own.map(|path| (path, FILES))));
     let visible = incoming::visible(&found, TOP, &places);
     let limits = ResourceLimits::UNCHANGED;
-    libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
+    let promises = found.walked(WORK, &[]);
+    libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })?;
     drop(visible);
     drop(places);
     #[cfg(feature = "escapes")]
     {
-        {
-            crate::escapes::attempt("commit_refs", WORK);
-            crate::escapes::attempt_in("commit_refs in its repository", &found.path, true);
-        }
+        crate::escapes::attempt("commit_refs", promises);
         crate::escapes::attempt_in("commit_refs in its repository", &found.path, true);
     }
     send(parent, 0, &CommitToParent::Hello(Build { id: crate::BUILD.into() }));

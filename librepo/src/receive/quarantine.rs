@@ -9,12 +9,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use libgit::{HashKind, ObjectId, ObjectKind};
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 
 use super::bad;
 use crate::error::{Error, Result};
@@ -107,7 +108,7 @@ impl Quarantine {
         let said = |file: &File, from_end: u64| -> Result<bool> {
             let mut found = vec![0; hash.len()];
             let fail = |e| Error::Read(PathBuf::from("incoming pack"), e);
-            let size = file.metadata().map_err(fail)?.len();
+            let size = fstat(file).map_err(|errno| fail(errno.into()))?.st_size as u64;
             let Some(at) = size.checked_sub(from_end) else { return Ok(false) };
             file.read_exact_at(&mut found, at).map_err(fail)?;
             Ok(found == checksum.as_bytes())
@@ -153,10 +154,10 @@ impl Quarantine {
 
     /// The file is still what was created: regular, with one name, and that name means it.
     fn still_ours(&self, fs: &Fs, file: &File, path: &[u8]) -> Result<()> {
-        let meta = file.metadata().map_err(|e| Error::Read(PathBuf::from("incoming pack"), e))?;
+        let stat = fstat(file).map_err(|e| Error::Read(PathBuf::from("incoming pack"), e.into()))?;
         let named = fs.stat(path)?;
-        let same = named.is_some_and(|named| fs_ops::identity(&named) == (meta.dev(), meta.ino()));
-        if meta.is_file() && meta.nlink() == 1 && same {
+        let same = named.is_some_and(|named| fs_ops::identity(&named) == fs_ops::identity(&stat));
+        if fs_ops::is_file(&stat) && stat.st_nlink == 1 && same {
             return Ok(());
         }
         Err(bad("incoming pack: not the file that was created"))
@@ -282,9 +283,9 @@ fn lock(fs: &Fs, dir: &[u8]) -> Result<Option<File>> {
             return Err(Error::Open(PathBuf::from(OsStr::from_bytes(dir)), e));
         }
     }
-    let meta = file.metadata().map_err(|e| Error::Open(PathBuf::from(OsStr::from_bytes(dir)), e))?;
+    let stat = fstat(&file).map_err(|e| Error::Open(PathBuf::from(OsStr::from_bytes(dir)), e.into()))?;
     let named = fs.stat(dir)?;
-    let same = named.is_some_and(|named| fs_ops::identity(&named) == (meta.dev(), meta.ino()));
+    let same = named.is_some_and(|named| fs_ops::identity(&named) == fs_ops::identity(&stat));
     Ok(same.then_some(file))
 }
 

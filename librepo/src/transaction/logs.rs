@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 
 use super::{RefResult, Update, Work, parent, remove_empty_tree};
 use crate::error::Error;
@@ -83,10 +84,10 @@ impl Work<'_> {
     fn open_log(&self, path: &[u8], create: bool) -> Result<Option<Logged>, Error> {
         for _ in 0..2 {
             if let Some(file) = self.fs.open_append(path)? {
-                let before = file
-                    .metadata()
-                    .map_err(|e| Error::Read(String::from_utf8_lossy(path).into_owned().into(), e))?;
-                return Ok(Some(Logged { file, path: path.to_vec(), before: Some(before.len()) }));
+                let before = fstat(&file)
+                    .map_err(|e| Error::Read(String::from_utf8_lossy(path).into_owned().into(), e.into()))?;
+                let before = Some(before.st_size.unsigned_abs());
+                return Ok(Some(Logged { file, path: path.to_vec(), before }));
             }
             if !create {
                 return Ok(None);

@@ -115,6 +115,15 @@ pub(super) const LOOKUPS: &[c_long] = &[
     SYS_readlink,
 ];
 
+/// Of [`LOOKUPS`] those that open a file: they are answered so without `rpath` alone.
+pub(super) const fn opens(nr: c_long) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if nr == SYS_open {
+        return true;
+    }
+    nr == SYS_openat
+}
+
 /// Answered with an error unless a promise allows them, because their caller has another way.
 pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
     // The C library falls back to clone, whose flags a filter can see.
@@ -124,6 +133,10 @@ pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
     (SYS_io_uring_setup, ALWAYS, ENOSYS),
     // isatty(3).
     (SYS_ioctl, &[is(1, TCGETS as c_int)], ENOTTY),
+    // Where a name is opened, and not looked at.
+    (SYS_openat, &[bits(2, O_PATH, O_PATH)], EACCES),
+    #[cfg(target_arch = "x86_64")]
+    (SYS_open, &[bits(1, O_PATH, O_PATH)], EACCES),
 ];
 
 /// statmount(2), since Linux 6.8: `libc` does not name it everywhere.
@@ -173,8 +186,8 @@ const SYS_getrlimit: c_long = 163;
 
 /// The tables.
 pub(super) const GROUPS: &[Group] = &[
-    STDIO, THREADS, MEMORY, SIGNALS, SOCKETS, RPATH, WPATH, CPATH, FATTR, FLOCK, UNIX, INET, CONNECT, DNS,
-    RECVFD, SENDFD, PROC, PAIR, EXEC, ID, NARROW, ACCEPT, BIND,
+    STDIO, THREADS, MEMORY, SIGNALS, SOCKETS, RPATH, LOOK, WPATH, CPATH, FATTR, FLOCK, UNIX, INET, CONNECT,
+    DNS, RECVFD, SENDFD, PROC, PAIR, EXEC, ID, NARROW, ACCEPT, BIND,
 ];
 
 /// Every role: descriptors that are open already, clocks, its own identity, the end.
@@ -372,6 +385,29 @@ const RPATH: Group = Group {
     promise: Promise::Rpath,
     implied_by: &[Promise::Getpw, Promise::Dns],
     always: &[
+        // Its fstat(3), before 2.39.
+        #[cfg(target_env = "gnu")]
+        SYS_newfstatat,
+        SYS_getdents64,
+        SYS_statfs,
+        SYS_chdir,
+    ],
+    when: &[
+        // O_TRUNC truncates even a file opened for reading, which Landlock sees only from ABI 3 on.
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | O_TRUNC | TMPFILE | O_PATH, O_RDONLY)]),
+        #[cfg(target_arch = "x86_64")]
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | O_TRUNC | TMPFILE | O_PATH, O_RDONLY)]),
+    ],
+};
+
+/// The same roles, while they walk to a place: what a name is, without opening it. Landlock has no
+/// right for that, so repo_read, repo_write, verify and commit_refs give it up
+/// ([`Promises::by_opening`](crate::Promises::by_opening)).
+const LOOK: Group = Group {
+    promise: Promise::Rpath,
+    implied_by: &[Promise::Getpw, Promise::Dns],
+    always: &[
+        #[cfg(not(target_env = "gnu"))]
         SYS_newfstatat,
         SYS_statx,
         // Tells which user has mounted a file system on the way to a place: only mounts that the
@@ -380,10 +416,7 @@ const RPATH: Group = Group {
         SYS_faccessat,
         SYS_faccessat2,
         SYS_readlinkat,
-        SYS_getdents64,
         SYS_getcwd,
-        SYS_statfs,
-        SYS_chdir,
         #[cfg(target_arch = "x86_64")]
         SYS_stat,
         #[cfg(target_arch = "x86_64")]
@@ -393,13 +426,27 @@ const RPATH: Group = Group {
         #[cfg(target_arch = "x86_64")]
         SYS_readlink,
     ],
+    // The kernel looks at no other flag then but O_DIRECTORY and O_NOFOLLOW.
     when: &[
-        // O_TRUNC truncates even a file opened for reading, which Landlock sees only from ABI 3 on.
-        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | O_TRUNC | TMPFILE, O_RDONLY)]),
+        (SYS_openat, &[bits(2, O_PATH, O_PATH)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | O_TRUNC | TMPFILE, O_RDONLY)]),
+        (SYS_open, &[bits(1, O_PATH, O_PATH)]),
     ],
 };
+
+impl Group {
+    /// What [`Promises::by_opening`](crate::Promises::by_opening) takes away.
+    pub(super) const fn is_look(&self) -> bool {
+        let mut n = 0;
+        while n < self.always.len() {
+            if self.always[n] == SYS_statx {
+                return true;
+            }
+            n += 1;
+        }
+        false
+    }
+}
 
 /// repo_write, create: existing files. Never truncate(2): before ABI 3 Landlock does not see it.
 const WPATH: Group = Group {
@@ -407,12 +454,12 @@ const WPATH: Group = Group {
     implied_by: &[],
     always: &[SYS_fallocate],
     when: &[
-        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_WRONLY)]),
-        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_RDWR)]),
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_WRONLY)]),
+        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_RDWR)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_WRONLY)]),
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_WRONLY)]),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_RDWR)]),
+        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_RDWR)]),
     ],
 };
 
@@ -439,12 +486,24 @@ const CPATH: Group = Group {
         SYS_rmdir,
     ],
     when: &[
-        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_WRONLY), bits(3, 0o6000, 0)]),
-        (SYS_openat, &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_RDWR), bits(3, 0o6000, 0)]),
+        (
+            SYS_openat,
+            &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_CREAT | O_WRONLY), bits(3, 0o6000, 0)],
+        ),
+        (
+            SYS_openat,
+            &[bits(2, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_CREAT | O_RDWR), bits(3, 0o6000, 0)],
+        ),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_WRONLY), bits(2, 0o6000, 0)]),
+        (
+            SYS_open,
+            &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_CREAT | O_WRONLY), bits(2, 0o6000, 0)],
+        ),
         #[cfg(target_arch = "x86_64")]
-        (SYS_open, &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE, O_CREAT | O_RDWR), bits(2, 0o6000, 0)]),
+        (
+            SYS_open,
+            &[bits(1, ACCESS_MODE | O_CREAT | TMPFILE | O_PATH, O_CREAT | O_RDWR), bits(2, 0o6000, 0)],
+        ),
     ],
 };
 

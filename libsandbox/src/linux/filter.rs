@@ -133,6 +133,9 @@ fn difference(runs: &[Run], before: &[Run]) -> Vec<Run> {
 /// Promises as the filter has to understand them: what a process gives up its children never have
 /// again.
 fn effective(promises: Promises, group: &Group) -> bool {
+    if promises.opens_only() && group.is_look() {
+        return false;
+    }
     promises.has(group.promise)
         || group.implied_by.iter().any(|&promise| promises.has(promise))
         || (promises.has(Promise::Exec)
@@ -162,7 +165,8 @@ fn runs(promises: Promises) -> Vec<Run> {
         rest = others;
         let rules = (first..).zip(these).filter_map(|(index, line)| match line.of {
             Of::Group(group) => (granted[group] && named[index]).then_some((line.when, Action::Allow)),
-            Of::Lookup => (!lookups).then_some((line.when, Action::Errno(libc::EACCES))),
+            Of::Lookup => (!lookups || promises.opens_only() && !calls::opens(nr.into()))
+                .then_some((line.when, Action::Errno(libc::EACCES))),
             Of::Answered(errno) => Some((line.when, Action::Errno(errno))),
         });
         // Calls between the known ones.
@@ -440,7 +444,8 @@ mod tests {
                 return Action::Allow;
             }
         }
-        if !effective_promise(promises, Promise::Rpath)
+        let asks = |other: i64| promises.opens_only() && !calls::opens(other);
+        if (!effective_promise(promises, Promise::Rpath) || asks(nr.into()))
             && calls::LOOKUPS.iter().any(|&other| number(other) == nr)
         {
             return Action::Errno(libc::EACCES);
@@ -470,6 +475,7 @@ mod tests {
             PID.into(),
             0o101,
             0o1101,
+            u64::from((libc::O_PATH | libc::O_RDWR).unsigned_abs()),
             0o4755,
             0x5421,
             libc::SIGSYS as u64,
@@ -477,10 +483,16 @@ mod tests {
             1 << 40,
             u64::MAX,
         ];
-        for words in
-            ["stdio", "stdio rpath cpath wpath fattr flock narrow", "stdio inet dns", "stdio proc exec bind"]
-        {
+        let writing = "stdio rpath cpath wpath fattr flock narrow";
+        for (words, opens) in [
+            ("stdio", false),
+            (writing, false),
+            (writing, true),
+            ("stdio inet dns", false),
+            ("stdio proc exec bind", false),
+        ] {
             let promises: Promises = words.parse().expect("words of the test");
+            let promises = if opens { promises.by_opening() } else { promises };
             let program = build(promises, None, PID);
             for nr in (0..500).chain([X32 - 1, X32, X32 + 1, u32::MAX]) {
                 for (n, &value) in values.iter().enumerate() {
@@ -714,6 +726,33 @@ mod tests {
         assert_eq!(verdict("stdio", nr, args(&[(0, sys), (1, 1)])), Action::Trap);
         assert_eq!(verdict("stdio", nr, args(&[(0, sys)])), Action::Allow, "asking is no change");
         assert_eq!(verdict("stdio proc exec", nr, args(&[(0, sys), (1, 1)])), Action::Allow);
+    }
+
+    #[test]
+    fn who_asks_by_opening_does_not_look_at_names() {
+        let words: Promises = "stdio rpath wpath cpath".parse().expect("words of the test");
+        let ask = |promises: Promises, nr: c_long, flags: i32| {
+            let program = build(promises, None, PID);
+            match ask(&program, ARCH, number(nr), args(&[(1, 1 << 40), (2, flags as u64)])) {
+                libc::SECCOMP_RET_ALLOW => Action::Allow,
+                libc::SECCOMP_RET_TRAP => Action::Trap,
+                code => Action::Errno((code & 0xffff) as i32),
+            }
+        };
+        for nr in [libc::SYS_statx, libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_getcwd] {
+            assert_eq!(ask(words, nr, 0), Action::Allow, "{nr}");
+            assert_eq!(ask(words.by_opening(), nr, 0), Action::Errno(libc::EACCES), "{nr}");
+        }
+        let looks = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let create = libc::O_PATH | libc::O_CREAT | libc::O_RDWR;
+        for flags in [looks, libc::O_PATH | libc::O_RDWR, libc::O_PATH | libc::O_TRUNC, create] {
+            assert_eq!(ask(words, libc::SYS_openat, flags), Action::Allow, "{flags:#x}");
+            let refused = Action::Errno(libc::EACCES);
+            assert_eq!(ask(words.by_opening(), libc::SYS_openat, flags), refused, "{flags:#x}");
+        }
+        for flags in [libc::O_RDONLY | libc::O_DIRECTORY, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL] {
+            assert_eq!(ask(words.by_opening(), libc::SYS_openat, flags), Action::Allow, "{flags:#x}");
+        }
     }
 
     #[test]

@@ -221,7 +221,7 @@ const READ: &[Use] = &[
     rare(SYS_open, "the same by musl, which has its own call there"),
     rare(SYS_fstat, "its size and whose it is"),
     rare(SYS_newfstatat, "glibc's fstat(3) before 2.39"),
-    made(SYS_statx, "Rust's fstat(3)"),
+    rare(SYS_statx, "Rust's fstat(3), and which mount a descriptor is of, where names are looked at"),
     made(SYS_getdents64, "the names in a directory"),
     made(SYS_lseek, "where a file or a listing is read"),
     rare(SYS_read, "a file"),

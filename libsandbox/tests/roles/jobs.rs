@@ -110,6 +110,7 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
             table::enter(role, directory, |stage| {
                 if stage == 0 {
                     fds = receive_descriptors(&ours);
+                    ask_about_mount(&directory.join("roots/x.git"));
                 }
             });
             read_repository(directory, &fds[0]);
@@ -407,14 +408,13 @@ fn ask_about_mount(place: &Path) {
 fn read_repository(directory: &Path, output: &OwnedFd) {
     let repository = directory.join("roots/x.git");
     for entry in fs::read_dir(&repository).expect("list") {
-        entry.expect("entry").metadata().expect("metadata");
+        let open = File::open(entry.expect("entry").path()).expect("opens");
+        nix::sys::stat::fstat(&open).expect("fstat");
     }
     assert_eq!(fs::read_to_string(repository.join("HEAD")).expect("HEAD"), "ref: refs/heads/main\n");
     assert!(File::open(directory.join("roots/y.git/HEAD")).is_err(), "another repository");
-    ask_about_mount(&repository);
     let pack = File::open(repository.join("objects/pack/p.pack")).expect("pack");
-    let length = pack.metadata().expect("metadata").len();
-    assert_eq!(length, 200_000);
+    assert_eq!(nix::sys::stat::fstat(&pack).expect("fstat").st_size, 200_000);
     // SAFETY: a private, read-only mapping of a file that nobody changes, of its length.
     let mapped = unsafe {
         let flags = libc::MAP_PRIVATE;
@@ -462,7 +462,7 @@ fn write_repository(repository: &Path, quarantine: bool) {
         // From one directory to another, as a pack is installed.
         fs::rename(directory.join("p.pack"), repository.join("objects/pack/q.pack")).expect("rename");
         File::open(&directory).and_then(|open| open.sync_all()).expect("fsync of a directory");
-        fs::remove_dir_all(&directory).expect("rmdir");
+        fs::remove_dir(&directory).expect("rmdir");
     }
     assert!(fs::write(repository.join("config"), "x").is_err(), "config is not for writing");
     assert!(fs::write(repository.join("new"), "x").is_err(), "nor is the top directory");

@@ -20,6 +20,8 @@ const WRITING: &[(&str, Access)] = &[
     ("roots/x.git/objects", Access::READ_WRITE_CREATE),
     ("roots/x.git/refs", Access::READ_WRITE_CREATE),
 ];
+/// Roles that can do nothing with names but open them in their last stage.
+const OPENING: [&str; 3] = ["repo_read", "repo_write", "verify"];
 const NOTHING: Option<&[(&str, Access)]> = Some(&[]);
 
 /// The roles as the design has them, each with its stages in order.
@@ -54,7 +56,13 @@ pub(crate) const ROLES: &[(&str, &[RoleStage])] = &[
             ("stdio rpath wpath cpath fattr flock sendfd", Some(WRITING)),
         ],
     ),
-    ("verify", &[("stdio rpath recvfd threads", Some(&[(REPOSITORY, Access::READ)]))]),
+    (
+        "verify",
+        &[
+            ("stdio rpath recvfd unveil threads", Some(&[(REPOSITORY, Access::READ)])),
+            ("stdio rpath threads", None),
+        ],
+    ),
     ("create", &[("stdio rpath wpath cpath fattr", Some(&[("roots", Access::READ_WRITE_CREATE)]))]),
     ("list", &[("stdio rpath", Some(&[("roots", Access::READ)]))]),
     // The next three are not built yet.
@@ -90,7 +98,7 @@ pub(crate) fn enter(role: &str, directory: &Path, mut after: impl FnMut(usize)) 
         });
         let visible = places.as_ref().map(|places| places.iter().map(as_visible).collect::<Vec<_>>());
         let stage = Stage {
-            promises: words.parse().expect("words of the table"),
+            promises: promises(name, words, number + 1 == stages.len()),
             paths: visible.as_deref(),
             limits: ResourceLimits { nofile: Some(64), data: Some(512 << 20), ..ResourceLimits::UNCHANGED },
             enforcement: Enforcement::Required,
@@ -113,13 +121,18 @@ fn as_visible((open, path, access): &(Option<OwnedFd>, PathBuf, Access)) -> Visi
 /// Does a role start threads at work? (With `exec` it holds whatever its children need.)
 pub(crate) fn starts_threads(role: &str) -> bool {
     let stages = ROLES.iter().find(|(name, _)| *name == role).expect("a role of the table").1;
-    let work = work(stages);
+    let work = work(role, stages);
     work.has(Promise::Threads) || work.has(Promise::Exec)
 }
 
 /// The promises a role holds at work.
-fn work(stages: &[RoleStage]) -> Promises {
-    stages.last().expect("a role has stages").0.parse().expect("words of the table")
+fn work(role: &str, stages: &[RoleStage]) -> Promises {
+    promises(role, stages.last().expect("a role has stages").0, true)
+}
+
+fn promises(role: &str, words: &str, last: bool) -> Promises {
+    let promises: Promises = words.parse().expect("words of the table");
+    if last && OPENING.contains(&role) { promises.by_opening() } else { promises }
 }
 
 fn directory() -> tempfile::TempDir {
@@ -162,7 +175,7 @@ pub(crate) fn attempt_child(arguments: &[String]) -> ExitCode {
 pub(crate) fn all_child(arguments: &[String]) -> ExitCode {
     let [role, directory] = arguments else { return ExitCode::FAILURE };
     enter(role, Path::new(directory), |_| ());
-    let promises = work(ROLES.iter().find(|(name, _)| name == role).expect("a role of the table").1);
+    let promises = work(role, ROLES.iter().find(|(name, _)| name == role).expect("a role of the table").1);
     let made = crate::escape::make_all(&Path::new(directory).join("targets"));
     assert_eq!(made.len(), ATTEMPTS.len());
     for (attempt, outcome) in made {
@@ -251,7 +264,7 @@ pub(crate) fn no_role_does_what_its_promises_do_not_name() {
             if out {
                 wrong.push(format!("{role}: {}: a datagram came out", attempt.name));
             }
-            if found == Outcome::Succeeded && !attempt.may_succeed(work(stages)) {
+            if found == Outcome::Succeeded && !attempt.may_succeed(work(role, stages)) {
                 wrong.push(format!("{role}: {} succeeded", attempt.name));
             }
         }

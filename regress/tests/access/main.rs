@@ -4,6 +4,7 @@
 mod accounts;
 mod borrowing;
 mod hidden;
+mod links;
 mod mounts;
 mod places;
 mod self_service;

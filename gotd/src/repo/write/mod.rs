@@ -110,6 +110,7 @@ pub fn run(
     };
     let warnings = borrowing::warnings(&alternates).collect();
     let limits = ResourceLimits::UNCHANGED;
+    let work = found.walked(WORK, &alternates.dirs);
     opened::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
     let repository = match opened::open_repository(found, alternates.dirs) {
         Ok(repository) => repository,
@@ -152,17 +153,17 @@ pub fn run(
         shallows: Vec::new(),
         report: RepoReport { warnings, ..RepoReport::default() },
     };
-    push.restrict()?;
+    push.restrict(work)?;
     #[cfg(feature = "escapes")]
     {
-        crate::escapes::attempt("repo_write", WORK);
+        crate::escapes::attempt("repo_write", work);
         crate::escapes::attempt_in("repo_write in its repository", &found.path, false);
     }
     let end = push.converse();
     // Once more when its session, `verify` and `commit_refs` have been heard.
     #[cfg(feature = "escapes")]
     {
-        crate::escapes::attempt("repo_write at its end", WORK);
+        crate::escapes::attempt("repo_write at its end", work);
         crate::escapes::attempt_in("repo_write in its repository at its end", &found.path, false);
     }
     push.discard();
@@ -421,11 +422,11 @@ impl Push<'_> {
     // --- the sandbox and the disk
 
     /// Narrows this process to the places of this push; the rest of the repository is to be read.
-    fn restrict(&self) -> Result<(), libsandbox::Error> {
+    fn restrict(&self, promises: Promises) -> Result<(), libsandbox::Error> {
         let places = self.incoming.places(self.found);
         let visible = incoming::visible(self.found, Access::READ, &places);
         let (limits, enforcement) = (ResourceLimits::UNCHANGED, self.enforcement);
-        libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
+        libsandbox::enter(&Stage { promises, paths: Some(&visible), limits, enforcement })?;
         Ok(())
     }
 

@@ -148,10 +148,11 @@ pub fn run(
     let (pack, idx, input) = files(&writer)?;
     // Where there is one thread, it needs no right to start others.
     let promises = if start.threads > 1 { WORK } else { WORK.without(Promise::Threads) };
+    let promises = found.walked(promises, &alternates.dirs);
     let stage = Stage { promises, paths: None, limits: libsandbox::ResourceLimits::UNCHANGED, enforcement };
     libsandbox::enter(&stage)?;
     #[cfg(feature = "escapes")]
-    crate::escapes::attempt("verify", WORK);
+    crate::escapes::attempt("verify", promises);
     let task = task(&writer, pack, idx)?;
     // Not sooner: others push while the client of this one thinks.
     let repository = opened::open_repository(&found, alternates.dirs).map_err(VerifyError::Open)?;
