@@ -76,3 +76,13 @@ fn the_manual_names_every_limit() {
         assert!(there, "{head}: {default}");
     }
 }
+
+#[test]
+fn the_manual_names_every_key_of_a_repository_that_is_read_and_no_other() {
+    let manual = manual();
+    let (_, section) = manual.split_once(".Ss The repository's own config\n").unwrap();
+    let section = section.split("\n.Ss ").next().unwrap();
+    let mut named: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix(".It Ql ")).collect();
+    named.sort_unstable();
+    assert_eq!(named, librepo::safeguards::KEYS);
+}

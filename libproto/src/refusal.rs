@@ -31,6 +31,28 @@ pub enum Rule {
     Merges,
 }
 
+/// What the owner of a repository has forbidden in its own `config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OwnRule {
+    /// `receive.denyDeletes`.
+    Delete,
+    /// `receive.denyNonFastForwards`.
+    Rewrite,
+    /// `receive.hideRefs` or `transfer.hideRefs`.
+    Hidden,
+}
+
+impl fmt::Display for OwnRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // git's words, and the key.
+        f.write_str(match self {
+            OwnRule::Delete => "deletion prohibited (receive.denyDeletes in the repository)",
+            OwnRule::Rewrite => "non-fast-forward (receive.denyNonFastForwards in the repository)",
+            OwnRule::Hidden => "deny updating a hidden ref (hideRefs in the repository)",
+        })
+    }
+}
+
 /// Why a repository lacks objects that it would borrow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lender {
@@ -56,6 +78,8 @@ pub enum Unseen {
     NoSuch,
     /// It lacks the file `git-daemon-export-ok`.
     NotExported,
+    /// Its own `config` has it not served over git://.
+    NotEnabled,
     /// No rule of its block is about the client.
     NotPermitted,
 }
@@ -66,6 +90,7 @@ impl fmt::Display for Unseen {
         f.write_str(match self {
             Unseen::NoSuch => "no such repository",
             Unseen::NotExported => "repository not exported",
+            Unseen::NotEnabled => "service not enabled",
             Unseen::NotPermitted => "access denied or repository not exported",
         })
     }
@@ -143,6 +168,8 @@ pub enum Refusal {
     Protected(Rule, String),
     /// `hide namespace`: the namespace.
     Hidden(String),
+    /// The repository's own `config` forbids it.
+    Own(OwnRule),
     /// HEAD names this branch, which is to be removed.
     CurrentBranch,
     /// HEAD names this branch, and its files are there.
@@ -219,6 +246,8 @@ pub enum Refusal {
     Unreached(String),
     /// The repository has no `git-daemon-export-ok`, for the log.
     Unmarked,
+    /// The repository's own `config` has it not served over git://, for the log.
+    NotDaemon,
     /// What has the name of a repository to be created is none, for the log.
     NameTaken,
     /// A repository to be created cannot have its name.
@@ -365,6 +394,7 @@ impl fmt::Display for Said<'_> {
                 write!(f, "{name}: {rule}")
             }
             Refusal::Hidden(namespace) => write!(f, "{namespace}: reference namespace is hidden"),
+            Refusal::Own(rule) => rule.fmt(f),
             Refusal::CurrentBranch => f.write_str("deletion of the current branch prohibited"),
             Refusal::CheckedOut => f.write_str("branch is currently checked out"),
             Refusal::Exists => f.write_str("failed to update ref: it exists"),
@@ -396,6 +426,7 @@ impl fmt::Display for Said<'_> {
             Refusal::Unseen(why, repo) => write!(f, "{why}: {}", daemon::path(repo)),
             Refusal::DeniedBy(text, rule) => write!(f, "{text} ({rule})"),
             Refusal::Unmarked => f.write_str("no git-daemon-export-ok"),
+            Refusal::NotDaemon => f.write_str("daemon.uploadpack is false in the repository"),
             Refusal::NameTaken => {
                 f.write_str("something that is no repository has the name of one to be created")
             }

@@ -156,7 +156,7 @@ pub enum RepoState {
 pub const REPO_TO_PARENT: &StateTable<RepoState, Repo> = &[
     (RepoState::Starting, &[Repo::Hello]),
     (RepoState::Waiting, &[]),
-    (RepoState::Opening, &[Repo::Found, Repo::Borrow, Repo::Opened, Repo::OpenFailed]),
+    (RepoState::Opening, &[Repo::Found, Repo::Borrow, Repo::Own, Repo::Opened, Repo::OpenFailed]),
     (RepoState::Borrowing, &[]),
     (RepoState::Absent, &[]),
     (

@@ -1,9 +1,9 @@
 //! The few keys of a repository's own `config` that are read (`git-config`, "CONFIGURATION FILE";
 //! `gitrepository-layout`, "repository version").
 //!
-//! The whole file must be well formed, but nothing else in it has an effect, and `include` is not
-//! followed: a user who can write a repository's configuration must not be able to make the server
-//! do anything.
+//! The whole file must be well formed, but nothing else in it has an effect beside what makes
+//! something stricter ([`safeguards`](crate::safeguards)), and `include` is not followed: a user who
+//! can write a repository's configuration must not be able to make the server do anything.
 
 use libgit::HashKind;
 

@@ -1,6 +1,6 @@
 //! One Git repository: references, objects, packs.
 //!
-//! Knows no process and no socket, and reads no configuration but the few keys of [`config`].
+//! Knows no process and no socket, and reads no configuration but the few keys of [`config`] and [`safeguards`].
 //! Nothing here starts a program, follows a symbolic link or trusts a file: whatever a repository
 //! holds, the worst it can do is to be refused.
 //!
@@ -41,6 +41,7 @@ pub mod receive;
 pub mod refs;
 pub mod repository;
 pub mod rev;
+pub mod safeguards;
 pub mod shallow_file;
 pub mod store;
 pub mod transaction;

@@ -13,6 +13,7 @@ use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
 use crate::mounts::Look;
 use crate::refs::Refs;
+use crate::safeguards::Safeguards;
 use crate::store::{Store, StoreLimits};
 
 /// The largest `config` that is read, in bytes.
@@ -37,6 +38,7 @@ pub struct Options {
 pub struct Repository {
     dir: Dir,
     config: Config,
+    safeguards: Safeguards,
     refs: Refs,
     store: Store,
     graph: Option<CommitGraph>,
@@ -50,6 +52,7 @@ pub struct Opening {
     dir: Dir,
     objects: Dir,
     config: Config,
+    safeguards: Safeguards,
 }
 
 impl Opening {
@@ -70,13 +73,15 @@ impl Opening {
             return Err(Error::NotARepository("no refs directory"));
         }
         let objects = dir.open_dir(b"objects")?.ok_or(Error::NotARepository("no objects directory"))?;
-        let mut config = Config::parse(&dir.read(b"config", MAX_CONFIG)?.unwrap_or_default())?;
+        let text = dir.read(b"config", MAX_CONFIG)?.unwrap_or_default();
+        let mut config = Config::parse(&text)?;
+        let safeguards = Safeguards::parse(&text);
         if config.worktree_config
             && let Some(text) = dir.read(b"config.worktree", MAX_CONFIG)?
         {
             config.parse_worktree(&text)?;
         }
-        Ok(Opening { dir, objects, config })
+        Ok(Opening { dir, objects, config, safeguards })
     }
 
     /// The algorithm of the ids.
@@ -84,9 +89,19 @@ impl Opening {
         self.config.hash
     }
 
+    /// The directory.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// What its owner has forbidden.
+    pub fn safeguards(&self) -> &Safeguards {
+        &self.safeguards
+    }
+
     /// Opens its packs and the rest.
     pub fn finish(self, options: Options) -> Result<Repository> {
-        let Opening { dir, objects, config } = self;
+        let Opening { dir, objects, config, safeguards } = self;
         let other = |other: Alternate| Dir::within(other.dir, "alternate/objects", other.look);
         let others = options.alternates.into_iter().map(other).collect();
         let store = Store::open(objects, others, config.hash, options.limits, options.checked)?;
@@ -94,7 +109,7 @@ impl Opening {
         let shallow = commit_graph::is_shallow(&dir)?;
         let mut notes = Vec::new();
         let graph = if shallow { None } else { open_graph(&store, &mut notes) };
-        Ok(Repository { dir, config, refs, store, graph, shallow, notes })
+        Ok(Repository { dir, config, safeguards, refs, store, graph, shallow, notes })
     }
 }
 
@@ -132,6 +147,11 @@ impl Repository {
     /// What its `config` says.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What its owner has forbidden.
+    pub fn safeguards(&self) -> &Safeguards {
+        &self.safeguards
     }
 
     /// Its references.

@@ -67,6 +67,8 @@ pub struct Reflog {
     pub seconds: u64,
     /// Why, in a word: git has `push`.
     pub message: String,
+    /// Whether every reference gets one, as where that key says `always`.
+    pub all: bool,
 }
 
 /// How references are changed.

@@ -29,6 +29,7 @@ use crate::repo::error::RepoError;
 use crate::repo::find::FoundRepository;
 use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
+use crate::repo::own_rules;
 use crate::repo::write::judge::{Change, rule};
 
 /// At work.
@@ -58,14 +59,20 @@ pub fn run(
         Ok(repository) => repository,
         Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
     };
+    let own = match repository.safeguards().for_pushes() {
+        Ok(own) => own,
+        Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
+    };
+    own_rules::send(parent, repository.dir(), own, serve.fetch, &serve.hidden);
     opened::announce(parent, found.directory.as_fd(), repository.hash())?;
+    let hidden = own_rules::hidden(own.hidden_from_pushes(), &serve.hidden);
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("describe", WORK);
     let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
     let fs = Fs::new(directory, repository.config().shared).within(found.look);
     let done = match &serve.task {
         Task::Git | Task::Info => Err(Refusal::Internal("nothing to do".into())),
-        Task::Head(branch) => head(&fs, &repository, rules, Hidden(&serve.hidden), branch),
+        Task::Head(branch) => head(&fs, &repository, rules, Hidden(&hidden), branch),
         Task::Describe(text) => replace(&fs, "description", &format!("{text}\n")).map_err(damaged),
     };
     let report = RepoReport { refusal: done.err(), ..RepoReport::default() };
@@ -92,8 +99,13 @@ pub fn send_info(
         Ok(repository) => repository,
         Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
     };
+    let own = match repository.safeguards().for_fetches() {
+        Ok(own) => own,
+        Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
+    };
+    own_rules::send(parent, repository.dir(), own, serve.fetch, &serve.hidden);
     opened::announce(parent, found.directory.as_fd(), repository.hash())?;
-    let refusal = match info(&repository, &serve.hidden) {
+    let refusal = match info(&repository, &own_rules::hidden(own.hidden_from_fetches(), &serve.hidden)) {
         Ok(info) => {
             opened::send(parent, &RepoToParent::Info(info));
             None

@@ -134,7 +134,7 @@ impl std::fmt::Display for Unopened<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.error {
             OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
-            OpenError::NotFound | OpenError::NotExported => self.absent,
+            OpenError::NotFound | OpenError::NotExported | OpenError::NotDaemon => self.absent,
         })
     }
 }

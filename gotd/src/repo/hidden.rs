@@ -7,7 +7,9 @@ use librepo::Result;
 use librepo::listing::{Listed, Listing};
 use librepo::refs::{Head, Ref, Refs};
 
-/// The hidden namespaces of a repository.
+/// The hidden namespaces of a repository. The last that covers a name decides, and one with `!`
+/// before it says that the name is not hidden, as in git's `transfer.hideRefs`; `^` means nothing,
+/// as there is no namespace for a whole client.
 #[derive(Debug, Clone, Copy)]
 pub struct Hidden<'a>(pub &'a [Vec<u8>]);
 
@@ -49,7 +51,12 @@ impl Hidden<'_> {
 
     /// Whether a name lies in a hidden namespace.
     pub fn covers(&self, name: &[u8]) -> bool {
-        self.0.iter().any(|namespace| is_below(name, namespace))
+        let says = |namespace: &Vec<u8>| {
+            let shown = namespace.strip_prefix(b"!");
+            let bare = shown.unwrap_or(namespace);
+            is_below(name, bare.strip_prefix(b"^").unwrap_or(bare)).then_some(shown.is_none())
+        };
+        self.0.iter().rev().find_map(says) == Some(true)
     }
 }
 
@@ -82,6 +89,19 @@ mod tests {
                 let target = target.map(str::as_bytes);
                 assert_eq!(hidden.shows(name.as_bytes(), target), shown, "{name} {target:?}");
             }
+        }
+        let patterns = ["refs", "!refs/heads", "^refs/heads/secret", "refs/heads/open/x"];
+        let patterns = patterns.map(|pattern| pattern.as_bytes().to_vec());
+        for (name, shown) in [
+            ("refs/heads/main", true),
+            ("refs/heads/secret", false),
+            ("refs/heads/secrets", true),
+            ("refs/heads/open", true),
+            ("refs/heads/open/x/y", false),
+            ("refs/tags/v1", false),
+            ("HEAD", true),
+        ] {
+            assert_eq!(Hidden(&patterns).shows(name.as_bytes(), None), shown, "{name}");
         }
         assert!(Hidden(&[]).is_empty() && Hidden(&[]).shows(b"refs/pull/1", None));
     }

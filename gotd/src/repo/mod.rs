@@ -9,6 +9,7 @@ pub mod hidden;
 pub mod lacking;
 pub mod made_by;
 pub mod opened;
+pub mod own_rules;
 pub mod read;
 pub mod role;
 pub mod walk_repositories;

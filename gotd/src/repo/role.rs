@@ -31,7 +31,7 @@ use crate::os::watchdog::{self, Words};
 use crate::repo::error::RepoError;
 use crate::repo::find::{self, FoundRepository};
 use crate::repo::opened::{Parent, await_go, failed, narrow, send, send_opened};
-use crate::repo::{borrowing, describe, read, write};
+use crate::repo::{borrowing, describe, own_rules, read, write};
 use crate::session::pipes::Output;
 
 /// While waiting.
@@ -115,6 +115,7 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
         // The daemon or the session ended before there was anything to do.
         _ => system::exit_now(0),
     };
+    let over_git = matches!(ends, Ends::Git { .. });
     let (output, for_push) = match ends {
         Ends::Unix { output, push } => {
             (output, (serve.access == Access::Write && serve.task == Task::Git).then_some(push))
@@ -151,7 +152,10 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
     }
     match serve.access {
         Access::Read if serve.task != Task::Git => describe::send_info(&parent, &serve, &found, enforcement),
-        Access::Read => read(&parent, session, output, &start, &serve, found, enforcement),
+        Access::Read => {
+            let output = (output, over_git);
+            read(&parent, session, output, &start, &serve, found, enforcement)
+        }
         Access::Write if serve.task != Task::Git => describe::run(&parent, &serve, &found, enforcement),
         Access::Write => {
             let ends = for_push.ok_or(RepoError::FetchOnly)?;
@@ -177,11 +181,11 @@ fn connection(listen: OwnedFd) -> OwnedFd {
     }
 }
 
-/// Becomes `repo_read`.
+/// Becomes `repo_read`. The client reads `output`; whether it came over git:// is beside it.
 fn read(
     parent: &Parent,
     session: OwnedFd,
-    output: OwnedFd,
+    (output, over_git): (OwnedFd, bool),
     start: &RepoStart,
     serve: &Serve,
     found: FoundRepository,
@@ -201,6 +205,12 @@ fn read(
         Ok(opening) => opening,
         Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
     };
+    let own = match opening.safeguards().for_fetches() {
+        Ok(own) if own.no_git_daemon && over_git => return failed(parent, OpenError::NotDaemon),
+        Ok(own) => own.clone(),
+        Err(e) => return failed(parent, OpenError::Unusable(e.to_string())),
+    };
+    own_rules::send(parent, opening.dir(), &own, serve.fetch, &serve.hidden);
     send_opened(parent, found.directory.as_fd(), opening.hash())?;
     // While the parent looks at what was found.
     let checked = Arc::<Checked>::default();
@@ -218,9 +228,10 @@ fn read(
             return Ok(());
         }
     };
+    let hidden = own_rules::hidden(own.hidden_from_fetches(), &serve.hidden);
     let grant = read::Grant {
-        rules: serve.fetch,
-        hidden: &serve.hidden,
+        rules: own_rules::tighten_fetch(serve.fetch, &own),
+        hidden: &hidden,
         limits: &serve.limits,
         threads: start.threads.into(),
         withheld: alternates.withheld(),

@@ -28,6 +28,7 @@ use librepo::fs_ops::Fs;
 use librepo::receive::quarantine::Quarantine;
 use librepo::refs::Head;
 use librepo::repository::Repository;
+use librepo::safeguards::LogRefs;
 use librepo::transaction::Peel;
 use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 
@@ -36,6 +37,7 @@ use crate::os::system;
 use crate::os::to_parent::send;
 use crate::repo::find::{self, AgainError, FoundRepository};
 use crate::repo::opened;
+use crate::repo::own_rules;
 use crate::repo::write::commit::{HeadLog, Transaction};
 use crate::repo::write::incoming::{self, FILES, OBJECTS};
 use crate::repo::write::judge::{self, CommandList, Verdict};
@@ -187,16 +189,21 @@ fn make(
     };
     // `repo_write` has judged them, by facts too: a name that it may not change was not asked for
     // by any client.
-    let world = world(repository, found, head, &start.hidden, &start.rules, commands);
-    let mut verdicts = judge::judge(asked, &[], &start.rules, &world);
+    let own = repository.safeguards();
+    let mut rules = start.rules.clone();
+    own_rules::tighten_push(&mut rules, own);
+    let hidden = own_rules::hidden(own.hidden_from_pushes(), &start.hidden);
+    let world = world(repository, found, head, &hidden, &rules, commands);
+    let mut verdicts = judge::judge(asked, &[], &rules, &world);
     let transaction = Transaction {
         fs,
         staging: quarantine.staging(),
         hash: repository.hash(),
         who: &start.who,
-        reflog: start.rules.reflog,
+        reflog: rules.reflog,
+        log_all: own.log == LogRefs::All,
         head_log: HeadLog::Written,
-        hides: !start.hidden.is_empty(),
+        hides: !hidden.is_empty(),
     };
     transaction.commit(asked, peels, &mut verdicts);
     verdicts

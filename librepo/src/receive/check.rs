@@ -157,6 +157,11 @@ impl Policy {
         message.tolerable()
     }
 
+    /// Refuses one kind from now on.
+    pub fn refuse(&mut self, message: Message) {
+        self.tolerated &= !message.bit();
+    }
+
     /// Whether this kind is let through.
     pub fn tolerates(&self, message: Message) -> bool {
         self.tolerated & message.bit() != 0

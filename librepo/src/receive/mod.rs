@@ -52,6 +52,8 @@ pub use quarantine::Quarantine;
 pub struct ReceiveLimits {
     /// Bytes of the pack as it comes in.
     pub pack_bytes: u64,
+    /// Where that is set, for the refusal: the limit's words in gotd.conf, or a key of git's.
+    pub pack_bytes_by: &'static str,
     /// Objects in the pack.
     pub objects: u64,
     /// Bytes of one blob.
@@ -78,6 +80,7 @@ impl Default for ReceiveLimits {
     fn default() -> ReceiveLimits {
         ReceiveLimits {
             pack_bytes: 8 << 30,
+            pack_bytes_by: "pack size",
             objects: 20_000_000,
             blob_bytes: 4 << 30,
             structure_bytes: 64 << 20,

@@ -67,7 +67,7 @@ pub(super) fn receive<R: Read + ?Sized>(
     inspector: &mut Inspector<'_>,
     ticker: &mut Ticker<'_>,
 ) -> Result<PackEntries> {
-    let mut input = Input::new(src, file, hash, limits.pack_bytes);
+    let mut input = Input::new(src, file, hash, (limits.pack_bytes, limits.pack_bytes_by));
     let count = header(&mut input, limits)?;
     let mut pass = Pass {
         table: PackEntries {
@@ -446,11 +446,12 @@ struct Input<'s, R: ?Sized> {
     crc: Crc,
     sum: Checksum,
     hash: HashKind,
-    max: u64,
+    /// Most bytes, and where that is set.
+    max: (u64, &'static str),
 }
 
 impl<'s, R: Read + ?Sized> Input<'s, R> {
-    fn new(src: &'s mut R, file: &'s File, hash: HashKind, max: u64) -> Self {
+    fn new(src: &'s mut R, file: &'s File, hash: HashKind, max: (u64, &'static str)) -> Self {
         let buf = vec![0; INPUT].into_boxed_slice();
         let (crc, sum) = (Crc::new(), Checksum::new(hash));
         Input { src, file, buf, pos: 0, end: 0, offset: 0, written: 0, crc, sum, hash, max }
@@ -483,8 +484,8 @@ impl<'s, R: Read + ?Sized> Input<'s, R> {
 
     /// Sums and writes what was consumed since the last time.
     fn flush(&mut self) -> Result<()> {
-        if self.offset > self.max {
-            return Err(limit("pack", self.offset, "bytes", self.max, "pack size"));
+        if self.offset > self.max.0 {
+            return Err(limit("pack", self.offset, "bytes", self.max.0, self.max.1));
         }
         // Consumed bytes always lie at the buffer's start: it is refilled only after this.
         let done = &self.buf[..self.pos];

@@ -43,7 +43,7 @@ impl Work<'_> {
         });
         let of_head = self.options.head_log && head.as_deref() == Some(name);
         let logs: &[&[u8]] = if of_head { &[&own, b"logs/HEAD"] } else { &[&own] };
-        let create = LOGGED.iter().any(|namespace| name.starts_with(namespace));
+        let create = reflog.all || LOGGED.iter().any(|namespace| name.starts_with(namespace));
         let mut written = Vec::new();
         for path in logs {
             let appended = match self.open_log(path, create) {

@@ -286,7 +286,8 @@ fn reflogs_are_written_and_made_for_branches() {
     git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
     let fs = fs_of(p);
     let quarantine = Quarantine::create(&fs).unwrap();
-    let reflog = Reflog { identity: "P <p@x>".into(), seconds: 1_700_000_000, message: "push\nx".into() };
+    let reflog =
+        Reflog { identity: "P <p@x>".into(), seconds: 1_700_000_000, message: "push\nx".into(), all: false };
     let options = TransactionOptions { reflog: Some(reflog), ..quick() };
     let updates = [
         update("refs/heads/main", Some(ids[0]), Some(ids[1])),

@@ -474,6 +474,13 @@ impl<'a> Server<'a> {
         // The session may have made it small since the last pack.
         self.output.begin();
         let mut out = PackOut::new(&mut self.output, ask.side_band, ask.progress, self.grant.queue);
+        // Not sooner: the client reads a pack, and is told in its place.
+        if let Some(Err(text)) =
+            ask.filter.as_ref().map(|filter| self.repository.safeguards().permits(filter))
+        {
+            out.fail(&text);
+            return Err(Refusal::Malformed(text));
+        }
         let written = negotiation.fetch.write_pack(&mut out, self.grant.threads.max(1));
         self.report.warnings.extend(negotiation.fetch.take_log());
         self.before = Some(negotiation.fetch);

@@ -19,6 +19,8 @@ pub(crate) struct Transaction<'a> {
     /// The user who pushes, for reference logs.
     pub who: &'a str,
     pub reflog: bool,
+    /// Every reference gets one.
+    pub log_all: bool,
     pub head_log: HeadLog,
     /// Some references are hidden from this client.
     pub hides: bool,
@@ -82,6 +84,7 @@ impl Transaction<'_> {
             identity: format!("{who} <{who}@gotd>", who = self.who),
             seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             message: "push".into(),
+            all: self.log_all,
         });
         let options = TransactionOptions {
             ref_timeout: Duration::from_secs(5),

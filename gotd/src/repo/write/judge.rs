@@ -11,10 +11,10 @@ use libproto::limits::Limit;
 use libproto::message::push::{CommandFacts, RefCommand};
 use libproto::message::rules::{ProtectionKind, PushRules};
 use libproto::names::escape;
-use libproto::refusal::{Refusal, Rule};
+use libproto::refusal::{OwnRule, Refusal, Rule};
 use librepo::transaction::RefError;
 
-use crate::repo::hidden::is_below;
+use crate::repo::hidden::{Hidden, is_below};
 
 /// Namespaces that nobody may write to, creation included.
 const ALWAYS_PROTECTED: [&str; 2] = ["refs/got/", "refs/remotes/"];
@@ -42,6 +42,19 @@ pub struct World {
     pub worked_on: Result<BTreeSet<Vec<u8>>, String>,
     /// Those of the names for which [`must_be_absent`] is true that do not exist.
     pub absent: BTreeSet<Vec<u8>>,
+    /// What its own `config` forbids.
+    pub own: OwnDenials,
+}
+
+/// What a repository's own `config` forbids.
+#[derive(Debug, Clone, Default)]
+pub struct OwnDenials {
+    /// Branches cannot be deleted (`receive.denyDeletes`).
+    pub deny_deletes: bool,
+    /// The history of branches can only grow (`receive.denyNonFastForwards`).
+    pub deny_rewrites: bool,
+    /// Patterns of hidden references (`receive.hideRefs`, `transfer.hideRefs`).
+    pub hidden: Vec<Vec<u8>>,
 }
 
 /// What a command does to a reference.
@@ -73,7 +86,7 @@ pub fn judge(
         .map(|(at, command)| {
             judge_name(command, &mut seen, rules, world)?;
             match facts.get(at) {
-                Some(Some(facts)) => judge_facts(command, facts, rules),
+                Some(Some(facts)) => judge_facts(command, facts, rules, &world.own),
                 _ => Ok(()),
             }
         })
@@ -149,6 +162,7 @@ fn judge_name<'a>(
     // This comes before existence matters: a hidden reference is refused alike whether it exists or
     // not.
     hidden(rules, name)?;
+    own_hidden(&world.own, name, change)?;
     if change != Change::Delete {
         above_hidden(rules, name)?;
     }
@@ -165,9 +179,15 @@ fn judge_name<'a>(
         // A reference that does not exist is deleted already, as for C git.
         return if world.absent.contains(name) { Ok(()) } else { Err(Refusal::Exists) };
     }
-    if change == Change::Delete && is_head {
+    if change == Change::Delete {
         // A rule is the better reason: it names the configuration, in C gotd's words.
-        return rule(rules, name, change, false).and(Err(Refusal::CurrentBranch));
+        rule(rules, name, change, false)?;
+        if world.own.deny_deletes && name.starts_with(b"refs/heads/") {
+            return Err(Refusal::Own(OwnRule::Delete));
+        }
+        if is_head {
+            return Err(Refusal::CurrentBranch);
+        }
     }
     if is_head && world.checked_out {
         return Err(Refusal::CheckedOut);
@@ -180,7 +200,7 @@ fn judge_name<'a>(
 }
 
 /// What facts about objects say of a command that its name is no reason to refuse.
-fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules) -> Verdict {
+fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules, own: &OwnDenials) -> Verdict {
     let name = command.name.as_bytes();
     if let Some(refused) = &facts.refused {
         return Err(refused.clone());
@@ -199,7 +219,12 @@ fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules) ->
         true => Change::Create,
         false => Change::Update { fast_forward: facts.fast_forward == Some(true) },
     };
-    rule(rules, name, change, facts.merges)
+    rule(rules, name, change, facts.merges)?;
+    let rewritten = change == Change::Update { fast_forward: false };
+    if own.deny_rewrites && rewritten && name.starts_with(b"refs/heads/") {
+        return Err(Refusal::Own(OwnRule::Rewrite));
+    }
+    Ok(())
 }
 
 /// Judges a change by `protect` and `hide`. `merges`: it brings merge commits that are new to the
@@ -259,6 +284,16 @@ fn hidden(rules: &PushRules, reference: &[u8]) -> Verdict {
         Some(namespace) => Err(Refusal::Hidden(namespace.clone())),
         None => Ok(()),
     }
+}
+
+/// The same for what the repository's own `config` hides.
+fn own_hidden(own: &OwnDenials, reference: &[u8], change: Change) -> Verdict {
+    let above = |pattern: &Vec<u8>| is_below(pattern.strip_prefix(b"^").unwrap_or(pattern), reference);
+    let blocks = change != Change::Delete && own.hidden.iter().any(above);
+    if Hidden(&own.hidden).covers(reference) || blocks {
+        return Err(Refusal::Own(OwnRule::Hidden));
+    }
+    Ok(())
 }
 
 fn covering<'a>(

@@ -31,6 +31,7 @@ use libproto::refusal::Refusal;
 use libproto::states::allowed;
 use librepo::refs::Head;
 use librepo::repository::Repository;
+use librepo::safeguards::LogRefs;
 use librepo::worktrees;
 use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 
@@ -40,13 +41,14 @@ use crate::repo::error::RepoError;
 use crate::repo::find::FoundRepository;
 use crate::repo::hidden::Hidden;
 use crate::repo::opened::{self, Parent};
+use crate::repo::own_rules;
 use crate::repo::read::refs::Advertised;
 use crate::repo::role::PushEnds;
 use answer::Told;
 use commit::{HeadLog, Transaction};
 use committer::Committer;
 use incoming::Incoming;
-use judge::{CommandList, Verdict, World};
+use judge::{CommandList, OwnDenials, Verdict, World};
 use verifier::Verifier;
 
 /// From the moment its repository is known, until `verify` has its files.
@@ -82,6 +84,8 @@ struct Push<'a> {
     committer: Committer,
     serve: &'a Serve,
     rules: PushRules,
+    /// What is hidden from the client, by gotd.conf and by the repository.
+    hidden: Vec<Vec<u8>>,
     repository: Repository,
     found: &'a FoundRepository,
     incoming: Incoming,
@@ -101,7 +105,7 @@ pub fn run(
     found: &FoundRepository,
     enforcement: Enforcement,
 ) -> Result<(), RepoError> {
-    let rules = *serve.push_rules.clone().ok_or(RepoError::NoRules)?;
+    let mut rules = *serve.push_rules.clone().ok_or(RepoError::NoRules)?;
     let alternates = match borrowing::from_parent(parent, found, &serve.who) {
         Ok(alternates) => alternates,
         Err(e) => {
@@ -118,6 +122,15 @@ pub fn run(
             return opened::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
         }
     };
+    let own = match repository.safeguards().for_pushes() {
+        Ok(own) => own,
+        Err(e) => {
+            return opened::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
+        }
+    };
+    own_rules::tighten_push(&mut rules, own);
+    let hidden = own_rules::hidden(own.hidden_from_pushes(), &serve.hidden);
+    own_rules::send(parent, repository.dir(), own, serve.fetch, &serve.hidden);
     opened::announce(parent, found.directory.as_fd(), repository.hash())?;
     let head = match repository.refs().head() {
         Ok(Head::Symbolic(target, _)) => Some(target),
@@ -144,6 +157,7 @@ pub fn run(
         committer: Committer::new(commit),
         serve,
         rules,
+        hidden,
         repository,
         found,
         incoming,
@@ -225,7 +239,7 @@ impl Push<'_> {
     }
 
     fn list(&mut self) -> Result<(), Refusal> {
-        let mut advertised = Advertised::new(&self.repository, &self.serve.hidden);
+        let mut advertised = Advertised::new(&self.repository, &self.hidden);
         let ask = ListAsk { prefixed: false, peel: false };
         let damaged = |e: librepo::Error| Refusal::Damaged(format!("references: {e}"));
         let looked = advertised.look(ask).map_err(damaged)?;
@@ -262,14 +276,8 @@ impl Push<'_> {
     fn push(&mut self, begin: &PushBegin) -> Result<(), Refusal> {
         let commands = std::mem::take(&mut self.commands);
         let asked = CommandList { commands: &commands, atomic: begin.atomic };
-        let world = world(
-            &self.repository,
-            self.found,
-            self.head.clone(),
-            &self.serve.hidden,
-            &self.rules,
-            &commands,
-        );
+        let world =
+            world(&self.repository, self.found, self.head.clone(), &self.hidden, &self.rules, &commands);
         let mut verdicts = judge::judge(asked, &[], &self.rules, &world);
         self.report.warnings.append(&mut self.incoming.warnings);
         let open = commands.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
@@ -344,7 +352,8 @@ impl Push<'_> {
             who: &self.serve.who,
             reflog: self.rules.reflog,
             head_log: HeadLog::LeftAlone,
-            hides: !self.serve.hidden.is_empty(),
+            log_all: self.repository.safeguards().log == LogRefs::All,
+            hides: !self.hidden.is_empty(),
         };
         transaction.commit(asked, &peels, verdicts);
         Ok(())
@@ -455,7 +464,7 @@ impl Push<'_> {
 }
 
 /// The repository's present state, as far as the decision depends on it. `head`: the branch that
-/// HEAD names.
+/// HEAD names; `hidden`: what is hidden from the client.
 pub(crate) fn world(
     repository: &Repository,
     found: &FoundRepository,
@@ -469,7 +478,13 @@ pub(crate) fn world(
     let absent = |name: &[u8]| matches!(hidden.find(repository.refs(), name), Ok(None));
     let asked = commands.iter().filter(|command| judge::must_be_absent(command, rules));
     let checked_out = found.worktree || repository.config().bare == Some(false);
+    let own = repository.safeguards();
     World {
+        own: OwnDenials {
+            deny_deletes: own.deny_deletes,
+            deny_rewrites: own.deny_rewrites,
+            hidden: own.hidden_from_pushes().to_vec(),
+        },
         head,
         checked_out,
         worked_on: worktrees::worked_on(repository, checked_out).map_err(|e| e.to_string()),

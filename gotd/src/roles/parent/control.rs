@@ -190,6 +190,11 @@ impl Parent {
         if self.settings.set.more > 0 {
             lines.push(format!("{} more limits are not shown", self.settings.set.more));
         }
+        let not_honoured = self.own_configs.shown();
+        lines.extend(not_honoured.map(|(path, note)| format!("not honoured in {path}/config: {note}")));
+        if self.own_configs.more() > 0 {
+            lines.push(format!("the config of {} more repositories is not shown", self.own_configs.more()));
+        }
         lines.extend(busy.into_iter().take(MOST_SESSIONS).map(describe));
         lines
     }
@@ -234,6 +239,11 @@ impl Parent {
         let set = &self.settings.set;
         lines.extend(array("limits", &set.told.iter().map(limit_json).collect::<Vec<_>>(), ","));
         lines.push(format!("\"limits_not_shown\":{},", set.more));
+        let not_honoured = self.own_configs.shown();
+        let not_honoured: Vec<String> = not_honoured
+            .map(|(path, note)| format!("{{\"path\":{},\"note\":{}}}", text(&path), text(note)))
+            .collect();
+        lines.extend(array("not_honoured", &not_honoured, ","));
         let sessions: Vec<String> = busy.into_iter().take(MOST_SESSIONS).map(session_json).collect();
         lines.extend(array("sessions", &sessions, "}"));
         lines

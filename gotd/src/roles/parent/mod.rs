@@ -23,6 +23,7 @@ use self::error::{Fatal, Loss};
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::outbox::Outbox;
+use self::own_rules::OwnConfigs;
 use self::pauses::Pauses;
 use self::queue::Party;
 use self::reloading::Reload;
@@ -51,6 +52,7 @@ pub mod listeners;
 pub mod metrics;
 pub mod negotiation;
 pub mod outbox;
+pub mod own_rules;
 pub mod pauses;
 pub mod place;
 pub mod places;
@@ -116,6 +118,7 @@ pub struct Parent {
     served: u64,
     metrics: Metrics,
     checked: Checked,
+    own_configs: OwnConfigs,
     /// When rarely active descriptors were last polled; see [`SELDOM`].
     listened: Instant,
     draining: Option<Drain>,

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use libproto::command::Service;
 use libproto::message::parent::{
-    Checks, FoundAt, OpenError, Opened, ParentToAuth, ParentToRepo, ParentToSession, PlaceQuestion, Placed,
+    Checks, FetchRules, FoundAt, OpenError, Opened, ParentToAuth, ParentToRepo, ParentToSession,
+    PlaceQuestion, Placed,
 };
 use libproto::names::escape;
 use libproto::refusal::{Refusal, Unseen};
@@ -101,17 +102,28 @@ impl Parent {
                 session.refused = Some(Refusal::Unmarked);
                 return self.not_there(number, Unseen::NotExported);
             }
+            Err(OpenError::NotDaemon) => {
+                session.refused = Some(Refusal::NotDaemon);
+                return self.not_there(number, Unseen::NotEnabled);
+            }
             Err(OpenError::Unusable(text) | OpenError::Unreachable(text)) => {
                 return self.refuse(number, Refusal::Damaged(text));
             }
             Err(OpenError::NotFound) => return self.not_there(number, Unseen::NoSuch),
         };
-        let Some(Grant { place, permit, ask, .. }) = session.grant_mut() else { return };
+        let Some(Grant { place, permit, ask, own, .. }) = session.grant_mut() else { return };
         *place = match std::mem::replace(place, RepoLocation::Unknown) {
             RepoLocation::Right(at) => RepoLocation::Open(at, opened.clone()),
             other => other,
         };
-        let grant = libproto::message::parent::Grant { hash: opened.hash, fetch: permit.fetch };
+        // A repository process can take rights away from its own client, and give none.
+        let fetch = own.as_ref().map_or(permit.fetch, |own| FetchRules {
+            reachable: permit.fetch.reachable && own.fetch.reachable,
+            any: permit.fetch.any && own.fetch.any,
+            filter: permit.fetch.filter && own.fetch.filter,
+        });
+        let grant = libproto::message::parent::Grant { hash: opened.hash, fetch };
+        let own = own.take();
         let checked = match ask.service {
             Service::UploadPack => self.checked.of(&opened, Instant::now()),
             Service::ReceivePack => Checks::new(),
@@ -127,6 +139,9 @@ impl Parent {
                     .running()
                     .is_some_and(|c| c.channel.try_send(number, &ParentToSession::Granted(grant)).is_ok()));
         let pushing = session.is_pushing() && session.shell().is_none();
+        if let Some(own) = own {
+            self.own_rules(number, own);
+        }
         if !told {
             self.end_session(number, "does not listen");
         } else if pushing {

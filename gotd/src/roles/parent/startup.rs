@@ -24,6 +24,7 @@ use super::detach::{detach, ready};
 use super::error::{ChildError, StartupError};
 use super::metrics::Metrics;
 use super::outbox::Outbox;
+use super::own_rules::OwnConfigs;
 use super::places::Said;
 use super::sd_notify::Manager;
 use super::session::table::SessionTable;
@@ -384,6 +385,7 @@ fn connect_roles(
         served: 0,
         metrics: Metrics::default(),
         checked: Checked::default(),
+        own_configs: OwnConfigs::default(),
         listened: Instant::now(),
         draining: None,
         turns: std::collections::VecDeque::new(),

@@ -71,6 +71,7 @@ fn parent() -> (Parent, Forged) {
         served: 0,
         metrics: Metrics::default(),
         checked: Checked::default(),
+        own_configs: OwnConfigs::default(),
         listened: Instant::now(),
         draining: None,
         turns: std::collections::VecDeque::new(),

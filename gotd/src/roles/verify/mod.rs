@@ -37,6 +37,7 @@ use librepo::receive::{
     self, Facts, Had, IndexOptions, Indexed, Progress, ReceiveLimits, RefChange, Stage as Step, Ticker,
 };
 use librepo::repository::Repository;
+use librepo::safeguards::Safeguards;
 use librepo::shallow_file;
 use libsandbox::{Calls, Enforcement, Promise, Promises, Stage};
 
@@ -50,6 +51,7 @@ use crate::repo::find::{self, AgainError};
 use crate::repo::hidden::Hidden;
 use crate::repo::lacking;
 use crate::repo::opened;
+use crate::repo::own_rules;
 use crate::session::pipes::Input;
 use turn::{InTurn, PushTurn};
 
@@ -279,14 +281,20 @@ fn work(
     };
     let mut callback = |progress: &Progress| teller.tick(progress);
     let mut ticker = Ticker::new(&mut callback);
+    let own = repository.safeguards();
+    let mut policy = policy(&task.task);
+    if task.task.fsck {
+        own.tighten(&mut policy);
+    }
     let options = IndexOptions {
-        limits: limits(&task.task),
-        policy: policy(&task.task),
+        limits: limits(&task.task, own),
+        policy,
         threads: threads.into(),
         blob_limit: task.task.blob_bytes,
         ..IndexOptions::default()
     };
-    let hidden = Hidden(&task.task.hidden);
+    let hidden = own_rules::hidden(own.hidden_from_pushes(), &task.task.hidden);
+    let hidden = Hidden(&hidden);
     let visible = match hidden.is_empty() {
         true => None,
         false => {
@@ -375,10 +383,15 @@ fn command_facts(facts: &Facts, why_missing: &dyn Fn(&ObjectId) -> Option<String
     }
 }
 
-fn limits(task: &VerifyTask) -> ReceiveLimits {
+fn limits(task: &VerifyTask, own: &Safeguards) -> ReceiveLimits {
     let default = ReceiveLimits::default();
+    let (pack_bytes, pack_bytes_by) = match own.max_input {
+        Some(most) if most < task.pack_bytes => (most, "receive.maxInputSize"),
+        _ => (task.pack_bytes, default.pack_bytes_by),
+    };
     ReceiveLimits {
-        pack_bytes: task.pack_bytes,
+        pack_bytes,
+        pack_bytes_by,
         objects: task.objects,
         blob_bytes: task.object_bytes,
         structure_bytes: default.structure_bytes.min(task.object_bytes),

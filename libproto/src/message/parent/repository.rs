@@ -117,6 +117,24 @@ pub struct Opened {
     pub hash: HashKind,
 }
 
+/// What the `config` of a repository itself comes to, as far as others must know of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnRules {
+    /// What a fetch may ask for.
+    pub fetch: FetchRules,
+    /// Tells the file from what it was: its time of change in nanoseconds, its size, its inode.
+    pub changed: [u64; 3],
+    /// What is set and not honoured, a line each.
+    pub notes: Vec<String>,
+}
+
+impl OwnRules {
+    /// Most notes.
+    pub const NOTES: usize = 24;
+    /// Most bytes of one.
+    pub const NOTE: usize = 240;
+}
+
 /// Questions about places to borrow from that a repository process may ask: one for each level of
 /// alternates.
 pub const BORROW_QUESTIONS: u8 = 5;
@@ -166,6 +184,8 @@ pub enum OpenError {
     NotFound,
     /// It exists, but lacks the file `git-daemon-export-ok`, which the grant requires.
     NotExported,
+    /// It exists, but its own `config` has it not served over git://.
+    NotDaemon,
     /// It exists, but cannot be served: the reason, for client and log.
     Unusable(String),
     /// The path may not be walked: the reason, for the log alone.
@@ -302,5 +322,7 @@ crate::messages! {
         /// The rest is only copied, or its client reads again: no place is needed, and this many
         /// bytes of memory are.
         14 => PackCopied(u64),
+        /// What its own `config` comes to; sent before the message that it was opened.
+        15 => Own(OwnRules),
     }
 }

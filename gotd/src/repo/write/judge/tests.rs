@@ -35,9 +35,10 @@ struct There<'a> {
     /// Branches that somebody works on in a worktree.
     worked_on: &'a [&'a str],
     refs: &'a [&'a str],
+    own: Option<fn() -> OwnDenials>,
 }
 
-const NOWHERE: There<'_> = There { head: None, checked_out: false, worked_on: &[], refs: &[] };
+const NOWHERE: There<'_> = There { head: None, checked_out: false, worked_on: &[], refs: &[], own: None };
 
 /// A command: values before and after (0: none), and the name.
 type Line<'a> = (u8, u8, &'a str);
@@ -81,6 +82,7 @@ fn told(
             .filter(|name| !there.refs.iter().any(|there| there.as_bytes() == *name))
             .map(<[u8]>::to_vec)
             .collect(),
+        own: there.own.map(|own| own()).unwrap_or_default(),
     };
     let asked_of = super::CommandList { commands: &commands, atomic };
     let before = judge(asked_of, &[], rules, &world);
@@ -181,7 +183,7 @@ fn what_is_hidden_is_refused_alike_whether_it_is_there_or_not() {
         ] {
             // Nor does it matter that HEAD names it, or that it is checked out.
             for head in [None, Some("refs/pull/1/head"), Some("refs/heads/secret/x")] {
-                let there = There { head, checked_out: true, worked_on: &[], refs };
+                let there = There { head, checked_out: true, worked_on: &[], refs, own: None };
                 assert_eq!(by_name(&hides, there, asked), refusal, "{asked:?} {head:?}");
             }
         }
@@ -519,4 +521,41 @@ fn nobody_looks_for_what_no_client_may_name() {
     ] {
         assert_eq!(must_be_absent(&command(line), &hides), looked_for, "{line:?}");
     }
+}
+
+#[test]
+fn what_the_repository_forbids_holds_whatever_the_configuration_permits() {
+    let none = rules("");
+    let own = || OwnDenials {
+        deny_deletes: true,
+        deny_rewrites: true,
+        hidden: ["refs/pull", "refs/a/b/c", "refs/x", "!refs/x/shown"]
+            .map(|pattern| pattern.as_bytes().to_vec())
+            .into(),
+    };
+    let there = There { head: Some("refs/heads/main"), own: Some(own), ..NOWHERE };
+    let deletion = "deletion prohibited (receive.denyDeletes in the repository)";
+    let hidden = "deny updating a hidden ref (hideRefs in the repository)";
+    for (asked, text) in [
+        ((1, 0, "refs/heads/topic"), deletion),
+        ((1, 0, "refs/heads/main"), deletion),
+        // As with git, these keys are about branches.
+        ((1, 0, "refs/tags/v1"), ""),
+        ((1, 0, "refs/pull/1"), hidden),
+        ((0, 0, "refs/pull/1"), hidden),
+        ((0, 1, "refs/a/b"), hidden),
+        ((1, 0, "refs/a/b"), ""),
+        ((0, 1, "refs/x/y"), hidden),
+        ((0, 1, "refs/x/shown/y"), ""),
+        ((1, 0, "refs/got/x"), "refs/got/: reference namespace is protected"),
+    ] {
+        assert_eq!(by_name(&none, there, asked), text, "{asked:?}");
+    }
+    let rewritten = CommandFacts { fast_forward: Some(false), ..good() };
+    let update = |name, facts| told(&none, there, false, &[((1, 2, name), Some(facts))]).concat();
+    let denied = "non-fast-forward (receive.denyNonFastForwards in the repository)";
+    assert_eq!(update("refs/heads/topic", rewritten.clone()), denied);
+    assert_eq!(update("refs/heads/topic", CommandFacts { fast_forward: None, ..good() }), denied);
+    assert_eq!(update("refs/tags/v1", rewritten), "");
+    assert_eq!(update("refs/heads/topic", good()), "");
 }

@@ -45,6 +45,11 @@ impl Parent {
             }
             RepoToParent::Found(at) => self.found(number, at),
             RepoToParent::Opened(opened) => self.looked(number, Ok(opened)),
+            RepoToParent::Own(own) => {
+                if let Some(grant) = session.grant_mut() {
+                    grant.own = Some(own);
+                }
+            }
             RepoToParent::OpenFailed(error) => self.looked(number, Err(error)),
             RepoToParent::Borrow(places) => self.borrow(number, places),
             RepoToParent::Finished(report) => {

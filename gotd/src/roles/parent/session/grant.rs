@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use libproto::message::parent::{
-    CommitToParent, CreateToParent, FoundAt, GitAsk, OpenError, Opened, ParentToCommit, ParentToCreate,
-    ParentToVerify, Permit, VerifyToParent,
+    CommitToParent, CreateToParent, FoundAt, GitAsk, OpenError, Opened, OwnRules, ParentToCommit,
+    ParentToCreate, ParentToVerify, Permit, VerifyToParent,
 };
 use libproto::refusal::Refusal;
 
@@ -22,6 +22,8 @@ pub struct Grant {
     pub permit: Permit,
     /// Where the repository was found.
     pub place: RepoLocation,
+    /// What its own `config` comes to, before it is confirmed.
+    pub own: Option<OwnRules>,
     /// What the repository asked to borrow from.
     pub borrowing: Borrowing,
     /// The repository that is made, once it was not there.
@@ -88,6 +90,7 @@ impl Grant {
             ask,
             permit,
             place: RepoLocation::Unknown,
+            own: None,
             borrowing: Borrowing::default(),
             creation: None,
             turn: None,
