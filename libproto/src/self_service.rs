@@ -27,6 +27,8 @@ pub enum ShellCommand {
     Head(RepoName, RefName),
     /// Give a repository this description, one line without control bytes.
     Describe(RepoName, String),
+    /// A line that is none of them. It is asked like the others, so that the log says who typed it.
+    Unknown,
 }
 
 /// What a repository process is for.
@@ -70,7 +72,7 @@ impl ShellCommand {
         }
     }
 
-    /// The line that [`ShellCommand::parse`] takes for this command.
+    /// The line that [`ShellCommand::parse`] takes for this command, or for `Unknown` none.
     pub fn line(&self) -> Vec<u8> {
         let about = |repository: &RepoName, rest: &[&[u8]]| {
             let words = [&[self.name().as_bytes(), repository.as_bytes()], rest].concat();
@@ -85,6 +87,7 @@ impl ShellCommand {
                 about(repository, &[branch.strip_prefix(b"refs/heads/").unwrap_or(branch)])
             }
             ShellCommand::Describe(repository, text) => about(repository, &[text.as_bytes()]),
+            ShellCommand::Unknown => self.name().into(),
         }
     }
 
@@ -96,13 +99,16 @@ impl ShellCommand {
             ShellCommand::Info(_) => "info",
             ShellCommand::Head(..) => "head",
             ShellCommand::Describe(..) => "describe",
+            ShellCommand::Unknown => "unknown",
         }
     }
 
     /// The service whose permission this command needs.
     pub const fn service(&self) -> Service {
         match self {
-            ShellCommand::Greet | ShellCommand::List | ShellCommand::Info(_) => Service::UploadPack,
+            ShellCommand::Greet | ShellCommand::List | ShellCommand::Info(_) | ShellCommand::Unknown => {
+                Service::UploadPack
+            }
             ShellCommand::Head(..) | ShellCommand::Describe(..) => Service::ReceivePack,
         }
     }
@@ -110,7 +116,7 @@ impl ShellCommand {
     /// The repository that this is about, and what to do there.
     pub fn task(&self) -> Option<(&RepoName, Task)> {
         match self {
-            ShellCommand::Greet | ShellCommand::List => None,
+            ShellCommand::Greet | ShellCommand::List | ShellCommand::Unknown => None,
             ShellCommand::Info(repository) => Some((repository, Task::Info)),
             ShellCommand::Head(repository, branch) => Some((repository, Task::Head(branch.clone()))),
             ShellCommand::Describe(repository, text) => Some((repository, Task::Describe(text.clone()))),
@@ -128,7 +134,8 @@ mod tests {
             let command = ShellCommand::parse(line.as_bytes()).unwrap();
             assert_eq!(command.line(), line.as_bytes());
         }
-        for line in ["lists", "info", "info -a", "head a", "head a b c", "describe a \t", "size a"] {
+        for line in ["lists", "info", "info -a", "head a", "head a b c", "describe a \t", "size a", "unknown"]
+        {
             assert_eq!(ShellCommand::parse(line.as_bytes()), None, "{line}");
         }
     }

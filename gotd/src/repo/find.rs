@@ -60,21 +60,33 @@ impl FoundRepository {
 /// when it became a `RepoName`, and is checked again here.
 pub fn find(address: &RepoAddress) -> Result<FoundRepository, OpenError> {
     let root = root(&address.path, &address.place)?;
+    let none = |directory: &Walked| {
+        OpenError::NoRepository(format!(
+            "{}: no repository: {}",
+            directory.path.display(),
+            why_none(directory)
+        ))
+    };
     let Some(below) = &address.below else {
-        return repository_at(root).ok_or(OpenError::NotFound);
+        let why = none(&root);
+        return repository_at(root).ok_or(why);
     };
     // The name as it was asked for comes first, as with git; then the other spelling.
     let other = match below.without_suffix() {
         stem if stem.len() == below.as_bytes().len() => below.with_suffix(),
         stem => stem.to_vec(),
     };
+    let mut why = OpenError::NotFound;
     for name in [below.as_bytes().to_vec(), other] {
         let Some(directory) = descend(&root, &name)? else { continue };
+        if why == OpenError::NotFound {
+            why = none(&directory);
+        }
         if let Some(found) = repository_at(directory) {
             return Ok(found);
         }
     }
-    Err(OpenError::NotFound)
+    Err(why)
 }
 
 /// Why a repository that another process has found is not found again.
@@ -133,7 +145,7 @@ pub struct Unopened<'e> {
 impl std::fmt::Display for Unopened<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.error {
-            OpenError::Unusable(text) | OpenError::Unreachable(text) => text,
+            OpenError::Unusable(text) | OpenError::Unreachable(text) | OpenError::NoRepository(text) => text,
             OpenError::NotFound | OpenError::NotExported | OpenError::NotDaemon => self.absent,
         })
     }
@@ -202,6 +214,31 @@ fn is_repository(directory: &Walked) -> bool {
         && is("refs", EntryType::Dir)
         && (is("HEAD", EntryType::File) || is("HEAD", EntryType::Symlink))
         && !is("commondir", EntryType::File)
+}
+
+/// Why a directory is no repository, by the same test.
+fn why_none(directory: &Walked) -> String {
+    if directory.entry(".git") == Some(EntryType::File) {
+        return ".git is a file: a linked worktree, whose repository lies elsewhere".into();
+    }
+    // What is nearly a repository is in the `.git` of a worktree, if there is one.
+    let inner = directory.child(b".git").ok();
+    let (at, place) = inner.as_ref().map_or((directory, ""), |inner| (inner, ".git: "));
+    if at.entry("commondir") == Some(EntryType::File) {
+        return format!("{place}a linked worktree (commondir), whose repository lies elsewhere");
+    }
+    let lacks = |name: &str| match at.entry(name) {
+        None => Some(format!("{place}no {name}")),
+        Some(EntryType::Symlink) if name != "HEAD" => {
+            Some(format!("{place}{name} is a symbolic link, which is not followed"))
+        }
+        Some(EntryType::Dir) if name == "HEAD" => Some(format!("{place}HEAD is a directory")),
+        Some(EntryType::Dir | EntryType::Symlink) => None,
+        Some(EntryType::File) if name == "HEAD" => None,
+        Some(_) => Some(format!("{place}{name} is of the wrong type")),
+    };
+    let all: Vec<String> = ["HEAD", "objects", "refs"].into_iter().filter_map(lacks).collect();
+    all.join(", ")
 }
 
 /// Opens directories for a sandbox's rules. For a directory that is not there yet, the deepest

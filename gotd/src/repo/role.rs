@@ -129,8 +129,11 @@ pub fn run(parent: OwnedFd, session: OwnedFd, ends: Ends, enforcement: Enforceme
     let found = loop {
         match find::find(&serve.repository) {
             Ok(found) => break found,
-            Err(OpenError::NotFound) if is_made(&parent) => {}
-            Err(OpenError::NotFound) => return Ok(()),
+            Err(error @ (OpenError::NotFound | OpenError::NoRepository(_))) => {
+                if !is_made(&parent, error) {
+                    return Ok(());
+                }
+            }
             Err(error) => return failed(&parent, error),
         }
     };
@@ -274,7 +277,7 @@ fn watch(parent: &Parent, session: &read::Session, serve: &Serve) -> Result<(), 
 }
 
 /// Reports that there is no repository, and waits: whether the parent has had it made.
-fn is_made(parent: &Parent) -> bool {
-    send(parent, &RepoToParent::OpenFailed(OpenError::NotFound));
+fn is_made(parent: &Parent, why: OpenError) -> bool {
+    send(parent, &RepoToParent::OpenFailed(why));
     matches!(parent.recv(), Ok(Received { message: ParentToRepo::Again(()), .. }))
 }

@@ -23,7 +23,7 @@ use libproto::message::parent::{
 };
 use libproto::names::{RepoName, escape};
 use libproto::refusal::Refusal;
-use libproto::self_service::{self, ShellCommand};
+use libproto::self_service::ShellCommand;
 use libsandbox::{Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -258,9 +258,7 @@ fn told_address(said: &[u8]) -> String {
 
 /// One request of self-service.
 fn shell(parent: &Parent, client: &ClientSocket, request: &ShellRequest) -> SessionReport {
-    let Some(command) = ShellCommand::parse(request.line.trim_ascii()) else {
-        return failed(Refusal::Usage(self_service::USAGE.into()));
-    };
+    let command = ShellCommand::parse(request.line.trim_ascii()).unwrap_or(ShellCommand::Unknown);
     let ask = ShellAsk { command, told_address: told_address(&request.ssh_connection) };
     send(parent, &SessionToParent::Shell(ask));
     pass_on(parent, client)

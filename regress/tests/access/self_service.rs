@@ -224,6 +224,7 @@ fn head_and_description_are_changed_by_who_may_write() {
     daemon.logged(&["result=ok", &format!("who={me}/alice"), "repository=t/a", "service=head"]);
     daemon.logged(&["result=ok", &format!("who={me}/alice"), "repository=t/a", "service=describe"]);
     daemon.logged(&["result=refused", &format!("who={me}/alice"), "service=head", "no such branch"]);
+    daemon.logged(&["result=refused", &format!("who={me}/alice"), "service=unknown", "usage: "]);
     // Somebody else's lock is respected, and stays.
     fs::write(repository.join("HEAD.lock"), "").expect("writes");
     ask("alice", "head t/a main").bad("HEAD.lock");

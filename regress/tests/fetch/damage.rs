@@ -433,6 +433,40 @@ fn an_unreadable_directory_of_objects_is_named() {
     site.git(["clone", "-q", "--bare", URL, "three.git"]).bad("objects/pack");
 }
 
+/// A directory that is no repository is told to its client as nothing, and to the administrator with
+/// the reason.
+#[test]
+fn why_a_directory_is_no_repository_stands_in_the_log_alone() {
+    let place = place();
+    let (site, repository) = (&place.site, &place.repository);
+    let linked = site.repository("linked");
+    site.git_in(repository, ["worktree", "add", "-q", "-b", "l", &linked.to_string_lossy(), "main"]);
+    let copy = |name: &str| {
+        let path = site.repository(name);
+        run(site.command("cp").arg("-a").arg(repository).arg(&path), b"", 60).good();
+        path
+    };
+    fs::remove_file(copy("headless.git").join("HEAD")).expect("removes");
+    fs::remove_dir_all(copy("refless.git").join("refs")).expect("removes");
+    let links = copy("links.git");
+    fs::rename(links.join("objects"), links.join("elsewhere")).expect("renames");
+    std::os::unix::fs::symlink("elsewhere", links.join("objects")).expect("links");
+    fs::create_dir(site.repository("empty")).expect("makes");
+    let daemon = place.start();
+    for (name, why) in [
+        ("linked", "linked: no repository: .git is a file: a linked worktree"),
+        ("headless", "headless.git: no repository: no HEAD"),
+        ("refless.git", "refless.git: no repository: no refs"),
+        ("links.git", "links.git: no repository: objects is a symbolic link, which is not followed"),
+        ("empty", "empty: no repository: no HEAD, no objects, no refs"),
+        ("nothing", "no git repository found"),
+    ] {
+        let done = site.git(["ls-remote", &format!("gotd:{name}")]).bad("no git repository found");
+        assert!(!done.err.contains("no repository:"), "{name}: {}", done.err);
+        daemon.logged(&["result=refused", &format!("repository={name}"), why]);
+    }
+}
+
 /// Other clients take such a list: they fetch what is sound, and none says that a branch is gone.
 #[test]
 fn dulwich_and_libgit2_take_a_list_with_a_damaged_reference() {

@@ -43,6 +43,13 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         match (session.grant_mut().map(|grant| &mut grant.place), result) {
             (Some(RepoLocation::Unknown), Err(OpenError::NotFound)) => self.absent(number),
+            (Some(RepoLocation::Unknown), Err(OpenError::NoRepository(text))) => {
+                // Where it may be made, the outcome of that is what is told.
+                if session.permit().is_some_and(|permit| permit.create.is_none()) {
+                    session.refused = Some(Refusal::Unreached(text));
+                }
+                self.absent(number);
+            }
             (Some(RepoLocation::Unknown), Err(OpenError::Unreachable(text))) => {
                 session.refused = Some(Refusal::Unreached(text));
                 self.not_there(number, Unseen::NoSuch);
@@ -109,7 +116,9 @@ impl Parent {
             Err(OpenError::Unusable(text) | OpenError::Unreachable(text)) => {
                 return self.refuse(number, Refusal::Damaged(text));
             }
-            Err(OpenError::NotFound) => return self.not_there(number, Unseen::NoSuch),
+            Err(OpenError::NotFound | OpenError::NoRepository(_)) => {
+                return self.not_there(number, Unseen::NoSuch);
+            }
         };
         let Some(Grant { place, permit, ask, own, .. }) = session.grant_mut() else { return };
         *place = match std::mem::replace(place, RepoLocation::Unknown) {

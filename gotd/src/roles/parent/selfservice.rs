@@ -10,7 +10,7 @@ use libproto::message::parent::{
 };
 use libproto::names::escape;
 use libproto::refusal::Refusal;
-use libproto::self_service::Task;
+use libproto::self_service::{ShellCommand, Task, USAGE};
 
 use super::Parent;
 use super::control::packed;
@@ -137,6 +137,9 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         let Some(overview) = session.overview_mut() else { return };
         overview.identity = Some(user.identity);
+        if session.shell().is_some_and(|shell| shell.ask.command == ShellCommand::Unknown) {
+            return self.refuse(number, Refusal::Usage(USAGE.into()));
+        }
         self.shell_goes_on(number);
     }
 

@@ -180,8 +180,10 @@ pub type Checks = Vec<[u8; 32]>;
 /// Why a repository could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OpenError {
-    /// Nothing that is a repository has this name.
+    /// Nothing has this name.
     NotFound,
+    /// A directory has this name, and is no repository: why, for the log alone.
+    NoRepository(String),
     /// It exists, but lacks the file `git-daemon-export-ok`, which the grant requires.
     NotExported,
     /// It exists, but its own `config` has it not served over git://.
