@@ -70,14 +70,30 @@ impl Fetch<'_> {
             Some(Deepen::Depth { depth, relative: false }) => {
                 edge.by_depth(&mut self.source, &heads, depth.commits(), &own)?;
             }
-            Some(Deepen::Depth { depth, relative: true }) => {
+            Some(Deepen::Depth { depth, relative: true }) if self.haves_known => {
                 let least = least_depth(&mut self.source, &heads, &self.shallow_set, &own)?;
-                let depth = match least {
-                    // Without a boundary there is nothing to deepen, and all stays as it is.
-                    0 if !self.haves_known => INFINITE,
-                    least => least.saturating_add(depth.commits()).min(INFINITE),
-                };
-                edge = self.deeper(&heads, depth, &own)?;
+                edge = self.deeper(&heads, least.saturating_add(depth.commits()).min(INFINITE), &own)?;
+            }
+            // In v0 and v1 haves come after the boundary. What the client has beyond its boundary, by
+            // a tag that it does not want, cannot be known: it is cut where git cuts it.
+            Some(Deepen::Depth { depth, relative: true }) => {
+                let present = self.visible_boundary()?;
+                let depth = depth.commits().saturating_add(1).min(INFINITE);
+                edge.by_depth(&mut self.source, &present, depth, &own)?;
+                if !own_list.is_empty() {
+                    // History that is new to the client may end at this repository's own boundary,
+                    // a case that git forgets.
+                    let mut ends = own.clone();
+                    ends.or(self.shallow_set.words());
+                    for number in &edge.boundary {
+                        ends.set(*number);
+                    }
+                    let mut end = Edge::default();
+                    end.by_depth(&mut self.source, &heads, INFINITE, &ends)?;
+                    edge.boundary.extend(end.boundary.into_iter().filter(|number| own.get(*number)));
+                    edge.boundary.sort_unstable();
+                    edge.boundary.dedup();
+                }
             }
             Some(Deepen::Since { since, not }) => {
                 let not = commits_of(&mut self.source, &not)?;

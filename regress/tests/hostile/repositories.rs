@@ -238,6 +238,11 @@ fn symbolic_links_among_the_objects_are_not_followed() {
     daemon.assert_serves();
 }
 
+/// Whether no line of a list of references that holds `name` has an id, but zeros.
+fn no_id(list: &str, name: &str) -> bool {
+    list.lines().filter(|line| line.contains(name)).all(|line| line.starts_with(&"0".repeat(40)))
+}
+
 #[test]
 fn symbolic_links_among_the_references_are_not_followed() {
     let site = Site::new();
@@ -270,8 +275,9 @@ fn symbolic_links_among_the_references_are_not_followed() {
     let mut daemon = site.start();
     let text = site.git(["ls-remote", "gotd:evil.git"]).good().text();
     assert!(text.contains("refs/heads/main\n"), "{text}");
+    // A link counts as a damaged reference: its name is listed, without an id.
     for name in ["link", "passwd", "dir", "outside", "zero", "loop", "fifo"] {
-        assert!(!text.contains(name), "{name}: {text}");
+        assert!(no_id(&text, name), "{name}: {text}");
     }
     let done = site.git(["ls-remote", "gotd:packed.git"]);
     assert!(!done.text().contains("from-outside"), "{}", done.text());
@@ -318,8 +324,11 @@ fn names_of_references_that_none_may_have() {
             done.text()
         );
         assert!(done.text().contains("refs/heads/main\n"), "{}", done.text());
-        for name in ["red", "config", "..", "lock", "@{", "outside", "self", "/out", "empty", "huge"] {
+        for name in ["red", "config", "..", "lock", "@{", "outside"] {
             assert!(!done.text().contains(name), "{name}: {}", done.text());
+        }
+        for name in ["self", "/out", "empty", "huge"] {
+            assert!(no_id(&done.text(), name), "{name}: {}", done.text());
         }
     }
     daemon.assert_serves();
