@@ -53,3 +53,22 @@ pub fn peak_memory(pid: i32) -> Option<u64> {
 pub fn uid(pid: i32) -> Option<u32> {
     status(pid).get("Uid")?.split_whitespace().nth(1)?.parse().ok()
 }
+
+/// Seconds of processor time of a daemon and of the children that it and its spawners have reaped.
+pub fn daemon_cpu(pid: i32) -> f64 {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+    let is_spawner = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "spawn")
+    };
+    process_cpu(pid) + children.filter(is_spawner).map(process_cpu).sum::<f64>()
+}
+
+/// Seconds of processor time of a process, and of its children that it has reaped.
+fn process_cpu(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    // utime, stime, cutime and cstime are fields 14 to 17; two stand before the name's end.
+    let ticks: f64 = after.split_whitespace().skip(11).take(4).filter_map(|n| n.parse::<f64>().ok()).sum();
+    ticks / 100.0
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use regress::daemon::Daemon;
+use regress::process::daemon_cpu;
 use regress::site::Site;
 
 /// What one measurement cost.
@@ -119,24 +120,6 @@ pub fn cpu(daemon: Option<i32>) -> f64 {
     });
     // The daemon is a child that has not ended: its own time and that of those it has reaped.
     own + daemon.map_or(0.0, daemon_cpu)
-}
-
-/// Seconds of processor time of a daemon and of the children that it and its spawners have reaped.
-pub fn daemon_cpu(pid: i32) -> f64 {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
-    let is_spawner = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "spawn")
-    };
-    process_cpu(pid) + children.filter(is_spawner).map(process_cpu).sum::<f64>()
-}
-
-fn process_cpu(pid: i32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit(')').next().unwrap_or_default();
-    // utime, stime, cutime and cstime are fields 14 to 17; two stand before the name's end.
-    let ticks: f64 = after.split_whitespace().skip(11).take(4).filter_map(|n| n.parse::<f64>().ok()).sum();
-    ticks / 100.0
 }
 
 /// Sessions that the daemon has logged.

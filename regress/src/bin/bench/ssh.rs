@@ -8,13 +8,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use regress::daemon::Daemon;
+use regress::process::daemon_cpu;
 use regress::run::wait_until;
 use regress::site::Site;
 use regress::sshd::{Setup, Sshd};
 
-use crate::measure::{
-    Cost, configuration, daemon_cpu, family, head, row, served, start, wait_rested, wait_served,
-};
+use crate::measure::{Cost, configuration, family, head, row, served, start, wait_rested, wait_served};
 
 /// One of the two.
 struct Server<'a> {

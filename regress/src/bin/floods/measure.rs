@@ -52,13 +52,3 @@ fn own_memory(pid: i32) -> u64 {
     let line = process::status(pid).remove("RssAnon").unwrap_or_default();
     line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10
 }
-
-/// Seconds of processor time of a process and of all its children that have ended.
-pub fn cpu_seconds(pid: i32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name may hold anything; the fields begin behind it. Fields 14 to 17 are the times.
-    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let ticks: f64 = fields.split(' ').skip(11).take(4).filter_map(|n| n.parse::<f64>().ok()).sum();
-    // USER_HZ, which Linux shows to programs as 100 everywhere.
-    ticks / 100.0
-}

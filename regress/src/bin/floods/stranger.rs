@@ -6,12 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use regress::process::daemon_cpu;
 use regress::run::run;
 use regress::site::Site;
 use regress::tcp::{self, Client};
 use regress::{Daemon, history, pkt};
 
-use crate::measure::{Usage, cpu_seconds};
+use crate::measure::Usage;
 
 /// Connections at a time; more than one address may have, so that the limit is what holds.
 const CONNECTIONS: usize = 16;
@@ -52,7 +53,7 @@ pub fn run_each(seconds: u64) {
     let (site, daemon, address) = start();
     println!("one address, {CONNECTIONS} connections, {seconds} s of each request");
     for kind in ALL {
-        let (before, usage) = (cpu_seconds(daemon.pid()), Usage::watch(daemon.pid()));
+        let (before, usage) = (daemon_cpu(daemon.pid()), Usage::watch(daemon.pid()));
         let end = Instant::now() + Duration::from_secs(seconds);
         let requests = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -68,7 +69,7 @@ pub fn run_each(seconds: u64) {
         let most = usage.end();
         // What still runs is counted when it has ended.
         let settled = regress::run::wait_until(30.0, || daemon.role("repo_read").is_empty());
-        let cpu = cpu_seconds(daemon.pid()) - before;
+        let cpu = daemon_cpu(daemon.pid()) - before;
         println!(
             "{kind:?}: {} requests, {cpu:.1} s of processor time ({:.0} % of one core), {} MiB, {} processes{}",
             requests.load(Ordering::Relaxed),
