@@ -100,12 +100,12 @@ limits! {
     ConnectionsGit: Connection ["limit" "git" "total"] Count 256, 1, 65_536;
     /// Connections at a time per user, unless `limit user` says otherwise.
     ConnectionsPerUser: Connection ["limit" "per" "user"] Count 4, 1, 65_536;
+    /// Connections at a time of one user in particular.
+    ConnectionsOfUser: User ["limit" "user"] Count 4, 1, 65_536;
     /// Connections of one user that may wait until the user has fewer.
     UserQueueLength: Connection ["user" "queue" "length"] Count 16, 0, 65_536;
     /// Seconds that a connection may wait for that.
     UserQueueTimeout: Connection ["user" "queue" "timeout"] Seconds 300, 1, DAY;
-    /// Connections at a time of one user in particular.
-    ConnectionsOfUser: User ["limit" "user"] Count 4, 1, 65_536;
     /// Connections at a time per network address.
     ConnectionsPerAddress: Connection ["limit" "per" "address"] Count 16, 1, 65_536;
     /// New connections per second, in total.
