@@ -82,7 +82,7 @@ fn git_at_a_control_socket_is_refused() {
 #[test]
 fn root_is_heard_when_clients_have_every_place() {
     let (site, mut daemon) =
-        start("limit total 6\nqueue length 4\nqueue timeout 1\nfirst request timeout 60");
+        start("limit total 6\nlimit per user 16\nqueue length 4\nqueue timeout 1\nfirst request timeout 60");
     let program = "\
 held = [c for c in (connect() for _ in range(64)) if not isinstance(c, int)]
 print(len(held), flush=True)
