@@ -7,17 +7,17 @@
 //! single /64.
 //!
 //! **When all places are taken** and somebody new comes:
-//! 0. The connection that has been silent in its turn for longest, beyond a minute, gives way.
-//! 1. Without one, only connections whose end costs little are ended: silent ones (no request yet),
-//!    waiting ones
-//!    (for a session, or for the beginning of its answer), and slow ones. A peer is slow if it
-//!    reads our pending output below the minimum rate or, with none pending, reads nothing and
-//!    sends below that rate. No other connection is ended.
-//! 2. The network with most connections gives way: first the IPv4 address or /48 with most of them
+//! 1. If clients have been silent in their turn for a minute or more, the longest silent one gives
+//!    way, whatever network it comes from.
+//! 2. Otherwise only connections whose end costs little are ended: silent ones (no request yet),
+//!    waiting ones (for a session, or for the beginning of its answer), and slow ones. A peer is
+//!    slow if it reads our pending output below the minimum rate or, with none pending, reads
+//!    nothing and sends below that rate. No other connection is ended.
+//! 3. The network with most connections gives way: first the IPv4 address or /48 with most of them
 //!    is chosen, in it the /56, in that the /64.
-//! 3. Within one network the order is: silent connections, the longest silent first; then waiting
+//! 4. Within one network the order is: silent connections, the longest silent first; then waiting
 //!    ones, the newest first; then slow ones.
-//! 4. The newcomer is counted too. If its network would have more than the network that is to give
+//! 5. The newcomer is counted too. If its network would have more than the network that is to give
 //!    way, the newcomer is refused; if they are equal, only a silent one gives way to it.
 
 use std::cmp::Reverse;
@@ -108,7 +108,7 @@ pub struct Candidate {
     pub address: [u8; 16],
     /// How far it is.
     pub standing: Standing,
-    /// When it came; of one that thinks, when that was said.
+    /// When it came. For a thinking connection, when its session said so.
     pub since: Instant,
 }
 

@@ -4,9 +4,8 @@
 //!    fewer; one more than may wait is refused. A uid with a number of its own has no such queue:
 //!    beyond the number it is refused at once.
 //! 2. A uid has a largest rate of new sessions. Connections beyond that are not refused, they wait.
-//! 3. The next connection served is that of the uid with the fewest sessions; on a tie, the one
-//!    that
-//!    has waited longest.
+//! 3. The next connection served is that of the uid with the fewest sessions. On a tie, the longest
+//!    waiting connection is next.
 //! 4. When too many wait, the uid with most waiting loses its newest. The newcomer is counted too,
 //!    so of equals the newcomer is refused.
 //! 5. The uid of a shared account stands for many people, and only the greeting tells them apart.

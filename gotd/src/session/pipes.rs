@@ -53,9 +53,7 @@ impl Input {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
 
-impl Input {
     /// Waits until there is something to read, or the client has closed its end.
     pub fn await_bytes(&self) -> io::Result<()> {
         loop {

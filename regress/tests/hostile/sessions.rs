@@ -78,14 +78,18 @@ fn connections_per_user_are_limited() {
     let mut first = Session::fetch(&site.socket(), "demo.git", 0);
     let mut second = Session::fetch(&site.socket(), "demo.git", 0);
     assert!(!first.read_to_flush().is_empty() && !second.read_to_flush().is_empty());
-    let third = Session::fetch(&site.socket(), "demo.git", 0);
+    let mut third = Session::fetch(&site.socket(), "demo.git", 0);
+    assert_eq!(
+        pkt::error(&third.read_to_end(10)).as_deref(),
+        Some("connection limit exceeded (connection limit per user)")
+    );
     assert_eq!(
         third.connection.end(5),
         End::Exit(1, "connection limit exceeded (connection limit per user)".into())
     );
-    site.git(["ls-remote", "gotd:demo.git"]).bad("connection limit exceeded");
+    site.git(["ls-remote", "gotd:demo.git"]).bad("remote error: connection limit exceeded");
     // The log names the line to change.
-    daemon.logged(&["refused", "limit=\"connection limit per user\""]);
+    daemon.logged(&["result=refused", "connection limit exceeded (connection limit per user)"]);
     drop(first);
     assert!(
         wait_until(5.0, || site.git(["ls-remote", "gotd:demo.git"]).status == 0),

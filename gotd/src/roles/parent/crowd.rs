@@ -20,6 +20,10 @@ use crate::os::log::Level;
 const SILENT: Duration = Duration::from_secs(1);
 /// A session that is asked to give way has ended by then, or its client is not silent any more.
 const ANSWERS: Duration = Duration::from_secs(2);
+/// Words about its client's silence that a session has at once; each second brings two more. A
+/// watchdog looks once a second. A session that was taken over could else keep the parent and
+/// `listen` busy with nothing but these words.
+const SILENCES: u64 = 8;
 /// Why a session was ended for the one of somebody else.
 const GAVE_WAY: &str = "gave way to another user (connection limit total)";
 
@@ -72,6 +76,11 @@ impl Parent {
     /// git:// clients, because it chooses the one that gives way to another of them.
     pub(super) fn client_is_silent(&mut self, number: u64, silent: bool) {
         let Some(session) = self.table.get(number) else { return };
+        session.silences = session.silences.saturating_add(1);
+        let time = session.accepted().map_or(Duration::ZERO, |at| at.elapsed());
+        if u64::from(session.silences) > time.as_secs().saturating_mul(2).saturating_add(SILENCES) {
+            return self.end_session(number, "session: says too often whether its client is silent");
+        }
         session.silent = silent.then(Instant::now);
         (session.asked_to_give_way, session.gave_way) = (None, None);
         if session.pool == Pool::Tcp {
@@ -91,7 +100,8 @@ impl Parent {
             return;
         }
         let order = |session: &Session| Some((session.pool != Pool::Tcp, session.silent?, session.number));
-        let fresh = self.table.iter().filter(|session| session.asked_to_give_way.is_none());
+        let fresh =
+            self.table.iter().filter(|session| session.asked_to_give_way.is_none() && session.killed.is_none());
         if let Some((_, _, number)) = fresh.filter_map(order).min()
             && let Some(session) = self.table.get(number)
             && let Some(child) = session.session.running()

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use libproto::channel::{self, Channel, Message};
 
-/// Frames for a process that is slower than we are. The parent never waits for it; there are at
-/// most as many frames as sessions.
+/// Frames for a process that is slower than we are. The parent never waits for it. There are a few
+/// frames for each session at most.
 #[derive(Debug, Default)]
 pub struct Outbox {
     frames: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,

@@ -22,9 +22,9 @@ use crate::conf::model::{self, Config, ListenAddress, LogTo, RepositoryKind, San
 use crate::fairness::owners::Owners;
 use crate::roles::sockets::ask;
 
-/// Connections of a user with a number of its own (`limit user`), or of a shared account, that
-/// nobody has been granted anything for are refused beyond this many times what their user may
-/// have: a session that has ended counts until its processes have.
+/// Connections of a user without a queue, or of a shared account, that nobody has been granted
+/// anything for are refused beyond this many times what their user may have: a session that has
+/// ended counts until its processes have.
 const UNNAMED_FACTOR: u32 = 4;
 /// Sessions started ahead of time for control sockets: a second gotctl waits for the next session,
 /// if need be.
@@ -205,7 +205,11 @@ fn listen_limits(limits: &ConfiguredLimits) -> ListenLimits {
         controllers: vec![0, nix::unistd::geteuid().as_raw()],
         connections: number(Limit::ConnectionsTotal),
         rate: number(Limit::RateTotal),
-        per_user: number(Limit::ConnectionsPerUser),
+        // Without a queue the parent refuses: a session that has just ended counts here for a while.
+        per_user: match number(Limit::UserQueueLength) {
+            0 => number(Limit::ConnectionsPerUser).saturating_mul(UNNAMED_FACTOR),
+            _ => number(Limit::ConnectionsPerUser),
+        },
         user_queue: number(Limit::UserQueueLength),
         user_queue_ms: number(Limit::UserQueueTimeout).saturating_mul(1000),
         rate_per_user: number(Limit::RatePerUser),

@@ -396,6 +396,24 @@ fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
     assert_eq!(left(usize::MAX), Some(0));
 }
 
+/// A session that was taken over speaks of its client's silence without end: the parent would hear
+/// nobody else, and `listen` would be sent each word.
+#[test]
+fn a_session_says_only_so_often_whether_its_client_is_silent() {
+    let (mut parent, forged) = parent();
+    forged.pushes(&mut parent);
+    let say = |parent: &mut Parent, times: usize| {
+        for n in 0..times {
+            forged.session.send(forged.number, &SessionToParent::Silent(n % 2 == 0)).expect("sends");
+            parent.on_session(forged.number);
+        }
+    };
+    say(&mut parent, 8);
+    assert_eq!(killed(parent.table.get(forged.number).expect("is there")), None);
+    say(&mut parent, 100);
+    forged.assert_ended(&mut parent, "session: says too often whether its client is silent");
+}
+
 /// A process in uninterruptible sleep outlives SIGKILL for as long as whoever it waits for likes.
 /// Its user has that many connections less; but its turn is not theirs to keep.
 #[test]

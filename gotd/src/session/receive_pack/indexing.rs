@@ -93,7 +93,8 @@ pub(super) fn run(
 }
 
 /// Waits for the first byte of the pack, or the end of the input. Until then the client thinks: it
-/// counts and compresses, for minutes perhaps, and neither `verify` nor a place is held for it.
+/// counts and compresses, for minutes perhaps. No place is held for it, and its `verify` has opened
+/// nothing.
 fn await_pack(input: &Input) -> std::io::Result<()> {
     watchdog::phase(Phase::Idle);
     input.await_bytes()

@@ -82,6 +82,8 @@ pub struct Session {
     pub kept: Kept,
     /// When it said that its client has been silent for long in its turn.
     pub silent: Option<Instant>,
+    /// How often it has spoken about that.
+    pub silences: u32,
     /// When it was asked to give way to another client.
     pub asked_to_give_way: Option<Instant>,
     /// The limit for which it was ended to make room.
@@ -124,6 +126,7 @@ impl Session {
             phase: Phase::Starting,
             kept: Kept::default(),
             silent: None,
+            silences: 0,
             asked_to_give_way: None,
             gave_way: None,
             user_queue: None,
