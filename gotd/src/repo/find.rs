@@ -33,9 +33,9 @@ pub struct FoundRepository {
 }
 
 impl FoundRepository {
-    /// What is left of promises when place and alternates have been walked to: names are asked about
-    /// by opening them, if that is enough. It is not where others may have mounted something, which
-    /// only the kernel can be asked about, nor in a very old repository whose HEAD is a link.
+    /// What is left of promises when place and alternates have been walked to: from then on a name
+    /// is looked at by opening it. That is not enough where others may have mounted something, which
+    /// only the kernel can tell, nor in a very old repository whose HEAD is a link.
     #[must_use]
     pub fn walked(&self, promises: Promises, alternates: &[Alternate]) -> Promises {
         let anywhere = self.look.is_anywhere() && alternates.iter().all(|other| other.look.is_anywhere());
@@ -60,33 +60,23 @@ impl FoundRepository {
 /// when it became a `RepoName`, and is checked again here.
 pub fn find(address: &RepoAddress) -> Result<FoundRepository, OpenError> {
     let root = root(&address.path, &address.place)?;
-    let none = |directory: &Walked| {
-        OpenError::NoRepository(format!(
-            "{}: no repository: {}",
-            directory.path.display(),
-            why_none(directory)
-        ))
-    };
-    let Some(below) = &address.below else {
-        let why = none(&root);
-        return repository_at(root).ok_or(why);
-    };
+    let Some(below) = &address.below else { return repository_or(root, none_at) };
     // The name as it was asked for comes first, as with git; then the other spelling.
     let other = match below.without_suffix() {
         stem if stem.len() == below.as_bytes().len() => below.with_suffix(),
         stem => stem.to_vec(),
     };
-    let mut why = OpenError::NotFound;
+    let mut first = None;
     for name in [below.as_bytes().to_vec(), other] {
         let Some(directory) = descend(&root, &name)? else { continue };
-        if why == OpenError::NotFound {
-            why = none(&directory);
-        }
-        if let Some(found) = repository_at(directory) {
-            return Ok(found);
+        match repository_or(directory, none_at) {
+            Ok(found) => return Ok(found),
+            Err(why) => {
+                first.get_or_insert(why);
+            }
         }
     }
-    Err(why)
+    Err(first.unwrap_or(OpenError::NotFound))
 }
 
 /// Why a repository that another process has found is not found again.
@@ -96,7 +86,7 @@ pub enum AgainError {
     Gone(OpenError),
     /// There is another repository now.
     Replaced,
-    /// What it is cannot be seen.
+    /// The kernel does not tell which directory it is.
     Unseen(std::io::Error),
 }
 
@@ -182,11 +172,20 @@ pub fn directory_id(inode: Inode) -> DirectoryId {
 
 /// The repository in a directory: bare, or the `.git` directory of a worktree.
 pub fn repository_at(directory: Walked) -> Option<FoundRepository> {
+    repository_or(directory, |_| ()).ok()
+}
+
+/// The same; `none` says why there is none.
+fn repository_or<E>(directory: Walked, none: impl FnOnce(&Walked) -> E) -> Result<FoundRepository, E> {
     let inner = worktree(&directory);
     let worktree = inner.is_some();
-    let found = inner.or_else(|| is_repository(&directory).then_some(directory))?;
+    let found = match inner {
+        Some(inner) => inner,
+        None if is_repository(&directory) => directory,
+        None => return Err(none(&directory)),
+    };
     let directories = found.directories().into_iter().map(directory_id).collect();
-    Some(FoundRepository {
+    Ok(FoundRepository {
         look: found.look(),
         here: found.look_here(),
         permissions: found.permissions(),
@@ -214,6 +213,10 @@ fn is_repository(directory: &Walked) -> bool {
         && is("refs", EntryType::Dir)
         && (is("HEAD", EntryType::File) || is("HEAD", EntryType::Symlink))
         && !is("commondir", EntryType::File)
+}
+
+fn none_at(directory: &Walked) -> OpenError {
+    OpenError::NoRepository(format!("{}: no repository: {}", directory.path.display(), why_none(directory)))
 }
 
 /// Why a directory is no repository, by the same test.

@@ -1,5 +1,5 @@
-//! Why an object may be missing in a repository: it borrows it from where its client may not look,
-//! or a pack that may hold it cannot be read. Whatever refuses for a missing object says so.
+//! Why an object may be missing in a repository: it is borrowed from a place where the client may
+//! not look, or a pack that may hold it cannot be read. Each refusal for a missing object says so.
 
 use libgit::ObjectId;
 use libproto::names::escape;
@@ -12,8 +12,8 @@ use crate::repo::borrowing;
 /// Most bytes of a reason.
 const REASON: usize = 300;
 
-/// A refusal, and why what it is about is missing, if that is known. It says the same of each
-/// object that a client names, so that nobody learns by it which of them exist.
+/// Adds to a refusal why its object is missing, if that is known. The reason is the same for each
+/// object that a client names, so that nobody learns from it which of them exist.
 pub fn explain(store: &Store, withheld: Option<Withheld>, refusal: Refusal) -> Refusal {
     match refusal {
         Refusal::Missing(id) | Refusal::NotFound(id) => match (withheld, reason(store, Some(&id))) {

@@ -1,7 +1,7 @@
 //! What the `config` of the repository itself makes stricter than gotd.conf does.
 //!
-//! Each process that serves the repository reads it when it opens the repository, and applies it
-//! itself: nothing of it travels but what a session must know to offer no more than it can have.
+//! Each process that serves the repository reads that file when it opens the repository, and applies
+//! it itself. Other processes are told only what a session may offer, and what is for the log.
 //!
 //! **Invariant:** the result permits nothing that gotd.conf does not.
 
@@ -53,7 +53,7 @@ pub fn send(parent: &Parent, dir: &Dir, own: &Safeguards, rules: FetchRules, con
     }
     notes.iter_mut().for_each(|note| note.truncate(note.floor_char_boundary(OwnRules::NOTE)));
     notes.truncate(OwnRules::NOTES);
-    // Of a file that is not there now, nothing is to be told either.
+    // Zeros for a file that is gone by now.
     let changed = dir.stat(b"config").ok().flatten().map_or([0; 3], |(_, stat)| {
         let nanoseconds = stat.st_mtime.wrapping_mul(1_000_000_000).wrapping_add(stat.st_mtime_nsec);
         [nanoseconds.cast_unsigned(), stat.st_size.cast_unsigned(), stat.st_ino]

@@ -21,7 +21,6 @@ use libproto::message::commit::{
 };
 use libproto::message::parent::{Build, CommitStart, CommitToParent, ParentToCommit};
 use libproto::message::push::RefCommand;
-
 use libproto::refusal::Refusal;
 use libproto::states::allowed;
 use librepo::fs_ops::Fs;
@@ -67,7 +66,7 @@ type Writer = Channel<CommitToWriter, WriterToCommit>;
 /// Why it ends before it has changed anything.
 #[derive(Debug)]
 pub enum CommitError {
-    /// A system call of it failed.
+    /// A system call of this process failed.
     System(SystemError),
     /// The repository is not there, or is another one.
     Again(AgainError),
@@ -75,9 +74,9 @@ pub enum CommitError {
     Repository(librepo::Error),
     /// The link to `repo_write`.
     Writer(RecvError),
-    /// It says what it may not say now.
+    /// A message of `repo_write` that this state does not allow.
     OutOfOrder(&'static str, CommitState),
-    /// More changes than a push may have, or than a message.
+    /// More changes than a push, or one message, may have.
     TooMany,
     /// An object id of another kind than the repository's.
     OtherHash,
@@ -99,7 +98,7 @@ impl fmt::Display for CommitError {
 
 carries_system_error!(CommitError);
 
-/// What is to be done.
+/// What `repo_write` asks for.
 struct Changes {
     commands: Vec<RefCommand>,
     peels: HashMap<ObjectId, Peel>,
@@ -135,8 +134,8 @@ pub fn run(parent: OwnedFd, writer: OwnedFd, enforcement: Enforcement) -> Result
     }
 }
 
-/// Makes its directory for locks, gives up the right to make directories there, takes the changes and
-/// makes them.
+/// Makes the directory for its locks, gives up the right to make directories there, receives the
+/// changes and makes them.
 fn prepare_and_work(
     parent: &Parent,
     writer: &Writer,
@@ -149,7 +148,7 @@ fn prepare_and_work(
     let repository = opened::open_repository(&found, Vec::new()).map_err(CommitError::Repository)?;
     let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
     let fs = Fs::new(directory, repository.config().shared).within(found.look);
-    // Of its own, so that its locks are known for left behind exactly when it is gone.
+    // A directory of its own: its locks count as left behind exactly when this process is gone.
     let quarantine = Quarantine::create(&fs);
     let own = quarantine.as_ref().ok().and_then(|made| std::str::from_utf8(made.path()).ok());
     let places = incoming::places(&found, PLACES.into_iter().chain(own.map(|path| (path, FILES))));
@@ -165,7 +164,8 @@ fn prepare_and_work(
         crate::escapes::attempt_in("commit_refs in its repository", &found.path, true);
     }
     send(parent, 0, &CommitToParent::Hello(Build { id: crate::BUILD.into() }));
-    // Heard even if nothing can be done: `repo_write` hears an answer only if it was.
+    // Received even if nothing can be done: with messages left unread, `repo_write` would get an
+    // error of the link in place of the answer.
     let changes = changes(writer, start);
     let quarantine = quarantine.map_err(CommitError::Repository)?;
     let result = changes.map(|changes| make(&changes, start, &found, &repository, (&fs, &quarantine)));
@@ -187,8 +187,8 @@ fn make(
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
     };
-    // `repo_write` has judged them, by facts too: a name that it may not change was not asked for
-    // by any client.
+    // `repo_write` has judged these changes, by facts too. It is not believed: once taken over it
+    // could ask for any name.
     let own = repository.safeguards();
     let mut rules = start.rules.clone();
     own_rules::tighten_push(&mut rules, own);
@@ -209,7 +209,7 @@ fn make(
     verdicts
 }
 
-/// Receives what is to be done.
+/// Receives what `repo_write` asks for.
 fn changes(writer: &Writer, start: &CommitStart) -> Result<Changes, CommitError> {
     let mut state = CommitState::Idle;
     let mut changes = Changes { commands: Vec::new(), peels: HashMap::new(), atomic: false };

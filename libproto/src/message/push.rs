@@ -1,4 +1,5 @@
-//! A push: `session`, `repo_write` and `verify` among each other.
+//! A push: `session`, `repo_write` and `verify` among each other; `commit_refs` is in
+//! [`commit`](super::commit).
 //!
 //! The session parses commands; `repo_write` decides and changes references; `verify` alone reads
 //! the pack.

@@ -19,7 +19,7 @@ pub(crate) struct Transaction<'a> {
     /// The user who pushes, for reference logs.
     pub who: &'a str,
     pub reflog: bool,
-    /// Every reference gets one.
+    /// Every reference gets a log, not only those that git logs by default.
     pub log_all: bool,
     pub head_log: HeadLog,
     /// Some references are hidden from this client.

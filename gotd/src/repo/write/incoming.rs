@@ -2,8 +2,8 @@
 //! that it may change, and the right to change these alone. All of it is made before the session is
 //! heard.
 //!
-//! **Invariant:** what cannot be made is no error until a push needs it: who only looks at the
-//! references of a repository that cannot be written sees them.
+//! **Invariant:** what cannot be made is no error until a push needs it: a client that only lists
+//! the references of a repository that cannot be written gets the list.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,9 +23,9 @@ use crate::repo::find::FoundRepository;
 
 /// Changes files, but makes no directories.
 pub(crate) const FILES: Access = Access::READ.and(Access::WRITE).and(Access::FILES);
-/// Of the directory of objects: a quarantine that is empty goes.
+/// In the directory of objects: an empty quarantine can be removed.
 pub(crate) const OBJECTS: Access = Access::READ.and(Access::REMOVE_DIRECTORY);
-/// What is granted by the names of its directories, beside the quarantine.
+/// The directories that a push may change, beside the quarantine.
 const PLACES: [(&str, Access); 4] = [
     ("objects", OBJECTS),
     ("objects/pack", FILES),
@@ -77,7 +77,7 @@ impl Incoming {
         Ok((Incoming { fs, quarantine, no_pack, warnings }, files))
     }
 
-    /// No pack can come in for this reason, unless there is one already.
+    /// Notes why no pack can come in; the first reason stays.
     pub(super) fn without_pack(&mut self, refusal: Refusal) {
         self.no_pack.get_or_insert(refusal);
     }
@@ -115,7 +115,7 @@ impl Incoming {
 /// A directory of a repository, its path, and what may be changed there.
 pub(crate) type Place = (OwnedFd, PathBuf, Access);
 
-/// Those of the directories that there are.
+/// The directories of these names, as far as they exist.
 pub(crate) fn places<'n>(
     found: &FoundRepository,
     names: impl Iterator<Item = (&'n str, Access)>,

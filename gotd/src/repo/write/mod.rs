@@ -2,11 +2,11 @@
 //!
 //! Duty: advertise the references, decide about each command by the rules it was granted and the
 //! facts that `verify` reports, and make what is accepted durable. Waits on: its session, `verify`,
-//! and the parent's word that `verify` is gone. Talks to: all three.
+//! the parent's word that `verify` is gone, and `commit_refs`. Talks to: all four.
 //!
-//! **Invariant:** never parses a pack; never writes `config` or `hooks`; the session counts as
-//! hostile: a table says which message is allowed when, and every rule is applied here. Nothing
-//! that a client sent is visible before it is proven and on the disk.
+//! **Invariant:** never parses a pack; never writes `config`, `hooks`, packed-refs or HEAD; the
+//! session counts as hostile: a table says which message is allowed when, and every rule is applied
+//! here. Nothing that a client sent is visible before it is proven and on the disk.
 
 mod answer;
 pub(crate) mod commit;
@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use libgit::ObjectId;
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::limits::Limit;
-use libproto::message::parent::{ParentToRepo, RepoReport, RepoToParent, Serve};
+use libproto::message::parent::{OpenError, ParentToRepo, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, PushBegin, RefCommand, SessionToWriter, WRITE_STATES,
     WriteState, WriterToSession,
@@ -52,17 +52,7 @@ use judge::{CommandList, OwnDenials, Verdict, World};
 use verifier::Verifier;
 
 /// From the moment its repository is known, until `verify` has its files.
-pub const SET_UP: Promises = Promises::of(&[
-    Promise::Stdio,
-    Promise::Rpath,
-    Promise::Wpath,
-    Promise::Cpath,
-    Promise::Fattr,
-    Promise::Flock,
-    Promise::Sendfd,
-    Promise::Unveil,
-])
-.calls(Calls::RepoWriteSetUp);
+pub const SET_UP: Promises = WORK.with(Promise::Sendfd).with(Promise::Unveil).calls(Calls::RepoWriteSetUp);
 /// From then on: before it hears its session.
 pub const WORK: Promises = Promises::of(&[
     Promise::Stdio,
@@ -108,9 +98,7 @@ pub fn run(
     let mut rules = *serve.push_rules.clone().ok_or(RepoError::NoRules)?;
     let alternates = match borrowing::from_parent(parent, found, &serve.who) {
         Ok(alternates) => alternates,
-        Err(e) => {
-            return opened::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
-        }
+        Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
     };
     let warnings = borrowing::warnings(&alternates).collect();
     let limits = ResourceLimits::UNCHANGED;
@@ -118,15 +106,11 @@ pub fn run(
     opened::narrow(SET_UP, found, Access::READ_WRITE_CREATE, &alternates.dirs, limits, enforcement)?;
     let repository = match opened::open_repository(found, alternates.dirs) {
         Ok(repository) => repository,
-        Err(e) => {
-            return opened::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
-        }
+        Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
     };
     let own = match repository.safeguards().for_pushes() {
         Ok(own) => own,
-        Err(e) => {
-            return opened::failed(parent, libproto::message::parent::OpenError::Unusable(e.to_string()));
-        }
+        Err(e) => return opened::failed(parent, OpenError::Unusable(e.to_string())),
     };
     own_rules::tighten_push(&mut rules, own);
     let hidden = own_rules::hidden(own.hidden_from_pushes(), &serve.hidden);
@@ -139,13 +123,13 @@ pub fn run(
     let (mut incoming, files) = Incoming::prepare(found, repository.config().shared, rules.reflog)?;
     let verifier = Verifier::new(verify);
     match (await_verify(parent), files) {
+        (false, _) => incoming.without_pack(verifier::failed("not started")),
+        (true, None) => {}
         (true, Some((pack, idx))) => {
             if let Err(refusal) = verifier.hand_over(&pack, &idx, &input) {
                 incoming.without_pack(refusal);
             }
         }
-        (started, _) if !started => incoming.without_pack(verifier::failed("not started")),
-        _ => {}
     }
     // With this end closed, a client that goes on writing gets a broken pipe as soon as session and
     // `verify` are gone.

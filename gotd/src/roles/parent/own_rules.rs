@@ -62,7 +62,7 @@ impl OwnConfigs {
 }
 
 impl Parent {
-    /// A repository was opened whose file comes to this.
+    /// Takes what the `config` of a repository that was opened comes to.
     pub(super) fn own_rules(&mut self, number: u64, own: OwnRules) {
         let Some(session) = self.table.get(number) else { return };
         let Some(grant) = session.grant() else { return };
@@ -93,7 +93,7 @@ mod tests {
         assert!(configs.take(b"/r", own(1, &["a"])).is_empty());
         assert_eq!(configs.take(b"/s", own(1, &["a"])), ["a"]);
         assert_eq!(configs.take(b"/r", own(2, &["a"])), ["a"]);
-        // Another user may be told more of the same file, by gotd.conf's rules.
+        // The same file can come to more notes after gotd.conf was changed.
         assert_eq!(configs.take(b"/r", own(2, &["a", "b"])), ["a", "b"]);
         assert_eq!(configs.shown().count(), 3);
         assert!(configs.take(b"/r", own(3, &[])).is_empty());

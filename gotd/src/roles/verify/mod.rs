@@ -87,11 +87,11 @@ struct Task {
 /// Why it ends before it has looked at anything.
 #[derive(Debug)]
 pub enum VerifyError {
-    /// A system call of it failed.
+    /// A system call of this process failed.
     System(SystemError),
     /// The repository is not there, or is another one.
     Again(AgainError),
-    /// It is not known what it may borrow.
+    /// What the repository may borrow is not known.
     Borrow(BorrowError),
     /// The repository cannot be opened.
     Open(librepo::Error),

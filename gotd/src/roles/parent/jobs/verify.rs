@@ -1,7 +1,7 @@
 //! The third process of a push: starting `verify` with the ends that were kept for it, and its end.
 //!
-//! It is started as soon as the repository process may go on: that one hands over the quarantine's
-//! files and the client's input, and gives up handing over anything, before it hears its session.
+//! It is started as soon as the repository process may go on. Before that process hears its session
+//! it hands over the quarantine's files and the client's input, and gives up handing over anything.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl JobRole for Verify {
         JobReply::More
     }
 
-    /// Not sooner: with its word the repository process sends a client's pipe, which only the
+    /// Not sooner: at this message the repository process sends a client's pipe, which only the
     /// processes of this session may ever close.
     fn started(parent: &mut Parent, number: u64) {
         parent.send_to_repo(number, &ParentToRepo::Verify(true));
