@@ -2,8 +2,8 @@
 //! `gitrepository-layout`, "repository version").
 //!
 //! The whole file must be well formed, but nothing else in it has an effect beside what makes
-//! something stricter ([`safeguards`](crate::safeguards)), and `include` is not followed: a user who
-//! can write a repository's configuration must not be able to make the server do anything.
+//! something stricter ([`safeguards`](crate::safeguards)), and `include` is not followed: a user
+//! who can write a repository's configuration must not be able to make the server do anything.
 
 use libgit::HashKind;
 

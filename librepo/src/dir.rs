@@ -135,7 +135,7 @@ impl Dir {
             Err(errno) => return Err(Error::Open(self.name_of(path), io(errno))),
         };
         let stat = fstat(&fd).map_err(|errno| Error::Open(self.name_of(path), io(errno)))?;
-        if file_type(&stat) != EntryType::File {
+        if EntryType::of_stat(&stat) != EntryType::File {
             return Err(Error::Corrupt(self.name_of(path), "not a regular file"));
         }
         Ok(Some((File::from(fd), stat)))
@@ -172,15 +172,15 @@ impl Dir {
         };
         let at = parent.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
         match self.look.stat(at, last) {
-            Ok(stat) => Ok(Some((file_type(&stat), stat))),
+            Ok(stat) => Ok(Some((EntryType::of_stat(&stat), stat))),
             Err(errno) if absent(errno) => Ok(None),
             Err(errno) => Err(Error::Open(self.name_of(path), io(errno))),
         }
     }
 
     /// The target of a symbolic link in this very directory, not followed; `None` if it is none. A
-    /// link is an error where this process can do nothing with names but open them: it is there, and
-    /// what it names is not to be taken for absent.
+    /// link is an error where this process can do nothing with names but open them: it is there,
+    /// and what it names is not to be taken for absent.
     pub fn link_target(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
         match self.look.read_link(self.fd.as_fd(), name) {
             Ok(target) => Ok(Some(target)),
@@ -231,13 +231,9 @@ impl Dir {
     }
 }
 
-fn file_type(stat: &FileStat) -> EntryType {
-    EntryType::of_bits(SFlag::from_bits_truncate(stat.st_mode))
-}
-
 impl EntryType {
     pub(crate) fn of_stat(stat: &FileStat) -> EntryType {
-        file_type(stat)
+        EntryType::of_bits(SFlag::from_bits_truncate(stat.st_mode))
     }
 
     fn of_bits(bits: SFlag) -> EntryType {

@@ -79,7 +79,7 @@ impl fmt::Display for Error {
                 write!(f, "{pack} at {offset}: {size} bytes, larger than the limit of {limit}")
             }
             Error::Limit(what) => f.write_str(what),
-            // A key of the repository's own.
+            // Not gotd.conf's words, but a key of the repository's own `config`.
             Error::SetLimit(what, words) if words.contains('.') => write!(f, "{what} ({words})"),
             Error::SetLimit(what, words) => write!(f, "{what} (limit {words})"),
             Error::Io(e) => write!(f, "{}{e}", full(e)),

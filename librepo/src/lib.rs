@@ -1,6 +1,7 @@
 //! One Git repository: references, objects, packs.
 //!
-//! Knows no process and no socket, and reads no configuration but the few keys of [`config`] and [`safeguards`].
+//! Knows no process and no socket, and reads no configuration but the few keys of [`config`] and
+//! [`safeguards`].
 //! Nothing here starts a program, follows a symbolic link or trusts a file: whatever a repository
 //! holds, the worst it can do is to be refused.
 //!

@@ -78,7 +78,7 @@ enum Without<'l> {
 }
 
 /// An entry of a listing: a reference that resolves to an object, or one that is damaged, or a file
-/// that is to be told of in the log alone.
+/// that only the log names.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed<'l> {
     /// Its full name: `HEAD`, `refs/heads/main`.

@@ -211,8 +211,8 @@ impl Look {
     }
 }
 
-/// What a name is, by opening it: all that a process can do that works on a repository. Of what
-/// cannot be opened nothing is told but its type.
+/// What a name is, by opening it: a process that works on a repository can do nothing else with it.
+/// Of a link or a socket, which cannot be opened, nothing is told but its type.
 fn stat_by_opening(directory: BorrowedFd<'_>, name: &[u8]) -> Result<FileStat, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     match openat(directory, name, flags, Mode::empty()) {

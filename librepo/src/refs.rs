@@ -266,16 +266,16 @@ impl Refs {
     }
 }
 
-/// Whether an error is about the file itself, and not about this process: what another one could
-/// read here is damaged for everybody who reads as the daemon does.
+/// Whether an error is about the file itself, and not about this process. A file that only another
+/// account may read is damaged for all clients: each reads it as the daemon does.
 fn is_of_this_file(e: &std::io::Error) -> bool {
     use nix::errno::Errno;
     let errno = e.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EACCES | Errno::EPERM | Errno::EIO | Errno::EUCLEAN))
 }
 
-/// What the `HEAD` in a directory says, whose branches are those of `refs`: that of a linked
-/// worktree, or the repository's own.
+/// What the `HEAD` of a linked worktree says, or the repository's own, from the file in `dir`. The
+/// branches are those of `refs`.
 pub(crate) fn head_of(dir: &Dir, refs: &Refs) -> Result<Head> {
     let worktree = Refs::new(dir.try_clone()?, refs.hash);
     refs.head_from(worktree.loose(b"HEAD")?)

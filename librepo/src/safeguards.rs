@@ -224,10 +224,10 @@ impl Safeguards {
         }
     }
 
-    /// The same, if all keys about fetches have values that they can have.
+    /// The same, if all keys about fetches have possible values.
     ///
     /// # Errors
-    /// The first that has none.
+    /// The first key that has no possible value.
     pub fn for_fetches(&self) -> Result<&Safeguards> {
         self.bad_for_fetches.as_ref().map_or(Ok(self), |bad| Err(Error::Invalid(bad.clone())))
     }
@@ -256,10 +256,10 @@ impl Safeguards {
         self.errors.iter().for_each(|message| policy.refuse(*message));
     }
 
-    /// The first kind of filter that a fetch uses and that is not permitted here, in git's words.
+    /// Whether a fetch may use this filter.
     ///
     /// # Errors
-    /// That kind is not permitted.
+    /// The first kind in it that is not permitted, in git's words.
     pub fn permits(&self, filter: &Filter) -> std::result::Result<(), String> {
         let blobs = filter.blob_limit.map(|limit| if limit == 0 { "blob:none" } else { "blob:limit" });
         let trees = filter.tree_depth.map(|_| "tree");
@@ -297,7 +297,7 @@ fn hiding(patterns: &[Vec<u8>]) -> &[Vec<u8>] {
     if patterns.iter().all(|pattern| pattern.starts_with(b"!")) { &[] } else { patterns }
 }
 
-/// Printable, for a text.
+/// These bytes, or as many as a note has room for, in printable characters.
 fn text(bytes: &[u8]) -> String {
     bytes.escape_ascii().take(NOTE).map(char::from).collect()
 }

@@ -166,8 +166,8 @@ pub struct Fetch<'r> {
     pub(super) shallow: Vec<u32>,
     pub(super) shallow_set: Bits,
     pub(super) deepen: Option<Deepen>,
-    /// Whether all haves come before the boundary is asked for.
-    pub(super) haves_known: bool,
+    /// Whether the haves that the client names come before the boundary is asked for.
+    pub(super) haves_first: bool,
     pub(super) cuts: Option<Cuts>,
     options: PackOptions,
     bitmap: Option<PackBitmap>,
@@ -204,7 +204,7 @@ impl<'r> Fetch<'r> {
             shallow: Vec::new(),
             shallow_set: Bits::default(),
             deepen: None,
-            haves_known: false,
+            haves_first: false,
             cuts: None,
             options: PackOptions::default(),
             bitmap: None,
@@ -435,7 +435,7 @@ impl<'r> Fetch<'r> {
 
     /// The client says what it has before it is told its boundary, as in protocol v2.
     pub fn haves_come_first(&mut self) {
-        self.haves_known = true;
+        self.haves_first = true;
     }
 
     /// Where the client wants its history cut.

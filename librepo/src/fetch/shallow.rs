@@ -54,12 +54,7 @@ impl Fetch<'_> {
             self.cuts = Some(cuts);
             return Ok(());
         }
-        let mut heads = Vec::new();
-        for want in &self.wants {
-            if let (_, Some((commit, ObjectKind::Commit))) = self.source.peel(*want)? {
-                heads.push(commit);
-            }
-        }
+        let heads = peeled(&mut self.source, &self.wants)?;
         let mut edge = Edge::default();
         match self.deepen.clone() {
             Some(Deepen::Depth { depth: Depth::ALL, .. }) if own_list.is_empty() => {
@@ -70,12 +65,12 @@ impl Fetch<'_> {
             Some(Deepen::Depth { depth, relative: false }) => {
                 edge.by_depth(&mut self.source, &heads, depth.commits(), &own)?;
             }
-            Some(Deepen::Depth { depth, relative: true }) if self.haves_known => {
+            Some(Deepen::Depth { depth, relative: true }) if self.haves_first => {
                 let least = least_depth(&mut self.source, &heads, &self.shallow_set, &own)?;
                 edge = self.deeper(&heads, least.saturating_add(depth.commits()).min(INFINITE), &own)?;
             }
-            // In v0 and v1 haves come after the boundary. What the client has beyond its boundary, by
-            // a tag that it does not want, cannot be known: it is cut where git cuts it.
+            // In v0 and v1 haves come after the boundary. What the client has beyond its boundary,
+            // by a tag that it does not want, cannot be known: it is cut where git cuts it.
             Some(Deepen::Depth { depth, relative: true }) => {
                 let present = self.visible_boundary()?;
                 let depth = depth.commits().saturating_add(1).min(INFINITE);
@@ -137,16 +132,12 @@ impl Fetch<'_> {
     /// Cuts `depth` commits after the heads, but takes nothing away from a client that asked for
     /// more: where its branches are cut at different depths, one depth is too little for some.
     ///
-    /// What it has is reached from its haves without crossing its boundary. Where these do not
-    /// account for a commit of the boundary, as in v0, which asks for them later, whatever leads to
-    /// that commit may be there, with all that is behind it.
+    /// What it has is reached from its haves without crossing its boundary. It need not have named
+    /// all of them: it ends when it is told `ready`, or says `done`. Where its haves do not account
+    /// for a commit of its boundary, whatever leads to that commit may be there, with all that is
+    /// behind it.
     fn deeper(&mut self, heads: &[u32], depth: u32, own: &Bits) -> Result<Edge> {
-        let mut haves = Vec::new();
-        for have in &self.haves {
-            if let (_, Some((commit, ObjectKind::Commit))) = self.source.peel(*have)? {
-                haves.push(commit);
-            }
-        }
+        let haves = peeled(&mut self.source, &self.haves)?;
         let (source, shallow) = (&mut self.source, &self.shallow_set);
         let ends = [shallow, own];
         let (mut had, _) = reachable(source, &haves, &ends)?;
@@ -161,7 +152,7 @@ impl Fetch<'_> {
         let mut edge = Edge { keep: had.clone(), ..Edge::default() };
         edge.keep.subtract(shallow.words());
         edge.by_depth(source, heads, depth, own)?;
-        // What a cut above it would leave to nobody.
+        // Commits that the client has lie beyond a cut if they are not reached.
         let mut reached = edge.inside.clone();
         edge.boundary.iter().for_each(|number| {
             reached.set(*number);
@@ -198,16 +189,8 @@ impl Fetch<'_> {
         if cuts.unshallow.is_empty() {
             return Ok(Vec::new());
         }
-        let mut heads = Vec::new();
-        for have in &self.haves {
-            if let (_, Some((commit, ObjectKind::Commit))) = self.source.peel(*have)? {
-                heads.push(commit);
-            }
-        }
-        let mut had = Bits::default();
-        for number in boundary_of(&mut self.source, &heads, &self.shallow_set, &cuts.own)? {
-            had.set(number);
-        }
+        let haves = peeled(&mut self.source, &self.haves)?;
+        let (had, _) = reachable(&mut self.source, &haves, &[&self.shallow_set, &cuts.own])?;
         Ok(cuts.unshallow.iter().copied().filter(|number| had.get(*number)).collect())
     }
 }
@@ -215,6 +198,17 @@ impl Fetch<'_> {
 fn own_shallow(fetch: &mut Fetch<'_>) -> Result<Vec<u32>> {
     let ids = shallow_file::read(fetch.repository.dir(), fetch.repository.hash())?;
     Ok(ids.iter().filter_map(|id| fetch.source.space.number(id)).collect())
+}
+
+/// The commits among these objects, and those that tags among them lead to.
+fn peeled(source: &mut Source<'_>, numbers: &[u32]) -> Result<Vec<u32>> {
+    let mut commits = Vec::new();
+    for number in numbers {
+        if let (_, Some((commit, ObjectKind::Commit))) = source.peel(*number)? {
+            commits.push(commit);
+        }
+    }
+    Ok(commits)
 }
 
 fn commits_of(source: &mut Source<'_>, ids: &[ObjectId]) -> Result<Vec<u32>> {
@@ -231,28 +225,6 @@ fn commits_of(source: &mut Source<'_>, ids: &[ObjectId]) -> Result<Vec<u32>> {
         }
     }
     Ok(commits)
-}
-
-/// The client's boundary commits that can be reached from the heads.
-fn boundary_of(source: &mut Source<'_>, heads: &[u32], shallow: &Bits, own: &Bits) -> Result<Vec<u32>> {
-    let mut commits = Commits::default();
-    let mut seen = Bits::default();
-    let mut found = Vec::new();
-    let mut stack: Vec<u32> = heads.to_vec();
-    while let Some(number) = stack.pop() {
-        if !seen.set(number) {
-            continue;
-        }
-        if shallow.get(number) {
-            found.push(number);
-            continue;
-        }
-        let at = commits.must(source, number)?;
-        if !own.get(number) {
-            stack.extend(commits.parents(at).iter().filter(|parent| **parent != NO_OBJECT));
-        }
-    }
-    Ok(found)
 }
 
 /// The commits not older than `since` that can be reached through such commits alone: as in git, an
@@ -337,8 +309,8 @@ fn reachable(source: &mut Source<'_>, heads: &[u32], ends: &[&Bits]) -> Result<(
     Ok((seen, order))
 }
 
-/// Those of `order`, in which children stand after their parents, from which a commit that `is` so
-/// can be reached without the parents of `ends`.
+/// Those of `order`, in which children stand after their parents, from which a commit for which
+/// `is` holds can be reached without the parents of `ends`.
 fn leading_to(
     source: &mut Source<'_>,
     order: &[u32],

@@ -120,7 +120,8 @@ fn good_authority(authority: &[u8], file: bool) -> bool {
     port_ok && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_[]:".contains(byte))
 }
 
-/// The path, and what follows it. A component that a later `..` takes away is not looked at further.
+/// The path, and what follows it. A component that a later `..` takes away is not looked at
+/// further.
 fn good_path(rest: &[u8]) -> bool {
     let end = rest.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(rest.len());
     let (path, query) = rest.split_at(end);
@@ -182,8 +183,8 @@ struct Parser<'a> {
     section: Vec<u8>,
 }
 
-/// Takes a variable apart as git does, which keeps it as a C string: `submodule`, the name up to the
-/// last dot, and the key. `[submodule.x "y"]` is about `x.y`.
+/// Takes a variable apart as git does, which keeps it as a C string: `submodule`, the name up to
+/// the last dot, and the key. `[submodule.x "y"]` is about `x.y`.
 fn of_submodule(section: &[u8], key: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let variable = c_string([section, key].concat());
     let rest = variable.strip_prefix(b"submodule.")?;

@@ -1,10 +1,10 @@
 //! References that are symbolic links, in a place that nobody else can change.
 //!
 //! The story: Landlock keeps nobody from looking at names, so a process that was taken over could
-//! ask of any file of the machine whether it is there, and read any link. So who works on one
-//! repository can do nothing with names but open them. A link cannot be read by opening it: with
-//! that a reference which git once made as a link would have been missing in each listing, as if it
-//! had been deleted.
+//! ask of any file of the machine whether it is there, and read any link. So a process that works
+//! on one repository can do nothing with names but open them. A link cannot be read by opening it:
+//! a reference that git once made as a link would have been missing in each listing, as if it had
+//! been deleted.
 
 use std::fs;
 use std::os::unix::fs::symlink;

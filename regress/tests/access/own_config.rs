@@ -1,8 +1,8 @@
 //! What the owner of a repository has forbidden in its own `config` holds, as with C git, whatever
 //! gotd.conf permits; what is set there and not honoured is told.
 //!
-//! `git init --shared` sets `receive.denyNonFastForwards` by itself, and whoever came from C git
-//! took it for in force.
+//! `git init --shared` sets `receive.denyNonFastForwards` by itself, and administrators who came
+//! from C git took it for in force.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ fn logs(repository: &Path) -> BTreeSet<String> {
     found.into_keys().filter(|name| name.starts_with("logs/") && repository.join(name).is_file()).collect()
 }
 
-/// The lines of a listing without the word for the server.
+/// The lines of a listing.
 fn listed(done: &Done) -> Vec<String> {
     done.text().lines().map(str::to_owned).collect()
 }
@@ -254,7 +254,7 @@ fn what_is_hidden_by_the_repository_cannot_be_had_by_its_id() {
         let refused = fetch(&remote);
         assert!(refused.status != 0 && refused.err.contains("not found"), "{remote}: {}", refused.err);
     }
-    // Not even a reference to it can be made by a push that brings nothing.
+    // A push that brings it along makes it visible.
     site.git_in(&work, ["checkout", "-q", "main"]);
     site.push(&work, &["gotd:r.git", &format!("{hidden}:refs/heads/mine")]).good();
     fetch("gotd:r.git").good();
@@ -264,8 +264,8 @@ fn what_is_hidden_by_the_repository_cannot_be_had_by_its_id() {
 fn a_repository_that_is_not_for_git_daemon_is_not_there_over_git() {
     let site = Site::new();
     let work = origin(&site);
-    let (_, _) = pair(&site, &work, "closed", "[daemon]\n\tuploadpack = false\n");
-    let (_, _) = pair(&site, &work, "open", "[daemon]\n\tuploadpack = true\n");
+    pair(&site, &work, "closed", "[daemon]\n\tuploadpack = false\n");
+    pair(&site, &work, "open", "[daemon]\n\tuploadpack = true\n");
     let address = tcp::free_v4();
     let daemon = site.start_with(&configuration(&site, address));
     site.git(["ls-remote", &format!("git://{address}/open.git")]).good();

@@ -1,7 +1,7 @@
 //! C git refuses a push to a branch that somebody works on: one that is checked out in any worktree
-//! of the repository, and one that a rebase or a bisection under way there comes back to. Only the
-//! repository's own HEAD was looked at, so that a push moved a branch under a linked worktree, whose
-//! next commit then took back what had been pushed.
+//! of the repository, and one that a rebase or a bisection under way there comes back to. Once only
+//! the repository's own HEAD was looked at, so that a push moved a branch under a linked worktree,
+//! whose next commit then took back what had been pushed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -100,14 +100,14 @@ fn place(bare: bool) -> Place {
     git(&repository, &["symbolic-ref", "refs/heads/alias", "refs/heads/alias-target"]);
     let linked = repository.join("worktrees/work-alias-target/HEAD");
     fs::write(linked, "ref: refs/heads/alias\n").expect("writes");
-    // What git knows of no worktree for.
+    // Without a file `gitdir`, git takes it for no worktree.
     let odd = repository.join("worktrees/odd");
     fs::create_dir(&odd).expect("makes");
     fs::write(odd.join("HEAD"), "ref: refs/heads/free\n").expect("writes");
     Place { site, repository }
 }
 
-/// Pushes to every branch; what each was told in the end.
+/// Pushes to every branch; whether each push was taken.
 fn told(place: &Place, work: &Path, url: &str, command: &str) -> BTreeMap<String, bool> {
     let one =
         |branch: &str| -> Done { place.site.push(work, &["-q", url, &command.replace("BRANCH", branch)]) };
@@ -145,7 +145,7 @@ fn branches_that_somebody_works_on_in_a_worktree_are_neither_moved_nor_deleted()
         let main = site.push(&work, &["-q", "gotd:r.git", "HEAD:refs/heads/main"]);
         assert_eq!(main.status == 0, bare, "{}", main.err);
         daemon.logged(&["reference refused", "refs/heads/linked", "branch is currently checked out"]);
-        // An atomic push, and one that changes packed-refs: the others of it are not made.
+        // Of an atomic push the others are not made either.
         site.push(
             &work,
             &["-q", "--atomic", "gotd:r.git", "HEAD:refs/heads/fresh", "+HEAD:refs/heads/linked"],

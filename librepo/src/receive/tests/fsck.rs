@@ -11,8 +11,8 @@ use super::*;
 /// Message ids by name.
 type Found = BTreeSet<String>;
 
-/// Everything that a check finds, and not only the first: what was found is tolerated, as long as it
-/// may be. Infos are not asked for, since git's are on in a repository of its own.
+/// Everything that a check finds, and not only the first: what was found is tolerated, as long as
+/// it may be. Infos are not asked for, since git's are on in a repository of its own.
 fn ours(check: impl Fn(&Policy) -> std::result::Result<(), Problem>) -> Found {
     let (mut policy, mut found) = (Policy::default(), Found::new());
     while let Err(problem) = check(&policy) {
@@ -77,9 +77,10 @@ fn in_modules(texts: &[Vec<u8>]) -> Vec<Found> {
     ids.iter().map(|id| refused(&found.get(id.as_str()).cloned().unwrap_or_default())).collect()
 }
 
-/// Where git's fsck finds less than git would do with the file. From an object it does not skip the
-/// mark at the beginning that it skips in a file: its bytes are negative there. And its pointer into
-/// the normalized URL is stale once the URL has grown, so that a `..` above the root is not seen.
+/// Where git's fsck finds less than git would find in the file. In an object it does not skip the
+/// mark at the beginning that it skips in a file: its bytes are negative there. And its pointer
+/// into the normalized URL is stale once the URL has grown, so that a `..` above the root is not
+/// seen.
 fn git_is_blind(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text).to_lowercase();
     text.starts_with('\u{feff}') || (text.contains("://") && (text.contains("..") || text.contains("%2e%2e")))
@@ -403,7 +404,7 @@ fn commits_and_tags_of_all_kinds() {
                 _ => check::tag(policy, data, SHA1),
             };
             let (all_ours, theirs) = (ours(check), in_object(dir.path(), kind, data));
-            // This program of git's ends at an info, too.
+            // `git hash-object` ends at an info, too.
             if refused(&theirs) != theirs {
                 continue;
             }
