@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{ConfiguredLimits, Limit};
 pub use super::position::Position;
 
-/// The user that the daemon runs as when the file does not say.
+/// The owner of the repositories when the file does not say.
 pub const DEFAULT_USER: &str = "_gotd";
 /// The user that sessions run as when the file does not say.
 pub const DEFAULT_CLIENT: &str = "_gotd_client";
@@ -71,8 +71,8 @@ pub struct Config {
     pub subordinates: Vec<UidRange>,
     /// Contents of gotd-secrets.conf(5).
     pub secrets: Vec<Secret>,
-    /// Names in rules and limits that no user of ours can have, and what stands for each until it
-    /// is resolved: then there is a number in its place, or the rule is gone.
+    /// Names in rules and limits that are no [`UserName`], by the made-up name that stands for each
+    /// until it is resolved: then there is a number in its place, or the rule is gone.
     pub odd_names: BTreeMap<UserName, String>,
     /// The uid that stands for ids that the kernel cannot express; it matches no rule.
     pub overflow_uid: u32,

@@ -478,7 +478,7 @@ impl Parser<'_> {
     fn macro_definition(&mut self, name: &str, at: Position) -> Outcome {
         self.next();
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            // C gotd takes any name, and none of these could ever be used there either.
+            // C gotd takes any name, but such a macro cannot be used there either.
             let what = "expected a macro name of letters, digits and underscores";
             self.warn_at(at, format!("{what}, found \"{name}\": no \"$\" can use it"));
             self.word("a value after \"=\"")?;
@@ -675,7 +675,7 @@ impl Parser<'_> {
     }
 
     /// A user or group in a rule or a limit. C gotd takes any text there and asks the system; a
-    /// name that ours cannot have is resolved to its number, if it has one.
+    /// text that is no [`UserName`] is resolved to its number, if it has one.
     pub fn subject_name(&mut self, text: &str) -> Outcome<UserName> {
         if let Ok(name) = UserName::parse(text.as_bytes()) {
             return Ok(name);
@@ -728,8 +728,8 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// A path that C gotd takes, without `..`: that one asks the system where the path leads, when
-    /// it reads the file; here it is walked to at each request, and always downwards.
+    /// A path that C gotd takes, without `..`. C gotd asks the system where the path leads, when it
+    /// reads the file; here it is walked to at each request, and always downwards.
     pub fn clean_path(&mut self, path: &Word) -> Outcome<String> {
         if !path.text.starts_with('/') || !path.text.split('/').any(|c| c == "..") {
             self.check_path(path)?;

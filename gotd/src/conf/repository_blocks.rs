@@ -73,7 +73,7 @@ impl Parser<'_> {
     }
 
     /// What to do about two blocks whose names differ at most in a slash at their ends or in `.git`.
-    /// C gotd compares what is written, and of those that a request fits the first block is it.
+    /// C gotd compares what is written, and takes the first block that a request fits.
     fn same_name(&mut self, same: usize, key: &[u8], written: &str, at: Position, what: &str) {
         let before = self.repository_words.get(same).cloned().unwrap_or_default();
         let place = self.config.repositories.get(same).map(|block| self.config.place(block.at));
@@ -99,8 +99,8 @@ impl Parser<'_> {
 
     /// Blocks that no request can ask for are left out with a warning: C gotd takes them. Beside a
     /// `repositories` or `borrow`, which are ours, they and namesakes are errors: the former would
-    /// serve what such a block guards, the latter takes names with and without `.git` for one. So
-    /// they are where nothing would be left to serve.
+    /// serve what such a block guards, the latter takes names with and without `.git` for one. They
+    /// are errors, too, where nothing would be left to serve.
     pub(super) fn leave_out_unserved(&mut self) {
         let mut unserved = std::mem::take(&mut self.unserved);
         unserved.sort();

@@ -29,7 +29,7 @@ pub struct UnixGroup {
 pub trait NameService {
     /// The user with this login name.
     fn user(&mut self, name: &str) -> Option<UnixUser>;
-    /// The uid of a user whose name may be none that we could use otherwise.
+    /// The uid of a user whose name need not be a [`UserName`].
     fn uid(&mut self, name: &str) -> Option<u32> {
         self.user(name).map(|user| user.uid)
     }
@@ -330,8 +330,8 @@ fn shown(config: &Config, name: &UserName) -> String {
     }
 }
 
-/// Puts the number of a user or group where its name is none that we could use; false: there is
-/// neither user nor group of that name, and the rule is about nobody.
+/// Puts the number of a user or group in the place of a name that is no [`UserName`]. False: there
+/// is neither user nor group of that name, and the rule is about nobody.
 fn by_number(config: &Config, subject: &mut Subject, who: Who) -> bool {
     if !config.odd_names.contains_key(&subject.name) {
         return true;
