@@ -208,10 +208,13 @@ impl Store {
                 continue;
             }
             // A pack whose .pack is gone or not yet there is none.
-            match dir.stat(&[stem, b".pack"].concat())? {
-                Some((EntryType::File, stat)) => found.push((stat.st_mtime, stem.to_owned())),
-                Some(_) => say(name, ODD),
-                None => say(name, "without its pack"),
+            let pack = [stem, b".pack"].concat();
+            match dir.stat(&pack) {
+                Ok(Some((EntryType::File, stat))) => found.push((stat.st_mtime, stem.to_owned())),
+                Ok(Some(_)) => say(&pack, ODD),
+                Ok(None) => say(name, "without its pack"),
+                // One that cannot be looked at fails only what needs it: opening it tells why.
+                Err(_) => found.push((0, stem.to_owned())),
             }
         }
         // A file without its other half is told of only where an object is missing: its writer may

@@ -179,7 +179,9 @@ fn size(repository: &Dir) -> librepo::Result<Option<u64>> {
                 // A file that has gone in the meantime does not count.
                 EntryType::Dir => waiting.extend(directory.open_dir(&name).ok().flatten()),
                 EntryType::File => {
-                    let bytes = directory.stat(&name)?.and_then(|(_, stat)| u64::try_from(stat.st_size).ok());
+                    // The size of a file that cannot be looked at is not known, nor is the sum.
+                    let Ok(looked) = directory.stat(&name) else { return Ok(None) };
+                    let bytes = looked.and_then(|(_, stat)| u64::try_from(stat.st_size).ok());
                     size = size.saturating_add(bytes.unwrap_or(0));
                 }
                 _ => {}

@@ -24,7 +24,7 @@ use libproto::message::push::RefCommand;
 use libproto::refusal::Refusal;
 use libproto::states::allowed;
 use librepo::fs_ops::Fs;
-use librepo::receive::quarantine::Quarantine;
+use librepo::receive::quarantine::{self, Quarantine};
 use librepo::refs::Head;
 use librepo::repository::Repository;
 use librepo::safeguards::LogRefs;
@@ -70,7 +70,9 @@ pub enum CommitError {
     System(SystemError),
     /// The repository is not there, or is another one.
     Again(AgainError),
-    /// The repository cannot be opened, or has no room for locks.
+    /// The repository cannot be opened, or its own `config` lets nobody push.
+    Open(librepo::Error),
+    /// The repository has no room for locks.
     Repository(librepo::Error),
     /// The link to `repo_write`.
     Writer(RecvError),
@@ -87,7 +89,7 @@ impl fmt::Display for CommitError {
         match self {
             CommitError::System(e) => e.fmt(f),
             CommitError::Again(e) => e.fmt(f),
-            CommitError::Repository(e) => e.fmt(f),
+            CommitError::Open(e) | CommitError::Repository(e) => e.fmt(f),
             CommitError::Writer(e) => write!(f, "repo_write: {e}"),
             CommitError::OutOfOrder(name, state) => write!(f, "repo_write: {name} in state {state:?}"),
             CommitError::TooMany => f.write_str("repo_write: too many changes"),
@@ -145,9 +147,13 @@ fn prepare_and_work(
     let found = find::again(&start.repository, &start.place, &start.found).map_err(CommitError::Again)?;
     let limits = ResourceLimits { data: Some(start.memory), ..ResourceLimits::UNCHANGED };
     opened::narrow(SET_UP, &found, Access::READ_WRITE_CREATE, &[], limits, enforcement)?;
-    let repository = opened::open_repository(&found, Vec::new()).map_err(CommitError::Repository)?;
+    let repository = opened::open_repository(&found, Vec::new()).map_err(CommitError::Open)?;
+    // `config` may have changed since `repo_write` read it.
+    repository.safeguards().for_pushes().map_err(CommitError::Open)?;
     let directory = found.directory.try_clone().map_err(SystemError::Plain)?;
     let fs = Fs::new(directory, repository.config().shared).within(found.look);
+    // Another push may have died since this one swept, and its locks would only be waited for.
+    let _ = quarantine::sweep(&fs);
     // A directory of its own: its locks count as left behind exactly when this process is gone.
     let quarantine = Quarantine::create(&fs);
     let own = quarantine.as_ref().ok().and_then(|made| std::str::from_utf8(made.path()).ok());
@@ -192,7 +198,8 @@ fn make(
     let own = repository.safeguards();
     let mut rules = start.rules.clone();
     own_rules::tighten_push(&mut rules, own);
-    let hidden = own_rules::hidden(own.hidden_from_pushes(), &start.hidden);
+    let configured: Vec<Vec<u8>> = rules.hidden.iter().map(|name| name.clone().into_bytes()).collect();
+    let hidden = own_rules::hidden(own.hidden_from_pushes(), &configured);
     let world = world(repository, found, head, &hidden, &rules, commands);
     let mut verdicts = judge::judge(asked, &[], &rules, &world);
     let transaction = Transaction {

@@ -51,11 +51,11 @@ fn a_reference_that_is_a_link_is_read_or_damaged_and_never_missing() {
     assert!(text.contains(&format!("{tip}\trefs/heads/alias\n")), "{text}");
 
     // And a push sees them.
-    symlink("refs/heads/main", alias.join("refs/heads/link")).expect("links");
+    symlink("refs/heads/main", alias.join("refs/heads/other")).expect("links");
     let work = site.clone_path("work");
     site.git(["clone", "-q", "gotd:whole.git", &work.to_string_lossy()]).good();
     site.commit(&work, "new", "new");
-    let done = site.push(&work, &["-q", "gotd:alias.git", "HEAD:refs/heads/link"]);
+    let done = site.push(&work, &["-q", "gotd:alias.git", "HEAD:refs/heads/other"]);
     assert!(done.status != 0 && done.err.contains("link"), "{}", done.err);
     // What is a directory and no reference is not taken for a link.
     site.push(&work, &["-q", "gotd:whole.git", "HEAD:refs/heads/hollow"]).good();

@@ -281,7 +281,8 @@ fn work(
     };
     let mut callback = |progress: &Progress| teller.tick(progress);
     let mut ticker = Ticker::new(&mut callback);
-    let own = repository.safeguards();
+    // `config` may have changed since `repo_write` read it.
+    let own = repository.safeguards().for_pushes()?;
     let mut policy = policy(&task.task);
     if task.task.fsck {
         own.tighten(&mut policy);

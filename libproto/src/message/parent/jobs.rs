@@ -72,8 +72,6 @@ pub struct CommitStart {
     pub memory: u64,
     /// The user, for reference logs.
     pub who: String,
-    /// Reference namespaces that do not exist for the client.
-    pub hidden: Vec<Vec<u8>>,
     /// Rules of the push.
     pub rules: Box<PushRules>,
 }

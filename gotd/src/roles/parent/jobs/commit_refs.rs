@@ -104,7 +104,6 @@ impl Parent {
             place: at.path.clone(),
             memory,
             who: permit.identity.clone(),
-            hidden: permit.hidden.clone(),
             rules,
         };
         let started = self.start_job::<CommitRefs>(number, vec![end], &ParentToCommit::Start(start));
