@@ -26,8 +26,8 @@ pub fn attempt(role: &'static str, promises: Promises) {
     }
 }
 
-/// Makes those attempts that aim at the repository that a process may write in, once in each stage.
-/// `makes_names`: it makes and removes names of files everywhere there.
+/// Makes the attempts on the repository that a process may write in, once in each stage.
+/// `makes_names`: the process makes and removes names of files everywhere there.
 pub fn attempt_in(role: &'static str, repository: &Path, makes_names: bool) {
     if is_first(role) {
         let names = if makes_names { &[] } else { NAMES_IN_REPOSITORY };

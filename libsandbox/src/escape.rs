@@ -63,10 +63,10 @@ pub struct Attempt {
     pub name: &'static str,
     /// It is no escape for a process that holds any of these.
     allowed_by: Promises,
-    /// A call, and the values of its arguments that tell its uses apart, that the row of the table
-    /// has to name too.
+    /// A call, with the values of its arguments that tell its uses apart: the row of the table has
+    /// to name it too.
     named: Option<(c_long, &'static [c_int])>,
-    /// It is one for a process that can do nothing with names but open them.
+    /// It is an escape for a process that can do nothing with names but open them.
     looks: bool,
     run: fn(&Path) -> c_long,
 }
@@ -240,7 +240,8 @@ pub const ATTEMPTS: &[Attempt] = &[
             call(libc::SYS_setxattr, [p, c"user.x".as_ptr() as c_long, p, 1, 0, 0])
         })
     }),
-    // Landlock has no right for looking at names: who works on one repository opens them.
+    // Landlock has no right for looking at names: a process that works on one repository opens
+    // them.
     attempt_look("stat elsewhere", |t| {
         let mut stat = [0_u64; 32];
         path1(t, "file", |p| call(libc::SYS_statx, [CWD, p, 0, 0, stat.as_mut_ptr() as c_long, 0]))
@@ -256,7 +257,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         path1(t, "file", |p| call(libc::SYS_faccessat, [CWD, p, 4, 0, 0, 0]))
     }),
     attempt_look("open without a right elsewhere", |t| open(t, "file", libc::O_PATH)),
-    // The kernel looks at no other flag then, so that the words for writing must not let it through.
+    // The kernel ignores the flags for writing then, so the words for writing must not let it
+    // through.
     attempt_look("open without a right and for writing", |t| open(t, "file", libc::O_PATH | libc::O_RDWR)),
     attempt_look("open a directory without a right elsewhere", |t| {
         open(t, ".", libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -316,7 +318,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("send to an address", by(&[Promise::Dns]), |_| call(libc::SYS_sendto, [-1, 0, 0, 0, 1, 16])),
     attempt("send a descriptor", by(&[Promise::Sendfd]), |_| call(libc::SYS_sendmsg, [-1, 0, 0, 0, 0, 0])),
     attempt("receive a descriptor", by(&[Promise::Recvfd]), |_| call(libc::SYS_recvmsg, [-1, 0, 0, 0, 0, 0])),
-    // The kernel counts what a user has in pipes: whoever makes many slows down all of that user's.
+    // The kernel counts a user's pipes: a process that makes many slows down all others of its
+    // user.
     attempt_named("make a pipe", (libc::SYS_pipe2, &[]), |_| {
         let mut ends = [-1 as c_int; 2];
         let made = call(libc::SYS_pipe2, [(&raw mut ends) as c_long, 0, 0, 0, 0, 0]);
@@ -392,8 +395,8 @@ pub const ATTEMPTS: &[Attempt] = &[
             call(libc::SYS_mprotect, [at, 3 << 30, writable, 0, 0, 0])
         }))
     }),
-    // Pages of zeroes count as no memory, but the tables that lead to them take 2 MiB for each GiB.
-    // Where files are mapped nobody can say how much is enough.
+    // Pages of zeroes count as no memory, but their page tables take 2 MiB for each GiB. A stage
+    // that maps files of any size has no such limit.
     attempt("1 TiB to read", by(&[Promise::Rpath, Promise::Exec]), |_| {
         bounded(map_of(1 << 40, libc::PROT_READ, |_| 0))
     }),
@@ -449,9 +452,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("x32 system call", NOBODY, |_| call(0x4000_0000 | libc::SYS_getppid, [0; 6])),
 ];
 
-/// Attempts in the repository that a process works on, to be made by one that may write there. What
-/// is aimed at is there in each repository of C git's; where `hooks` was left out, they are the
-/// test's to make.
+/// Attempts of a process that may write in the repository that it works on. Their targets are in
+/// every repository that C git makes; where a template left out `hooks`, the test makes them.
 pub const IN_REPOSITORY: &[Attempt] = &[
     attempt("write the configuration", NOBODY, |r| open(r, "config", libc::O_WRONLY | libc::O_APPEND)),
     attempt("write HEAD", NOBODY, |r| open(r, "HEAD", libc::O_WRONLY | libc::O_APPEND)),
@@ -544,7 +546,6 @@ fn open(directory: &Path, name: &str, flags: c_int) -> c_long {
     })
 }
 
-/// Maps a page, and gives it back where that succeeds.
 const WRITABLE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Maps private memory, uses it and gives it back.
@@ -561,7 +562,7 @@ fn map_of(bytes: c_long, access: c_int, then: impl FnOnce(c_long) -> c_long) -> 
     result
 }
 
-/// Of these attempts a limit is what refuses them.
+/// For attempts that a limit refuses: its answer, `ENOMEM`, counts as a refusal too.
 fn bounded(result: c_long) -> c_long {
     if result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOMEM) {
         set_errno(libc::EPERM);
@@ -574,6 +575,7 @@ fn set_errno(errno: c_int) {
     unsafe { *libc::__errno_location() = errno };
 }
 
+/// Maps a page, and gives it back where that succeeds.
 fn map(flags: c_int) -> c_long {
     let page = call(libc::SYS_mmap, [0, 4096, 3, c_long::from(flags), -1, 0]);
     if page != -1 {

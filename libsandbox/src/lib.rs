@@ -6,8 +6,9 @@
 //! stage only takes rights away.
 //!
 //! What each promise allows is in the tables of `linux/calls.rs`, each group with the roles that
-//! need it. A role's stage names a row of a second table ([`Promises::calls`], `linux/rows_of_roles.rs`):
-//! of what its promises give, the filter lets through only what the row names. Beyond them:
+//! need it. A role's stage names a row of a second table ([`Promises::calls`],
+//! `linux/rows_of_roles.rs`): of what its promises give, the filter lets through only what the row
+//! names. Beyond them:
 //!
 //! - A stage has to be entered **before any thread is started**; otherwise [`Error::Threads`].
 //! - On Linux a process can never do what its starter gave up, since filters and Landlock survive
@@ -19,9 +20,9 @@
 //!   with [`Promise::Getpw`] and [`Promise::Dns`] all of them are, because modules of the name
 //!   services run then. Such modules cannot be loaded any more (memory is never executable): look
 //!   up one name before the stage.
-//! - Landlock has no right for looking at names (stat, readlink, `O_PATH`) and for modes and times: a
-//!   role with `rpath` can ask whether any file exists, unless its stage is one that asks by opening
-//!   alone ([`Promises::by_opening`]). Modes and times are changed by descriptors alone, so only of
+//! - Landlock has no right for looking at names (stat, readlink, `O_PATH`), nor for modes and
+//!   times: a role with `rpath` can ask whether any file exists, unless its stage may only open
+//!   names ([`Promises::by_opening`]). Modes and times are changed by descriptors alone, so only of
 //!   files that a process may open.
 //! - A stage that promises neither processes nor threads starts none: `RLIMIT_NPROC` is 0 then.
 //! - Nothing here keeps a process that was taken over from switching off its own timers: a time

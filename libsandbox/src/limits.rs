@@ -9,8 +9,8 @@ type Resource = libc::__rlimit_resource_t;
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 type Resource = libc::c_int;
 
-/// Sets the limits of a stage, and core dumps to nothing; processes too, where none and no thread is
-/// promised.
+/// Sets the limits of a stage. Core dumps are off, and so are new processes and threads where the
+/// stage promises neither.
 pub(crate) fn set(limits: &ResourceLimits, promises: Promises) -> Result<(), Error> {
     no_core()?;
     let starts = [Promise::Proc, Promise::Exec, Promise::Threads].iter().any(|&word| promises.has(word));
@@ -37,8 +37,7 @@ pub(crate) fn set(limits: &ResourceLimits, promises: Promises) -> Result<(), Err
     Ok(())
 }
 
-/// Promises of stages that map files, of any size, or that another stage or a child follows that
-/// does.
+/// Promises of stages that map files of any size, or have a later stage or a child that does.
 #[cfg(target_os = "linux")]
 const MAPS_FILES: [Promise; 5] =
     [Promise::Rpath, Promise::Exec, Promise::Getpw, Promise::Narrow, Promise::Unveil];
@@ -47,8 +46,8 @@ const MAPS_FILES: [Promise; 5] =
 #[cfg(target_os = "linux")]
 const UNCOUNTED: u64 = 1 << 30;
 
-/// Memory that is only read is not counted as data, and pages of zeroes are not memory. But the
-/// tables that lead to them are, 2 MiB for each GiB, and no limit counts those.
+/// Read-only memory is not counted as data, and pages of zeroes take no memory. But their page
+/// tables do, 2 MiB for each GiB, and no other limit counts those.
 #[cfg(target_os = "linux")]
 fn few_addresses() -> Result<(), Error> {
     let data = now("RLIMIT_DATA", libc::RLIMIT_DATA)?.rlim_cur;
@@ -72,13 +71,13 @@ pub(crate) fn no_core() -> Result<(), Error> {
     lower("RLIMIT_CORE", libc::RLIMIT_CORE, 0)
 }
 
-/// No process and no thread more. The kernel compares the limit of the process that asks with all
-/// that its user runs: 0 concerns nobody else.
+/// No further process or thread. The kernel compares the limit of the process that asks with all
+/// that its user runs: 0 limits no other process.
 pub(crate) fn no_processes() -> Result<(), Error> {
     lower("RLIMIT_NPROC", libc::RLIMIT_NPROC, 0)
 }
 
-/// Most bytes of a role's stack, as programs have it everywhere.
+/// Most bytes of a role's stack: the usual default of Linux.
 const STACK: u64 = 8 << 20;
 
 /// The main thread's stack is not counted as data.

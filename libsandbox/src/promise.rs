@@ -5,14 +5,14 @@ use std::str::FromStr;
 
 use crate::Calls;
 
-/// One promise. The words are those of OpenBSD's pledge(2) with its meaning as far as Linux allows;
-/// five more (`accept`, `bind`, `narrow`, `pair`, `threads`) are finer than pledge's and map to its
-/// coarser words there.
+/// One promise. The words are those of OpenBSD's pledge(2), with its meaning as far as Linux
+/// allows; five more (`accept`, `bind`, `narrow`, `pair`, `threads`) are finer than pledge's and
+/// map to its coarser words there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Promise {
-    /// Work on descriptors that are already open, private memory without execution, clocks, one's own
-    /// signals.
+    /// Work on descriptors that are already open, private memory without execution, clocks, one's
+    /// own signals.
     Stdio = 1 << 0,
     /// Look up names, open files and directories for reading.
     Rpath = 1 << 1,
@@ -54,8 +54,8 @@ pub enum Promise {
     Narrow = 1 << 18,
     /// Make connected pairs of unix sockets. pledge(2): `stdio`.
     Pair = 1 << 19,
-    /// Start threads. pledge(2): `stdio`. A stage without it and without [`Promise::Proc`] also sets
-    /// `RLIMIT_NPROC` to 0.
+    /// Start threads. pledge(2): `stdio`. A stage without it and without [`Promise::Proc`] also
+    /// sets `RLIMIT_NPROC` to 0.
     Threads = 1 << 20,
 }
 
@@ -118,9 +118,9 @@ impl Promises {
         Promises(self.0 & (WORDS | BY_OPENING) | (of as u32) << ROW)
     }
 
-    /// The same set, and what a name is can only be asked by opening it: stat(2), readlink(2),
-    /// access(2) and `O_PATH`, of which Landlock keeps nobody, are answered with EACCES. Where the C
-    /// library is glibc, newfstatat(2) remains: before 2.39 it is its fstat(3).
+    /// The same set, for a process that may only open names: stat(2), readlink(2), access(2) and
+    /// `O_PATH`, which Landlock does not restrict, are answered with EACCES. With glibc
+    /// newfstatat(2) remains: its fstat(3) before 2.39.
     #[must_use]
     pub const fn by_opening(self) -> Promises {
         Promises(self.0 | BY_OPENING)

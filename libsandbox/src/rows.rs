@@ -1,12 +1,12 @@
-//! Which of a role's stages a set of promises is for: a row of the table of system calls, which on
-//! Linux narrows what the words give (`linux/rows.rs`).
+//! The stages of the roles, by which a set of promises names its row of the table of system calls.
+//! On Linux the row narrows what the words give (`linux/rows.rs`).
 
 /// A row of the table. Stages of one process stand in their order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Calls {
-    /// All that the promises give: for a process whose children inherit its filter, and for one that
-    /// runs modules of the name services.
+    /// All that the promises give: for a process whose children inherit its filter, and for a
+    /// process that runs modules of the name services.
     OfPromises,
     /// `parent`.
     Parent,

@@ -97,8 +97,9 @@ impl<'a> Visible<'a> {
 }
 
 /// Resource limits, soft and hard at once. `None` leaves a limit as it is, and none is ever raised.
-/// Core dumps are always off, and a stage that promises neither processes nor threads can start none.
-/// There is no limit on address space: it would refuse to map a large pack.
+/// Core dumps are always off, and a stage that promises neither processes nor threads can start
+/// none. A stage that executes no program has at most 8 MiB of stack. On Linux `data` also bounds
+/// the address space, but for stages that may map a large pack.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ResourceLimits {
     /// Highest descriptor number plus one (`RLIMIT_NOFILE`).

@@ -64,7 +64,7 @@ fn pledge_words(promises: Promises) -> String {
     coarse.to_string()
 }
 
-/// What unveil(2) knows only as one right.
+/// Rights that unveil(2) knows only as one.
 const CREATING: [Access; 4] = [Access::CREATE, Access::SOCKET, Access::FILES, Access::REMOVE_DIRECTORY];
 
 /// The letters of unveil(2).

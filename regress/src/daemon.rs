@@ -13,7 +13,7 @@ use crate::process::{self, Process};
 use crate::run::{Done, run, wait_until};
 use crate::{Site, binaries};
 
-/// What records the system calls of a daemon that is started through it.
+/// The command that records the system calls of a daemon that is started through it.
 pub fn recorder(file: &std::path::Path) -> [String; 2] {
     [binaries().join("calls").display().to_string(), file.display().to_string()]
 }
@@ -32,8 +32,8 @@ pub struct Daemon {
 impl Daemon {
     /// Starts gotd and waits until it answers. An error is what it wrote.
     ///
-    /// With `GOTD_CALLS` in the environment the system calls of its roles are recorded, in a file of
-    /// their own in that directory (see `src/bin/calls.rs`).
+    /// With `GOTD_CALLS` in the environment the system calls of its roles are recorded, each
+    /// daemon's in a file in that directory (see `src/bin/calls.rs`).
     pub fn start(site: &Site, configuration: &str) -> Result<Daemon, String> {
         match std::env::var_os("GOTD_CALLS") {
             Some(directory) => {
@@ -293,7 +293,7 @@ impl Drop for Daemon {
         let left = self.processes();
         self.end();
         assert!(gone, "left after the end: {left:?}\n{}", self.log());
-        // The table of calls lacks one that a role makes.
+        // Such a line: the table of calls lacks a call that a role makes.
         let log = self.log();
         assert!(!log.contains("forbidden system call"), "{log}");
     }

@@ -68,7 +68,7 @@ pub fn daemon_cpu(pid: i32) -> f64 {
 fn process_cpu(pid: i32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after = stat.rsplit(')').next().unwrap_or_default();
-    // utime, stime, cutime and cstime are fields 14 to 17; two stand before the name's end.
+    // utime, stime, cutime and cstime are fields 14 to 17; two fields end with the name.
     let ticks: f64 = after.split_whitespace().skip(11).take(4).filter_map(|n| n.parse::<f64>().ok()).sum();
     ticks / 100.0
 }

@@ -43,9 +43,9 @@ impl Site {
         Site::made(neighbours::alone())
     }
 
-    /// The same in a directory on the way to which only root and the present user can change
-    /// anything; the usual one for temporary files is everybody's. `above` is the test's own
-    /// `CARGO_TARGET_TMPDIR`. `None`: it is no such directory, and the test has said so.
+    /// The same below `above`, the test's own `CARGO_TARGET_TMPDIR`, where only root and the
+    /// present user can change any directory on the way; everybody can in the usual one for
+    /// temporary files. `None`: others can here too, and the test has said so.
     pub fn trusted(above: &str) -> Option<Site> {
         if let Some(loose) = loose(Path::new(above)) {
             crate::skipped(&format!("{} can be changed by others, or is closed to them", loose.display()));

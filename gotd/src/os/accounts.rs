@@ -17,7 +17,7 @@ pub enum AccountsError {
     NoUser(String),
     /// A user is root.
     Root(String),
-    /// Two of the users are one.
+    /// Two of the users are the same.
     Same,
 }
 
@@ -81,7 +81,8 @@ impl Accounts {
         Ok(Accounts::with([daemon, client, owner], files, None))
     }
 
-    /// The daemon's own has the groups that reading the files takes, and the client's has none.
+    /// The daemon's account gets the groups that can read the configuration's files, and the
+    /// client's has none.
     fn with(all: [Credentials; 3], files: &[&str], one: Option<String>) -> Accounts {
         let [mut daemon, client, mut owner] = all;
         daemon.groups.extend(files.iter().filter_map(|file| reading_group(file)));

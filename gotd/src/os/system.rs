@@ -117,8 +117,8 @@ pub fn give_way() {
     }
 }
 
-/// Bytes of private memory that this process may take from here on. What the limit does not count
-/// the filter of each stage refuses.
+/// Bounds the bytes of private memory that this process may take from here on. The filter of each
+/// stage refuses memory that this limit does not count.
 pub fn bound_memory(most: u64) -> Result<(), SystemError> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let failed = |e| SystemError::Call("RLIMIT_DATA", e);

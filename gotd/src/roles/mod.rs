@@ -178,8 +178,8 @@ mod tests {
         }
     }
 
-    /// The numbers that doc/dev/threat-model.md names: how many system calls each stage of each role
-    /// can make by its row of the table, and by its promises alone.
+    /// How many system calls each stage of each role can make by its promises alone, and by its row
+    /// of the table.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_row_takes_much_of_what_the_promises_give() {

@@ -29,7 +29,7 @@ pub(super) struct Cond {
 }
 
 impl Cond {
-    /// Does it ask for just this value of an `int`?
+    /// Whether it asks for exactly this value of an `int`.
     pub(super) const fn names(&self, value: c_int) -> bool {
         match self.value {
             Value::Is(is) => self.mask == INT && !self.differs && is == value as u32 as u64,
@@ -54,8 +54,8 @@ const NO_CONNECT_BY_SEND: Cond = bits(3, MSG_FASTOPEN, 0);
 /// The same for sendmsg(2), which has them in the third.
 const NO_CONNECT_BY_SENDMSG: Cond = bits(2, MSG_FASTOPEN, 0);
 
-/// A mapping is moved or grown that is not the stack. No limit counts what a process makes of its
-/// stack by mremap(2): with `RLIMIT_DATA` at 64 MiB, one page of it became a gigabyte.
+/// mremap(2) moves or grows a mapping that is not the stack. No limit counts memory that it makes
+/// from the stack: with `RLIMIT_DATA` at 64 MiB, one page of it became a gigabyte.
 const BELOW_STACK: Cond = Cond { arg: 0, mask: u64::MAX, value: Value::BelowStack, differs: false };
 
 /// No condition.
@@ -115,7 +115,8 @@ pub(super) const LOOKUPS: &[c_long] = &[
     SYS_readlink,
 ];
 
-/// Of [`LOOKUPS`] those that open a file: they are answered so without `rpath` alone.
+/// Whether a call of [`LOOKUPS`] opens a file: it is allowed with `rpath`, even where a stage may
+/// only open names.
 pub(super) const fn opens(nr: c_long) -> bool {
     #[cfg(target_arch = "x86_64")]
     if nr == SYS_open {
@@ -133,7 +134,7 @@ pub(super) const ANSWERED: &[(c_long, &[Cond], c_int)] = &[
     (SYS_io_uring_setup, ALWAYS, ENOSYS),
     // isatty(3).
     (SYS_ioctl, &[is(1, TCGETS as c_int)], ENOTTY),
-    // Where a name is opened, and not looked at.
+    // Where a stage may open names but not look at them.
     (SYS_openat, &[bits(2, O_PATH, O_PATH)], EACCES),
     #[cfg(target_arch = "x86_64")]
     (SYS_open, &[bits(1, O_PATH, O_PATH)], EACCES),
@@ -172,7 +173,7 @@ const NAMESPACES: c_int = CLONE_NEWNS
     | CLONE_NEWUTS
     | CLONE_NEWCGROUP
     | CLONE_PTRACE;
-/// The kind of a mapping in mmap(2)'s flags, and the flags of memory that no limit of a role counts.
+/// The kind of a mapping in mmap(2)'s flags, and flags of memory that no limit of a role counts.
 const UNCOUNTED: c_int = MAP_TYPE | MAP_GROWSDOWN | MAP_HUGETLB | MAP_LOCKED;
 /// What makes a clone a thread.
 const THREAD: c_int = CLONE_THREAD | CLONE_VM | CLONE_SIGHAND;
@@ -311,10 +312,9 @@ const THREADS: Group = Group {
     when: &[(SYS_clone, &[bits(0, THREAD | NAMESPACES, THREAD)])],
 };
 
-/// Every role: memory of its own, never executable. Shared memory without a file is no private
-/// writable memory, so `RLIMIT_DATA` does not count it; nor does it count what grows down like a
-/// stack (256 MiB were had with a limit of 64), and huge pages are the machine's. All of them would
-/// take more than a role may have.
+/// Every role: memory of its own, never executable. `RLIMIT_DATA` counts private writable memory
+/// alone: neither shared memory, nor mappings that grow down like a stack (256 MiB were had with a
+/// limit of 64), nor huge pages, which are the machine's. So all of these are refused.
 const MEMORY: Group = Group {
     promise: Promise::Stdio,
     implied_by: &[],
@@ -400,8 +400,8 @@ const RPATH: Group = Group {
     ],
 };
 
-/// The same roles, while they walk to a place: what a name is, without opening it. Landlock has no
-/// right for that, so repo_read, repo_write, verify and commit_refs give it up
+/// The same roles, while they walk to a place: looking at a name without opening it. Landlock has
+/// no right for that, so repo_read, repo_write, verify and commit_refs give it up
 /// ([`Promises::by_opening`](crate::Promises::by_opening)).
 const LOOK: Group = Group {
     promise: Promise::Rpath,
@@ -435,7 +435,7 @@ const LOOK: Group = Group {
 };
 
 impl Group {
-    /// What [`Promises::by_opening`](crate::Promises::by_opening) takes away.
+    /// Whether [`Promises::by_opening`](crate::Promises::by_opening) takes this group away.
     pub(super) const fn is_look(&self) -> bool {
         let mut n = 0;
         while n < self.always.len() {
@@ -513,8 +513,8 @@ const FATTR: Group = Group {
     promise: Promise::Fattr,
     implied_by: &[],
     always: &[],
-    // By a descriptor alone: Landlock has no right for modes and times, so by a path a process could
-    // change those of any file of its user. A descriptor of a file elsewhere it does not get.
+    // By a descriptor alone: Landlock has no right for modes and times, so by a path a process
+    // could change those of any file of its user. Files elsewhere it cannot open.
     when: &[(SYS_fchmod, &[bits(1, 0o4000, 0)]), (SYS_utimensat, &[null(1)])],
 };
 

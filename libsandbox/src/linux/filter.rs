@@ -77,7 +77,7 @@ pub(super) fn build(promises: Promises, in_force: Option<Promises>, pid: u32) ->
 }
 
 /// An address between the stack of the main thread, which enters stages, and all other memory. The
-/// kernel keeps 128 MiB free below the stack's top, and no stack of a role is as large as half of that.
+/// kernel keeps 128 MiB free below the stack's top, and no role's stack is half as large.
 fn below_stack() -> u64 {
     let here = 0_u8;
     (&raw const here as u64).saturating_sub(64 << 20)

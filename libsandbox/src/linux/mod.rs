@@ -73,8 +73,8 @@ fn restrict_calls(stage: &Stage<'_>, report: &mut Report) -> Result<(), Error> {
         len: u16::try_from(program.len()).expect("a filter has at most 4096 instructions"),
         filter: program.as_mut_ptr(),
     };
-    // The kernel takes three arguments. The fourth tells a tracer which row of the table is in force
-    // from here on: the test of that table reads it.
+    // The kernel takes three arguments. The fourth tells a tracer, in the test of the table, which
+    // row of it is in force from here on.
     let row = stage.promises.row();
     // SAFETY: the kernel reads the program, which lives until after the call.
     let result = unsafe {

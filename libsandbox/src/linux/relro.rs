@@ -49,8 +49,8 @@ extern "C" fn protect_program(info: *mut libc::dl_phdr_info, _: usize, result: *
 
 #[cfg(test)]
 mod tests {
-    /// That the tables are read-only is shown by regress/tests/config/hardening.rs, of processes at
-    /// work. With glibc they are protected already.
+    /// With glibc they are protected already. `regress/tests/config/hardening.rs` shows that they
+    /// are read-only in processes at work.
     #[test]
     fn tables_may_be_protected_twice() {
         super::protect().expect("protects");

@@ -1,10 +1,10 @@
-//! The table of system calls that each stage of each role makes: of what its promises give, the
-//! filter lets through only these. A promise is what a role may do; this is how it does it, with
-//! the C library that it is linked with (glibc or musl) and Rust's.
+//! The table of system calls that each stage of each role makes: of the calls that its promises
+//! give, the filter lets through only these. A promise says what a role may do, its row the calls
+//! that do it, with the C library that the program is linked with (glibc or musl) and Rust's.
 //!
-//! Each use has its reason. Those that [`made`] and [`made_of`] name are seen by the test that
-//! records a daemon (`regress/tests/process/calls.rs`), which fails for one that nobody made. Those
-//! that [`rare`] and [`rare_of`] name are made where no test can rely on it: the reason says when.
+//! Each use has its reason. The test that records a daemon (`regress/tests/process/calls.rs`) fails
+//! for a use of [`made`] or [`made_of`] that it did not see. Uses of [`rare`] and [`rare_of`] no
+//! test can rely on: the reason says when they are made.
 //! A call that is missing here ends its process: every test that starts a daemon fails then.
 
 use libc::{c_int, c_long};
@@ -20,7 +20,7 @@ pub struct Use {
     /// The values of its arguments that tell this use from others, where the groups of
     /// `calls.rs` have such: an fcntl's command, a socket option's level and name.
     pub of: &'static [c_int],
-    /// What for, or when.
+    /// Its purpose, or when it is made.
     pub why: &'static str,
     /// No test can rely on seeing it.
     pub rare: bool,
@@ -42,7 +42,7 @@ pub(super) const fn rare_of(call: c_long, of: &'static [c_int], why: &'static st
     Use { call, of, why, rare: true }
 }
 
-/// What one row of the table names.
+/// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// Uses that it shares with other rows, and its own.
@@ -59,7 +59,7 @@ pub(super) static NAMED: [Named; ROWS.len()] = {
     let mut all = [[false; COUNT]; ROWS.len()];
     let mut row = 0;
     while row < ROWS.len() {
-        // What has no row has all that its promises give.
+        // A process without a row has all calls that its promises give.
         all[row] = if row == 0 { [true; COUNT] } else { named(&ROWS[row]) };
         row += 1;
     }
@@ -106,7 +106,7 @@ const fn named(row: &Row) -> Named {
     named
 }
 
-/// Is this line about this use? Its conditions name the use's values, in their order.
+/// Whether a line is about this use: its conditions name the use's values, in their order.
 const fn is_of(used: &Use, line: usize) -> bool {
     let line = &LINES[line];
     if line.nr as c_long != used.call {

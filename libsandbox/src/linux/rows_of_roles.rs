@@ -126,13 +126,13 @@ const PARENT: &[Use] = &[
     rare(SYS_clock_nanosleep, "a short wait for the end of the others"),
     rare(SYS_sysinfo, "glibc's qsort(3) asks for the memory of the machine"),
     rare(SYS_shutdown, "a link that is given up"),
-    rare(SYS_fstat, "what a descriptor that the service manager passed is"),
+    rare(SYS_fstat, "what standard error is, once the daemon is in the background"),
     rare(SYS_clock_getres, "the clock of a repository process, for its budget of processor time"),
     #[cfg(target_arch = "x86_64")]
     rare(SYS_dup2, "a daemon in the background parts from its terminal"),
     #[cfg(not(target_arch = "x86_64"))]
     rare(SYS_dup3, "a daemon in the background parts from its terminal"),
-    made(SYS_geteuid, "whether it was started by root, for each process that is started"),
+    made(SYS_geteuid, "its uid, for the log's first line and for the users that may control it"),
 ];
 
 /// sockets.
@@ -220,7 +220,7 @@ const READ: &[Use] = &[
     #[cfg(target_arch = "x86_64")]
     rare(SYS_open, "the same by musl, which has its own call there"),
     rare(SYS_fstat, "its size and whose it is"),
-    rare(SYS_newfstatat, "glibc's fstat(3) before 2.39"),
+    rare(SYS_newfstatat, "glibc's fstat(3) before 2.39; who owns a directory that is not opened yet"),
     rare(SYS_statx, "Rust's fstat(3), and which mount a descriptor is of, where names are looked at"),
     made(SYS_getdents64, "the names in a directory"),
     made(SYS_lseek, "where a file or a listing is read"),

@@ -1,10 +1,11 @@
-//! Records which system calls each role of a daemon makes: `calls FILE PROGRAM [ARGUMENT ...]`
-//! becomes the program, under the eyes of a process of its own that outlives it and then writes the
-//! file, one line for each call of each row of libsandbox's table (see `libsandbox::Calls`): the
-//! row's number, the call's, and the arguments by which the table tells one use from another.
+//! Records which system calls each role of a daemon makes. `calls FILE PROGRAM [ARGUMENT ...]`
+//! starts a recorder and becomes the program. When the last process has ended, the recorder writes
+//! the file, one line for each call of each row of libsandbox's table (see `libsandbox::Calls`):
+//! the row's number, the call's, and the arguments by which the table tells one use from another.
 //!
-//! libsandbox says which row is in force from a filter on in seccomp(2)'s fourth argument, which
-//! the kernel ignores. Needs the right to trace a process that is no child: root has it.
+//! With each filter libsandbox tells the row that is in force from then on, in seccomp(2)'s fourth
+//! argument, which the kernel ignores. Needs the right to trace a process that is no child: root
+//! has it.
 
 use std::process::ExitCode;
 
@@ -48,7 +49,7 @@ mod record {
 
     /// The row is the fourth argument of this call.
     const SECCOMP: u64 = libc::SYS_seccomp as u64;
-    /// Of a thread that is in the middle of a call.
+    /// `Traced::inside` of a thread that is in the middle of a call.
     const INSIDE: bool = true;
 
     /// Starts the recorder, waits until it has attached itself, and becomes the program.
@@ -98,7 +99,7 @@ mod record {
             out.write_all(b"ready")?;
             out.flush()?;
         }
-        // Its end tells that this process is ready.
+        // The end of standard output tells `become_traced` to go on.
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         nix::unistd::dup2_stdout(null)?;
         let mut known: HashMap<Pid, Traced> = HashMap::new();
@@ -118,10 +119,9 @@ mod record {
                     }
                     (pid, None)
                 }
-                WaitStatus::PtraceEvent(pid, signal, event) => {
-                    started(pid, event, &mut known);
+                WaitStatus::PtraceEvent(pid, _, event) => {
                     // A stop of the whole process is not kept up: nobody here wants one.
-                    let _ = signal;
+                    started(pid, event, &mut known);
                     (pid, None)
                 }
                 WaitStatus::Stopped(pid, signal) => (pid, (signal != Signal::SIGSTOP).then_some(signal)),
@@ -147,7 +147,7 @@ mod record {
         Ok(())
     }
 
-    /// A new process or thread begins in the row of the one that started it; a new program has none.
+    /// A new process or thread begins in the row of its starter; a new program has none.
     fn started(pid: Pid, event: i32, known: &mut HashMap<Pid, Traced>) {
         if event == libc::PTRACE_EVENT_EXEC {
             // It is inside execve(2).

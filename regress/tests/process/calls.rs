@@ -1,11 +1,11 @@
-//! The table of system calls of each role, against what the roles really make.
+//! The table of system calls of each role, against the calls that the roles really make.
 //!
-//! A filter that lets through whatever some role may need gives code that took a process over a
-//! hundred calls to try: with those that no role made, a session filled its user's quota of pipes,
-//! and 3,000 threads ran in a role that starts none. So each stage of each role has a row of its own
-//! (`libsandbox/src/linux/rows_of_roles.rs`). Here a daemon does everything that it can be asked for
-//! while it is traced. A call that its row lacks, or that is in a row and was not made, fails this
-//! test; and every test that starts a daemon fails when a call is refused.
+//! A filter that lets through every call that some role may need leaves a hundred of them to code
+//! that took over a process: with calls that no role made, a session filled its user's quota of
+//! pipes, and 3,000 threads ran in a role that starts none. So each stage of each role has a row of
+//! its own (`libsandbox/src/linux/rows_of_roles.rs`). Here a daemon is traced while it does
+//! everything that it can be asked for. A call that its row lacks, or that is in a row and was not
+//! made, fails this test; and every test that starts a daemon fails when a call is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +17,7 @@ use regress::run::wait_until;
 use regress::site::present_user;
 use regress::{Daemon, Site, history, run, tcp};
 
-/// What a row was seen to make: calls with the arguments that tell their uses apart.
+/// The calls that each row was seen to make, with the arguments that tell their uses apart.
 type Made = BTreeMap<usize, BTreeSet<(i64, Vec<i32>)>>;
 
 /// Calls that are answered with an error wherever no row names them, because their caller has
@@ -60,7 +60,7 @@ fn each_role_makes_the_calls_of_its_row_and_no_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Compares one row with what was made in it, and in later stages of the same process.
+/// Compares one row with the calls made in it, and in later stages of the same process.
 fn compare(calls: Calls, name: &str, made: &Made, wrong: &mut Vec<String>) {
     let mut stages = vec![calls];
     let mut at = 0;
@@ -90,7 +90,7 @@ fn compare(calls: Calls, name: &str, made: &Made, wrong: &mut Vec<String>) {
     println!("{name:<34}{:>4} calls made", own.iter().map(|(nr, _)| nr).collect::<BTreeSet<_>>().len());
 }
 
-/// What the roles of a daemon make that does all that it can; `None`: they cannot be traced here.
+/// The calls of a daemon that does all that it can; `None`: it cannot be traced here.
 fn record(site: Site, with_static: bool) -> Option<Made> {
     let (file, alone) = (site.path("calls"), site.path("alone"));
     let mut program = recorder(&file).to_vec();
@@ -149,7 +149,7 @@ fn serve(site: &Site, daemon: &Daemon, git: &str) {
     for (name, from) in [("big", "gotd:big.git".to_owned()), ("bigger", format!("{git}/big.git"))] {
         site.git(["clone", "-q", "--mirror", &from, &site.clone_path(name).to_string_lossy()]).good();
     }
-    // What is no whole pack is found by threads.
+    // Threads look for the objects of a pack that is not sent whole.
     for name in ["r", "big"] {
         let to = site.clone_path(&format!("shallow-{name}"));
         site.git(["clone", "-q", "--depth", "2", &format!("gotd:{name}.git"), &to.to_string_lossy()]).good();

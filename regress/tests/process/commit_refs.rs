@@ -1,7 +1,6 @@
-//! What a push may change, and when. A push that needs packed-refs has its references changed by
-//! `commit_refs`, at its end; here that process is kept waiting by a lock of somebody else's, looked
-//! at, and killed. And a push that sets nothing leaves nothing: the quarantine is made before its
-//! client is heard.
+//! `commit_refs` changes the references of a push that needs packed-refs, at its end. Here somebody
+//! else's lock keeps it waiting, while it is looked at and killed. And a push that sets nothing
+//! leaves nothing, though its quarantine is made before its client is heard.
 
 use std::fs;
 use std::path::Path;
@@ -62,7 +61,7 @@ fn what_it_is_asked_for_is_all_or_nothing_when_it_is_killed() {
         if victim == "commit_refs" {
             assert!(told.contains("commit_refs: ended early"), "{told}");
         }
-        // Nobody changes later what its client was not told.
+        // No process changes references later, when the client was told of a failure.
         assert!(wait_until(5.0, || daemon.role("commit_refs").is_empty()), "{victim}: {}", daemon.log());
         fs::remove_file(repository.join("packed-refs.lock")).expect("unlocks");
         assert!(absent("a") && absent("b"), "{victim}");

@@ -16,16 +16,19 @@ use regress::{Daemon, Site, history, run};
 /// What a repository process becomes.
 const REPOSITORY: [&str; 4] = ["repo_read", "repo_write", "repo_write at its end", "describe"];
 
-/// Who writes in a repository, and tries to write elsewhere there: hooks, settings, alternates.
+/// Processes that write in a repository, and try to write elsewhere there: hooks, settings,
+/// alternates.
 const WRITERS: [&str; 3] = [
     "repo_write in its repository",
     "repo_write in its repository at its end",
     "commit_refs in its repository",
 ];
 
-/// Who does nothing with names but open them, once place and alternates have been walked to.
+/// Processes that do nothing with names but open them, once they have walked to place and
+/// alternates.
 const OPENING: [&str; 5] = ["repo_read", "repo_write", "repo_write at its end", "verify", "commit_refs"];
-/// So many attempts look at a name without opening it, and are refused then whatever the C library.
+/// The number of attempts that look at a name without opening it, and that are then refused with
+/// any C library.
 const LOOKS: u32 = 6;
 
 /// Every role but those that never handle what a client said; the spawner of sessions is among
@@ -60,7 +63,8 @@ fn no_role_gets_out_where_it_handles_a_client() {
         assert_eq!(promised(&daemons, role, 11), 0);
     }
     drop(daemons);
-    // Where nobody else can have mounted anything, who works on one repository looks at no name.
+    // Where nobody else can have mounted anything, a process that works on one repository looks at
+    // no name.
     if let Some(site) = Site::trusted(env!("CARGO_TARGET_TMPDIR")) {
         println!("in a place that nobody else can change:");
         let daemons = [all_asked(&site)];
@@ -122,8 +126,8 @@ fn self_service(site: &Site) -> Daemon {
     daemon
 }
 
-/// How many attempts succeeded because they are promised. More than `least` were refused, and no
-/// other succeeded.
+/// The number of attempts that succeeded because they are promised. Asserts that more than `least`
+/// were refused and that no other succeeded.
 fn promised(daemons: &[Daemon], role: &str, least: u32) -> u32 {
     let said = format!("escapes of {role}:");
     let log = || daemons.iter().map(Daemon::log).collect::<String>();

@@ -84,8 +84,8 @@ fn all_but_sockets_have_lost_every_privilege() {
             line[name.len().min(line.len())..].split_whitespace().map(str::to_owned).collect()
         };
         // A role that was taken over starts no process and no thread, whatever its filter says, and
-        // takes a bounded part of the machine's memory. (One that starts threads is kept from
-        // processes by its filter, and so is one that may become it.)
+        // takes a bounded part of the machine's memory. (Roles that start threads, or may become
+        // such a role, are kept from processes by their filters alone.)
         let starts = ["repo_read", "repository", "spawn"].contains(&p.name.as_str());
         if !starts && !limits.is_empty() {
             assert_eq!(limit("Max processes")[..2], ["0", "0"], "{p:?}");
@@ -93,7 +93,7 @@ fn all_but_sockets_have_lost_every_privilege() {
         if !limits.is_empty() {
             assert_ne!(limit("Max data size")[0], "unlimited", "{p:?}");
         }
-        // Nor does it fill the machine with the tables of memory that it only reads.
+        // Nor does it fill the machine with page tables of memory that it only reads.
         let maps_no_file = ["gotd", "parent", "listen", "auth", "sockets"].contains(&p.name.as_str());
         if maps_no_file && !limits.is_empty() {
             assert_ne!(limit("Max address space")[1], "unlimited", "{p:?}");

@@ -274,7 +274,8 @@ impl Starter {
     }
 
     /// The starter of a spawner, which has its programs from the parent as descriptors: one for any
-    /// role, and one for `config`. Signals that this process ignores now its sessions do not.
+    /// role, and one for `config`. The signals that this process ignores now, its sessions do not
+    /// ignore.
     #[cfg(target_os = "linux")]
     pub fn with_programs(self, quick: OwnedFd, own: OwnedFd) -> io::Result<Starter> {
         let program = |binary: OwnedFd| -> io::Result<Program> {
