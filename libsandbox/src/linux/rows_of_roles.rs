@@ -43,7 +43,7 @@ pub(super) static ROWS: [Row; Calls::ALL.len()] = [
     row(&[ALWAYS, HASHES, WATCHDOG, POLL, THREADS, READ, OUTPUT, READER]),
     row(&[ALWAYS, HASHES, READ]),
     before(&[Calls::RepoWrite as usize], &[ALWAYS, HASHES, STAGE, LAYER, READ, QUARANTINE, HAND_OVER]),
-    row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
+    row(&[ALWAYS, HASHES, READ, FILES, WRITER, INSTALLER]),
     row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
     before(&[Calls::Verify as usize], &[ALWAYS, HASHES, STAGE, READ, TAKE_FILES]),
     row(&[ALWAYS, HASHES, WATCHDOG, POLL, THREADS, READ, VERIFIER]),
@@ -167,9 +167,6 @@ const LISTEN: &[Use] = &[
     made_of(SYS_ioctl, &[IOCTL_TIOCOUTQ], "whether a client has taken its ends of the pipes"),
     rare_of(SYS_ioctl, &[IOCTL_FIONREAD], "whether a client of git:// has sent something"),
     made(SYS_shutdown, "the end of a connection that is not served"),
-    rare_of(SYS_fcntl, &[F_DUPFD_CLOEXEC], "a copy of a connection of git://"),
-    rare_of(SYS_fcntl, &[F_SETFD], "musl sets close-on-exec again after each copy"),
-    rare_of(SYS_fcntl, &[F_GETFL], "before a change of the next one"),
     made_of(SYS_fcntl, &[F_SETFL], "a listening socket that nobody waits at"),
 ];
 
@@ -183,8 +180,6 @@ const SESSION: &[Use] = &[
     made(SYS_shutdown, "the end of a connection of git://, of which listen has a copy"),
     made_of(SYS_fcntl, &[F_DUPFD_CLOEXEC], "a connection of git:// is input and output"),
     rare_of(SYS_fcntl, &[F_SETFD], "musl sets close-on-exec again after each copy"),
-    rare_of(SYS_fcntl, &[F_GETFL], "before a change of its flags"),
-    rare_of(SYS_ioctl, &[IOCTL_FIONREAD], "whether the client has sent more"),
 ];
 
 /// The kind of a client's descriptor, and the room in its pipe.
@@ -193,7 +188,6 @@ const OUTPUT: &[Use] = &[
     made(SYS_getsockname, "whether a connection is TCP"),
     rare_of(SYS_fcntl, &[F_GETPIPE_SZ], "the size of the client's pipe"),
     rare_of(SYS_fcntl, &[F_SETPIPE_SZ], "a larger pipe for a large pack, and the first size again"),
-    rare_of(SYS_fcntl, &[F_SETFL], "whether writing to the client waits"),
 ];
 
 /// A repository process that waits for a client of git://.
@@ -225,7 +219,6 @@ const READ: &[Use] = &[
     made(SYS_getdents64, "the names in a directory"),
     made(SYS_lseek, "where a file or a listing is read"),
     rare(SYS_read, "a file"),
-    rare(SYS_pread64, "a part of a pack"),
     rare_of(SYS_fcntl, &[F_DUPFD_CLOEXEC], "a descriptor for a listing of its own"),
     rare_of(SYS_fcntl, &[F_SETFD], "opendir(3); musl sets close-on-exec again after each copy"),
     rare_of(SYS_fcntl, &[F_GETFL], "fdopendir(3)"),
@@ -238,8 +231,8 @@ const READ: &[Use] = &[
 const READER: &[Use] = &[
     made(SYS_getrusage, "its budget of processor time"),
     rare(SYS_sendfile, "the kernel copies a pack that is sent as it is"),
-    rare(SYS_clock_nanosleep, "a pause before the next look whether it is its turn"),
-    rare_of(SYS_ioctl, &[IOCTL_FIONREAD], "whether the session has sent more"),
+    rare(SYS_pread64, "a part of a pack"),
+    rare_of(SYS_fcntl, &[F_SETFL], "whether writing to the client waits"),
 ];
 
 /// repo_write and commit_refs, while objects can change.
@@ -261,17 +254,19 @@ const FILES: &[Use] = &[
     rare(SYS_unlinkat, "a name of a quarantine, a lock or a reference"),
     rare(SYS_renameat, "a file takes the place of another one"),
     rare(SYS_fchmod, "modes of a shared repository"),
+];
+
+/// repo_write: a pack takes its place.
+const INSTALLER: &[Use] = &[
+    rare(SYS_flock, "no other process of ours moves packs meanwhile"),
+    rare(SYS_pread64, "the end of a pack and of its index"),
     rare(SYS_fstatfs, "the disk's reserve"),
-    rare(SYS_fdatasync, "what is written is on the disk"),
 ];
 
 /// repo_write, commit_refs.
 const WRITER: &[Use] = &[
-    rare(SYS_flock, "its quarantine is alive"),
     rare(SYS_linkat, "a pack takes its name; a lock"),
-    rare(SYS_renameat2, "a file takes the place of another one"),
     rare(SYS_ftruncate, "a reflog as it was before"),
-    rare(SYS_pwrite64, "a part of a file"),
     rare(SYS_clock_nanosleep, "a pause before the next try for a lock"),
 ];
 
@@ -283,11 +278,12 @@ const VERIFIER: &[Use] = &[
     made(SYS_pwrite64, "the pack and its index"),
     made(SYS_ftruncate, "a pack's trailer that does not count"),
     made(SYS_fstatfs, "the disk's reserve"),
-    rare(SYS_clock_nanosleep, "a pause before the next look whether it is its turn"),
+    rare(SYS_pread64, "a part of the pack"),
 ];
 
 /// create.
 const MAKER: &[Use] = &[
+    rare(SYS_fstatfs, "the disk's reserve"),
     made(SYS_renameat2, "the whole repository takes its name, which must be free"),
     made(SYS_umask, "modes of the new repository"),
 ];

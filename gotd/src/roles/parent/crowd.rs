@@ -100,8 +100,10 @@ impl Parent {
             return;
         }
         let order = |session: &Session| Some((session.pool != Pool::Tcp, session.silent?, session.number));
-        let fresh =
-            self.table.iter().filter(|session| session.asked_to_give_way.is_none() && session.killed.is_none());
+        let fresh = self
+            .table
+            .iter()
+            .filter(|session| session.asked_to_give_way.is_none() && session.killed.is_none());
         if let Some((_, _, number)) = fresh.filter_map(order).min()
             && let Some(session) = self.table.get(number)
             && let Some(child) = session.session.running()
