@@ -108,6 +108,8 @@ pub enum RefError {
     Conflict(Vec<u8>),
     /// It is a symbolic reference.
     Symbolic,
+    /// It is a symbolic link, which is not read here.
+    Link,
     /// Its file makes no sense.
     Broken,
     /// The update appears twice, or beside one that it conflicts with.
@@ -130,6 +132,7 @@ impl fmt::Display for RefError {
                 write!(f, "failed to update ref: {} exists", String::from_utf8_lossy(other))
             }
             RefError::Symbolic => f.write_str("is a symbolic reference"),
+            RefError::Link => f.write_str("failed to update ref: it is a symbolic link, which is not read"),
             RefError::Broken => f.write_str("failed to update ref: it is broken"),
             RefError::Twice => f.write_str("multiple updates for ref"),
             RefError::Other => f.write_str("atomic push failure"),
@@ -232,6 +235,7 @@ enum Loose {
     Absent,
     Value(ObjectId),
     Symbolic,
+    Link,
     Broken,
 }
 
@@ -610,6 +614,7 @@ impl<'a> Work<'a> {
             Loose::Value(id) => Some(id),
             Loose::Absent => packed.find(name),
             Loose::Symbolic => return Err(RefError::Symbolic),
+            Loose::Link => return Err(RefError::Link),
             Loose::Broken => return Err(RefError::Broken),
         };
         let expected = Some(update.old).filter(|id| !id.is_null());
@@ -646,7 +651,7 @@ impl<'a> Work<'a> {
         let data = match self.fs.read(name, 4096) {
             Ok(Some(data)) => data,
             Ok(None) => return Ok(Loose::Absent),
-            Err(e) if fs_ops::errno(&e) == Some(Errno::ELOOP) => return Ok(Loose::Symbolic),
+            Err(e) if fs_ops::errno(&e) == Some(Errno::ELOOP) => return Ok(Loose::Link),
             Err(e) => return Err(e.into()),
         };
         if data.starts_with(b"ref:") {

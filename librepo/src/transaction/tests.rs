@@ -256,7 +256,8 @@ fn symbolic_references_are_left_alone() {
         }
     }
     std::os::unix::fs::symlink("main", p.join("refs/heads/link")).unwrap();
-    assert!(commit(p, &[update("refs/heads/link", Some(ids[0]), Some(ids[1]))], false)[0].is_err());
+    let link = &commit(p, &[update("refs/heads/link", Some(ids[0]), Some(ids[1]))], false)[0];
+    assert!(matches!(link, Err(RefError::Link)), "{link:?}");
     assert_eq!(git(p, &["rev-parse", "main"]).unwrap(), ids[0].to_string());
 }
 

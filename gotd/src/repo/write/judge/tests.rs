@@ -496,6 +496,7 @@ fn what_the_transaction_found() {
             Some("failed to update ref"),
         ),
         (RefError::Symbolic, "is a symbolic reference", Some("failed to update ref")),
+        (RefError::Link, "failed to update ref: it is a symbolic link, which is not read", None),
         (RefError::Broken, "failed to update ref: it is broken", None),
         (RefError::Twice, "multiple updates for ref", None),
         (RefError::Other, "atomic push failure", None),
