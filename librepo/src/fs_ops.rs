@@ -192,6 +192,24 @@ impl Fs {
         }
     }
 
+    /// Creates a directory for this user alone, also in a shared repository; false if there is
+    /// something of that name. What is made in it gets the group that it gets in the directory
+    /// above: changing a mode could take that away.
+    pub fn make_own_dir(&self, path: &[u8]) -> Result<bool> {
+        let make = || {
+            let (parent, name) = self.parent(path)?;
+            mkdirat(self.at(&parent), name, Mode::S_IRWXU)
+        };
+        match make() {
+            Ok(()) => {
+                self.note(&Op::MakeDir(path.to_vec()));
+                Ok(true)
+            }
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(failed(path, errno)),
+        }
+    }
+
     /// Creates the directories on the way to `path` that are missing, and gives them, outermost
     /// first.
     pub fn make_parents(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
@@ -276,6 +294,14 @@ impl Fs {
         }
     }
 
+    /// The same of a directory; the empty path is the repository's own.
+    pub fn stat_dir(&self, path: &[u8]) -> Result<Option<FileStat>> {
+        match path {
+            b"" => fstat(&self.root).map(Some).map_err(|errno| failed(b".", errno)),
+            path => self.stat(path),
+        }
+    }
+
     /// Reads a regular file of at most `limit` bytes; `None` if there is none, or a directory in
     /// its place.
     pub fn read(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
@@ -313,7 +339,12 @@ impl Fs {
             self.look.open(self.at(&parent), name, flags, Mode::empty())
         };
         match open() {
-            Ok(fd) => Ok(Some(File::from(fd))),
+            Ok(fd) => {
+                let file = File::from(fd);
+                // It may be from before the repository was shared. Only its owner can change it.
+                let _ = self.share(&file, false);
+                Ok(Some(file))
+            }
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR) => Ok(None),
             Err(errno) => Err(failed(path, errno)),
         }
@@ -347,11 +378,15 @@ impl Fs {
             _ => now | bits,
         };
         if dir {
-            // The right to read a directory includes the right to enter it, and new files belong to
-            // the directory's group.
-            mode |= (mode & 0o444) >> 2 | 0o2000;
+            // The right to read a directory includes the right to enter it, and where the group has
+            // any right, new files belong to the directory's group.
+            mode |= (mode & 0o444) >> 2;
+            if mode & 0o060 != 0 {
+                mode |= 0o2000;
+            }
         }
-        fchmod(file, Mode::from_bits_truncate(mode))
+        // Where its group is none of ours, the kernel would take the set-group-id bit away.
+        if mode == now { Ok(()) } else { fchmod(file, Mode::from_bits_truncate(mode)) }
     }
 }
 

@@ -34,6 +34,7 @@ mod staging;
 use packed::Packed;
 pub use packed::Peel;
 pub use staging::Staging;
+use staging::Top;
 pub(crate) use staging::release_stale;
 
 /// One change of one reference.
@@ -263,7 +264,6 @@ struct Work<'a> {
 type Stamp = Option<(fs_ops::Identity, i64, i64, i64)>;
 
 const PACKED: &[u8] = b"packed-refs";
-const PACKED_LOCK: &[u8] = b"packed-refs.lock";
 /// Largest packed-refs file that is rewritten, in bytes.
 const MAX_PACKED: u64 = 1 << 30;
 
@@ -499,9 +499,7 @@ impl<'a> Work<'a> {
     /// is written in the staging directory, so that the repository's top directory need not be
     /// writable but for names.
     fn write_packed(&mut self, packed: &Packed) -> RefResult {
-        let new = self.staging.packed_new();
-        self.fs.remove(&new)?;
-        let file = self.fs.create(&new, 0o666)?;
+        let (new, file) = self.staging.make_top(self.fs, Top::PackedRefs)?;
         let written = self
             .fs
             .append(&file, &new, &packed.to_bytes())
@@ -516,19 +514,19 @@ impl<'a> Work<'a> {
     }
 
     fn lock_packed(&mut self) -> RefResult {
-        let lock = self.staging.prepare(self.fs, None, b"")?;
-        self.wait_for(&lock, PACKED_LOCK, self.options.packed_timeout)
+        let lock = self.staging.prepare_lock(self.fs, Top::PackedRefs)?;
+        self.wait_for(&lock, Top::PackedRefs.lock_name(), self.options.packed_timeout)
     }
 
     fn unlock_packed(&mut self) {
-        self.release(PACKED_LOCK);
+        self.release(Top::PackedRefs.lock_name());
     }
 
     /// Locks one reference; the lock already holds the new value, on the disk.
     fn lock(&mut self, at: usize, name: &[u8], value: Option<&ObjectId>) -> RefResult {
         let content = value.map_or(String::new(), |id| format!("{id}\n"));
         let lock = lock_name(name);
-        let source = self.staging.prepare(self.fs, Some(at), content.as_bytes())?;
+        let source = self.staging.prepare(self.fs, at, content.as_bytes())?;
         let deadline = Instant::now() + self.options.ref_timeout;
         loop {
             match self.fs.make_parents(name) {

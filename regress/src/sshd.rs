@@ -265,10 +265,19 @@ static ACCOUNTS: Mutex<()> = Mutex::new(());
 
 /// Makes an account that the daemon can be told about.
 pub fn make_account(name: &str, shell: &Path, home: &Path) {
+    make(name, shell, home, &[]);
+}
+
+/// Makes an account that is a member of this group too.
+pub fn make_member(name: &str, shell: &Path, home: &Path, group: &str) {
+    make(name, shell, home, &["-G", group]);
+}
+
+fn make(name: &str, shell: &Path, home: &Path, more: &[&str]) {
     let _one_at_a_time = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = Command::new("useradd");
     // `*` is no password at all, and not a locked account, which sshd would refuse.
-    command.args(["-M", "-N", "-r", "-p", "*", "-s"]).arg(shell).arg("-d").arg(home).arg(name);
+    command.args(more).args(["-M", "-N", "-r", "-p", "*", "-s"]).arg(shell).arg("-d").arg(home).arg(name);
     let done = run(&mut command, b"", 30);
     // 9: it is there already, made for this test before the daemon was started.
     assert!(matches!(done.status, 0 | 9), "useradd: {}", done.err);

@@ -28,7 +28,7 @@ use librepo::place::{Walked, Why};
 use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage, Visible};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat, mkdirat, umask};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::geteuid;
 
 use crate::conf::limits::Limit;
@@ -76,7 +76,6 @@ pub fn run(parent: OwnedFd, enforcement: Enforcement) -> Result<(), JobError> {
     libsandbox::enter(&Stage { promises: WORK, paths: Some(&visible), limits, enforcement })?;
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("create", WORK);
-    umask(Mode::from_bits_truncate(0o022));
     send(&parent, 0, &CreateToParent::Hello(Build { id: crate::BUILD.into() }));
     let done = make(&root, &start).unwrap_or_else(Created::Failed);
     send(&parent, 0, &CreateToParent::Done(done));
@@ -120,7 +119,9 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, Refusal> {
     }
     let directory = root.directory.try_clone().map_err(|e| text(&e))?;
     let fs = Fs::new(directory, Shared::Umask).within(root.look());
-    let staging = Staging::open(&fs, root.look()).map_err(|e| text(&e))?;
+    let above = nearest(&fs, &name.with_suffix(), root.look()).map_err(|e| text(&e))?;
+    let beside = above.as_ref().unwrap_or(&fs);
+    let staging = Staging::open(beside, root.look()).map_err(|e| text(&e))?;
     let staged = fresh(MADE).into_bytes();
     let done = create::empty(&staging.fs, &staged).and_then(|()| made_by::record(&staging.fs, &staged, who));
     let done =
@@ -129,8 +130,27 @@ fn make(root: &Walked, start: &CreateStart) -> Result<Created, Refusal> {
         // Whatever remains is removed by the next `create` process.
         let _ = create::remove_tree(&staging.fs, &staged);
     }
-    let _ = fs.remove_dir(&staging.name);
+    let _ = beside.remove_dir(&staging.name);
     done.map_err(|e| text(&e))
+}
+
+/// The nearest directory above a new repository, if what is made there gets another group than what
+/// is made in the root: what git makes has that group.
+fn nearest(fs: &Fs, name: &[u8], look: Look) -> librepo::Result<Option<Fs>> {
+    let group = |dir: BorrowedFd<'_>| {
+        let stat = fstat(dir).map_err(|e| librepo::Error::Io(e.into()))?;
+        Ok::<_, librepo::Error>((stat.st_mode & 0o2000 != 0).then_some(stat.st_gid))
+    };
+    let mut above = name;
+    while let Some(slash) = above.iter().rposition(|b| *b == b'/') {
+        above = &above[..slash];
+        if fs.stat(above)?.is_some() {
+            let directory = fs.open_dir(above)?;
+            let other = group(directory.as_fd())? != group(fs.root())?;
+            return Ok(other.then(|| Fs::new(directory, Shared::Umask).within(look)));
+        }
+    }
+    Ok(None)
 }
 
 /// A name in a directory of our own that nothing has.

@@ -53,7 +53,7 @@ impl Quarantine {
         for _ in 0..16 {
             let number = RandomState::new().hash_one(std::process::id());
             let dir = [b"objects/".as_slice(), PREFIX, format!("{number:016x}").as_bytes()].concat();
-            if !fs.make_dir(&dir)? {
+            if !fs.make_own_dir(&dir)? {
                 continue;
             }
             if let Some(alive) = lock(fs, &dir)? {

@@ -4,6 +4,7 @@
 use std::fs::File;
 
 use nix::errno::Errno;
+use nix::sys::stat::FileStat;
 
 use crate::error::{Error, Result};
 use crate::fs_ops::{self, Fs};
@@ -19,7 +20,40 @@ pub struct Staging {
 }
 
 const LIST: &[u8] = b"locks";
-const PACKED: &[u8] = b"lock-packed";
+/// How many files for the repository's own directory one push makes at most: packed-refs twice.
+const STOCK: usize = 2;
+
+/// A file in the repository's own directory.
+#[derive(Clone, Copy)]
+pub(super) enum Top {
+    PackedRefs,
+}
+
+impl Top {
+    const ALL: [Top; 1] = [Top::PackedRefs];
+
+    pub(super) fn lock_name(self) -> &'static [u8] {
+        match self {
+            Top::PackedRefs => b"packed-refs.lock",
+        }
+    }
+
+    /// The new file on its way, in the staging directory or, as older versions of this and C git
+    /// have it, in the repository's own.
+    fn new_name(self) -> &'static [u8] {
+        match self {
+            Top::PackedRefs => b"packed-refs.new",
+        }
+    }
+
+    /// What is linked to the lock's name, in the staging directory.
+    fn staged(self) -> &'static [u8] {
+        match self {
+            Top::PackedRefs => b"lock-packed",
+        }
+    }
+}
+
 /// Largest list of locks that is believed.
 const MAX_LIST: u64 = 256 << 20;
 
@@ -33,9 +67,53 @@ impl Staging {
         [&self.dir, b"/".as_slice(), name].concat()
     }
 
-    /// Where a new packed-refs is written before it moves to its name.
-    pub(super) fn packed_new(&self) -> Vec<u8> {
-        self.path(b"packed-refs.new")
+    /// Makes files that [`Staging::make_top`] will take, if files that are made in this directory get
+    /// another group than those in the repository's own. For a caller that will have no right to
+    /// make any there.
+    pub fn stock(&self, fs: &Fs) -> Result<()> {
+        let (first, made) = (self.stocked(0), [b"gotd-new-", self.name()].concat());
+        drop(fs.create(&first, 0o666)?);
+        let differs = self.group_differs(fs, &first, &made);
+        fs.remove(&first)?;
+        for number in 0..if differs? { STOCK } else { 0 } {
+            drop(fs.create(&made, 0o666)?);
+            fs.rename(&made, &self.stocked(number))?;
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> &[u8] {
+        self.dir.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+    }
+
+    fn stocked(&self, number: usize) -> Vec<u8> {
+        self.path(format!("new-{number}").as_bytes())
+    }
+
+    /// Makes the empty file that will be this one, and gives its path in this directory, where it is
+    /// written. The caller holds the lock.
+    pub(super) fn make_top(&self, fs: &Fs, top: Top) -> Result<(Vec<u8>, File)> {
+        let new = self.path(top.new_name());
+        fs.remove(&new)?;
+        for stocked in (0..STOCK).map(|number| self.stocked(number)) {
+            if fs.stat(&stocked)?.is_some() {
+                fs.rename(&stocked, &new)?;
+                break;
+            }
+        }
+        let file = match fs.open_append(&new)? {
+            Some(file) => file,
+            None => fs.create(&new, 0o666)?,
+        };
+        Ok((new, file))
+    }
+
+    /// Makes the file that becomes the lock of this one, and gives its path.
+    pub(super) fn prepare_lock(&self, fs: &Fs, top: Top) -> Result<Vec<u8>> {
+        let path = self.path(top.staged());
+        fs.remove(&path)?;
+        fs.create(&path, 0o666)?;
+        Ok(path)
     }
 
     /// Notes which names are about to be locked, before any of them is.
@@ -53,39 +131,55 @@ impl Staging {
         fs.sync_dir(&self.dir)
     }
 
-    /// Writes what will become the lock of update `number` (`None`: of packed-refs), and gives its
-    /// path.
-    pub(super) fn prepare(&self, fs: &Fs, number: Option<usize>, content: &[u8]) -> Result<Vec<u8>> {
-        let path = match number {
-            Some(number) => self.path(format!("lock-{number}").as_bytes()),
-            None => self.path(PACKED),
-        };
+    /// Writes what will become the lock of name `number` of the list, and gives its path.
+    pub(super) fn prepare(&self, fs: &Fs, number: usize, content: &[u8]) -> Result<Vec<u8>> {
+        let path = self.path(format!("lock-{number}").as_bytes());
         fs.remove(&path)?;
         let file = fs.create(&path, 0o666)?;
         fill(fs, &file, &path, content)?;
         Ok(path)
     }
 
+    /// Whether a file that is made in the directory of `path` gets another group than `source`, which
+    /// was made in this directory: set-group-id may be set for a part of a repository alone.
+    fn group_differs(&self, fs: &Fs, source: &[u8], path: &[u8]) -> Result<bool> {
+        let gives_group = |stat: &FileStat| !cfg!(target_os = "linux") || stat.st_mode & 0o2000 != 0;
+        let Some(there) = fs.stat_dir(&super::parent(path))? else { return Ok(false) };
+        if gives_group(&there) {
+            return Ok(fs.stat(source)?.is_some_and(|source| source.st_gid != there.st_gid));
+        }
+        Ok(fs.stat_dir(&super::parent(&self.dir))?.is_some_and(|objects| gives_group(&objects)))
+    }
+
     /// Takes a lock: fails with EEXIST while somebody has it.
     pub(super) fn acquire(&self, fs: &Fs, source: &[u8], lock: &[u8]) -> Result<()> {
+        // The lock of a file in the repository's own directory never becomes that file.
+        if lock.contains(&b'/') && self.group_differs(fs, source, lock)? {
+            return make_there(fs, source, lock);
+        }
         match fs.link(source, lock) {
-            // A file system without hard links: the lock works all the same, but after a crash it
-            // cannot be recognised as ours.
+            // A file system without hard links.
             Err(e)
                 if matches!(
                     fs_ops::errno(&e),
                     Some(Errno::EPERM | Errno::EXDEV | Errno::EMLINK | Errno::EOPNOTSUPP | Errno::ENOSYS)
                 ) =>
             {
-                let content = fs.read(source, 4096)?.unwrap_or_default();
-                let file = fs.create(lock, 0o666)?;
-                fill(fs, &file, lock, &content).inspect_err(|_| {
-                    let _ = fs.remove(lock);
-                })
+                make_there(fs, source, lock)
             }
             result => result,
         }
     }
+}
+
+/// Makes a lock in its own directory. It works all the same, but after a crash it cannot be
+/// recognised as ours.
+fn make_there(fs: &Fs, source: &[u8], lock: &[u8]) -> Result<()> {
+    let content = fs.read(source, 4096)?.unwrap_or_default();
+    let file = fs.create(lock, 0o666)?;
+    fill(fs, &file, lock, &content).inspect_err(|_| {
+        let _ = fs.remove(lock);
+    })
 }
 
 fn fill(fs: &Fs, file: &File, path: &[u8], content: &[u8]) -> Result<()> {
@@ -121,10 +215,12 @@ pub(crate) fn release_stale(fs: &Fs, dir: &[u8]) -> Result<()> {
             fs.remove(&lock)?;
         }
     }
-    if same(&staging.path(PACKED), b"packed-refs.lock")? {
-        // Half of a new packed-refs may lie beside it.
-        fs.remove(b"packed-refs.new")?;
-        fs.remove(b"packed-refs.lock")?;
+    for top in Top::ALL {
+        if same(&staging.path(top.staged()), top.lock_name())? {
+            // Half of a new file may lie beside it.
+            fs.remove(top.new_name())?;
+            fs.remove(top.lock_name())?;
+        }
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub(super) static ROWS: [Row; Calls::ALL.len()] = [
     row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
     before(&[Calls::Verify as usize], &[ALWAYS, HASHES, STAGE, READ, TAKE_FILES]),
     row(&[ALWAYS, HASHES, WATCHDOG, POLL, THREADS, READ, VERIFIER]),
-    before(&[Calls::CommitRefs as usize], &[ALWAYS, HASHES, STAGE, LAYER, READ, QUARANTINE]),
+    before(&[Calls::CommitRefs as usize], &[ALWAYS, HASHES, STAGE, LAYER, READ, QUARANTINE, STOCK]),
     row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
     row(&[ALWAYS, HASHES, READ, FILES, MAKER]),
     row(&[ALWAYS, HASHES, READ]),
@@ -244,6 +244,10 @@ const QUARANTINE: &[Use] = &[
     rare(SYS_fsync, "the name of the directory of packs"),
 ];
 
+/// commit_refs, before it hears repo_write.
+const STOCK: &[Use] =
+    &[rare(SYS_renameat, "new files that have the group of the repository's own directory")];
+
 /// repo_write, before it hears its session.
 const HAND_OVER: &[Use] = &[made(SYS_sendmsg, "the quarantine's files and the client's pipe for verify")];
 
@@ -285,5 +289,4 @@ const VERIFIER: &[Use] = &[
 const MAKER: &[Use] = &[
     rare(SYS_fstatfs, "the disk's reserve"),
     made(SYS_renameat2, "the whole repository takes its name, which must be free"),
-    made(SYS_umask, "modes of the new repository"),
 ];
