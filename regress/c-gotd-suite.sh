@@ -53,10 +53,9 @@ done
 ln -sf $dir/our/gotd $dir/our/gotctl $dir/our/gotsh $dir/bin/
 
 # Three accounts as its README says: the daemon's, the one that is logged in to, and the one that runs the tests.
-for file in passwd group shadow shells; do
-	cp /etc/$file $dir/$file
-	mount --bind $dir/$file /etc/$file
-done
+# The copy is one of all of /etc: a mount on a single file goes when its name in /etc is given to another file, as useradd(8) does.
+cp -a /etc $dir/etc
+mount --bind $dir/etc /etc
 id=61001
 for user in got gotdev gottest; do
 	shell=/bin/sh

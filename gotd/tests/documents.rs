@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// Each `file.rs::test` in a text.
 fn named(text: &str) -> Vec<(&str, &str)> {
@@ -49,4 +50,38 @@ fn each_published_vulnerability_has_a_test() {
 #[test]
 fn each_test_of_the_threat_model_is_there() {
     assert_tests("doc/dev/threat-model.md");
+}
+
+/// The one-letter options that a program tells of, for it and for each of its commands.
+fn options(program: &str, command: &[&str]) -> Vec<String> {
+    let help = Command::new(program).args(command).arg("--help").output().expect("runs");
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    let lines = help.lines().map(str::trim);
+    let letter = |line: &str| {
+        let letter = line.strip_prefix('-')?.get(..1).filter(|letter| *letter != "-")?;
+        Some(format!("Fl {letter}"))
+    };
+    lines.filter_map(letter).collect()
+}
+
+#[test]
+fn each_option_of_a_program_is_in_its_manual() {
+    let commands: [&[&str]; 3] = [&["explain"], &["authorized-keys"], &["reload"]];
+    for (program, page, commands) in [
+        (env!("CARGO_BIN_EXE_gotd"), "man/gotd.8", &[][..]),
+        (env!("CARGO_BIN_EXE_gotctl"), "man/gotctl.8", &commands[..]),
+    ] {
+        let manual = read(page);
+        let own = options(program, &[]);
+        assert!(own.len() > 2, "{program}: {own:?}");
+        for option in own {
+            assert!(manual.contains(&format!("\n.It {option}")), "{page}: no {option}");
+        }
+        // The options of a command stand in its own line.
+        for command in commands {
+            for option in options(program, command).iter().filter(|option| *option != "Fl h") {
+                assert!(manual.contains(option), "{page}: no {option} of {command:?}");
+            }
+        }
+    }
 }
