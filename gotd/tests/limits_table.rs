@@ -44,6 +44,29 @@ fn every_limit_and_its_default_is_in_the_manual() {
     }
 }
 
+/// A default is a statement about the repositories that there are: it needs a reason.
+#[test]
+fn every_limit_tells_which_repository_it_was_chosen_for() {
+    let page = read("../doc/dev/bounded.md");
+    let (_, section) = page.split_once("\n## What the defaults were chosen for\n").unwrap();
+    // A row begins with its limits and their defaults: "`limit wants` 4,000,000, `limit haves` ...".
+    let told: Vec<(&str, String)> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|row| row.split(" |").next())
+        .flat_map(|cell| cell.split(", `"))
+        .filter_map(|limit| limit.split_once('`'))
+        .map(|(directive, default)| (directive, default.trim().replace(',', "")))
+        .collect();
+    for row in TABLE {
+        let directive = row.limit.directive();
+        let found = told.iter().find(|(name, _)| *name == directive);
+        let (_, default) = found.unwrap_or_else(|| panic!("{directive}: not in the table"));
+        let special = row.scope == Scope::User || row.limit == Limit::MemoryTotal;
+        assert!(special || row.value(default) == Ok(row.default), "{directive}: default {default}");
+    }
+}
+
 /// The table of ranges in the manual, as it is made from the table of limits.
 fn ranges() -> String {
     let line = |row: &Row| {

@@ -142,35 +142,38 @@ limits! {
     /// Processor time of the negotiations of one user or network address in ten minutes.
     NegotiationCpuPerClient: Global ["negotiation" "cpu" "per" "client"] Seconds 60, 1, 10 * DAY;
     /// Distinct objects that one request may want.
-    Wants: Global ["wants"] Count 131_072, 1, 10_000_000;
+    Wants: Global ["wants"] Count 4_000_000, 1, 10_000_000;
     /// Haves in one negotiation.
-    Haves: Global ["haves"] Count 1_000_000, 1, 100_000_000;
+    Haves: Global ["haves"] Count 4_000_000, 1, 100_000_000;
     /// Reference prefixes in one request; with more, all references are listed.
     Prefixes: Global ["prefixes"] Count 65_536, 1, 1_000_000;
     /// Shallow and deepen lines in one request.
-    Shallows: Global ["shallows"] Count 100_000, 1, 10_000_000;
+    Shallows: Global ["shallows"] Count 1_000_000, 1, 10_000_000;
     /// References that one push may change.
-    Commands: Global ["commands"] Count 50_000, 1, 1_000_000;
+    Commands: Global ["commands"] Count 500_000, 1, 1_000_000;
     /// Bytes per push of options and of the names in commands.
-    CommandBytes: Global ["command" "bytes"] Bytes 16 * M, 64 * K, G;
+    CommandBytes: Global ["command" "bytes"] Bytes 64 * M, 64 * K, G;
     /// Size of a pushed pack, in bytes.
-    PackSize: Repository ["pack" "size"] Bytes 8 * G, K, 64 * T;
+    PackSize: Repository ["pack" "size"] Bytes 64 * G, K, 64 * T;
     /// Objects in a pushed pack.
     PackObjects: Repository ["pack" "objects"] Count 20_000_000, 1, 4_294_967_295;
     /// Size of one pushed object, inflated, in bytes.
     ObjectSize: Repository ["object" "size"] Bytes 2 * G, K, 64 * T;
     /// Size of the largest blob on a pushed branch or tag, in bytes.
     BlobSize: Repository ["blob" "size"] Bytes 0, 0, 64 * T, none;
-    /// Size of an object that is rebuilt from deltas, in bytes: it is in memory as a whole.
+    /// Size of an object that is rebuilt from deltas, and of any commit, tree or tag, in bytes: it is
+    /// in memory as a whole.
     DeltaResult: Repository ["delta" "result"] Bytes 512 * M, K, 4 * G;
     /// Length of a chain of deltas.
     DeltaDepth: Repository ["delta" "depth"] Count 4_095, 1, 65_535;
+    /// Bytes that the deltas of a pack may unpack to for each byte of it.
+    DeltaRatio: Repository ["delta" "ratio"] Count 4_096, 1, 1_000_000_000, none;
     /// Objects that a thin pack may leave out.
-    ThinBases: Repository ["thin" "bases"] Count 200_000, 0, 10_000_000;
+    ThinBases: Repository ["thin" "bases"] Count 1_000_000, 0, 10_000_000;
     /// How deep trees may be nested.
     TreeDepth: Repository ["tree" "depth"] Count 2_048, 1, 100_000;
     /// Repositories in a directory that one user may have made by pushing.
-    RepositoriesPerUser: Repository ["repositories" "per" "user"] Count 1_000, 1, 1_000_000, none;
+    RepositoriesPerUser: Repository ["repositories" "per" "user"] Count 5_000, 1, 1_000_000, none;
     /// Bytes that a push must leave free on the disk.
     DiskReserve: Global ["disk" "reserve"] Bytes 512 * M, 0, 64 * T, none;
     /// Memory of one process, in bytes.

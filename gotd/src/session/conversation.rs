@@ -69,11 +69,11 @@ pub struct Conversation {
 /// gotd.conf permits.
 pub fn memory(start: &SessionStart) -> u64 {
     const BASE: u64 = 256 << 20;
-    let lines =
-        u64::from(start.wants).saturating_add(start.shallows.into()).saturating_add(start.commands.into());
+    // Wants, shallow lines and prefixes are handed on in batches; of haves it keeps the common ones
+    // until they are acknowledged, and of commands the names until the report.
     BASE.saturating_add(start.command_bytes.saturating_mul(4))
-        .saturating_add(lines.saturating_mul(256))
-        .saturating_add(u64::from(start.prefixes).saturating_mul(1024))
+        .saturating_add(u64::from(start.commands).saturating_mul(256))
+        .saturating_add(u64::from(start.haves).saturating_mul(128))
 }
 
 /// The client's two directions.

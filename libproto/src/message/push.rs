@@ -124,6 +124,8 @@ pub struct VerifyTask {
     pub delta_bytes: u64,
     /// Length of a chain of deltas.
     pub chain: u32,
+    /// Bytes that the pack's deltas may unpack to for each byte of it; 0: any number.
+    pub delta_ratio: u64,
     /// Objects that a thin pack may leave out.
     pub external_bases: u64,
     /// How deep directories may be nested.

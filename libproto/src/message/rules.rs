@@ -48,7 +48,7 @@ struct Unchecked {
 pub fn travels(limit: Limit) -> bool {
     let row = limit.row();
     row.scope == Scope::Repository
-        || matches!(limit, Limit::Commands | Limit::CommandBytes | Limit::DiskReserve)
+        || matches!(limit, Limit::Commands | Limit::CommandBytes | Limit::Shallows | Limit::DiskReserve)
 }
 
 impl TryFrom<Unchecked> for PushRules {

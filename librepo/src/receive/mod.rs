@@ -56,21 +56,20 @@ pub struct ReceiveLimits {
     pub pack_bytes_by: &'static str,
     /// Objects in the pack.
     pub objects: u64,
-    /// Bytes of one blob.
-    pub blob_bytes: u64,
-    /// Bytes of one commit, tree or tag.
-    pub structure_bytes: u64,
-    /// Bytes of one delta, of its base and of its result: all three are held in memory.
+    /// Bytes of one object.
+    pub object_bytes: u64,
+    /// Bytes of one delta, of its base and of its result: all three are held in memory, as is any
+    /// commit, tree or tag.
     pub delta_bytes: u64,
     /// Deltas between an object and the whole object that it is made from.
     pub chain: u32,
     /// Objects of the repository appended to complete a thin pack.
     pub external_bases: u64,
-    /// Bytes that all deltas may make, whatever the pack's size ...
-    pub work_floor: u64,
-    /// ... and so many more for each byte of the pack: what a pack unpacks to must be in some
-    /// proportion to it.
-    pub work_ratio: u64,
+    /// Bytes that all deltas may make for each byte of the pack: what a pack unpacks to must be in
+    /// some proportion to it ...
+    pub delta_ratio: u64,
+    /// ... beyond so many bytes, which the deltas of any pack may make.
+    pub delta_floor: u64,
     /// Bytes of objects held at a time while deltas are resolved, all threads together. Objects
     /// beyond are made again when needed.
     pub resolve_bytes: u64,
@@ -82,14 +81,13 @@ impl Default for ReceiveLimits {
             pack_bytes: 8 << 30,
             pack_bytes_by: "pack size",
             objects: 20_000_000,
-            blob_bytes: 4 << 30,
-            structure_bytes: 64 << 20,
+            object_bytes: 4 << 30,
             // git makes deltas of blobs up to core.bigFileThreshold.
             delta_bytes: 512 << 20,
             chain: 4096,
             external_bases: 1_000_000,
-            work_floor: 256 << 20,
-            work_ratio: 4096,
+            delta_ratio: 4096,
+            delta_floor: 256 << 20,
             resolve_bytes: 24 << 20,
         }
     }

@@ -203,7 +203,7 @@ pub(super) fn round(
         next: AtomicUsize::new(0),
         done: AtomicU64::new(done),
         work: context.work,
-        work_limit: limits.work_floor.saturating_add(limits.work_ratio.saturating_mul(received)),
+        work_limit: limits.delta_floor.saturating_add(limits.delta_ratio.saturating_mul(received)),
         stop: AtomicBool::new(false),
         held: usize::try_from(limits.resolve_bytes).unwrap_or(usize::MAX) / threads,
     };
@@ -511,7 +511,8 @@ impl Worker<'_, '_, '_> {
     fn count(&self, bytes: u64) -> Result<()> {
         let work = self.round.work.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         if work > self.round.work_limit {
-            return Err(limit("pack: its deltas unpack to", work, "bytes, which", self.round.work_limit, ""));
+            let (most, name) = (self.round.work_limit, "delta ratio");
+            return Err(limit("pack: its deltas unpack to", work, "bytes, which", most, name));
         }
         Ok(())
     }

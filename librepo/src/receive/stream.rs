@@ -222,11 +222,14 @@ impl Pass<'_> {
         index: u32,
         inspector: &mut Inspector<'_>,
     ) -> Result<ObjectId> {
-        let allowed =
-            if kind == ObjectKind::Blob { self.limits.blob_bytes } else { self.limits.structure_bytes };
+        let ReceiveLimits { object_bytes, delta_bytes, .. } = *self.limits;
+        // All but blobs are held in memory, whether they come as deltas or not.
+        let (allowed, name) = match kind {
+            ObjectKind::Blob => (object_bytes, "object size"),
+            _ if delta_bytes < object_bytes => (delta_bytes, "delta result"),
+            _ => (object_bytes, "object size"),
+        };
         if size > allowed {
-            // What commits, trees and tags may have at most cannot be set.
-            let name = if allowed == self.limits.blob_bytes { "object size" } else { "" };
             let what = format!("pack: {} at {}", kind.name(), input.offset);
             return Err(limit(&what, size, "bytes", allowed, name));
         }
@@ -261,12 +264,12 @@ impl Pass<'_> {
         inspector: &mut Inspector<'_>,
         ticker: &mut Ticker<'_>,
     ) -> Result<ObjectId> {
-        if size > self.limits.blob_bytes {
+        if size > self.limits.object_bytes {
             return Err(limit(
                 &format!("pack: blob at {}", input.offset),
                 size,
                 "bytes",
-                self.limits.blob_bytes,
+                self.limits.object_bytes,
                 "object size",
             ));
         }

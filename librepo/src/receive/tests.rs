@@ -370,9 +370,27 @@ fn a_bomb_of_deltas_is_refused() {
     assert!(wide.len() < 300_000);
     let mut options = IndexOptions::default();
     // The limit scaled down like the test's patience.
-    options.limits.work_floor = 32 << 20;
+    options.limits.delta_floor = 32 << 20;
     let text = receive_with(&wide, SHA1, None, &options).err().unwrap();
-    assert!(text.contains("its deltas unpack to"), "{text}");
+    assert!(text.contains("its deltas unpack to") && text.contains("(limit delta ratio)"), "{text}");
+}
+
+#[test]
+fn a_directory_may_be_as_large_as_what_deltas_make() {
+    // As large as one with 1.7 million names of usual length.
+    let mut tree = Vec::new();
+    for entry in 0..260_000 {
+        tree.extend_from_slice(format!("100644 {entry:0250}\0").as_bytes());
+        tree.extend_from_slice(&[1; 20]);
+    }
+    let mut pack = TestPack::new(SHA1);
+    pack.object(ObjectKind::Tree, &tree);
+    let pack = pack.finish();
+    assert!(tree.len() > 64 << 20 && receive(&pack).is_ok());
+    let mut options = IndexOptions::default();
+    options.limits.delta_bytes = 64 << 20;
+    let text = receive_with(&pack, SHA1, None, &options).err().unwrap();
+    assert!(text.contains("bytes exceed the limit of 67108864 (limit delta result)"), "{text}");
 }
 
 fn chain(length: u32) -> Vec<u8> {
@@ -440,7 +458,7 @@ fn a_limit_on_each_number() {
     };
     assert!(with(|limits| limits.pack_bytes = 100_000).contains("exceed the limit of 100000"));
     assert!(with(|limits| limits.objects = 1).contains("2 objects exceed the limit of 1"));
-    assert!(with(|limits| limits.blob_bytes = 599_999).contains("600000 bytes exceed the limit of 599999"));
+    assert!(with(|limits| limits.object_bytes = 599_999).contains("600000 bytes exceed the limit of 599999"));
 }
 
 #[test]

@@ -35,10 +35,9 @@ fn run(input: &[u8], hash: HashKind) {
         idx.set_len(0).expect("truncates");
         let mut options = IndexOptions::default();
         options.limits.pack_bytes = 1 << 20;
-        options.limits.blob_bytes = 1 << 22;
-        options.limits.structure_bytes = 1 << 20;
+        options.limits.object_bytes = 1 << 22;
         options.limits.delta_bytes = 1 << 20;
-        options.limits.work_floor = 1 << 22;
+        options.limits.delta_floor = 1 << 22;
         options.limits.resolve_bytes = 1 << 16;
         let mut quiet = |_: &receive::Progress| Ok(());
         let mut src = input;

@@ -206,6 +206,14 @@ print(all[-1].recv(4096)[24:].decode('latin-1'), flush=True)
     delta_result: "limit delta result", "limit delta result 4K",
         |place| place.pushes(|work| versions(work, 2), MAIN);
     delta_depth: "limit delta depth", "limit delta depth 1", |place| place.pushes(|work| rolling(work, 6), MAIN);
+    delta_ratio: "limit delta ratio", "limit delta ratio 1", |place| {
+        let zeros = |work: &Path| {
+            for version in [b"1", b"2", b"3", b"4"] {
+                commit_text(work, hollow(version));
+            }
+        };
+        place.pushes(zeros, MAIN)
+    };
     thin_bases: "limit thin bases", "limit thin bases 0", |place| place.pushes(|work| versions(work, 1), MAIN);
     tree_depth: "limit tree depth", "limit tree depth 4", |place| {
         let deep = |work: &Path| {
@@ -292,7 +300,7 @@ fn text(version: usize) -> String {
 /// Commits versions of the file that differ in one line.
 fn versions(work: &Path, count: usize) {
     for version in 1..=count {
-        commit_text(work, &text(version));
+        commit_text(work, text(version));
     }
 }
 
@@ -302,11 +310,11 @@ fn rolling(work: &Path, count: usize) {
     for version in 1..=count {
         let lines = 300 * version..300 * version + 1000;
         let line = |n: usize| format!("{:x}\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        commit_text(work, &lines.map(line).collect::<String>());
+        commit_text(work, lines.map(line).collect::<String>());
     }
 }
 
-fn commit_text(work: &Path, text: &str) {
+fn commit_text(work: &Path, text: impl AsRef<[u8]>) {
     std::fs::write(work.join("text"), text).expect("writes");
     let mut command = std::process::Command::new("git");
     command.arg("-C").arg(work).args(["-c", "user.name=c", "-c", "user.email=c@example.org"]);

@@ -3,6 +3,7 @@
 mod damage;
 mod gotsh_relay;
 mod large_objects;
+mod many_files;
 mod memory;
 mod negotiation;
 mod other_clients;

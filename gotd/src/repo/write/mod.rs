@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use libgit::ObjectId;
 use libproto::channel::{Channel, Message, Received, RecvError};
-use libproto::limits::Limit;
+use libproto::limits::{Counted, Limit};
 use libproto::message::parent::{OpenError, ParentToRepo, RepoReport, RepoToParent, Serve};
 use libproto::message::push::{
     BATCH_COMMANDS, CommandFacts, IndexedPack, PushBegin, RefCommand, SessionToWriter, WRITE_STATES,
@@ -199,8 +199,9 @@ impl Push<'_> {
                 }
                 SessionToWriter::Shallows(batch) => {
                     self.shallows.extend(batch.into_iter().take(BATCH_IDS));
-                    if self.shallows.len() > BATCH_IDS * 1000 {
-                        return self.refuse(Refusal::Internal("too many shallow lines".into()));
+                    let most = self.rules.limit(Limit::Shallows);
+                    if self.shallows.len() as u64 > most {
+                        return self.refuse(Refusal::TooMany(Counted::Shallows, most));
                     }
                     state = WriteState::Commands;
                     self.send(&WriterToSession::Taken(()));

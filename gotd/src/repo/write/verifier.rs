@@ -40,6 +40,7 @@ pub(super) fn task(rules: &PushRules, pack: bool, hidden: &[Vec<u8>]) -> VerifyT
         object_bytes: limit(Limit::ObjectSize),
         delta_bytes: limit(Limit::DeltaResult),
         chain: u32::try_from(limit(Limit::DeltaDepth)).unwrap_or(u32::MAX),
+        delta_ratio: limit(Limit::DeltaRatio),
         external_bases: limit(Limit::ThinBases),
         tree_depth: u32::try_from(limit(Limit::TreeDepth)).unwrap_or(u32::MAX),
         blob_bytes: limit(Limit::BlobSize),

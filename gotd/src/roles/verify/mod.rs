@@ -394,10 +394,10 @@ fn limits(task: &VerifyTask, own: &Safeguards) -> ReceiveLimits {
         pack_bytes,
         pack_bytes_by,
         objects: task.objects,
-        blob_bytes: task.object_bytes,
-        structure_bytes: default.structure_bytes.min(task.object_bytes),
+        object_bytes: task.object_bytes,
         delta_bytes: task.delta_bytes,
         chain: task.chain,
+        delta_ratio: if task.delta_ratio == 0 { u64::MAX } else { task.delta_ratio },
         external_bases: task.external_bases,
         ..default
     }

@@ -474,7 +474,7 @@ fn a_push_may_have_so_many_commands() {
     let most = usize::try_from(rules.limit(Limit::Commands)).unwrap();
     assert_eq!(judge_count(most, &rules), Ok(()));
     let refusal = judge_count(most + 1, &rules).unwrap_err();
-    assert_eq!(refusal.to_string(), "more than 50000 references in one push (limit commands)");
+    assert_eq!(refusal.to_string(), "more than 500000 references in one push (limit commands)");
 }
 
 /// The old value is compared under the reference's lock; what is found there is told, but not of
