@@ -142,6 +142,18 @@ impl Daemon {
         self.metric(&format!("gotd_limits_reached_total{{directive=\"{directive}\"}}"))
     }
 
+    /// Waits until at least so many clients ran into the limit that this directive sets: the daemon
+    /// counts them when their sessions have ended.
+    #[track_caller]
+    pub fn assert_reached(&self, directive: &str, least: u64) {
+        let mut last = 0;
+        let there = wait_until(10.0, || {
+            last = self.reached(directive);
+            last >= least
+        });
+        assert!(there, "{directive} was reached {last} times, not {least}:\n{}", self.log());
+    }
+
     /// The samples of `gotctl metrics`, checked for the form that OpenMetrics gives them.
     #[track_caller]
     pub fn metrics(&self) -> BTreeMap<String, u64> {

@@ -127,7 +127,7 @@ fn a_client_that_has_used_its_ten_minutes_is_told_so_and_no_other() {
     served.write(&tcp::request("/r.git", 2));
     assert!(String::from_utf8_lossy(&served.read_to_flush()).contains("version 2"));
     place.site.git(["clone", "-q", "gotd:r.git", "clones/user"]).good();
-    assert!(place.daemon.reached("limit negotiation cpu per client") >= 2);
+    place.daemon.assert_reached("limit negotiation cpu per client", 2);
 }
 
 #[test]

@@ -180,6 +180,7 @@ fn clones_of_one_moment_all_end_well_one_after_the_other() {
     }
     place.daemon.logged(&["pack waits", "who=anonymous", "limit=\"limit packs total\""]);
     place.daemon.logged(&["pack waits", "/bob", "made=1"]);
+    place.daemon.assert_reached("limit packs total", 8);
     assert_eq!(place.daemon.reached("limit packs total"), 8);
 }
 
@@ -190,6 +191,7 @@ fn the_limit_of_one_repository_holds_up_no_other() {
     let _second = place.waiting("alice", 2, "");
     place.clone_of("bob", 2, "gotd:small.git", "small").good();
     place.daemon.logged(&["pack waits", "limit=\"limit packs per repository\""]);
+    place.daemon.assert_reached("limit packs per repository", 1);
     assert_eq!(place.daemon.reached("limit packs per repository"), 1);
 }
 
@@ -247,6 +249,7 @@ fn beyond_the_queue_a_client_is_refused_and_told_which_line_to_change() {
     place.assert_waiting(2);
     place.daemon.logged(&["session ", "result=failed", "/bob", words]);
     place.daemon.logged(&["session ", "result=failed", "who=anonymous", words]);
+    place.daemon.assert_reached("limit packs queue length", 5);
     assert_eq!(place.daemon.reached("limit packs queue length"), 5);
 }
 
@@ -262,6 +265,7 @@ fn whoever_waits_too_long_is_refused() {
         assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(8), "{took:?}");
     }
     place.daemon.logged(&["session ", "result=failed", "/bob", words]);
+    place.daemon.assert_reached("limit packs queue timeout", 2);
     assert_eq!(place.daemon.reached("limit packs queue timeout"), 2);
 }
 

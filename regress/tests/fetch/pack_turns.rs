@@ -233,7 +233,7 @@ fn who_holds_the_memory_for_longest_is_ended_when_others_wait_for_it() {
     assert!(pids(&place).is_superset(&first), "the user is gone:\n{}", place.daemon.log());
     assert!(place.daemon.metric("gotd_memory_reserved_bytes") <= 160 << 20);
     place.daemon.logged(&["pack waits", "limit=\"limit memory total\""]);
-    assert!(place.daemon.reached("limit memory total") > 0);
+    place.daemon.assert_reached("limit memory total", 1);
     drop(waiting);
     // He gets what he asked for.
     let answer = user.read_to_flush();

@@ -177,6 +177,7 @@ fn a_silent_user_gives_way() {
     assert_eq!(first.connection.end(5), End::Exit(1, words.into()));
     assert!(waited < Duration::from_secs(7), "{waited:?}: before the idle timeout");
     daemon.logged(&["session", "result=failed", words]);
+    daemon.assert_reached("connection limit total", 1);
     assert_eq!(daemon.reached("connection limit total"), 1);
     for client in [&mut second, &mut third] {
         assert!(client.write(&pkt::v2("fetch", [format!("want {tip}\n"), "done\n".into()])));

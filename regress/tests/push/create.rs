@@ -314,6 +314,7 @@ fn a_user_makes_so_many_repositories() {
         "repository=three",
         "(limit repositories per user)",
     ]);
+    daemon.assert_reached("limit repositories per user", 2);
     assert_eq!(daemon.reached("limit repositories per user"), 2);
     let creator = fs::read_to_string(site.repository("mine/three.git/gotd-creator")).expect("reads");
     assert_eq!(creator, format!("{me}/bob\n"));

@@ -93,7 +93,7 @@ fn pushes_beyond_the_limit_wait_and_finish() {
         assert!(held.wait().expect("is waited for").success(), "{}", place.daemon.log());
         assert_pushed(&place, "a.git", "second");
         place.daemon.logged(&["push waits", &format!("limit=\"{directive}\"")]);
-        assert!(place.daemon.reached(directive) > 0);
+        place.daemon.assert_reached(directive, 1);
         place.daemon.assert_metric("gotd_pushes_active", 0);
     }
 }
