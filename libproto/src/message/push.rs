@@ -5,8 +5,8 @@
 //! the pack.
 //!
 //! ```text
-//! session → repo_write   List                       references to advertise
-//!                        Commands*, Shallows*, Begin  what the client wants
+//! repo_write → session   Refs*                      references to advertise, unasked
+//! session → repo_write   Commands*, Shallows*, Begin  what the client wants
 //! repo_write → session   TakePack                   (a pack is coming, and verify runs)
 //! session → verify       Input                      the client's input is verify's, from the pack's first byte on
 //! repo_write → verify    Files + three descriptors     (before the session is heard)
@@ -53,14 +53,12 @@ pub struct PushBegin {
 crate::messages! {
     /// What a `session` tells `repo_write`.
     pub enum SessionToWriter, SessionToWriterKind: "session to repo_write" {
-        /// Send the references.
-        1 => List(()),
         /// Some commands, in the client's order.
-        2 => Commands(Vec<RefCommand>),
+        1 => Commands(Vec<RefCommand>),
         /// Commits that the client's history ends at.
-        3 => Shallows(Vec<ObjectId>),
+        2 => Shallows(Vec<ObjectId>),
         /// The request is complete: begin.
-        4 => Begin(PushBegin),
+        3 => Begin(PushBegin),
     }
 }
 
@@ -209,8 +207,6 @@ crate::messages! {
 /// The state of a push, as `repo_write` sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteState {
-    /// Nothing was said yet.
-    Idle,
     /// The references were sent.
     Listed,
     /// Commands are coming. When the last message of this state was said, nothing more is read.
@@ -219,12 +215,8 @@ pub enum WriteState {
 
 /// Which messages of a session `repo_write` takes in which state.
 pub const WRITE_STATES: &StateTable<WriteState, SessionToWriterKind> = {
-    use SessionToWriterKind::{Begin, Commands, List, Shallows};
-    &[
-        (WriteState::Idle, &[List]),
-        (WriteState::Listed, &[Commands, Shallows]),
-        (WriteState::Commands, &[Commands, Shallows, Begin]),
-    ]
+    use SessionToWriterKind::{Begin, Commands, Shallows};
+    &[(WriteState::Listed, &[Commands, Shallows]), (WriteState::Commands, &[Commands, Shallows, Begin])]
 };
 
 #[cfg(test)]
@@ -266,11 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn commands_need_a_list_and_beginning_needs_commands() {
+    fn beginning_needs_commands() {
         for &kind in SessionToWriter::KINDS {
-            let list = kind == SessionToWriterKind::List;
-            assert_eq!(allowed(WRITE_STATES, WriteState::Idle, kind), list);
+            let begins = kind == SessionToWriterKind::Begin;
+            assert_eq!(allowed(WRITE_STATES, WriteState::Listed, kind), !begins);
+            assert!(allowed(WRITE_STATES, WriteState::Commands, kind));
         }
-        assert!(!allowed(WRITE_STATES, WriteState::Listed, SessionToWriterKind::Begin));
     }
 }

@@ -186,15 +186,18 @@ fn bounded(daemon: &Daemon, what: &str, talk: impl FnOnce()) {
     let peak = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut peak = 0;
-            while !done.load(Ordering::Relaxed) {
+            // Once at least: on a busy machine all may be over before this thread runs.
+            loop {
                 for process in daemon.processes() {
                     if ["session", "repository", "repo_read"].contains(&process.name.as_str()) {
                         peak = peak.max(process::peak_memory(process.pid).unwrap_or(0));
                     }
                 }
+                if done.load(Ordering::Relaxed) {
+                    break peak;
+                }
                 std::thread::sleep(Duration::from_millis(10));
             }
-            peak
         });
         struct Stop<'a>(&'a AtomicBool);
         impl Drop for Stop<'_> {

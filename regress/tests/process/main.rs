@@ -6,4 +6,5 @@ mod deaths;
 mod escapes;
 mod memory_limits;
 mod privileges;
+mod push_deaths;
 mod push_privileges;

@@ -120,6 +120,9 @@ pub fn run(
         Ok(Head::Symbolic(target, _)) => Some(target),
         _ => None,
     };
+    let session = Session::from(session);
+    // What is sent needs nothing that a session says, so that no client waits for what follows.
+    let listed = list(&session, &repository, &hidden);
     let (mut incoming, files) = Incoming::prepare(found, repository.config().shared, rules.reflog)?;
     let verifier = Verifier::new(verify);
     match (await_verify(parent), files) {
@@ -136,7 +139,7 @@ pub fn run(
     drop(input);
     let mut push = Push {
         parent,
-        session: session.into(),
+        session,
         verifier: Some(verifier),
         committer: Committer::new(commit),
         serve,
@@ -157,7 +160,7 @@ pub fn run(
         crate::escapes::attempt("repo_write", work);
         crate::escapes::attempt_in("repo_write in its repository", &found.path, false);
     }
-    let end = push.converse();
+    let end = push.converse(listed);
     // Once more when its session, `verify` and `commit_refs` have been heard.
     #[cfg(feature = "escapes")]
     {
@@ -172,9 +175,14 @@ pub fn run(
 }
 
 impl Push<'_> {
-    /// From the list of references to the results. An error ends the push, with nothing changed.
-    fn converse(&mut self) -> Result<(), Refusal> {
-        let mut state = WriteState::Idle;
+    /// From the commands to the results, once the references were sent. An error ends the push, with
+    /// nothing changed.
+    fn converse(&mut self, listed: Result<Vec<String>, Refusal>) -> Result<(), Refusal> {
+        match listed {
+            Ok(troubles) => self.report.warnings.extend(troubles),
+            Err(refusal) => return self.refuse(refusal),
+        }
+        let mut state = WriteState::Listed;
         loop {
             let message = match self.session.recv() {
                 Ok(Received { message, .. }) => message,
@@ -187,12 +195,6 @@ impl Push<'_> {
                 return Err(Refusal::Internal(format!("session: {} in state {state:?}", message.name())));
             }
             match message {
-                SessionToWriter::List(()) => {
-                    if let Err(refusal) = self.list() {
-                        return self.refuse(refusal);
-                    }
-                    state = WriteState::Listed;
-                }
                 SessionToWriter::Commands(batch) => {
                     self.take(batch)?;
                     state = WriteState::Commands;
@@ -221,21 +223,6 @@ impl Push<'_> {
         self.discard();
         self.send(&WriterToSession::Refused(refusal.clone()));
         Err(refusal)
-    }
-
-    fn list(&mut self) -> Result<(), Refusal> {
-        let mut advertised = Advertised::new(&self.repository, &self.hidden);
-        let ask = ListAsk { prefixed: false, peel: false };
-        let damaged = |e: librepo::Error| Refusal::Damaged(format!("references: {e}"));
-        let looked = advertised.look(ask).map_err(damaged)?;
-        for batch in advertised.batches(looked) {
-            let mut batch = batch.map_err(damaged)?;
-            batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
-            self.send(&WriterToSession::Refs(batch));
-        }
-        let troubles = advertised.take_troubles();
-        self.report.warnings.extend(troubles);
-        Ok(())
     }
 
     fn take(&mut self, batch: Vec<RefCommand>) -> Result<(), Refusal> {
@@ -446,6 +433,22 @@ impl Push<'_> {
         check_reserve(&objects, reserve)
             .map_err(|e| Refusal::carried_by(&e).cloned().unwrap_or_else(|| internal(e)))
     }
+}
+
+/// Sends the session the references that its client may know of. Returns what is wrong with some,
+/// for the log.
+fn list(session: &Session, repository: &Repository, hidden: &[Vec<u8>]) -> Result<Vec<String>, Refusal> {
+    let mut advertised = Advertised::new(repository, hidden);
+    let ask = ListAsk { prefixed: false, peel: false };
+    let damaged = |e: librepo::Error| Refusal::Damaged(format!("references: {e}"));
+    let looked = advertised.look(ask).map_err(damaged)?;
+    for batch in advertised.batches(looked) {
+        let mut batch = batch.map_err(damaged)?;
+        batch.refs.retain(|line| line.name.as_bytes().starts_with(b"refs/") && line.id.is_some());
+        // A session that is gone is noticed when it is heard.
+        let _ = session.send(0, &WriterToSession::Refs(batch));
+    }
+    Ok(advertised.take_troubles())
 }
 
 /// The repository's present state, as far as the decision depends on it. `head`: the branch that

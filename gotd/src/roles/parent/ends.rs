@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use super::error::{Fatal, Loss};
 use super::job::JobRole;
 use super::jobs::commit_refs::CommitRefs;
+use super::jobs::verify::Verify;
 use super::session::process::Process;
 use super::session::{Killed, Session};
 use super::spawners::{Ender, Event};
@@ -140,8 +141,16 @@ impl Parent {
         let told = !before.contains(&session.repo_state);
         // A pack that nobody waits for any more frees its place.
         let fruitless = session.turn().is_some() && ending != Ending::Exit(0);
-        if !told || fruitless {
-            session.repo.running().inspect(|child| child.end());
+        match Verify::of(session) {
+            // Without `verify` its repository process takes the quarantine away and ends.
+            Some(verify) if told && fruitless => {
+                verify.any().ender.end();
+                session.deadline = Some(Instant::now() + LINGER);
+            }
+            _ if !told || fruitless => {
+                session.repo.running().inspect(|child| child.end());
+            }
+            _ => {}
         }
     }
 

@@ -61,13 +61,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Lists references, a batch at a time.
+    /// Takes the references, which come unasked, a batch at a time.
     pub(super) fn list(
         &self,
         mut each: impl FnMut(RefBatch) -> Result<(), TalkError>,
     ) -> Result<(), TalkError> {
         watchdog::phase(Phase::Work);
-        self.send(&SessionToWriter::List(()))?;
         loop {
             match self.receive()? {
                 WriterToSession::Refs(batch) => {

@@ -195,7 +195,6 @@ fn what_a_refused_client_shows() {
             let input = File::open(input).unwrap();
             let (writer, _verify, session) = session(input.into(), output.into(), 0);
             if case == 2 {
-                writer.recv().unwrap();
                 send(&writer, WriterToSession::Refused(Refusal::Internal("repository is busy".into())));
             } else if receive_push(&writer, &[]).begin.is_some() {
                 send(
