@@ -33,7 +33,7 @@ pub struct Config {
     /// `core.sharedRepository`.
     pub shared: Shared,
     /// Whether objects may be missing, because a promisor remote has them
-    /// (`extensions.partialClone`).
+    /// (`extensions.partialClone`, `remote.*.promisor`, `remote.*.partialCloneFilter`).
     pub partial_clone: bool,
     /// `extensions.preciousObjects`: nothing may ever be deleted.
     pub precious_objects: bool,
@@ -65,11 +65,18 @@ impl Config {
         let mut unknown = None;
         for variable in Variables::new(text) {
             let variable = variable.map_err(|line| Error::Invalid(format!("config: bad line {line}")))?;
-            // A subsection ("extensions.x.y") is never one of ours.
+            let bool = || variable.bool().ok_or_else(|| bad_value(&variable));
+            // Another subsection ("extensions.x.y") is never one of ours.
             if variable.subsection.is_some() {
+                if variable.section == b"remote" {
+                    config.partial_clone |= match &variable.key[..] {
+                        b"promisor" => bool()?,
+                        b"partialclonefilter" => true,
+                        _ => false,
+                    };
+                }
                 continue;
             }
-            let bool = || variable.bool().ok_or_else(|| bad_value(&variable));
             match (&variable.section[..], &variable.key[..]) {
                 (b"core", b"repositoryformatversion") => {
                     version = variable.number().ok_or_else(|| bad_value(&variable))?;
@@ -524,5 +531,20 @@ mod tests {
         fn never_panics(text in "[\\[\\]a-c=\"\\\\ \n\r;#.0-2]{0,60}") {
             let _ = Config::parse(text.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_partial_clone_is_known_by_its_extension_or_its_remote() {
+        for (text, partial) in [
+            ("[extensions]\npartialClone = origin\n", true),
+            ("[remote \"origin\"]\npromisor = true\n", true),
+            ("[remote \"a.b\"]\npromisor\n", true),
+            ("[remote \"origin\"]\npartialCloneFilter = blob:none\n", true),
+            ("[remote \"origin\"]\npromisor = false\nurl = x\n", false),
+            ("[branch \"main\"]\npromisor = true\n", false),
+        ] {
+            assert_eq!(Config::parse(text.as_bytes()).unwrap().partial_clone, partial, "{text}");
+        }
+        assert!(Config::parse(b"[remote \"origin\"]\npromisor = perhaps\n").is_err());
     }
 }

@@ -104,7 +104,8 @@ impl Opening {
         let Opening { dir, objects, config, safeguards } = self;
         let other = |other: Alternate| Dir::within(other.dir, "alternate/objects", other.look);
         let others = options.alternates.into_iter().map(other).collect();
-        let store = Store::open(objects, others, config.hash, options.limits, options.checked)?;
+        let mut store = Store::open(objects, others, config.hash, options.limits, options.checked)?;
+        store.set_partial(config.partial_clone);
         let refs = Refs::new(dir.try_clone()?, config.hash);
         let shallow = commit_graph::is_shallow(&dir)?;
         let mut notes = Vec::new();

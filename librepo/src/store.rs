@@ -75,6 +75,8 @@ struct StorePack {
     dir: u16,
     /// Whether a multi-pack index answers for it.
     covered: bool,
+    /// Whether what its objects name may be missing here, by the `.promisor` file beside it.
+    promisor: bool,
 }
 
 /// How often a directory that changes while it is looked at is looked at again.
@@ -104,6 +106,8 @@ pub struct Store {
     /// Packs that may hold what is found nowhere else, and cannot be read: the directory of each,
     /// and the reason.
     unusable: Vec<(u16, String)>,
+    /// Whether the repository is a partial clone: `.promisor` files count.
+    partial: bool,
     last_hit: AtomicU32,
     checked: Arc<Checked>,
 }
@@ -127,6 +131,7 @@ impl Store {
             about: Vec::new(),
             notes: Vec::new(),
             unusable: Vec::new(),
+            partial: false,
             last_hit: AtomicU32::new(0),
             checked,
         };
@@ -144,6 +149,7 @@ impl Store {
             about: Vec::new(),
             notes: Vec::new(),
             unusable: Vec::new(),
+            partial: false,
             last_hit: AtomicU32::new(0),
             checked: Arc::default(),
         }
@@ -168,6 +174,30 @@ impl Store {
         Ok(self.packs.len() - before)
     }
 
+    /// Says whether the repository is a partial clone, so that what a `.promisor` pack names may be
+    /// missing.
+    pub fn set_partial(&mut self, partial: bool) {
+        self.partial = partial;
+    }
+
+    /// Whether objects may be missing because another server has them: the repository is a partial
+    /// clone and has a pack that came from there.
+    pub fn is_partial(&self) -> bool {
+        self.promisor_packs().next().is_some()
+    }
+
+    /// The packs that came from the server that has what is missing, by number. None unless the
+    /// repository is a partial clone.
+    pub fn promisor_packs(&self) -> impl Iterator<Item = u32> {
+        let numbered = self.about.iter().zip(0u32..);
+        numbered.filter(|(about, _)| self.partial && about.promisor).map(|(_, number)| number)
+    }
+
+    /// Whether an object lies in one of these packs.
+    pub fn is_promisor_object(&self, id: &ObjectId) -> bool {
+        self.promisor_packs().any(|number| self.in_pack(number, id).is_some())
+    }
+
     /// Whether packs came or went since they were opened.
     pub fn is_stale(&self) -> bool {
         (0..self.objects.len()).any(|dir| self.stamp(dir).ok() != Some(self.objects[dir].stamp))
@@ -188,6 +218,8 @@ impl Store {
         let entries = dir.entries(MAX_PACK_ENTRIES)?;
         let indexed: HashSet<&[u8]> =
             entries.iter().filter_map(|(name, _)| name.strip_suffix(b".idx")).collect();
+        let promisors: HashSet<&[u8]> =
+            entries.iter().filter_map(|(name, _)| name.strip_suffix(b".promisor")).collect();
         let (mut found, mut unusable) = (Vec::new(), Vec::new());
         let mut say = |name: &[u8], why: &str| {
             unusable.push(format!("{}: {why}", dir.name_of(name).display()));
@@ -230,8 +262,9 @@ impl Store {
         for (_, stem) in found {
             match self.open_pack(&dir, &stem) {
                 Ok(Some(pack)) => {
+                    let promisor = promisors.contains(&stem[..]);
                     self.packs.push(pack);
-                    self.about.push(StorePack { dir: dir_number, covered: false });
+                    self.about.push(StorePack { dir: dir_number, covered: false, promisor });
                 }
                 Ok(None) => whole = false,
                 Err(why) => {
@@ -347,7 +380,7 @@ impl Store {
     /// Adds a pack that lies elsewhere (one that is just being received), and gives its number.
     pub fn add_pack(&mut self, pack: Pack) -> u32 {
         self.packs.push(pack);
-        self.about.push(StorePack { dir: u16::MAX, covered: false });
+        self.about.push(StorePack { dir: u16::MAX, covered: false, promisor: false });
         (self.packs.len() - 1) as u32
     }
 

@@ -21,7 +21,7 @@ use super::progress::Progress;
 use super::space::NO_OBJECT;
 use crate::error::{Error, Result};
 use crate::id::{FastState, IdSet};
-use crate::object::TreeEntries;
+use crate::object::{TreeEntries, TreeEntry};
 
 /// A commit that the client wants.
 const WANT: u8 = 1;
@@ -107,6 +107,7 @@ pub(crate) fn walk(
         progress.step(1)?;
         match walk.commits.tree(source, at)? {
             Some(tree) => roots.wanted.push(tree),
+            None if walk.leaves_out(source, ObjectKind::Tree, 0) => {}
             None => return Err(missing_below(source, node.number)),
         }
     }
@@ -554,7 +555,11 @@ impl Walk<'_> {
                 if had.contains(&id) {
                     continue;
                 }
-                let number = source.number(&id)?;
+                let number = match source.space.number(&id) {
+                    Some(number) => number,
+                    None if self.leaves_out(source, entry_kind(&entry), depth) => continue,
+                    None => return Err(Error::Missing(id)),
+                };
                 if self.had.contains(&id) || self.plan.client.get(number) {
                     // From somewhere else: here it is one more version to compare with.
                     if entry.is_tree() && !self.complete && (self.edge_trees.set(number) || self.once_more())
@@ -670,6 +675,18 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Whether the filter leaves out an object that is not here, so that nobody need look for it: a
+    /// repository that is a partial clone itself lacks what its own filter leaves out. The size of
+    /// such a blob is not known; a client with a filter of that kind can ask for it later.
+    fn leaves_out(&self, source: &Source<'_>, kind: ObjectKind, depth: i64) -> bool {
+        let Some(filter) = self.filter else { return false };
+        let passes = filter.passes_kind(kind) && filter.passes_depth(depth);
+        match kind {
+            ObjectKind::Tree => !passes && !filter.reads_tree(depth),
+            _ => !passes || filter.needs_size() && source.space.store().is_partial(),
+        }
+    }
+
     fn blob_passes(&self, source: &mut Source<'_>, filter: &Filter, number: u32, depth: i64) -> Result<bool> {
         if self.named.get(number) || self.plan.wanted.get(number) {
             return Ok(true);
@@ -679,6 +696,10 @@ impl Walk<'_> {
         }
         Ok(!filter.needs_size() || filter.passes_size(source.header(number)?.1))
     }
+}
+
+fn entry_kind(entry: &TreeEntry<'_>) -> ObjectKind {
+    if entry.is_tree() { ObjectKind::Tree } else { ObjectKind::Blob }
 }
 
 /// Entries met lately: versions of a directory share most of theirs.

@@ -267,12 +267,18 @@ impl<'w, 'a> Connectivity<'w, 'a> {
                 continue;
             }
             self.step(ticker)?;
-            let Some(place) = self.world.place(&id, wanted)? else { return Ok(Some(Gap::Missing(id))) };
+            let Some(place) = self.world.place(&id, wanted)? else {
+                if wanted.is_some() && self.world.is_promised(&id, ticker)? {
+                    continue;
+                }
+                return Ok(Some(Gap::Missing(id)));
+            };
             if let Some(wanted) = wanted {
                 expect(&id, Wanted::of(wanted), place.kind())?;
             }
             match place.kind() {
-                _ if matches!(place, ObjectOrigin::Old(_)) && self.world.old_is_whole() => {}
+                _ if matches!(place, ObjectOrigin::Old(_))
+                    && (self.world.old_is_whole() || self.world.is_promisor_object(&id)) => {}
                 ObjectKind::Blob => {}
                 ObjectKind::Tree => {
                     let Some(tree) = self.world.read(&id)? else { return Ok(Some(Gap::Missing(id))) };

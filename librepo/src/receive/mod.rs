@@ -34,6 +34,7 @@ mod inspect;
 mod lanes;
 mod links;
 mod modules;
+mod promised;
 pub mod quarantine;
 mod resolve;
 mod stream;

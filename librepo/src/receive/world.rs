@@ -4,7 +4,9 @@ use libgit::{ObjectId, ObjectKind};
 
 use super::had::Had;
 use super::index_pack::{Indexed, Own};
+use super::{Ticker, promised};
 use crate::error::Result;
+use crate::id::IdSet;
 use crate::object::{Commit, Tag};
 use crate::reader::{Object, Reader};
 
@@ -42,6 +44,8 @@ pub(super) struct World<'a> {
     had: Had<'a>,
     /// Positions in the findings' commits, sorted by id.
     commits: Vec<u32>,
+    /// What is not here and was promised, once it was asked for.
+    promised: Option<IdSet>,
 }
 
 /// Bytes of cache for each side.
@@ -58,7 +62,27 @@ impl<'a> World<'a> {
             old: had.everything().map(|store| Reader::new(store, CACHE)),
             had,
             commits,
+            promised: None,
         }
+    }
+
+    /// Whether another server has promised an object that is not here. Where references are hidden,
+    /// nothing counts as promised: what only they name must not show.
+    pub(super) fn is_promised(&mut self, id: &ObjectId, ticker: &mut Ticker<'_>) -> Result<bool> {
+        let Some(store) = self.had.everything().filter(|store| store.is_partial()) else { return Ok(false) };
+        if self.had.hides() {
+            return Ok(false);
+        }
+        if self.promised.is_none() {
+            self.promised = Some(promised::absent(store, ticker)?);
+        }
+        Ok(self.promised.as_ref().is_some_and(|ids| ids.contains(id)))
+    }
+
+    /// Whether an object came from the server that has what is missing: it and all that it names
+    /// are there.
+    pub(super) fn is_promisor_object(&self, id: &ObjectId) -> bool {
+        !self.had.hides() && self.had.everything().is_some_and(|store| store.is_promisor_object(id))
     }
 
     /// The origin of an object; `None` if it is nowhere. `named` is the kind that the naming object

@@ -9,5 +9,6 @@ mod negotiation;
 mod other_clients;
 mod pack_queue;
 mod pack_turns;
+mod partial_repositories;
 mod shapes;
 mod through_sshd;

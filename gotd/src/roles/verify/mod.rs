@@ -70,6 +70,8 @@ const TELL: Duration = Duration::from_millis(200);
 
 /// Most bytes of the text that says what is wrong with a pack.
 const REASON_MAX: usize = 1000;
+/// Why the base of a delta may be missing that the client was right to leave out.
+const PARTIAL: &str = "the repository is a partial clone; push with --no-thin";
 
 type Parent = Channel<VerifyToParent, ParentToVerify>;
 type Session = Channel<VerifyToSession, SessionToVerify>;
@@ -174,7 +176,8 @@ pub fn run(
         Err(e) => {
             let why = match &e {
                 Error::Missing(id) | Error::MissingBases(_, id) => {
-                    lacking::words(repository.store(), withheld, Some(id))
+                    let partial = || repository.store().is_partial().then(|| PARTIAL.to_owned());
+                    lacking::words(repository.store(), withheld, Some(id)).or_else(partial)
                 }
                 _ => None,
             };
