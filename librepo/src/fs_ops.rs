@@ -18,7 +18,10 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::config::Shared;
+use crate::descent::Descent;
+use crate::dir::Dir;
 use crate::error::{Error, Result};
+use crate::in_order;
 use crate::mounts::{self, Look};
 
 /// One change that was made.
@@ -158,6 +161,32 @@ impl Fs {
         Ok(())
     }
 
+    /// Puts the entries of many directories on the disk. Those that are there no more have gone
+    /// with all that was in them.
+    pub fn sync_dirs<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) -> Result<()> {
+        let mut descent = self.descent()?;
+        for path in paths {
+            if path.is_empty() {
+                self.sync_dir(path)?;
+                continue;
+            }
+            match descent.dir(path) {
+                Ok(Some(dir)) => {
+                    nix::unistd::fsync(dir).map_err(|errno| failed(path, errno))?;
+                    self.note(&Op::SyncDir(path.to_vec()));
+                }
+                Ok(None) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// For going through a tree of directories.
+    pub(crate) fn descent(&self) -> Result<Descent> {
+        Ok(Descent::new(Dir::within(self.open_dir(b"")?, "", self.look)))
+    }
+
     fn open_dir_raw(&self, path: &[u8]) -> std::result::Result<OwnedFd, Errno> {
         if path.is_empty() {
             // A descriptor that can be synchronised, even where ours is O_PATH.
@@ -214,13 +243,66 @@ impl Fs {
     /// first.
     pub fn make_parents(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut made = Vec::new();
-        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            let dir = &path[..at];
-            if self.stat(dir)?.is_none() && self.make_dir(dir)? {
-                made.push(dir.to_vec());
+        let (mut above, mut start) = (None, 0);
+        while let Some(slash) = path[start..].iter().position(|&byte| byte == b'/') {
+            let (name, dir) = (&path[start..start + slash], &path[..start + slash]);
+            if matches!(name, b"" | b"." | b"..") {
+                return Err(failed(path, Errno::EINVAL));
             }
+            above = Some(self.enter_or_make(&above, name, dir, &mut made)?);
+            start += slash + 1;
         }
         Ok(made)
+    }
+
+    /// Opens the directory `name` in `above`, made if it is missing. Its path is `dir`.
+    fn enter_or_make(
+        &self,
+        above: &Option<OwnedFd>,
+        name: &[u8],
+        dir: &[u8],
+        made: &mut Vec<Vec<u8>>,
+    ) -> Result<OwnedFd> {
+        let open = |flags| self.look.open(self.at(above), name, flags, Mode::empty());
+        match open(mounts::DIRECTORY) {
+            Err(Errno::ENOENT) => {}
+            opened => return opened.map_err(|errno| failed(dir, errno)),
+        }
+        match mkdirat(self.at(above), name, Mode::from_bits_truncate(0o777)) {
+            Ok(()) => {
+                let opened = open(DIRECTORY);
+                if let Ok(opened) = &opened {
+                    self.share(opened, true).map_err(|errno| failed(dir, errno))?;
+                }
+                self.note(&Op::MakeDir(dir.to_vec()));
+                made.push(dir.to_vec());
+                opened.map_err(|errno| failed(dir, errno))
+            }
+            // Somebody else was faster.
+            Err(Errno::EEXIST) => open(mounts::DIRECTORY).map_err(|errno| failed(dir, errno)),
+            Err(errno) => Err(failed(dir, errno)),
+        }
+    }
+
+    /// Removes the directories on the way to `path`, innermost first, as far as they are empty. The
+    /// outermost `keep` of them stay.
+    pub fn remove_empty_parents(&self, path: &[u8], keep: usize) {
+        let mut depth = path.iter().filter(|&&byte| byte == b'/').count();
+        if depth <= keep {
+            return;
+        }
+        let Ok(mut descent) = self.descent() else { return };
+        let (mut path, _) = in_order::split(path);
+        while depth > keep && self.remove_dir_in(&mut descent, path).is_ok_and(|removed| removed) {
+            (path, depth) = (in_order::split(path).0, depth - 1);
+        }
+    }
+
+    /// The same as [`Fs::remove_dir`], from the place where a walk has come to.
+    pub(crate) fn remove_dir_in(&self, descent: &mut Descent, path: &[u8]) -> Result<bool> {
+        let (above, name) = in_order::split(path);
+        let Some(above) = descent.dir(above)? else { return Ok(false) };
+        self.removed_dir(path, unlinkat(above, name, UnlinkatFlags::RemoveDir))
     }
 
     /// Removes an empty directory; false if it is not there or not empty.
@@ -229,7 +311,11 @@ impl Fs {
             let (parent, name) = self.parent(path)?;
             unlinkat(self.at(&parent), name, UnlinkatFlags::RemoveDir)
         };
-        match remove() {
+        self.removed_dir(path, remove())
+    }
+
+    fn removed_dir(&self, path: &[u8], removed: std::result::Result<(), Errno>) -> Result<bool> {
+        match removed {
             Ok(()) => {
                 self.note(&Op::RemoveDir(path.to_vec()));
                 Ok(true)
@@ -310,11 +396,16 @@ impl Fs {
             let (parent, name) = self.parent(path)?;
             self.look.open(self.at(&parent), name, flags, Mode::empty())
         };
-        let file = match open() {
-            Ok(fd) => File::from(fd),
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
-            Err(errno) => return Err(Error::Read(name(path), io_error(errno))),
-        };
+        match open() {
+            Ok(fd) => self.read_opened(fd, path, limit),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(errno) => Err(Error::Read(name(path), io_error(errno))),
+        }
+    }
+
+    /// The content of what was opened at `path`; `None` if it is a directory.
+    pub(crate) fn read_opened(&self, fd: OwnedFd, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+        let file = File::from(fd);
         let stat = fstat(&file).map_err(|errno| Error::Read(name(path), io_error(errno)))?;
         if is(&stat, SFlag::S_IFDIR) {
             return Ok(None);
@@ -354,7 +445,7 @@ impl Fs {
     /// if there is no such directory.
     pub fn list(&self, path: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bool)>> {
         let dir = match self.open_dir_raw(path) {
-            Ok(fd) => crate::dir::Dir::within(fd, name(path), self.look),
+            Ok(fd) => Dir::within(fd, name(path), self.look),
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Vec::new()),
             Err(errno) => return Err(Error::Open(name(path), io_error(errno))),
         };
@@ -421,7 +512,7 @@ fn io_error(errno: Errno) -> io::Error {
     io::Error::from_raw_os_error(errno as i32)
 }
 
-fn failed(path: &[u8], errno: Errno) -> Error {
+pub(crate) fn failed(path: &[u8], errno: Errno) -> Error {
     Error::Write(name(path), io_error(errno))
 }
 

@@ -11,7 +11,7 @@ use libgit::{HashKind, ObjectId, ObjectKind};
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
 use crate::reader::Reader;
-use crate::refs::{Ref, good_name, peel};
+use crate::refs::{Ref, good_name, peel, why_no_name};
 
 /// Where a reference leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +33,15 @@ impl Resolved {
         match why_no_value(name, &value) {
             None => Resolved::Object(value, None),
             Some(Without::Damaged(why)) => Resolved::Damaged(why.to_owned()),
-            Some(Without::LeftOut(_)) => Resolved::NoReference(BAD_NAME),
+            Some(Without::LeftOut(_)) => Resolved::NoReference(why_no_name(name).unwrap_or(BAD_NAME)),
         }
     }
 }
 
 /// Why a file or line below `refs/` is no reference.
 pub(crate) const BAD_NAME: &str = "left out: no reference can have this name";
+/// The same, by `libgit::REF_NAME_MAX`.
+pub(crate) const TOO_LONG: &str = "left out: its name has more than 2048 bytes";
 /// Why a packed reference is damaged.
 const PACKED_ZEROS: &str = "damaged: packed-refs has an id of zeros for it";
 
@@ -230,8 +232,8 @@ fn packed<'l>((name, value): (&'l [u8], PackedValue)) -> Listed<'l> {
 
 /// What is wrong with a line of `packed-refs` that can be read.
 fn why_no_value(name: &[u8], value: &PackedValue) -> Option<Without<'static>> {
-    if !good_name(name) {
-        return Some(Without::LeftOut(BAD_NAME));
+    if let Some(why) = why_no_name(name) {
+        return Some(Without::LeftOut(why));
     }
     value.target.is_null().then_some(Without::Damaged(PACKED_ZEROS))
 }

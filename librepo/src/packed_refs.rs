@@ -66,6 +66,11 @@ impl PackedRefs {
         Ok(packed)
     }
 
+    /// How many lines the file has, that of its traits included.
+    pub(crate) fn line_count(&self) -> usize {
+        self.map.as_deref().unwrap_or(&[]).iter().filter(|&&byte| byte == b'\n').count()
+    }
+
     fn text(&self) -> &[u8] {
         let text = self.map.as_deref().unwrap_or(&[]);
         text.get(self.start..).unwrap_or(&[])

@@ -1,14 +1,15 @@
 //! References: loose, packed and symbolic (`gitrepository-layout`, `git-pack-refs`).
 //!
 //! A listing reads no more than its prefixes ask for: directories that cannot hold a match are not
-//! entered, and the sorted `packed-refs` is searched, not read through. References of linked
-//! worktrees are never shown.
+//! entered, and the sorted `packed-refs` is searched, not read through. Directories are followed as
+//! deep as names may be long. References of linked worktrees are never shown.
 
-use libgit::{HashKind, ObjectId, ObjectKind};
+use libgit::{HashKind, ObjectId, ObjectKind, REF_NAME_MAX};
 
+use crate::descent::Descent;
 use crate::dir::{Dir, EntryType};
 use crate::error::{Error, Result};
-use crate::listing::{BAD_NAME, Listing, Resolved, ResolvedRef};
+use crate::listing::{BAD_NAME, Listing, Resolved, ResolvedRef, TOO_LONG};
 use crate::object::Tag;
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
@@ -18,8 +19,6 @@ use crate::reader::Reader;
 const MAX_LOOSE: u64 = 8192;
 /// How many symbolic references may follow each other, as with C git.
 const MAX_SYMREFS: usize = 5;
-/// How deep directories of references are entered; each level holds a descriptor.
-const MAX_DEPTH: usize = 64;
 /// The most entries of one directory of references.
 const MAX_ENTRIES: usize = 10_000_000;
 /// The longest chain of tags that is followed. Each names the next by its hash, so that there are
@@ -145,10 +144,19 @@ impl Refs {
         }
         // All loose references first: a reference that is packed and removed under us is in
         // packed-refs, which is opened after.
-        if let Some(dir) = self.dir.open_dir(b"refs")? {
-            self.walk(&dir, b"refs/", &prefixes, 0, &mut found)?;
+        let mut descent = Descent::new(&self.dir);
+        let mut waiting = vec![b"refs".to_vec()];
+        while let Some(path) = waiting.pop() {
+            if let Some(dir) = descent.dir(&path)? {
+                self.look_into(dir, path, &prefixes, &mut waiting, &mut found)?;
+            }
         }
         Listing::new(found, PackedRefs::open(&self.dir, self.hash)?, prefixes)
+    }
+
+    /// How many lines `packed-refs` has.
+    pub fn packed_lines(&self) -> Result<usize> {
+        Ok(PackedRefs::open(&self.dir, self.hash)?.line_count())
     }
 
     /// Follows symbolic references from `name`.
@@ -156,7 +164,7 @@ impl Refs {
         let mut last: Option<Vec<u8>> = None;
         for _ in 0..=MAX_SYMREFS {
             let current = last.as_deref().unwrap_or(name);
-            if current != b"HEAD" && !good_name(current) {
+            if current != b"HEAD" && why_no_name(current).is_some() {
                 let why = format!("left out: leads to '{}', which is no reference", current.escape_ascii());
                 return Ok(Resolved::Nothing(last, Some(why)));
             }
@@ -217,31 +225,36 @@ impl Refs {
         }
     }
 
-    /// Reads the loose references below a directory, `path` being its name with a slash at the end.
-    fn walk(
+    /// Reads the loose references in the directory `dir`, whose path is `path`, and adds the
+    /// directories in it to those that wait.
+    fn look_into(
         &self,
         dir: &Dir,
-        path: &[u8],
+        mut path: Vec<u8>,
         prefixes: &Prefixes,
-        depth: usize,
+        waiting: &mut Vec<Vec<u8>>,
         found: &mut Vec<ResolvedRef>,
     ) -> Result<()> {
+        path.push(b'/');
         for (entry, kind) in dir.entries(MAX_ENTRIES)? {
-            let mut name = [path, &entry].concat();
+            let mut name = [&path, &entry[..]].concat();
             match kind {
-                EntryType::Dir if depth < MAX_DEPTH => {
+                EntryType::Dir => {
                     name.push(b'/');
-                    if prefixes.may_match_below(&name)
-                        && !entry.starts_with(b".")
-                        && let Some(dir) = dir.open_dir(&entry)?
-                    {
-                        self.walk(&dir, &name, prefixes, depth + 1, found)?;
+                    if !prefixes.may_match_below(&name) || entry.starts_with(b".") {
+                        continue;
+                    }
+                    let too_long = name.len() >= REF_NAME_MAX;
+                    name.pop();
+                    match too_long {
+                        true => found.push(ResolvedRef::new(name, Resolved::NoReference(TOO_LONG))),
+                        false => waiting.push(name),
                     }
                 }
                 _ if !prefixes.matches(&name) => {}
-                EntryType::Dir => {}
-                _ if !good_name(&name) => {
-                    found.push(ResolvedRef::new(name, Resolved::NoReference(BAD_NAME)));
+                _ if why_no_name(&name).is_some() => {
+                    let why = why_no_name(&name).unwrap_or(BAD_NAME);
+                    found.push(ResolvedRef::new(name, Resolved::NoReference(why)));
                 }
                 EntryType::Other => {
                     found.push(ResolvedRef::new(name, Resolved::NoReference("left out: not a regular file")));
@@ -279,6 +292,15 @@ fn is_of_this_file(e: &std::io::Error) -> bool {
 pub(crate) fn head_of(dir: &Dir, refs: &Refs) -> Result<Head> {
     let worktree = Refs::new(dir.try_clone()?, refs.hash);
     refs.head_from(worktree.loose(b"HEAD")?)
+}
+
+/// Why a file or line below `refs/` is no reference, if its name is the reason.
+pub(crate) fn why_no_name(name: &[u8]) -> Option<&'static str> {
+    match good_name(name) {
+        _ if name.len() > REF_NAME_MAX => Some(TOO_LONG),
+        true => None,
+        false => Some(BAD_NAME),
+    }
 }
 
 /// Whether this is a reference's name below `refs/`, by `git check-ref-format`.

@@ -6,8 +6,9 @@
 //! *linked* to the lock's name: so a lock that a crash left behind can be told from one that C git
 //! holds, since it is the same file as one in a staging directory whose owner is gone.
 //!
-//! Each update is a transaction of its own ([`commit_each`]), or all are one ([`commit_atomic`]):
-//! then the values that the references have are first moved into packed-refs (nothing visible
+//! Each update is a transaction of its own ([`commit_each`]); very many are written into packed-refs
+//! at once all the same, where each can fail by itself. Or all are one ([`commit_atomic`]): then the
+//! values that the references have are first moved into packed-refs (nothing visible
 //! changes) and their loose files removed, and one rename of packed-refs shows all new values at
 //! once. A crash leaves all old or all new ones.
 //!
@@ -18,7 +19,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libgit::{HashKind, ObjectId, RefName, RefNameError};
 use nix::errno::Errno;
@@ -27,15 +28,23 @@ use crate::error::Error;
 use crate::fs_ops::{self, Fs};
 use crate::refs::id_ends;
 
+mod locks;
 mod logs;
 mod packed;
+mod packed_change;
 mod staging;
+mod trees;
 
+use locks::{Patience, lock_name};
 use packed::Packed;
 pub use packed::Peel;
+use packed_change::Groups;
+use packed_change::slashes;
+pub use packed_change::{ONE_CHANGE_FROM, worth_packing};
 pub use staging::Staging;
 use staging::Top;
 pub(crate) use staging::release_stale;
+use trees::Below;
 
 /// One change of one reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,10 +83,14 @@ pub struct Reflog {
 
 /// How references are changed.
 pub struct TransactionOptions<'a> {
-    /// How long to wait for a reference that another process has locked.
+    /// How long to wait for references that other processes have locked: for all together, since
+    /// this process holds locks as well.
     pub ref_timeout: Duration,
-    /// How long to wait for packed-refs.
+    /// How long to wait for packed-refs, however often it is changed.
     pub packed_timeout: Duration,
+    /// So many changes, if they are [`worth_packing`], become one of packed-refs. `None`: this
+    /// process may not write packed-refs.
+    pub one_change_from: Option<usize>,
     /// What to append to reflogs.
     pub reflog: Option<Reflog>,
     /// Whether the log of HEAD is one of them. A process that may not write it says no.
@@ -91,6 +104,7 @@ impl Default for TransactionOptions<'_> {
         TransactionOptions {
             ref_timeout: Duration::from_secs(2),
             packed_timeout: Duration::from_secs(20),
+            one_change_from: None,
             reflog: None,
             head_log: true,
             peel: &|_| Peel::Unknown,
@@ -182,12 +196,15 @@ pub fn commit_each(
             results[at] = Err(RefError::Twice);
         }
     }
+    let open: Vec<usize> =
+        (0..updates.len()).filter(|&at| results[at].is_ok() && !updates[at].is_noop()).collect();
+    let together = work.makes_one_change(open.len());
     // Deletions first: a deleted name may stand in the way of a new one.
-    work.delete(updates, &mut results);
-    for (at, update) in updates.iter().enumerate() {
-        if results[at].is_ok() && !update.is_noop() && !update.is_deletion() {
-            results[at] = work.set(at, update);
-        }
+    let (packed, single): (Vec<usize>, Vec<usize>) =
+        open.into_iter().partition(|&at| together || updates[at].is_deletion());
+    work.change_each(updates, Groups::of(updates, packed.into_iter()), &mut results);
+    for at in single {
+        results[at] = work.set(at, &updates[at]);
     }
     if let Err(e) = work.sync() {
         let text = e.to_string();
@@ -251,7 +268,13 @@ struct Work<'a> {
     hash: HashKind,
     options: &'a TransactionOptions<'a>,
     /// Lock files held, by their names.
-    locks: Vec<Vec<u8>>,
+    locks: BTreeSet<Vec<u8>>,
+    /// How many files in the staging directory were made for locks without a value, and how many
+    /// such locks there have been.
+    shared_made: usize,
+    shared_used: usize,
+    for_refs: Patience,
+    for_packed: Patience,
     /// Directories whose entries changed.
     dirty: BTreeSet<Vec<u8>>,
     /// What HEAD names, once asked.
@@ -263,6 +286,10 @@ struct Work<'a> {
 /// Inode, size and time of change to the nanosecond: what a new file under an old name differs in.
 type Stamp = Option<(fs_ops::Identity, i64, i64, i64)>;
 
+/// How many directories on the way to a reference stay when they are empty: `refs/heads`.
+const KEPT: usize = 2;
+/// The most bytes of a loose reference.
+const MAX_LOOSE: u64 = 4096;
 const PACKED: &[u8] = b"packed-refs";
 /// Largest packed-refs file that is rewritten, in bytes.
 const MAX_PACKED: u64 = 1 << 30;
@@ -274,7 +301,11 @@ impl<'a> Work<'a> {
             staging,
             hash,
             options,
-            locks: Vec::new(),
+            locks: BTreeSet::new(),
+            shared_made: 0,
+            shared_used: 0,
+            for_refs: Patience::of(options.ref_timeout),
+            for_packed: Patience::of(options.packed_timeout),
             dirty: BTreeSet::new(),
             head: None,
             packed: None,
@@ -284,16 +315,23 @@ impl<'a> Work<'a> {
     /// Creates or changes one reference.
     fn set(&mut self, at: usize, update: &Update) -> RefResult {
         let name = update.name.as_bytes();
-        self.lock(at, name, Some(&update.new))?;
-        let result = self.check(update).and_then(|()| self.logged(update, |work| work.move_lock_in(name)));
+        let result = self
+            .lock(at, name, &update.new)
+            .and_then(|()| self.check(update))
+            .and_then(|()| self.logged(update, |work| work.move_lock_in(name)));
         match result {
-            Ok(()) => self.locks.retain(|lock| *lock != lock_name(name)),
-            Err(_) => {
-                self.unlock(name);
-                self.remove_empty_parents(name);
+            Ok(()) => {
+                self.locks.remove(&lock_name(name));
             }
+            Err(_) => self.unlock(name),
         }
         result
+    }
+
+    /// Whether so many changes are made as one.
+    fn makes_one_change(&mut self, changes: usize) -> bool {
+        self.options.one_change_from.is_some_and(|from| changes >= from)
+            && self.packed().is_ok_and(|packed| worth_packing(changes, packed.line_count()))
     }
 
     /// Renames the lock over the reference, clearing away empty directories in its place.
@@ -311,7 +349,7 @@ impl<'a> Work<'a> {
                         Some(Errno::EISDIR | Errno::ENOTEMPTY | Errno::EEXIST)
                     ) =>
                 {
-                    if !remove_empty_tree(self.fs, name, 0)? {
+                    if !trees::remove_empty(self.fs, name)? {
                         return Err(RefError::Conflict([name, b"/"].concat()));
                     }
                 }
@@ -319,85 +357,6 @@ impl<'a> Work<'a> {
             }
         }
         Err(RefError::Conflict([name, b"/"].concat()))
-    }
-
-    /// Deletes what is to be deleted: packed-refs is rewritten once, then the loose files go.
-    fn delete(&mut self, updates: &[Update], results: &mut [RefResult]) {
-        let mut held = Vec::new();
-        for (at, update) in updates.iter().enumerate() {
-            if results[at].is_ok() && update.is_deletion() && !update.is_noop() {
-                let name = update.name.as_bytes();
-                match self.lock(at, name, None).and_then(|()| self.check(update)) {
-                    Ok(()) => held.push(at),
-                    Err(e) => {
-                        self.unlock(name);
-                        self.remove_empty_parents(name);
-                        results[at] = Err(e);
-                    }
-                }
-            }
-        }
-        if held.is_empty() {
-            return;
-        }
-        if let Err(e) = self.unpack(updates, &held) {
-            let text = match &e {
-                // The caller adds the reference's name to the text.
-                RefError::Failed(why) => why.to_string(),
-                e => e.to_string(),
-            };
-            for &at in &held {
-                let locked = matches!(e, RefError::Locked);
-                results[at] =
-                    Err(if locked { RefError::Locked } else { RefError::Failed(Error::Limit(text.clone())) });
-                self.unlock(updates[at].name.as_bytes());
-            }
-            return;
-        }
-        for &at in &held {
-            let name = updates[at].name.as_bytes();
-            match self.fs.remove(name) {
-                Ok(true) => {
-                    self.dirty.insert(parent(name));
-                }
-                Ok(false) => {}
-                Err(e) => results[at] = Err(e.into()),
-            }
-            if results[at].is_ok() {
-                self.forget_log(name);
-            }
-        }
-        // The names must be gone for good before anybody hears of it, and before the directories go
-        // that held them.
-        if let Err(e) = self.sync() {
-            for &at in &held {
-                results[at] = Err(RefError::Failed(Error::Limit(e.to_string())));
-            }
-        }
-        for &at in &held {
-            let name = updates[at].name.as_bytes();
-            self.unlock(name);
-            self.remove_empty_parents(name);
-        }
-    }
-
-    /// Rewrites packed-refs without these references, if any of them is in it.
-    fn unpack(&mut self, updates: &[Update], held: &[usize]) -> RefResult {
-        let names: Vec<&[u8]> = held.iter().map(|&at| updates[at].name.as_bytes()).collect();
-        let packed = self.packed()?;
-        if !names.iter().any(|name| packed.find(name).is_some()) {
-            return Ok(());
-        }
-        self.lock_packed()?;
-        let result =
-            Packed::read(self.fs, self.hash, MAX_PACKED).map_err(RefError::from).and_then(|mut packed| {
-                for name in &names {
-                    packed.remove(name);
-                }
-                self.write_packed(&packed)
-            });
-        self.unlock_packed();
-        result
     }
 
     /// The packed references as they are now. A file that did not change is not read again: a push
@@ -415,84 +374,6 @@ impl<'a> Work<'a> {
         let packed = Rc::new(Packed::read(self.fs, self.hash, MAX_PACKED)?);
         self.packed = Some((stamp, packed.clone()));
         Ok(packed)
-    }
-
-    fn atomic(&mut self, updates: &[Update], changing: &[usize]) -> Result<(), (usize, RefError)> {
-        let first = changing.first().copied().unwrap_or(0);
-        let mut names = HashSet::with_capacity(changing.len());
-        for &at in changing {
-            if !names.insert(updates[at].name.as_bytes()) {
-                return Err((at, RefError::Twice));
-            }
-        }
-        for &at in changing {
-            let name = updates[at].name.as_bytes();
-            let mut above =
-                name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| &name[..end]);
-            if above.any(|dir| names.contains(dir)) {
-                return Err((at, RefError::Twice));
-            }
-        }
-        if changing.is_empty() {
-            return Ok(());
-        }
-        let names = updates.iter().map(|update| update.name.as_bytes());
-        self.staging.announce(self.fs, names).map_err(|e| (first, e.into()))?;
-        // No-ops still promise that the reference is what the client believes.
-        for (at, update) in updates.iter().enumerate().filter(|(_, update)| update.is_noop()) {
-            self.check(update).map_err(|e| (at, e))?;
-        }
-        // In the order of names, so that two such pushes cannot wait for each other.
-        let mut order = changing.to_vec();
-        order.sort_by(|&a, &b| updates[a].name.cmp(&updates[b].name));
-        for &at in &order {
-            self.lock(at, updates[at].name.as_bytes(), None).map_err(|e| (at, e))?;
-            self.check(&updates[at]).map_err(|e| (at, e))?;
-        }
-        self.lock_packed().map_err(|e| (first, e))?;
-        let result = self.flip(updates, &order).map_err(|e| (first, e));
-        self.unlock_packed();
-        result?;
-        for &at in &order {
-            let name = updates[at].name.as_bytes();
-            if updates[at].is_deletion() {
-                self.forget_log(name);
-            } else {
-                self.log_committed(&updates[at]);
-            }
-        }
-        Ok(())
-    }
-
-    /// With everything locked: move the old values into packed-refs, remove the loose files, and
-    /// show all new values by one rename.
-    fn flip(&mut self, updates: &[Update], order: &[usize]) -> RefResult {
-        let mut packed = Packed::read(self.fs, self.hash, MAX_PACKED)?;
-        let mut loose = Vec::new();
-        for &at in order {
-            let name = updates[at].name.as_bytes();
-            if let Loose::Value(value) = self.loose(name)? {
-                packed.set(name, &value, (self.options.peel)(&value));
-                loose.push(name);
-            }
-        }
-        if !loose.is_empty() {
-            self.write_packed(&packed)?;
-            for name in loose {
-                self.fs.remove(name)?;
-                self.dirty.insert(parent(name));
-            }
-            self.sync()?;
-        }
-        for &at in order {
-            let update = &updates[at];
-            if update.is_deletion() {
-                packed.remove(update.name.as_bytes());
-            } else {
-                packed.set(update.name.as_bytes(), &update.new, (self.options.peel)(&update.new));
-            }
-        }
-        self.write_packed(&packed)
     }
 
     /// Writes a new packed-refs under its lock: when this returns it is visible and on the disk. It
@@ -513,221 +394,99 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn lock_packed(&mut self) -> RefResult {
-        let lock = self.staging.prepare_lock(self.fs, Top::PackedRefs)?;
-        self.wait_for(&lock, Top::PackedRefs.lock_name(), self.options.packed_timeout)
-    }
-
-    fn unlock_packed(&mut self) {
-        self.release(Top::PackedRefs.lock_name());
-    }
-
-    /// Locks one reference; the lock already holds the new value, on the disk.
-    fn lock(&mut self, at: usize, name: &[u8], value: Option<&ObjectId>) -> RefResult {
-        let content = value.map_or(String::new(), |id| format!("{id}\n"));
-        let lock = lock_name(name);
-        let source = self.staging.prepare(self.fs, at, content.as_bytes())?;
-        let deadline = Instant::now() + self.options.ref_timeout;
-        loop {
-            match self.fs.make_parents(name) {
-                Ok(made) => {
-                    for dir in made {
-                        self.dirty.insert(parent(&dir));
-                        self.dirty.insert(dir);
-                    }
-                }
-                Err(e) => return Err(self.not_a_directory(name).unwrap_or(RefError::Failed(e))),
-            }
-            match self.wait_for(&source, &lock, self.options.ref_timeout) {
-                // A directory went away between making it and using it: somebody deleted the last
-                // reference in it.
-                Err(RefError::Failed(e))
-                    if fs_ops::errno(&e) == Some(Errno::ENOENT) && Instant::now() < deadline => {}
-                Err(RefError::Failed(e)) if fs_ops::errno(&e) == Some(Errno::ENOTDIR) => {
-                    return Err(self.not_a_directory(name).unwrap_or(RefError::Failed(e)));
-                }
-                result => return result,
-            }
-        }
-    }
-
-    /// The reference that lies where a directory on the way to `name` should be.
-    fn not_a_directory(&self, name: &[u8]) -> Option<RefError> {
-        let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        let mut dirs = slashes.map(|at| &name[..at]);
-        let file = dirs.find(|dir| matches!(self.fs.stat(dir), Ok(Some(stat)) if !fs_ops::is_dir(&stat)))?;
-        Some(RefError::Conflict(file.to_vec()))
-    }
-
-    /// Links `source` to `lock`, waiting while somebody else holds it.
-    fn wait_for(&mut self, source: &[u8], lock: &[u8], timeout: Duration) -> RefResult {
-        let deadline = Instant::now() + timeout;
-        let mut pause = Duration::from_millis(1);
-        loop {
-            match self.staging.acquire(self.fs, source, lock) {
-                Ok(()) => {
-                    self.locks.push(lock.to_vec());
-                    return Ok(());
-                }
-                Err(e) if fs_ops::errno(&e) == Some(Errno::EEXIST) => {
-                    if Instant::now() >= deadline {
-                        return Err(RefError::Locked);
-                    }
-                    // Not in step with others that wait for the same lock.
-                    let spread = u64::from(std::process::id()).wrapping_mul(7919) % 8;
-                    std::thread::sleep(pause + Duration::from_millis(spread).min(pause));
-                    pause = (pause * 2).min(Duration::from_millis(50));
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-
-    fn unlock(&mut self, name: &[u8]) {
-        self.release(&lock_name(name));
-    }
-
-    fn release(&mut self, lock: &[u8]) {
-        if let Some(at) = self.locks.iter().position(|held| held == lock) {
-            self.locks.swap_remove(at);
-            // A lock that cannot be removed is known as ours by the staging directory.
-            let _ = self.fs.remove(lock);
-        }
-    }
-
-    fn unlock_all(&mut self) {
-        while let Some(lock) = self.locks.pop() {
-            let _ = self.fs.remove(&lock);
-            if let Some(name) = lock.strip_suffix(b".lock").filter(|name| name.starts_with(b"refs/")) {
-                self.remove_empty_parents(name);
-            }
-        }
-    }
-
     /// Compares the value under the lock, and what else exists.
     fn check(&mut self, update: &Update) -> RefResult {
         let name = update.name.as_bytes();
         let packed = self.packed()?;
-        let current = match self.loose(name)? {
-            Loose::Value(id) => Some(id),
-            Loose::Absent => packed.find(name),
-            Loose::Symbolic => return Err(RefError::Symbolic),
-            Loose::Link => return Err(RefError::Link),
-            Loose::Broken => return Err(RefError::Broken),
-        };
-        let expected = Some(update.old).filter(|id| !id.is_null());
-        if current != expected {
-            return Err(RefError::Changed(current));
-        }
-        if expected.is_none() {
+        let loose = self.loose(name)?;
+        self.compare(update, loose, &packed)?;
+        if update.old.is_null() {
             self.available(name, &packed)?;
+            // What others hold locks for does not exist yet: the file system will say who is first.
+            if let Below::Reference(other) = trees::below(self.fs, name)? {
+                return Err(RefError::Conflict(other));
+            }
         }
         Ok(())
     }
 
-    /// Whether a new reference may exist beside the existing ones.
+    /// Whether a reference has the value that it is to be changed from, and the value of its loose
+    /// file.
+    fn compare(&self, update: &Update, loose: Loose, packed: &Packed) -> Result<Option<ObjectId>, RefError> {
+        let loose = match loose {
+            Loose::Value(id) => Some(id),
+            Loose::Absent => None,
+            Loose::Symbolic => return Err(RefError::Symbolic),
+            Loose::Link => return Err(RefError::Link),
+            Loose::Broken => return Err(RefError::Broken),
+        };
+        let current = loose.or_else(|| packed.find(update.name.as_bytes()));
+        match current == Some(update.old).filter(|id| !id.is_null()) {
+            true => Ok(loose),
+            false => Err(RefError::Changed(current)),
+        }
+    }
+
+    /// Whether a new reference may exist beside those in packed-refs.
     fn available(&self, name: &[u8], packed: &Packed) -> RefResult {
-        for (at, _) in name.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+        for at in slashes(name) {
             let dir = &name[..at];
             if packed.find(dir).is_some() {
                 return Err(RefError::Conflict(dir.to_vec()));
             }
         }
         let below = [name, b"/"].concat();
-        let inside = packed.first_at_or_after(&below).filter(|other| is_directory_of(name, other));
-        if let Some(other) = inside {
+        match packed.first_at_or_after(&below).filter(|other| is_directory_of(name, other)) {
             // A packed reference may have been deleted since, but not without leaving packed-refs.
-            return Err(RefError::Conflict(other.to_vec()));
-        }
-        match first_loose_below(self.fs, name, 0)? {
-            Some(other) => Err(RefError::Conflict(other)),
+            Some(other) => Err(RefError::Conflict(other.to_vec())),
             None => Ok(()),
         }
     }
 
     fn loose(&self, name: &[u8]) -> Result<Loose, RefError> {
-        let data = match self.fs.read(name, 4096) {
+        let data = match self.fs.read(name, MAX_LOOSE) {
             Ok(Some(data)) => data,
             Ok(None) => return Ok(Loose::Absent),
             Err(e) if fs_ops::errno(&e) == Some(Errno::ELOOP) => return Ok(Loose::Link),
             Err(e) => return Err(e.into()),
         };
+        Ok(self.parse_loose(&data))
+    }
+
+    fn parse_loose(&self, data: &[u8]) -> Loose {
         if data.starts_with(b"ref:") {
-            return Ok(Loose::Symbolic);
+            return Loose::Symbolic;
         }
         let hex = data.get(..self.hash.hex_len());
         let end = data.get(self.hash.hex_len());
         match hex.and_then(ObjectId::from_hex) {
-            Some(id) if id_ends(end) && !id.is_null() => Ok(Loose::Value(id)),
-            _ => Ok(Loose::Broken),
+            Some(id) if id_ends(end) && !id.is_null() => Loose::Value(id),
+            _ => Loose::Broken,
         }
     }
 
     /// Removes directories that hold nothing any more, but never `refs/heads` and its like.
     fn remove_empty_parents(&self, name: &[u8]) {
-        let mut dir = parent(name);
-        while dir.iter().filter(|&&byte| byte == b'/').count() >= 2
-            && matches!(self.fs.remove_dir(&dir), Ok(true))
-        {
-            dir = parent(&dir);
+        self.fs.remove_empty_parents(name, KEPT);
+    }
+
+    /// Directories that were made.
+    fn made(&mut self, dirs: Vec<Vec<u8>>) {
+        for dir in dirs {
+            self.dirty.insert(parent(&dir));
+            self.dirty.insert(dir);
         }
     }
 
     /// Syncs every directory whose entries changed.
     fn sync(&mut self) -> Result<(), Error> {
-        for dir in std::mem::take(&mut self.dirty) {
-            match self.fs.sync_dir(&dir) {
-                // Removed since, with all that was in it.
-                Err(e) if matches!(fs_ops::errno(&e), Some(Errno::ENOENT | Errno::ENOTDIR)) => {}
-                result => result?,
-            }
-        }
-        Ok(())
+        let dirty = std::mem::take(&mut self.dirty);
+        self.fs.sync_dirs(dirty.iter().map(Vec::as_slice))
     }
-}
-
-fn lock_name(name: &[u8]) -> Vec<u8> {
-    [name, b".lock"].concat()
 }
 
 fn parent(path: &[u8]) -> Vec<u8> {
     path.iter().rposition(|&byte| byte == b'/').map_or(Vec::new(), |slash| path[..slash].to_vec())
-}
-
-/// How deep directories of references are followed.
-const MAX_DEPTH: usize = 512;
-/// How many entries a directory of references may have.
-const MAX_ENTRIES: usize = 2_000_000;
-
-/// Removes a tree of empty directories; false if there is anything in it.
-fn remove_empty_tree(fs: &Fs, dir: &[u8], depth: usize) -> Result<bool, Error> {
-    if depth > MAX_DEPTH {
-        return Ok(false);
-    }
-    for (name, is_dir) in fs.list(dir, MAX_ENTRIES)? {
-        if !is_dir || !remove_empty_tree(fs, &[dir, b"/", &name].concat(), depth + 1)? {
-            return Ok(false);
-        }
-    }
-    fs.remove_dir(dir)
-}
-
-/// Any loose reference below a directory; lock files are none.
-fn first_loose_below(fs: &Fs, dir: &[u8], depth: usize) -> Result<Option<Vec<u8>>, Error> {
-    if depth > MAX_DEPTH {
-        return Ok(None);
-    }
-    for (name, is_dir) in fs.list(dir, MAX_ENTRIES)? {
-        let path = [dir, b"/", &name].concat();
-        if is_dir {
-            if let Some(found) = first_loose_below(fs, &path, depth + 1)? {
-                return Ok(Some(found));
-            }
-        } else if !name.ends_with(b".lock") {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

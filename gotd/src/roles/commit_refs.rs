@@ -3,7 +3,7 @@
 //! Duty: takes the changes of references that `repo_write` has decided on, judges their names once
 //! more by the rules of the grant, and makes them under git's own locks; says what became of each.
 //! Started when `verify` has been reaped, and only for a push that deletes references, is atomic,
-//! or changes the branch whose log is HEAD's too. Waits on: `repo_write`. Talks to: `repo_write` and
+//! changes very many, or the branch whose log is HEAD's too. Waits on: `repo_write`. Talks to: `repo_write` and
 //! the parent.
 //!
 //! **Invariant:** hears no client, sees no pack and has no descriptor of either. It takes typed
@@ -28,7 +28,7 @@ use librepo::receive::quarantine::{self, Quarantine};
 use librepo::refs::Head;
 use librepo::repository::Repository;
 use librepo::safeguards::LogRefs;
-use librepo::transaction::Peel;
+use librepo::transaction::{ONE_CHANGE_FROM, Peel};
 use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::os::error::{SystemError, carries_system_error};
@@ -211,6 +211,7 @@ fn make(
         reflog: rules.reflog,
         log_all: own.log == LogRefs::All,
         head_log: HeadLog::Written,
+        one_change_from: Some(ONE_CHANGE_FROM),
         hides: !hidden.is_empty(),
     };
     transaction.commit(asked, peels, &mut verdicts);

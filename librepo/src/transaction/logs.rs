@@ -5,7 +5,7 @@ use std::fs::File;
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 
-use super::{RefResult, Update, Work, parent, remove_empty_tree};
+use super::{KEPT, RefResult, Update, Work, parent, trees};
 use crate::error::Error;
 use crate::fs_ops;
 
@@ -81,7 +81,7 @@ impl Work<'_> {
     }
 
     /// Opens a reflog, and makes it if there is none and this is a namespace that has them.
-    fn open_log(&self, path: &[u8], create: bool) -> Result<Option<Logged>, Error> {
+    fn open_log(&mut self, path: &[u8], create: bool) -> Result<Option<Logged>, Error> {
         for _ in 0..2 {
             if let Some(file) = self.fs.open_append(path)? {
                 let before = fstat(&file)
@@ -92,12 +92,16 @@ impl Work<'_> {
             if !create {
                 return Ok(None);
             }
-            match self.fs.make_parents(path).and_then(|_| self.fs.create(path, 0o666)) {
-                Ok(file) => return Ok(Some(Logged { file, path: path.to_vec(), before: None })),
+            let made = self.fs.make_parents(path).map(|made| self.made(made));
+            match made.and_then(|()| self.fs.create(path, 0o666)) {
+                Ok(file) => {
+                    self.dirty.insert(parent(path));
+                    return Ok(Some(Logged { file, path: path.to_vec(), before: None }));
+                }
                 Err(e) if matches!(fs_ops::errno(&e), Some(Errno::ENOSPC | Errno::EDQUOT)) => return Err(e),
                 // Directories of references that are gone lie in its place. A log that cannot be
                 // made for any other reason is no reason to refuse what was pushed.
-                Err(_) if remove_empty_tree(self.fs, path, 0).unwrap_or(false) => {}
+                Err(_) if trees::remove_empty(self.fs, path).unwrap_or(false) => {}
                 Err(_) => return Ok(None),
             }
         }
@@ -113,12 +117,7 @@ impl Work<'_> {
     }
 
     fn remove_empty_logs(&self, log: &[u8]) {
-        let mut dir = parent(log);
-        while dir.iter().filter(|&&byte| byte == b'/').count() >= 3
-            && matches!(self.fs.remove_dir(&dir), Ok(true))
-        {
-            dir = parent(&dir);
-        }
+        self.fs.remove_empty_parents(log, KEPT + 1);
     }
 
     /// Writes the log of an update that is committed: a log that cannot be written changes nothing

@@ -77,6 +77,16 @@ impl Packed {
         ObjectId::from_hex(self.data.get(start..start + self.hash.hex_len())?)
     }
 
+    /// How many lines the file has.
+    pub(super) fn line_count(&self) -> usize {
+        self.data.iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    /// Whether the new content has the name.
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        self.changes.get(name).map_or_else(|| self.position(name).is_ok(), Option::is_some)
+    }
+
     /// The first name in the file that is not before `name`.
     pub(super) fn first_at_or_after(&self, name: &[u8]) -> Option<&[u8]> {
         let (Ok(at) | Err(at)) = self.position(name);

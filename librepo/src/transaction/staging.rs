@@ -1,6 +1,7 @@
 //! The directory in which locks are made before they are linked to their names. By it the locks of
 //! a dead process can be recognised and removed.
 
+use std::collections::HashSet;
 use std::fs::File;
 
 use nix::errno::Errno;
@@ -8,20 +9,25 @@ use nix::sys::stat::FileStat;
 
 use crate::error::{Error, Result};
 use crate::fs_ops::{self, Fs};
+use crate::in_order::InOrder;
+use crate::transaction::KEPT;
+use crate::transaction::packed_change::ROUNDS;
 
 /// A directory of this process's own (the push's quarantine), in which the files that become locks
 /// are written.
 ///
-/// `locks` in it lists the names that will be locked, one a line; `lock-N` is the file that is
-/// linked to line N's name.
+/// `locks` in it lists the names that will be locked, one a line. The files that are linked to
+/// these names are `lock-…`: one for each lock that holds a value, and one for many without.
 #[derive(Debug)]
 pub struct Staging {
     dir: Vec<u8>,
 }
 
 const LIST: &[u8] = b"locks";
-/// How many files for the repository's own directory one push makes at most: packed-refs twice.
-const STOCK: usize = 2;
+const SOURCES: &[u8] = b"lock-";
+/// How many files for the repository's own directory one push makes at most: packed-refs in each
+/// round of each of its two groups of updates.
+const STOCK: usize = 2 * ROUNDS;
 
 /// A file in the repository's own directory.
 #[derive(Clone, Copy)]
@@ -56,6 +62,8 @@ impl Top {
 
 /// Largest list of locks that is believed.
 const MAX_LIST: u64 = 256 << 20;
+/// Most files of a staging directory that are looked at.
+const MAX_ENTRIES: usize = 2_000_000;
 
 impl Staging {
     /// Uses the directory at `dir`, which exists and is nobody else's.
@@ -151,6 +159,27 @@ impl Staging {
         Ok(fs.stat_dir(&super::parent(&self.dir))?.is_some_and(|objects| gives_group(&objects)))
     }
 
+    /// The file that many locks without a value are further names of: which of these files.
+    pub(super) fn shared(&self, number: usize) -> Vec<u8> {
+        self.path(format!("lock-shared-{number}").as_bytes())
+    }
+
+    /// Makes such a file.
+    pub(super) fn prepare_shared(&self, fs: &Fs, number: usize) -> Result<()> {
+        let path = self.shared(number);
+        fs.remove(&path)?;
+        fs.create(&path, 0o666).map(drop)
+    }
+
+    /// Takes a lock without a value: fails with EEXIST while somebody has it, with ENOENT where
+    /// there is no directory for it.
+    pub(super) fn claim(&self, order: &mut InOrder<'_>, fs: &Fs, source: &[u8], lock: &[u8]) -> Result<()> {
+        match order.link(source, lock) {
+            Err(e) if without_links(&e) => fs.create(lock, 0o666).map(drop),
+            result => result,
+        }
+    }
+
     /// Takes a lock: fails with EEXIST while somebody has it.
     pub(super) fn acquire(&self, fs: &Fs, source: &[u8], lock: &[u8]) -> Result<()> {
         // The lock of a file in the repository's own directory never becomes that file.
@@ -158,15 +187,7 @@ impl Staging {
             return make_there(fs, source, lock);
         }
         match fs.link(source, lock) {
-            // A file system without hard links.
-            Err(e)
-                if matches!(
-                    fs_ops::errno(&e),
-                    Some(Errno::EPERM | Errno::EXDEV | Errno::EMLINK | Errno::EOPNOTSUPP | Errno::ENOSYS)
-                ) =>
-            {
-                make_there(fs, source, lock)
-            }
+            Err(e) if without_links(&e) => make_there(fs, source, lock),
             result => result,
         }
     }
@@ -180,6 +201,12 @@ fn make_there(fs: &Fs, source: &[u8], lock: &[u8]) -> Result<()> {
     fill(fs, &file, lock, &content).inspect_err(|_| {
         let _ = fs.remove(lock);
     })
+}
+
+/// Whether a file cannot have this further name because of the file system.
+fn without_links(error: &Error) -> bool {
+    use Errno::{EMLINK, ENOSYS, EOPNOTSUPP, EPERM, EXDEV};
+    matches!(fs_ops::errno(error), Some(EPERM | EXDEV | EMLINK | EOPNOTSUPP | ENOSYS))
 }
 
 fn fill(fs: &Fs, file: &File, path: &[u8], content: &[u8]) -> Result<()> {
@@ -205,14 +232,24 @@ pub(crate) fn release_stale(fs: &Fs, dir: &[u8]) -> Result<()> {
         Err(Error::FileTooLarge(..)) => Vec::new(),
         Err(e) => return Err(e),
     };
-    for (number, name) in list.split(|&byte| byte == b'\n').enumerate() {
+    let mut ours = HashSet::new();
+    for (name, _) in fs.list(dir, MAX_ENTRIES)? {
+        if name.starts_with(SOURCES)
+            && let Some(stat) = fs.stat(&staging.path(&name))?.filter(fs_ops::is_file)
+        {
+            ours.insert(fs_ops::identity(&stat));
+        }
+    }
+    for name in list.split(|&byte| byte == b'\n') {
         // Only what a transaction could have listed: somebody else may have written this file.
         if libgit::RefName::parse_for_update(name).is_err() {
             continue;
         }
         let lock = [name, b".lock"].concat();
-        if same(&staging.path(format!("lock-{number}").as_bytes()), &lock)? {
+        if fs.stat(&lock)?.is_some_and(|stat| ours.contains(&fs_ops::identity(&stat))) {
             fs.remove(&lock)?;
+            // They may have been made for the lock.
+            fs.remove_empty_parents(name, KEPT);
         }
     }
     for top in Top::ALL {

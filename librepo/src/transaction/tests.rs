@@ -76,16 +76,36 @@ fn quick<'a>() -> TransactionOptions<'a> {
     }
 }
 
-fn commit(dir: &Path, updates: &[Update], atomic: bool) -> Vec<RefResult> {
+/// How a push is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Each,
+    Atomic,
+    /// Each by itself, in one change of packed-refs.
+    Together,
+}
+
+const WAYS: [Way; 3] = [Way::Each, Way::Atomic, Way::Together];
+
+fn commit_as(fs: &Fs, staging: &Staging, updates: &[Update], way: Way) -> Vec<RefResult> {
+    let from = (way == Way::Together).then_some(1);
+    let options = TransactionOptions { one_change_from: from, ..quick() };
+    match way {
+        Way::Atomic => commit_atomic(fs, staging, HashKind::Sha1, updates, &options),
+        Way::Each | Way::Together => commit_each(fs, staging, HashKind::Sha1, updates, &options),
+    }
+}
+
+fn commit_in(dir: &Path, updates: &[Update], way: Way) -> Vec<RefResult> {
     let fs = fs_of(dir);
     let quarantine = Quarantine::create(&fs).unwrap();
-    let staging = quarantine.staging();
-    let results = match atomic {
-        true => commit_atomic(&fs, &staging, HashKind::Sha1, updates, &quick()),
-        false => commit_each(&fs, &staging, HashKind::Sha1, updates, &quick()),
-    };
+    let results = commit_as(&fs, &quarantine.staging(), updates, way);
     quarantine.remove(&fs).unwrap();
     results
+}
+
+fn commit(dir: &Path, updates: &[Update], atomic: bool) -> Vec<RefResult> {
+    commit_in(dir, updates, if atomic { Way::Atomic } else { Way::Each })
 }
 
 fn refs(dir: &Path) -> String {
@@ -128,7 +148,7 @@ fn clean(dir: &Path) {
 #[test]
 fn create_change_delete_loose_and_packed() {
     for packed in [false, true] {
-        for atomic in [false, true] {
+        for way in WAYS {
             let (dir, ids) = repository();
             let p = dir.path();
             git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
@@ -136,21 +156,21 @@ fn create_change_delete_loose_and_packed() {
             if packed {
                 git(p, &["pack-refs", "--all"]).unwrap();
             }
-            let results = commit(
+            let results = commit_in(
                 p,
                 &[
                     update("refs/heads/main", Some(ids[0]), Some(ids[1])),
                     update("refs/heads/new/deep/er", None, Some(ids[2])),
                     update("refs/heads/old/gone", Some(ids[0]), None),
                 ],
-                atomic,
+                way,
             );
             assert!(results.iter().all(Result::is_ok), "{results:?}");
             let want = format!(
                 "refs/heads/main {}\nrefs/heads/new/deep/er {}\nrefs/tags/first {}",
                 ids[1], ids[2], ids[3]
             );
-            assert_eq!(refs(p), want, "packed {packed} atomic {atomic}");
+            assert_eq!(refs(p), want, "packed {packed} {way:?}");
             clean(p);
             assert!(!p.join("refs/heads/old").exists());
         }
@@ -174,18 +194,21 @@ fn a_stale_old_value_fails_itself_alone_or_all() {
     assert!(results.iter().all(Result::is_err));
     assert_eq!(refs(p), before);
     clean(p);
-    let results = commit(p, &updates, false);
-    assert!(matches!(results[0], Err(RefError::Changed(Some(id))) if id == ids[0]));
-    assert!(results[1].is_ok());
-    assert!(matches!(results[2], Err(RefError::Changed(None))));
-    assert!(matches!(results[3], Err(RefError::Twice)));
-    clean(p);
+    for way in [Way::Each, Way::Together] {
+        let results = commit_in(p, &updates, way);
+        assert!(matches!(results[0], Err(RefError::Changed(Some(id))) if id == ids[0]));
+        assert!(results[1].is_ok());
+        assert!(matches!(results[2], Err(RefError::Changed(None))));
+        assert!(matches!(results[3], Err(RefError::Twice)));
+        clean(p);
+        assert!(commit_in(p, &[update("refs/heads/b", Some(ids[2]), None)], way)[0].is_ok());
+    }
 }
 
 #[test]
 fn names_that_exclude_each_other() {
     for packed in [false, true] {
-        for atomic in [false, true] {
+        for way in WAYS {
             let (dir, ids) = repository();
             let p = dir.path();
             git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
@@ -198,24 +221,24 @@ fn names_that_exclude_each_other() {
             {
                 // Two updates, so that `atomic` is more than one by itself.
                 let also = update("refs/heads/other", None, Some(ids[0]));
-                let results = commit(p, &[update(name, None, Some(ids[1])), also.clone()], atomic);
+                let results = commit_in(p, &[update(name, None, Some(ids[1])), also.clone()], way);
                 match &results[0] {
                     Err(RefError::Conflict(found)) => assert_eq!(found, other.as_bytes()),
-                    result => panic!("{name} packed {packed} atomic {atomic}: {result:?}"),
+                    result => panic!("{name} packed {packed} {way:?}: {result:?}"),
                 }
-                if !atomic {
-                    commit(p, &[update("refs/heads/other", Some(ids[0]), None)], false);
+                if way != Way::Atomic {
+                    commit_in(p, &[update("refs/heads/other", Some(ids[0]), None)], way);
                 }
                 clean(p);
             }
             // Empty directories are no reason.
             fs::create_dir_all(p.join("refs/heads/empty/of/all")).unwrap();
-            let results = commit(p, &[update("refs/heads/empty", None, Some(ids[1]))], atomic);
+            let results = commit_in(p, &[update("refs/heads/empty", None, Some(ids[1]))], way);
             assert!(results[0].is_ok(), "{results:?}");
-            let results = commit(
+            let results = commit_in(
                 p,
                 &[update("refs/heads/p", None, Some(ids[1])), update("refs/heads/p/q", None, Some(ids[1]))],
-                atomic,
+                way,
             );
             assert!(results.iter().any(Result::is_err));
             clean(p);
@@ -233,7 +256,9 @@ fn locks_of_git_are_respected() {
     let delete = [update("refs/heads/main", Some(ids[0]), None)];
     fs::write(p.join("refs/heads/main.lock"), "").unwrap();
     for updates in [&change, &delete] {
-        assert!(matches!(commit(p, updates, false)[0], Err(RefError::Locked)));
+        for way in WAYS {
+            assert!(matches!(commit_in(p, updates, way)[0], Err(RefError::Locked)));
+        }
     }
     assert!(p.join("refs/heads/main.lock").exists());
     fs::remove_file(p.join("refs/heads/main.lock")).unwrap();
@@ -347,12 +372,18 @@ fn peeled_values_are_kept_or_promised_no_more() {
 
 #[test]
 fn many_at_once_from_many_threads() {
+    for from in [None, Some(1)] {
+        many_at_once(from);
+    }
+}
+
+fn many_at_once(one_change_from: Option<usize>) {
     let (dir, ids) = repository();
     let p = dir.path();
     git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
     git(p, &["pack-refs", "--all"]).unwrap();
-    let patient =
-        || TransactionOptions { ref_timeout: Duration::from_secs(20), ..TransactionOptions::default() };
+    let ref_timeout = Duration::from_secs(20);
+    let patient = || TransactionOptions { ref_timeout, one_change_from, ..TransactionOptions::default() };
     let won: usize = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..12)
             .map(|i| {
@@ -427,7 +458,8 @@ fn replay(root: &Path, op: &Op) {
 #[test]
 fn a_crash_at_any_operation_leaves_old_or_new() {
     for packed in [false, true] {
-        for atomic in [false, true] {
+        for way in WAYS {
+            let atomic = way == Way::Atomic;
             let (dir, ids) = repository();
             let p = dir.path();
             for name in ["main", "b/two", "gone/x"] {
@@ -451,10 +483,7 @@ fn a_crash_at_any_operation_leaves_old_or_new() {
             let fs = fs_of(p).observed(Box::new(move |op| log.borrow_mut().push(op.clone())));
             let quarantine = Quarantine::create(&fs).unwrap();
             let staging = quarantine.staging();
-            let results = match atomic {
-                true => commit_atomic(&fs, &staging, HashKind::Sha1, &updates, &quick()),
-                false => commit_each(&fs, &staging, HashKind::Sha1, &updates, &quick()),
-            };
+            let results = commit_as(&fs, &staging, &updates, way);
             assert!(results.iter().all(Result::is_ok), "{results:?}");
             let answered = ops.borrow().len();
             quarantine.remove(&fs).unwrap();
@@ -651,4 +680,208 @@ fn a_repack_between_pack_and_references_loses_nothing() {
     assert_eq!(swept, 1);
     nothing_temporary(p);
     git(p, &["fsck", "--full", "--strict"]).unwrap();
+}
+
+/// C git's `pack-refs` may have read a loose reference before we remove it, and writes its value
+/// into packed-refs afterwards: so packed-refs is locked for every deletion, as by C git.
+#[test]
+fn a_loose_reference_is_not_deleted_while_others_write_packed_refs() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+    fs::write(p.join("packed-refs.lock"), "").unwrap();
+    assert!(git(p, &["update-ref", "-d", "refs/heads/main"]).is_err());
+    for way in WAYS {
+        let results = commit_in(p, &[update("refs/heads/main", Some(ids[0]), None)], way);
+        assert!(matches!(results[0], Err(RefError::Locked)), "{results:?}");
+    }
+    assert!(p.join("refs/heads/main").exists());
+    fs::remove_file(p.join("packed-refs.lock")).unwrap();
+}
+
+/// The moment between the new packed-refs and the removal of a loose file: whoever packs references
+/// then would put the old value into packed-refs, and nothing would hide it.
+#[test]
+fn packing_between_rename_and_removal_brings_nothing_back() {
+    for way in [Way::Together, Way::Atomic] {
+        let (dir, ids) = repository();
+        let p = dir.path();
+        for name in ["changed", "deleted"] {
+            git(p, &["update-ref", &format!("refs/heads/{name}"), &ids[0].to_string()]).unwrap();
+        }
+        let (root, seen) = (p.to_owned(), Rc::new(RefCell::new(0)));
+        let count = seen.clone();
+        let fs = fs_of(p).observed(Box::new(move |op| {
+            if matches!(op, Op::Rename(_, to) if to == PACKED) {
+                *count.borrow_mut() += 1;
+                let _ = git(&root, &["-c", "core.packedRefsTimeout=0", "pack-refs", "--all", "--prune"]);
+            }
+        }));
+        let quarantine = Quarantine::create(&fs).unwrap();
+        let updates = [
+            update("refs/heads/changed", Some(ids[0]), Some(ids[1])),
+            update("refs/heads/deleted", Some(ids[0]), None),
+            update("refs/heads/made", None, Some(ids[2])),
+        ];
+        let results = commit_as(&fs, &quarantine.staging(), &updates, way);
+        quarantine.remove(&fs).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert!(*seen.borrow() > 0);
+        let want =
+            format!("refs/heads/changed {}\nrefs/heads/made {}\nrefs/tags/first {}", ids[1], ids[2], ids[3]);
+        assert_eq!(refs(p), want, "{way:?}");
+        clean(p);
+    }
+}
+
+/// Others go on while one waits for a lock, and no more is waited for all locks than for one.
+#[test]
+fn a_locked_reference_fails_alone_and_nothing_is_held_while_it_is_waited_for() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    let names: Vec<String> = (0..80).map(|n| format!("refs/heads/many/n{n}")).collect();
+    for name in &names {
+        git(p, &["update-ref", name, &ids[0].to_string()]).unwrap();
+    }
+    let locked = [3, 41, 79];
+    let lock = |at: usize| p.join(format!("{}.lock", names[at]));
+    for new in [Some(ids[1]), None] {
+        for at in locked {
+            fs::write(lock(at), "").unwrap();
+        }
+        let old = if new.is_some() { ids[0] } else { ids[1] };
+        let updates: Vec<Update> = names.iter().map(|name| update(name, Some(old), new)).collect();
+        let began = std::time::Instant::now();
+        let (results, free) = std::thread::scope(|scope| {
+            let push = scope.spawn(|| {
+                let fs = fs_of(p);
+                let quarantine = Quarantine::create(&fs).unwrap();
+                let patience = Duration::from_secs(2);
+                let options =
+                    TransactionOptions { ref_timeout: patience, one_change_from: Some(1), ..quick() };
+                let staging = quarantine.staging();
+                let results = commit_each(&fs, &staging, HashKind::Sha1, &updates, &options);
+                quarantine.remove(&fs).unwrap();
+                results
+            });
+            // The others have their new values, and their locks are free, while it still waits.
+            let mut free = false;
+            while !push.is_finished() && !free {
+                let value = |name: &String| git(p, &["rev-parse", "-q", "--verify", name]).ok();
+                let is = new.map(|id| id.to_string());
+                free = value(&names[0]) == is && !lock(0).exists() && !push.is_finished();
+            }
+            (push.join().unwrap(), free)
+        });
+        assert!(free);
+        assert!(began.elapsed() < Duration::from_secs(60));
+        for (at, result) in results.iter().enumerate() {
+            match locked.contains(&at) {
+                true => assert!(matches!(result, Err(RefError::Locked)), "{at}: {result:?}"),
+                false => assert!(result.is_ok(), "{at}: {result:?}"),
+            }
+        }
+        for at in locked {
+            fs::remove_file(lock(at)).unwrap();
+            if let Some(new) = new {
+                git(p, &["update-ref", &names[at], &new.to_string()]).unwrap();
+            }
+        }
+    }
+    clean(p);
+}
+
+/// Whoever lists references while all of them change sees each, with one of its two values.
+#[test]
+fn readers_see_old_or_new_and_never_nothing() {
+    let (dir, ids) = repository();
+    let p = dir.path();
+    let names: Vec<String> = (0..70).map(|n| format!("refs/heads/many/n{n:02}")).collect();
+    for name in &names {
+        git(p, &["update-ref", name, &ids[0].to_string()]).unwrap();
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rounds = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) || rounds == 0 {
+                let dir = crate::dir::Dir::new(File::open(p).unwrap().into(), "");
+                let ours = crate::Refs::new(dir, HashKind::Sha1).list(&["refs/heads/many/"], None).unwrap();
+                let listed: Vec<String> =
+                    ours.iter().map(|r| String::from_utf8(r.name.clone()).unwrap()).collect();
+                assert_eq!(listed, names);
+                assert!(ours.iter().all(|r| r.target == ids[0] || r.target == ids[1]));
+                let theirs = git(p, &["for-each-ref", "--format=%(refname)", "refs/heads/many"]).unwrap();
+                assert_eq!(theirs.lines().collect::<Vec<_>>(), names);
+                rounds += 1;
+            }
+        });
+        for round in 0..12 {
+            // Loose ones again, from time to time.
+            if round % 3 == 2 {
+                for name in &names {
+                    fs::create_dir_all(p.join("refs/heads/many")).unwrap();
+                    let new = p.join("new-loose");
+                    fs::write(&new, format!("{}\n", ids[round % 2])).unwrap();
+                    fs::rename(&new, p.join(name)).unwrap();
+                }
+            }
+            let (old, new) = (ids[round % 2], ids[(round + 1) % 2]);
+            let updates: Vec<Update> = names.iter().map(|name| update(name, Some(old), Some(new))).collect();
+            let results = commit_in(p, &updates, Way::Together);
+            assert!(results.iter().all(Result::is_ok), "{results:?}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(!p.join("refs/heads/many").exists(), "nothing is loose, and its directory is gone");
+    clean(p);
+}
+
+/// As deep as a name may be long: what is written is listed, read, changed and deleted, and C git
+/// agrees.
+#[test]
+fn names_are_as_deep_as_they_are_long() {
+    for depth in [65, 513, 1018] {
+        for way in WAYS {
+            let (dir, ids) = repository();
+            let p = dir.path();
+            let name = format!("refs/heads/{}", vec!["d"; depth].join("/"));
+            let beside = format!("{}/e", name.trim_end_matches("/d"));
+            assert!(name.len() <= libgit::REF_NAME_MAX);
+            let above = name.trim_end_matches("/d/d").to_owned();
+            let make = [update(&name, None, Some(ids[0])), update(&beside, None, Some(ids[1]))];
+            assert!(commit_in(p, &make, way).iter().all(Result::is_ok), "{depth} {way:?}");
+            let list = || {
+                let dir = crate::dir::Dir::new(File::open(p).unwrap().into(), "");
+                let refs = crate::Refs::new(dir, HashKind::Sha1).list(&["refs/heads/"], None).unwrap();
+                refs.iter()
+                    .map(|r| format!("{} {}", String::from_utf8_lossy(&r.name), r.target))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            };
+            let theirs =
+                || git(p, &["for-each-ref", "--format=%(refname) %(objectname)", "refs/heads"]).unwrap();
+            assert_eq!(list(), format!("{name} {}\n{beside} {}", ids[0], ids[1]));
+            assert_eq!(list(), theirs());
+            // What cannot exist beside them.
+            let results = commit_in(p, &[update(&above, None, Some(ids[1]))], way);
+            assert!(matches!(&results[0], Err(RefError::Conflict(_))), "{depth} {way:?} {results:?}");
+            let below = format!("{beside}/x");
+            if below.len() <= libgit::REF_NAME_MAX {
+                let results = commit_in(p, &[update(&below, None, Some(ids[1]))], way);
+                assert!(matches!(&results[0], Err(RefError::Conflict(_))), "{depth} {way:?} {results:?}");
+            }
+            let change = [update(&name, Some(ids[0]), Some(ids[2])), update(&beside, Some(ids[1]), None)];
+            assert!(commit_in(p, &change, way).iter().all(Result::is_ok));
+            assert_eq!(list(), format!("{name} {}", ids[2]));
+            assert_eq!(list(), theirs());
+            assert!(commit_in(p, &[update(&name, Some(ids[2]), None)], way)[0].is_ok());
+            assert_eq!(theirs(), "");
+            assert_eq!(fs::read_dir(p.join("refs/heads")).unwrap().count(), 0, "{depth} {way:?}");
+            // Empty directories are in nobody's way.
+            fs::create_dir_all(p.join(&name)).unwrap();
+            assert!(commit_in(p, &[update(&above, None, Some(ids[1]))], way)[0].is_ok(), "{depth} {way:?}");
+            clean(p);
+        }
+    }
 }

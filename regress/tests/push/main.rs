@@ -5,6 +5,7 @@ mod clients;
 mod create;
 mod disk_full;
 mod kinds;
+mod many;
 mod modes;
 mod races;
 mod turns;

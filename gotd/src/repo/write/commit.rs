@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use libgit::{HashKind, ObjectId};
 use libproto::message::push::{CommandFacts, RefCommand};
 use librepo::fs_ops::Fs;
-use librepo::transaction::{self, Peel, Reflog, Staging, TransactionOptions, Update};
+use librepo::transaction::{
+    self, ONE_CHANGE_FROM, Peel, Reflog, Staging, TransactionOptions, Update, worth_packing,
+};
 
 use super::judge::{self, CommandList, Verdict};
 
@@ -22,6 +24,9 @@ pub(crate) struct Transaction<'a> {
     /// Every reference gets a log, not only those that git logs by default.
     pub log_all: bool,
     pub head_log: HeadLog,
+    /// From how many changes on they may be one of packed-refs; `None`: this process may not write
+    /// that.
+    pub one_change_from: Option<usize>,
     /// Some references are hidden from this client.
     pub hides: bool,
 }
@@ -45,19 +50,22 @@ pub(super) fn peels(commands: &[RefCommand], facts: &[Option<CommandFacts>]) -> 
 }
 
 /// Whether these changes, as far as they are not refused, are for `commit_refs`: they need
-/// packed-refs or the log of HEAD. `head`: the branch that HEAD names.
+/// packed-refs or the log of HEAD. `head`: the branch that HEAD names; `lines`: how many lines
+/// packed-refs has.
 pub(super) fn needs_commit_refs(
     asked: CommandList<'_>,
     verdicts: &[Verdict],
     reflog: bool,
     head: Option<&[u8]>,
+    lines: impl FnOnce() -> usize,
 ) -> bool {
     let open = asked.commands.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_ok());
     let changes: Vec<&RefCommand> =
         open.map(|(command, _)| command).filter(|command| command.old != command.new).collect();
     let all_or_none = asked.atomic && asked.commands.len() > 1 && !changes.is_empty();
     let of_head = |command: &&RefCommand| reflog && Some(command.name.as_bytes()) == head;
-    all_or_none || changes.iter().any(|command| command.new.is_null() || of_head(command))
+    let many = || changes.len() >= ONE_CHANGE_FROM && worth_packing(changes.len(), lines());
+    all_or_none || changes.iter().any(|command| command.new.is_null() || of_head(command)) || many()
 }
 
 impl Transaction<'_> {
@@ -89,6 +97,7 @@ impl Transaction<'_> {
         let options = TransactionOptions {
             ref_timeout: Duration::from_secs(5),
             packed_timeout: Duration::from_secs(30),
+            one_change_from: self.one_change_from,
             reflog,
             head_log: self.head_log == HeadLog::Written,
             peel: &peel,

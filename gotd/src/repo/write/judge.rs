@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use libgit::ObjectKind;
+use libgit::{ObjectKind, RefNameError};
 use libproto::limits::Limit;
 use libproto::message::push::{CommandFacts, RefCommand};
 use libproto::message::rules::{ProtectionKind, PushRules};
@@ -153,8 +153,10 @@ fn judge_name<'a>(
     };
     // As in git: a name with only one level below refs/ may be deleted, but not created.
     let one_level = name.iter().filter(|b| **b == b'/').count() < 2 && change != Change::Delete;
-    if command.name.check_update().is_err() || one_level {
-        return Err(Refusal::FunnyName);
+    match command.name.check_update() {
+        Err(e @ RefNameError::ComponentTooLong) => return Err(Refusal::Reference(e.to_string())),
+        Ok(()) if !one_level => {}
+        Ok(()) | Err(_) => return Err(Refusal::FunnyName),
     }
     if !seen.insert(name) {
         return Err(Refusal::Twice);

@@ -310,7 +310,9 @@ impl Push<'_> {
             return Ok(());
         }
         let peels = commit::peels(asked.commands, &facts);
-        if commit::needs_commit_refs(asked, verdicts, self.rules.reflog, self.head.as_deref()) {
+        // Where packed-refs cannot be read, each command is told so.
+        let lines = || self.repository.refs().packed_lines().unwrap_or(usize::MAX);
+        if commit::needs_commit_refs(asked, verdicts, self.rules.reflog, self.head.as_deref(), lines) {
             self.await_commit_refs()?;
             self.committer.commit(asked, &peels, verdicts);
             return Ok(());
@@ -324,6 +326,7 @@ impl Push<'_> {
             who: &self.serve.who,
             reflog: self.rules.reflog,
             head_log: HeadLog::LeftAlone,
+            one_change_from: None,
             log_all: self.repository.safeguards().log == LogRefs::All,
             hides: !self.hidden.is_empty(),
         };

@@ -1,5 +1,6 @@
 //! The report of a push (`gitprotocol-pack`, "Report Status"), written piece by piece.
 
+use libgit::{RefName, RefNameError};
 use libproto::pktline::{self, BAND_MAX, Band, FLUSH};
 use libproto::refusal::Refusal;
 
@@ -26,7 +27,12 @@ impl Report {
     /// Why this command was refused; `None`: done.
     fn refusal(&self, at: usize, asked: &ReportedCommand) -> Option<Refusal> {
         if asked.funny {
-            return Some(Refusal::FunnyName);
+            return Some(match RefName::parse_for_update(&asked.name) {
+                Err(e @ (RefNameError::TooLong | RefNameError::ComponentTooLong)) => {
+                    Refusal::Reference(e.to_string())
+                }
+                _ => Refusal::FunnyName,
+            });
         }
         match (self.outcome.results.get(at), &self.outcome.unpack) {
             (Some(Some(Err(refusal))), _) => Some(refusal.clone()),
