@@ -156,7 +156,13 @@ fn prepare_and_work(
     let _ = quarantine::sweep(&fs);
     // A directory of its own: its locks count as left behind exactly when this process is gone. What
     // it cannot make later is made now.
-    let quarantine = Quarantine::create(&fs).and_then(|made| made.staging().stock(&fs).map(|()| made));
+    let quarantine = Quarantine::create(&fs).and_then(|made| match made.staging().stock(&fs) {
+        Ok(()) => Ok(made),
+        Err(e) => {
+            let _ = made.remove(&fs);
+            Err(e)
+        }
+    });
     let own = quarantine.as_ref().ok().and_then(|made| std::str::from_utf8(made.path()).ok());
     let places = incoming::places(&found, PLACES.into_iter().chain(own.map(|path| (path, FILES))));
     let visible = incoming::visible(&found, TOP, &places);
