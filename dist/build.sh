@@ -53,4 +53,6 @@ for target in "$machine-musl" "$machine-gnu"; do
 		exit 0
 	fi
 done
+# One of an earlier build would not know today's messages.
+rm -f "$out/$profile/gotd-static"
 echo "gotsh is linked dynamically; \`rustup target add $machine-musl\` makes short sessions faster" >&2
