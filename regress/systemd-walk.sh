@@ -93,6 +93,8 @@ walk_units() {
 	done
 	succeeds root "test \"\$(ps -o user:20= -C spawn | sort | xargs)\" = '_gotd _gotd_client _gotd_daemon'"
 	shows root 'grep -h CapEff $(pgrep -f "gotd -T" | sed "s,.*,/proc/&/status,") | sort -u' "0000000000000000"
+	cp "$here/roles.sh" $root/root
+	succeeds root 'sh roles.sh $(systemctl show --property MainPID --value gotd)'
 
 	echo "reload"
 	succeeds root "systemctl reload gotd"
