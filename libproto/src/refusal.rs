@@ -160,6 +160,13 @@ pub enum Refusal {
     FunnyName,
     /// Another command of the same push is about the same reference.
     Twice,
+    /// Another command of the same push gives the same branch another value, one of them through a
+    /// symbolic reference.
+    Inconsistent,
+    /// It is a symbolic reference that leads in a circle, too far, or to no name.
+    BrokenAlias,
+    /// It is a symbolic reference that leads to what is no branch.
+    NoBranchAlias,
     /// Another command of the same atomic push was refused.
     Atomic,
     /// The pack that this command needs was refused.
@@ -381,6 +388,9 @@ impl fmt::Display for Said<'_> {
         match self.0 {
             Refusal::FunnyName => f.write_str("funny refname"),
             Refusal::Twice => f.write_str("multiple updates for ref"),
+            Refusal::Inconsistent => f.write_str("inconsistent aliased update"),
+            Refusal::BrokenAlias => f.write_str("broken symref"),
+            Refusal::NoBranchAlias => f.write_str("is a symbolic reference that leads out of refs/heads/"),
             Refusal::Atomic => f.write_str("atomic push failure"),
             Refusal::Unpacker => f.write_str("unpacker error"),
             Refusal::Protected(rule, name) => {
@@ -473,6 +483,9 @@ mod tests {
         for (refusal, told, limit) in [
             (Refusal::FunnyName, text("funny refname"), None),
             (Refusal::Twice, text("multiple updates for ref"), None),
+            (Refusal::Inconsistent, text("inconsistent aliased update"), None),
+            (Refusal::BrokenAlias, text("broken symref"), None),
+            (Refusal::NoBranchAlias, text("is a symbolic reference that leads out of refs/heads/"), None),
             (Refusal::Atomic, text("atomic push failure"), None),
             (Refusal::Unpacker, text("unpacker error"), None),
             (

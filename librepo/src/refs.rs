@@ -110,6 +110,24 @@ impl Refs {
         }
     }
 
+    /// The names that a symbolic reference leads through, in their order; the last is none, and need
+    /// not exist. Empty: `name` is no symbolic reference. `None`: they lead in a circle, too far, or
+    /// to a name that no reference can have.
+    pub fn chain(&self, name: &[u8]) -> Result<Option<Vec<Vec<u8>>>> {
+        let mut chain: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..=MAX_SYMREFS {
+            let current = chain.last().map_or(name, Vec::as_slice);
+            if current != b"HEAD" && !good_name(current) {
+                return Ok(None);
+            }
+            match self.loose(current)? {
+                Loose::Symbolic(next) => chain.push(next),
+                Loose::Missing | Loose::Damaged(_) | Loose::Id(_) => return Ok(Some(chain)),
+            }
+        }
+        Ok(None)
+    }
+
     /// All references whose names begin with one of `prefixes` (all if there are none): `HEAD`
     /// first, the others sorted by name. Damaged ones are passed over: see [`Refs::listing`].
     ///
@@ -326,10 +344,14 @@ pub(crate) fn id_ends(next: Option<&u8>) -> bool {
     next.is_none_or(|byte| matches!(byte, 0 | b' ' | b'\t' | b'\n' | b'\r'))
 }
 
+/// The name that the file of a symbolic reference says.
+pub(crate) fn symbolic_target(text: &[u8]) -> Option<&[u8]> {
+    // A NUL ends it, as for C git.
+    text.strip_prefix(b"ref:")?.trim_ascii().split(|&byte| byte == 0).next()
+}
+
 fn parse_loose(text: &[u8], hash: HashKind) -> Loose {
-    if let Some(target) = text.strip_prefix(b"ref:") {
-        // A NUL ends it, as for C git.
-        let target = target.trim_ascii().split(|&byte| byte == 0).next().unwrap_or_default();
+    if let Some(target) = symbolic_target(text) {
         return Loose::Symbolic(target.to_vec());
     }
     let why = match text.split_at_checked(hash.hex_len()).map(|(hex, rest)| (ObjectId::from_hex(hex), rest)) {

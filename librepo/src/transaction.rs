@@ -26,8 +26,10 @@ use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::fs_ops::{self, Fs};
-use crate::refs::id_ends;
+use crate::refs::{id_ends, symbolic_target};
 
+mod aliases;
+mod head;
 mod locks;
 mod logs;
 mod packed;
@@ -35,6 +37,7 @@ mod packed_change;
 mod staging;
 mod trees;
 
+pub use head::point_head;
 use locks::{Patience, lock_name};
 use packed::Packed;
 pub use packed::Peel;
@@ -55,6 +58,9 @@ pub struct Update {
     pub old: ObjectId,
     /// The new value; null: it is deleted.
     pub new: ObjectId,
+    /// The names that it leads through, if it is a symbolic reference; the last is none, and need not
+    /// exist. A new value goes to the last. A deletion takes only `name` away.
+    pub alias_of: Vec<RefName>,
 }
 
 impl Update {
@@ -125,6 +131,8 @@ pub enum RefError {
     Symbolic,
     /// It is a symbolic link, which is not read here.
     Link,
+    /// It leads elsewhere than when it was looked at.
+    Elsewhere,
     /// Its file makes no sense.
     Broken,
     /// The update appears twice, or beside one that it conflicts with.
@@ -148,6 +156,7 @@ impl fmt::Display for RefError {
             }
             RefError::Symbolic => f.write_str("is a symbolic reference"),
             RefError::Link => f.write_str("failed to update ref: it is a symbolic link, which is not read"),
+            RefError::Elsewhere => f.write_str("failed to update ref: it leads elsewhere by now"),
             RefError::Broken => f.write_str("failed to update ref: it is broken"),
             RefError::Twice => f.write_str("multiple updates for ref"),
             RefError::Other => f.write_str("atomic push failure"),
@@ -184,13 +193,13 @@ pub fn commit_each(
     if updates.iter().all(Update::is_noop) {
         return results;
     }
-    if let Err(e) = staging.announce(fs, updates.iter().map(|update| update.name.as_bytes())) {
+    if let Err(e) = work.announce(updates) {
         let text = e.to_string();
         return updates.iter().map(|_| Err(RefError::Failed(Error::Limit(text.clone())))).collect();
     }
     let mut names = HashSet::with_capacity(updates.len());
     for (at, update) in updates.iter().enumerate() {
-        if let Err(e) = update.name.check_update() {
+        if let Err(e) = update.names().try_for_each(RefName::check_update) {
             results[at] = Err(RefError::Name(e));
         } else if !names.insert(&update.name) {
             results[at] = Err(RefError::Twice);
@@ -230,10 +239,9 @@ pub fn commit_atomic(
         return commit_each(fs, staging, hash, updates, options);
     }
     let mut work = Work::new(fs, staging, hash, options);
-    let names = updates
-        .iter()
-        .enumerate()
-        .try_for_each(|(at, update)| update.name.check_update().map_err(|e| (at, RefError::Name(e))));
+    let names = updates.iter().enumerate().try_for_each(|(at, update)| {
+        update.names().try_for_each(RefName::check_update).map_err(|e| (at, RefError::Name(e)))
+    });
     let failed = names.and_then(|()| work.atomic(updates, &changing));
     work.unlock_all();
     match failed {
@@ -252,7 +260,8 @@ pub fn commit_atomic(
 enum Loose {
     Absent,
     Value(ObjectId),
-    Symbolic,
+    /// It leads to this name.
+    Symbolic(Vec<u8>),
     Link,
     Broken,
 }
@@ -312,19 +321,26 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Notes all names that will be locked.
+    fn announce(&self, updates: &[Update]) -> Result<(), Error> {
+        self.staging.announce(self.fs, updates.iter().flat_map(Update::names).map(RefName::as_bytes))
+    }
+
     /// Creates or changes one reference.
     fn set(&mut self, at: usize, update: &Update) -> RefResult {
-        let name = update.name.as_bytes();
+        let target = update.target().as_bytes();
         let result = self
-            .lock(at, name, &update.new)
+            .lock_aliases(update)
+            .and_then(|()| self.lock(at, target, &update.new))
             .and_then(|()| self.check(update))
-            .and_then(|()| self.logged(update, |work| work.move_lock_in(name)));
+            .and_then(|()| self.logged(update, |work| work.move_lock_in(target)));
         match result {
             Ok(()) => {
-                self.locks.remove(&lock_name(name));
+                self.locks.remove(&lock_name(target));
             }
-            Err(_) => self.unlock(name),
+            Err(_) => self.unlock(target),
         }
+        update.aliases().for_each(|name| self.unlock(name.as_bytes()));
         result
     }
 
@@ -396,10 +412,10 @@ impl<'a> Work<'a> {
 
     /// Compares the value under the lock, and what else exists.
     fn check(&mut self, update: &Update) -> RefResult {
-        let name = update.name.as_bytes();
         let packed = self.packed()?;
-        let loose = self.loose(name)?;
-        self.compare(update, loose, &packed)?;
+        let (last, loose) = self.follow(update)?;
+        let name = last.as_bytes();
+        self.compare(update, name, loose, &packed)?;
         if update.old.is_null() {
             self.available(name, &packed)?;
             // What others hold locks for does not exist yet: the file system will say who is first.
@@ -411,16 +427,22 @@ impl<'a> Work<'a> {
     }
 
     /// Whether a reference has the value that it is to be changed from, and the value of its loose
-    /// file.
-    fn compare(&self, update: &Update, loose: Loose, packed: &Packed) -> Result<Option<ObjectId>, RefError> {
+    /// file. `name`: its own, or what that leads to.
+    fn compare(
+        &self,
+        update: &Update,
+        name: &[u8],
+        loose: Loose,
+        packed: &Packed,
+    ) -> Result<Option<ObjectId>, RefError> {
         let loose = match loose {
             Loose::Value(id) => Some(id),
             Loose::Absent => None,
-            Loose::Symbolic => return Err(RefError::Symbolic),
+            Loose::Symbolic(_) => return Err(RefError::Symbolic),
             Loose::Link => return Err(RefError::Link),
             Loose::Broken => return Err(RefError::Broken),
         };
-        let current = loose.or_else(|| packed.find(update.name.as_bytes()));
+        let current = loose.or_else(|| packed.find(name));
         match current == Some(update.old).filter(|id| !id.is_null()) {
             true => Ok(loose),
             false => Err(RefError::Changed(current)),
@@ -454,8 +476,8 @@ impl<'a> Work<'a> {
     }
 
     fn parse_loose(&self, data: &[u8]) -> Loose {
-        if data.starts_with(b"ref:") {
-            return Loose::Symbolic;
+        if let Some(target) = symbolic_target(data) {
+            return Loose::Symbolic(target.to_vec());
         }
         let hex = data.get(..self.hash.hex_len());
         let end = data.get(self.hash.hex_len());

@@ -24,6 +24,11 @@ pub fn record(fs: &Fs, repository: &[u8], who: &str) -> librepo::Result<()> {
     fs.sync_dir(repository)
 }
 
+/// Whether a repository was made by pushing.
+pub fn is_recorded(repository: &Dir) -> bool {
+    repository.stat(FILE).is_ok_and(|found| found.is_some())
+}
+
 /// Whether the repositories below `root` that somebody made are as many as `most`, or more.
 pub fn has_made(root: &Walked, who: &str, most: u64) -> bool {
     let (wanted, mut left) = (line(who), most);

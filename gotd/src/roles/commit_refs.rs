@@ -1,9 +1,10 @@
-//! `commit_refs`: changes packed-refs and the log of HEAD for one push.
+//! `commit_refs`: changes packed-refs, and HEAD and its log, for one push.
 //!
 //! Duty: takes the changes of references that `repo_write` has decided on, judges their names once
 //! more by the rules of the grant, and makes them under git's own locks; says what became of each.
 //! Started when `verify` has been reaped, and only for a push that deletes references, is atomic,
-//! changes very many, or the branch whose log is HEAD's too. Waits on: `repo_write`. Talks to: `repo_write` and
+//! changes very many, or the branch whose log is HEAD's too, or brings the first branches of a
+//! repository that `create` made, of which HEAD comes to name one. Waits on: `repo_write`. Talks to: `repo_write` and
 //! the parent.
 //!
 //! **Invariant:** hears no client, sees no pack and has no descriptor of either. It takes typed
@@ -12,8 +13,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use libgit::ObjectId;
+use libgit::{ObjectId, RefName};
 use libproto::channel::{Channel, Message, Received, RecvError};
 use libproto::message::commit::{
     BATCH_RESULTS, BATCH_UPDATES, COMMIT_STATES, CommitState, CommitToWriter, Peeled, RESULT_MAX,
@@ -28,7 +30,7 @@ use librepo::receive::quarantine::{self, Quarantine};
 use librepo::refs::Head;
 use librepo::repository::Repository;
 use librepo::safeguards::LogRefs;
-use librepo::transaction::{ONE_CHANGE_FROM, Peel};
+use librepo::transaction::{ONE_CHANGE_FROM, Peel, RefError, Staging, point_head};
 use libsandbox::{Access, Calls, Enforcement, Promise, Promises, ResourceLimits, Stage};
 
 use crate::os::error::{SystemError, carries_system_error};
@@ -38,6 +40,7 @@ use crate::repo::find::{self, AgainError, FoundRepository};
 use crate::repo::opened;
 use crate::repo::own_rules;
 use crate::repo::write::commit::{HeadLog, Transaction};
+use crate::repo::write::first_branch;
 use crate::repo::write::incoming::{self, FILES, OBJECTS};
 use crate::repo::write::judge::{self, CommandList, Verdict};
 use crate::repo::write::world;
@@ -59,6 +62,9 @@ pub const WORK: Promises = Promises::of(&[
 const TOP: Access = Access::READ.and(Access::FILES);
 const PLACES: [(&str, Access); 3] =
     [("objects", OBJECTS), ("refs", Access::READ_WRITE_CREATE), ("logs", Access::READ_WRITE_CREATE)];
+
+/// How long to wait for HEAD if another process has locked it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Parent = Channel<CommitToParent, ParentToCommit>;
 type Writer = Channel<CommitToWriter, WriterToCommit>;
@@ -220,8 +226,48 @@ fn make(
         one_change_from: Some(ONE_CHANGE_FROM),
         hides: !hidden.is_empty(),
     };
-    transaction.commit(asked, peels, &mut verdicts);
+    let mut new = NewHead::of(repository, &transaction);
+    if let Err(e) = new.point_to(commands, &verdicts) {
+        let refusal = Refusal::Internal(format!("HEAD: {e}"));
+        verdicts.iter_mut().filter(|verdict| verdict.is_ok()).for_each(|v| *v = Err(refusal.clone()));
+        return verdicts;
+    }
+    transaction.commit(asked, &world.aliases, peels, &mut verdicts);
+    // A branch that could not be made is none to name. What was made stays, whatever HEAD says.
+    let _ = new.point_to(commands, &verdicts);
     verdicts
+}
+
+/// HEAD of a repository that `create` made, before its first branch is there. It names that branch
+/// already when the branch is made, so that its log gets the line.
+struct NewHead<'a> {
+    fs: &'a Fs,
+    staging: &'a Staging,
+    /// What it names; `None`: it is not to be changed.
+    now: Option<RefName>,
+}
+
+impl<'a> NewHead<'a> {
+    fn of(repository: &Repository, transaction: &'a Transaction<'a>) -> NewHead<'a> {
+        let new = RefName::parse(first_branch::NEW.as_bytes()).ok();
+        let now = new.filter(|_| first_branch::is_awaited(repository));
+        NewHead { fs: transaction.fs, staging: &transaction.staging, now }
+    }
+
+    /// Makes it name one of the branches that the commands make; without any, what it did before.
+    fn point_to(&mut self, commands: &[RefCommand], verdicts: &[Verdict]) -> Result<(), RefError> {
+        let Some(now) = &self.now else { return Ok(()) };
+        let chosen = first_branch::choose(commands, verdicts).cloned();
+        let to = chosen.or_else(|| RefName::parse(first_branch::NEW.as_bytes()).ok());
+        let Some(to) = to.filter(|to| to != now) else { return Ok(()) };
+        self.now = match point_head(self.fs, self.staging, now, &to, HEAD_TIMEOUT) {
+            Ok(()) => Some(to),
+            // Another push, or the administrator, has decided meanwhile.
+            Err(RefError::Elsewhere) => None,
+            Err(e) => return Err(e),
+        };
+        Ok(())
+    }
 }
 
 /// Receives what `repo_write` asks for.

@@ -51,8 +51,16 @@ impl Patience {
 
 impl Work<'_> {
     pub(super) fn lock_packed(&mut self) -> RefResult {
-        let source = self.staging.prepare_lock(self.fs, Top::PackedRefs)?;
-        let lock = Top::PackedRefs.lock_name();
+        self.lock_top(Top::PackedRefs)
+    }
+
+    pub(super) fn unlock_packed(&mut self) {
+        self.unlock_top(Top::PackedRefs);
+    }
+
+    pub(super) fn lock_top(&mut self, top: Top) -> RefResult {
+        let source = self.staging.prepare_lock(self.fs, top)?;
+        let lock = top.lock_name();
         loop {
             let began = Instant::now();
             match self.staging.acquire(self.fs, &source, lock) {
@@ -68,8 +76,8 @@ impl Work<'_> {
         }
     }
 
-    pub(super) fn unlock_packed(&mut self) {
-        self.release(Top::PackedRefs.lock_name());
+    pub(super) fn unlock_top(&mut self, top: Top) {
+        self.release(top.lock_name());
     }
 
     /// Locks one reference; the lock already holds the new value, on the disk.

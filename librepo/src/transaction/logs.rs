@@ -35,17 +35,18 @@ impl Work<'_> {
             reflog.seconds,
             clean(&reflog.message)
         );
-        let name = update.name.as_bytes();
-        let own = [b"logs/", name].concat();
         let head = self.head.get_or_insert_with(|| {
             let head = self.fs.read(b"HEAD", 4096).ok().flatten()?;
             Some(head.strip_prefix(b"ref:")?.trim_ascii().to_vec())
         });
-        let of_head = self.options.head_log && head.as_deref() == Some(name);
-        let logs: &[&[u8]] = if of_head { &[&own, b"logs/HEAD"] } else { &[&own] };
-        let create = reflog.all || LOGGED.iter().any(|namespace| name.starts_with(namespace));
+        let of_head = self.options.head_log && update.names().any(|n| head.as_deref() == Some(n.as_bytes()));
+        // A branch has one anyway if it is changed through an alias, which is a branch too.
+        let create = reflog.all || LOGGED.iter().any(|space| update.name.as_bytes().starts_with(space));
+        let mut logs: Vec<Vec<u8>> =
+            update.names().map(|name| [b"logs/", name.as_bytes()].concat()).collect();
+        logs.extend(of_head.then(|| b"logs/HEAD".to_vec()));
         let mut written = Vec::new();
-        for path in logs {
+        for path in &logs {
             let appended = match self.open_log(path, create) {
                 Ok(None) => continue,
                 Ok(Some(logged)) => {

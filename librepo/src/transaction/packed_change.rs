@@ -9,9 +9,8 @@
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::time::Instant;
 
-use libgit::ObjectId;
+use libgit::{ObjectId, RefName};
 
 use super::packed::Packed;
 use super::trees::{self, Below};
@@ -49,7 +48,7 @@ impl Groups {
         let mut names: BTreeSet<&[u8]> = BTreeSet::new();
         let (deleted, set): (Vec<usize>, Vec<usize>) = numbers.partition(|&at| updates[at].is_deletion());
         for at in deleted.into_iter().chain(set) {
-            let name = updates[at].name.as_bytes();
+            let name = updates[at].target().as_bytes();
             if excluded_by(&names, name).is_some() {
                 groups.later.push(at);
             } else {
@@ -109,7 +108,7 @@ impl Work<'_> {
             if waiting.is_empty() || !patient {
                 break;
             }
-            let names = waiting.iter().map(|&at| updates[at].name.as_bytes().to_vec());
+            let names = waiting.iter().flat_map(|&at| updates[at].names().map(|n| n.as_bytes().to_vec()));
             patient = self.wait_until_free(names);
         }
         for at in waiting {
@@ -133,7 +132,7 @@ impl Work<'_> {
                 return locked;
             }
         };
-        waiting.retain(|&at| match self.try_lock(&mut order, updates[at].name.as_bytes()) {
+        waiting.retain(|&at| match self.try_lock_names(&mut order, &updates[at]) {
             Ok(true) => {
                 locked.push(at);
                 false
@@ -169,7 +168,7 @@ impl Work<'_> {
             match self.judge(&mut order, update, &packed, &created) {
                 Ok(Judged::Good(value)) => {
                     if update.old.is_null() {
-                        created.insert(update.name.as_bytes());
+                        created.insert(update.target().as_bytes());
                     }
                     loose.extend(value.map(|_| at));
                     return true;
@@ -183,7 +182,7 @@ impl Work<'_> {
             self.write_packed(&packed)?;
         }
         for &at in &loose {
-            let name = updates[at].name.as_bytes();
+            let name = updates[at].target().as_bytes();
             match order.remove(name) {
                 Ok(_) => {
                     self.dirty.insert(parent(name));
@@ -204,37 +203,31 @@ impl Work<'_> {
     pub(super) fn atomic(&mut self, updates: &[Update], changing: &[usize]) -> Result<(), (usize, RefError)> {
         let first = changing.first().copied().unwrap_or(0);
         let mut names = BTreeSet::new();
+        let mut to_lock = Vec::with_capacity(changing.len());
         for &at in changing {
-            let name = updates[at].name.as_bytes();
-            if names.contains(name) || excluded_by(&names, name).is_some() {
-                return Err((at, RefError::Twice));
+            for name in updates[at].names().map(RefName::as_bytes) {
+                if names.contains(name) || excluded_by(&names, name).is_some() {
+                    return Err((at, RefError::Twice));
+                }
+                names.insert(name);
+                to_lock.push((name, at));
             }
-            names.insert(name);
         }
         if changing.is_empty() {
             return Ok(());
         }
-        let names = updates.iter().map(|update| update.name.as_bytes());
-        self.staging.announce(self.fs, names).map_err(|e| (first, e.into()))?;
+        self.announce(updates).map_err(|e| (first, e.into()))?;
         // No-ops still promise that the reference is what the client believes.
         for (at, update) in updates.iter().enumerate().filter(|(_, update)| update.is_noop()) {
             self.check(update).map_err(|e| (at, e))?;
         }
-        // In the order of names, so that two such pushes cannot wait for each other.
         let mut sorted = changing.to_vec();
         sorted.sort_by(|&a, &b| updates[a].name.cmp(&updates[b].name));
         let mut order = InOrder::new(self.fs).map_err(|e| (first, e.into()))?;
-        for &at in &sorted {
-            loop {
-                let began = Instant::now();
-                match self.try_lock(&mut order, updates[at].name.as_bytes()) {
-                    Ok(true) => break,
-                    Ok(false) if self.for_refs.wait(began) => {}
-                    Ok(false) => return Err((at, RefError::Locked)),
-                    Err(e) => return Err((at, e)),
-                }
-            }
-            self.for_refs.succeeded();
+        // In the order of names, so that two such pushes cannot wait for each other.
+        to_lock.sort_unstable();
+        for (name, at) in to_lock {
+            self.lock_empty(&mut order, name).map_err(|e| (at, e))?;
         }
         self.lock_packed().map_err(|e| (first, e))?;
         let mut packed = self.packed_to_change().map_err(|e| (first, e.into()))?;
@@ -266,11 +259,11 @@ impl Work<'_> {
     ) -> RefResult {
         if !loose.is_empty() {
             for (at, value) in loose {
-                packed.set(updates[*at].name.as_bytes(), value, (self.options.peel)(value));
+                packed.set(updates[*at].target().as_bytes(), value, (self.options.peel)(value));
             }
             self.write_packed(packed)?;
             for (at, _) in loose {
-                let name = updates[*at].name.as_bytes();
+                let name = updates[*at].target().as_bytes();
                 order.remove(name)?;
                 self.dirty.insert(parent(name));
             }
@@ -286,7 +279,7 @@ impl Work<'_> {
     fn enter(&self, updates: &[Update], numbers: &[usize], packed: &mut Packed) -> bool {
         let mut changes = false;
         for update in numbers.iter().map(|&at| &updates[at]) {
-            let name = update.name.as_bytes();
+            let name = update.target().as_bytes();
             if !update.is_deletion() {
                 packed.set(name, &update.new, (self.options.peel)(&update.new));
                 changes = true;
@@ -318,18 +311,12 @@ impl Work<'_> {
         packed: &Packed,
         created: &BTreeSet<&[u8]>,
     ) -> Result<Judged, RefError> {
-        let name = update.name.as_bytes();
-        let found = match order.read(name, MAX_LOOSE) {
-            Ok(found) => found,
-            Err(e) if fs_ops::errno(&e) == Some(nix::errno::Errno::ELOOP) => return Err(RefError::Link),
-            Err(e) => return Err(e.into()),
+        let (name, loose, directory) = match update.alias_of.is_empty() {
+            true => self.look(order, &update.name)?,
+            // What an alias that is deleted leads to is not locked: it is walked to.
+            false => self.follow(update).map(|(last, loose)| (last.as_bytes(), loose, true))?,
         };
-        let directory = found == Found::Directory;
-        let loose = match found {
-            Found::File(data) => self.parse_loose(&data),
-            Found::Nothing | Found::Directory => Loose::Absent,
-        };
-        let value = self.compare(update, loose, packed)?;
+        let value = self.compare(update, name, loose, packed)?;
         if update.old.is_null() {
             if let Some(other) = excluded_by(created, name) {
                 return Err(RefError::Conflict(other.to_vec()));
@@ -343,7 +330,24 @@ impl Work<'_> {
                 }
             }
         }
-        Ok(Judged::Good(value))
+        // Its file goes in any case, and until then it has that value.
+        Ok(Judged::Good(if update.deletes_alias() { Some(update.old) } else { value }))
+    }
+
+    /// The file of a locked reference, and whether a directory is in its place.
+    fn look<'n>(
+        &self,
+        order: &mut InOrder<'_>,
+        name: &'n RefName,
+    ) -> Result<(&'n [u8], Loose, bool), RefError> {
+        let name = name.as_bytes();
+        match order.read(name, MAX_LOOSE) {
+            Ok(Found::File(data)) => Ok((name, self.parse_loose(&data), false)),
+            Ok(Found::Nothing) => Ok((name, Loose::Absent, false)),
+            Ok(Found::Directory) => Ok((name, Loose::Absent, true)),
+            Err(e) if fs_ops::errno(&e) == Some(nix::errno::Errno::ELOOP) => Err(RefError::Link),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// The logs of changes that are made: a log that cannot be written changes nothing about that.

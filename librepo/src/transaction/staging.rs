@@ -26,21 +26,23 @@ pub struct Staging {
 const LIST: &[u8] = b"locks";
 const SOURCES: &[u8] = b"lock-";
 /// How many files for the repository's own directory one push makes at most: packed-refs in each
-/// round of each of its two groups of updates.
-const STOCK: usize = 2 * ROUNDS;
+/// round of each of its two groups of updates, and HEAD twice.
+const STOCK: usize = 2 * ROUNDS + 2;
 
 /// A file in the repository's own directory.
 #[derive(Clone, Copy)]
 pub(super) enum Top {
     PackedRefs,
+    Head,
 }
 
 impl Top {
-    const ALL: [Top; 1] = [Top::PackedRefs];
+    const ALL: [Top; 2] = [Top::PackedRefs, Top::Head];
 
     pub(super) fn lock_name(self) -> &'static [u8] {
         match self {
             Top::PackedRefs => b"packed-refs.lock",
+            Top::Head => b"HEAD.lock",
         }
     }
 
@@ -49,6 +51,7 @@ impl Top {
     fn new_name(self) -> &'static [u8] {
         match self {
             Top::PackedRefs => b"packed-refs.new",
+            Top::Head => b"HEAD.new",
         }
     }
 
@@ -56,6 +59,7 @@ impl Top {
     fn staged(self) -> &'static [u8] {
         match self {
             Top::PackedRefs => b"lock-packed",
+            Top::Head => b"lock-head",
         }
     }
 }

@@ -65,7 +65,14 @@ fn update(name: &str, old: Option<ObjectId>, new: Option<ObjectId>) -> Update {
         name: RefName::parse(name.as_bytes()).unwrap(),
         old: old.unwrap_or(null),
         new: new.unwrap_or(null),
+        alias_of: Vec::new(),
     }
+}
+
+/// The same through a symbolic reference that leads to these names.
+fn through(mut update: Update, names: &[&str]) -> Update {
+    update.alias_of = names.iter().map(|name| RefName::parse(name.as_bytes()).unwrap()).collect();
+    update
 }
 
 fn quick<'a>() -> TransactionOptions<'a> {
@@ -269,7 +276,7 @@ fn locks_of_git_are_respected() {
 }
 
 #[test]
-fn symbolic_references_are_left_alone() {
+fn symbolic_references_that_were_not_followed_are_left_alone() {
     let (dir, ids) = repository();
     let p = dir.path();
     git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
@@ -284,6 +291,91 @@ fn symbolic_references_are_left_alone() {
     let link = &commit(p, &[update("refs/heads/link", Some(ids[0]), Some(ids[1]))], false)[0];
     assert!(matches!(link, Err(RefError::Link)), "{link:?}");
     assert_eq!(git(p, &["rev-parse", "main"]).unwrap(), ids[0].to_string());
+}
+
+#[test]
+fn a_branch_changes_through_its_aliases_and_an_alias_is_deleted_alone() {
+    for atomic in [false, true] {
+        let (dir, ids) = repository();
+        let p = dir.path();
+        let main_is = |at: usize| assert_eq!(git(p, &["rev-parse", "main"]), Ok(ids[at].to_string()));
+        git(p, &["config", "core.logAllRefUpdates", "true"]).unwrap();
+        git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+        git(p, &["symbolic-ref", "refs/heads/b", "refs/heads/main"]).unwrap();
+        git(p, &["symbolic-ref", "refs/heads/a", "refs/heads/b"]).unwrap();
+        git(p, &["symbolic-ref", "refs/heads/new", "refs/heads/x/unborn"]).unwrap();
+        let chain = ["refs/heads/b", "refs/heads/main"];
+        let a = |old: usize, new: Option<usize>| {
+            through(update("refs/heads/a", Some(ids[old]), new.map(|new| ids[new])), &chain)
+        };
+        // With something else, so that it is atomic.
+        let other = |n: usize| update(&format!("refs/heads/other{n}"), None, Some(ids[0]));
+        let reflog =
+            Reflog { identity: "P <p@x>".into(), seconds: 1_700_000_000, message: "push".into(), all: false };
+        let options = TransactionOptions { reflog: Some(reflog), ..quick() };
+        let run = |updates: &[Update]| {
+            let fs = fs_of(p);
+            let quarantine = Quarantine::create(&fs).unwrap();
+            let act = if atomic { commit_atomic } else { commit_each };
+            let results = act(&fs, &quarantine.staging(), HashKind::Sha1, updates, &options);
+            quarantine.remove(&fs).unwrap();
+            results
+        };
+        let lines = |name: &str| {
+            fs::read_to_string(p.join("logs").join(name)).unwrap_or_default().matches("\tpush").count()
+        };
+        assert!(run(&[a(0, Some(1)), other(0)]).iter().all(Result::is_ok));
+        main_is(1);
+        for name in ["refs/heads/a", "refs/heads/b", "refs/heads/main", "HEAD"] {
+            assert_eq!(lines(name), 1, "{name}");
+        }
+        // Another value than the client believes; another way than was judged.
+        assert!(matches!(run(&[a(0, Some(2)), other(1)])[0], Err(RefError::Changed(Some(_)))));
+        let other_way = through(update("refs/heads/a", Some(ids[1]), Some(ids[2])), &["refs/heads/main"]);
+        assert!(matches!(run(&[other_way, other(2)])[0], Err(RefError::Elsewhere)));
+        // A lock on any of the names.
+        for locked in ["a", "b", "main"] {
+            let lock = p.join(format!("refs/heads/{locked}.lock"));
+            File::create(&lock).unwrap();
+            assert!(matches!(run(&[a(1, Some(2)), other(3)])[0], Err(RefError::Locked)), "{locked}");
+            fs::remove_file(lock).unwrap();
+            let _ = git(p, &["update-ref", "-d", "refs/heads/other3"]);
+        }
+        main_is(1);
+        // To a branch that is not there yet.
+        let new = through(update("refs/heads/new", None, Some(ids[2])), &["refs/heads/x/unborn"]);
+        assert!(run(&[new, other(4)]).iter().all(Result::is_ok));
+        assert_eq!(git(p, &["rev-parse", "refs/heads/x/unborn"]), Ok(ids[2].to_string()));
+        assert_eq!(git(p, &["symbolic-ref", "refs/heads/new"]), Ok("refs/heads/x/unborn".into()));
+        // Deleted alone.
+        assert!(run(&[a(1, None), other(5)]).iter().all(Result::is_ok));
+        main_is(1);
+        assert!(git(p, &["rev-parse", "--verify", "refs/heads/a"]).is_err());
+        assert_eq!(git(p, &["symbolic-ref", "refs/heads/b"]), Ok("refs/heads/main".into()));
+        assert!(!p.join("logs/refs/heads/a").exists() && p.join("logs/refs/heads/b").exists());
+        clean(p);
+    }
+}
+
+#[test]
+fn head_is_pointed_to_another_branch_only_if_it_names_the_one_it_did() {
+    let (dir, _) = repository();
+    let p = dir.path();
+    let name = |name: &str| RefName::parse(format!("refs/heads/{name}").as_bytes()).unwrap();
+    let point = |from: &str, to: &str| {
+        let fs = fs_of(p);
+        let quarantine = Quarantine::create(&fs).unwrap();
+        let pause = Duration::from_millis(50);
+        let result = point_head(&fs, &quarantine.staging(), &name(from), &name(to), pause);
+        quarantine.remove(&fs).unwrap();
+        (result, git(p, &["symbolic-ref", "HEAD"]).unwrap())
+    };
+    assert!(matches!(point("main", "dev"), (Ok(()), now) if now == "refs/heads/dev"));
+    assert!(matches!(point("main", "x"), (Err(RefError::Elsewhere), now) if now == "refs/heads/dev"));
+    File::create(p.join("HEAD.lock")).unwrap();
+    assert!(matches!(point("dev", "x"), (Err(RefError::Locked), now) if now == "refs/heads/dev"));
+    fs::remove_file(p.join("HEAD.lock")).unwrap();
+    nothing_temporary(p);
 }
 
 #[test]

@@ -85,6 +85,63 @@ fn a_push_makes_the_repository_and_goes_on() {
     assert!(metrics.contains("gotd_repositories_created_total 3\n"), "{metrics}");
 }
 
+/// HEAD names the branch that the first push brings, so that a clone has files. Only where HEAD names
+/// no branch yet, and only in a repository that a push made.
+#[test]
+fn head_names_a_branch_that_the_first_push_brought() {
+    let site = Site::new();
+    let work = work_tree(&site);
+    history::init(&site, &site.repository("by-hand.git"), "--object-format=sha1");
+    let rules = format!("\tpermit rw \"{}\"\n\tcreate\n\treflog\n", present_user());
+    let daemon = site.start_with(&format!("{}{}", site.roomy_head(), block(&site, "", "", &rules)));
+    let all = |names: &[&str]| names.iter().map(|name| format!("main~1:refs/{name}")).collect::<Vec<_>>();
+    for (name, pushes, head) in [
+        ("one", &[&["heads/dev"][..]][..], "dev"),
+        ("deep", &[&["heads/team/dev"]], "team/dev"),
+        ("several", &[&["heads/zeta", "heads/beta", "tags/alpha", "notes/a"]], "beta"),
+        ("main", &[&["heads/a", "heads/main", "heads/master"]], "main"),
+        ("master", &[&["heads/a", "heads/master"]], "master"),
+        // Only the first that brings branches counts.
+        ("later", &[&["heads/dev"], &["heads/main", "heads/a"]], "dev"),
+        ("tags", &[&["tags/v1"]], "main"),
+        ("tags-first", &[&["tags/v1"], &["heads/dev", "tags/v2"]], "dev"),
+        ("atomic", &[&["heads/b", "heads/a"]], "a"),
+        ("by-hand", &[&["heads/dev"]], "main"),
+    ] {
+        for what in pushes {
+            let what = all(what);
+            let remote = format!("gotd:{name}");
+            let mut words = vec!["-q"];
+            words.extend((name == "atomic").then_some("--atomic"));
+            words.push(&remote);
+            words.extend(what.iter().map(String::as_str));
+            site.push(&work, &words).good();
+        }
+        let repository = site.repository(&format!("{name}.git"));
+        let names = site.git_in(&repository, ["symbolic-ref", "HEAD"]);
+        assert_eq!(names.trim(), format!("refs/heads/{head}"), "{name}");
+        assert_eq!(leftovers(&repository), Vec::<PathBuf>::new());
+        let born = regress::compare::references(&site, &repository).contains(&format!("refs/heads/{head}\n"));
+        assert_eq!(repository.join("logs/HEAD").exists(), born, "{name}");
+        let clone = site.clone_path(&format!("clone-{name}"));
+        site.git(["clone", "-q", &format!("gotd:{name}"), &clone.to_string_lossy()]).good();
+        assert_eq!(clone.join("README").exists() || fs::read_dir(&clone).expect("lists").count() > 1, born);
+    }
+    // A branch that is refused is none to name: here because a commit is no tree.
+    let tree = site.git_in(&work, ["rev-parse", "main^{tree}"]);
+    let what = format!("{}:refs/heads/a", tree.trim());
+    site.push(&work, &["gotd:refused", &what, "main:refs/heads/b"]).bad("");
+    let head = |name: &str| fs::read_to_string(site.repository(name).join("HEAD")).expect("reads");
+    assert_eq!(head("refused.git"), "ref: refs/heads/b\n");
+    // Nor one that could not be made at the end: somebody holds its lock.
+    push(&site, &work, "locked", "main:refs/tags/v1").good();
+    fs::create_dir_all(site.repository("locked.git/refs/heads")).expect("makes");
+    fs::write(site.repository("locked.git/refs/heads/a.lock"), "").expect("writes");
+    site.push(&work, &["gotd:locked", "main:refs/heads/a", "main:refs/heads/b"]).bad("it is locked");
+    assert_eq!(head("locked.git"), "ref: refs/heads/b\n");
+    assert_eq!(daemon.log().matches("forbidden").count(), 0);
+}
+
 /// What is not there and cannot be made answers like what is not there.
 #[test]
 fn names_that_nobody_can_create() {

@@ -5,6 +5,7 @@ use libproto::message::parent::RefReport;
 use libproto::message::push::{BATCH_COMMANDS, BATCH_NAME_BYTES, CommandResult, RefCommand, WriterToSession};
 use libproto::refusal::Refusal;
 
+use super::aliases::{Aliases, behind};
 use super::judge::Verdict;
 
 /// Most bytes of the reason in a client's report about one command.
@@ -18,18 +19,21 @@ pub(super) enum Told {
     Session(WriterToSession),
 }
 
-/// Tells what became of each command. `unpack`: why the pack was refused.
+/// Tells what became of each command. `aliases`: those among their names; `unpack`: why the pack was refused.
 pub(super) fn answer(
     commands: &[RefCommand],
     verdicts: &[Verdict],
+    aliases: &Aliases,
     unpack: Option<&Refusal>,
     tell: &mut dyn FnMut(Told),
 ) {
     let (mut batch, mut bytes) = (Vec::new(), 0usize);
     for (command, verdict) in commands.iter().zip(verdicts) {
         let refused = verdict.as_ref().err();
+        let behind = if command.new.is_null() { None } else { behind(aliases, command).last() };
         tell(Told::Log(RefReport {
             name: command.name.as_bytes().to_vec(),
+            target: behind.map_or_else(Vec::new, |name| name.as_bytes().to_vec()),
             old: command.old.to_string(),
             new: command.new.to_string(),
             refused: refused.cloned(),

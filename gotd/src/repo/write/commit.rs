@@ -11,7 +11,8 @@ use librepo::transaction::{
     self, ONE_CHANGE_FROM, Peel, Reflog, Staging, TransactionOptions, Update, worth_packing,
 };
 
-use super::judge::{self, CommandList, Verdict};
+use super::aliases::{self, Aliases, target};
+use super::judge::{self, CommandList, Verdict, World};
 
 /// What a transaction works with.
 pub(crate) struct Transaction<'a> {
@@ -50,20 +51,21 @@ pub(super) fn peels(commands: &[RefCommand], facts: &[Option<CommandFacts>]) -> 
 }
 
 /// Whether these changes, as far as they are not refused, are for `commit_refs`: they need
-/// packed-refs or the log of HEAD. `head`: the branch that HEAD names; `lines`: how many lines
-/// packed-refs has.
+/// packed-refs or the log of HEAD. `lines`: how many lines packed-refs has.
 pub(super) fn needs_commit_refs(
     asked: CommandList<'_>,
     verdicts: &[Verdict],
     reflog: bool,
-    head: Option<&[u8]>,
+    world: &World,
     lines: impl FnOnce() -> usize,
 ) -> bool {
     let open = asked.commands.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_ok());
     let changes: Vec<&RefCommand> =
         open.map(|(command, _)| command).filter(|command| command.old != command.new).collect();
     let all_or_none = asked.atomic && asked.commands.len() > 1 && !changes.is_empty();
-    let of_head = |command: &&RefCommand| reflog && Some(command.name.as_bytes()) == head;
+    let of_head = |command: &&RefCommand| {
+        reflog && Some(target(&world.aliases, command).as_bytes()) == world.head.as_deref()
+    };
     let many = || changes.len() >= ONE_CHANGE_FROM && worth_packing(changes.len(), lines());
     all_or_none || changes.iter().any(|command| command.new.is_null() || of_head(command)) || many()
 }
@@ -73,18 +75,23 @@ impl Transaction<'_> {
     pub(crate) fn commit(
         &self,
         asked: CommandList<'_>,
+        aliases: &Aliases,
         peels: &HashMap<ObjectId, Peel>,
         verdicts: &mut [Verdict],
     ) {
         if asked.atomic && verdicts.iter().any(Result::is_err) {
             return judge::all_or_none(verdicts);
         }
+        let follows = aliases::follows(asked.commands, aliases, verdicts);
         let (mut updates, mut places) = (Vec::new(), Vec::new());
         for (at, (command, verdict)) in asked.commands.iter().zip(verdicts.iter()).enumerate() {
-            if verdict.is_err() {
+            // What does not exist, and is to be deleted, was looked up.
+            let nothing = command.old.is_null() && command.new.is_null();
+            if verdict.is_err() || nothing || follows.contains_key(&at) {
                 continue;
             }
-            updates.push(Update { name: command.name.clone(), old: command.old, new: command.new });
+            let alias_of = aliases::behind(aliases, command).to_vec();
+            updates.push(Update { name: command.name.clone(), old: command.old, new: command.new, alias_of });
             places.push(at);
         }
         let peel = |id: &ObjectId| peels.get(id).copied().unwrap_or(Peel::Unknown);
@@ -107,6 +114,12 @@ impl Transaction<'_> {
         for (at, result) in places.into_iter().zip(results) {
             if let (Err(e), Some(verdict)) = (result, verdicts.get_mut(at)) {
                 *verdict = Err(judge::not_changed(&e, self.hides));
+            }
+        }
+        for (at, leader) in follows {
+            let verdict = verdicts.get(leader).cloned();
+            if let (Some(refused @ Err(_)), Some(follower)) = (verdict, verdicts.get_mut(at)) {
+                *follower = refused;
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use libgit::{ObjectKind, RefNameError};
+use libgit::{ObjectKind, RefName, RefNameError};
 use libproto::limits::Limit;
 use libproto::message::push::{CommandFacts, RefCommand};
 use libproto::message::rules::{ProtectionKind, PushRules};
@@ -14,10 +14,14 @@ use libproto::names::escape;
 use libproto::refusal::{OwnRule, Refusal, Rule};
 use librepo::transaction::RefError;
 
+use super::aliases::{self, Alias, Aliases};
 use crate::repo::hidden::{Hidden, is_below};
 
 /// Namespaces that nobody may write to, creation included.
 const ALWAYS_PROTECTED: [&str; 2] = ["refs/got/", "refs/remotes/"];
+
+/// What is said where a reason would tell of hidden references.
+const NOT_UPDATED: &str = "failed to update ref";
 
 /// The decision about a command. `Ok`: no reason is known to refuse it.
 pub type Verdict = Result<(), Refusal>;
@@ -36,6 +40,10 @@ pub struct CommandList<'a> {
 pub struct World {
     /// The branch that HEAD names.
     pub head: Option<Vec<u8>>,
+    /// The aliases through which it does.
+    pub head_aliases: Vec<Vec<u8>>,
+    /// The symbolic references among the names of the push.
+    pub aliases: Aliases,
     /// The repository belongs to a worktree with checked-out files.
     pub checked_out: bool,
     /// The branches that somebody works on in a worktree, or why they are not known.
@@ -86,11 +94,12 @@ pub fn judge(
         .map(|(at, command)| {
             judge_name(command, &mut seen, rules, world)?;
             match facts.get(at) {
-                Some(Some(facts)) => judge_facts(command, facts, rules, &world.own),
+                Some(Some(facts)) => judge_facts(command, facts, rules, world),
                 _ => Ok(()),
             }
         })
         .collect();
+    aliases::judge_values(asked.commands, &world.aliases, &mut verdicts);
     if asked.atomic {
         all_or_none(&mut verdicts);
     }
@@ -128,9 +137,9 @@ pub fn must_be_absent(command: &RefCommand, rules: &PushRules) -> bool {
 /// from this client.
 pub fn not_changed(error: &RefError, hides: bool) -> Refusal {
     // The conflicting name may be a hidden one.
-    let tells = matches!(error, RefError::Conflict(_) | RefError::Symbolic);
+    let tells = matches!(error, RefError::Conflict(_) | RefError::Symbolic | RefError::Elsewhere);
     Refusal::Reference(match tells && hides {
-        true => "failed to update ref".into(),
+        true => NOT_UPDATED.into(),
         false => escape(error.to_string().as_bytes()),
     })
 }
@@ -168,41 +177,83 @@ fn judge_name<'a>(
     if change != Change::Delete {
         above_hidden(rules, name)?;
     }
+    let changes_nothing = command.old.is_null() && command.new.is_null();
+    if let Some(alias) = world.aliases.get(name).filter(|_| !changes_nothing) {
+        judge_alias(alias, change, rules, &world.own)?;
+    }
+    let names = world.changed_by(command);
     // Before existence matters, as for C git.
     match &world.worked_on {
         Err(text) => return Err(Refusal::Damaged(text.clone())),
-        Ok(names) if !names.contains(name) => {}
+        Ok(worked_on) if !names.iter().any(|name| worked_on.contains(*name)) => {}
         Ok(_) if change == Change::Delete => {
             return rule(rules, name, change, false).and(Err(Refusal::CheckedOut));
         }
         Ok(_) => return Err(Refusal::CheckedOut),
     }
-    if command.old.is_null() && command.new.is_null() {
+    if changes_nothing {
         // A reference that does not exist is deleted already, as for C git.
         return if world.absent.contains(name) { Ok(()) } else { Err(Refusal::Exists) };
     }
     if change == Change::Delete {
         // A rule is the better reason: it names the configuration, in C gotd's words.
         rule(rules, name, change, false)?;
-        if world.own.deny_deletes && name.starts_with(b"refs/heads/") {
+        if world.own.deny_deletes && name.starts_with(aliases::BRANCHES) {
             return Err(Refusal::Own(OwnRule::Delete));
         }
-        if is_head {
+        if is_head || world.head_aliases.iter().any(|alias| alias == name) {
             return Err(Refusal::CurrentBranch);
         }
     }
-    if is_head && world.checked_out {
+    if world.checked_out && names.iter().any(|name| world.head.as_deref() == Some(*name)) {
         return Err(Refusal::CheckedOut);
     }
     if command.old == command.new {
         // Changes nothing: no rule can be broken by it, but always-protected names stay a refusal.
         return always_protected(name);
     }
-    rule(rules, name, change, false)
+    names.iter().try_for_each(|name| rule(rules, name, change, false))
+}
+
+impl World {
+    /// The names whose values a command changes: its own and, if that is an alias which gets a
+    /// value, those behind it.
+    fn changed_by<'a>(&'a self, command: &'a RefCommand) -> Vec<&'a [u8]> {
+        let behind = match command.new.is_null() {
+            true => &[],
+            false => aliases::behind(&self.aliases, command),
+        };
+        std::iter::once(&command.name).chain(behind).map(RefName::as_bytes).collect()
+    }
+}
+
+/// Judges where an alias leads, but for the rules about what is changed there. What is hidden there
+/// is not told from what is not there, nor from what cannot be made.
+fn judge_alias(alias: &Alias, change: Change, rules: &PushRules, own: &OwnDenials) -> Verdict {
+    let untold = || Err(Refusal::Reference(NOT_UPDATED.into()));
+    let names: Vec<&[u8]> = match alias {
+        Alias::Of(names) => names.iter().map(RefName::as_bytes).collect(),
+        Alias::Out(names) => names.iter().map(Vec::as_slice).collect(),
+        Alias::Broken | Alias::Unknown(_) => Vec::new(),
+    };
+    for name in names {
+        hidden(rules, name).and_then(|()| own_hidden(own, name, change)).or_else(|_| untold())?;
+        if change != Change::Delete {
+            above_hidden(rules, name).or_else(|_| untold())?;
+        }
+    }
+    let hides = !rules.hidden.is_empty() || !own.hidden.is_empty();
+    match alias {
+        Alias::Of(_) => Ok(()),
+        Alias::Out(_) => Err(Refusal::NoBranchAlias),
+        Alias::Broken | Alias::Unknown(_) if hides => untold(),
+        Alias::Broken => Err(Refusal::BrokenAlias),
+        Alias::Unknown(text) => Err(Refusal::Damaged(text.clone())),
+    }
 }
 
 /// What facts about objects say of a command that its name is no reason to refuse.
-fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules, own: &OwnDenials) -> Verdict {
+fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules, world: &World) -> Verdict {
     let name = command.name.as_bytes();
     if let Some(refused) = &facts.refused {
         return Err(refused.clone());
@@ -221,9 +272,10 @@ fn judge_facts(command: &RefCommand, facts: &CommandFacts, rules: &PushRules, ow
         true => Change::Create,
         false => Change::Update { fast_forward: facts.fast_forward == Some(true) },
     };
-    rule(rules, name, change, facts.merges)?;
+    let names = world.changed_by(command);
+    names.iter().try_for_each(|name| rule(rules, name, change, facts.merges))?;
     let rewritten = change == Change::Update { fast_forward: false };
-    if own.deny_rewrites && rewritten && name.starts_with(b"refs/heads/") {
+    if world.own.deny_rewrites && rewritten && name.starts_with(b"refs/heads/") {
         return Err(Refusal::Own(OwnRule::Rewrite));
     }
     Ok(())

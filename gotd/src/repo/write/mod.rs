@@ -8,9 +8,11 @@
 //! session counts as hostile: a table says which message is allowed when, and every rule is applied
 //! here. Nothing that a client sent is visible before it is proven and on the disk.
 
+pub(crate) mod aliases;
 mod answer;
 pub(crate) mod commit;
 mod committer;
+pub(crate) mod first_branch;
 pub(crate) mod incoming;
 pub mod judge;
 mod verifier;
@@ -44,6 +46,7 @@ use crate::repo::opened::{self, Parent};
 use crate::repo::own_rules;
 use crate::repo::read::refs::Advertised;
 use crate::repo::role::PushEnds;
+use aliases::Aliases;
 use answer::Told;
 use commit::{HeadLog, Transaction};
 use committer::Committer;
@@ -266,7 +269,7 @@ impl Push<'_> {
         self.discard();
         match result {
             Ok(()) => {
-                self.answer(&commands, &verdicts, None);
+                self.answer(&commands, &verdicts, &world.aliases, None);
                 Ok(())
             }
             Err(refusal) => {
@@ -274,7 +277,7 @@ impl Push<'_> {
                 for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_ok()) {
                     *verdict = Err(Refusal::Unpacker);
                 }
-                self.answer(&commands, &verdicts, Some(&refusal));
+                self.answer(&commands, &verdicts, &world.aliases, Some(&refusal));
                 Err(refusal)
             }
         }
@@ -312,7 +315,10 @@ impl Push<'_> {
         let peels = commit::peels(asked.commands, &facts);
         // Where packed-refs cannot be read, each command is told so.
         let lines = || self.repository.refs().packed_lines().unwrap_or(usize::MAX);
-        if commit::needs_commit_refs(asked, verdicts, self.rules.reflog, self.head.as_deref(), lines) {
+        let first = first_branch::choose(asked.commands, verdicts);
+        let head_changes = first.is_some_and(|first| first.as_bytes() != first_branch::NEW.as_bytes())
+            && first_branch::is_awaited(&self.repository);
+        if head_changes || commit::needs_commit_refs(asked, verdicts, self.rules.reflog, world, lines) {
             self.await_commit_refs()?;
             self.committer.commit(asked, &peels, verdicts);
             return Ok(());
@@ -330,7 +336,7 @@ impl Push<'_> {
             log_all: self.repository.safeguards().log == LogRefs::All,
             hides: !self.hidden.is_empty(),
         };
-        transaction.commit(asked, &peels, verdicts);
+        transaction.commit(asked, &world.aliases, &peels, verdicts);
         Ok(())
     }
 
@@ -396,8 +402,14 @@ impl Push<'_> {
     }
 
     /// The log first: what the client is told has been noted.
-    fn answer(&self, commands: &[RefCommand], verdicts: &[Verdict], unpack: Option<&Refusal>) {
-        answer::answer(commands, verdicts, unpack, &mut |told| match told {
+    fn answer(
+        &self,
+        commands: &[RefCommand],
+        verdicts: &[Verdict],
+        aliases: &Aliases,
+        unpack: Option<&Refusal>,
+    ) {
+        answer::answer(commands, verdicts, aliases, unpack, &mut |told| match told {
             Told::Log(report) => opened::send(self.parent, &RepoToParent::Ref(report)),
             Told::Session(message) => self.send(&message),
         });
@@ -470,6 +482,8 @@ pub(crate) fn world(
     let asked = commands.iter().filter(|command| judge::must_be_absent(command, rules));
     let checked_out = found.worktree || repository.config().bare == Some(false);
     let own = repository.safeguards();
+    let mut head_aliases = repository.refs().chain(b"HEAD").ok().flatten().unwrap_or_default();
+    head_aliases.pop();
     World {
         own: OwnDenials {
             deny_deletes: own.deny_deletes,
@@ -477,6 +491,8 @@ pub(crate) fn world(
             hidden: own.hidden_from_pushes().to_vec(),
         },
         head,
+        head_aliases,
+        aliases: aliases::look(repository.refs(), commands),
         checked_out,
         worked_on: worktrees::worked_on(repository, checked_out).map_err(|e| e.to_string()),
         absent: asked

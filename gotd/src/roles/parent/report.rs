@@ -126,7 +126,7 @@ impl Parent {
         let Some(session) = self.table.get(number) else { return };
         let who = session.permit().map(|p| p.identity.clone()).unwrap_or_default();
         let repository = session.ask().map(|a| escape(a.repository.as_bytes())).unwrap_or_default();
-        let name = escape(&report.name);
+        let (name, target) = (escape(&report.name), escape(&report.target));
         let refused = report.refused.as_ref().map(Refusal::to_string).unwrap_or_default();
         self.metrics.reference(report.refused.is_some());
         self.metrics.limit(report.refused.as_ref().and_then(Refusal::limit), 1);
@@ -143,6 +143,7 @@ impl Parent {
                 ("who", &who),
                 ("repository", &repository),
                 ("name", &name),
+                ("target", &target),
                 ("old", &report.old),
                 ("new", &report.new),
                 ("error", &refused),

@@ -333,6 +333,7 @@ impl Forged {
         for _ in 0..references {
             let report = RefReport {
                 name: b"refs/heads/main".to_vec(),
+                target: Vec::new(),
                 old: "0".repeat(40),
                 new: "1".repeat(40),
                 refused: None,
@@ -383,8 +384,13 @@ fn a_repository_process_that_never_stops_speaking_is_not_all_that_is_heard() {
     forged.pushes(&mut parent);
     forged.session.send(forged.number, &SessionToParent::Begins(100)).expect("sends");
     parent.on_session(forged.number);
-    let report =
-        |name: &str| RefReport { name: name.into(), old: "0".repeat(40), new: "1".repeat(40), refused: None };
+    let report = |name: &str| RefReport {
+        name: name.into(),
+        target: Vec::new(),
+        old: "0".repeat(40),
+        new: "1".repeat(40),
+        refused: None,
+    };
     for _ in 0..100 {
         forged.repo.send(forged.number, &RepoToParent::Ref(report("refs/heads/x"))).expect("sends");
     }

@@ -249,6 +249,8 @@ pub struct RepoInfo {
 pub struct RefReport {
     /// Name of the reference.
     pub name: Vec<u8>,
+    /// The branch that changes, if that is an alias; empty: it is none, or it is deleted.
+    pub target: Vec<u8>,
     /// Old object id in hexadecimal digits; zeros: created.
     pub old: String,
     /// New object id in hexadecimal digits; zeros: deleted.

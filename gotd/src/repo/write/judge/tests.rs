@@ -36,9 +36,19 @@ struct There<'a> {
     worked_on: &'a [&'a str],
     refs: &'a [&'a str],
     own: Option<fn() -> OwnDenials>,
+    head_aliases: &'a [&'a str],
+    aliases: &'a [(&'a str, Alias)],
 }
 
-const NOWHERE: There<'_> = There { head: None, checked_out: false, worked_on: &[], refs: &[], own: None };
+const NOWHERE: There<'_> = There {
+    head: None,
+    checked_out: false,
+    worked_on: &[],
+    refs: &[],
+    own: None,
+    head_aliases: &[],
+    aliases: &[],
+};
 
 /// A command: values before and after (0: none), and the name.
 type Line<'a> = (u8, u8, &'a str);
@@ -76,6 +86,12 @@ fn told(
     let absent = absent.map(|command| command.name.as_bytes());
     let world = World {
         head: there.head.map(|head| head.as_bytes().to_vec()),
+        head_aliases: there.head_aliases.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        aliases: there
+            .aliases
+            .iter()
+            .map(|(name, alias)| (name.as_bytes().to_vec(), alias.clone()))
+            .collect(),
         checked_out: there.checked_out,
         worked_on: Ok(there.worked_on.iter().map(|name| name.as_bytes().to_vec()).collect()),
         absent: absent
@@ -183,7 +199,7 @@ fn what_is_hidden_is_refused_alike_whether_it_is_there_or_not() {
         ] {
             // Nor does it matter that HEAD names it, or that it is checked out.
             for head in [None, Some("refs/pull/1/head"), Some("refs/heads/secret/x")] {
-                let there = There { head, checked_out: true, worked_on: &[], refs, own: None };
+                let there = There { head, checked_out: true, refs, ..NOWHERE };
                 assert_eq!(by_name(&hides, there, asked), refusal, "{asked:?} {head:?}");
             }
         }
@@ -559,4 +575,122 @@ fn what_the_repository_forbids_holds_whatever_the_configuration_permits() {
     assert_eq!(update("refs/heads/topic", CommandFacts { fast_forward: None, ..good() }), denied);
     assert_eq!(update("refs/tags/v1", rewritten), "");
     assert_eq!(update("refs/heads/topic", good()), "");
+}
+
+#[test]
+fn a_rule_about_any_name_on_the_way_decides() {
+    let of = |names: &[&str]| {
+        let parse = |name: &&str| RefName::parse(format!("refs/heads/{name}").as_bytes()).expect("a name");
+        Alias::Of(names.iter().map(parse).collect())
+    };
+    let aliases = [
+        ("refs/heads/a", of(&["main"])),
+        ("refs/heads/deep", of(&["b", "main"])),
+        ("refs/heads/to-secret", of(&["secret/x"])),
+        ("refs/heads/above", of(&["secret"])),
+        ("refs/heads/by-secret", of(&["secret/y", "main"])),
+        ("refs/heads/out", Alias::Out(vec![b"refs/tags/v1".to_vec()])),
+        ("refs/heads/out-secret", Alias::Out(vec![b"refs/pull/1".to_vec()])),
+        ("refs/heads/circle", Alias::Broken),
+    ];
+    let there = There { aliases: &aliases, ..NOWHERE };
+    let none = rules("");
+    let hides = rules("hide namespace refs/heads/secret\nhide namespace refs/pull");
+    let untold = "failed to update ref";
+    for (rules, there, asked, refusal) in [
+        (&none, there, (1, 2, "refs/heads/a"), ""),
+        (&none, there, (1, 0, "refs/heads/a"), ""),
+        (&none, there, (0, 0, "refs/heads/circle"), ""),
+        (&none, there, (1, 2, "refs/heads/circle"), "broken symref"),
+        (&none, there, (1, 0, "refs/heads/circle"), "broken symref"),
+        (&none, there, (1, 2, "refs/heads/out"), "is a symbolic reference that leads out of refs/heads/"),
+        (&hides, there, (1, 2, "refs/heads/out"), "is a symbolic reference that leads out of refs/heads/"),
+        (&hides, there, (1, 2, "refs/heads/out-secret"), untold),
+        (&hides, there, (1, 2, "refs/heads/circle"), untold),
+        (&hides, there, (1, 2, "refs/heads/to-secret"), untold),
+        (&hides, there, (0, 2, "refs/heads/to-secret"), untold),
+        (&hides, there, (1, 0, "refs/heads/to-secret"), untold),
+        (&hides, there, (0, 1, "refs/heads/above"), untold),
+        (&hides, there, (1, 2, "refs/heads/by-secret"), untold),
+        (&hides, there, (0, 0, "refs/heads/to-secret"), ""),
+        // Not even that somebody works there.
+        (
+            &hides,
+            There { worked_on: &["refs/heads/secret/x"], ..there },
+            (1, 2, "refs/heads/to-secret"),
+            untold,
+        ),
+        (
+            &none,
+            There { worked_on: &["refs/heads/main"], ..there },
+            (1, 2, "refs/heads/deep"),
+            "branch is currently checked out",
+        ),
+        (&none, There { worked_on: &["refs/heads/main"], ..there }, (1, 0, "refs/heads/deep"), ""),
+        (
+            &none,
+            There { head: Some("refs/heads/main"), checked_out: true, ..there },
+            (1, 2, "refs/heads/deep"),
+            "branch is currently checked out",
+        ),
+        (
+            &none,
+            There { head: Some("refs/heads/main"), checked_out: true, ..there },
+            (1, 0, "refs/heads/deep"),
+            "",
+        ),
+        (
+            &none,
+            There {
+                head: Some("refs/heads/main"),
+                head_aliases: &["refs/heads/deep", "refs/heads/b"],
+                ..there
+            },
+            (1, 0, "refs/heads/deep"),
+            "deletion of the current branch prohibited",
+        ),
+    ] {
+        assert_eq!(by_name(rules, there, asked), refusal, "{asked:?}");
+    }
+    let rewound = CommandFacts { fast_forward: Some(false), ..good() };
+    for (protected, name, refusal) in [
+        ("main", "a", "refs/heads/main: reference is protected"),
+        ("b", "deep", "refs/heads/b: reference is protected"),
+        ("a", "a", "refs/heads/a: reference is protected"),
+        ("a", "deep", ""),
+    ] {
+        let rules = rules(&format!("protect branch {protected}"));
+        let asked = ((1, 2, &format!("refs/heads/{name}")[..]), Some(rewound.clone()));
+        assert_eq!(told(&rules, there, false, &[asked]), [refusal], "{protected} {name}");
+    }
+    // Its deletion is no change of the branch.
+    let main = rules("protect branch main");
+    assert_eq!(by_name(&main, there, (1, 0, "refs/heads/a")), "");
+}
+
+#[test]
+fn a_branch_that_is_pushed_by_several_names_gets_one_value() {
+    let main = || Alias::Of(vec![RefName::parse(b"refs/heads/main").expect("a name")]);
+    let aliases = [("refs/heads/a", main()), ("refs/heads/b", main())];
+    let there = There { aliases: &aliases, ..NOWHERE };
+    let none = rules("");
+    let (a, b, main, other) = ("refs/heads/a", "refs/heads/b", "refs/heads/main", "refs/heads/other");
+    let not = "inconsistent aliased update";
+    for (asked, refusals) in [
+        ([(1, 2, a), (1, 2, main), (1, 3, other)], ["", "", ""]),
+        ([(1, 2, a), (1, 2, b), (1, 2, main)], ["", "", ""]),
+        ([(1, 2, a), (1, 2, b), (1, 3, main)], [not, not, not]),
+        ([(1, 2, a), (1, 3, b), (1, 3, other)], [not, not, ""]),
+        ([(1, 2, a), (4, 2, main), (1, 3, other)], [not, not, ""]),
+        ([(1, 0, a), (1, 2, main), (1, 3, other)], [not, not, ""]),
+        ([(1, 0, a), (1, 0, main), (1, 3, b)], [not, not, not]),
+        ([(1, 0, a), (1, 0, main), (1, 0, b)], ["", "", ""]),
+        ([(1, 2, a), (1, 2, a), (1, 2, main)], ["", "multiple updates for ref", ""]),
+        ([(0, 0, a), (0, 2, main), (1, 3, other)], ["", "", ""]),
+    ] {
+        let facts = |new: u8| (new != 0).then(good);
+        let asked: Vec<(Line<'_>, Option<CommandFacts>)> =
+            asked.into_iter().map(|asked| (asked, facts(asked.1))).collect();
+        assert_eq!(told(&none, there, false, &asked), refusals, "{asked:?}");
+    }
 }
