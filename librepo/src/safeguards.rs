@@ -29,7 +29,9 @@ pub const KEYS: &[&str] = &[
     "receive.shallowUpdate",
     "transfer.fsckObjects",
     "transfer.hideRefs",
+    "uploadpack.allowAnySHA1InWant",
     "uploadpack.allowFilter",
+    "uploadpack.allowReachableSHA1InWant",
     "uploadpack.hideRefs",
     "uploadpackfilter.<filter>.allow",
     "uploadpackfilter.allow",
@@ -65,6 +67,8 @@ pub struct Safeguards {
     pub fsck: bool,
     /// There is no partial clone.
     pub no_filter: bool,
+    /// What would let fetches ask for more, and has no effect by itself.
+    pub asks: Asks,
     /// It is not served over git://.
     pub no_git_daemon: bool,
     /// Which references get a reflog.
@@ -78,6 +82,17 @@ pub struct Safeguards {
     notes: Vec<String>,
     bad_for_fetches: Option<String>,
     bad_for_pushes: Option<String>,
+}
+
+/// What a fetch would be let do by a `config` whose word on it does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// Filter objects (`uploadpack.allowFilter`).
+    pub filter: bool,
+    /// Name any reachable object (`uploadpack.allowReachableSHA1InWant`).
+    pub reachable: bool,
+    /// Name any object (`uploadpack.allowAnySHA1InWant`).
+    pub any: bool,
 }
 
 /// The service that a key is about.
@@ -167,7 +182,12 @@ impl Safeguards {
             (b"receive", None, b"shallowupdate") => {
                 self.note("receive.shallowUpdate=true: a push never makes this repository shallow");
             }
-            (b"uploadpack", None, b"allowfilter") => self.no_filter = !variable.bool()?,
+            (b"uploadpack", None, b"allowfilter") => {
+                self.asks.filter = variable.bool()?;
+                self.no_filter = !self.asks.filter;
+            }
+            (b"uploadpack", None, b"allowreachablesha1inwant") => self.asks.reachable = variable.bool()?,
+            (b"uploadpack", None, b"allowanysha1inwant") => self.asks.any = variable.bool()?,
             (b"uploadpackfilter", None, b"allow") => {
                 self.filters.insert(Vec::new(), variable.bool()?);
             }
@@ -326,7 +346,9 @@ mod tests {
             ("receive.shallowUpdate", "[receive]\nshallowUpdate"),
             ("transfer.fsckObjects", "[transfer]\nfsckObjects = true"),
             ("transfer.hideRefs", "[transfer]\nhideRefs = refs/pull/"),
+            ("uploadpack.allowAnySHA1InWant", "[uploadpack]\nallowAnySHA1InWant = true"),
             ("uploadpack.allowFilter", "[uploadpack]\nallowFilter = false"),
+            ("uploadpack.allowReachableSHA1InWant", "[uploadpack]\nallowReachableSHA1InWant"),
             ("uploadpack.hideRefs", "[uploadpack]\nhideRefs = refs/x"),
             ("uploadpackfilter.<filter>.allow", "[uploadpackfilter \"tree\"]\nallow = false"),
             ("uploadpackfilter.allow", "[uploadpackfilter]\nallow = false"),
@@ -361,7 +383,8 @@ mod tests {
                 "receive.fsck.zeropaddedfilemode=warn: only error is honoured, gotd.conf decides",
             ]
         );
-        assert_eq!(found, Safeguards { notes, ..Safeguards::default() });
+        let asks = Asks { filter: true, ..Asks::default() };
+        assert_eq!(found, Safeguards { notes, asks, ..Safeguards::default() });
         let many = "[receive]\nshallowUpdate = true\n".repeat(100);
         assert_eq!(parse(&many).notes().len(), NOTES);
     }

@@ -157,7 +157,7 @@ impl fmt::Display for RefError {
             RefError::Symbolic => f.write_str("is a symbolic reference"),
             RefError::Link => f.write_str("failed to update ref: it is a symbolic link, which is not read"),
             RefError::Elsewhere => f.write_str("failed to update ref: it leads elsewhere by now"),
-            RefError::Broken => f.write_str("failed to update ref: it is broken"),
+            RefError::Broken => f.write_str("is damaged on the server"),
             RefError::Twice => f.write_str("multiple updates for ref"),
             RefError::Other => f.write_str("atomic push failure"),
             RefError::Name(e) => e.fmt(f),

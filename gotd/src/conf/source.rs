@@ -60,11 +60,12 @@ impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FileError::Io(e) => e.fmt(f),
-            // At a reload this process has the `daemon` user.
+            // Of gotd's own processes it is the `daemon` user that reads it, at a reload.
             FileError::Unreadable { error, user, group } => write!(
                 f,
-                "{error}: a reload reads it as the daemon user of gotd, which is {user} here: expected a file that \
-                 this user can read, for example of group {group} with mode 0640, in a directory that it can search"
+                "{error}: user {user} cannot read it: expected a file that this user and the daemon user of gotd \
+                 can read, of mode 0644, or of a group that both have (such as {group}) with mode 0640, in a \
+                 directory that they can search"
             ),
             FileError::Absent => f.write_str("no such file"),
             FileError::NotRegular => f.write_str("not a regular file"),

@@ -27,7 +27,9 @@ impl std::fmt::Display for AccountsError {
             AccountsError::NoUser(name) => {
                 write!(f, "user {name}: no such user; see `user` in gotd.conf(5)")
             }
-            AccountsError::Root(name) => write!(f, "user {name}: gotd does not run as root"),
+            AccountsError::Root(name) => {
+                write!(f, "user {name}: gotd does not run as root; see `user` in gotd.conf(5)")
+            }
             AccountsError::Same => {
                 f.write_str("user: expected three different users; see `user` in gotd.conf(5)")
             }

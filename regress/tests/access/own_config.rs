@@ -5,6 +5,7 @@
 //! from C git took it for in force.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use regress::compare::references;
@@ -280,10 +281,11 @@ fn what_is_set_and_not_honoured_is_told_once_for_each_change_of_the_file() {
     let work = origin(&site);
     let text = "[include]\n\tpath = /etc/gitconfig\n[receive]\n\tdenyCurrentBranch = updateInstead\n";
     let (ours, _) = pair(&site, &work, "r", text);
-    let daemon = site.start_with(&configuration(&site, tcp::free_v4()));
+    let conf = configuration(&site, tcp::free_v4()).replace("\tpartial clone\n", "");
+    let daemon = site.start_with(&conf);
     let told = |daemon: &Daemon| {
         let log = daemon.log();
-        log.lines().filter(|line| line.contains("config: receive.denyCurrentBranch=")).count()
+        log.lines().filter(|line| line.contains("not honoured: receive.denyCurrentBranch=")).count()
     };
     for _ in 0..3 {
         site.git(["ls-remote", "gotd:r.git"]).good();
@@ -291,8 +293,8 @@ fn what_is_set_and_not_honoured_is_told_once_for_each_change_of_the_file() {
     site.push(&work, &["-q", "gotd:r.git", "main:refs/heads/new"]).good();
     daemon.logged(&["repository=r.git", "service=git-receive-pack", "result=ok"]);
     assert_eq!(told(&daemon), 1, "{}", daemon.log());
-    daemon.logged(&["repository=r.git", "config: include.path=/etc/gitconfig: is not read"]);
-    let said = format!("not honoured in {}/config: receive.denyCurrentBranch=updateInstead", ours.display());
+    daemon.logged(&["repository=r.git", "not honoured: include.path=/etc/gitconfig: is not read"]);
+    let said = format!("not honoured in {}: receive.denyCurrentBranch=updateInstead", ours.display());
     let info = daemon.gotctl(&["info"]).good().text();
     assert!(info.contains(&said), "{info}");
     let json = daemon.gotctl(&["info", "--json"]).good().text();
@@ -309,4 +311,27 @@ fn what_is_set_and_not_honoured_is_told_once_for_each_change_of_the_file() {
     let clean = || !daemon.gotctl(&["info"]).good().text().contains("not honoured");
     assert!(regress::run::wait_until(20.0, clean));
     assert_eq!(told(&daemon), 2);
+    // A hook that git would run is news, too; one that git would not run is none.
+    let hook = ours.join("hooks/update");
+    std::fs::create_dir_all(ours.join("hooks")).expect("makes");
+    for (mode, there) in [(0o644, false), (0o755, true)] {
+        std::fs::write(&hook, "#!/bin/sh\nexit 1\n").expect("writes");
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(mode)).expect("sets");
+        site.git(["ls-remote", "gotd:r.git"]).good();
+        let said = || {
+            daemon
+                .gotctl(&["info"])
+                .good()
+                .text()
+                .contains(": hooks/update: nothing in a repository is executed")
+        };
+        assert_eq!(regress::run::wait_until(if there { 20.0 } else { 1.0 }, said), there, "{mode:o}");
+    }
+    site.push(&work, &["-q", "gotd:r.git", "main:refs/heads/not-hooked"]).good();
+    // Nor does the file permit a filter.
+    let changed = changed + "[uploadpack]\n\tallowFilter = true\n";
+    std::fs::write(&config, changed).expect("writes");
+    site.git(["ls-remote", "gotd:r.git"]).good();
+    let words = "not honoured: uploadpack.allowFilter=true: partial clone in gotd.conf decides";
+    daemon.logged(&["repository=r.git", words]);
 }

@@ -192,7 +192,7 @@ fn a_file_that_the_daemons_user_may_not_read_is_told_with_what_to_do() {
     let done = daemon.gotctl(&["reload"]);
     assert_ne!(done.status, 0);
     let words =
-        format!("the daemon user of gotd, which is {user} here: expected a file that this user can read");
+        format!("user {user} cannot read it: expected a file that this user and the daemon user of gotd");
     assert!(done.text().contains(&words), "{}{}", done.text(), done.err);
     // As it is advised.
     let gid = nix::unistd::User::from_name(user).ok().flatten().expect("is there").gid;

@@ -158,7 +158,7 @@ fn a_want_of_a_damaged_reference_is_refused_by_its_name_and_a_mirror_loses_nothi
     let work = site.work_tree(&mirror);
     site.commit(&work, "new", "new");
     for refused in ["HEAD:main", ":main", "+HEAD:main"] {
-        site.push(&work, &[URL, refused]).bad("main");
+        site.push(&work, &[URL, refused]).bad("is damaged on the server");
     }
     site.push(&work, &["-q", URL, "HEAD:refs/heads/pushed"]).good();
     assert_eq!(fs::read(repository.join("refs/heads/main")).expect("reads"), b"");

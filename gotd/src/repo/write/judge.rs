@@ -50,6 +50,8 @@ pub struct World {
     pub worked_on: Result<BTreeSet<Vec<u8>>, String>,
     /// Those of the names for which [`must_be_absent`] is true that do not exist.
     pub absent: BTreeSet<Vec<u8>>,
+    /// References among those that make no sense: each is listed without a value.
+    pub damaged: BTreeSet<Vec<u8>>,
     /// What its own `config` forbids.
     pub own: OwnDenials,
 }
@@ -193,7 +195,11 @@ fn judge_name<'a>(
     }
     if changes_nothing {
         // A reference that does not exist is deleted already, as for C git.
-        return if world.absent.contains(name) { Ok(()) } else { Err(Refusal::Exists) };
+        return match () {
+            () if world.absent.contains(name) => Ok(()),
+            () if world.damaged.contains(name) => Err(Refusal::Reference(RefError::Broken.to_string())),
+            () => Err(Refusal::Exists),
+        };
     }
     if change == Change::Delete {
         // A rule is the better reason: it names the configuration, in C gotd's words.

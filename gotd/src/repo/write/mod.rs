@@ -17,6 +17,7 @@ pub(crate) mod incoming;
 pub mod judge;
 mod verifier;
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use libgit::ObjectId;
@@ -478,8 +479,15 @@ pub(crate) fn world(
 ) -> World {
     // A symbolic reference that leads into a hidden namespace is absent, whatever it leads to.
     let hidden = Hidden(hidden);
-    let absent = |name: &[u8]| matches!(hidden.find(repository.refs(), name), Ok(None));
-    let asked = commands.iter().filter(|command| judge::must_be_absent(command, rules));
+    let (mut absent, mut damaged) = (BTreeSet::new(), BTreeSet::new());
+    for command in commands.iter().filter(|command| judge::must_be_absent(command, rules)) {
+        let name = command.name.as_bytes();
+        match hidden.find(repository.refs(), name) {
+            Ok(None) => absent.insert(name.to_vec()),
+            Err(librepo::Error::DamagedRef(..)) => damaged.insert(name.to_vec()),
+            _ => false,
+        };
+    }
     let checked_out = found.worktree || repository.config().bare == Some(false);
     let own = repository.safeguards();
     let mut head_aliases = repository.refs().chain(b"HEAD").ok().flatten().unwrap_or_default();
@@ -495,11 +503,8 @@ pub(crate) fn world(
         aliases: aliases::look(repository.refs(), commands),
         checked_out,
         worked_on: worktrees::worked_on(repository, checked_out).map_err(|e| e.to_string()),
-        absent: asked
-            .map(|command| command.name.as_bytes())
-            .filter(|name| absent(name))
-            .map(<[u8]>::to_vec)
-            .collect(),
+        absent,
+        damaged,
     }
 }
 

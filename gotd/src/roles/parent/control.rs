@@ -191,7 +191,7 @@ impl Parent {
             lines.push(format!("{} more limits are not shown", self.settings.set.more));
         }
         let not_honoured = self.own_configs.shown();
-        lines.extend(not_honoured.map(|(path, note)| format!("not honoured in {path}/config: {note}")));
+        lines.extend(not_honoured.map(|(path, note)| format!("not honoured in {path}: {note}")));
         if self.own_configs.more() > 0 {
             lines.push(format!("the config of {} more repositories is not shown", self.own_configs.more()));
         }

@@ -70,7 +70,7 @@ impl StartupError {
     /// The exit status, which a service manager goes by.
     pub fn status(&self) -> u8 {
         match self {
-            StartupError::Unusable { checked: false, .. } => UNUSABLE,
+            StartupError::Unusable { checked: false, .. } | StartupError::Accounts(_) => UNUSABLE,
             _ => 1,
         }
     }

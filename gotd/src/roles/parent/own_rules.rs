@@ -23,7 +23,7 @@ pub struct OwnConfigs {
 /// One file.
 #[derive(Debug, PartialEq, Eq)]
 struct OwnConfig {
-    changed: [u64; 3],
+    changed: [u64; 4],
     notes: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ impl OwnConfigs {
             self.known.clear();
         }
         let slot =
-            self.known.entry(path.to_vec()).or_insert(OwnConfig { changed: [0; 3], notes: Vec::new() });
+            self.known.entry(path.to_vec()).or_insert(OwnConfig { changed: [0; 4], notes: Vec::new() });
         *slot = config;
         &slot.notes
     }
@@ -69,7 +69,7 @@ impl Parent {
         let RepoLocation::Open(at, _) = &grant.place else { return };
         let repository = escape(grant.ask.repository.as_bytes());
         for note in self.own_configs.take(&at.path, own) {
-            let warning = format!("config: {note}");
+            let warning = format!("not honoured: {note}");
             let fields: [(&str, &dyn std::fmt::Display); 3] =
                 [("session", &number), ("repository", &repository), ("warning", &warning)];
             self.log.line(Level::Warning, "repository", &fields);
@@ -83,7 +83,7 @@ mod tests {
 
     fn own(changed: u64, notes: &[&str]) -> OwnRules {
         let notes = notes.iter().map(|note| (*note).to_owned()).collect();
-        OwnRules { changed: [changed, 0, 0], notes, ..OwnRules::default() }
+        OwnRules { changed: [changed, 0, 0, 0], notes, ..OwnRules::default() }
     }
 
     #[test]

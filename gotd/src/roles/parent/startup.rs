@@ -108,6 +108,11 @@ pub fn run(options: &DaemonOptions) -> Result<(), StartupError> {
         if options.verbose > 1 {
             print!("{}", crate::conf::print::print(&config));
         }
+        if nix::unistd::geteuid().is_root()
+            && let Some(why) = Accounts::of(&config, &[])?.one
+        {
+            eprintln!("gotd: {why}");
+        }
         println!("configuration OK");
         return Ok(());
     }

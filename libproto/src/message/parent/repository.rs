@@ -122,8 +122,9 @@ pub struct Opened {
 pub struct OwnRules {
     /// What a fetch may ask for.
     pub fetch: FetchRules,
-    /// Tells the file from what it was: its time of change in nanoseconds, its size, its inode.
-    pub changed: [u64; 3],
+    /// Tells the file from what it was: its time of change in nanoseconds, its
+    /// size, its inode; and how many hooks there are.
+    pub changed: [u64; 4],
     /// What is set and not honoured, a line each.
     pub notes: Vec<String>,
 }

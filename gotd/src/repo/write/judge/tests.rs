@@ -98,6 +98,7 @@ fn told(
             .filter(|name| !there.refs.iter().any(|there| there.as_bytes() == *name))
             .map(<[u8]>::to_vec)
             .collect(),
+        damaged: BTreeSet::new(),
         own: there.own.map(|own| own()).unwrap_or_default(),
     };
     let asked_of = super::CommandList { commands: &commands, atomic };
@@ -513,7 +514,7 @@ fn what_the_transaction_found() {
         ),
         (RefError::Symbolic, "is a symbolic reference", Some("failed to update ref")),
         (RefError::Link, "failed to update ref: it is a symbolic link, which is not read", None),
-        (RefError::Broken, "failed to update ref: it is broken", None),
+        (RefError::Broken, "is damaged on the server", None),
         (RefError::Twice, "multiple updates for ref", None),
         (RefError::Other, "atomic push failure", None),
     ] {
