@@ -11,6 +11,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, renameat};
@@ -134,6 +135,19 @@ impl Fs {
         file.write_all(bytes).map_err(|e| Error::Write(name(path), e))?;
         self.note(&Op::Append(path.to_vec(), bytes.to_vec()));
         Ok(())
+    }
+
+    /// Gives a file that [`Fs::create`] gave, and that is written, a time of change that is in another
+    /// second than that of the file `before`, and later.
+    pub(crate) fn make_younger(&self, file: &File, path: &[u8], before: &[u8]) -> Result<()> {
+        let Some(before) = self.stat(before)? else { return Ok(()) };
+        let own = fstat(file).map_err(|errno| failed(path, errno))?;
+        if own.st_mtime > before.st_mtime {
+            return Ok(());
+        }
+        let seconds = u64::try_from(before.st_mtime).unwrap_or(0).saturating_add(1);
+        let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        time.map_or(Ok(()), |time| file.set_modified(time)).map_err(|e| Error::Write(name(path), e))
     }
 
     /// Cuts a file that is open for writing to this many bytes.
@@ -391,6 +405,12 @@ impl Fs {
     /// Reads a regular file of at most `limit` bytes; `None` if there is none, or a directory in
     /// its place.
     pub fn read(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.read_and_keep(path, limit)?.map(|(_, data)| data))
+    }
+
+    /// The same, with the open file: while it is kept, no other file can be taken for it, since its
+    /// inode is not used again.
+    pub(crate) fn read_and_keep(&self, path: &[u8], limit: u64) -> Result<Option<(File, Vec<u8>)>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let open = || {
             let (parent, name) = self.parent(path)?;
@@ -404,7 +424,12 @@ impl Fs {
     }
 
     /// The content of what was opened at `path`; `None` if it is a directory.
-    pub(crate) fn read_opened(&self, fd: OwnedFd, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read_opened(
+        &self,
+        fd: OwnedFd,
+        path: &[u8],
+        limit: u64,
+    ) -> Result<Option<(File, Vec<u8>)>> {
         let file = File::from(fd);
         let stat = fstat(&file).map_err(|errno| Error::Read(name(path), io_error(errno)))?;
         if is(&stat, SFlag::S_IFDIR) {
@@ -414,11 +439,12 @@ impl Fs {
             return Err(Error::Corrupt(name(path), "not a regular file"));
         }
         let mut data = Vec::new();
-        file.take(limit.saturating_add(1)).read_to_end(&mut data).map_err(|e| Error::Read(name(path), e))?;
+        let mut most = (&file).take(limit.saturating_add(1));
+        most.read_to_end(&mut data).map_err(|e| Error::Read(name(path), e))?;
         if data.len() as u64 > limit {
             return Err(Error::FileTooLarge(name(path), limit));
         }
-        Ok(Some(data))
+        Ok(Some((file, data)))
     }
 
     /// Opens a file that exists for appending; `None` if there is none.

@@ -74,7 +74,8 @@ impl<'f> InOrder<'f> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         match above.look().open(above.as_fd(), name, flags, Mode::empty()) {
             Ok(fd) => {
-                self.fs.read_opened(fd, path, limit).map(|data| data.map_or(Found::Directory, Found::File))
+                let read = self.fs.read_opened(fd, path, limit)?;
+                Ok(read.map_or(Found::Directory, |(_, data)| Found::File(data)))
             }
             Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(Found::Nothing),
             Err(errno) => Err(failed(path, errno)),

@@ -6,11 +6,12 @@
 //! *linked* to the lock's name: so a lock that a crash left behind can be told from one that C git
 //! holds, since it is the same file as one in a staging directory whose owner is gone.
 //!
-//! Each update is a transaction of its own ([`commit_each`]); very many are written into packed-refs
-//! at once all the same, where each can fail by itself. Or all are one ([`commit_atomic`]): then the
-//! values that the references have are first moved into packed-refs (nothing visible
-//! changes) and their loose files removed, and one rename of packed-refs shows all new values at
-//! once. A crash leaves all old or all new ones.
+//! Each update is a transaction of its own ([`commit_each`]); very many that have no loose file are
+//! written into packed-refs at once all the same, where each can fail by itself. Or all are one
+//! ([`commit_atomic`]): then the values that the references have are first moved into packed-refs
+//! (nothing visible changes) and their loose files removed, and one rename of packed-refs shows all new
+//! values at once. A crash leaves all old or all new ones. Each reference that had a loose file has one
+//! again when packed-refs is given back.
 //!
 //! **Invariant:** a reference's old value is compared under its lock; every new value is on the
 //! disk before it is visible, and visible names are on the disk before a caller hears of success.
@@ -18,17 +19,20 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::fs::File;
 use std::rc::Rc;
 use std::time::Duration;
 
 use libgit::{HashKind, ObjectId, RefName, RefNameError};
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 
 use crate::error::Error;
 use crate::fs_ops::{self, Fs};
 use crate::refs::{id_ends, symbolic_target};
 
 mod aliases;
+mod all_or_none;
 mod head;
 mod locks;
 mod logs;
@@ -209,17 +213,16 @@ pub fn commit_each(
         (0..updates.len()).filter(|&at| results[at].is_ok() && !updates[at].is_noop()).collect();
     let together = work.makes_one_change(open.len());
     // Deletions first: a deleted name may stand in the way of a new one.
-    let (packed, single): (Vec<usize>, Vec<usize>) =
-        open.into_iter().partition(|&at| together || updates[at].is_deletion());
+    let (packed, single): (Vec<usize>, Vec<usize>) = open.into_iter().partition(|&at| {
+        updates[at].is_deletion() || together && !of_one_work_tree(updates[at].target().as_bytes())
+    });
     work.change_each(updates, Groups::of(updates, packed.into_iter()), &mut results);
-    for at in single {
-        results[at] = work.set(at, &updates[at]);
-    }
+    work.set_each(updates, single, &mut results);
+    work.sync_logs();
     if let Err(e) = work.sync() {
-        let text = e.to_string();
         for (result, update) in results.iter_mut().zip(updates) {
             if result.is_ok() && !update.is_noop() {
-                *result = Err(RefError::Failed(Error::Limit(format!("not known to be on the disk: {text}"))));
+                *result = Err(RefError::Failed(not_known_on_disk(&e)));
             }
         }
     }
@@ -284,16 +287,20 @@ struct Work<'a> {
     shared_used: usize,
     for_refs: Patience,
     for_packed: Patience,
-    /// Directories whose entries changed.
+    /// Directories whose entries changed, and such of logs.
     dirty: BTreeSet<Vec<u8>>,
+    dirty_logs: BTreeSet<Vec<u8>>,
     /// What HEAD names, once asked.
     head: Option<Option<Vec<u8>>>,
-    /// packed-refs as it was last read, and what told it from others.
-    packed: Option<(Stamp, Rc<Packed>)>,
+    /// packed-refs as it was last read.
+    packed: Option<Known>,
 }
 
-/// Inode, size and time of change to the nanosecond: what a new file under an old name differs in.
-type Stamp = Option<(fs_ops::Identity, i64, i64, i64)>;
+struct Known {
+    /// The file, still open: no other has its identity. `None`: there was none.
+    file: Option<(File, fs_ops::Identity)>,
+    packed: Rc<Packed>,
+}
 
 /// How many directories on the way to a reference stay when they are empty: `refs/heads`.
 const KEPT: usize = 2;
@@ -316,6 +323,7 @@ impl<'a> Work<'a> {
             for_refs: Patience::of(options.ref_timeout),
             for_packed: Patience::of(options.packed_timeout),
             dirty: BTreeSet::new(),
+            dirty_logs: BTreeSet::new(),
             head: None,
             packed: None,
         }
@@ -326,12 +334,20 @@ impl<'a> Work<'a> {
         self.staging.announce(self.fs, updates.iter().flat_map(Update::names).map(RefName::as_bytes))
     }
 
+    /// Makes these updates, each by itself, as loose files.
+    fn set_each(&mut self, updates: &[Update], mut numbers: Vec<usize>, results: &mut [RefResult]) {
+        self.prepare(updates, &mut numbers, results);
+        for at in numbers {
+            results[at] = self.set(at, &updates[at]);
+        }
+    }
+
     /// Creates or changes one reference.
     fn set(&mut self, at: usize, update: &Update) -> RefResult {
         let target = update.target().as_bytes();
         let result = self
             .lock_aliases(update)
-            .and_then(|()| self.lock(at, target, &update.new))
+            .and_then(|()| self.lock(at, target))
             .and_then(|()| self.check(update))
             .and_then(|()| self.logged(update, |work| work.move_lock_in(target)));
         match result {
@@ -356,7 +372,9 @@ impl<'a> Work<'a> {
         for _ in 0..3 {
             match self.fs.rename(&lock, name) {
                 Ok(()) => {
-                    self.dirty.insert(parent(name));
+                    // Those above too: another process may have made one for a lock that it has given
+                    // back, and does not sync it.
+                    self.dirty.extend(slashes(name).map(|at| name[..at].to_vec()));
                     return Ok(());
                 }
                 Err(e)
@@ -378,36 +396,63 @@ impl<'a> Work<'a> {
     /// The packed references as they are now. A file that did not change is not read again: a push
     /// may have thousands of updates.
     fn packed(&mut self) -> Result<Rc<Packed>, Error> {
-        let stamp: Stamp = self
-            .fs
-            .stat(PACKED)?
-            .map(|stat| (fs_ops::identity(&stat), stat.st_size, stat.st_ctime, stat.st_ctime_nsec));
-        if let Some((known, packed)) = &self.packed
-            && *known == stamp
+        let there = self.fs.stat(PACKED)?.map(|stat| fs_ops::identity(&stat));
+        if let Some(known) = &self.packed
+            && known.file.as_ref().map(|(_, identity)| *identity) == there
         {
-            return Ok(packed.clone());
+            return Ok(known.packed.clone());
         }
-        let packed = Rc::new(Packed::read(self.fs, self.hash, MAX_PACKED)?);
-        self.packed = Some((stamp, packed.clone()));
+        let (file, packed) = Packed::read(self.fs, self.hash, MAX_PACKED)?;
+        let file = match file {
+            Some(file) => {
+                let stat = fstat(&file).map_err(|errno| fs_ops::failed(PACKED, errno))?;
+                Some((file, fs_ops::identity(&stat)))
+            }
+            None => None,
+        };
+        let packed = Rc::new(packed);
+        self.packed = Some(Known { file, packed: packed.clone() });
         Ok(packed)
     }
 
-    /// Writes a new packed-refs under its lock: when this returns it is visible and on the disk. It
-    /// is written in the staging directory, so that the repository's top directory need not be
-    /// writable but for names.
+    /// Writes a new packed-refs under its lock: when this returns it is visible and on the disk.
     fn write_packed(&mut self, packed: &Packed) -> RefResult {
-        let (new, file) = self.staging.make_top(self.fs, Top::PackedRefs)?;
-        let written = self
+        let new = self.write_new_packed(packed)?;
+        self.show_packed(&new)
+    }
+
+    /// Writes what becomes packed-refs, in the staging directory, so that the repository's top
+    /// directory need not be writable but for names.
+    fn write_new_packed(&mut self, packed: &Packed) -> Result<NewPacked, RefError> {
+        let bytes = packed.to_bytes();
+        if bytes.len() as u64 > MAX_PACKED {
+            // It would not be read again.
+            return Err(Error::FileTooLarge("packed-refs".into(), MAX_PACKED).into());
+        }
+        let (path, file) = self.staging.make_top(self.fs, Top::PackedRefs)?;
+        let new = NewPacked { path, file };
+        match self.fs.append(&new.file, &new.path, &bytes) {
+            Ok(()) => Ok(new),
+            Err(e) => {
+                let _ = self.fs.remove(&new.path);
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Renames it over packed-refs. C git takes that for unchanged if inode, size and time in seconds
+    /// are, and an inode is soon used again: so no two of our files have one time.
+    fn show_packed(&mut self, new: &NewPacked) -> RefResult {
+        let shown = self
             .fs
-            .append(&file, &new, &packed.to_bytes())
-            .and_then(|()| self.fs.sync_file(&file, &new))
-            .and_then(|()| self.fs.rename(&new, PACKED));
-        if let Err(e) = written {
-            let _ = self.fs.remove(&new);
+            .make_younger(&new.file, &new.path, PACKED)
+            .and_then(|()| self.fs.sync_file(&new.file, &new.path))
+            .and_then(|()| self.fs.rename(&new.path, PACKED));
+        if let Err(e) = shown {
+            let _ = self.fs.remove(&new.path);
             return Err(e.into());
         }
-        self.fs.sync_dir(b"")?;
-        Ok(())
+        self.fs.sync_dir(b"").map_err(|e| RefError::Failed(not_known_on_disk(&e)))
     }
 
     /// Compares the value under the lock, and what else exists.
@@ -505,6 +550,23 @@ impl<'a> Work<'a> {
         let dirty = std::mem::take(&mut self.dirty);
         self.fs.sync_dirs(dirty.iter().map(Vec::as_slice))
     }
+}
+
+/// The new packed-refs on its way.
+struct NewPacked {
+    path: Vec<u8>,
+    file: File,
+}
+
+/// Something is visible, and nobody knows whether a power cut will take it back.
+fn not_known_on_disk(error: &Error) -> Error {
+    Error::Limit(format!("not known to be on the disk: {error}"))
+}
+
+/// Whether a reference belongs to one work tree alone: C git does not look for it in packed-refs.
+fn of_one_work_tree(name: &[u8]) -> bool {
+    let namespaces: [&[u8]; 3] = [b"refs/bisect/", b"refs/worktree/", b"refs/rewritten/"];
+    namespaces.iter().any(|namespace| name.starts_with(namespace))
 }
 
 fn parent(path: &[u8]) -> Vec<u8> {

@@ -64,20 +64,20 @@ impl Work<'_> {
         }
     }
 
-    /// Locks all that an update needs if nobody else has any of it locked, or nothing.
-    pub(super) fn try_lock_names(
+    /// Locks all that an update needs, or nothing if somebody else has locked this name.
+    pub(super) fn try_lock_names<'u>(
         &mut self,
         order: &mut InOrder<'_>,
-        update: &Update,
-    ) -> Result<bool, RefError> {
+        update: &'u Update,
+    ) -> Result<Option<&'u RefName>, RefError> {
         for (held, name) in update.names().enumerate() {
             let locked = self.try_lock(order, name.as_bytes());
             if !matches!(locked, Ok(true)) {
                 update.names().take(held).for_each(|name| self.unlock(name.as_bytes()));
-                return locked;
+                return locked.map(|_| Some(name));
             }
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// Follows the names behind a symbolic reference, and gives the last, and what its file holds.

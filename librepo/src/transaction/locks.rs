@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use libgit::ObjectId;
 use nix::errno::Errno;
 
+use super::packed_change::fail;
 use super::staging::Top;
-use super::{RefError, RefResult, Work};
+use super::{RefError, RefResult, Update, Work};
 use crate::error::Error;
 use crate::fs_ops;
 use crate::in_order::InOrder;
@@ -80,10 +80,36 @@ impl Work<'_> {
         self.release(top.lock_name());
     }
 
-    /// Locks one reference; the lock already holds the new value, on the disk.
-    pub(super) fn lock(&mut self, at: usize, name: &[u8], value: &ObjectId) -> RefResult {
+    /// Writes the files that become locks with the new values of these updates, and leaves those in
+    /// `numbers` that have one.
+    pub(super) fn prepare(
+        &mut self,
+        updates: &[Update],
+        numbers: &mut Vec<usize>,
+        results: &mut [RefResult],
+    ) {
+        numbers.retain(|&at| {
+            let prepared = self.prepare_one(&updates[at], at);
+            prepared.map_err(|e| results[at] = Err(e)).is_ok()
+        });
+        if !numbers.is_empty()
+            && let Err(e) = self.staging.sync(self.fs)
+        {
+            fail(&e.into(), numbers, results);
+            numbers.clear();
+        }
+    }
+
+    pub(super) fn prepare_one(&self, update: &Update, at: usize) -> RefResult {
+        let value = format!("{}\n", update.new);
+        Ok(self.staging.prepare(self.fs, at, value.as_bytes())?)
+    }
+
+    /// Locks one reference by the file that was prepared for it: the lock already holds the new value,
+    /// on the disk.
+    pub(super) fn lock(&mut self, at: usize, name: &[u8]) -> RefResult {
         let lock = lock_name(name);
-        let source = self.staging.prepare(self.fs, at, format!("{value}\n").as_bytes())?;
+        let source = self.staging.source(at);
         for _ in 0..TRIES {
             match self.make_parents(name) {
                 Ok(made) => self.made(made),
@@ -142,16 +168,14 @@ impl Work<'_> {
         Ok(false)
     }
 
-    /// Waits until none of these references is locked; false if some still are when it has waited
-    /// enough.
-    pub(super) fn wait_until_free(&mut self, names: impl Iterator<Item = Vec<u8>> + Clone) -> bool {
+    /// Waits until none of these locks is held; false if some still are when it has waited enough.
+    pub(super) fn wait_until_free<'l>(&mut self, locks: impl Iterator<Item = &'l [u8]> + Clone) -> bool {
         loop {
             let began = Instant::now();
             if !self.for_refs.wait(began) {
                 return false;
             }
-            let mut locks = names.clone().map(|name| self.fs.stat(&lock_name(&name)));
-            if !locks.any(|lock| matches!(lock, Ok(Some(_)))) {
+            if !locks.clone().any(|lock| matches!(self.fs.stat(lock), Ok(Some(_)))) {
                 return true;
             }
         }
@@ -185,7 +209,7 @@ impl Work<'_> {
         self.remove_empty_parents(name);
     }
 
-    fn release(&mut self, lock: &[u8]) {
+    pub(super) fn release(&mut self, lock: &[u8]) {
         if self.locks.remove(lock) {
             // A lock that cannot be removed is known as ours by the staging directory.
             let _ = self.fs.remove(lock);

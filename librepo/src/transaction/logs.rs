@@ -93,10 +93,10 @@ impl Work<'_> {
             if !create {
                 return Ok(None);
             }
-            let made = self.fs.make_parents(path).map(|made| self.made(made));
+            let made = self.fs.make_parents(path).map(|made| self.made_for_log(made));
             match made.and_then(|()| self.fs.create(path, 0o666)) {
                 Ok(file) => {
-                    self.dirty.insert(parent(path));
+                    self.dirty_logs.insert(parent(path));
                     return Ok(Some(Logged { file, path: path.to_vec(), before: None }));
                 }
                 Err(e) if matches!(fs_ops::errno(&e), Some(Errno::ENOSPC | Errno::EDQUOT)) => return Err(e),
@@ -110,11 +110,25 @@ impl Work<'_> {
     }
 
     /// A deleted reference's log goes with it.
-    pub(super) fn forget_log(&self, name: &[u8]) {
+    pub(super) fn forget_log(&mut self, name: &[u8]) {
         let log = [b"logs/", name].concat();
         if matches!(self.fs.remove(&log), Ok(true)) {
+            self.dirty_logs.insert(parent(&log));
             self.remove_empty_logs(&log);
         }
+    }
+
+    fn made_for_log(&mut self, dirs: Vec<Vec<u8>>) {
+        for dir in dirs {
+            self.dirty_logs.insert(parent(&dir));
+            self.dirty_logs.insert(dir);
+        }
+    }
+
+    /// Syncs the directories of logs whose entries changed. References do not depend on them.
+    pub(super) fn sync_logs(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty_logs);
+        let _ = self.fs.sync_dirs(dirty.iter().map(Vec::as_slice));
     }
 
     fn remove_empty_logs(&self, log: &[u8]) {

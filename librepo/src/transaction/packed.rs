@@ -1,6 +1,7 @@
 //! The packed-refs file, for rewriting it: lines kept as they are wherever nothing changes.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 
 use libgit::{HashKind, ObjectId};
@@ -32,10 +33,12 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// Reads the file; one that does not exist is empty.
-    pub(super) fn read(fs: &Fs, hash: HashKind, limit: u64) -> Result<Packed> {
-        let data = fs.read(b"packed-refs", limit)?.unwrap_or_default();
-        Packed::parse(data, hash).ok_or(Error::Corrupt(PathBuf::from("packed-refs"), "malformed line"))
+    /// Reads the file, and gives it open; one that does not exist is empty.
+    pub(super) fn read(fs: &Fs, hash: HashKind, limit: u64) -> Result<(Option<File>, Packed)> {
+        let (file, data) = fs.read_and_keep(b"packed-refs", limit)?.unzip();
+        let packed = Packed::parse(data.unwrap_or_default(), hash)
+            .ok_or(Error::Corrupt(PathBuf::from("packed-refs"), "malformed line"))?;
+        Ok((file, packed))
     }
 
     fn parse(data: Vec<u8>, hash: HashKind) -> Option<Packed> {
@@ -101,6 +104,11 @@ impl Packed {
     /// Puts a name in, or changes its value.
     pub(super) fn set(&mut self, name: &[u8], id: &ObjectId, peel: Peel) {
         self.changes.insert(name.to_vec(), Some((*id, peel)));
+    }
+
+    /// Leaves of a name what the file has.
+    pub(super) fn keep(&mut self, name: &[u8]) {
+        self.changes.remove(name);
     }
 
     /// The new content.

@@ -26,8 +26,9 @@ pub struct Staging {
 const LIST: &[u8] = b"locks";
 const SOURCES: &[u8] = b"lock-";
 /// How many files for the repository's own directory one push makes at most: packed-refs in each
-/// round of each of its two groups of updates, and HEAD twice.
-const STOCK: usize = 2 * ROUNDS + 2;
+/// round of each of its two groups of updates, three times if names come to be in the way, and HEAD
+/// twice.
+const STOCK: usize = 2 * ROUNDS * 3 + 2;
 
 /// A file in the repository's own directory.
 #[derive(Clone, Copy)]
@@ -64,8 +65,8 @@ impl Top {
     }
 }
 
-/// Largest list of locks that is believed.
-const MAX_LIST: u64 = 256 << 20;
+/// Largest list of locks that is believed: as long as the names of the largest push.
+const MAX_LIST: u64 = 1 << 30;
 /// Most files of a staging directory that are looked at.
 const MAX_ENTRIES: usize = 2_000_000;
 
@@ -125,6 +126,7 @@ impl Staging {
         let path = self.path(top.staged());
         fs.remove(&path)?;
         fs.create(&path, 0o666)?;
+        self.sync(fs)?;
         Ok(path)
     }
 
@@ -140,16 +142,41 @@ impl Staging {
         }
         fs.append(&file, &list, &text)?;
         fs.sync_file(&file, &list)?;
+        self.sync(fs)?;
+        fs.sync_dir(&super::parent(&self.dir))
+    }
+
+    /// Puts the names in this directory on the disk: those of files that become locks, before the
+    /// first of these locks is taken. Others sync the directories in which locks lie, and after a
+    /// power cut a lock whose file has no name here would be nobody's.
+    pub(super) fn sync(&self, fs: &Fs) -> Result<()> {
         fs.sync_dir(&self.dir)
     }
 
-    /// Writes what will become the lock of name `number` of the list, and gives its path.
-    pub(super) fn prepare(&self, fs: &Fs, number: usize, content: &[u8]) -> Result<Vec<u8>> {
-        let path = self.path(format!("lock-{number}").as_bytes());
+    /// What becomes the lock of name `number` of the list.
+    pub(super) fn source(&self, number: usize) -> Vec<u8> {
+        self.path(format!("lock-{number}").as_bytes())
+    }
+
+    /// Writes that. A [`Staging::sync`] must follow.
+    pub(super) fn prepare(&self, fs: &Fs, number: usize, content: &[u8]) -> Result<()> {
+        let path = self.source(number);
         fs.remove(&path)?;
         let file = fs.create(&path, 0o666)?;
-        fill(fs, &file, &path, content)?;
-        Ok(path)
+        fill(fs, &file, &path, content)
+    }
+
+    /// Puts another file in the place of a lock that is held; false if it cannot be one.
+    pub(super) fn exchange(&self, fs: &Fs, source: &[u8], lock: &[u8]) -> Result<bool> {
+        if self.group_differs(fs, source, lock)? {
+            return Ok(false);
+        }
+        let other = self.path(b"other-name");
+        match fs.link(source, &other) {
+            Err(e) if without_links(&e) => Ok(false),
+            Err(e) => Err(e),
+            Ok(()) => fs.rename(&other, lock).map(|()| true),
+        }
     }
 
     /// Whether a file that is made in the directory of `path` gets another group than `source`, which
@@ -172,7 +199,8 @@ impl Staging {
     pub(super) fn prepare_shared(&self, fs: &Fs, number: usize) -> Result<()> {
         let path = self.shared(number);
         fs.remove(&path)?;
-        fs.create(&path, 0o666).map(drop)
+        fs.create(&path, 0o666)?;
+        self.sync(fs)
     }
 
     /// Takes a lock without a value: fails with EEXIST while somebody has it, with ENOENT where

@@ -12,8 +12,8 @@ const MAX_ENTRIES: usize = 2_000_000;
 pub(super) enum Below {
     /// Directories at most.
     Nothing,
-    /// Locks, and no reference.
-    Locks,
+    /// Locks, and no reference: the path of one.
+    Lock(Vec<u8>),
     /// A reference, by its path.
     Reference(Vec<u8>),
 }
@@ -22,19 +22,19 @@ pub(super) enum Below {
 pub(super) fn below(fs: &Fs, dir: &[u8]) -> Result<Below, Error> {
     let mut descent = fs.descent()?;
     let mut waiting = vec![dir.to_vec()];
-    let mut locks = false;
+    let mut lock = None;
     while let Some(path) = waiting.pop() {
         let Some(dir) = descent.dir(&path)? else { continue };
         for (name, kind) in dir.entries(MAX_ENTRIES)? {
             let inner = [&path, b"/".as_slice(), &name].concat();
             match kind {
                 EntryType::Dir => waiting.push(inner),
-                _ if name.ends_with(b".lock") => locks = true,
+                _ if name.ends_with(b".lock") => lock = Some(inner),
                 _ => return Ok(Below::Reference(inner)),
             }
         }
     }
-    Ok(if locks { Below::Locks } else { Below::Nothing })
+    Ok(lock.map_or(Below::Nothing, Below::Lock))
 }
 
 /// Removes a tree of empty directories; false, with nothing removed, if there is anything else in

@@ -48,7 +48,7 @@ pub(super) static ROWS: [Row; Calls::ALL.len()] = [
     before(&[Calls::Verify as usize], &[ALWAYS, HASHES, STAGE, READ, TAKE_FILES]),
     row(&[ALWAYS, HASHES, WATCHDOG, POLL, THREADS, READ, VERIFIER]),
     before(&[Calls::CommitRefs as usize], &[ALWAYS, HASHES, STAGE, LAYER, READ, QUARANTINE, STOCK]),
-    row(&[ALWAYS, HASHES, READ, FILES, WRITER]),
+    row(&[ALWAYS, HASHES, READ, FILES, WRITER, PACKED_REFS]),
     row(&[ALWAYS, HASHES, READ, FILES, MAKER]),
     row(&[ALWAYS, HASHES, READ]),
 ];
@@ -273,6 +273,10 @@ const WRITER: &[Use] = &[
     rare(SYS_ftruncate, "a reflog as it was before"),
     rare(SYS_clock_nanosleep, "a pause before the next try for a lock"),
 ];
+
+/// commit_refs.
+const PACKED_REFS: &[Use] =
+    &[rare(SYS_utimensat, "a new packed-refs in the same second as the one before gets a later one")];
 
 /// verify, until it has its files.
 const TAKE_FILES: &[Use] = &[made(SYS_recvmsg, "the quarantine's files and the client's pipe")];
