@@ -41,6 +41,11 @@ impl FileId {
         }
     }
 
+    /// When its content changed last, in seconds since 1970 and nanoseconds.
+    pub(crate) fn modified(&self) -> (i64, i64) {
+        self.modified
+    }
+
     fn lay_still(&self, now: SystemTime) -> bool {
         let seconds = u64::try_from(self.changed.0).ok();
         let changed = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds + 1)));

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::mounts::{DIRECTORY, Look};
 
 /// What a directory entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EntryType {
     /// A regular file.
     File,
@@ -193,6 +193,11 @@ impl Dir {
 
     /// The names in this directory, `.` and `..` left out, in no order, `limit` of them at most.
     pub fn entries(&self, limit: usize) -> Result<Vec<(Vec<u8>, EntryType)>> {
+        Ok(self.numbered_entries(limit)?.into_iter().map(|(name, kind, _)| (name, kind)).collect())
+    }
+
+    /// The same, each with the number of its inode.
+    pub(crate) fn numbered_entries(&self, limit: usize) -> Result<Vec<(Vec<u8>, EntryType, u64)>> {
         let fail = |errno| Error::Read(self.name.clone(), io(errno));
         // A fresh open file description: a shared one would start at the position where another
         // reader left it.
@@ -220,7 +225,7 @@ impl Dir {
                     Err(errno) => return Err(Error::Open(self.name_of(name), io(errno))),
                 },
             };
-            names.push((name.to_vec(), kind));
+            names.push((name.to_vec(), kind, entry.ino()));
         }
         Ok(names)
     }

@@ -35,6 +35,7 @@ pub mod midx;
 pub mod mounts;
 pub mod object;
 pub mod pack;
+mod pack_files;
 pub mod pack_index;
 pub mod packed_refs;
 pub mod place;

@@ -131,7 +131,13 @@ impl Listed<'_> {
     #[must_use]
     pub fn peeled(&self, reader: &mut Reader<'_>) -> Option<ObjectId> {
         let PackedValue { target, peeled, peel_known } = self.value.ok()?;
-        if !peel_known && let Ok(Some((ObjectKind::Tag, _))) = reader.header(&target) {
+        // A branch can name nothing but a commit (`git update-ref` refuses all else), which need
+        // not be looked for.
+        let branch = self.symref_target.unwrap_or(self.name).starts_with(b"refs/heads/");
+        if !peel_known
+            && !branch
+            && let Ok(Some((ObjectKind::Tag, _))) = reader.header(&target)
+        {
             return peel(reader, &target);
         }
         peeled

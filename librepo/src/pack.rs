@@ -99,7 +99,7 @@ pub struct Pack {
     name: String,
     map: Map,
     file: Option<File>,
-    index: PackIndex,
+    index: Arc<PackIndex>,
     rev: Option<Map>,
     order: OnceLock<Order>,
     checked: Arc<Checked>,
@@ -110,6 +110,16 @@ impl Pack {
     /// Puts a pack together from its maps; the error is the reason to ignore it. `name` is the
     /// file's name without `.pack`; `rev` is the `.rev` file, not believed until it is checked.
     pub fn new(name: String, map: Map, index: PackIndex, rev: Option<Map>) -> Result<Pack, &'static str> {
+        Pack::with_index(name, map, Arc::new(index), rev)
+    }
+
+    /// The same with an index that others use, too.
+    pub(crate) fn with_index(
+        name: String,
+        map: Map,
+        index: Arc<PackIndex>,
+        rev: Option<Map>,
+    ) -> Result<Pack, &'static str> {
         let hash = index.hash();
         if map.len() < HEADER_LEN + hash.len() || !map.starts_with(b"PACK") {
             return Err("not a pack");
@@ -163,6 +173,11 @@ impl Pack {
     #[inline]
     pub fn index(&self) -> &PackIndex {
         &self.index
+    }
+
+    /// The index, to be kept.
+    pub(crate) fn shared_index(&self) -> Arc<PackIndex> {
+        self.index.clone()
     }
 
     /// The algorithm of the ids.

@@ -63,6 +63,11 @@ impl PackIndex {
         &self.map
     }
 
+    /// When its file was written, in seconds since 1970 and nanoseconds.
+    pub(crate) fn written(&self) -> Option<(i64, i64)> {
+        Some(self.map.file_id()?.modified())
+    }
+
     /// How many objects there are.
     #[inline]
     pub fn count(&self) -> u32 {

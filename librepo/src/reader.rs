@@ -183,7 +183,7 @@ impl<'s> Reader<'s> {
     }
 
     fn pack(&self, number: u32) -> Result<&'s Pack> {
-        let pack = self.store.packs().get(number as usize);
+        let pack = self.store.pack(number);
         pack.ok_or_else(|| Error::Limit(format!("no pack with the number {number}")))
     }
 

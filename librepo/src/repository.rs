@@ -180,9 +180,11 @@ impl Repository {
         self.shallow
     }
 
-    /// Files that were passed over because they are damaged, one line each, for the log.
-    pub fn notes(&self) -> impl Iterator<Item = &str> {
-        self.store.notes().iter().chain(&self.notes).map(String::as_str)
+    /// Files that were passed over so far because they are damaged, one line each, for the log.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.store.notes();
+        notes.extend_from_slice(&self.notes);
+        notes
     }
 }
 

@@ -1,25 +1,31 @@
 //! Where a repository's objects are: packs, multi-pack indexes, loose files, alternates.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libgit::{HashKind, ObjectId};
 
 use crate::checked::Checked;
-use crate::dir::{Dir, EntryType};
+use crate::dir::Dir;
 use crate::error::Result;
 use crate::loose;
 use crate::midx::MultiPackIndex;
 use crate::pack::Pack;
+use crate::pack_files::{self, Fault, Listed, Opener, PackFiles};
 use crate::pack_index::PackIndex;
 
-/// The most entries that a pack directory may have.
-const MAX_PACK_ENTRIES: usize = 200_000;
-/// Packs of at least this many bytes keep their file open, for copying inside the kernel.
-const KEEP_OPEN_BYTES: usize = 1 << 20;
 /// How many packs keep their file open at most.
 const KEEP_OPEN: usize = 32;
+/// How many packs are asked before it is found out which are the newest.
+const GUESSES: usize = 8;
+/// About how many bytes of a pack an object takes, for an estimate.
+const OBJECT: u64 = 4096;
+/// A pack with so many objects is opened before its index is relied upon: while a fetch goes on,
+/// maintenance can take away only packs of which little has to be found again.
+const MANY: u32 = 1000;
 
 /// What a [`Store`] allows.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +45,7 @@ impl Default for StoreLimits {
 pub enum Location {
     /// In a pack.
     Pack {
-        /// Which of [`Store::packs`].
+        /// Its number, for [`Store::pack`].
         pack: u32,
         /// The object's index in the pack, in the order of ids.
         index: u32,
@@ -57,8 +63,10 @@ pub enum Location {
 #[derive(Debug)]
 struct Objects {
     dir: Dir,
+    /// Its directory of packs, as it was when it was listed.
+    packs: Option<Dir>,
     midx: Option<Midx>,
-    /// When its packs last came or went before they were opened.
+    /// When its packs last came or went before they were listed.
     stamp: Option<(i64, i64)>,
 }
 
@@ -71,41 +79,64 @@ struct Midx {
 
 #[derive(Debug)]
 struct StorePack {
-    /// Which objects directory it lies in; `u16::MAX` if it was added by hand.
+    files: PackFiles,
+    /// Which objects directory it lies in; [`ELSEWHERE`] if it was added by hand.
     dir: u16,
     /// Whether a multi-pack index answers for it.
     covered: bool,
-    /// Whether what its objects name may be missing here, by the `.promisor` file beside it.
-    promisor: bool,
 }
 
-/// How often a directory that changes while it is looked at is looked at again.
+/// The directory of packs that were added by hand.
+const ELSEWHERE: u16 = u16::MAX;
+
+/// How often a directory that changes while it is looked at is looked at again, and how often all
+/// are listed again because packs went away.
 const SCANS: usize = 8;
 
-/// What is in the place of a pack's file, and none.
-const ODD: &str = "not a regular file";
-
-/// The name of a pack in texts and in multi-pack indexes, from that of its files.
-fn shown_name(stem: &[u8]) -> String {
-    stem.escape_ascii().to_string()
+/// What was found to be wrong.
+#[derive(Debug, Default)]
+struct Faults {
+    /// For the log.
+    notes: Vec<String>,
+    /// Packs that may hold what is found nowhere else, and cannot be used: of lists, with the
+    /// number of the directory, and of files that were opened.
+    listed: Vec<(u16, String)>,
+    opened: Vec<String>,
 }
 
-/// All objects of one repository, as they were when it was opened.
+impl Faults {
+    /// Keeps a line for the log, once: a directory is looked at several times.
+    fn note(&mut self, text: String) {
+        if !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
+    }
+}
+
+/// All objects of one repository.
 ///
-/// Packs and their indexes are opened and mapped at once, so that a pack which maintenance removes
-/// meanwhile can still be read. Shared between threads; each reads through its own
+/// Directories of packs are listed when it is opened. An index is opened when something is first
+/// looked for in it, and a pack when its index has it. Where one was removed between the two, the
+/// directories are listed again. Shared between threads; each reads through its own
 /// [`Reader`](crate::reader::Reader).
 #[derive(Debug)]
 pub struct Store {
     hash: HashKind,
     limits: StoreLimits,
     objects: Vec<Objects>,
-    packs: Vec<Pack>,
-    about: Vec<StorePack>,
-    notes: Vec<String>,
-    /// Packs that may hold what is found nowhere else, and cannot be read: the directory of each,
-    /// and the reason.
-    unusable: Vec<(u16, String)>,
+    packs: Vec<StorePack>,
+    /// Packs that were found since, after those above were gone; their numbers continue those.
+    later: [OnceLock<Vec<StorePack>>; SCANS],
+    /// Taken to list directories again.
+    listing: Mutex<()>,
+    /// Whether a pack was found to be gone since the last list.
+    gone: AtomicBool,
+    /// Those of the first list that are probably the newest.
+    guesses: Vec<u32>,
+    /// The numbers of the first list's packs, those that were written last first.
+    newest: OnceLock<Vec<u32>>,
+    faults: Mutex<Faults>,
+    kept_open: AtomicUsize,
     /// Whether the repository is a partial clone: `.promisor` files count.
     partial: bool,
     last_hit: AtomicU32,
@@ -113,7 +144,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the packs of an objects directory and of its alternates' (all of them, already
+    /// Lists the packs of an objects directory and of its alternates' (all of them, already
     /// resolved: see [`alternates`](crate::alternates)).
     pub fn open(
         objects: Dir,
@@ -122,19 +153,9 @@ impl Store {
         limits: StoreLimits,
         checked: Arc<Checked>,
     ) -> Result<Store> {
-        let dirs = std::iter::once(objects).chain(alternates).take(usize::from(u16::MAX));
-        let mut store = Store {
-            hash,
-            limits,
-            objects: dirs.map(|dir| Objects { dir, midx: None, stamp: None }).collect(),
-            packs: Vec::new(),
-            about: Vec::new(),
-            notes: Vec::new(),
-            unusable: Vec::new(),
-            partial: false,
-            last_hit: AtomicU32::new(0),
-            checked,
-        };
+        let dirs = std::iter::once(objects).chain(alternates).take(usize::from(ELSEWHERE));
+        let objects = dirs.map(|dir| Objects { dir, packs: None, midx: None, stamp: None }).collect();
+        let mut store = Store { objects, checked, ..Store::of_packs(hash, limits) };
         store.refresh()?;
         Ok(store)
     }
@@ -146,32 +167,248 @@ impl Store {
             limits,
             objects: Vec::new(),
             packs: Vec::new(),
-            about: Vec::new(),
-            notes: Vec::new(),
-            unusable: Vec::new(),
+            later: Default::default(),
+            listing: Mutex::default(),
+            gone: AtomicBool::new(false),
+            guesses: Vec::new(),
+            newest: OnceLock::new(),
+            faults: Mutex::default(),
+            kept_open: AtomicUsize::new(0),
             partial: false,
             last_hit: AtomicU32::new(0),
             checked: Arc::default(),
         }
     }
 
-    /// Looks for packs that appeared since, and gives their number. Those already open stay, with
+    /// Looks for packs that appeared since, and gives their number. Those already known stay, with
     /// their numbers.
     pub fn refresh(&mut self) -> Result<usize> {
+        self.settle_numbers();
         let before = self.packs.len();
+        self.packs.iter_mut().for_each(|pack| pack.files.retry());
+        self.faults().opened.clear();
+        self.gone.store(false, Relaxed);
         for dir in 0..self.objects.len() {
-            // While it is repacked, a directory's list may have neither the old pack nor the new
-            // one.
-            for _ in 0..SCANS {
-                let stamp = self.stamp(dir)?;
-                let whole = self.scan(dir)?;
-                self.objects[dir].stamp = stamp;
-                if whole && stamp == self.stamp(dir)? {
-                    break;
-                }
+            self.objects[dir].packs = self.objects[dir].dir.open_dir(b"pack")?;
+            let (listed, stamp) = self.list(dir)?;
+            self.objects[dir].stamp = stamp;
+            let (has_midx, has_layers) = (listed.has_midx, listed.has_layers);
+            let new = self.take(dir as u16, listed);
+            self.packs.extend(new);
+            self.load_midx(dir, has_midx);
+            if has_layers {
+                self.note_layers(dir)?;
             }
         }
+        self.guesses = self.guess();
         Ok(self.packs.len() - before)
+    }
+
+    /// Puts all packs into one list, with the numbers that they have.
+    fn settle_numbers(&mut self) {
+        for later in &mut self.later {
+            self.packs.extend(later.take().unwrap_or_default());
+        }
+        self.newest = OnceLock::new();
+        self.guesses.clear();
+    }
+
+    /// What a directory of packs holds, and when that last changed. While it is repacked, a list
+    /// may have neither the old pack nor the new one.
+    fn list(&self, number: usize) -> Result<(Listed, Option<(i64, i64)>)> {
+        let mut scan = 0;
+        loop {
+            let stamp = self.stamp(number)?;
+            let listed = match &self.objects[number].packs {
+                Some(dir) => pack_files::list(dir)?,
+                None => Listed::default(),
+            };
+            scan += 1;
+            if scan >= SCANS || stamp == self.stamp(number)? {
+                return Ok((listed, stamp));
+            }
+        }
+    }
+
+    /// The packs of a list that are new. What was said of the directory before may have changed.
+    fn take(&self, dir: u16, listed: Listed) -> Vec<StorePack> {
+        let known = self.all().filter(|(_, pack)| pack.dir == dir && !pack.files.is_gone());
+        let known: HashSet<&str> = known.map(|(_, pack)| pack.files.name()).collect();
+        let mut faults = self.faults();
+        faults.listed.retain(|(of, _)| *of != dir);
+        for (text, noted) in listed.unusable {
+            if noted {
+                faults.note(text.clone());
+            }
+            faults.listed.push((dir, text));
+        }
+        let new = listed.packs.into_iter().filter(|files| !known.contains(files.name()));
+        new.map(|files| StorePack { files, dir, covered: false }).collect()
+    }
+
+    /// Lists all directories again if a pack was found to be gone, unless that was done too often.
+    /// `seen` is how many packs were known before the search that missed it. Whether there is
+    /// reason to search again.
+    fn listed_again(&self, seen: Range<u32>) -> bool {
+        let _one = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.pack_numbers() != seen {
+            return true;
+        }
+        let Some(place) = self.later.iter().find(|later| later.get().is_none()) else { return false };
+        if !self.gone.swap(false, Relaxed) {
+            return false;
+        }
+        let mut found = Vec::new();
+        for dir in 0..self.objects.len() {
+            match self.list(dir) {
+                Ok((listed, _)) => found.extend(self.take(dir as u16, listed)),
+                Err(e) => self.faults().note(e.to_string()),
+            }
+        }
+        let any = !found.is_empty();
+        any && place.set(found).is_ok()
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All packs with their numbers.
+    fn all(&self) -> impl Iterator<Item = (u32, &StorePack)> {
+        let later = self.later.iter().map_while(OnceLock::get).flatten();
+        (0..).zip(self.packs.iter().chain(later))
+    }
+
+    fn known(&self, number: u32) -> Option<&StorePack> {
+        let mut at = number as usize;
+        if let Some(pack) = self.packs.get(at) {
+            return Some(pack);
+        }
+        at -= self.packs.len();
+        for later in self.later.iter().map_while(OnceLock::get) {
+            if let Some(pack) = later.get(at) {
+                return Some(pack);
+            }
+            at -= later.len();
+        }
+        None
+    }
+
+    /// Lends what opening a file of a pack needs.
+    fn with_opener<'s, T>(
+        &'s self,
+        pack: &'s StorePack,
+        open: impl FnOnce(&'s PackFiles, &Opener<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let dir = self.objects.get(usize::from(pack.dir))?.packs.as_ref()?;
+        let may_keep = || self.kept_open.fetch_add(1, Relaxed) < KEEP_OPEN;
+        let fault = |fault: Fault| match fault {
+            Fault::Gone => self.gone.store(true, Relaxed),
+            Fault::Bad(why) => {
+                let mut faults = self.faults();
+                faults.opened.push(why.clone());
+                faults.note(why);
+            }
+        };
+        let opener =
+            Opener { dir, hash: self.hash, checked: &self.checked, may_keep: &may_keep, fault: &fault };
+        open(&pack.files, &opener)
+    }
+
+    fn index_of<'s>(&'s self, pack: &'s StorePack) -> Option<&'s PackIndex> {
+        pack.files.opened_index().or_else(|| self.with_opener(pack, PackFiles::index))
+    }
+
+    fn open_pack<'s>(&'s self, pack: &'s StorePack) -> Option<&'s Pack> {
+        pack.files.opened().or_else(|| self.with_opener(pack, PackFiles::pack))
+    }
+
+    /// The pack with this number, opened now if it was not; `None` if it is no good.
+    #[inline]
+    pub fn pack(&self, number: u32) -> Option<&Pack> {
+        self.open_pack(self.known(number)?)
+    }
+
+    /// The index of the pack with this number, opened now if it was not; `None` if it is no good.
+    #[inline]
+    pub fn index(&self, number: u32) -> Option<&PackIndex> {
+        self.index_of(self.known(number)?)
+    }
+
+    /// The numbers of the packs that are known so far.
+    pub fn pack_numbers(&self) -> Range<u32> {
+        let later: usize = self.later.iter().map_while(OnceLock::get).map(Vec::len).sum();
+        0..(self.packs.len() + later) as u32
+    }
+
+    /// All packs that are good, opened now if they were not, by their numbers.
+    pub fn packs(&self) -> Vec<&Pack> {
+        self.all().filter_map(|(_, pack)| self.open_pack(pack)).collect()
+    }
+
+    /// The packs that are open.
+    pub fn opened_packs(&self) -> impl Iterator<Item = &Pack> {
+        self.all().filter_map(|(_, pack)| pack.files.opened())
+    }
+
+    /// The packs that had a file of bitmaps beside them when they were listed: for each its number
+    /// and directory, and the file's name.
+    pub(crate) fn packs_with_bitmaps(&self) -> impl Iterator<Item = (u32, u16, Vec<u8>)> {
+        let with = self.all().filter(|(_, pack)| pack.files.has_bitmap);
+        with.map(|(number, pack)| (number, pack.dir, pack.files.file_name(b".bitmap")))
+    }
+
+    /// Opens all indexes, and those packs that hold many objects, so that from here on what is
+    /// known to be there can be read.
+    pub(crate) fn open_indexes(&self) {
+        for _ in 0..=SCANS {
+            let seen = self.pack_numbers();
+            for number in seen.clone() {
+                if self.index(number).is_some_and(|index| index.count() >= MANY) {
+                    self.pack(number);
+                }
+            }
+            if !self.listed_again(seen) {
+                break;
+            }
+        }
+    }
+
+    /// The packs of the repository itself that are probably the newest. To know it, each would have
+    /// to be looked at, and most lists of references ask for the last few.
+    fn guess(&self) -> Vec<u32> {
+        let own = self.all().filter(|(_, pack)| pack.dir == 0 && !pack.covered);
+        let mut own: Vec<(u64, u32)> = own.map(|(number, pack)| (pack.files.inode, number)).collect();
+        own.sort_unstable_by_key(|own| Reverse(*own));
+        own.into_iter().take(GUESSES).map(|(_, number)| number).collect()
+    }
+
+    /// The numbers of the packs that were listed first, those that were written last first.
+    fn newest_first(&self) -> &[u32] {
+        self.newest.get_or_init(|| {
+            let mut found = Vec::with_capacity(self.packs.len());
+            for (number, pack) in (0u32..).zip(&self.packs) {
+                let dir = self.objects.get(usize::from(pack.dir)).and_then(|objects| objects.packs.as_ref());
+                // One that cannot be looked at fails only what needs it: opening it tells why.
+                let stat = dir.and_then(|dir| dir.stat(&pack.files.file_name(b".pack")).ok().flatten());
+                let time = stat.map_or(0, |(_, stat)| stat.st_mtime);
+                found.push((pack.dir, Reverse((time, pack.files.name())), number));
+            }
+            // As C git has it: what is asked for is mostly new.
+            found.sort_unstable();
+            found.into_iter().map(|(_, _, number)| number).collect()
+        })
+    }
+
+    /// About how many bytes all packs have.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        let few = self.pack_numbers().len() <= GUESSES;
+        let bytes = |(number, pack): (u32, &StorePack)| {
+            let pack = if few { self.open_pack(pack) } else { pack.files.opened() };
+            let unopened = || self.index(number).map_or(0, |index| u64::from(index.count()) * OBJECT);
+            pack.map_or_else(unopened, |pack| pack.bytes().len() as u64)
+        };
+        self.all().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// Says whether the repository is a partial clone, so that what a `.promisor` pack names may be
@@ -189,8 +426,7 @@ impl Store {
     /// The packs that came from the server that has what is missing, by number. None unless the
     /// repository is a partial clone.
     pub fn promisor_packs(&self) -> impl Iterator<Item = u32> {
-        let numbered = self.about.iter().zip(0u32..);
-        numbered.filter(|(about, _)| self.partial && about.promisor).map(|(_, number)| number)
+        self.all().filter(|(_, pack)| self.partial && pack.files.promisor).map(|(number, _)| number)
     }
 
     /// Whether an object lies in one of these packs.
@@ -198,7 +434,7 @@ impl Store {
         self.promisor_packs().any(|number| self.in_pack(number, id).is_some())
     }
 
-    /// Whether packs came or went since they were opened.
+    /// Whether packs came or went since they were listed.
     pub fn is_stale(&self) -> bool {
         (0..self.objects.len()).any(|dir| self.stamp(dir).ok() != Some(self.objects[dir].stamp))
     }
@@ -209,87 +445,6 @@ impl Store {
         Ok(stat.map(|(_, stat)| (stat.st_mtime, stat.st_mtime_nsec)))
     }
 
-    /// Opens the packs of a directory that are not open yet; false if one of them went away
-    /// meanwhile.
-    fn scan(&mut self, number: usize) -> Result<bool> {
-        let Some(dir) = self.objects[number].dir.open_dir(b"pack")? else { return Ok(true) };
-        let dir_number = u16::try_from(number).unwrap_or(u16::MAX);
-        let open: HashSet<&str> = self.of_dir(dir_number).map(|(pack, _)| pack.name()).collect();
-        let entries = dir.entries(MAX_PACK_ENTRIES)?;
-        let indexed: HashSet<&[u8]> =
-            entries.iter().filter_map(|(name, _)| name.strip_suffix(b".idx")).collect();
-        let promisors: HashSet<&[u8]> =
-            entries.iter().filter_map(|(name, _)| name.strip_suffix(b".promisor")).collect();
-        let (mut found, mut unusable) = (Vec::new(), Vec::new());
-        let mut say = |name: &[u8], why: &str| {
-            unusable.push(format!("{}: {why}", dir.name_of(name).display()));
-        };
-        for (name, kind) in &entries {
-            // Any name will do, as for C git: other writers have other names than `pack-ID`.
-            let Some(stem) = name.strip_suffix(b".idx") else {
-                if name.strip_suffix(b".pack").is_some_and(|stem| !indexed.contains(stem)) {
-                    say(name, "without an index");
-                }
-                continue;
-            };
-            if open.contains(&*shown_name(stem)) {
-                continue;
-            }
-            if *kind != EntryType::File {
-                say(name, ODD);
-                continue;
-            }
-            // A pack whose .pack is gone or not yet there is none.
-            let pack = [stem, b".pack"].concat();
-            match dir.stat(&pack) {
-                Ok(Some((EntryType::File, stat))) => found.push((stat.st_mtime, stem.to_owned())),
-                Ok(Some(_)) => say(&pack, ODD),
-                Ok(None) => say(name, "without its pack"),
-                // One that cannot be looked at fails only what needs it: opening it tells why.
-                Err(_) => found.push((0, stem.to_owned())),
-            }
-        }
-        // A file without its other half is told of only where an object is missing: its writer may
-        // be about to bring that.
-        let notes: Vec<String> = unusable.iter().filter(|text| text.ends_with(ODD)).cloned().collect();
-        // What was said of this directory before may have changed.
-        self.unusable.retain(|(of, _)| *of != dir_number);
-        self.unusable.extend(unusable.into_iter().map(|text| (dir_number, text)));
-        notes.into_iter().for_each(|text| self.note(text));
-        // The newest first, as C git has it: what is asked for is mostly new.
-        found.sort_by(|a, b| b.cmp(a));
-        let mut whole = true;
-        for (_, stem) in found {
-            match self.open_pack(&dir, &stem) {
-                Ok(Some(pack)) => {
-                    let promisor = promisors.contains(&stem[..]);
-                    self.packs.push(pack);
-                    self.about.push(StorePack { dir: dir_number, covered: false, promisor });
-                }
-                Ok(None) => whole = false,
-                Err(why) => {
-                    self.unusable.push((dir_number, why.clone()));
-                    self.note(why);
-                }
-            }
-        }
-        self.load_midx(number, &dir);
-        if let Some(layers) = dir.open_dir(b"multi-pack-index.d")?
-            && layers.stat(b"multi-pack-index-chain")?.is_some()
-        {
-            let name = layers.name_of(b"multi-pack-index-chain");
-            self.notes.push(format!("{}: not used: multi-pack index in layers", name.display()));
-        }
-        Ok(whole)
-    }
-
-    /// Keeps a line for the log, once: a directory is looked at several times.
-    fn note(&mut self, text: String) {
-        if !self.notes.contains(&text) {
-            self.notes.push(text);
-        }
-    }
-
     /// Why an object that is nowhere may be missing: a pack that cannot be read, or the place of
     /// its own file. `None` if all that is here can be read.
     pub fn why_missing(&self, id: Option<&ObjectId>) -> Option<String> {
@@ -297,69 +452,63 @@ impl Store {
         if loose.is_some() {
             return loose;
         }
-        match &self.unusable[..] {
-            [] => None,
-            [(_, one)] => Some(one.clone()),
-            [(_, first), rest @ ..] => Some(format!("{first}, and {} packs more", rest.len())),
+        // Any index that cannot be opened may be the one that has it.
+        for number in self.pack_numbers() {
+            let _ = self.index(number);
+        }
+        let faults = self.faults();
+        let mut all = faults.opened.iter().chain(faults.listed.iter().map(|(_, text)| text));
+        let first = all.next()?.clone();
+        match all.count() {
+            0 => Some(first),
+            more => Some(format!("{first}, and {more} packs more")),
         }
     }
 
-    /// The packs of one objects directory, with their numbers.
-    fn of_dir(&self, dir: u16) -> impl Iterator<Item = (&Pack, u32)> {
-        let numbered = self.packs.iter().zip(&self.about).zip(0u32..);
-        numbered.filter(move |((_, about), _)| about.dir == dir).map(|((pack, _), number)| (pack, number))
+    fn note_layers(&self, number: usize) -> Result<()> {
+        let Some(dir) = &self.objects[number].packs else { return Ok(()) };
+        if let Some(layers) = dir.open_dir(b"multi-pack-index.d")?
+            && layers.stat(b"multi-pack-index-chain")?.is_some()
+        {
+            let name = layers.name_of(b"multi-pack-index-chain");
+            self.faults().note(format!("{}: not used: multi-pack index in layers", name.display()));
+        }
+        Ok(())
     }
 
-    /// Opens one pack; `None` if it went away under us, the reason if it is no good.
-    fn open_pack(&self, dir: &Dir, stem: &[u8]) -> std::result::Result<Option<Pack>, String> {
-        let text = |e: crate::Error| e.to_string();
-        let name = |suffix: &[u8]| [stem, suffix].concat();
-        let Some(index) = dir.map(&name(b".idx")).map_err(text)? else { return Ok(None) };
-        let about = |suffix: &[u8], why: &str| format!("{}: {why}", dir.name_of(&name(suffix)).display());
-        let index = PackIndex::parse(index, self.hash).map_err(|why| about(b".idx", why))?;
-        let Some(file) = dir.open_file(&name(b".pack")).map_err(text)? else { return Ok(None) };
-        let map = crate::dir::Map::of_file(&file).map_err(|e| about(b".pack", &e.to_string()))?;
-        // A .rev file that cannot be opened is one that is not there.
-        let rev = dir.map(&name(b".rev")).ok().flatten();
-        let keep = map.len() >= KEEP_OPEN_BYTES
-            && self.packs.iter().filter(|pack| pack.file().is_some()).count() < KEEP_OPEN;
-        let pack = Pack::new(shown_name(stem), map, index, rev).map_err(|why| about(b".pack", why))?;
-        let pack = pack.with_checked(self.checked.clone());
-        Ok(Some(if keep { pack.with_file(file) } else { pack }))
-    }
-
-    /// Takes the multi-pack index of a directory if all its packs are open; else each pack's own
+    /// Takes the multi-pack index of a directory if all its packs were listed; else each pack's own
     /// index does.
-    fn load_midx(&mut self, number: usize, dir: &Dir) {
-        let file = match dir.map(b"multi-pack-index") {
-            Ok(None) => None,
-            Ok(Some(map)) => Some(MultiPackIndex::parse(map, self.hash).map_err(str::to_owned)),
-            Err(e) => Some(Err(e.to_string())),
-        };
-        let file = file.map(|file| {
-            let file = file?;
-            let of_dir = self.of_dir(u16::try_from(number).unwrap_or(u16::MAX));
-            let numbers: HashMap<&str, u32> = of_dir.map(|(pack, number)| (pack.name(), number)).collect();
-            let packs: Option<Vec<u32>> =
-                file.packs().iter().map(|name| numbers.get(&name[..]).copied()).collect();
-            let packs = packs.ok_or_else(|| "packs of the multi-pack index missing".to_owned())?;
-            Ok::<_, String>(Midx { file, packs })
-        });
-        let midx = match file {
-            Some(Ok(midx)) => Some(midx),
-            None => None,
-            Some(Err(why)) => {
-                self.notes.push(format!("{}: {why}", dir.name_of(b"multi-pack-index").display()));
+    fn load_midx(&mut self, number: usize, present: bool) {
+        let midx = match self.open_midx(number, present) {
+            Ok(midx) => midx,
+            Err(why) => {
+                self.faults().note(why);
                 None
             }
         };
-        for about in self.about.iter_mut().filter(|about| usize::from(about.dir) == number) {
-            about.covered = false;
+        for pack in self.packs.iter_mut().filter(|pack| usize::from(pack.dir) == number) {
+            pack.covered = false;
         }
         for &pack in midx.iter().flat_map(|midx| &midx.packs) {
-            self.about[pack as usize].covered = true;
+            self.packs[pack as usize].covered = true;
         }
         self.objects[number].midx = midx;
+    }
+
+    fn open_midx(&self, number: usize, present: bool) -> std::result::Result<Option<Midx>, String> {
+        const NAME: &[u8] = b"multi-pack-index";
+        let dir = self.objects[number].packs.as_ref().filter(|_| present);
+        let Some(dir) = dir else { return Ok(None) };
+        let fault = |why: &str| format!("{}: {why}", dir.name_of(NAME).display());
+        let map = dir.map(NAME).map_err(|e| fault(&e.to_string()))?;
+        let Some(map) = map else { return Ok(None) };
+        let file = MultiPackIndex::parse(map, self.hash).map_err(fault)?;
+        let of_dir = self.all().filter(|(_, pack)| usize::from(pack.dir) == number);
+        let numbers: HashMap<&str, u32> = of_dir.map(|(at, pack)| (pack.files.name(), at)).collect();
+        let packs: Option<Vec<u32>> =
+            file.packs().iter().map(|name| numbers.get(&name[..]).copied()).collect();
+        let packs = packs.ok_or_else(|| fault("packs of the multi-pack index missing"))?;
+        Ok(Some(Midx { file, packs }))
     }
 
     /// The multi-pack index of an objects directory (of [`Store::object_dirs`]), if one is in use,
@@ -371,16 +520,13 @@ impl Store {
 
     /// The multi-pack indexes in use, each with the numbers that its packs have here.
     pub fn multi_pack_indexes(&self) -> impl Iterator<Item = (&MultiPackIndex, &[u32])> {
-        self.objects
-            .iter()
-            .filter_map(|objects| objects.midx.as_ref())
-            .map(|midx| (&midx.file, &midx.packs[..]))
+        (0..self.objects.len()).filter_map(|dir| self.multi_pack_index(dir))
     }
 
     /// Adds a pack that lies elsewhere (one that is just being received), and gives its number.
     pub fn add_pack(&mut self, pack: Pack) -> u32 {
-        self.packs.push(pack);
-        self.about.push(StorePack { dir: u16::MAX, covered: false, promisor: false });
+        self.settle_numbers();
+        self.packs.push(StorePack { files: PackFiles::of(pack), dir: ELSEWHERE, covered: false });
         (self.packs.len() - 1) as u32
     }
 
@@ -400,20 +546,14 @@ impl Store {
         self.limits
     }
 
-    /// The packs. Their order is that of their numbers in [`Location`].
-    #[inline]
-    pub fn packs(&self) -> &[Pack] {
-        &self.packs
-    }
-
-    /// Files that were passed over because they are damaged, one line each, for the log.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// Files that were passed over so far because they are damaged, one line each, for the log.
+    pub fn notes(&self) -> Vec<String> {
+        self.faults().notes.clone()
     }
 
     /// Whether the pack lies in the repository itself, not in an alternate.
     pub fn is_local(&self, pack: u32) -> bool {
-        self.about.get(pack as usize).is_some_and(|about| about.dir == 0)
+        self.known(pack).is_some_and(|pack| pack.dir == 0)
     }
 
     /// The objects directories: the repository's own, then its alternates.
@@ -422,9 +562,10 @@ impl Store {
     }
 
     fn in_pack(&self, number: u32, id: &ObjectId) -> Option<Location> {
-        let pack = self.packs.get(number as usize)?;
-        let index = pack.lookup(id.as_bytes())?;
-        Some(Location::Pack { pack: number, index, offset: pack.offset_at(index) })
+        let pack = self.known(number)?;
+        let index = self.index_of(pack)?.lookup(id.as_bytes())?;
+        let offset = self.open_pack(pack)?.offset_at(index);
+        Some(Location::Pack { pack: number, index, offset })
     }
 
     /// Where an object is in the packs.
@@ -432,9 +573,22 @@ impl Store {
         if id.kind() != self.hash {
             return None;
         }
+        loop {
+            let seen = self.pack_numbers();
+            let found = self.search_packs(id);
+            if found.is_some() || !self.listed_again(seen) {
+                return found;
+            }
+        }
+    }
+
+    fn search_packs(&self, id: &ObjectId) -> Option<Location> {
         // The pack that had the last object has most often the next.
         let last = self.last_hit.load(Relaxed);
-        if let Some(found) = self.in_pack(last, id) {
+        let asked = |number: u32| self.known(number).is_some_and(|pack| pack.files.opened().is_some());
+        if asked(last)
+            && let Some(found) = self.in_pack(last, id)
+        {
             return Some(found);
         }
         let found = self.by_midx(id).or_else(|| self.by_packs(id, last, false))?;
@@ -445,18 +599,35 @@ impl Store {
     }
 
     /// Asks the multi-pack indexes for the pack, and that pack's own index for the rest, so that a
-    /// damaged multi-pack index can cost time but never give a wrong object.
+    /// damaged multi-pack index can cost time but never give a wrong object. Where that pack cannot
+    /// be read, others may have the object, too.
     fn by_midx(&self, id: &ObjectId) -> Option<Location> {
         self.objects.iter().filter_map(|objects| objects.midx.as_ref()).find_map(|midx| {
             let (pack, _) = midx.file.entry_at(midx.file.lookup(id.as_bytes())?)?;
-            self.in_pack(*midx.packs.get(pack as usize)?, id)
+            let pack = *midx.packs.get(pack as usize)?;
+            self.in_pack(pack, id).or_else(|| self.by_packs(id, pack, true))
         })
     }
 
     /// Asks one pack after the other, those that a multi-pack index answers for or the others.
     fn by_packs(&self, id: &ObjectId, but: u32, covered: bool) -> Option<Location> {
-        let packs = self.about.iter().zip(0u32..).filter(|(about, _)| about.covered == covered);
-        packs.filter(|&(_, number)| number != but).find_map(|(_, number)| self.in_pack(number, id))
+        let of_kind = |number: &u32| self.known(*number).is_some_and(|pack| pack.covered == covered);
+        let asked = |number: &u32| {
+            *number == but && self.known(*number).is_some_and(|pack| pack.files.opened().is_some())
+        };
+        let search = |number: u32| self.in_pack(number, id);
+        let mut guesses = self.guesses.iter().copied().filter(of_kind).filter(|number| !asked(number));
+        if let Some(found) = guesses.find_map(search) {
+            return Some(found);
+        }
+        let mut others = self.pack_numbers().filter(of_kind).filter(|number| !self.guesses.contains(number));
+        let first = others.next()?;
+        if others.next().is_none() {
+            return search(first);
+        }
+        let later = self.packs.len() as u32..self.pack_numbers().end;
+        let order = self.newest_first().iter().copied().chain(later).filter(of_kind);
+        order.filter(|number| !asked(number) && !self.guesses.contains(number)).find_map(search)
     }
 
     /// Where an object is.

@@ -131,7 +131,7 @@ fn a_wrong_order_is_noticed() {
     fs::write(&file, bytes).unwrap();
     let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
     let repository = scratch.open();
-    let pack = repository.store().packs().iter().find(|pack| pack.name() == name).unwrap();
+    let pack = repository.store().packs().into_iter().find(|pack| pack.name() == name).unwrap();
     assert!(!pack.order().is_from_file());
     let mut at = 12;
     while let Some(end) = pack.end_of(at) {

@@ -57,7 +57,7 @@ struct Answer {
 
 fn ask(history: &History, question: &Question) -> Answer {
     let repository = history.open();
-    assert_eq!(repository.notes().collect::<Vec<_>>(), Vec::<&str>::new());
+    assert_eq!(repository.notes(), Vec::<&str>::new());
     let mut reader = Reader::new(repository.store(), 1 << 20);
     let refs = repository.refs().list::<&[u8]>(&[], Some(&mut reader)).unwrap();
     let mut fetch = Fetch::new(&repository, Tips::new(&refs), Policy::Any, FetchLimits::default()).unwrap();

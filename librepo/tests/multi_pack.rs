@@ -46,7 +46,7 @@ struct Fetched {
 /// Fetches, and lets git complete and check the pack in a clone that has the haves.
 fn fetch(scratch: &Scratch, wants: &[ObjectId], haves: &[ObjectId]) -> Fetched {
     let repository: Repository = scratch.open();
-    let mut log: Vec<String> = repository.notes().map(str::to_owned).collect();
+    let mut log: Vec<String> = repository.notes();
     let mut fetch = Fetch::new(&repository, Tips::default(), Policy::Any, FetchLimits::default()).unwrap();
     for want in wants {
         fetch.want(*want).unwrap();

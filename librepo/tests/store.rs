@@ -211,7 +211,7 @@ fn a_multi_pack_index() {
         fs::write(scratch.dir.join("objects/pack/multi-pack-index"), midx).unwrap();
         let repository = scratch.open();
         assert_eq!(repository.store().multi_pack_indexes().count(), 0);
-        assert_eq!(repository.notes().count(), 1);
+        assert_eq!(repository.notes().len(), 1);
         fs::remove_file(scratch.dir.join("objects/pack/multi-pack-index")).unwrap();
         same_objects(&scratch, &repository);
     });
@@ -237,6 +237,83 @@ fn packs_that_appear_later() {
     scratch.git(&["repack", "-adq"]);
     let mut reader = Reader::new(repository.store(), 1 << 20);
     assert!(ids.iter().all(|id| reader.read(id).unwrap().is_some()));
+}
+
+/// Removes a pack with what belongs to it.
+fn remove(pack: &std::path::Path) {
+    for extension in ["pack", "idx", "rev"] {
+        let _ = fs::remove_file(pack.with_extension(extension));
+    }
+}
+
+/// Cuts history into packs of a commit each, the oldest first.
+fn a_pack_for_each_commit(scratch: &Scratch) -> usize {
+    let commits = scratch.git(&["rev-list", "--reverse", "--topo-order", "--all"]);
+    let (mut before, mut packs) = (String::new(), 0);
+    let old = files(scratch, "pack");
+    for commit in commits.lines() {
+        let revs = format!("{commit}\n{before}");
+        let name = scratch.git_with(&["pack-objects", "-q", "--revs", "made"], revs.as_bytes());
+        let name = String::from_utf8(name.trim_ascii().to_vec()).unwrap();
+        for extension in ["pack", "idx"] {
+            let to = scratch.dir.join(format!("objects/pack/pack-{name}.{extension}"));
+            fs::rename(scratch.dir.join(format!("made-{name}.{extension}")), to).unwrap();
+        }
+        before += &format!("^{commit}\n");
+        packs += 1;
+    }
+    old.iter().for_each(|pack| remove(pack));
+    scratch.git(&["prune-packed"]);
+    packs
+}
+
+#[test]
+fn an_index_is_opened_when_something_is_looked_for_in_it() {
+    let scratch = Scratch::bare(&[]);
+    scratch.history("main", 60, 1);
+    scratch.git(&["repack", "-adq"]);
+    let count = a_pack_for_each_commit(&scratch);
+    let odd = scratch.dir.join("objects/pack/odd.idx");
+    for path in [&odd, &odd.with_extension("pack")] {
+        fs::write(path, "nothing").unwrap();
+    }
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(1 << 20);
+    let odd_pack = fs::File::options().write(true).open(odd.with_extension("pack")).unwrap();
+    odd_pack.set_modified(long_ago).unwrap();
+    let repository = scratch.open();
+    let store = repository.store();
+    assert_eq!(store.pack_numbers().len(), count + 1);
+    assert_eq!((store.opened_packs().count(), store.notes()), (0, Vec::new()));
+    let tip = repository.refs().find(b"refs/heads/main").unwrap().unwrap().target;
+    assert!(store.contains(&tip));
+    assert_eq!(store.opened_packs().count(), 1);
+    let absent = ObjectId::from_hex(&[b'7'; 40]).unwrap();
+    assert!(!store.contains(&absent) && store.opened_packs().count() == 1);
+    assert!(store.notes()[0].contains("odd.idx: "), "{:?}", store.notes());
+    assert!(store.why_missing(Some(&absent)).unwrap().contains("odd.idx: "));
+    same_objects(&scratch, &repository);
+    assert_eq!((store.packs().len(), store.notes().len()), (count, 1));
+}
+
+/// C git removes packs that were listed and not opened yet: what they held is found where it lies
+/// now, as often as that happens.
+#[test]
+fn packs_that_go_away_before_they_are_opened() {
+    let scratch = Scratch::bare(&[]);
+    scratch.history("main", 60, 1);
+    scratch.git(&["repack", "-adq"]);
+    a_pack_for_each_commit(&scratch);
+    let repository = scratch.open();
+    let tip = repository.refs().find(b"refs/heads/main").unwrap().unwrap().target;
+    assert!(repository.store().contains(&tip));
+    scratch.git(&["repack", "-adq"]);
+    same_objects(&scratch, &repository);
+    let repository = scratch.open();
+    scratch.git(&["repack", "-adfq", "--depth=1"]);
+    same_objects(&scratch, &repository);
+    let repository = scratch.open();
+    files(&scratch, "pack").iter().for_each(|pack| remove(pack));
+    assert!(!repository.store().contains(&tip));
 }
 
 /// Lends everything or nothing.
@@ -298,7 +375,7 @@ fn symbolic_links_are_not_followed() {
         let file = file.unwrap();
         symlink(file.path(), scratch.dir.join("objects/pack").join(file.file_name())).unwrap();
     }
-    assert_eq!((packs(&scratch.open()), scratch.open().notes().count()), (0, 1));
+    assert_eq!((packs(&scratch.open()), scratch.open().notes().len()), (0, 1));
     symlink(victim.dir.join("config"), scratch.dir.join("config.link")).unwrap();
     fs::rename(scratch.dir.join("config.link"), scratch.dir.join("config")).unwrap();
     assert!(scratch.try_open().is_err());
@@ -430,7 +507,7 @@ fn commit_graphs() {
             scratch.git(options);
             let repository = scratch.open();
             let graph = repository.commit_graph().expect("a graph");
-            assert_eq!(repository.notes().count(), 0);
+            assert_eq!(repository.notes().len(), 0);
             assert_eq!(graph.has_corrected_dates(), matches!(round, 0 | 1 | 3), "round {round}");
             let listed = scratch.git(&["log", "--all", "--format=%H %ct %T %P"]);
             assert_eq!(listed.lines().count(), graph.count() as usize);

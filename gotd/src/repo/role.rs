@@ -245,7 +245,7 @@ fn read(
     #[cfg(feature = "escapes")]
     crate::escapes::attempt("repo_read", promises);
     let mut report = read::serve(&session, &repository, &grant, Output::new(output));
-    report.warnings.extend(repository.notes().take(16).map(str::to_owned));
+    report.warnings.extend(repository.notes().into_iter().take(16));
     report.warnings.extend(borrowing::warnings(&alternates));
     report.checked = checked.found().iter().map(|seal| *seal.as_bytes()).collect();
     send(parent, &RepoToParent::Finished(report));

@@ -4,6 +4,7 @@
 //! yields the paths, by which good bases for deltas are found. A clone, or a fetch of much, is the
 //! difference of two sets.
 
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use crate::dir::{Dir, Map};
 use crate::error::{Error, Result};
 use crate::id::FastState;
 use crate::object::TreeEntries;
-use crate::pack::Pack;
+use crate::pack_index::PackIndex;
 use crate::repository::Repository;
 use crate::store::Store;
 
@@ -81,20 +82,22 @@ impl PackBitmap {
                 Err(why) => log.push(format!("{name}: ignored: {why}")),
             }
         }
-        let mut packs: Vec<(u32, &Pack)> = (0..).zip(store.packs()).collect();
-        packs.sort_by_key(|(_, pack)| std::cmp::Reverse(pack.count()));
-        for dir in dirs.iter().flatten() {
-            for (number, pack) in &packs {
-                let name = format!("{}.bitmap", pack.name());
-                let parsed = match dir.map(name.as_bytes()) {
-                    Ok(None) => continue,
-                    Ok(Some(map)) => parse(store, map, pack.count(), pack.trailer()),
-                    Err(e) => Err(e.to_string()),
-                };
-                match parsed {
-                    Ok(bitmap) => return Some(PackBitmap { name, bitmap, numbers: First::Pack(*number) }),
-                    Err(why) => log.push(format!("{name}: ignored: {why}")),
-                }
+        let mut packs: Vec<(u32, u16, Vec<u8>)> = store.packs_with_bitmaps().collect();
+        // The largest first, and the repository's own before those that it borrows.
+        let count = |number: u32| store.index(number).map_or(0, PackIndex::count);
+        packs.sort_by_key(|(number, dir, _)| (*dir, Reverse(count(*number))));
+        for (number, dir, file) in packs {
+            let Some(dir) = dirs.get(usize::from(dir)).and_then(Option::as_ref) else { continue };
+            let Some(pack) = store.pack(number) else { continue };
+            let name = format!("{}.bitmap", pack.name());
+            let parsed = match dir.map(&file) {
+                Ok(None) => continue,
+                Ok(Some(map)) => parse(store, map, pack.count(), pack.trailer()),
+                Err(e) => Err(e.to_string()),
+            };
+            match parsed {
+                Ok(bitmap) => return Some(PackBitmap { name, bitmap, numbers: First::Pack(number) }),
+                Err(why) => log.push(format!("{name}: ignored: {why}")),
             }
         }
         None
@@ -105,7 +108,7 @@ impl PackBitmap {
         let store = source.space.store();
         match &self.numbers {
             First::None => None,
-            First::Pack(pack) => store.packs().get(*pack as usize)?.index_of_position(number),
+            First::Pack(pack) => store.pack(*pack)?.index_of_position(number),
             First::Packs(packs) => packs.index_at(store, number),
         }
     }

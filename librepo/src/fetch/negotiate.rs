@@ -132,7 +132,7 @@ impl From<Error> for WantError {
 /// not fill these. Large objects come on top.
 fn estimate(source: &Source<'_>, threads: usize, cache_bytes: usize) -> u64 {
     let objects = u64::from(source.space.packed()).saturating_mul(PER_OBJECT);
-    let packs: u64 = source.space.store().packs().iter().map(|pack| pack.bytes().len() as u64).sum();
+    let packs: u64 = source.space.store().packed_bytes();
     let threads = (threads.clamp(1, 8) as u64).saturating_mul(cache_bytes as u64 + PER_THREAD);
     BASE.saturating_add(objects).saturating_add(threads.min(packs.saturating_mul(4)))
 }
@@ -470,7 +470,7 @@ impl<'r> Fetch<'r> {
     /// the log.
     pub fn take_log(&mut self) -> Vec<String> {
         let mut log = std::mem::take(&mut self.log);
-        log.extend(self.repository.store().packs().iter().filter_map(Pack::order_note));
+        log.extend(self.repository.store().opened_packs().filter_map(Pack::order_note));
         log
     }
 

@@ -46,10 +46,7 @@ impl PseudoPack {
         let order = order_of(midx, rev.as_ref()).ok_or(NONE)?;
         let count = midx.count();
         let size = |at: usize| {
-            packs
-                .get(at)
-                .and_then(|pack| store.packs().get(*pack as usize))
-                .map_or(0, |p| p.bytes().len() as u64)
+            packs.get(at).and_then(|pack| store.pack(*pack)).map_or(0, |p| p.bytes().len() as u64)
         };
         let first = be32(order, 0).and_then(|index| midx.entry_at(index)).ok_or(NONE)?.0 as usize;
         let mut begins = vec![0; packs.len()];
@@ -149,7 +146,7 @@ impl PseudoPack {
         let midx = self.midx(store)?;
         let (pack, offset) = self.copy_at(store, position)?;
         let id = midx.id_at(self.index_at(store, position)?);
-        let p = store.packs().get(pack as usize)?;
+        let p = store.pack(pack)?;
         // One of the two will do: a damaged index may have the offset or the id wrong.
         let by_id = p.lookup(id.as_bytes());
         let index = by_id.or_else(|| p.index_of_position(p.position_of_offset(offset)?))?;

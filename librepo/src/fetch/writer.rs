@@ -307,8 +307,12 @@ pub(super) fn parts(source: &Source<'_>, plan: &Plan) -> Result<Vec<Part>> {
     };
     let mut parts = Vec::new();
     for (pack, base, count) in space.packs() {
+        let shared = shared.remove(&pack);
+        if shared.is_none() && plan.wanted.between(base, count).next().is_none() {
+            continue;
+        }
         let p = pack_of(source, pack)?;
-        let mut bits = shared.remove(&pack).unwrap_or_else(|| vec![0u64; count.div_ceil(64) as usize]);
+        let mut bits = shared.unwrap_or_else(|| vec![0u64; count.div_ceil(64) as usize]);
         if matches!(space.first(), First::Pack(first) if *first == pack) {
             // Its numbers begin at 0: the words are the same but for the bits of the next pack.
             let have = bits.len().min(words.len());
@@ -384,8 +388,8 @@ fn order_broken(pack: &Pack) -> Error {
 }
 
 pub(super) fn pack_of<'s>(source: &Source<'s>, pack: u32) -> Result<&'s Pack> {
-    let packs = source.space.store().packs();
-    packs.get(pack as usize).ok_or_else(|| Error::Limit(format!("no pack with the number {pack}")))
+    let found = source.space.store().pack(pack);
+    found.ok_or_else(|| Error::Limit(format!("no pack with the number {pack}")))
 }
 
 /// If one whole pack is wanted and nothing else, its file is the answer, trailer and all.
@@ -620,7 +624,7 @@ impl Writer<'_, '_, '_, '_> {
         named: fn(ObjectId) -> Way,
     ) -> Result<Option<Way>> {
         let written = match self.source.space.place(number) {
-            Some(ObjectPlace::Loose { .. }) => self.loose.get(&number).copied(),
+            Some(_) if number >= self.source.space.packed() => self.loose.get(&number).copied(),
             Some(ObjectPlace::Pack { pack, offset, .. }) => {
                 let Some(part) = self.parts.iter().position(|part| part.pack == pack) else {
                     return Ok(None);
@@ -639,7 +643,7 @@ impl Writer<'_, '_, '_, '_> {
                     None => return Ok(Some(Way::After(part, position))),
                 }
             }
-            None => None,
+            _ => None,
         };
         Ok(written
             .map(|at| if self.options.ofs_delta { near(at) } else { named(self.source.space.id(number)) }))

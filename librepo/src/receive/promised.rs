@@ -24,7 +24,7 @@ pub(super) fn absent(store: &Store, ticker: &mut Ticker<'_>) -> Result<IdSet> {
     let mut reader = Reader::new(store, CACHE);
     let mut done = 0;
     for number in store.promisor_packs() {
-        let Some(pack) = store.packs().get(number as usize) else { continue };
+        let Some(pack) = store.pack(number) else { continue };
         let mut offsets: Vec<u64> = (0..pack.count()).map(|index| pack.offset_at(index)).collect();
         offsets.sort_unstable();
         for offset in offsets {

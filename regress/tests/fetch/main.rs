@@ -4,6 +4,7 @@ mod damage;
 mod gotsh_relay;
 mod large_objects;
 mod many_files;
+mod many_packs;
 mod memory;
 mod negotiation;
 mod other_clients;
