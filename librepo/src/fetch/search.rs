@@ -1,7 +1,8 @@
 //! The search for deltas: for objects that nothing on disk makes small.
 //!
-//! Whatever can be copied from disk is copied, with three exceptions: a delta whose base is not
-//! sent, an object in a file of its own, and (thin packs) one that is whole on disk, or a delta not
+//! Whatever can be copied from disk is copied, with four exceptions: a delta whose base is not
+//! sent, an object in a file of its own, one that is whole in a small pack (as a push leaves it)
+//! beside other versions in other packs, and (thin packs) one that is whole on disk, or a delta not
 //! much smaller than that, although the client has an older version. For these, objects of the same
 //! kind and path are tried as bases: versions that come earlier in this pack, and versions that the
 //! client has. Candidates are few, the first good one wins, and the work has a bound: a client that
@@ -22,11 +23,12 @@ use super::commits::Source;
 use super::delta::DeltaIndex;
 use super::plan::Plan;
 use super::progress::Progress;
+use super::space::SMALL;
 use super::writer::{Made, MadeDeltas, Part, compressor, deflate_delta, pack_of};
 use super::{Means, PackOptions};
 use crate::error::Result;
 use crate::id::FastState;
-use crate::pack::{Entry, EntryKind};
+use crate::pack::{Entry, EntryKind, Pack};
 
 /// Smaller objects (bytes) are not worth a delta.
 const SMALLEST: u64 = 50;
@@ -45,6 +47,13 @@ const EDGES: usize = 4;
 const COMPRESSES: u64 = 4;
 /// How many deltas made here build upon each other.
 const DEEPEST: u8 = 40;
+/// How many deltas of small packs build upon each other, each in a pack of its own, until one is
+/// made anew; a base that may get a new delta counts as [`DEEPEST`]. Nothing but this bounds them:
+/// each push builds upon the one before.
+const LONGEST: u8 = 90;
+/// How far back shallow versions are looked for, if all that are near are too deep.
+const LOOK_BACK: usize = 500;
+const SHALLOW: u8 = DEEPEST / 4;
 /// Bytes scanned before the search ends, and bytes of deltas kept.
 const WORK: u64 = 8 << 30;
 const KEPT: u64 = 192 << 20;
@@ -56,6 +65,8 @@ const ALONE: u64 = 8 << 20;
 /// How often progress is looked at while other threads end.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How many deltas an object of a small pack is built upon, by its number.
+type Chains = HashMap<u32, u8, FastState>;
 /// Objects of one kind and path.
 type Key = (u32, ObjectKind);
 
@@ -68,6 +79,9 @@ enum Why {
     /// The same, as a delta against an object that is not sent: versions that are sent could make
     /// it smaller, too.
     Foreign(u64),
+    /// It lies on disk with this many bytes, whole in a pack of few objects: it was hardly compared
+    /// with any other.
+    Apart(u64),
 }
 
 /// One version of a path that is sent, in the order of the pack.
@@ -75,6 +89,8 @@ enum Why {
 struct Version {
     number: u32,
     why: Option<Why>,
+    /// How many deltas it is built upon, if it is sent as it lies in a small pack.
+    depth: u8,
 }
 
 #[derive(Default)]
@@ -98,7 +114,7 @@ pub(super) fn search(
             groups.entry((edge.name, edge.kind)).or_default().edges.push(edge.number);
         }
     }
-    let targets = targets(source, plan, parts, options, &groups, progress)?;
+    let (targets, chains) = targets(source, plan, parts, options, &groups, progress)?;
     if targets.is_empty() {
         return Ok(MadeDeltas::default());
     }
@@ -127,7 +143,8 @@ pub(super) fn search(
         if kinds >> kind as u8 & 1 == 1
             && let Some(group) = groups.get_mut(&(name, kind))
         {
-            group.versions.push(Version { number, why: whys.get(&number).copied() });
+            let depth = chains.get(&number).copied().unwrap_or(0);
+            group.versions.push(Version { number, why: whys.get(&number).copied(), depth });
         }
     }
     let worth = |group: &Group| {
@@ -161,7 +178,7 @@ fn in_order(source: &Source<'_>, plan: &Plan, parts: &[Part]) -> Result<Vec<u32>
     Ok(order)
 }
 
-/// The objects that may profit.
+/// The objects that may profit, and how long the chains of small packs become.
 fn targets(
     source: &mut Source<'_>,
     plan: &Plan,
@@ -169,12 +186,13 @@ fn targets(
     options: &PackOptions,
     edges: &HashMap<Key, Group, FastState>,
     progress: &mut Progress<'_>,
-) -> Result<Vec<(u32, Why)>> {
+) -> Result<(Vec<(u32, Why)>, Chains)> {
     let mut named: std::collections::HashSet<u32, FastState> = Default::default();
     named.extend(edges.keys().map(|(name, _)| *name));
-    let mut targets = Vec::new();
+    let (mut targets, mut chains) = (Vec::new(), Chains::default());
     for part in parts {
         let pack = pack_of(source, part.pack)?;
+        let small = parts.len() > 1 && pack.count() < SMALL;
         // The run of neighbours that are all sent.
         let (mut run_start, mut run_end) = (0, 0);
         for position in part.positions() {
@@ -194,14 +212,31 @@ fn targets(
             // Whether the client has versions of the object's path.
             let known = || number().filter(|number| named.contains(&plan.name(*number)));
             if let EntryKind::Base(kind) = entry.kind {
-                let may = matches!(kind, ObjectKind::Tree | ObjectKind::Blob) && !named.is_empty();
-                if may && (SMALLEST..LARGEST).contains(&entry.size) {
+                let may = matches!(kind, ObjectKind::Tree | ObjectKind::Blob)
+                    && (SMALLEST..LARGEST).contains(&entry.size);
+                if may && small {
+                    if let Some(number) = number() {
+                        targets.push((number, Why::Apart(stored)));
+                        chains.insert(number, DEEPEST);
+                    }
+                } else if may && !named.is_empty() {
                     targets.extend(known().map(|number| (number, Why::Large(stored))));
                 }
                 continue;
             }
             match base_of(source, plan, part, options, &entry, run_start)? {
                 Base::Sent => {
+                    if small && let Some(number) = number() {
+                        let depth = base_number(source, pack, &entry)
+                            .and_then(|base| chains.get(&base).copied())
+                            .unwrap_or(0);
+                        if depth >= LONGEST {
+                            targets.push((number, Why::Whole));
+                            chains.insert(number, DEEPEST);
+                            continue;
+                        }
+                        chains.insert(number, depth + 1);
+                    }
                     if stored > GOOD_ENOUGH
                         && !named.is_empty()
                         && let Some(number) = known()
@@ -226,7 +261,17 @@ fn targets(
             targets.push((number, Why::Whole));
         }
     }
-    Ok(targets)
+    Ok((targets, chains))
+}
+
+/// The number of the base of a delta.
+fn base_number(source: &Source<'_>, pack: &Pack, entry: &Entry) -> Option<u32> {
+    let id = match entry.kind {
+        EntryKind::Base(_) => return None,
+        EntryKind::RefDelta(id) => id,
+        EntryKind::OfsDelta(base) => pack.id_at(pack.index_of_position(pack.position_of_offset(base)?)?),
+    };
+    source.space.packed_number(&id)
 }
 
 /// What becomes of a delta's base.
@@ -430,15 +475,24 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
             return Ok(None);
         }
         let earlier = group.versions[..at].iter().zip(depths).rev();
-        let near = earlier.filter(|_| !matches!(why, Why::Large(_))).take(WINDOW);
-        let near = near.filter(|(_, depth)| **depth < DEEPEST).map(|(v, depth)| (v.number, false, depth + 1));
+        let earlier = earlier.filter(|_| !matches!(why, Why::Large(_))).take(LOOK_BACK);
+        let earlier = earlier.map(|(v, depth)| (v.number, if v.why.is_some() { *depth } else { v.depth }));
+        let mut near: Vec<(u32, u8)> =
+            earlier.clone().take(WINDOW).filter(|(_, depth)| *depth < DEEPEST).collect();
+        if near.is_empty() {
+            // A shallow one further back is worse a base, but those that follow are near again.
+            near.extend(earlier.filter(|(_, depth)| *depth < SHALLOW).take(WINDOW));
+        }
+        let near = near.into_iter().map(|(number, depth)| (number, false, depth + 1));
         let edges = group.edges.iter().take(EDGES).map(|edge| (*edge, true, 1));
         let enough = target.len() / 64 + 32;
         // A delta that could not compress to less than the entry on disk is given up on the way.
         let worth = match why {
             Why::Whole => target.len() / 2,
-            Why::Large(stored) | Why::Foreign(stored) => usize::try_from(stored.saturating_mul(COMPRESSES))
-                .map_or(usize::MAX, |most| most.min(target.len() / 2)),
+            Why::Large(stored) | Why::Foreign(stored) | Why::Apart(stored) => {
+                usize::try_from(stored.saturating_mul(COMPRESSES))
+                    .map_or(usize::MAX, |most| most.min(target.len() / 2))
+            }
         };
         let mut best: Option<(u32, bool, u8, Vec<u8>)> = None;
         for (base, thin, depth) in near.chain(edges) {
@@ -463,7 +517,7 @@ impl<'w, 's, 'g> Worker<'w, 's, 'g> {
         let Some((base, thin, depth, delta)) = best else { return Ok(None) };
         let compressed = deflate_delta(self.z, &delta)?;
         // A base by name costs its name.
-        if let Why::Large(stored) | Why::Foreign(stored) = why
+        if let Why::Large(stored) | Why::Foreign(stored) | Why::Apart(stored) = why
             && compressed.len() as u64 + 40 > stored
         {
             return Ok(None);

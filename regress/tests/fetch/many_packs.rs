@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use regress::compare::assert_mirror;
-use regress::{Site, history, run};
+use regress::raw::Session;
+use regress::{Site, history, pkt, run};
 
 const PACKS: usize = 300;
 
@@ -79,5 +80,39 @@ fn a_list_opens_no_index_and_a_clone_from_many_packs_has_everything() {
         let (option, path) = (format!("protocol.version={version}"), mirror.to_string_lossy());
         site.git(["-c", &option, "clone", "-q", "--mirror", "gotd:many.git", &path]).good();
         assert_mirror(&site, &many, &mirror);
+    }
+}
+
+/// What lies in one pack is built upon what lies in another, as C git does.
+#[test]
+fn a_fetch_from_many_packs_is_as_small_as_c_gits() {
+    let site = Site::new();
+    a_pack_for_each_commit(&site, "many.git");
+    let many = site.repository("many.git");
+    site.hand_over();
+    let _daemon = site.start();
+    let id = |name: &str| site.git_in(&many, ["rev-parse", name]).trim().to_owned();
+    for back in [3, 30, 290] {
+        let (want, have) = (id("main"), id(&format!("main~{back}")));
+        let mut make = site.command("git");
+        make.arg("-C").arg(&many).args(["pack-objects", "-q", "--revs", "--thin", "--delta-base-offset"]);
+        make.arg("--stdout");
+        let git = run(&mut make, format!("{want}\n^{have}\n").as_bytes(), 60).good().out.len();
+        let mut session = Session::fetch(&site.socket(), "many.git", 2);
+        session.read_to_flush();
+        let lines = [
+            "thin-pack",
+            "ofs-delta",
+            "no-progress",
+            &format!("want {want}"),
+            &format!("have {have}"),
+            "done",
+        ];
+        session.write(&pkt::v2("fetch", lines.map(|line| format!("{line}\n"))));
+        let answer = session.read_to_flush();
+        let ours = pkt::pack_of(&answer).len();
+        assert!(ours > 0, "{}", answer.escape_ascii());
+        println!("{back} commits: {ours} bytes, C git {git}");
+        assert!(ours * 10 <= git * 11, "{back} commits: {ours} bytes, C git {git}");
     }
 }
