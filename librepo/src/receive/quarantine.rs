@@ -44,6 +44,7 @@ pub struct Quarantine {
     /// The file beside an installed pack that keeps C git from removing it, while no reference
     /// leads to its objects.
     keep: Option<Vec<u8>>,
+    staging: Staging,
 }
 
 impl Quarantine {
@@ -57,7 +58,8 @@ impl Quarantine {
                 continue;
             }
             if let Some(alive) = lock(fs, &dir)? {
-                return Ok(Quarantine { dir, _alive: alive, files: None, keep: None });
+                let staging = Staging::new(&dir);
+                return Ok(Quarantine { dir, _alive: alive, files: None, keep: None, staging });
             }
         }
         Err(Error::Limit("objects: cannot create a quarantine directory".into()))
@@ -70,7 +72,7 @@ impl Quarantine {
 
     /// Where locks are staged.
     pub fn staging(&self) -> Staging {
-        Staging::new(&self.dir)
+        self.staging.clone()
     }
 
     fn file(&self, name: &str) -> Vec<u8> {
@@ -182,9 +184,12 @@ impl Quarantine {
     }
 
     /// Removes the directory with all that is in it, and gives an installed pack up to C git's
-    /// care.
+    /// care. It stays, for the next [`sweep`], as long as a lock lies somewhere that is known by it.
     pub fn remove(self, fs: &Fs) -> Result<()> {
         let given_up = self.keep.as_ref().map_or(Ok(true), |keep| fs.remove(keep));
+        if self.staging.lock_stayed() {
+            transaction::release_stale(fs, &self.dir)?;
+        }
         empty(fs, &self.dir)?;
         given_up.map(|_| ())
     }

@@ -151,6 +151,7 @@ impl Work<'_> {
             let _ = self.fs.remove(&new.path);
             return Err(e);
         }
+        self.forget_logs(updates, sorted);
         self.show_packed(&new).map_err(|e| (first, e))?;
         self.nothing_in_the_way(order, updates, sorted).map_err(|(at, reason)| {
             for update in sorted.iter().map(|&at| &updates[at]) {

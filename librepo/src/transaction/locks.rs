@@ -210,9 +210,8 @@ impl Work<'_> {
     }
 
     pub(super) fn release(&mut self, lock: &[u8]) {
-        if self.locks.remove(lock) {
-            // A lock that cannot be removed is known as ours by the staging directory.
-            let _ = self.fs.remove(lock);
+        if self.locks.remove(lock) && self.fs.remove(lock).is_err() {
+            self.staging.lock_stays();
         }
     }
 
@@ -221,10 +220,13 @@ impl Work<'_> {
         let locks = std::mem::take(&mut self.locks);
         let mut order = InOrder::new(self.fs).ok();
         for lock in &locks {
-            let _ = match &mut order {
+            let removed = match &mut order {
                 Some(order) => order.remove(lock),
                 None => self.fs.remove(lock),
             };
+            if removed.is_err() {
+                self.staging.lock_stays();
+            }
         }
         for name in locks.iter().filter_map(|lock| lock.strip_suffix(b".lock")) {
             if name.starts_with(b"refs/") {

@@ -246,6 +246,8 @@ impl Work<'_> {
         });
         if self.enter(updates, locked, &mut packed) {
             self.show_each(&mut order, updates, locked, &mut packed, waiting, results)?;
+        } else {
+            self.forget_logs(updates, locked);
         }
         for &at in &loose {
             let name = updates[at].target().as_bytes();
@@ -281,6 +283,7 @@ impl Work<'_> {
         if !self.leave_blocked(order, updates, locked, packed, waiting, results).is_empty() {
             new = self.write_new_packed(packed)?;
         }
+        self.forget_logs(updates, locked);
         self.show_packed(&new)?;
         let out = self.leave_blocked(order, updates, locked, packed, waiting, results);
         if !out.is_empty()
@@ -423,14 +426,18 @@ impl Work<'_> {
         Ok(Judged::Good(update.deletes_alias() || value.is_some()))
     }
 
+    /// Removes the logs of references that are about to be deleted: not later, since who makes one of
+    /// that name again would get the old log.
+    pub(super) fn forget_logs(&mut self, updates: &[Update], numbers: &[usize]) {
+        for update in numbers.iter().map(|&at| &updates[at]).filter(|update| update.is_deletion()) {
+            self.forget_log(update.name.as_bytes());
+        }
+    }
+
     /// The logs of changes that are made: a log that cannot be written changes nothing about that.
     pub(super) fn log_changed(&mut self, updates: &[Update], numbers: &[usize]) {
-        for update in numbers.iter().map(|&at| &updates[at]) {
-            if update.is_deletion() {
-                self.forget_log(update.name.as_bytes());
-            } else {
-                self.log_committed(update);
-            }
+        for update in numbers.iter().map(|&at| &updates[at]).filter(|update| !update.is_deletion()) {
+            self.log_committed(update);
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
@@ -18,9 +20,11 @@ use crate::transaction::packed_change::ROUNDS;
 ///
 /// `locks` in it lists the names that will be locked, one a line. The files that are linked to
 /// these names are `lock-…`: one for each lock that holds a value, and one for many without.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Staging {
     dir: Vec<u8>,
+    /// Whether a lock could not be removed.
+    stayed: Arc<AtomicBool>,
 }
 
 const LIST: &[u8] = b"locks";
@@ -73,7 +77,16 @@ const MAX_ENTRIES: usize = 2_000_000;
 impl Staging {
     /// Uses the directory at `dir`, which exists and is nobody else's.
     pub fn new(dir: &[u8]) -> Staging {
-        Staging { dir: dir.to_vec() }
+        Staging { dir: dir.to_vec(), stayed: Arc::default() }
+    }
+
+    /// Notes that a lock could not be removed: it is known as ours by this directory alone.
+    pub(super) fn lock_stays(&self) {
+        self.stayed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lock_stayed(&self) -> bool {
+        self.stayed.load(Ordering::Relaxed)
     }
 
     fn path(&self, name: &[u8]) -> Vec<u8> {
@@ -104,8 +117,15 @@ impl Staging {
     }
 
     /// Makes the empty file that will be this one, and gives its path in this directory, where it is
-    /// written. The caller holds the lock.
+    /// written; in the repository's own if this is of another file system. The caller holds the lock.
     pub(super) fn make_top(&self, fs: &Fs, top: Top) -> Result<(Vec<u8>, File)> {
+        let device = |path| Ok::<_, Error>(fs.stat_dir(path)?.map(|stat| stat.st_dev));
+        if device(&self.dir)? != device(b"")? {
+            let new = top.new_name().to_vec();
+            fs.remove(&new)?;
+            let file = fs.create(&new, 0o666)?;
+            return Ok((new, file));
+        }
         let new = self.path(top.new_name());
         fs.remove(&new)?;
         for stocked in (0..STOCK).map(|number| self.stocked(number)) {
@@ -172,10 +192,10 @@ impl Staging {
             return Ok(false);
         }
         let other = self.path(b"other-name");
-        match fs.link(source, &other) {
-            Err(e) if without_links(&e) => Ok(false),
+        match fs.link(source, &other).and_then(|()| fs.rename(&other, lock)) {
+            Ok(()) => Ok(true),
+            Err(e) if without_links(&e) => fs.remove(&other).map(|_| false),
             Err(e) => Err(e),
-            Ok(()) => fs.rename(&other, lock).map(|()| true),
         }
     }
 

@@ -18,6 +18,8 @@ mod beside_pack_refs;
 mod crash;
 mod names_that_exclude;
 
+use crash::copy;
+
 fn git(dir: &Path, args: &[&str]) -> std::result::Result<String, String> {
     let output = Command::new("git")
         .args(args)
@@ -701,5 +703,82 @@ fn names_are_as_deep_as_they_are_long() {
             assert!(commit_in(p, &[update(&above, None, Some(ids[1]))], way)[0].is_ok(), "{depth} {way:?}");
             clean(p);
         }
+    }
+}
+
+/// A lock that cannot be removed is known by its staging directory alone, which must stay.
+#[test]
+fn a_lock_that_stays_is_removed_by_the_next_sweep() {
+    let attribute = |dir: &Path, flag: &str| {
+        Command::new("chattr").arg(flag).arg(dir).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    };
+    for way in WAYS {
+        let (dir, ids) = repository();
+        let p = dir.path();
+        let heads = p.join("refs/heads");
+        // Names can be made in it, and none removed.
+        if !attribute(&heads, "+a") {
+            eprintln!("skipped: needs root, and a file system with attributes");
+            return;
+        }
+        let fs = fs_of(p);
+        let quarantine = Quarantine::create(&fs).unwrap();
+        let updates = [update("refs/heads/x", Some(ids[0]), Some(ids[1]))];
+        assert!(commit_as(&fs, &quarantine.staging(), &updates, way)[0].is_err());
+        let removed = quarantine.remove(&fs);
+        assert!(p.join("refs/heads/x.lock").exists());
+        attribute(&heads, "-a");
+        assert!(removed.is_err(), "{way:?}");
+        let mut swept = 0;
+        // A git that another test has just forked may hold the lock until it has executed.
+        for _ in 0..200 {
+            swept = sweep(&fs).unwrap();
+            if swept > 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(swept, 1);
+        clean(p);
+    }
+}
+
+/// Where objects are on another file system nothing can be renamed or linked out of there.
+#[test]
+fn objects_may_be_on_another_file_system() {
+    for way in WAYS {
+        let (dir, ids) = repository();
+        let p = dir.path();
+        git(p, &["update-ref", "refs/heads/main", &ids[0].to_string()]).unwrap();
+        git(p, &["update-ref", "refs/heads/gone", &ids[0].to_string()]).unwrap();
+        fs::rename(p.join("objects"), p.join("here")).unwrap();
+        fs::create_dir(p.join("objects")).unwrap();
+        let mount = |args: &[&std::ffi::OsStr]| {
+            let mut command = Command::new(args[0]);
+            command.args(&args[1..]).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        };
+        let objects = p.join("objects");
+        let at = objects.as_os_str();
+        if !mount(&["mount".as_ref(), "-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), at]) {
+            eprintln!("skipped: needs the right to mount");
+            return;
+        }
+        copy(&p.join("here"), &objects);
+        fs::remove_dir_all(p.join("here")).unwrap();
+        let updates = [
+            update("refs/heads/main", Some(ids[0]), Some(ids[1])),
+            update("refs/heads/new", None, Some(ids[1])),
+            update("refs/heads/gone", Some(ids[0]), None),
+        ];
+        let made = std::panic::catch_unwind(|| {
+            let results = commit_in(p, &updates, way);
+            assert!(results.iter().all(Result::is_ok), "{way:?}: {results:?}");
+            let want =
+                format!("refs/heads/main {0}\nrefs/heads/new {0}\nrefs/tags/first {1}", ids[1], ids[3]);
+            assert_eq!(refs(p), want);
+            clean(p);
+        });
+        assert!(mount(&["umount".as_ref(), at]));
+        made.unwrap();
     }
 }
