@@ -25,6 +25,56 @@ pub struct Filter {
     pub kind: Option<ObjectKind>,
     /// Nothing that is not asked for by name goes out (kinds that exclude each other).
     nothing: bool,
+    sent: Sent,
+}
+
+/// A way to write a filter. One effect can be written in several ways (`blob:none` and
+/// `blob:limit=0`), of which an administrator may permit only some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FilterKind {
+    /// `blob:none`.
+    BlobNone,
+    /// `blob:limit=<n>`.
+    BlobLimit,
+    /// `tree:<depth>`.
+    Tree,
+    /// `object:type=<kind>`.
+    ObjectType,
+    /// `combine:<filter>+<filter>...`.
+    Combine,
+}
+
+impl FilterKind {
+    /// Its name, as the configuration of git has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FilterKind::BlobNone => "blob:none",
+            FilterKind::BlobLimit => "blob:limit",
+            FilterKind::Tree => "tree",
+            FilterKind::ObjectType => "object:type",
+            FilterKind::Combine => "combine",
+        }
+    }
+}
+
+/// How a client wrote the filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sent {
+    /// Each kind at its first place.
+    kinds: [Option<FilterKind>; 5],
+    /// The greatest depth of all `tree:<depth>`.
+    deepest: Option<u64>,
+}
+
+impl Sent {
+    fn add(&mut self, kind: FilterKind) {
+        if !self.kinds.contains(&Some(kind))
+            && let Some(free) = self.kinds.iter_mut().find(|kind| kind.is_none())
+        {
+            *free = Some(kind);
+        }
+    }
 }
 
 /// Why a specification is refused; with the part of it that is wrong.
@@ -61,26 +111,33 @@ impl Filter {
         }
         let bad = |value: &[u8]| FilterError::Value(value.to_vec());
         let mut one = Filter::default();
-        if spec == b"blob:none" {
+        let written = if spec == b"blob:none" {
             one.blob_limit = Some(0);
+            FilterKind::BlobNone
         } else if let Some(limit) = spec.strip_prefix(b"blob:limit=") {
             one.blob_limit = Some(size(limit)?);
+            FilterKind::BlobLimit
         } else if let Some(depth) = spec.strip_prefix(b"tree:") {
             one.tree_depth = Some(number(depth)?);
+            FilterKind::Tree
         } else if let Some(name) = spec.strip_prefix(b"object:type=") {
             one.kind = Some(ObjectKind::from_name(name).ok_or_else(|| bad(name))?);
+            FilterKind::ObjectType
         } else if let Some(list) = spec.strip_prefix(b"combine:") {
             if level > 2 || list.is_empty() {
                 return Err(bad(spec));
             }
+            self.sent.add(FilterKind::Combine);
             for part in list.split(|&b| b == b'+') {
                 self.add(&percent_decoded(part)?, level + 1, parts)?;
             }
             return Ok(());
         } else {
             return Err(FilterError::Unknown(spec.to_vec()));
-        }
+        };
         *parts += 1;
+        self.sent.add(written);
+        self.sent.deepest = self.sent.deepest.max(one.tree_depth);
         *self = self.and(one);
         Ok(())
     }
@@ -96,7 +153,31 @@ impl Filter {
             tree_depth: least(self.tree_depth, other.tree_depth),
             kind: self.kind.or(other.kind),
             nothing: self.nothing || other.nothing || clash,
+            sent: self.sent,
         }
+    }
+
+    /// The kinds it was written with, each at its first place. A kind that it has the effect of
+    /// is among them even if the sender of a message left it out.
+    pub fn kinds(&self) -> impl Iterator<Item = FilterKind> + '_ {
+        use FilterKind::{BlobLimit, BlobNone, ObjectType, Tree};
+        let unsaid = move |has: bool, kinds: &[FilterKind]| {
+            let said = kinds.iter().any(|kind| self.sent.kinds.contains(&Some(*kind)));
+            (has && !said).then(|| kinds[0])
+        };
+        let size = self.blob_limit.is_some_and(|limit| limit > 0);
+        let rest = [
+            unsaid(size, &[BlobLimit]),
+            unsaid(self.blob_limit == Some(0), &[BlobNone, BlobLimit]),
+            unsaid(self.tree_depth.is_some(), &[Tree]),
+            unsaid(self.kind.is_some() || self.nothing, &[ObjectType]),
+        ];
+        self.sent.kinds.into_iter().chain(rest).flatten()
+    }
+
+    /// The greatest depth that any part of it names.
+    pub fn deepest_tree(&self) -> Option<u64> {
+        self.sent.deepest.max(self.tree_depth)
     }
 
     /// Whether an object of this kind can pass at all.
@@ -185,21 +266,46 @@ mod tests {
         Filter::parse(spec.as_bytes())
     }
 
+    /// What it leaves out, however it was written.
+    fn effect(spec: &str) -> Result<Filter, FilterError> {
+        parse(spec).map(|filter| Filter { sent: Sent::default(), ..filter })
+    }
+
+    #[test]
+    fn the_way_it_was_written_is_kept() {
+        for (spec, kinds, deepest) in [
+            ("blob:none", "blob:none", None),
+            ("blob:limit=0", "blob:limit", None),
+            ("combine:blob:none", "combine blob:none", None),
+            ("combine:blob:none+blob:none", "combine blob:none", None),
+            ("combine:blob:none+blob:limit=5", "combine blob:none blob:limit", None),
+            ("combine:blob:limit=5+combine:tree:1%2btree:9", "combine blob:limit tree", Some(9)),
+            ("combine:object:type=tag+object:type=blob+tree:0", "combine object:type tree", Some(0)),
+        ] {
+            let filter = parse(spec).unwrap();
+            let said: Vec<_> = filter.kinds().map(FilterKind::name).collect();
+            assert_eq!((said.join(" ").as_str(), filter.deepest_tree()), (kinds, deepest), "{spec}");
+            // A message that keeps silent about the way still shows the effect.
+            let silent = Filter { sent: Sent::default(), ..filter };
+            assert!(silent.kinds().count() > 0, "{spec}");
+        }
+    }
+
     #[test]
     fn specifications() {
         let nothing_out = Filter::default();
         let no_blobs = Filter { blob_limit: Some(0), ..nothing_out };
         let tree = |depth| Filter { tree_depth: Some(depth), ..nothing_out };
-        assert_eq!(parse("blob:none"), Ok(no_blobs));
-        assert_eq!(parse("blob:limit=1k"), Ok(Filter { blob_limit: Some(1024), ..nothing_out }));
-        assert_eq!(parse("blob:limit=0"), Ok(no_blobs));
-        assert_eq!(parse("tree:0"), Ok(tree(0)));
-        assert_eq!(parse("object:type=tag"), Ok(Filter { kind: Some(ObjectKind::Tag), ..nothing_out }));
-        assert_eq!(parse("combine:blob:none+tree:3"), Ok(Filter { blob_limit: Some(0), ..tree(3) }));
-        assert_eq!(parse("combine:blob%3Anone"), Ok(no_blobs));
+        assert_eq!(effect("blob:none"), Ok(no_blobs));
+        assert_eq!(effect("blob:limit=1k"), Ok(Filter { blob_limit: Some(1024), ..nothing_out }));
+        assert_eq!(effect("blob:limit=0"), Ok(no_blobs));
+        assert_eq!(effect("tree:0"), Ok(tree(0)));
+        assert_eq!(effect("object:type=tag"), Ok(Filter { kind: Some(ObjectKind::Tag), ..nothing_out }));
+        assert_eq!(effect("combine:blob:none+tree:3"), Ok(Filter { blob_limit: Some(0), ..tree(3) }));
+        assert_eq!(effect("combine:blob%3Anone"), Ok(no_blobs));
         let nested = Filter { blob_limit: Some(0), ..tree(1) };
-        assert_eq!(parse("combine:tree:1+blob:none+tree:2"), Ok(nested));
-        assert_eq!(parse("combine:tree:1+combine:blob:none%2btree:2"), Ok(nested));
+        assert_eq!(effect("combine:tree:1+blob:none+tree:2"), Ok(nested));
+        assert_eq!(effect("combine:tree:1+combine:blob:none%2btree:2"), Ok(nested));
     }
 
     #[test]

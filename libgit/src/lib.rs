@@ -18,7 +18,7 @@ mod ref_name;
 
 pub use deepen::{Deepen, DeepenLine, Depth};
 pub use escape::escape;
-pub use filter::{FILTER_PARTS_MAX, Filter, FilterError};
+pub use filter::{FILTER_PARTS_MAX, Filter, FilterError, FilterKind};
 pub use id::{HEX_MAX, HashKind, ObjectId};
 pub use kind::ObjectKind;
 pub use ref_name::{REF_COMPONENT_MAX, REF_NAME_MAX, RefName, RefNameError};

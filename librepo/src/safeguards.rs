@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use libgit::Filter;
+use libgit::{Filter, FilterKind};
 
 use crate::config::{Variable, Variables};
 use crate::error::{Error, Result};
@@ -279,21 +279,17 @@ impl Safeguards {
     /// Whether a fetch may use this filter.
     ///
     /// # Errors
-    /// The first kind in it that is not permitted, in git's words.
+    /// The first kind in what the client wrote that is not permitted, in git's words: two ways to
+    /// write one filter are two kinds, and each part of a combination counts.
     pub fn permits(&self, filter: &Filter) -> std::result::Result<(), String> {
-        let blobs = filter.blob_limit.map(|limit| if limit == 0 { "blob:none" } else { "blob:limit" });
-        let trees = filter.tree_depth.map(|_| "tree");
-        let kinds: Vec<&str> =
-            [blobs, trees, filter.kind.map(|_| "object:type")].into_iter().flatten().collect();
-        let combined = (kinds.len() > 1).then_some("combine");
-        for kind in combined.into_iter().chain(kinds) {
+        for kind in filter.kinds().map(FilterKind::name) {
             let of_all = || self.filters.get(&b""[..]);
             let permitted = self.filters.get(kind.as_bytes()).or_else(of_all).is_none_or(|allow| *allow);
             if !permitted {
                 return Err(format!("filter '{kind}' not supported"));
             }
         }
-        match (filter.tree_depth, self.tree_depth) {
+        match (filter.deepest_tree(), self.tree_depth) {
             (Some(depth), Some(most)) if depth > most => {
                 Err(format!("filter 'tree' not supported (maximum depth: {most}, but got: {depth})"))
             }
@@ -439,10 +435,25 @@ mod tests {
             ("tree:2", false),
             ("object:type=tag", false),
             ("combine:blob:none+tree:1", false),
+            ("blob:limit=0", false),
+            ("combine:blob:none", false),
+            ("combine:blob:none+blob:none", false),
+            ("combine:blob:none+blob:limit=5", false),
         ] {
             let filter = Filter::parse(spec.as_bytes()).unwrap();
             assert_eq!(found.permits(&filter).is_ok(), permitted, "{spec}");
             assert!(Safeguards::default().permits(&filter).is_ok());
         }
+        let refused =
+            |config: &str, spec: &str| parse(config).permits(&Filter::parse(spec.as_bytes()).unwrap()).err();
+        let no = |kind: &str| Some(format!("filter '{kind}' not supported"));
+        let limit = "[uploadpackfilter \"blob:limit\"]\nallow = false";
+        assert_eq!(refused(limit, "blob:limit=0"), no("blob:limit"));
+        assert_eq!(refused(limit, "combine:blob:none+blob:limit=0"), no("blob:limit"));
+        assert_eq!(refused(limit, "combine:tree:0+combine:blob:limit=9%2bblob:none"), no("blob:limit"));
+        assert_eq!(refused(limit, "blob:none"), None);
+        let depth = "[uploadpackfilter \"tree\"]\nmaxDepth = 1";
+        assert!(refused(depth, "combine:tree:0+tree:2").is_some());
+        assert_eq!(refused(depth, "combine:tree:0+tree:1"), None);
     }
 }

@@ -163,6 +163,10 @@ fn a_push_that_the_repository_forbids_is_refused_as_by_c_git() {
     daemon.assert_serves();
 }
 
+/// Configurations that permit one way to write a filter, and that forbid one.
+const ONLY_NONE: &str = "[uploadpackfilter]\n\tallow = false\n[uploadpackfilter \"blob:none\"]\n\tallow\n";
+const NO_LIMIT: &str = "[uploadpackfilter \"blob:limit\"]\n\tallow = false\n";
+
 #[test]
 fn a_fetch_gets_what_c_git_gives_it() {
     let site = Site::new();
@@ -195,6 +199,16 @@ fn a_fetch_gets_what_c_git_gives_it() {
         ),
         ("deep", "[uploadpackfilter \"tree\"]\n\tmaxDepth = 2\n", "tree:3"),
         ("not-deep", "[uploadpackfilter \"tree\"]\n\tmaxDepth = 2\n", "tree:2"),
+        // Other spellings of what is permitted, and of what is not.
+        ("only-1", ONLY_NONE, "blob:none"),
+        ("only-2", ONLY_NONE, "blob:limit=0"),
+        ("only-3", ONLY_NONE, "combine:blob:none"),
+        ("only-4", ONLY_NONE, "combine:blob:none+blob:none"),
+        ("only-5", ONLY_NONE, "combine:blob:none+blob:limit=5"),
+        ("no-limit-1", NO_LIMIT, "blob:limit=0"),
+        ("no-limit-2", NO_LIMIT, "combine:tree:1+combine:blob:limit=9%2bblob:none"),
+        ("no-limit-3", NO_LIMIT, "combine:tree:1+blob:none"),
+        ("deep-part", "[uploadpackfilter \"tree\"]\n\tmaxDepth = 2\n", "combine:tree:1+tree:3"),
     ];
     let filtered: Vec<_> = filters
         .iter()
