@@ -8,7 +8,9 @@ fuzz_target!(|data: &[u8]| {
     if let (Ok(one), Ok(twice)) =
         (Filter::parse(data), Filter::parse(format!("combine:{hidden}+{hidden}").as_bytes()))
     {
-        assert_eq!(one, twice);
+        // The effect is the same; how it was written is kept beside it.
+        let effect = |filter: &Filter| (filter.blob_limit, filter.tree_depth, filter.kind);
+        assert_eq!(effect(&one), effect(&twice));
     }
     let _ = Filter::parse(&[b"combine:".as_slice(), data].concat());
 });
