@@ -69,10 +69,12 @@ impl Fetch<'_> {
                 let least = least_depth(&mut self.source, &heads, &self.shallow_set, &own)?;
                 edge = self.deeper(&heads, least.saturating_add(depth.commits()).min(INFINITE), &own)?;
             }
-            // In v0 and v1 haves come after the boundary.
+            // In v0 and v1 haves come after the boundary. What the client has beyond its boundary,
+            // by a tag that it does not want, cannot be known: it is cut where git cuts it.
             Some(Deepen::Depth { depth, relative: true }) => {
+                let present = self.visible_boundary()?;
                 let depth = depth.commits().saturating_add(1).min(INFINITE);
-                edge = self.deeper_unheard(&heads, depth, &own)?;
+                edge.by_depth(&mut self.source, &present, depth, &own)?;
                 if !own_list.is_empty() {
                     // History that is new to the client may end at this repository's own boundary,
                     // a case that git forgets.
@@ -139,7 +141,7 @@ impl Fetch<'_> {
         let (source, shallow) = (&mut self.source, &self.shallow_set);
         let ends = [shallow, own];
         let (mut had, _) = reachable(source, &haves, &ends)?;
-        let (near, order) = reachable(source, heads, &ends)?;
+        let (_, order) = reachable(source, heads, &ends)?;
         let perhaps: Vec<u32> = {
             let unknown = |number: u32| shallow.get(number) && !had.get(number);
             let leading = leading_to(source, &order, &ends, unknown)?;
@@ -147,14 +149,9 @@ impl Fetch<'_> {
         };
         let (perhaps, _) = reachable(source, &perhaps, &ends)?;
         had.or(perhaps.words());
-        let cut = {
-            let mut reached = near;
-            reached.or(had.words());
-            never_got(shallow, &reached, own)
-        };
         let mut edge = Edge { keep: had.clone(), ..Edge::default() };
         edge.keep.subtract(shallow.words());
-        edge.by_depth(source, heads, depth, &cut)?;
+        edge.by_depth(source, heads, depth, own)?;
         // Commits that the client has lie beyond a cut if they are not reached.
         let mut reached = edge.inside.clone();
         edge.boundary.iter().for_each(|number| {
@@ -168,21 +165,7 @@ impl Fetch<'_> {
         had.or(leading.words());
         let mut edge = Edge { keep: had, ..Edge::default() };
         edge.keep.subtract(shallow.words());
-        edge.by_depth(source, heads, depth, &cut)?;
-        Ok(edge)
-    }
-
-    /// Cuts `depth` commits after the client's boundary, without knowing its haves.
-    ///
-    /// Nothing that the heads lead to without crossing is cut: the client may have it.
-    fn deeper_unheard(&mut self, heads: &[u32], depth: u32, own: &Bits) -> Result<Edge> {
-        let (source, shallow) = (&mut self.source, &self.shallow_set);
-        let (near, order) = reachable(source, heads, &[shallow, own])?;
-        let present: Vec<u32> = order.into_iter().filter(|number| shallow.get(*number)).collect();
-        let ends = never_got(shallow, &near, own);
-        let mut edge = Edge { keep: near, ..Edge::default() };
-        edge.keep.subtract(shallow.words());
-        edge.by_depth(source, &present, depth, &ends)?;
+        edge.by_depth(source, heads, depth, own)?;
         Ok(edge)
     }
 
@@ -210,20 +193,6 @@ impl Fetch<'_> {
         let (had, _) = reachable(&mut self.source, &haves, &[&self.shallow_set, &cuts.own])?;
         Ok(cuts.unshallow.iter().copied().filter(|number| had.get(*number)).collect())
     }
-}
-
-/// The commits of the client's list that it never got, as far as can be known, and the repository's
-/// own boundary: history ends there.
-///
-/// git keeps commits in its list that it never got, being behind another one, and its fetch fails
-/// when such a commit is taken off the list. So only those count that its haves or wants lead to
-/// without crossing another one. Where another one was had all the same, for the sake of a reference
-/// that was not named, it is among those that count the next time.
-fn never_got(shallow: &Bits, reached: &Bits, own: &Bits) -> Bits {
-    let mut ends = shallow.clone();
-    ends.subtract(reached.words());
-    ends.or(own.words());
-    ends
 }
 
 fn own_shallow(fetch: &mut Fetch<'_>) -> Result<Vec<u32>> {

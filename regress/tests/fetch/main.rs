@@ -1,7 +1,6 @@
 //! Fetches and clones: what is served, to which clients, whose turn it is and what it may cost.
 
 mod damage;
-mod deepen;
 mod gotsh_relay;
 mod large_objects;
 mod many_files;
