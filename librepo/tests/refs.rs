@@ -246,10 +246,9 @@ fn a_bad_packed_refs_is_an_error_and_never_a_short_list() {
     }
 }
 
-/// 50,000 references, of which the prefix wants one. All lines are looked at, since a bad one may have
-/// been any name.
+/// 50,000 references, of which the prefix wants one: neither read through nor walked.
 #[test]
-fn a_prefix_lists_no_more_than_it_asks_for() {
+fn a_prefix_reads_no_more_than_it_asks_for() {
     let scratch = Scratch::bare(&[]);
     scratch.history("main", 3, 1);
     let tip = scratch.git(&["rev-parse", "main"]);
@@ -263,10 +262,10 @@ fn a_prefix_lists_no_more_than_it_asks_for() {
     let one = || ours(&repository, &["refs/changes/040000"]).len();
     let heads = || ours(&repository, &["refs/heads/"]).len();
     assert_eq!((one(), heads(), ours(&repository, &[]).len()), (1, 1, 50_001));
+    // A line that makes no sense is only seen by who reads it.
     let bad =
         lines.replace("refs/changes/000100\n", "refs/changes/0001\0\n").replacen(tip.trim(), "garbage", 1);
     fs::write(scratch.dir.join("packed-refs"), bad).unwrap();
-    for prefixes in [&["refs/changes/040000"][..], &["refs/heads/"], &[]] {
-        assert!(repository.refs().list(prefixes, None).is_err(), "{prefixes:?}");
-    }
+    assert_eq!((one(), heads()), (1, 1));
+    assert!(repository.refs().list::<&str>(&[], None).is_err());
 }
