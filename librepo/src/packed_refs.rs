@@ -5,7 +5,7 @@
 //! deletions to a client that prunes. For the same reason nothing is said to be absent before the
 //! whole file has been looked at, whatever its header says of its order.
 
-use libgit::{HashKind, ObjectId, REF_NAME_MAX};
+use libgit::{HashKind, ObjectId};
 
 use crate::dir::{Dir, Map};
 use crate::error::{Error, Result};
@@ -125,38 +125,15 @@ impl PackedRefs {
         Ok(self)
     }
 
-    /// Whether each name is greater than the one before, by looking at all lines. There may be a
-    /// million: what is plain is judged without [`PackedRefs::next`].
+    /// Whether each name is greater than the one before, by looking at all lines.
     fn in_order(&self) -> Result<bool> {
         let (mut text, mut last, mut in_order) = (self.text(), b"".as_slice(), true);
         while !text.is_empty() {
-            let (rest, name) = match self.plain(text) {
-                Some(plain) => plain,
-                None => {
-                    let (rest, name, _) = self.next(text)?;
-                    (rest, name)
-                }
-            };
+            let (rest, name, _) = self.next(text)?;
             in_order &= last < name;
             (text, last) = (rest, name);
         }
         Ok(in_order)
-    }
-
-    /// What follows the first reference, and its name, if nobody could object to its lines.
-    fn plain<'t>(&self, text: &'t [u8]) -> Option<(&'t [u8], &'t [u8])> {
-        let (line, rest) = split_line(text);
-        let (hex, name) = line.split_at_checked(self.hash.hex_len())?;
-        let name = name.strip_prefix(b" ")?;
-        if !is_plain_hex(hex) || !is_plain_name(name) {
-            return None;
-        }
-        if !rest.starts_with(b"^") {
-            return Some((rest, name));
-        }
-        let (peeled, rest) = split_line(rest);
-        let plain = peeled.len() == self.hash.hex_len() + 1 && is_plain_hex(&peeled[1..]);
-        plain.then_some((rest, name))
     }
 
     /// The lines from the first reference on whose name is not less than `name`. Only if the file
@@ -300,64 +277,5 @@ fn beginning(text: &[u8], low: usize, at: usize) -> usize {
             return start;
         }
         end = start - 1;
-    }
-}
-/// Whether these are hexadecimal digits, all of them small.
-fn is_plain_hex(hex: &[u8]) -> bool {
-    hex.iter().fold(true, |all, byte| all & matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Whether a name is well formed and below `refs/`, as most are: others are looked at in full.
-fn is_plain_name(name: &[u8]) -> bool {
-    let mut last = b'/';
-    let plain = name.iter().all(|&byte| {
-        let plain = match byte {
-            b'a'..=b'z' => byte != b'l' || last != b'.',
-            b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'+' => true,
-            b'.' => !matches!(last, b'/' | b'.'),
-            b'/' => !matches!(last, b'/' | b'.'),
-            _ => false,
-        };
-        last = byte;
-        plain
-    });
-    plain && !matches!(last, b'/' | b'.') && name.len() <= REF_NAME_MAX && name.starts_with(b"refs/")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The way in which only plain lines are spared is the same for every line.
-    #[test]
-    fn plain_lines_are_judged_as_all_others() {
-        let id = "0123456789abcdef0123456789abcdef01234567";
-        let text = format!(
-            "# pack-refs with: peeled fully-peeled sorted \n{id} refs/heads/a.b\n{id} refs/heads/a/b+c\n\
-             {id} refs/tags/v1.0\n^{id}\n{id} refs/x\n"
-        );
-        let dir = tempfile::tempdir().expect("a directory");
-        let opened = || Dir::new(std::fs::File::open(dir.path()).expect("opens").into(), "");
-        let start = text.find('\n').expect("a header") + 1;
-        for at in start..text.len() - 1 {
-            for byte in *b"^ \n/.l@{A~\x7f\0" {
-                let mut text = text.clone().into_bytes();
-                text[at] = byte;
-                std::fs::write(dir.path().join("packed-refs"), &text).expect("writes");
-                let packed = PackedRefs::open(&opened(), HashKind::Sha1).expect("has a header");
-                let (mut rest, mut last, mut slow) = (packed.text(), b"".as_slice(), Ok(true));
-                while let (false, Ok(in_order)) = (rest.is_empty(), slow) {
-                    slow = packed.next(rest).map_err(|e| e.to_string()).map_or_else(
-                        |_| Err(()),
-                        |(after, name, _)| {
-                            let greater = last < name;
-                            (rest, last) = (after, name);
-                            Ok(in_order && greater)
-                        },
-                    );
-                }
-                assert_eq!(packed.in_order().map_err(|_| ()), slow, "{}", text.escape_ascii());
-            }
-        }
     }
 }
