@@ -6,12 +6,12 @@
 
 use std::iter::Peekable;
 
-use libgit::{HashKind, ObjectId, ObjectKind, REF_NAME_MAX};
+use libgit::{HashKind, ObjectId, ObjectKind};
 
 use crate::packed_refs::{PackedRefs, PackedValue};
 use crate::prefixes::Prefixes;
 use crate::reader::Reader;
-use crate::refs::{Ref, good_name, peel};
+use crate::refs::{Ref, good_name, peel, why_no_name};
 
 /// Where a reference leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,14 +33,14 @@ impl Resolved {
         match why_no_value(name, &value) {
             None => Resolved::Object(value, None),
             Some(Without::Damaged(why)) => Resolved::Damaged(why.to_owned()),
-            Some(Without::LeftOut(_)) => Resolved::NoReference(TOO_LONG),
+            Some(Without::LeftOut(_)) => Resolved::NoReference(why_no_name(name).unwrap_or(BAD_NAME)),
         }
     }
 }
 
-/// Why a file below `refs/` is no reference. In packed-refs such a name is damage.
+/// Why a file or line below `refs/` is no reference.
 pub(crate) const BAD_NAME: &str = "left out: no reference can have this name";
-/// Why a file or a line of packed-refs is none, by `libgit::REF_NAME_MAX`.
+/// The same, by `libgit::REF_NAME_MAX`.
 pub(crate) const TOO_LONG: &str = "left out: its name has more than 2048 bytes";
 /// Why a packed reference is damaged.
 const PACKED_ZEROS: &str = "damaged: packed-refs has an id of zeros for it";
@@ -168,17 +168,14 @@ pub struct Listing {
 
 impl Listing {
     /// A listing of the loose references, and of the packed ones that these do not hide.
-    ///
-    /// # Errors
-    /// A line of `packed-refs` is bad, whether the prefixes ask for it or not.
     pub(crate) fn new(
         mut found: Vec<ResolvedRef>,
         packed: PackedRefs,
         prefixes: Prefixes,
     ) -> crate::Result<Listing> {
-        let mut rest = packed.checked()?;
+        let mut rest = packed;
         if !rest.is_sorted() {
-            // Very old files have no order that could be followed, nor has one that was edited.
+            // Very old files have no order that could be followed.
             for line in rest.below(&prefixes) {
                 let (name, value) = line?;
                 found.push(ResolvedRef::new(name.to_vec(), Resolved::packed(name, value)));
@@ -196,9 +193,16 @@ impl Listing {
     /// client may take it for deleted.
     ///
     /// # Errors
-    /// `packed-refs` was changed in place since the listing was made; nothing comes after that.
+    /// Each line of `packed-refs` is read when its turn comes; a bad one is an error, and nothing
+    /// comes after it.
     pub fn iter(&self) -> impl Iterator<Item = crate::Result<Listed<'_>>> {
-        Iter { found: self.found.iter().peekable(), packed: self.packed.below(&self.prefixes).peekable() }
+        Iter {
+            listing: self,
+            found: self.found.iter().peekable(),
+            packed: self.packed.below(&self.prefixes).peekable(),
+            last: &[],
+            disordered: false,
+        }
     }
 
     /// `HEAD`, if it is in the listing and leads to an object or is damaged.
@@ -234,16 +238,21 @@ fn packed<'l>((name, value): (&'l [u8], PackedValue)) -> Listed<'l> {
 
 /// What is wrong with a line of `packed-refs` that can be read.
 fn why_no_value(name: &[u8], value: &PackedValue) -> Option<Without<'static>> {
-    if name.len() > REF_NAME_MAX {
-        return Some(Without::LeftOut(TOO_LONG));
+    if let Some(why) = why_no_name(name) {
+        return Some(Without::LeftOut(why));
     }
     value.target.is_null().then_some(Without::Damaged(PACKED_ZEROS))
 }
 
 /// See [`Listing::iter`].
 struct Iter<'l, P: Iterator<Item = crate::Result<(&'l [u8], PackedValue)>>> {
+    listing: &'l Listing,
     found: Peekable<std::slice::Iter<'l, ResolvedRef>>,
     packed: Peekable<P>,
+    /// The last packed one.
+    last: &'l [u8],
+    /// The file is not as sorted as it says.
+    disordered: bool,
 }
 
 impl<'l, P: Iterator<Item = crate::Result<(&'l [u8], PackedValue)>>> Iterator for Iter<'l, P> {
@@ -269,7 +278,14 @@ impl<'l, P: Iterator<Item = crate::Result<(&'l [u8], PackedValue)>>> Iterator fo
                     None => continue,
                 }
             }
-            return self.packed.next().map(|line| line.map(packed));
+            let line = self.packed.next()?;
+            let Ok((name, _)) = line else { return Some(line.map(packed)) };
+            let order = std::mem::replace(&mut self.last, name).cmp(name);
+            self.disordered |= order.is_gt();
+            let hidden = self.disordered && self.listing.found(name).is_some();
+            if order.is_ne() && !hidden {
+                return Some(line.map(packed));
+            }
         }
     }
 }
@@ -349,59 +365,46 @@ mod tests {
         assert!(listing.find(b"refs/heads/a").unwrap().is_none());
     }
 
-    /// A file whose header lies.
     #[test]
-    fn a_file_that_is_not_sorted_as_it_says_shows_all_each_once_and_nothing_that_is_hidden() {
+    fn a_file_that_is_not_sorted_as_it_says_shows_each_once_and_nothing_that_is_hidden() {
         let mut lines = LINES.to_vec();
-        lines.extend([(b'5', "refs/heads/b"), (b'5', "refs/heads/bb"), (b'6', "refs/heads/bb")]);
-        let expected =
-            ["1 refs/heads/a", "7 refs/heads/b", "5 refs/heads/bb", "3 refs/heads/c", "4 refs/tags/d"];
-        let loose = [("refs/heads/b", Some(b'7'))];
-        assert_eq!(all(&listing(&loose, &file(SORTED, &lines), &[])), expected);
-        assert_eq!(all(&listing(&loose, &file(SORTED, &lines), &["refs/heads/"])), expected[..4]);
-        let backwards: Vec<_> = LINES.iter().rev().copied().collect();
-        for (at, prefix) in LINES.iter().enumerate() {
-            let listing = listing(&[], &file(SORTED, &backwards), &[prefix.1]);
-            assert_eq!(all(&listing), [format!("{} {}", at + 1, prefix.1)]);
-        }
+        lines.extend([(b'5', "refs/heads/b"), (b'5', "refs/heads/bb"), (b'5', "refs/heads/bb")]);
+        let listing = listing(&[("refs/heads/b", Some(b'7'))], &file(SORTED, &lines), &[]);
+        let names: Vec<String> = listing
+            .iter()
+            .map(|listed| {
+                format!(
+                    "{} {}",
+                    &listed.as_ref().unwrap().target().unwrap().to_string()[..1],
+                    listed.unwrap().name.escape_ascii()
+                )
+            })
+            .collect();
+        assert_eq!(
+            names,
+            ["1 refs/heads/a", "7 refs/heads/b", "3 refs/heads/c", "4 refs/tags/d", "5 refs/heads/bb"]
+        );
     }
 
     #[test]
-    fn a_packed_id_of_zeros_is_damage_and_a_packed_name_that_is_too_long_is_left_out() {
-        let long = format!("refs/heads/b{}", "b".repeat(REF_NAME_MAX));
-        let lines = [(b'0', "refs/heads/a"), (b'2', &*long), (b'3', "refs/heads/c")];
+    fn a_packed_id_of_zeros_is_damage_and_a_packed_name_that_is_none_is_left_out() {
+        let lines = [(b'0', "refs/heads/a"), (b'2', "refs/heads/a b"), (b'3', "refs/heads/c")];
         for header in [SORTED, ""] {
             let listing = listing(&[], &file(header, &lines), &[]);
             let all: Vec<_> = listing.iter().map(Result::unwrap).collect();
             let shown: Vec<bool> = all.iter().map(|l| l.shown_id(HashKind::Sha1).is_some()).collect();
             assert_eq!(shown, [true, false, true]);
             assert!(all[0].is_damaged() && !all[1].is_damaged());
-            assert!(all[1].trouble().unwrap().ends_with(TOO_LONG));
+            assert!(all[1].trouble().unwrap().starts_with("refs/heads/a b: left out"));
+            assert!(listing.find(b"refs/heads/a b").unwrap().is_none());
         }
     }
 
-    /// Whatever a list is asked for: the line may have been any name.
     #[test]
-    fn a_bad_line_is_an_error_that_tells_its_number() {
-        let bad = format!("{} ", "2".repeat(40));
-        let names = ["refs/heads/ma in", "refs/heads/a..b", " refs/heads/b", "refs/heads/b\r", "refs/b\0\0"];
-        let more = ["refs/heads/b ", "refs/heads/b.lock", "refq/heads/b", "refs/heads/\t", "", "HEAD", "/"];
-        let lines = names.iter().chain(&more).map(|name| format!("{bad}{name}\n"));
-        let others = ["nonsense\n".to_owned(), "\0".repeat(60) + "\n", "\n".to_owned(), "^x\n".to_owned()];
-        for line in lines.chain(others) {
-            for header in [SORTED, "# pack-refs with: peeled \n"] {
-                let text = file(header, &LINES[..2]) + &line + &file("", &LINES[2..]);
-                for prefix in ["", "refs/heads/a", "refs/tags/"] {
-                    let packed =
-                        PackedRefs::parse(Some(Map::of_bytes(text.as_bytes()).unwrap()), HashKind::Sha1);
-                    let failed = Listing::new(vec![], packed.unwrap(), Prefixes::new(&[prefix])).unwrap_err();
-                    let number = if line.starts_with('^') { 3 } else { 4 };
-                    assert!(
-                        failed.to_string().starts_with(&format!("packed-refs: line {number}: ")),
-                        "{failed}"
-                    );
-                }
-            }
-        }
+    fn a_bad_line_is_an_error_and_the_end() {
+        let text = file(SORTED, &LINES[..2]) + "nonsense\n" + &file("", &LINES[2..]);
+        let listing = listing(&[("refs/heads/z", Some(b'7'))], &text, &[]);
+        let found: Vec<bool> = listing.iter().map(|listed| listed.is_ok()).collect();
+        assert_eq!(found, [true, true, false]);
     }
 }

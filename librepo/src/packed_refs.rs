@@ -1,9 +1,7 @@
 //! The `packed-refs` file (`git-pack-refs`).
 //!
-//! It is not auxiliary: what it holds is nowhere else, so that a bad line is an error, and so is a
-//! name that no reference can have: git never wrote it. A list without the rest would look like
-//! deletions to a client that prunes. For the same reason nothing is said to be absent before the
-//! whole file has been looked at, whatever its header says of its order.
+//! It is not auxiliary: what it holds is nowhere else, so that a bad line is an error. A list
+//! without the rest would look like deletions to a client that prunes.
 
 use libgit::{HashKind, ObjectId};
 
@@ -11,7 +9,6 @@ use crate::dir::{Dir, Map};
 use crate::error::{Error, Result};
 use crate::object::find_byte;
 use crate::prefixes::Prefixes;
-use crate::refs::good_name;
 
 /// What a reference says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +36,7 @@ pub struct PackedRefs {
     hash: HashKind,
     /// Where the lines begin, after the header.
     start: usize,
-    /// By the header's word, until [`PackedRefs::checked`] finds otherwise.
     sorted: bool,
-    /// All lines have been looked at: they are good, and `sorted` is true of them.
-    checked: bool,
     peeled: bool,
     fully_peeled: bool,
 }
@@ -54,7 +48,8 @@ impl PackedRefs {
 
     /// Reads the header, and makes sure that the last line is complete.
     pub fn parse(map: Option<Map>, hash: HashKind) -> Result<PackedRefs> {
-        let mut packed = PackedRefs { sorted: false, checked: false, ..PackedRefs::none(hash) };
+        let mut packed =
+            PackedRefs { map: None, hash, start: 0, sorted: false, peeled: false, fully_peeled: false };
         let text = map.as_deref().unwrap_or(&[]);
         if !text.is_empty() && !text.ends_with(b"\n") {
             return Err(corrupt("last line cut short"));
@@ -81,25 +76,13 @@ impl PackedRefs {
         text.get(self.start..).unwrap_or(&[])
     }
 
-    /// The error about the line that begins here. `text` goes on to the end of the file.
-    fn bad_line(&self, text: &[u8], why: &'static str) -> Error {
-        let all = self.map.as_deref().unwrap_or(&[]);
-        let before = &all[..all.len().saturating_sub(text.len())];
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        Error::Corrupt(format!("packed-refs: line {line}").into(), why)
-    }
-
-    /// Takes one reference off the front of the last lines of the file: what follows, its name and
-    /// its value. The name may only be too long.
+    /// Takes one reference off the front of some lines: what follows, its name and its value.
     fn next<'t>(&self, text: &'t [u8]) -> Result<(&'t [u8], &'t [u8], PackedValue)> {
-        let bad = || self.bad_line(text, "neither an object id and a name nor a peeled id");
+        let bad = || corrupt("bad line");
         let (line, mut rest) = split_line(text);
         let (hex, name) = line.split_at_checked(self.hash.hex_len()).ok_or_else(bad)?;
         let target = ObjectId::from_hex(hex).ok_or_else(bad)?;
         let name = name.strip_prefix(b" ").filter(|name| !name.is_empty()).ok_or_else(bad)?;
-        if !good_name(name) {
-            return Err(self.bad_line(text, "no reference can have this name"));
-        }
         let mut peeled = None;
         if rest.starts_with(b"^") {
             let (line, after) = split_line(rest);
@@ -110,30 +93,6 @@ impl PackedRefs {
         let peel_known =
             peeled.is_some() || self.fully_peeled || (self.peeled && name.starts_with(b"refs/tags/"));
         Ok((rest, name, PackedValue { target, peeled, peel_known }))
-    }
-
-    /// Looks at all lines. A file that is not in the order that its header tells is from then on
-    /// read as one that tells of none.
-    ///
-    /// # Errors
-    /// A line is bad, wherever it stands: nobody knows which name it had.
-    pub(crate) fn checked(mut self) -> Result<PackedRefs> {
-        if !self.checked {
-            self.sorted &= self.in_order()?;
-            self.checked = true;
-        }
-        Ok(self)
-    }
-
-    /// Whether each name is greater than the one before, by looking at all lines.
-    fn in_order(&self) -> Result<bool> {
-        let (mut text, mut last, mut in_order) = (self.text(), b"".as_slice(), true);
-        while !text.is_empty() {
-            let (rest, name, _) = self.next(text)?;
-            in_order &= last < name;
-            (text, last) = (rest, name);
-        }
-        Ok(in_order)
     }
 
     /// The lines from the first reference on whose name is not less than `name`. Only if the file
@@ -158,33 +117,23 @@ impl PackedRefs {
 
     /// The reference of this name, with its name as it stands in the file. Its id may be zeros.
     pub(crate) fn at(&self, name: &[u8]) -> Result<Option<(&[u8], PackedValue)>> {
-        if self.sorted {
-            let text = self.seek(name)?;
-            let found = if text.is_empty() { None } else { Some(self.next(text)?) };
-            if let Some((_, found, value)) = found
-                && found == name
-            {
-                return Ok(Some((found, value)));
-            }
-            if self.checked || self.in_order()? {
-                return Ok(None);
-            }
-        }
-        let mut text = self.text();
-        let mut first = None;
+        let mut text = if self.sorted { self.seek(name)? } else { self.text() };
         while !text.is_empty() {
             let (rest, found, value) = self.next(text)?;
             if found == name {
-                first.get_or_insert((found, value));
+                return Ok(Some((found, value)));
+            }
+            if self.sorted {
+                break;
             }
             text = rest;
         }
-        Ok(first)
+        Ok(None)
     }
 
-    /// The references that begin with one of the prefixes, of a file that was checked: sorted by
-    /// name, if the file is; else in its order, and a name twice if it stands there twice. Names may
-    /// be too long, and ids zeros. After an error nothing comes.
+    /// The references that begin with one of the prefixes: sorted by name, if the file is as sorted
+    /// as it says; else in its order, and a name twice if it stands there twice. Names may be bad,
+    /// and ids zeros. After an error nothing comes.
     pub(crate) fn below<'p>(&'p self, prefixes: &'p Prefixes) -> impl Iterator<Item = Result<Line<'p>>> {
         let mut sought = prefixes.iter();
         // All of an unsorted file is looked at.
@@ -222,7 +171,7 @@ impl PackedRefs {
         })
     }
 
-    /// Whether the lines are sorted by name.
+    /// Whether the lines say of themselves that they are sorted by name.
     pub(crate) fn is_sorted(&self) -> bool {
         self.sorted
     }
@@ -233,15 +182,7 @@ impl PackedRefs {
 
     /// No references at all.
     pub(crate) fn none(hash: HashKind) -> PackedRefs {
-        PackedRefs {
-            map: None,
-            hash,
-            start: 0,
-            sorted: true,
-            checked: true,
-            peeled: false,
-            fully_peeled: false,
-        }
+        PackedRefs { map: None, hash, start: 0, sorted: true, peeled: false, fully_peeled: false }
     }
 
     /// The names that begin with one of `prefixes` (all if there are none), sorted; fails where a

@@ -204,131 +204,22 @@ fn files_of_no_reference_s_name_are_left_out_with_a_line() {
     for name in ["main (conflicted copy)", "main.lock", ".DS_Store", "dir.lock/x", "a~1", "x..y"] {
         place.write(&format!("refs/heads/{name}"), &id);
     }
+    let packed = place.repository.join("packed-refs");
+    let mut lines = fs::read_to_string(&packed).expect("reads").replace(" sorted", "");
+    lines.push_str(&format!("{} refs/heads/packed copy\n", place.tip));
+    fs::write(&packed, lines).expect("writes");
     nix::unistd::mkfifo(&place.repository.join("refs/heads/fifo"), nix::sys::stat::Mode::S_IRWXU)
         .expect("makes a FIFO");
     let daemon = place.start();
     assert_eq!(place.listed(URL, 2), before);
-    for name in ["main (conflicted copy)", "main.lock", ".DS_Store", "dir.lock/x", "a~1", "x..y"] {
+    for name in
+        ["main (conflicted copy)", "main.lock", ".DS_Store", "dir.lock/x", "a~1", "x..y", "packed copy"]
+    {
         let said = format!("refs/heads/{name}: left out");
         daemon.logged(&["repository=r.git", &said]);
         assert_eq!(times(&daemon, &[&said]), 1, "{name}");
     }
     daemon.logged(&["refs/heads/fifo: left out: not a regular file"]);
-}
-
-/// Branches and tags that are packed, and an older mirror of all.
-fn packed_and_mirrored() -> (Place, Daemon, PathBuf) {
-    let place = place();
-    let (site, repository) = (&place.site, &place.repository);
-    for n in 0..20 {
-        site.git_in(repository, ["branch", &format!("b{n}"), "main~1"]);
-        site.git_in(repository, ["tag", "-a", "-m", "m", &format!("t{n}"), "main~2"]);
-    }
-    site.git_in(repository, ["pack-refs", "--all"]);
-    let daemon = site.start();
-    let mirror = site.clone_path("mirror.git");
-    site.git(["clone", "-q", "--mirror", URL, &mirror.to_string_lossy()]).good();
-    (place, daemon, mirror)
-}
-
-/// Git never wrote such a line, and nobody knows which name it had: as if the line were not to be
-/// read at all. C git fails, too, or lists the name with zeros; we fail even where the line lies in no place that
-/// the client asks for.
-#[test]
-fn a_packed_name_that_is_none_refuses_the_list_and_a_mirror_loses_nothing() {
-    let (place, daemon, mirror) = packed_and_mirrored();
-    let site = &place.site;
-    let packed = fs::read_to_string(place.repository.join("packed-refs")).expect("reads");
-    let before = site.git_in(&mirror, ["for-each-ref"]);
-    let line = format!("{} refs/heads/main\n", place.tip);
-    let number = packed.lines().position(|other| line.trim_end() == other).expect("is packed") + 1;
-    let changed = |name: &str| packed.replace(&line, &format!("{} {name}\n", place.tip));
-    let hole = format!("{}{}", &line[..50], "\0".repeat(line.len() - 50 + 60));
-    let damages = [
-        ("blank", changed("refs/heads/ma in"), true),
-        ("dots", changed("refs/heads/ma..in"), true),
-        ("blank-end", changed("refs/heads/main "), true),
-        ("control", changed("refs/heads/m\x01in"), true),
-        ("lock", changed("refs/heads/main.lock"), true),
-        ("two-blanks", changed(" refs/heads/main"), true),
-        ("no-reference", changed("regs/heads/main"), false),
-        ("elsewhere", changed("refs/hea~s/main"), false),
-        (
-            "hole",
-            packed.replace(
-                &(line.clone() + &packed[packed.find(&line).expect("is there") + line.len()..][..60]),
-                &hole,
-            ),
-            false,
-        ),
-    ];
-    for (what, text, like_c) in damages {
-        place.write("packed-refs", text);
-        let theirs = site.git(["ls-remote", &format!("file://{}", place.repository.display())]);
-        let zeros = theirs.text().lines().any(|line| line.starts_with(&"0".repeat(40)));
-        assert!(!like_c || theirs.status != 0 || zeros, "C git, {what}");
-        for version in ["protocol.version=0", "protocol.version=2"] {
-            for names in ["+refs/*:refs/*", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"] {
-                let mirror = mirror.to_string_lossy();
-                let said = format!("packed-refs: line {number}: ");
-                let done = site.git(["-C", &mirror, "-c", version, "fetch", "-q", "--prune", URL, names]);
-                assert!(done.status != 0 && done.err.contains(&said), "{what} {version}: {}", done.err);
-            }
-            let clone = site.clone_path("refused").to_string_lossy().into_owned();
-            site.git(["-c", version, "clone", "-q", URL, &clone]).bad("packed-refs: line");
-        }
-        assert_eq!(site.git_in(&mirror, ["for-each-ref"]), before, "{what}");
-    }
-    place.write("packed-refs", packed.replace('\n', "\r\n"));
-    site.git(["ls-remote", URL]).bad("packed-refs: line ");
-    daemon.logged(&["result=failed", "packed-refs: line ", "no reference can have this name"]);
-    place.write("packed-refs", &packed);
-    site.git(["-C", &mirror.to_string_lossy(), "fetch", "-q", "--prune"]).good();
-    assert_eq!(site.git_in(&mirror, ["for-each-ref"]), before);
-}
-
-/// A file that says `sorted` and is not, after an edit or a merge by hand: no search tells what is
-/// not in it. C git searches, and what it answers depends on where the lines lie.
-#[test]
-fn a_packed_file_that_only_says_it_is_sorted_is_read_whole() {
-    let (place, mut daemon, mirror) = packed_and_mirrored();
-    let (site, mirror) = (&place.site, mirror.to_string_lossy().into_owned());
-    let packed = fs::read_to_string(place.repository.join("packed-refs")).expect("reads");
-    let (header, lines) = packed.split_once('\n').expect("a header");
-    assert!(header.contains(" sorted"));
-    let mut groups: Vec<String> = Vec::new();
-    for line in lines.lines() {
-        match groups.last_mut() {
-            Some(last) if line.starts_with('^') => last.push_str(&format!("{line}\n")),
-            _ => groups.push(format!("{line}\n")),
-        }
-    }
-    let sound = [0, 2].map(|version| place.git_s(version));
-    let before = site.git_in(mirror.as_ref(), ["for-each-ref"]);
-    let mut orders = vec![groups.clone(), groups.clone(), groups.clone()];
-    orders[0].reverse();
-    orders[1].rotate_left(7);
-    // A single one at the end, as an editor or a script adds it.
-    let main = groups.iter().position(|group| group.contains("refs/heads/main\n")).expect("is there");
-    let moved = orders[2].remove(main);
-    orders[2].push(moved);
-    for order in orders {
-        place.write("packed-refs", format!("{header}\n{}", order.concat()));
-        for (version, sound) in [0, 2].into_iter().zip(&sound) {
-            assert_eq!(&place.listed(URL, version), sound, "version {version}");
-            let version = format!("protocol.version={version}");
-            let fetch = ["-C", &mirror, "-c", &version, "fetch", "-q", "--prune", URL];
-            for names in ["+refs/*:refs/*", "+refs/heads/*:refs/heads/*", "refs/heads/main"] {
-                site.git(fetch.iter().chain(&[names])).good();
-            }
-            assert_eq!(site.git_in(mirror.as_ref(), ["for-each-ref"]), before);
-            let clone = site.clone_path(&version).to_string_lossy().into_owned();
-            let _ = fs::remove_dir_all(&clone);
-            site.git(["-c", &version, "clone", "-q", URL, &clone]).good();
-            assert_eq!(site.git_in(clone.as_ref(), ["rev-parse", "HEAD"]).trim(), place.tip);
-        }
-    }
-    daemon.assert_serves();
 }
 
 /// What gotd's account may not read is damaged for its clients; a directory has names in it that
