@@ -43,6 +43,8 @@ impl Target {
             site.roomy_head(),
             site.path("repositories").display(),
         );
+        // The cases go beyond these.
+        let configuration = format!("{configuration}limit commands 50000\nlimit delta result 64M\n");
         let daemon = site.start_with(&configuration);
         let tip = history::tip(&site, &repository);
         Target { site, repository, daemon, tip }
